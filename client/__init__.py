@@ -1,0 +1,1 @@
+"""One client's work: decode, train, encode."""

@@ -1,0 +1,139 @@
+"""ClientApp handlers: decode, call, encode; nothing else may leave."""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.learner import Learner
+from common.config import RunConfig, parse
+from common.data.deal import Partition, Shard, deal, shard
+from common.data.prepared import Prepared, prepared_earlier
+from common.errors import BractError, ClientFailure
+from common.metrics import Counts
+from common.records import (
+    ARRAYS,
+    Declaration,
+    check_release,
+    encode_counts,
+    encode_declaration,
+    encode_update,
+    failure_reply,
+    record_to_arrays,
+    require_release,
+    server_round_of,
+)
+from common.threads import pin_to_one_thread
+
+app = ClientApp()
+_log = logging.getLogger("bract.client")
+Handler = Callable[[Message, Context], Message]
+_Work = Callable[[Message, "_Local"], RecordDict]
+
+
+def _release(kind: str) -> Callable[[_Work], Handler]:
+    """Wrap a handler so that only declared fields, or a bare failure code, leave the client."""
+
+    def wrap(work: _Work) -> Handler:
+        @functools.wraps(work)
+        def handler(message: Message, context: Context) -> Message:
+            try:
+                pin_to_one_thread()
+                config = _config(tuple(sorted(context.run_config.items())))
+                require_release(kind, private=config.private)
+                local = _local(config, int(context.node_config["partition-id"]))
+                content = work(message, local)
+                check_release(content, message_type=kind, private=config.private, trainable=local.trainable)
+            except BractError as error:
+                _log.error("refused %s: %s", kind, error)
+                return failure_reply(ClientFailure.of(error), message)
+            except Exception as error:
+                _log.exception("failed in %s", kind)
+                return failure_reply(ClientFailure.of(error), message)
+            return Message(content, reply_to=message)
+
+        return handler
+
+    return wrap
+
+
+@lru_cache(maxsize=4)
+def _config(items: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfig:
+    return parse(dict(items))
+
+
+@dataclass(frozen=True)
+class _Local:
+    """What a client has at hand: its rows, and what it may send."""
+
+    name: str
+    rows: Shard
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    learner: Learner
+
+    def evaluate(self, arrays: dict[str, np.ndarray]) -> Counts:
+        return self.learner.evaluate(arrays, self.rows.test_inputs, self.rows.test_labels)
+
+    @property
+    def trainable(self) -> set[str]:
+        return self.learner.trainable(self.input_shape, len(self.classes))
+
+
+@lru_cache(maxsize=64)
+def _local(config: RunConfig, partition_id: int) -> _Local:
+    prepared, partition = _population(config)
+    rows = shard(prepared, partition, partition_id)
+    name = client_name(partition_id)
+    return _Local(name, rows, prepared.classes, prepared.inputs.shape[1:], Learner(config))
+
+
+@lru_cache(maxsize=1)
+def _population(config: RunConfig) -> tuple[Prepared, Partition]:
+    prepared = prepared_earlier(config)
+    return prepared, deal(config, prepared)
+
+
+def client_name(partition_id: int) -> str:
+    """Stable name of a simulated client; it sorts like its number."""
+    return f"{partition_id:05d}"
+
+
+@app.query()
+@_release("query")
+def declare(message: Message, local: _Local) -> RecordDict:
+    """Say who this client is: public constants only."""
+    del message
+    digest = ""
+    model = local.learner.config.model
+    if model.tuning == "head":
+        from common.models.backbones import BACKBONES
+
+        digest = BACKBONES[model.backbone].weights_sha256
+    return encode_declaration(
+        Declaration(local.name, local.rows.num_units, local.classes, local.input_shape, digest)
+    )
+
+
+@app.train()
+@_release("train")
+def train(message: Message, local: _Local) -> RecordDict:
+    """Evaluate the incoming model (without privacy only), train it, send it back."""
+    incoming = record_to_arrays(message.content.array_records[ARRAYS])
+    server_round = server_round_of(message.content)
+    counts = None if local.learner.config.private else local.evaluate(incoming)
+    outgoing = local.learner.train(incoming, local.rows, name=local.name, server_round=server_round)
+    return encode_update(outgoing, local.rows.num_units, counts)
+
+
+@app.evaluate()
+@_release("evaluate")
+def evaluate(message: Message, local: _Local) -> RecordDict:
+    """Count the global model's predictions on held-out images; without privacy only."""
+    incoming = record_to_arrays(message.content.array_records[ARRAYS])
+    return encode_counts(local.rows.num_units, local.evaluate(incoming))

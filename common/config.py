@@ -1,0 +1,335 @@
+"""Run configuration: typed, validated once at the edge; the only reader of kebab-case keys."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import ConfigError
+
+Scalar = str | int | float | bool
+Mechanism = Literal["none", "dp-sgd"]
+Tuning = Literal["head", "full"]
+
+Backbone = Literal["efficientnet_lite0", "cnn"]
+Partitioner = Literal["dirichlet", "iid"]
+StrategyName = Literal[
+    "FedAvg",
+    "FedAvgM",
+    "FedAdam",
+    "FedYogi",
+    "FedAdagrad",
+    "FedMedian",
+    "FedTrimmedAvg",
+    "Krum",
+    "MultiKrum",
+    "Bulyan",
+]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _unset_to_none(value: Any) -> Any:
+    return None if value == "" else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True
+    )
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class DataConfig(_Section):
+    """Where the images come from and how they are dealt to clients."""
+
+    source: Annotated[str, Field(min_length=1)]
+    path: str
+    partitioner: Partitioner
+    alpha: PositiveFloat
+    image_size: Annotated[Annotated[int, Field(ge=4, le=1024)] | None, BeforeValidator(_unset_to_none)]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ModelConfig(_Section):
+    """The shared backbone and which part of the model is trained."""
+
+    backbone: Backbone
+    weights: str
+    tuning: Annotated[Tuning | None, BeforeValidator(_unset_to_none)]
+
+
+class TrainingConfig(_Section):
+    """A client's local optimiser. `batch_size` is the expected batch under DP."""
+
+    learning_rate: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    local_epochs: PositiveInt
+    batch_size: PositiveInt
+
+
+class StrategyConfig(_Section):
+    """The Flower strategy that aggregates updates."""
+
+    name: StrategyName
+
+
+class PrivacyConfig(_Section):
+    """Everything that changes the guarantee, and nothing else."""
+
+    mechanism: Mechanism
+    target_epsilon: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
+    noise_multiplier: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    max_grad_norm: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
+
+
+class SystemConfig(_Section):
+    """What only changes speed."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+
+class RunConfig(_Section):
+    """A whole run. Build it with `parse`, which also fills in what was left open."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    num_rounds: PositiveInt
+    num_clients: PositiveInt
+    client_fraction: Fraction
+    output_dir: str
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    strategy: StrategyConfig
+    privacy: PrivacyConfig
+    system: SystemConfig
+
+    @model_validator(mode="after")
+    def _tuning_fits_backbone(self) -> "RunConfig":
+        wanted = "full" if self.model.backbone == "cnn" else "head"
+        if self.model.tuning not in (None, wanted):
+            raise ValueError(
+                f"model.tuning={self.model.tuning!r} does not go with "
+                f"model.backbone={self.model.backbone!r}: use {wanted!r}"
+            )
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether a differential-privacy mechanism is on."""
+        return self.privacy.mechanism != "none"
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients a round: the fraction rounded down, at least one."""
+        return max(1, int(self.num_clients * self.client_fraction + 1e-9))
+
+    @property
+    def participations(self) -> int:
+        """The most rounds one client takes part in; cohorts are drawn to keep it this low."""
+        return -(-self.num_rounds * self.cohort_size // self.num_clients)
+
+
+# What an unset value becomes; which row applies depends on the part that is trained.
+# A linear head on unit-norm features wants a long step and, under DP, a short clip.
+_OPEN_VALUES: dict[str, dict[str, float]] = {
+    "head": {"training.learning-rate": 64.0, "privacy.max-grad-norm": 0.1},
+    "full": {"training.learning-rate": 0.05, "privacy.max-grad-norm": 1.0},
+}
+
+
+def defaults() -> dict[str, Scalar]:
+    """The flat defaults of `[tool.flwr.app.config]`, the one place they live.
+
+    Raises:
+        ConfigError: The project's own pyproject.toml cannot be found.
+    """
+    here = Path(__file__).resolve()
+    for candidate in (here.parents[1] / "pyproject.toml", here.parent / "pyproject.toml"):
+        if candidate.is_file():
+            app = tomllib.loads(candidate.read_text()).get("tool", {}).get("flwr", {}).get("app", {})
+            if "config" in app:
+                return flatten(app["config"])
+    raise ConfigError(f"no [tool.flwr.app.config] beside {here.parent}: reinstall bract")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Nested TOML tables to flat dotted keys.
+
+    >>> flatten({"seed": 1, "data": {"alpha": 0.5}})
+    {'seed': 1, 'data.alpha': 0.5}
+    """
+    flat: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Flat dotted keys to nested tables; the inverse of `flatten`.
+
+    >>> nest({"seed": 1, "data.alpha": 0.5})
+    {'seed': 1, 'data': {'alpha': 0.5}}
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, leaf = key.split(".")
+        node = tree
+        for table in tables:
+            node = node.setdefault(table, {})
+        node[leaf] = value
+    return tree
+
+
+def override(base: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Lay settings the user gave over the defaults.
+
+    A noise multiplier that was given unsets the default target epsilon.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest known key is named), or both
+            rivals were given.
+    """
+    for key in given:
+        if key not in base:
+            near = difflib.get_close_matches(key, base, n=1, cutoff=0.5)
+            leaf = [known for known in base if known.rsplit(".", 1)[-1] == key]
+            hint = f"; did you mean {(leaf or near)[0]!r}?" if leaf or near else ""
+            raise ConfigError(f"unknown setting {key!r}{hint}\n  known: {', '.join(base)}")
+    merged = dict(base) | {key: _as_declared(base[key], value) for key, value in given.items()}
+    rivals = ("privacy.noise-multiplier", "privacy.target-epsilon")
+    if all(given.get(key, "") != "" for key in rivals):
+        raise ConfigError(f"give {rivals[0]} or {rivals[1]}, not both: one determines the other")
+    if given.get(rivals[0], "") != "":
+        merged[rivals[1]] = ""
+    return merged
+
+
+def _as_declared(default: Scalar, value: Scalar) -> Scalar:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and isinstance(default, float) else value
+
+
+def parse(flat: Mapping[str, Scalar]) -> RunConfig:
+    """Validate a complete flat configuration and fill in what was left open.
+
+    Args:
+        flat: Every known key, as Flower's run configuration holds them.
+
+    Returns:
+        The frozen configuration; `resolved` turns it back into flat keys.
+
+    Raises:
+        ConfigError: Names each setting that is wrong, what was given and what is allowed.
+    """
+    try:
+        config = RunConfig.model_validate(nest(_whole_to_float(flat)))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+    if config.private and (config.privacy.target_epsilon is None) == (
+        config.privacy.noise_multiplier is None
+    ):
+        raise ConfigError(
+            "privacy.mechanism='dp-sgd' needs exactly one of privacy.target-epsilon "
+            "and privacy.noise-multiplier"
+        )
+    return _fill_open_values(config)
+
+
+def _whole_to_float(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """TOML writers drop the point of 8.0; strict typing would then refuse the 8."""
+    floats = {"client-fraction", "data.alpha", "data.test-fraction", "training.learning-rate"}
+    floats |= {"training.momentum", "privacy.target-epsilon", "privacy.noise-multiplier"}
+    floats |= {"privacy.delta", "privacy.max-grad-norm"}
+    return {key: _as_declared(0.0, value) if key in floats else value for key, value in flat.items()}
+
+
+def _fill_open_values(config: RunConfig) -> RunConfig:
+    tuning: Tuning = "full" if config.model.backbone == "cnn" else "head"
+    chosen = _OPEN_VALUES[tuning]
+    rate = config.training.learning_rate or chosen["training.learning-rate"]
+    norm = config.privacy.max_grad_norm or chosen["privacy.max-grad-norm"]
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"tuning": tuning}),
+            "training": config.training.model_copy(update={"learning_rate": rate}),
+            "privacy": config.privacy.model_copy(update={"max_grad_norm": norm}),
+        }
+    )
+
+
+def resolved(config: RunConfig) -> dict[str, Scalar]:
+    """The configuration as flat kebab-case keys, unset values as empty strings."""
+    tree = config.model_dump(by_alias=True)
+    flat = flatten(tree)
+    return {key: "" if value is None else value for key, value in flat.items()}
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        lines.append(f"{key}: {message}{given}" if key else message)
+    return "\n".join(lines)
+
+
+def set_value(text: str) -> tuple[str, Scalar]:
+    """Parse one `key=value` from the command line with TOML's types.
+
+    >>> set_value("data.alpha=0.5")
+    ('data.alpha', 0.5)
+    >>> set_value("model.backbone=cnn")
+    ('model.backbone', 'cnn')
+
+    Raises:
+        ConfigError: There is no `=`, or the value is a list or table.
+    """
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: write it as key=value, such as --set data.alpha=0.5")
+    try:
+        value = tomllib.loads(f"v = {raw.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    if not isinstance(value, str | int | float | bool):
+        raise ConfigError(f"--set {text!r}: a setting is one number, word or true/false")
+    return key.strip(), value
+
+
+def load_file(path: Path) -> dict[str, Scalar]:
+    """Read settings from a TOML file, nested or dotted.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or holds lists.
+    """
+    try:
+        flat = flatten(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not a TOML file ({error})") from None
+    for key, value in flat.items():
+        if not isinstance(value, str | int | float | bool):
+            raise ConfigError(f"--config {path}: {key} must be one number, word or true/false")
+    return flat
+
+
+def bract_home() -> Path:
+    """Where caches live: `$BRACT_HOME`, else `~/.bract`."""
+    return Path(os.environ.get("BRACT_HOME") or Path.home() / ".bract")

@@ -1,0 +1,1 @@
+"""From a named source of images to one client's rows."""

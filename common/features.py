@@ -1,0 +1,184 @@
+"""One pass of each image through a frozen backbone, and the images' content hashes.
+
+Features are extracted in chunks of exactly 32 images, the last one padded, so
+that an image's features do not depend on which images came with it or on how
+many threads ran: a test holds this to the bit.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import DataError
+from common.models.backbones import BackboneInfo
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+    from torch import nn
+
+CHUNK = 32
+Progress = Callable[[int], None]
+
+
+def choose_device(wanted: str) -> str:
+    """The torch device for `system.device`; `auto` takes the best one present.
+
+    Raises:
+        DataError: The device was asked for by name and is not there.
+    """
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+    if not present[wanted]:
+        raise DataError(f"system.device={wanted!r} is not present here; 'auto' takes the best there is")
+    return wanted
+
+
+def fast_dtype(device: str) -> str:
+    """`bfloat16` where the device computes it natively, else `float32`."""
+    import torch
+
+    if device == "cpu":
+        flags = torch.backends.cpu.get_cpu_capability()
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return "bfloat16" if native and "AVX512" in flags else "float32"
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "float32"
+
+
+def normalise(features: np.ndarray) -> np.ndarray:
+    """Signed square root, centre each row, scale each row to unit length.
+
+    A function of one image alone, so it needs no statistics of private data; the
+    unit length bounds every example's gradient, which makes clipping mild.
+
+    Args:
+        features: (n, d) float, as the backbone gives them.
+
+    Returns:
+        (n, d) float32; a row without any variation becomes zero.
+
+    Source: Perronnin et al. 2010, Improving the Fisher Kernel (power and L2
+    normalisation).
+
+    >>> normalise(np.array([[4.0, 0.0]])).round(3).tolist()
+    [[0.7070000171661377, -0.7070000171661377]]
+    """
+    rooted = np.sign(features) * np.sqrt(np.abs(features.astype(np.float32)))
+    centred = rooted - rooted.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+
+
+def decoded(images: "Dataset") -> Iterator[tuple["Image", bytes]]:
+    """Each image decoded, with the SHA-256 of its pixels at full size.
+
+    Yields:
+        The image (RGB, or L if it has one channel), and 32 bytes over mode,
+        size and pixels.
+
+    Raises:
+        DataError: A file cannot be decoded; the message names its position.
+    """
+    from PIL import ImageOps
+
+    for row in range(len(images)):
+        try:
+            image = ImageOps.exif_transpose(images[row]["image"])
+            image = image if image.mode == "L" else image.convert("RGB")
+        except Exception as error:
+            raise DataError(f"image number {row} of the source cannot be read ({type(error).__name__})") from None
+        content = f"{image.mode}{image.size}".encode() + image.tobytes()
+        yield image, hashlib.sha256(content).digest()
+
+
+def square(image: "Image", side: int) -> "Image":
+    """Scale the shorter side to `side` pixels (bicubic) and cut the middle square."""
+    from PIL import Image, ImageOps
+
+    if image.size == (side, side):
+        return image
+    return ImageOps.fit(image, (side, side), method=Image.Resampling.BICUBIC)
+
+
+def extract_features(
+    images: "Dataset", backbone: "nn.Module", info: BackboneInfo, *, side: int, device: str, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pass every image once through a frozen backbone.
+
+    Args:
+        images: n rows with an `image` column.
+        backbone: Module with timm's `forward_features`, in eval mode.
+        info: Its preprocessing.
+        side: Side of the square images, in pixels.
+        device: Torch device; bf16 and channels_last are used where native.
+        progress: Called with the number of images of each finished chunk.
+
+    Returns:
+        (n, d) float32 features after `normalise`, and (n, 32) uint8 digests.
+
+    Raises:
+        DataError: An image cannot be decoded.
+    """
+    import torch
+
+    backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    features = np.zeros((len(images), info.num_features), dtype=np.float32)
+    digests = np.zeros((len(images), 32), dtype=np.uint8)
+    chunk = np.zeros((CHUNK, side, side, 3), dtype=np.uint8)
+    source = decoded(images)
+    for start in range(0, len(images), CHUNK):
+        size = min(CHUNK, len(images) - start)
+        chunk[size:] = 0
+        for row in range(size):
+            image, digest = next(source)
+            chunk[row] = np.asarray(square(image, side).convert("RGB"))
+            digests[start + row] = np.frombuffer(digest, dtype=np.uint8)
+        features[start : start + size] = _forward(backbone, chunk, info, device)[:size]
+        progress(size)
+    return normalise(features), digests
+
+
+def _forward(backbone: "nn.Module", chunk: np.ndarray, info: BackboneInfo, device: str) -> np.ndarray:
+    import torch
+
+    pixels = torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2).float()
+    pixels = ((pixels - info.mean) / info.std).contiguous(memory_format=torch.channels_last)
+    low = fast_dtype(device) == "bfloat16"
+    with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16, enabled=low):
+        maps = backbone.forward_features(pixels)  # type: ignore[operator]
+    return np.asarray(maps.float().mean(dim=(2, 3)).cpu().numpy())
+
+
+def collect_pixels(images: "Dataset", *, side: int | None, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """All images as one array of pixels, for a network that is trained from scratch.
+
+    Args:
+        images: n rows with an `image` column.
+        side: Side in pixels; `None` keeps the size if all images share one.
+        progress: Called after each image with 1.
+
+    Returns:
+        (n, side, side, channels) uint8 with 1 or 3 channels, and (n, 32) uint8 digests.
+
+    Raises:
+        DataError: An image cannot be decoded, or sizes differ and no side is given.
+    """
+    rows: list[np.ndarray] = []
+    digests = np.zeros((len(images), 32), dtype=np.uint8)
+    for row, (image, digest) in enumerate(decoded(images)):
+        rows.append(np.asarray(image if side is None else square(image, side)))
+        digests[row] = np.frombuffer(digest, dtype=np.uint8)
+        progress(1)
+    if any(pixels.ndim != rows[0].ndim for pixels in rows):
+        rows = [pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2) for pixels in rows]
+    if len({pixels.shape for pixels in rows}) > 1:
+        raise DataError("the images differ in size: set data.image-size to the side that all shall have")
+    stacked = np.stack(rows)
+    return (stacked if stacked.ndim == 4 else stacked[..., None]), digests

@@ -1,0 +1,68 @@
+"""A small convolutional network, trained from scratch on any image size."""
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class SmallCnn(nn.Module):
+    """Two 3x3 convolutions with pooling, a dense layer of 64, a dense output.
+
+    Args of the constructor: side of the square images in pixels (at least 4),
+    channels (1 or 3), number of classes. Input: (n, channels, side, side)
+    float32 in [-1, 1]; output: (n, num_classes) logits.
+    """
+
+    def __init__(self, side: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.dense = nn.Linear(64 * (side // 4) ** 2, 64)
+        self.output = nn.Linear(64, num_classes)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits (n, num_classes) of pixels (n, channels, side, side)."""
+        maps = nn.functional.max_pool2d(torch.relu(self.conv1(pixels)), 2)
+        maps = nn.functional.max_pool2d(torch.relu(self.conv2(maps)), 2)
+        logits: torch.Tensor = self.output(torch.relu(self.dense(maps.flatten(1))))
+        return logits
+
+
+def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Starting weights that depend on the generator alone, not on torch's.
+
+    Args:
+        input_shape: (side, side, channels).
+        num_classes: Length of the output.
+        rng: A public stream.
+
+    Returns:
+        Name -> float32 array.
+
+    Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name, tensor in SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict().items():
+        shape = tuple(tensor.shape)
+        if len(shape) == 1:
+            arrays[name] = np.zeros(shape, dtype=np.float32)
+        else:
+            spread = np.sqrt(2.0 / np.prod(shape[1:]))
+            arrays[name] = (spread * rng.standard_normal(shape)).astype(np.float32)
+    return arrays
+
+
+def load_cnn(arrays: dict[str, np.ndarray], input_shape: tuple[int, ...]) -> SmallCnn:
+    """A network that holds these weights.
+
+    Raises:
+        RuntimeError: Names or shapes do not fit (torch's own message).
+    """
+    network = SmallCnn(input_shape[0], input_shape[2], len(arrays["output.bias"]))
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    return network
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """(n, side, side, channels) uint8 to (n, channels, side, side) float32 in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()

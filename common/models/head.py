@@ -1,0 +1,44 @@
+"""A linear classifier on the features of a frozen backbone: NumPy only.
+
+There is no bias term: features are centred for each image, and without a bias
+one clipped gradient spends its whole norm on the directions that tell classes
+apart.
+"""
+
+import numpy as np
+
+HEAD_WEIGHT = "head.weight"
+
+
+def initial_head(num_features: int, num_classes: int) -> dict[str, np.ndarray]:
+    """A head of zeros: every class equally likely.
+
+    Returns:
+        `{"head.weight": (num_classes, num_features) float32}`.
+    """
+    return {HEAD_WEIGHT: np.zeros((num_classes, num_features), dtype=np.float32)}
+
+
+def head_logits(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Scores of each class, (n, classes), from (n, d) features and (classes, d) weights."""
+    return np.asarray(features @ weight.T)
+
+
+def residuals(features: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Softmax probabilities minus one-hot labels: the gradient by the logits.
+
+    Args:
+        features: (n, d) float32.
+        labels: (n,) int64.
+        weight: (classes, d) float32.
+
+    Returns:
+        (n, classes) float32. One example's gradient by the weight is the outer
+        product of its residual and its features.
+    """
+    logits = head_logits(features, weight)
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    logits[np.arange(len(labels)), labels] -= 1
+    return logits

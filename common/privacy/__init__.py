@@ -1,0 +1,1 @@
+"""Plans, events, accounting, clipping and noise; no Flower, no torch."""

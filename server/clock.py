@@ -1,0 +1,31 @@
+"""Seconds by phase of a run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Adds up wall time by phase; `total` runs from its making."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a phase, also if it ends by an exception."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds measured elsewhere."""
+        self._phases[name] = self._phases.get(name, 0.0) + seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase so far, and in total, to the millisecond."""
+        total = time.perf_counter() - self._started
+        return {name: round(value, 3) for name, value in (self._phases | {"total": total}).items()}

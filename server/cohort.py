@@ -1,0 +1,87 @@
+"""Who takes part in each round: drawn by name, fairly, from the run's seed."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from common.streams import public_stream
+
+
+def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, seed: int) -> list[list[str]]:
+    """The cohort of every round, by repeated shuffles of all names.
+
+    Guarantee: no client takes part more than ceil(rounds x cohort / clients) times,
+    and nobody twice before everybody once. Under DP this keeps each client's
+    number of rounds, and so its noise, as small as it can be; no amplification by
+    client sampling is claimed.
+
+    Args:
+        names: Distinct names; their order does not matter.
+        cohort_size: At most `len(names)`.
+        num_rounds: How many cohorts.
+        seed: Root seed.
+
+    Returns:
+        One sorted list of names a round.
+
+    >>> draws = draw_cohorts(["a", "b", "c"], cohort_size=1, num_rounds=3, seed=0)
+    >>> sorted(name for cohort in draws for name in cohort)
+    ['a', 'b', 'c']
+    """
+    rng = public_stream(seed, "cohorts")
+    pool: list[str] = []
+    cohorts = []
+    for _ in range(num_rounds):
+        chosen, pool = pool[:cohort_size], pool[cohort_size:]
+        missing = cohort_size - len(chosen)
+        if missing:
+            order = [sorted(names)[i] for i in rng.permutation(len(names))]
+            added = [name for name in order if name not in set(chosen)][:missing]
+            pool = [name for name in order if name not in set(added)]
+            chosen = chosen + added
+        cohorts.append(sorted(chosen))
+    return cohorts
+
+
+class CohortGrid(Grid):
+    """A view of a grid that lists only one cohort's nodes.
+
+    A strategy that samples "all nodes" then samples exactly the cohort.
+    """
+
+    def __init__(self, grid: Grid, node_ids: Iterable[int]) -> None:
+        self._grid = grid
+        self._node_ids = list(node_ids)
+
+    def set_run(self, run: Any) -> None:
+        """Pass on to the grid behind."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """Run of the grid behind."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Pass on to the grid behind."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Node ids of the cohort."""
+        return list(self._node_ids)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Pass on to the grid behind."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pass on to the grid behind."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Pass on to the grid behind."""
+        return self._grid.send_and_receive(messages, timeout=timeout)

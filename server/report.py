@@ -1,0 +1,105 @@
+"""Pictures of a run: confusion matrix, learning curves, who holds what."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
+
+
+def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], title: str) -> None:
+    """Draw a confusion matrix, each row as shares of its true class.
+
+    Args:
+        file: PNG to write.
+        confusion: (classes, classes) counts.
+        classes: Their names.
+        title: Says what was evaluated.
+    """
+    size = max(5.0, 1.5 + 0.5 * len(classes))
+    figure, axes = _figure(size + 1, size)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    if len(classes) <= 20:
+        for (row, column), amount in np.ndenumerate(confusion):
+            if amount:
+                colour = "white" if shares[row, column] > 0.6 else _INK
+                axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    _save(figure, file)
+
+
+def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> None:
+    """Draw accuracy and macro F1 over rounds, and the loss beside them.
+
+    Args:
+        file: PNG to write.
+        rounds: Lines of `rounds.jsonl`; those without an evaluation are skipped.
+        title: Says what was evaluated.
+    """
+    seen = [line for line in rounds if "accuracy" in line]
+    figure, axes = _figure(8, 4.5)
+    axes.set(xlabel="round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
+    if not seen:
+        axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes)
+        _save(figure, file)
+        return
+    x = [line["round"] for line in seen]
+    axes.plot(x, [line["accuracy"] for line in seen], color=_ACCENT, marker="o", ms=3, label="accuracy")
+    axes.plot(x, [line["macro_f1"] for line in seen], color=_SECOND, ls="--", label="macro F1")
+    losses = axes.twinx()
+    losses.plot(x, [line["loss"] for line in seen], color="grey", lw=1, label="loss (right)")
+    losses.set_ylabel("cross-entropy, nats an image")
+    losses.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    handles = axes.get_legend_handles_labels()[0] + losses.get_legend_handles_labels()[0]
+    axes.legend(handles=handles, loc="lower right")
+    _save(figure, file)
+
+
+def draw_partition(file: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Draw how many images of each class each client holds.
+
+    Args:
+        file: PNG to write.
+        counts: (classes, clients).
+        classes: Their names.
+    """
+    num_clients = counts.shape[1]
+    figure, axes = _figure(min(14.0, max(6.0, 2.5 + 0.35 * num_clients)), max(3.5, 1.2 + 0.35 * len(classes)))
+    image = axes.imshow(counts, cmap="Greens", aspect="auto", vmin=0)
+    if counts.size <= 200:
+        for (row, column), amount in np.ndenumerate(counts):
+            colour = "white" if amount > 0.6 * counts.max() else _INK
+            axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_yticks(range(len(classes)), classes)
+    if num_clients <= 30:
+        axes.set_xticks(range(num_clients))
+    sizes = counts.sum(axis=0)
+    axes.set(xlabel="client", ylabel="class")
+    axes.set_title(f"{int(sizes.sum())} images, {num_clients} clients of {sizes.min()} to {sizes.max()}")
+    figure.colorbar(image, ax=axes, label="images")
+    _save(figure, file)
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: "Figure", file: Path) -> None:
+    figure.savefig(file, dpi=110)

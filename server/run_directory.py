@@ -1,0 +1,83 @@
+"""The folder a run leaves behind; every file in it is whole or absent."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from common.config import RunConfig, nest, resolved
+from common.errors import ConfigError
+
+
+class RunDirectory:
+    """Paths of one run's files, and writing them without halves."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, config: RunConfig) -> "RunDirectory":
+        """Make the folder `output-dir` names, or a new one below `runs/`.
+
+        Raises:
+            ConfigError: The folder holds files already, or cannot be made.
+        """
+        path = Path(config.output_dir) if config.output_dir else fresh_path(config)
+        check_free(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path)
+            run.write_text("config.toml", tomli_w.dumps(nest(resolved(config))))
+        except OSError as error:
+            raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from None
+        return run
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file whole: beside it first, then moved into place."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.part")
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, target)
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write a JSON file whole, keys in the order given."""
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_model(self, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
+        """Write `model/`: weights as safetensors and the card. Equal models give equal bytes."""
+        from safetensors.numpy import save
+
+        folder = self.path / "model"
+        folder.mkdir(exist_ok=True)
+        scratch = folder / ".model.safetensors.part"
+        scratch.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        os.replace(scratch, folder / "model.safetensors")
+        self.write_json("model/card.json", card)
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder that is in use.
+
+    Raises:
+        ConfigError: It holds files, or is a file.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ConfigError(f"--out {path} is in use: name a folder that is empty or does not exist yet")
+
+
+def fresh_path(config: RunConfig) -> Path:
+    """A folder below `runs/` that does not exist yet, named after time, source and mechanism."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    source = Path(config.data.source).name
+    name = f"{stamp}-{source}-{config.model.backbone}-{config.privacy.mechanism}"
+    path = Path("runs") / name
+    serial = 2
+    while path.exists():
+        path = Path("runs") / f"{name}-{serial}"
+        serial += 1
+    return path

@@ -1,0 +1,133 @@
+"""What happens in a run, told to whoever listens: files, a terminal, a log."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from common.metrics import Counts, score
+
+_log = logging.getLogger("bract.server")
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One finished round.
+
+    Attributes:
+        server_round: From 1; 0 is the model before any training.
+        num_clients: How many updates were aggregated.
+        failures: Failure code by client name.
+        counts: Evaluation of the model that *entered* the round, summed over the
+            cohort; or of the model that left it, if `simulation_only`.
+        simulation_only: The counts come from the simulation's own evaluator.
+        seconds: Wall time of the round.
+        bytes_up: Mean bytes one client sent.
+        bytes_down: Mean bytes one client received.
+    """
+
+    server_round: int
+    num_clients: int
+    failures: dict[str, str]
+    counts: Counts | None
+    simulation_only: bool
+    seconds: float
+    bytes_up: float
+    bytes_down: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line that goes into `rounds.jsonl`."""
+        line: dict[str, Any] = {
+            "round": self.server_round,
+            "clients": self.num_clients,
+            "failures": self.failures,
+            "seconds": round(self.seconds, 4),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+        }
+        if self.counts is not None and self.counts.num_examples:
+            scores = score(self.counts.confusion)
+            line |= {
+                "evaluated": "model after the round" if self.simulation_only else "model before the round",
+                "simulation_only": self.simulation_only,
+                "accuracy": scores.accuracy,
+                "balanced_accuracy": scores.balanced_accuracy,
+                "macro_f1": scores.macro_f1,
+                "weighted_f1": scores.weighted_f1,
+                "loss": self.counts.loss_sum / self.counts.num_examples,
+                "examples": self.counts.num_examples,
+            }
+        return line
+
+
+class Tracker(Protocol):
+    """Listens to a run."""
+
+    def start(self, num_rounds: int, num_clients: int) -> None:
+        """Called when clients are known, before round 1."""
+        ...
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Called after each round."""
+        ...
+
+    def stop(self) -> None:
+        """Called once, however the run ended."""
+        ...
+
+
+class LogTracker:
+    """Writes a line a round to the log: what `flwr run` streams."""
+
+    def start(self, num_rounds: int, num_clients: int) -> None:
+        """Say what is about to happen."""
+        _log.info("%d rounds over %d clients", num_rounds, num_clients)
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Say how the round went."""
+        _log.info("%s", json.dumps(record.as_dict()))
+
+    def stop(self) -> None:
+        """Nothing is left open."""
+
+
+class FileTracker:
+    """Appends a line a round to `rounds.jsonl`, flushed at once."""
+
+    def __init__(self, file: Path) -> None:
+        self._stream = file.open("a", encoding="utf-8")
+
+    def start(self, num_rounds: int, num_clients: int) -> None:
+        """Nothing to write before round 1."""
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Append one line."""
+        self._stream.write(json.dumps(record.as_dict()) + "\n")
+        self._stream.flush()
+
+    def stop(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def start(self, num_rounds: int, num_clients: int) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.start(num_rounds, num_clients)
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.round_done(record)
+
+    def stop(self) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.stop()

@@ -1,0 +1,88 @@
+"""Did federating help? Each client alone, and all data pooled, with the same mechanism."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from client.app import client_name
+from client.learner import Arrays, Learner
+from common.config import RunConfig
+from common.data.deal import Partition, Shard, deal, shard
+from common.data.prepared import Prepared, prepare
+from common.metrics import score
+from common.models.head import initial_head
+from common.streams import public_stream
+from simulations.evaluator import PooledEvaluator
+from simulations.progress import TerminalProgress
+
+_MOST_ALONE = 10
+
+
+def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, dict[str, Any]]:
+    """Train without federating and score on the same held-out images of all clients.
+
+    Each client alone spends the privacy budget it spent in the federation; all data
+    pooled is one client that holds everything and spends the same target.
+
+    Args:
+        config: The run that was federated.
+        progress: Shows how far it is.
+
+    Returns:
+        `alone` (mean and spread over at most ten clients) and `pooled`, each with
+        a label and accuracy.
+
+    Raises:
+        ConfigError: The pooled data admits no privacy plan.
+    """
+    prepared = prepare(config)
+    partition = deal(config, prepared)
+    evaluator = PooledEvaluator(config, prepared, partition)
+    rng = public_stream(config.seed, "baselines")
+    chosen = sorted(rng.permutation(config.num_clients)[:_MOST_ALONE].tolist())
+    advance = progress.work(len(chosen) + 1, "Baselines")
+
+    def accuracy(of: RunConfig, rows: Shard, name: str) -> float:
+        result = score(evaluator.pooled(_train(of, rows, name, prepared)).confusion).accuracy
+        advance(1)
+        return result
+
+    alone = [accuracy(config, shard(prepared, partition, who), client_name(who)) for who in chosen]
+    together = config.model_copy(update={"num_clients": 1, "client_fraction": 1.0})
+    pooled = accuracy(together, _everything(prepared, partition), "pooled")
+    return {
+        "alone": {
+            "label": "each client alone",
+            "accuracy": float(np.mean(alone)),
+            "min": min(alone),
+            "max": max(alone),
+            "clients": len(alone),
+        },
+        "pooled": {"label": "all data pooled", "accuracy": pooled},
+    }
+
+
+def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
+    learner = Learner(config)
+    arrays = initial_arrays(config, prepared)
+    for server_round in range(1, config.participations + 1):
+        arrays = learner.train(arrays, rows, name=name, server_round=server_round)
+    return arrays
+
+
+def initial_arrays(config: RunConfig, prepared: Prepared) -> Arrays:
+    """The weights that the federation started from."""
+    shape, num_classes = prepared.inputs.shape[1:], len(prepared.classes)
+    if config.model.tuning == "head":
+        return initial_head(shape[0], num_classes)
+    from common.models.cnn import initial_cnn
+
+    return initial_cnn(shape, num_classes, public_stream(config.seed, "weights"))
+
+
+def _everything(prepared: Prepared, partition: Partition) -> Shard:
+    train, test = np.flatnonzero(~partition.held_out), np.flatnonzero(partition.held_out)
+    rows: Iterable[np.ndarray] = (train, test)
+    parts = [part for chosen in rows for part in (np.ascontiguousarray(prepared.inputs[chosen]), prepared.labels[chosen])]
+    return Shard(parts[0], parts[1], parts[2], parts[3], int(partition.num_units.sum()))

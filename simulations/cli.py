@@ -1,0 +1,141 @@
+"""`bract simulate`: one command, no services."""
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from common import config as settings
+from common.errors import BractError
+
+_HELP = """Simulate a federation on this machine.
+
+Without arguments: 1,797 real images of digits, a pretrained EfficientNet-Lite0, five clients, and
+differential privacy at each client with epsilon 8 over the whole run.
+
+Examples:
+
+  bract simulate --set privacy.target-epsilon=2
+
+  bract simulate --set privacy.mechanism=none --baselines
+
+  bract simulate --set data.source=/path/to/folder --set num-clients=10
+
+  bract simulate --set data.source=fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
+"""
+
+
+def mount(app: typer.Typer) -> None:
+    """Add this room's commands to the front door."""
+    app.command("simulate", help=_HELP)(simulate)
+    app.callback()(_root)
+
+
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"bract {version('bract')}")
+        raise typer.Exit
+
+
+def simulate(
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results [default: a new one in runs/].")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Root seed of partition, batches, cohorts and start. Runs without privacy repeat to the bit; "
+            "under DP the noise is never seeded, so they do not."
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["in-process", "ray"], typer.Option(help="in-process: fast, one machine. ray: Flower's own engine.")
+    ] = "in-process",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where the backbone runs.")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also train each client alone and all data pooled.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, privacy plan, time and disk; train nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Flower and the clients log.")] = False,
+) -> None:
+    """Simulate a federation on this machine."""
+    console = Console(stderr=as_json, quiet=quiet and not verbose)
+    _logging(verbose)
+    with plain_errors():
+        given = _given(set_ or [], config, out, seed, device)
+        run_config = settings.parse(settings.override(settings.defaults(), given))
+        if dry_run:
+            from simulations.dry_run import show
+
+            show(run_config, Console(stderr=False), as_json=as_json)
+            return
+        from simulations.job import run_job
+
+        summary, folder = run_job(run_config, engine=engine, baselines=baselines, console=console)
+        if as_json:
+            typer.echo(json.dumps(summary, indent=2))
+        else:
+            from simulations.closing import show_closing
+
+            show_closing(summary, folder, Console())
+        if summary["status"] != "complete":
+            raise typer.Exit(130)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn a user's mistake into one screen of text and exit code 2."""
+    try:
+        yield
+    except BractError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped before the first round; nothing was written.")
+        raise typer.Exit(130) from None
+
+
+def _given(
+    pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
+) -> dict[str, settings.Scalar]:
+    """All settings the user gave, the command line over the file, paths made absolute."""
+    given: dict[str, settings.Scalar] = settings.load_file(file) if file else {}
+    given |= dict(settings.set_value(pair) for pair in pairs)
+    options: dict[str, Any] = {"seed": seed, "system.device": device, "output-dir": None if out is None else str(out)}
+    given |= {key: value for key, value in options.items() if value is not None}
+    for key in ("data.path", "model.weights", "output-dir", "data.source"):
+        value = given.get(key)
+        if isinstance(value, str) and value and (key != "data.source" or "/" in value or Path(value).is_dir()):
+            given[key] = str(Path(value).expanduser().resolve())
+    return given
+
+
+def _logging(verbose: bool) -> None:
+    """Set log levels; Flower sets its own when it is first imported, so that comes first."""
+    importlib.import_module("flwr.app")
+    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logger = logging.getLogger("bract")
+    logger.setLevel(logging.INFO if verbose else logging.ERROR)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler(sys.stderr))

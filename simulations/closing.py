@@ -1,0 +1,87 @@
+"""The closing table: what came out, where it lies, what to do next."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_closing(summary: dict[str, Any], folder: Path, console: Console) -> None:
+    """Print the result of a run.
+
+    Args:
+        summary: Content of `summary.json`.
+        folder: The run directory.
+        console: Where to print.
+    """
+    table = Table(show_header=False, title=_title(summary), title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in _rows(summary, _shown(folder)):
+        table.add_row(name, text)
+    console.print(table)
+    for line in _next_steps(summary, _shown(folder)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    done, planned = summary["rounds"], summary["rounds_planned"]
+    if summary["status"] == "complete":
+        return f"Run complete: {done} rounds, {summary['clients']} clients"
+    return f"Run interrupted: {done} of {planned} rounds are complete and saved, the open round was dropped"
+
+
+def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
+    mark = "  (simulation only: no real federation could see this)" if summary["simulation_only"] else ""
+    rows: list[tuple[str, str]] = []
+    if summary["accuracy"] is not None:
+        rows += [
+            ("accuracy", f"{summary['accuracy']:.4f} on {summary['evaluated_examples']} held-out images{mark}"),
+            ("macro F1", f"{summary['macro_f1']:.4f}"),
+            ("balanced accuracy", f"{summary['balanced_accuracy']:.4f}"),
+        ]
+    spread = summary["spread_over_clients"]["accuracy"]
+    if spread:
+        rows.append(
+            ("over clients", f"{spread['min']:.3f} to {spread['max']:.3f}, median {spread['median']:.3f}")
+        )
+    rows.append(("privacy", _privacy(summary)))
+    for name, part in summary.get("baselines", {}).items():
+        rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
+    seconds = summary["seconds"]
+    phases = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in seconds.items() if name != "total")
+    rows.append(("seconds", f"{seconds['total']:.1f} in all: {phases}"))
+    if summary["bytes_up_per_round_per_client"] is not None:
+        up, down = summary["bytes_up_per_round_per_client"], summary["bytes_down_per_round_per_client"]
+        rows.append(("traffic", f"{up / 1e3:.1f} kB up, {down / 1e3:.1f} kB down, a round and client"))
+    rows.append(("results", folder))
+    return rows
+
+
+def _privacy(summary: dict[str, Any]) -> str:
+    if not summary["private"]:
+        return "NOT PRIVATE: updates and exact counts left every client"
+    return (
+        f"epsilon <= {summary['epsilon_max']:.3f} at delta {summary['delta']:g} for each image, over the whole run "
+        f"({summary['mechanism']} at each client; ledger: {summary['ledger']})"
+    )
+
+
+def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
+    lines = [
+        f"Look at  {folder}/confusion.png, curves.png, partition.png",
+        f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
+    ]
+    if summary["status"] != "complete":
+        return [*lines, "Next     run the same command again; --seed repeats the partition and the cohorts"]
+    if summary["private"]:
+        return [*lines, "Next     --set privacy.target-epsilon=2 for less leakage, --baselines: did federating help?"]
+    return [*lines, "Next     --set privacy.mechanism=dp-sgd to protect each image, --baselines: did federating help?"]
+
+
+def _shown(folder: Path) -> str:
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

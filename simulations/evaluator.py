@@ -1,0 +1,44 @@
+"""The simulation's own evaluator: it sees all held-out images, outside every client and message.
+
+No real federation has one. Whatever it measures is marked `simulation_only`.
+"""
+
+import numpy as np
+
+from client.app import client_name
+from client.learner import Learner
+from common.config import RunConfig
+from common.data.deal import Partition
+from common.data.prepared import Prepared
+from common.metrics import Counts, count
+
+
+class PooledEvaluator:
+    """Scores models on the held-out images of all clients.
+
+    Args:
+        config: The run.
+        prepared: The whole source.
+        partition: Who holds what.
+    """
+
+    def __init__(self, config: RunConfig, prepared: Prepared, partition: Partition) -> None:
+        rows = np.flatnonzero(partition.held_out)
+        order = rows[np.argsort(partition.owner[rows], kind="stable")]
+        self._learner = Learner(config)
+        self._inputs = np.ascontiguousarray(prepared.inputs[order])
+        self._labels = prepared.labels[order]
+        owners = partition.owner[order]
+        self._bounds = np.searchsorted(owners, np.arange(len(partition.num_units) + 1))
+
+    def by_client(self, arrays: dict[str, np.ndarray]) -> dict[str, Counts]:
+        """Counts of a model on each client's held-out images, by client name."""
+        logits = self._learner.logits(arrays, self._inputs)
+        return {
+            client_name(partition): count(logits[start:stop], self._labels[start:stop])
+            for partition, (start, stop) in enumerate(zip(self._bounds[:-1], self._bounds[1:], strict=True))
+        }
+
+    def pooled(self, arrays: dict[str, np.ndarray]) -> Counts:
+        """Counts of a model on all held-out images."""
+        return self._learner.evaluate(arrays, self._inputs, self._labels)

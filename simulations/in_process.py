@@ -1,0 +1,137 @@
+"""A Flower grid that calls the ClientApp directly: no Ray, no sockets, no copies.
+
+It runs the very ServerApp and ClientApp that Ray and the deployment runtime run.
+The only module that sets Flower's process identity, which building a `Message`
+outside a Flower process needs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from common.config import Scalar
+
+_RUN_ID = 1
+_SERVER_NODE = 1
+_FIRST_NODE = 2
+Observer = Callable[[Message], None]
+
+
+class InProcessGrid(Grid):
+    """Delivers each message by a function call.
+
+    Args:
+        client_app: The app that answers.
+        num_clients: How many partitions; each is a node.
+        run_config: Flat configuration, as Flower hands it to clients.
+        num_workers: Clients that run side by side; results do not depend on it.
+        observer: Sees every message that leaves a client; for tests.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_clients: int,
+        run_config: Mapping[str, Scalar],
+        *,
+        num_workers: int = 1,
+        observer: Observer | None = None,
+    ) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN_ID, _SERVER_NODE, 1
+        self._client_app = client_app
+        self._num_clients = num_clients
+        self._run_config = dict(run_config)
+        self._num_workers = num_workers
+        self._observer = observer
+        self._run = Run.create_empty(_RUN_ID)
+        self._contexts: dict[int, Context] = {}
+        self._replies: dict[str, Message] = {}
+        self._serial = count(1)
+
+    def set_run(self, run: Any) -> None:
+        """Take over the run's description."""
+        self._run = run
+
+    @property
+    def run(self) -> Any:
+        """Description of the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Build a message; Flower's own `Message(...)` does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """One node a client."""
+        return range(_FIRST_NODE, _FIRST_NODE + self._num_clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver at once; the replies wait for `pull_messages`."""
+        batch = list(messages)
+        replies = self.send_and_receive(batch)
+        ids = [message.metadata.message_id for message in batch]
+        self._replies |= {reply.metadata.reply_to_message_id: reply for reply in replies}
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to messages that were pushed; each is handed out once."""
+        return [self._replies.pop(key) for key in message_ids if key in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Call the ClientApp for each message and collect the replies in order."""
+        del timeout
+        batch = list(messages)
+        for message in batch:
+            message.metadata.__dict__["_message_id"] = str(next(self._serial))
+        if self._num_workers == 1:
+            return [self._deliver(message) for message in batch]
+        pool = ThreadPoolExecutor(self._num_workers)
+        try:
+            return list(pool.map(self._deliver, batch))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _deliver(self, message: Message) -> Message:
+        node_id = message.metadata.dst_node_id
+        context = self._contexts.setdefault(node_id, self._new_context(node_id))
+        reply = self._client_app(message, context)
+        reply.metadata.__dict__["_message_id"] = str(next(self._serial))
+        if self._observer is not None:
+            self._observer(reply)
+        return reply
+
+    def _new_context(self, node_id: int) -> Context:
+        partition = {"partition-id": node_id - _FIRST_NODE, "num-partitions": self._num_clients}
+        return Context(_RUN_ID, node_id, partition, RecordDict(), dict(self._run_config))
+
+
+def run_in_process(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    run_config: Mapping[str, Scalar],
+    *,
+    num_clients: int,
+    num_workers: int = 1,
+    observer: Observer | None = None,
+) -> None:
+    """Run a ServerApp over simulated clients in this process.
+
+    Args:
+        server_app: Any Flower ServerApp.
+        client_app: Any Flower ClientApp.
+        run_config: Complete flat configuration.
+        num_clients: Number of partitions.
+        num_workers: Clients side by side.
+        observer: Sees every message that leaves a client.
+    """
+    grid = InProcessGrid(client_app, num_clients, run_config, num_workers=num_workers, observer=observer)
+    server_app(grid, Context(_RUN_ID, _SERVER_NODE, {}, RecordDict(), dict(run_config)))

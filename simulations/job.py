@@ -1,0 +1,63 @@
+"""One simulation from its configuration to its run directory."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.config import RunConfig, resolved
+from server.run_directory import RunDirectory, check_free, fresh_path
+from simulations.progress import TerminalProgress
+
+
+def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console) -> tuple[dict[str, Any], Path]:
+    """Run a simulation and read back what it left.
+
+    Args:
+        config: The run.
+        engine: `in-process` or `ray`.
+        baselines: Also train each client alone and all data pooled.
+        console: Where progress goes.
+
+    Returns:
+        The summary and the run directory.
+
+    Raises:
+        BractError: Anything the user can act on.
+    """
+    folder = Path(config.output_dir) if config.output_dir else fresh_path(config).resolve()
+    check_free(folder)
+    config = config.model_copy(update={"output_dir": str(folder)})
+    progress = TerminalProgress(console)
+    try:
+        if engine == "ray":
+            from simulations.ray_engine import run_under_ray
+
+            run_under_ray(config, progress)
+        else:
+            _in_process(config, progress)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["engine"] = engine
+        if baselines and summary["status"] == "complete":
+            from simulations.baselines import train_baselines
+
+            summary["baselines"] = train_baselines(config, progress)
+    finally:
+        progress.stop()
+    RunDirectory(folder).write_json("summary.json", summary)
+    return summary, folder
+
+
+def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
+    from client.app import app as client_app
+    from server.app import create_app
+    from simulations.app import surround
+    from simulations.in_process import run_in_process
+
+    server_app = create_app(partial(surround, tracker=progress, progress=progress.work))
+    # A network trained as a whole spends its time in torch, which runs beside other threads.
+    workers = (os.cpu_count() or 1) if config.model.tuning == "full" else 1
+    run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients, num_workers=workers)

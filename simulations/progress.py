@@ -1,0 +1,83 @@
+"""What a person sees while a simulation runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from server.tracking import RoundRecord
+
+
+def new_bar(console: Console) -> Progress:
+    """A progress bar with counts, elapsed time and time to go."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class TerminalProgress:
+    """Bars for long work and a line a round.
+
+    Args:
+        console: Where to print; a quiet console prints nothing.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._num_rounds = 0
+
+    def work(self, total: int, what: str) -> Callable[[int], None]:
+        """Open a bar; it closes by itself when the total is reached."""
+        bar = new_bar(self._console)
+        task = bar.add_task(what, total=total)
+        bar.start()
+        done = 0
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+            bar.update(task, completed=done)
+            if done >= total:
+                bar.stop()
+                self._console.print(f"{what}: {total} images")
+
+        return advance
+
+    def start(self, num_rounds: int, num_clients: int) -> None:
+        """Open the bar over rounds."""
+        self._num_rounds = num_rounds
+        self._console.print(f"Training: {num_rounds} rounds, {num_clients} clients")
+        self._bar = new_bar(self._console)
+        self._task = self._bar.add_task("Rounds", total=num_rounds)
+        self._bar.start()
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Print the round and move the bar."""
+        self.show_round(record.as_dict())
+
+    def show_round(self, line: dict[str, Any]) -> None:
+        """Print one line of `rounds.jsonl` and move the bar."""
+        text = f"round {line['round']:>3}/{self._num_rounds}  {line['clients']} clients"
+        if "accuracy" in line:
+            text += f"  accuracy {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}  loss {line['loss']:.3f}"
+        if line["failures"]:
+            text += f"  [red]{len(line['failures'])} failed[/red]"
+        self._console.print(text, highlight=False)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=line["round"])
+
+    def stop(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
