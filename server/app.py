@@ -10,13 +10,12 @@ from flwr.serverapp.strategy import Strategy
 
 from common.config import RunConfig, parse
 from common.metrics import Counts
-from common.models.head import initial_head
-from common.streams import public_stream
+from common.models.initial import initial_arrays
 from server.aggregation import build_strategy
 from server.clock import Clock
 from server.cohort import draw_cohorts
-from server.outcome import Outcome, save_outcome
-from server.rounds import Arrays, Client, Evaluate, evaluate_at_clients, meet_clients, run_rounds
+from server.outcome import Outcome, draw_outcome, save_progress, save_statement
+from server.rounds import Arrays, Evaluate, evaluate_at_clients, meet_clients, run_rounds
 from server.run_directory import RunDirectory
 from server.tracking import FileTracker, LogTracker, Tracker, Trackers
 
@@ -66,48 +65,42 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
     cohorts = draw_cohorts(
         list(clients), cohort_size=config.cohort_size, num_rounds=config.num_rounds, seed=config.seed
     )
-    outcome = Outcome(config, clients, cohorts, _initial_arrays(config, clients), around.class_counts)
+    declared = next(iter(clients.values())).declaration
+    arrays = initial_arrays(config, declared.input_shape, len(declared.classes))
+    outcome = Outcome(config, clients, cohorts, arrays, around.class_counts)
     with clock.phase("accounting"):
-        outcome.check_plans()
+        outcome.register()
     directory = RunDirectory.create(config)
-    outcome.directory = directory.path
+    save_statement(directory, outcome)
+    evaluate = around.evaluate if config.private else None
     tracker = Trackers(FileTracker(directory.path / "rounds.jsonl"), around.tracker)
     try:
         tracker.start(config.num_rounds, len(clients))
-        _train(grid, strategy, outcome, around, clock, tracker)
-        outcome.status = "complete"
+        with clock.phase("rounds"):
+            for result in run_rounds(grid, strategy, outcome.arrays, clients, cohorts, evaluate=evaluate):
+                outcome.add(result)
+                tracker.round_done(result.record)
+                save_progress(directory, outcome, clock)
+        with clock.phase("closing_evaluation"):
+            outcome.closing = _close(grid, strategy, outcome, around)
+        with clock.phase("accounting"):
+            outcome.finish()
     except KeyboardInterrupt:
-        outcome.status = "interrupted"
+        pass
     finally:
         tracker.stop()
-        save_outcome(directory, outcome, clock)
+        with clock.phase("saving"):
+            save_statement(directory, outcome)
+            draw_outcome(directory, outcome)
+        save_progress(directory, outcome, clock)
     return outcome
 
 
-def _train(
-    grid: Grid, strategy: Strategy, outcome: Outcome, around: Surroundings, clock: Clock, tracker: Tracker
-) -> None:
-    """All rounds, then the closing evaluation."""
-    config, clients = outcome.config, outcome.clients
-    evaluate = around.evaluate if config.private else None
-    with clock.phase("rounds"):
-        for result in run_rounds(grid, strategy, outcome.arrays, clients, outcome.cohorts, evaluate=evaluate):
-            outcome.add(result)
-            tracker.round_done(result.record)
-    with clock.phase("closing_evaluation"):
-        if not config.private:
-            outcome.closing = evaluate_at_clients(grid, strategy, outcome.arrays, clients, config.num_rounds)
-        elif around.evaluate_by_client is not None:
-            outcome.closing = around.evaluate_by_client(outcome.arrays)
-
-
-def _initial_arrays(config: RunConfig, clients: Mapping[str, Client]) -> Arrays:
-    declared = next(iter(clients.values())).declaration
-    if config.model.tuning == "head":
-        return initial_head(declared.input_shape[0], len(declared.classes))
-    from common.models.cnn import initial_cnn
-
-    return initial_cnn(declared.input_shape, len(declared.classes), public_stream(config.seed, "weights"))
+def _close(grid: Grid, strategy: Strategy, outcome: Outcome, around: Surroundings) -> dict[str, Counts]:
+    """Counts of the final model by client: from the clients, or beside them under DP."""
+    if not outcome.config.private:
+        return evaluate_at_clients(grid, strategy, outcome.arrays, outcome.clients, len(outcome.cohorts))
+    return around.evaluate_by_client(outcome.arrays) if around.evaluate_by_client else {}
 
 
 def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,7 @@ class Outcome:
         closing: Counts of the final model by client name.
         last: Counts of the latest round.
         status: `interrupted` until everything is done.
-        summary: Content of `summary.json`, once saved.
-        directory: The run directory.
+        spending: Privacy spent; the whole plan until the run is complete.
     """
 
     config: RunConfig
@@ -43,8 +41,7 @@ class Outcome:
     closing: dict[str, Counts] = field(default_factory=dict)
     last: Counts | None = None
     status: str = "interrupted"
-    summary: dict[str, Any] = field(default_factory=dict)
-    directory: Path = Path()
+    spending: Spending | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,50 +54,48 @@ class Outcome:
         self.last = result.record.counts
         self.rounds.append(result.record.as_dict())
 
-    def spending(self) -> Spending | None:
-        """What each client spent; None without privacy.
+    def register(self) -> None:
+        """Make every client's plan before anything is trained.
 
         Raises:
             ConfigError: A client admits no plan, for instance because delta is too large.
         """
+        self.spending = self._account(complete=False)
+
+    def finish(self) -> None:
+        """The run went to its planned end: charge the rounds that were sent, not the whole plan."""
+        self.status = "complete"
+        self.spending = self._account(complete=True)
+
+    def _account(self, *, complete: bool) -> Spending | None:
         if not self.config.private:
             return None
         units = {name: client.declaration.num_units for name, client in self.clients.items()}
-        return account(self.config, units, self.cohorts, complete=self.status == "complete")
-
-    def check_plans(self) -> None:
-        """Make every client's plan before anything is trained.
-
-        Raises:
-            ConfigError: A client admits no plan.
-        """
-        self.spending()
+        return account(self.config, units, self.cohorts, complete=complete)
 
     def counts(self) -> Counts | None:
         """Counts of the final model, or of the last round if the run stopped early."""
         return total(self.closing.values()) or self.last
 
 
-def save_outcome(directory: RunDirectory, outcome: Outcome, clock: Clock) -> None:
-    """Write summary, privacy statement, model and pictures.
+def save_progress(directory: RunDirectory, outcome: Outcome, clock: Clock) -> None:
+    """Write model and summary after a round, so that they are true even if the process is killed.
 
-    Args:
-        directory: Where to.
-        outcome: What to write; its `summary` is filled in.
-        clock: Seconds by phase so far.
+    The cost does not depend on the number of clients.
     """
-    with clock.phase("accounting"):
-        spending = outcome.spending()
-    with clock.phase("saving"):
-        statement = privacy_statement(outcome.config, spending, status=outcome.status)
-        directory.write_json("privacy.json", statement)
-        directory.write_model(outcome.arrays, model_card(outcome, spending))
-        _draw(directory.path, outcome)
-    outcome.summary = summarise(outcome, spending, clock.seconds())
-    directory.write_json("summary.json", outcome.summary)
+    directory.write_model(outcome.arrays, model_card(outcome))
+    directory.write_json("summary.json", summarise(outcome, clock.seconds()))
 
 
-def _draw(folder: Path, outcome: Outcome) -> None:
+def save_statement(directory: RunDirectory, outcome: Outcome) -> None:
+    """Write the privacy statement: the whole plan before round 1, what was charged at the end."""
+    statement = privacy_statement(outcome.config, outcome.spending, status=outcome.status)
+    directory.write_json("privacy.json", statement)
+
+
+def draw_outcome(directory: RunDirectory, outcome: Outcome) -> None:
+    """Draw the pictures of a run that has ended, early or not."""
+    folder = directory.path
     counts = outcome.counts()
     marks = " (simulation only)" if outcome.config.private else ""
     if counts is not None:
@@ -111,8 +106,9 @@ def _draw(folder: Path, outcome: Outcome) -> None:
         draw_partition(folder / "partition.png", outcome.class_counts, outcome.classes)
 
 
-def summarise(outcome: Outcome, spending: Spending | None, seconds: Mapping[str, float]) -> dict[str, Any]:
+def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The content of `summary.json`."""
+    spending = outcome.spending
     counts = outcome.counts()
     scores = score(counts.confusion) if counts is not None else None
     each = [score(part.confusion) for part in outcome.closing.values() if part.num_examples]
@@ -172,9 +168,9 @@ def _mean(rounds: Sequence[dict[str, Any]], key: str) -> float | None:
     return float(np.mean([line[key] for line in rounds])) if rounds else None
 
 
-def model_card(outcome: Outcome, spending: Spending | None) -> dict[str, Any]:
+def model_card(outcome: Outcome) -> dict[str, Any]:
     """The content of `model/card.json`: all that is needed to use the model; no times, no paths."""
-    config = outcome.config
+    config, spending = outcome.config, outcome.spending
     declared = next(iter(outcome.clients.values())).declaration
     card: dict[str, Any] = {
         "format": 1,

@@ -11,7 +11,7 @@ from common.config import RunConfig
 from common.data.deal import Partition, Shard, deal, shard
 from common.data.prepared import Prepared, prepare
 from common.metrics import score
-from common.models.head import initial_head
+from common.models.initial import initial_arrays
 from common.streams import public_stream
 from simulations.evaluator import PooledEvaluator
 from simulations.progress import TerminalProgress
@@ -65,20 +65,10 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 
 def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
     learner = Learner(config)
-    arrays = initial_arrays(config, prepared)
+    arrays = initial_arrays(config, prepared.inputs.shape[1:], len(prepared.classes))
     for server_round in range(1, config.participations + 1):
         arrays = learner.train(arrays, rows, name=name, server_round=server_round)
     return arrays
-
-
-def initial_arrays(config: RunConfig, prepared: Prepared) -> Arrays:
-    """The weights that the federation started from."""
-    shape, num_classes = prepared.inputs.shape[1:], len(prepared.classes)
-    if config.model.tuning == "head":
-        return initial_head(shape[0], num_classes)
-    from common.models.cnn import initial_cnn
-
-    return initial_cnn(shape, num_classes, public_stream(config.seed, "weights"))
 
 
 def _everything(prepared: Prepared, partition: Partition) -> Shard:

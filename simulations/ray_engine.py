@@ -25,6 +25,7 @@ from simulations.progress import TerminalProgress
 
 _ROOMS = ("common", "client", "server", "simulations")
 _STARTUP_SECONDS = 60.0
+_ENDING_SECONDS = 15.0
 
 
 def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
@@ -48,9 +49,13 @@ def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
     folder = Path(config.output_dir)
     with tempfile.TemporaryDirectory(prefix="bract-ray-") as scratch:
         home = Path(scratch)
-        with _superlink(home) as address:
-            _flwr_run(config, home, address, progress)
-        if not (folder / "summary.json").is_file():
+        interrupted = False
+        try:
+            with _superlink(home) as address:
+                _flwr_run(config, home, address, progress)
+        except KeyboardInterrupt:
+            interrupted = True
+        if _status(folder) != "complete" and not (interrupted and (folder / "summary.json").is_file()):
             raise FederationError(f"the run under Ray left no result; the end of its log:\n{_tail(home)}")
     summary = json.loads((folder / "summary.json").read_text())
     summary["seconds"]["features"] = round(prepared.seconds, 3)
@@ -63,6 +68,9 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        # Ray then listens on loopback only; it is meant for desktops, and a simulation is one machine.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
@@ -120,6 +128,9 @@ def _flwr_run(config: RunConfig, home: Path, address: str, progress: TerminalPro
         process = subprocess.Popen(command, env=_environment(home), stdout=log, stderr=log)  # noqa: S603
         try:
             _follow(process, Path(config.output_dir), config, progress)
+            process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
         finally:
             process.terminate()
             process.wait()
@@ -132,7 +143,7 @@ def _follow(
     progress.start(config.num_rounds, config.num_clients)
     shown = 0
     while True:
-        ended = process.poll() is not None or (folder / "summary.json").is_file()
+        ended = process.poll() is not None or _status(folder) == "complete"
         file = folder / "rounds.jsonl"
         lines = file.read_text().splitlines() if file.is_file() else []
         for line in lines[shown:]:
@@ -142,6 +153,11 @@ def _follow(
             progress.stop()
             return
         time.sleep(0.2)
+
+
+def _status(folder: Path) -> str:
+    file = folder / "summary.json"
+    return str(json.loads(file.read_text())["status"]) if file.is_file() else "not started"
 
 
 def _stage(home: Path) -> Path:
