@@ -115,9 +115,7 @@ def declare(message: Message, local: _Local) -> RecordDict:
         from common.models.backbones import BACKBONES
 
         digest = BACKBONES[model.backbone].weights_sha256
-    return encode_declaration(
-        Declaration(local.name, local.rows.num_units, local.classes, local.input_shape, digest)
-    )
+    return encode_declaration(Declaration(local.name, local.rows.num_units, local.classes, local.input_shape, digest))
 
 
 @app.train()

@@ -40,9 +40,7 @@ def _unset_to_none(value: Any) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True
-    )
+    model_config = ConfigDict(alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -240,12 +238,9 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
         config = RunConfig.model_validate(nest(_whole_to_float(flat)))
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
-    if config.private and (config.privacy.target_epsilon is None) == (
-        config.privacy.noise_multiplier is None
-    ):
+    if config.private and (config.privacy.target_epsilon is None) == (config.privacy.noise_multiplier is None):
         raise ConfigError(
-            "privacy.mechanism='dp-sgd' needs exactly one of privacy.target-epsilon "
-            "and privacy.noise-multiplier"
+            "privacy.mechanism='dp-sgd' needs exactly one of privacy.target-epsilon and privacy.noise-multiplier"
         )
     return _fill_open_values(config)
 

@@ -73,7 +73,7 @@ def normalise(features: np.ndarray) -> np.ndarray:
     rooted = np.sign(features) * np.sqrt(np.abs(features.astype(np.float32)))
     centred = rooted - rooted.mean(axis=1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0))
 
 
 def decoded(images: "Dataset") -> Iterator[tuple["Image", bytes]]:
@@ -108,7 +108,13 @@ def square(image: "Image", side: int) -> "Image":
 
 
 def extract_features(
-    images: "Dataset", backbone: "nn.Module", info: BackboneInfo, *, side: int, device: str, progress: Progress
+    images: "Dataset",
+    backbone: "nn.Module",
+    info: BackboneInfo,
+    *,
+    side: int,
+    device: str,
+    progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pass every image once through a frozen backbone.
 

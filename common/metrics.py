@@ -111,4 +111,4 @@ def score(confusion: np.ndarray) -> Scores:
 
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    return np.divide(over, under, out=np.zeros(len(under)), where=under > 0)
+    return np.asarray(np.divide(over, under, out=np.zeros(len(under)), where=under > 0))

@@ -46,6 +46,8 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
         rounds: Lines of `rounds.jsonl`; those without an evaluation are skipped.
         title: Says what was evaluated.
     """
+    from matplotlib.ticker import MaxNLocator
+
     seen = [line for line in rounds if "accuracy" in line]
     figure, axes = _figure(8, 4.5)
     axes.set(xlabel="round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
@@ -61,7 +63,7 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     losses.set_ylabel("cross-entropy, nats an image")
     losses.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = axes.get_legend_handles_labels()[0] + losses.get_legend_handles_labels()[0]
     axes.legend(handles=handles, loc="lower right")
     _save(figure, file)

@@ -56,9 +56,7 @@ def meet_clients(grid: Grid, num_clients: int, *, poll_seconds: float = 0.5) -> 
     clients: dict[str, Client] = {}
     for reply in grid.send_and_receive(queries):
         if reply.has_error():
-            raise FederationError(
-                f"a client could not declare itself: {reply.error.reason}; its own log says more"
-            )
+            raise FederationError(f"a client could not declare itself: {reply.error.reason}; its own log says more")
         declared = decode_declaration(reply.content)
         if declared.name in clients:
             raise FederationError(f"two clients call themselves {declared.name!r}")
@@ -146,15 +144,11 @@ def evaluate_at_clients(
     return {name: counts for name, counts in found.items() if counts is not None}
 
 
-def _gather(
-    grid: Grid, messages: list[Message], clients: Mapping[str, Client]
-) -> tuple[list[Message], dict[str, str]]:
+def _gather(grid: Grid, messages: list[Message], clients: Mapping[str, Client]) -> tuple[list[Message], dict[str, str]]:
     """Replies sorted by client name, so that sums of floats do not depend on arrival."""
     names = {client.node_id: name for name, client in clients.items()}
     replies = sorted(grid.send_and_receive(messages), key=lambda reply: names[reply.metadata.src_node_id])
-    failed = {
-        names[reply.metadata.src_node_id]: str(reply.error.reason) for reply in replies if reply.has_error()
-    }
+    failed = {names[reply.metadata.src_node_id]: str(reply.error.reason) for reply in replies if reply.has_error()}
     return [reply for reply in replies if not reply.has_error()], failed
 
 

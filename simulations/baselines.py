@@ -74,5 +74,7 @@ def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arr
 def _everything(prepared: Prepared, partition: Partition) -> Shard:
     train, test = np.flatnonzero(~partition.held_out), np.flatnonzero(partition.held_out)
     rows: Iterable[np.ndarray] = (train, test)
-    parts = [part for chosen in rows for part in (np.ascontiguousarray(prepared.inputs[chosen]), prepared.labels[chosen])]
+    parts = [
+        part for chosen in rows for part in (np.ascontiguousarray(prepared.inputs[chosen]), prepared.labels[chosen])
+    ]
     return Shard(parts[0], parts[1], parts[2], parts[3], int(partition.num_units.sum()))

@@ -63,7 +63,8 @@ def simulate(
         ),
     ] = None,
     engine: Annotated[
-        Literal["in-process", "ray"], typer.Option(help="in-process: fast, one machine. ray: Flower's own engine.")
+        Literal["in-process", "ray"],
+        typer.Option(help="in-process: fast, one machine. ray: Flower's own engine."),
     ] = "in-process",
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where the backbone runs.")
@@ -121,7 +122,11 @@ def _given(
     """All settings the user gave, the command line over the file, paths made absolute."""
     given: dict[str, settings.Scalar] = settings.load_file(file) if file else {}
     given |= dict(settings.set_value(pair) for pair in pairs)
-    options: dict[str, Any] = {"seed": seed, "system.device": device, "output-dir": None if out is None else str(out)}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "system.device": device,
+        "output-dir": None if out is None else str(out),
+    }
     given |= {key: value for key, value in options.items() if value is not None}
     for key in ("data.path", "model.weights", "output-dir", "data.source"):
         value = given.get(key)

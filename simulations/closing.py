@@ -37,15 +37,16 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if summary["accuracy"] is not None:
         rows += [
-            ("accuracy", f"{summary['accuracy']:.4f} on {summary['evaluated_examples']} held-out images{mark}"),
+            (
+                "accuracy",
+                f"{summary['accuracy']:.4f} on {summary['evaluated_examples']} held-out images{mark}",
+            ),
             ("macro F1", f"{summary['macro_f1']:.4f}"),
             ("balanced accuracy", f"{summary['balanced_accuracy']:.4f}"),
         ]
     spread = summary["spread_over_clients"]["accuracy"]
     if spread:
-        rows.append(
-            ("over clients", f"{spread['min']:.3f} to {spread['max']:.3f}, median {spread['median']:.3f}")
-        )
+        rows.append(("over clients", f"{spread['min']:.3f} to {spread['max']:.3f}, median {spread['median']:.3f}"))
     rows.append(("privacy", _privacy(summary)))
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
@@ -76,8 +77,14 @@ def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
     if summary["status"] != "complete":
         return [*lines, "Next     run the same command again; --seed repeats the partition and the cohorts"]
     if summary["private"]:
-        return [*lines, "Next     --set privacy.target-epsilon=2 for less leakage, --baselines: did federating help?"]
-    return [*lines, "Next     --set privacy.mechanism=dp-sgd to protect each image, --baselines: did federating help?"]
+        return [
+            *lines,
+            "Next     --set privacy.target-epsilon=2 for less leakage, --baselines: did federating help?",
+        ]
+    return [
+        *lines,
+        "Next     --set privacy.mechanism=dp-sgd to protect each image, --baselines: did federating help?",
+    ]
 
 
 def _shown(folder: Path) -> str:

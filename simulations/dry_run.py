@@ -46,9 +46,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     """Settings, plan and estimates as one dictionary."""
     source = open_source(config.data)
     labels = source.labels()
-    owner = assign_clients(
-        labels[: source.num_train], config.data, num_clients=config.num_clients, seed=config.seed
-    )
+    owner = assign_clients(labels[: source.num_train], config.data, num_clients=config.num_clients, seed=config.seed)
     sizes = np.bincount(owner, minlength=config.num_clients)
     shape = _input_shape(config, source)
     item = int(np.prod(shape)) * (4 if config.model.tuning == "head" else 1)
@@ -70,7 +68,9 @@ def foresee(config: RunConfig) -> dict[str, Any]:
 def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
     if not config.private:
         return None
-    plans = {which: plan_for(config, int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))}
+    plans = {
+        which: plan_for(config, int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))
+    }
     return {
         which: {
             "num_units": plan.num_units,
@@ -104,10 +104,10 @@ def _backbone_seconds(config: RunConfig, source: ImageSource) -> float:
     info = BACKBONES[config.model.backbone]
     sample = source.train.select(range(min(2 * CHUNK, len(source.train))))
     backbone = load_backbone(info.name, config.model.weights)
-    settings = {"side": config.data.image_size or info.image_size, "device": choose_device(config.system.device)}
+    side, device = config.data.image_size or info.image_size, choose_device(config.system.device)
     for _ in range(2):  # the first pass pays for warming up
         started = time.perf_counter()
-        extract_features(sample, backbone, info, progress=no_progress(0, ""), **settings)
+        extract_features(sample, backbone, info, side=side, device=device, progress=no_progress(0, ""))
     return round((time.perf_counter() - started) / len(sample) * len(source.labels()), 1)
 
 

@@ -65,7 +65,12 @@ class InProcessGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Build a message; Flower's own `Message(...)` does the same."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -110,7 +115,7 @@ class InProcessGrid(Grid):
         return reply
 
     def _new_context(self, node_id: int) -> Context:
-        partition = {"partition-id": node_id - _FIRST_NODE, "num-partitions": self._num_clients}
+        partition: dict[str, Scalar] = {"partition-id": node_id - _FIRST_NODE, "num-partitions": self._num_clients}
         return Context(_RUN_ID, node_id, partition, RecordDict(), dict(self._run_config))
 
 

@@ -136,9 +136,7 @@ def _flwr_run(config: RunConfig, home: Path, address: str, progress: TerminalPro
             process.wait()
 
 
-def _follow(
-    process: "subprocess.Popen[bytes]", folder: Path, config: RunConfig, progress: TerminalProgress
-) -> None:
+def _follow(process: "subprocess.Popen[bytes]", folder: Path, config: RunConfig, progress: TerminalProgress) -> None:
     """Show rounds as they appear in `rounds.jsonl`, until the run has ended."""
     progress.start(config.num_rounds, config.num_clients)
     shown = 0

@@ -96,9 +96,7 @@ def _key(config: RunConfig) -> str:
 def _save(file: Path, partition: Partition) -> None:
     handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".npz")
     with os.fdopen(handle, "wb") as stream:
-        np.savez(
-            stream, owner=partition.owner, held_out=partition.held_out, num_units=partition.num_units
-        )
+        np.savez(stream, owner=partition.owner, held_out=partition.held_out, num_units=partition.num_units)
     os.replace(scratch, file)
 
 
@@ -113,8 +111,6 @@ def _deal(config: RunConfig, prepared: Prepared) -> Partition:
     if split == len(prepared.labels):
         held_out = hold_out(prepared.digests, fraction=config.data.test_fraction, key=key)
         return Partition(owner, held_out, num_units)
-    test = assign_test(
-        prepared.labels[split:], train_labels, owner, prepared.digests[split:], key=key
-    )
+    test = assign_test(prepared.labels[split:], train_labels, owner, prepared.digests[split:], key=key)
     held_out = np.arange(len(prepared.labels)) >= split
     return Partition(np.concatenate([owner, test]), held_out, num_units)

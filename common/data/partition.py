@@ -1,10 +1,15 @@
 """Deal images to clients: by label skew or evenly, and into training and held-out parts."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from common.config import DataConfig
 from common.errors import DataError
 from common.streams import keyed_uniform, public_stream
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
 
 
 def assign_clients(labels: np.ndarray, config: DataConfig, *, num_clients: int, seed: int) -> np.ndarray:
@@ -50,7 +55,7 @@ def assign_clients(labels: np.ndarray, config: DataConfig, *, num_clients: int, 
     return owner
 
 
-def _partitioner(config: DataConfig, num_clients: int, seed: int) -> object:
+def _partitioner(config: DataConfig, num_clients: int, seed: int) -> "Partitioner":
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
 
     if config.partitioner == "iid":

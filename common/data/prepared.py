@@ -129,7 +129,12 @@ def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tupl
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix="making-"))
     try:
         _write(scratch, {"inputs": inputs, "digests": digests, "labels": source.labels()})
-        meta = {"num_train": source.num_train, "classes": source.classes, "dtype": dtype, "source": source.name}
+        meta = {
+            "num_train": source.num_train,
+            "classes": source.classes,
+            "dtype": dtype,
+            "source": source.name,
+        }
         (scratch / "meta.json").write_text(json.dumps(meta))
         os.replace(scratch, target)
     finally:

@@ -155,8 +155,7 @@ def _fashion_mnist(path: str) -> ImageSource:
     pixels = [_read_idx(folder / names[0]), _read_idx(folder / names[2])]
     labels = [_read_idx(folder / names[1]).astype(np.int64), _read_idx(folder / names[3]).astype(np.int64)]
     train, test = (
-        _dataset([Image.fromarray(image) for image in part], label)
-        for part, label in zip(pixels, labels, strict=True)
+        _dataset([Image.fromarray(image) for image in part], label) for part, label in zip(pixels, labels, strict=True)
     )
     fingerprint = _fingerprint_files([folder / name for name in names])
     return ImageSource("fashion-mnist", fingerprint, train, test, FASHION_CLASSES)
@@ -208,8 +207,7 @@ def _folder(path: str) -> ImageSource:
         )
     classes = tuple(sorted({name for part in files for _, name in part}))
     sets = [
-        _dataset([str(file) for file, _ in part], np.array([classes.index(name) for _, name in part]))
-        for part in files
+        _dataset([str(file) for file, _ in part], np.array([classes.index(name) for _, name in part])) for part in files
     ]
     sets = [part.cast_column("image", Image()) for part in sets]
     fingerprint = _fingerprint_files([file for part in files for file, _ in part])

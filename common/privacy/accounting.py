@@ -88,5 +88,7 @@ def _rdp_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) ->
     from opacus.accountants.analysis import rdp
 
     orders = [1 + x / 10.0 for x in range(1, 100)] + list(range(12, 64))
-    total = sum(rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=steps, orders=orders) for rate, noise, steps in history)
+    total = sum(
+        rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=steps, orders=orders) for rate, noise, steps in history
+    )
     return float(rdp.get_privacy_spent(orders=orders, rdp=total, delta=delta)[0])

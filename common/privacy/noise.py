@@ -38,7 +38,9 @@ class SecureStream:
     def uniforms(self, size: int) -> np.ndarray:
         """(size,) float64 in (0, 1), 53 random bits each."""
         wanted = 8 * size
-        blocks = [self._encryptor.update(_ZEROS[: min(len(_ZEROS), wanted - at)]) for at in range(0, wanted, len(_ZEROS))]
+        blocks = [
+            self._encryptor.update(_ZEROS[: min(len(_ZEROS), wanted - at)]) for at in range(0, wanted, len(_ZEROS))
+        ]
         bits = np.frombuffer(b"".join(blocks), dtype=np.uint64) >> np.uint64(11)
         return (bits.astype(np.float64) + 0.5) * 2.0**-53
 
