@@ -71,7 +71,7 @@ def _privacy(summary: dict[str, Any]) -> str:
 
 def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
     lines = [
-        f"Look at  {folder}/confusion.png, curves.png, partition.png",
+        *_pictures(folder),
         f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
     ]
     if summary["status"] != "complete":
@@ -85,6 +85,11 @@ def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
         *lines,
         "Next     --set privacy.mechanism=dp-sgd to protect each image, --baselines: did federating help?",
     ]
+
+
+def _pictures(folder: str) -> list[str]:
+    names = [name for name in ("confusion.png", "curves.png", "partition.png") if (Path(folder) / name).is_file()]
+    return [f"Look at  {folder}/{', '.join(names)}"] if names else []
 
 
 def _shown(folder: Path) -> str:

