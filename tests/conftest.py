@@ -1,0 +1,50 @@
+"""Shared arrangements: an own cache folder, real digits, and runs made of them."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import RunConfig, Scalar, defaults, override, parse
+from common.data.prepared import Prepared, prepare
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bract_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches of this test session; never the user's own."""
+    home = tmp_path_factory.mktemp("bract-home")
+    before = os.environ.get("BRACT_HOME")
+    os.environ["BRACT_HOME"] = str(home)
+    yield home
+    if before is None:
+        del os.environ["BRACT_HOME"]
+    else:
+        os.environ["BRACT_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., RunConfig]:
+    """Build a configuration from settings, with dots and dashes written as in TOML."""
+
+    def make(settings: dict[str, Scalar] | None = None) -> RunConfig:
+        return parse(override(defaults(), settings or {}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(make_config: Callable[..., RunConfig]) -> Prepared:
+    """All 1,797 digits after one real pass through the real backbone."""
+    return prepare(make_config())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ci_forbids_skips(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if os.environ.get("CI") == "true":
+        reporter: Any = request.config.pluginmanager.getplugin("terminalreporter")
+        skipped = reporter.stats.get("skipped", []) if reporter else []
+        if skipped:
+            pytest.fail(f"in CI a skip is a failure: {[report.nodeid for report in skipped]}")
