@@ -1,5 +1,6 @@
 """Local training of a whole network with torch, plain and under differential privacy."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from common.privacy.plan import PrivacyPlan
 
 # Per-example gradients of so many images are held in memory at once; it does not change the sum's bound.
 PHYSICAL_BATCH_SIZE = 32
+# Images need no gradient, which is what torch remarks on when Opacus hooks the first layer.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 
 def train_network(

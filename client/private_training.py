@@ -96,7 +96,8 @@ def train_head_privately(
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
         rows = features[batch]
         weight = weights.reshape(shape).astype(np.float32)
-        slopes = residuals(rows, labels[batch], weight)
+        with np.errstate(all="ignore"):  # a warning would tell which batch held a non-finite example
+            slopes = residuals(rows, labels[batch], weight)
         return clipped_head_sum(rows, slopes, max_grad_norm=plan.max_grad_norm).ravel()
 
     start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()

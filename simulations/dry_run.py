@@ -107,7 +107,16 @@ def _backbone_seconds(config: RunConfig, source: ImageSource) -> float:
     side, device = config.data.image_size or info.image_size, choose_device(config.system.device)
     for _ in range(2):  # the first pass pays for warming up
         started = time.perf_counter()
-        extract_features(sample, backbone, info, side=side, device=device, progress=no_progress(0, ""))
+        extract_features(
+            sample,
+            backbone,
+            info,
+            side=side,
+            device=device,
+            features=np.zeros((len(sample), info.num_features), dtype=np.float32),
+            digests=np.zeros((len(sample), 32), dtype=np.uint8),
+            progress=no_progress(0, ""),
+        )
     return round((time.perf_counter() - started) / len(sample) * len(source.labels()), 1)
 
 

@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.config import RunConfig, bract_home
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from common.data.sources import ImageSource
 
 FORMAT = 1
@@ -127,16 +129,10 @@ def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tupl
     target = folder / _key(config, source.fingerprint, dtype)
     if (target / "meta.json").is_file():
         return target, False
-    inputs, digests = _make(config, source, device, progress)
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix="making-"))
     try:
-        _write(scratch, {"inputs": inputs, "digests": digests, "labels": source.labels()})
-        meta = {
-            "num_train": source.num_train,
-            "classes": source.classes,
-            "dtype": dtype,
-            "source": source.name,
-        }
+        _make(config, source, device, scratch, progress)
+        meta = {"num_train": source.num_train, "classes": source.classes, "dtype": dtype, "source": source.name}
         (scratch / "meta.json").write_text(json.dumps(meta))
         os.replace(scratch, target)
     finally:
@@ -144,30 +140,54 @@ def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tupl
     return target, True
 
 
-def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        file = folder / f"{name}.npy"
-        np.save(file, array)
-        file.chmod(0o600)
-
-
-def _make(
-    config: RunConfig, source: "ImageSource", device: str, progress: ProgressFactory
-) -> tuple[np.ndarray, np.ndarray]:
+def _make(config: RunConfig, source: "ImageSource", device: str, folder: Path, progress: ProgressFactory) -> None:
+    """Write labels, digests and inputs; large arrays go straight to their files."""
     from datasets import concatenate_datasets
 
-    from common.features import collect_pixels, extract_features
-    from common.models.backbones import BACKBONES, load_backbone
+    from common.features import collect_pixels
 
+    _save(folder, "labels", source.labels())
     images = source.train if source.test is None else concatenate_datasets([source.train, source.test])
     if config.model.tuning == "full":
         report = progress(len(images), "Reading images")
-        return collect_pixels(images, side=config.data.image_size, progress=report)
+        pixels, digests = collect_pixels(images, side=config.data.image_size, progress=report)
+        _save(folder, "inputs", pixels)
+        _save(folder, "digests", digests)
+    else:
+        _extract(config, images, device, folder, progress)
+
+
+def _extract(config: RunConfig, images: "Dataset", device: str, folder: Path, progress: ProgressFactory) -> None:
+    from common.features import extract_features
+    from common.models.backbones import BACKBONES, load_backbone
+
     info = BACKBONES[config.model.backbone]
     backbone = load_backbone(info.name, config.model.weights)
-    report = progress(len(images), f"Backbone pass ({info.name})")
-    side = config.data.image_size or info.image_size
-    return extract_features(images, backbone, info, side=side, device=device, progress=report)
+    features = _file(folder, "inputs", np.dtype(np.float32), (len(images), info.num_features))
+    digests = _file(folder, "digests", np.dtype(np.uint8), (len(images), 32))
+    extract_features(
+        images,
+        backbone,
+        info,
+        side=config.data.image_size or info.image_size,
+        device=device,
+        features=features,
+        digests=digests,
+        progress=progress(len(images), f"Backbone pass ({info.name})"),
+    )
+    features.flush()
+    digests.flush()
+
+
+def _file(folder: Path, name: str, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> np.memmap:
+    """An array on disk that only its owner can read."""
+    file = folder / f"{name}.npy"
+    file.touch(mode=0o600)
+    return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+
+
+def _save(folder: Path, name: str, array: np.ndarray) -> None:
+    _file(folder, name, array.dtype, array.shape)[...] = array
 
 
 def _load(folder: Path, seconds: float) -> Prepared:

@@ -6,14 +6,15 @@ are read from files that the user names or that a system package installed.
 
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config import DataConfig
+from common.config import DataConfig, bract_home
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,28 +38,53 @@ _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw"
 _CIFAR_FOLDERS = ("data/cifar10",)
 
 
+Parts = tuple["Dataset", "Dataset | None"]
+
+
 @dataclass(frozen=True)
 class ImageSource:
-    """Labelled images in a fixed order.
+    """Labelled images in a fixed order, read when they are first needed.
 
     Attributes:
         name: What the user called it.
         fingerprint: Hex digest that changes when the files change.
-        train: Images that clients train on (and hold out from, if `test` is None).
-        test: The source's own test images, if it has them.
         classes: Class names; a label is an index into them.
+        load: Reads the images; use `train` and `test`.
     """
 
     name: str
     fingerprint: str
-    train: "Dataset"
-    test: "Dataset | None"
     classes: tuple[str, ...]
+    load: Callable[[], Parts]
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return self.load()
+
+    @property
+    def train(self) -> "Dataset":
+        """Images that clients train on (and hold out from, if there is no `test`)."""
+        return self._parts[0]
+
+    @property
+    def test(self) -> "Dataset | None":
+        """The source's own test images, if it has them."""
+        return self._parts[1]
 
     def labels(self) -> np.ndarray:
-        """Labels of train then test, (n,) int64."""
-        parts = [self.train] if self.test is None else [self.train, self.test]
-        return np.concatenate([np.asarray(part["label"], dtype=np.int64) for part in parts])
+        """Labels of train then test, (n,) int64.
+
+        Raises:
+            DataError: There are images of one class only.
+        """
+        parts = [part for part in self._parts if part is not None]
+        labels = np.concatenate([np.asarray(part["label"], dtype=np.int64) for part in parts])
+        present = len(np.unique(labels))
+        if present < 2:
+            raise DataError(
+                f"data.source={self.name!r} holds images of {present} class: a classifier needs at least two"
+            )
+        return labels
 
     @property
     def num_train(self) -> int:
@@ -70,31 +96,23 @@ def open_source(config: DataConfig) -> ImageSource:
     """Open the source that `data.source` and `data.path` name.
 
     Raises:
-        DataError: The name is unknown, files are missing, there are no images,
-            or there is only one class.
+        DataError: The name is unknown, files are missing, or there are no images.
     """
     if config.source in _SOURCES:
-        source = _SOURCES[config.source](config.path)
-    elif "/" in config.source or Path(config.source).is_dir():
-        source = _folder(config.source)
-    else:
-        raise DataError(
-            f"data.source={config.source!r} is neither a known source ({', '.join(_SOURCES)}) nor a folder of "
-            "images\n  a folder needs one sub-folder a class: data.source=/path/to/folder"
-        )
-    present = len(np.unique(source.labels()))
-    if present < 2:
-        raise DataError(
-            f"data.source={config.source!r} holds images of {present} class: a classifier needs at least two"
-        )
-    return source
+        return _SOURCES[config.source](config.path)
+    if "/" in config.source or Path(config.source).is_dir():
+        return _folder(config.source)
+    raise DataError(
+        f"data.source={config.source!r} is neither a known source ({', '.join(_SOURCES)}) nor a folder of images\n"
+        "  a folder needs one sub-folder a class: data.source=/path/to/folder"
+    )
 
 
-def _dataset(images: list[object], labels: np.ndarray) -> "Dataset":
+def _dataset(images: Sequence[object], labels: np.ndarray) -> "Dataset":
     from datasets import Dataset, Features, Image, Value
 
     features = Features({"image": Image(), "label": Value("int64")})
-    return Dataset.from_dict({"image": images, "label": labels.tolist()}, features=features)
+    return Dataset.from_dict({"image": list(images), "label": labels.tolist()}, features=features)
 
 
 def _digits(path: str) -> ImageSource:
@@ -105,10 +123,12 @@ def _digits(path: str) -> ImageSource:
         raise DataError("data.path does not go with data.source='digits': the images ship with scikit-learn")
     bunch = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    images: list[object] = [Image.fromarray(image) for image in pixels]
-    fingerprint = hashlib.sha256(pixels.tobytes()).hexdigest()
     classes = tuple(str(name) for name in bunch.target_names)
-    return ImageSource("digits", fingerprint, _dataset(images, bunch.target.astype(np.int64)), None, classes)
+
+    def load() -> Parts:
+        return _dataset([Image.fromarray(image) for image in pixels], bunch.target.astype(np.int64)), None
+
+    return ImageSource("digits", hashlib.sha256(pixels.tobytes()).hexdigest(), classes, load)
 
 
 def _first_folder(path: str, usual: tuple[str, ...], wanted: list[str], help_text: str) -> Path:
@@ -152,13 +172,17 @@ def _fashion_mnist(path: str) -> ImageSource:
         "Debian and Ubuntu: apt-get install dataset-fashion-mnist; else put the four files in a folder "
         "and name it with data.path",
     )
-    pixels = [_read_idx(folder / names[0]), _read_idx(folder / names[2])]
-    labels = [_read_idx(folder / names[1]).astype(np.int64), _read_idx(folder / names[3]).astype(np.int64)]
-    train, test = (
-        _dataset([Image.fromarray(image) for image in part], label) for part, label in zip(pixels, labels, strict=True)
-    )
+
+    def load() -> Parts:
+        images, labels = [_read_idx(folder / name) for name in names[::2]], [_read_idx(folder / n) for n in names[1::2]]
+        train, test = (
+            _dataset([Image.fromarray(image) for image in part], label.astype(np.int64))
+            for part, label in zip(images, labels, strict=True)
+        )
+        return train, test
+
     fingerprint = _fingerprint_files([folder / name for name in names])
-    return ImageSource("fashion-mnist", fingerprint, train, test, FASHION_CLASSES)
+    return ImageSource("fashion-mnist", fingerprint, FASHION_CLASSES, load)
 
 
 def _cifar10(path: str) -> ImageSource:
@@ -171,29 +195,26 @@ def _cifar10(path: str) -> ImageSource:
         names,
         "put CIFAR-10 there as parquet with columns img and label, and name the folder with data.path",
     )
-    features = Features({"img": Image(), "label": Value("int64")})
-    cache = str(_parquet_cache())
-    try:
-        train, test = (
-            Dataset.from_parquet(str(folder / name), features=features, cache_dir=cache).rename_column("img", "image")
-            for name in names
-        )
-    except Exception as error:
-        raise DataError(f"{folder}: the parquet files need columns img and label ({type(error).__name__})") from None
+    columns = Features({"img": Image(), "label": Value("int64")})
+    cache = str(bract_home() / "datasets")
+
+    def load() -> Parts:
+        try:
+            train, test = (
+                Dataset.from_parquet(str(folder / name), features=columns, cache_dir=cache) for name in names
+            )
+        except Exception as error:
+            raise DataError(
+                f"{folder}: the parquet files need columns img and label ({type(error).__name__})"
+            ) from None
+        return train.rename_column("img", "image"), test.rename_column("img", "image")
+
     fingerprint = _fingerprint_files([folder / name for name in names])
-    return ImageSource("cifar10", fingerprint, train, test, CIFAR10_CLASSES)
-
-
-def _parquet_cache() -> Path:
-    from common.config import bract_home
-
-    return bract_home() / "datasets"
+    return ImageSource("cifar10", fingerprint, CIFAR10_CLASSES, load)
 
 
 def _folder(path: str) -> ImageSource:
     """A folder with one sub-folder a class, optionally below train/ and test/."""
-    from datasets import Image
-
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"data.source={path!r}: there is no such folder")
@@ -206,12 +227,16 @@ def _folder(path: str) -> ImageSource:
             f"{', '.join(IMAGE_SUFFIXES)}"
         )
     classes = tuple(sorted({name for part in files for _, name in part}))
-    sets = [
-        _dataset([str(file) for file, _ in part], np.array([classes.index(name) for _, name in part])) for part in files
-    ]
-    sets = [part.cast_column("image", Image()) for part in sets]
+
+    def load() -> Parts:
+        sets = [
+            _dataset([str(file) for file, _ in part], np.array([classes.index(name) for _, name in part]))
+            for part in files
+        ]
+        return sets[0], sets[1] if has_parts else None
+
     fingerprint = _fingerprint_files([file for part in files for file, _ in part])
-    return ImageSource(root.name, fingerprint, sets[0], sets[1] if has_parts else None, classes)
+    return ImageSource(root.name, fingerprint, classes, load)
 
 
 def _class_files(root: Path) -> list[tuple[Path, str]]:

@@ -77,16 +77,16 @@ def standard_normals(size: int, stream: UniformStream) -> np.ndarray:
 
 
 def grid_step(max_grad_norm: float, num_values: int) -> float:
-    """Largest C x 2^-k whose square-root-of-d multiple is at most C / 10,000.
+    """Largest power of two whose square-root-of-d multiple is at most C / 10,000.
 
     Rounding every value of a clipped sum to this grid moves its L2 sensitivity
-    by at most that much, which `SENSITIVITY_SLACK` accounts for.
+    by at most that much, which the plan's noise accounts for. A power of two makes
+    every multiple exact in floating point.
 
-    >>> grid_step(1.0, 12_810) == 2.0**-21
+    >>> grid_step(1.0, 12_800) == 2.0**-21
     True
     """
-    exponent = math.ceil(math.log2(1e4 * math.sqrt(num_values)))
-    return max_grad_norm * 2.0**-exponent
+    return float(2.0 ** math.floor(math.log2(1e-4 * max_grad_norm / math.sqrt(num_values))))
 
 
 def add_noise(

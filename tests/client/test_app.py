@@ -1,0 +1,129 @@
+"""What leaves a client, as real messages in bytes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.app as client_app
+from common.config import RunConfig, resolved
+from common.data.prepared import Prepared
+from common.errors import ClientFailure
+from common.models.head import HEAD_WEIGHT, initial_head
+from common.records import arrays_to_record
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def flower_identity() -> None:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+
+def ask(config: RunConfig, kind: str, content: RecordDict, partition: int = 0) -> Message:
+    context = Context(1, 2, {"partition-id": partition, "num-partitions": 5}, RecordDict(), resolved(config))
+    return client_app.app(Message(content, 2, kind), context)
+
+
+def train_content(arrays: dict[str, np.ndarray] | None = None, server_round: int = 1) -> RecordDict:
+    weights = arrays or initial_head(1280, 10)
+    return RecordDict({"arrays": arrays_to_record(weights), "config": ConfigRecord({"server-round": server_round})})
+
+
+def test_train_under_dp_sends_arrays_and_the_declared_size_only(digits: Prepared, make_config: MakeConfig) -> None:
+    reply = ask(make_config(), "train", train_content())
+
+    assert set(reply.content) == {"arrays", "metrics"}
+    assert set(reply.content["arrays"]) == {HEAD_WEIGHT}
+    assert set(reply.content["metrics"]) == {"num-examples"}
+
+
+def test_train_under_dp_differs_each_time_and_without_dp_repeats(digits: Prepared, make_config: MakeConfig) -> None:
+    open_run = make_config({"privacy.mechanism": "none"})
+
+    def weights(config: RunConfig) -> np.ndarray:
+        return ask(config, "train", train_content()).content.array_records["arrays"][HEAD_WEIGHT].numpy()
+
+    assert not np.array_equal(weights(make_config()), weights(make_config()))
+    assert np.array_equal(weights(open_run), weights(open_run))
+
+
+def test_evaluate_under_dp_is_refused(digits: Prepared, make_config: MakeConfig) -> None:
+    reply = ask(make_config(), "evaluate", train_content())
+
+    assert reply.has_error()
+    assert (reply.error.code, reply.error.reason) == (int(ClientFailure.PRIVACY), "PRIVACY")
+
+
+def test_query_sends_declared_constants_only(digits: Prepared, make_config: MakeConfig) -> None:
+    reply = ask(make_config(), "query", RecordDict())
+
+    assert set(reply.content) == {"client"}
+    assert set(reply.content["client"]) == {"name", "num-units", "classes", "input-shape", "backbone-hash"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        train_content({HEAD_WEIGHT: np.zeros((10, 3), dtype=np.float32)}),
+        train_content({"secret.weight": np.zeros((2, 2), dtype=np.float32)}),
+        train_content(server_round=0),
+    ],
+)
+def test_train_answers_a_hostile_message_with_a_bare_code(
+    digits: Prepared, make_config: MakeConfig, content: RecordDict
+) -> None:
+    reply = ask(make_config(), "train", content)
+
+    assert reply.has_error()
+    assert reply.error.reason in ClientFailure.__members__
+
+
+def test_an_exception_with_a_secret_sends_a_bare_code(
+    digits: Prepared, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("patient-4711 has shape (3, 17)")
+
+    monkeypatch.setattr(client_app.Learner, "train", fail)
+
+    reply = ask(make_config(), "train", train_content())
+
+    assert vars(reply.error) == {"_code": 1000, "_reason": "INTERNAL"}
+
+
+def test_head_client_needs_neither_torch_nor_timm(digits: Prepared, bract_home: Path) -> None:
+    script = """
+import sys
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+from client.app import app
+from common.config import defaults, override, parse, resolved
+from tests.client.test_app import train_content
+config = resolved(parse(override(defaults(), {"privacy.mechanism": "none"})))
+context = Context(1, 2, {"partition-id": 0, "num-partitions": 5}, RecordDict(), config)
+assert not app(Message(train_content(), 2, "train"), context).has_error()
+heavy = {"torch", "torchvision", "timm", "datasets", "flwr_datasets", "sklearn", "pandas", "opacus", "matplotlib"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    script = script.replace("from tests.client.test_app import train_content\n", _TRAIN_CONTENT)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+_TRAIN_CONTENT = """
+import numpy as np
+from flwr.app import ConfigRecord
+from common.models.head import initial_head
+from common.records import arrays_to_record
+def train_content():
+    return RecordDict({"arrays": arrays_to_record(initial_head(1280, 10)), "config": ConfigRecord({"server-round": 1})})
+"""

@@ -1,0 +1,122 @@
+"""Counts against torch, scores against scikit-learn."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_recall_fscore_support
+
+from common.metrics import Counts, count, score, total
+
+_MATRICES = st.integers(2, 6).flatmap(lambda k: arrays(np.int64, (k, k), elements=st.sampled_from([0, 0, 1, 2, 9])))
+
+
+def _random(examples: int, classes: int = 5, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(examples)
+    logits = (spread * rng.standard_normal((examples, classes))).astype(np.float32)
+    return logits, rng.integers(classes, size=examples)
+
+
+def _as_lists(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    true, predicted = np.nonzero(confusion)
+    times = confusion[true, predicted]
+    return np.repeat(true, times), np.repeat(predicted, times)
+
+
+@given(_MATRICES)
+def test_score_equals_scikit_learn(confusion: np.ndarray) -> None:
+    true, predicted = _as_lists(confusion)
+    scores = score(confusion)
+    if not len(true):
+        assert (scores.accuracy, scores.balanced_accuracy, scores.macro_f1, scores.weighted_f1) == (0, 0, 0, 0)
+        return
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        balanced = balanced_accuracy_score(true, predicted)
+    each = precision_recall_fscore_support(true, predicted, labels=range(len(confusion)), zero_division=0)
+
+    assert scores.accuracy == pytest.approx(accuracy_score(true, predicted))
+    assert scores.balanced_accuracy == pytest.approx(balanced)
+    assert scores.macro_f1 == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
+    assert scores.weighted_f1 == pytest.approx(f1_score(true, predicted, average="weighted", zero_division=0))
+    assert scores.precision == pytest.approx(each[0])
+    assert scores.recall == pytest.approx(each[1])
+    assert scores.f1 == pytest.approx(each[2])
+
+
+def test_score_of_two_classes_worked_by_hand() -> None:
+    scores = score(np.array([[8, 2], [0, 10]]))
+
+    assert scores.accuracy == pytest.approx(18 / 20)
+    assert scores.balanced_accuracy == pytest.approx((0.8 + 1.0) / 2)
+    assert scores.precision == pytest.approx([1.0, 10 / 12])
+    assert scores.f1 == pytest.approx([16 / 18, 20 / 22])
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 300.0])
+def test_count_sums_the_loss_of_torch(spread: float) -> None:
+    logits, labels = _random(200, spread=spread)
+    expected = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).double(), torch.from_numpy(labels), reduction="sum"
+    )
+
+    assert count(logits, labels).loss_sum == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_count_puts_true_labels_in_rows() -> None:
+    logits = np.array([[0.0, 5.0, 1.0], [0.0, 5.0, 1.0], [9.0, 5.0, 1.0]])
+
+    counts = count(logits, np.array([2, 2, 0]))
+
+    assert counts.confusion.tolist() == [[1, 0, 0], [0, 0, 0], [0, 2, 0]]
+    assert counts.confusion.dtype == np.int64
+    assert counts.num_examples == 3
+
+
+def test_count_of_parts_adds_up_to_the_count_of_all() -> None:
+    logits, labels = _random(90)
+    whole = count(logits, labels)
+    parts = [count(logits[rows], labels[rows]) for rows in np.array_split(np.arange(90), [10, 10, 55])]
+
+    summed = total(parts)
+
+    assert summed is not None
+    assert np.array_equal(summed.confusion, whole.confusion)
+    assert summed.loss_sum == pytest.approx(whole.loss_sum, rel=1e-12)
+    assert summed.num_examples == 90
+
+
+def test_count_leaves_its_arguments_alone() -> None:
+    logits, labels = _random(10)
+    before = logits.copy(), labels.copy()
+
+    count(logits, labels)
+
+    assert np.array_equal(logits, before[0])
+    assert np.array_equal(labels, before[1])
+
+
+def test_count_is_zero_when_there_are_no_examples() -> None:
+    counts = count(np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64))
+
+    assert counts.confusion.tolist() == np.zeros((4, 4)).tolist()
+    assert (counts.num_examples, counts.loss_sum) == (0, 0.0)
+
+
+def test_total_is_none_when_there_are_no_parts() -> None:
+    assert total([]) is None
+
+
+def test_total_does_not_change_its_first_part() -> None:
+    first = Counts(np.eye(2, dtype=np.int64), 1.0)
+
+    summed = total([first, first])
+
+    assert summed is not None
+    assert summed.confusion.tolist() == [[2, 0], [0, 2]]
+    assert first.confusion.tolist() == [[1, 0], [0, 1]]

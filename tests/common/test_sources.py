@@ -1,0 +1,290 @@
+"""Sources of images: what is found, in which order, and what is said when it is not."""
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageColumn
+from PIL import Image
+
+from common.config import DataConfig, RunConfig
+from common.data.sources import CIFAR10_CLASSES, FASHION_CLASSES, ImageSource, open_source
+from common.errors import DataError
+
+Open = Callable[..., ImageSource]
+
+
+@pytest.fixture(scope="module")
+def open_named(make_config: Callable[..., RunConfig]) -> Open:
+    """Open a source by name and path."""
+
+    def opened(source: str | Path, path: str | Path = "") -> ImageSource:
+        config: DataConfig = make_config({"data.source": str(source), "data.path": str(path)}).data
+        return open_source(config)
+
+    return opened
+
+
+def _png(file: Path, shade: int = 0, side: int = 5) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (side, side), shade).save(file)
+
+
+def _two_classes(root: Path) -> Path:
+    for shade, name in enumerate(("cat/1.png", "cat/2.png", "dog/1.png"), start=1):
+        _png(root / name, shade)
+    return root
+
+
+def _shades(source: ImageSource) -> list[int]:
+    return [row["image"].getpixel((0, 0)) for row in source.train]
+
+
+def _idx(file: Path, array: np.ndarray, *, drop: int = 0) -> None:
+    header = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    raw = header + array.astype(np.uint8).tobytes()
+    file.write_bytes(gzip.compress(raw[: len(raw) - drop]))
+
+
+def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(9, 28, 28)), rng.integers(10, size=9)
+    for part, rows in (("train", slice(0, 6)), ("t10k", slice(6, 9))):
+        _idx(folder / f"{part}-images-idx3-ubyte.gz", images[rows])
+        _idx(folder / f"{part}-labels-idx1-ubyte.gz", labels[rows])
+    return images, labels
+
+
+def _cifar(folder: Path, *, image_column: str = "img") -> np.ndarray:
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(1).integers(256, size=(5, 32, 32, 3), dtype=np.uint8)
+    features = Features({image_column: ImageColumn(), "label": Value("int64")})
+    for name, rows in (("train", range(3)), ("test", range(3, 5))):
+        content = {image_column: [Image.fromarray(pixels[n]) for n in rows], "label": list(rows)}
+        Dataset.from_dict(content, features=features).to_parquet(str(folder / f"{name}.parquet"))
+    return pixels
+
+
+def test_digits_are_those_of_scikit_learn(open_named: Open) -> None:
+    source = open_named("digits")
+
+    assert (source.num_train, source.test, source.classes) == (1797, None, tuple("0123456789"))
+    assert source.labels()[:10].tolist() == list(range(10))
+    assert np.asarray(source.train[0]["image"]).max() == 239  # 15 of 16 shades, scaled to 255
+
+
+def test_digits_refuse_a_path(open_named: Open) -> None:
+    with pytest.raises(DataError, match=r"data\.path does not go with"):
+        open_named("digits", "/somewhere")
+
+
+@pytest.mark.parametrize(("name", "said"), [("digit", "neither a known source"), ("/none/here", "no such folder")])
+def test_open_source_refuses_a_name_it_does_not_know(open_named: Open, name: str, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        open_named(name)
+
+    assert f"data.source={name!r}" in str(caught.value)
+
+
+def test_folder_gives_classes_and_images_in_name_order(open_named: Open, tmp_path: Path) -> None:
+    source = open_named(_two_classes(tmp_path / "pets"))
+
+    assert (source.name, source.classes, source.test) == ("pets", ("cat", "dog"), None)
+    assert source.labels().tolist() == [0, 0, 1]
+    assert _shades(source) == [1, 2, 3]
+
+
+def test_folder_finds_nested_images_and_leaves_hidden_folders_and_other_files(open_named: Open, tmp_path: Path) -> None:
+    root = _two_classes(tmp_path)
+    _png(root / "dog" / "big" / "brown" / "9.PNG", 9)
+    _png(root / ".thumbnails" / "1.png")
+    _png(root / "loose.png")
+    (root / "dog" / "notes.txt").write_text("not an image")
+    (root / "empty").mkdir()
+
+    source = open_named(root)
+
+    assert source.classes == ("cat", "dog")
+    assert sorted(_shades(source)) == [1, 2, 3, 9]
+
+
+@pytest.mark.xfail(strict=True, reason="only hidden folders at the top are left out: see report")
+@pytest.mark.parametrize("name", ["cat/.thumbnails/1.png", "cat/._1.png"])
+def test_folder_leaves_out_what_is_hidden_inside_a_class(open_named: Open, tmp_path: Path, name: str) -> None:
+    root = _two_classes(tmp_path)
+    _png(root / name)
+
+    assert open_named(root).num_train == 3
+
+
+def test_folder_takes_train_and_test_apart_when_both_are_there(open_named: Open, tmp_path: Path) -> None:
+    _two_classes(tmp_path / "train")
+    _png(tmp_path / "test" / "dog" / "1.png", 7)
+    _png(tmp_path / "test" / "emu" / "1.png", 8)
+
+    source = open_named(tmp_path)
+
+    assert source.classes == ("cat", "dog", "emu")
+    assert source.test is not None
+    assert (source.num_train, len(source.test)) == (3, 2)
+    assert source.labels().tolist() == [0, 0, 1, 1, 2]
+
+
+def test_folder_takes_train_for_a_class_when_there_is_no_test(open_named: Open, tmp_path: Path) -> None:
+    _png(tmp_path / "train" / "1.png")
+    _png(tmp_path / "plane" / "1.png")
+
+    assert open_named(tmp_path).classes == ("plane", "train")
+
+
+def test_folder_without_images_is_refused(open_named: Open, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    _png(tmp_path / "loose.png")
+
+    with pytest.raises(DataError, match="no images found"):
+        open_named(tmp_path)
+
+
+def test_folder_of_one_class_is_refused(open_named: Open, tmp_path: Path) -> None:
+    _png(tmp_path / "cat" / "1.png")
+
+    with pytest.raises(DataError, match="1 class: a classifier needs at least two"):
+        open_named(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rewrite", "touch", "rename", "relabel"])
+def test_folder_fingerprint_changes_when_files_change(open_named: Open, tmp_path: Path, change: str) -> None:
+    root = _two_classes(tmp_path)
+    before = open_named(root).fingerprint
+    assert open_named(root).fingerprint == before
+
+    file = root / "cat" / "2.png"
+    if change == "add":
+        _png(root / "cat" / "3.png")
+    elif change == "remove":
+        file.unlink()
+    elif change == "rewrite":
+        _png(file, side=40)
+    elif change == "touch":
+        os.utime(file, ns=(1, 1))
+    else:
+        file.rename(root / ("cat" if change == "rename" else "dog") / "0.png")
+
+    assert open_named(root).fingerprint != before
+
+
+@pytest.mark.xfail(strict=True, reason="the fingerprint sees only what links point to: see report")
+def test_folder_fingerprint_changes_when_a_link_moves_to_another_class(open_named: Open, tmp_path: Path) -> None:
+    root = tmp_path / "linked"
+    for n, name in enumerate(("cat/1.png", "cat/2.png", "dog/3.png")):
+        _png(tmp_path / "store" / f"{n}.png", n)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(tmp_path / "store" / f"{n}.png")
+    before = open_named(root)
+
+    (root / "cat" / "2.png").rename(root / "dog" / "2.png")
+
+    assert open_named(root).labels().tolist() != before.labels().tolist()
+    assert open_named(root).fingerprint != before.fingerprint
+
+
+def test_fashion_mnist_reads_what_was_written(open_named: Open, tmp_path: Path) -> None:
+    images, labels = _fashion(tmp_path)
+
+    source = open_named("fashion-mnist", tmp_path)
+
+    assert source.test is not None
+    assert (source.num_train, len(source.test), source.classes) == (6, 3, FASHION_CLASSES)
+    assert source.labels().tolist() == labels.tolist()
+    assert np.array_equal(np.asarray(source.train[5]["image"]), images[5])
+    assert np.array_equal(np.asarray(source.test[0]["image"]), images[6])
+
+
+def test_fashion_mnist_names_missing_files_and_where_it_looked(open_named: Open, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"missing train-images-idx3-ubyte.gz(.|\n)*{tmp_path}(.|\n)*apt-get install"):
+        open_named("fashion-mnist", tmp_path)
+
+
+def test_fashion_mnist_refuses_a_file_that_is_cut_short(open_named: Open, tmp_path: Path) -> None:
+    images, _ = _fashion(tmp_path)
+    _idx(tmp_path / "train-images-idx3-ubyte.gz", images[:6], drop=3)
+
+    with pytest.raises(DataError, match="cut short: 4701 bytes of 4704"):
+        open_named("fashion-mnist", tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="IndexError or ValueError instead of DataError: see report")
+@pytest.mark.parametrize("kept", [0, 3, 7])
+def test_fashion_mnist_refuses_a_file_that_is_cut_inside_its_header(
+    open_named: Open, tmp_path: Path, kept: int
+) -> None:
+    _fashion(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03\0\0\0\x06"[:kept]))
+
+    with pytest.raises(DataError, match="train-images"):
+        open_named("fashion-mnist", tmp_path)
+
+
+def test_fashion_mnist_refuses_a_file_of_another_kind(open_named: Open, tmp_path: Path) -> None:
+    _fashion(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x0d\x01" + bytes(20)))
+
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is not an IDX file of bytes"):
+        open_named("fashion-mnist", tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="EOFError, BadGzipFile, ArrowInvalid instead of DataError: see report")
+@pytest.mark.parametrize("fault", ["half-a-gzip", "no-gzip", "fewer-labels", "label-10"])
+def test_fashion_mnist_refuses_files_that_are_broken_or_disagree(open_named: Open, tmp_path: Path, fault: str) -> None:
+    _fashion(tmp_path)
+    file = tmp_path / "train-labels-idx1-ubyte.gz"
+    if fault == "half-a-gzip":
+        file.write_bytes(file.read_bytes()[:-9])
+    elif fault == "no-gzip":
+        file.write_bytes(gzip.decompress(file.read_bytes()))
+    else:
+        _idx(file, np.arange(4) if fault == "fewer-labels" else np.arange(6) + 5)
+
+    with pytest.raises(DataError, match="train-labels"):
+        open_named("fashion-mnist", tmp_path)
+
+
+def test_cifar10_reads_what_was_written(open_named: Open, tmp_path: Path) -> None:
+    pixels = _cifar(tmp_path)
+
+    source = open_named("cifar10", tmp_path)
+
+    assert source.test is not None
+    assert (source.num_train, len(source.test), source.classes) == (3, 2, CIFAR10_CLASSES)
+    assert source.labels().tolist() == [0, 1, 2, 3, 4]
+    assert np.array_equal(np.asarray(source.test[1]["image"]), pixels[4])
+
+
+def test_cifar10_fingerprint_changes_when_a_file_changes(open_named: Open, tmp_path: Path) -> None:
+    _cifar(tmp_path)
+    before = open_named("cifar10", tmp_path).fingerprint
+
+    os.utime(tmp_path / "test.parquet", ns=(1, 1))
+
+    assert open_named("cifar10", tmp_path).fingerprint != before
+
+
+@pytest.mark.parametrize("fault", ["other-columns", "no-parquet"])
+def test_cifar10_refuses_files_of_another_kind(open_named: Open, tmp_path: Path, fault: str) -> None:
+    _cifar(tmp_path, image_column="picture" if fault == "other-columns" else "img")
+    if fault == "no-parquet":
+        (tmp_path / "test.parquet").write_bytes(b"not parquet")
+
+    with pytest.raises(DataError, match="need columns img and label"):
+        open_named("cifar10", tmp_path)
+
+
+def test_cifar10_names_missing_files(open_named: Open, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing train\.parquet, test\.parquet"):
+        open_named("cifar10", tmp_path)

@@ -1,0 +1,59 @@
+"""Epsilon against independent computations."""
+
+import itertools
+
+import dp_accounting
+import pytest
+from dp_accounting.pld import PLDAccountant
+
+from common.errors import PrivacyError
+from common.privacy import accounting
+from common.privacy.accounting import DpSgdEvent, epsilon_of
+
+DELTA = 1e-5
+
+
+def independent_epsilon(events: list[DpSgdEvent]) -> float:
+    """The official library, composed event by event, with add-or-remove neighbours."""
+    accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-4)
+    for event in events:
+        step = dp_accounting.PoissonSampledDpEvent(
+            event.sample_rate, dp_accounting.GaussianDpEvent(event.noise_multiplier)
+        )
+        accountant.compose(step, event.steps)
+    return float(accountant.get_epsilon(DELTA))
+
+
+def test_epsilon_of_one_gaussian_is_the_known_figure() -> None:
+    assert epsilon_of([DpSgdEvent(1.0, 1.0, 1)], delta=DELTA) == pytest.approx(4.377, abs=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps"), list(itertools.product([0.01, 0.1], [0.6, 2.0], [100, 1000])))
+def test_epsilon_of_equals_an_independent_pld(rate: float, noise: float, steps: int) -> None:
+    event = DpSgdEvent(rate, noise, steps)
+
+    ours, theirs = epsilon_of([event], delta=DELTA), independent_epsilon([event])
+
+    assert theirs - 1e-9 <= ours <= theirs * 1.002
+
+
+def test_epsilon_of_parts_equals_epsilon_of_the_whole() -> None:
+    parts = [DpSgdEvent(0.1, 1.5, 40), DpSgdEvent(1.0, 8.0, 3), DpSgdEvent(0.1, 1.5, 60)]
+    whole = [DpSgdEvent(1.0, 8.0, 3), DpSgdEvent(0.1, 1.5, 100)]
+
+    assert epsilon_of(parts, delta=DELTA) == epsilon_of(whole, delta=DELTA)
+    assert epsilon_of(whole, delta=DELTA) == pytest.approx(independent_epsilon(whole), rel=2e-3)
+
+
+def test_epsilon_of_grows_with_steps_and_is_zero_without() -> None:
+    spent = [epsilon_of([DpSgdEvent(0.2, 1.0, steps)], delta=DELTA) for steps in (0, 10, 20, 40)]
+
+    assert spent[0] == 0.0
+    assert spent == sorted(set(spent))
+
+
+def test_epsilon_of_is_refused_when_rdp_falls_below_pld(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounting, "_rdp_epsilon", lambda *_: 0.1)
+
+    with pytest.raises(PrivacyError, match="disagree"):
+        epsilon_of([DpSgdEvent(1.0, 1.0, 1)], delta=DELTA)

@@ -1,0 +1,83 @@
+"""Clipped sums against one-by-one gradients and against neighbours."""
+
+import numpy as np
+import pytest
+
+from common.errors import ConfigError
+from common.models.head import residuals
+from common.privacy.clipping import clip_factors, clipped_head_sum, clipped_sum
+
+BOUND = 0.3
+
+
+def example_batch(rows: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(rows, 6)).astype(np.float32)
+    weight = rng.normal(size=(4, 6)).astype(np.float32)
+    return features, residuals(features, rng.integers(0, 4, rows), weight)
+
+
+def test_clipped_head_sum_equals_one_by_one_gradients() -> None:
+    features, slopes = example_batch()
+
+    expected = np.zeros((4, 6))
+    for x, r in zip(features.astype(float), slopes.astype(float), strict=True):
+        gradient = np.outer(r, x)
+        expected += gradient * min(1.0, BOUND / np.linalg.norm(gradient))
+
+    assert np.allclose(clipped_head_sum(features, slopes, max_grad_norm=BOUND), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("canary", [1.0, 10.0, 1000.0, 1e30, np.nan, np.inf, -np.inf, 0.0])
+def test_clipped_head_sum_moves_by_at_most_the_bound_when_one_example_joins(canary: float) -> None:
+    features, slopes = example_batch()
+    added = np.full((1, 6), canary, dtype=np.float32)
+    neighbour = np.concatenate([features, added]), np.concatenate([slopes, slopes[:1]])
+
+    without = clipped_head_sum(features, slopes, max_grad_norm=BOUND)
+    with_it = clipped_head_sum(*neighbour, max_grad_norm=BOUND)
+
+    assert np.isfinite(with_it).all()
+    assert np.linalg.norm(with_it - without) <= BOUND * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_clipped_head_sum_survives_bad_residuals(value: float) -> None:
+    features, slopes = example_batch()
+    slopes = slopes.copy()
+    slopes[3] = value
+
+    total = clipped_head_sum(features, slopes, max_grad_norm=BOUND)
+    rest = clipped_head_sum(np.delete(features, 3, 0), np.delete(slopes, 3, 0), max_grad_norm=BOUND)
+
+    assert np.linalg.norm(total - rest) <= BOUND * (1 + 1e-9)
+
+
+def test_clipped_sum_equals_closed_form() -> None:
+    features, slopes = example_batch()
+    gradients = np.einsum("nk,nd->nkd", slopes, features).reshape(len(features), -1)
+
+    assert np.allclose(
+        clipped_sum(gradients, max_grad_norm=BOUND).reshape(4, 6),
+        clipped_head_sum(features, slopes, max_grad_norm=BOUND),
+        atol=1e-6,
+    )
+
+
+def test_clipped_sum_clips_all_tensors_jointly_and_drops_non_finite_rows() -> None:
+    gradients = np.array([[3.0, 4.0], [np.nan, 1.0], [np.inf, 0.0], [0.0, 0.0], [0.03, 0.04]])
+
+    assert np.allclose(clipped_sum(gradients, max_grad_norm=1.0), [0.63, 0.84])
+
+
+def test_clipping_of_no_examples_is_zero() -> None:
+    features, slopes = example_batch()
+
+    assert not clipped_head_sum(features[:0], slopes[:0], max_grad_norm=BOUND).any()
+    assert not clipped_sum(np.zeros((0, 5)), max_grad_norm=BOUND).any()
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, np.nan, np.inf])
+def test_clip_factors_refuse_a_bound_that_is_not_finite_and_positive(bound: float) -> None:
+    with pytest.raises(ConfigError, match="max_grad_norm"):
+        clip_factors(np.ones(3), max_grad_norm=bound)
