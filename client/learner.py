@@ -35,13 +35,14 @@ class Learner:
             training.learning_rate or 0.0, training.momentum, training.local_epochs, training.batch_size
         )
 
-    def trainable(self, input_shape: tuple[int, ...], num_classes: int) -> set[str]:
-        """Names of the tensors that travel: the client's own list, whatever the server sent."""
+    def trainable(self, input_shape: tuple[int, ...], num_classes: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that travel: the client's own list, whatever the server sent."""
         if self.config.model.tuning == "head":
-            return {HEAD_WEIGHT}
+            return {HEAD_WEIGHT: (num_classes, input_shape[0])}
         from common.models.cnn import SmallCnn
 
-        return set(SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict())
+        network = SmallCnn(input_shape[0], input_shape[2], num_classes)
+        return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
     def train(
         self,

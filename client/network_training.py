@@ -13,8 +13,9 @@ from common.models.cnn import load_cnn, to_pixels
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
 
-# Per-example gradients of so many images are held in memory at once; it does not change the sum's bound.
-PHYSICAL_BATCH_SIZE = 32
+# One image at a time: in a larger batch its neighbours change how its gradient is rounded, and hostile weights
+# can blow that up beyond the clip bound.
+PHYSICAL_BATCH_SIZE = 1
 # Images need no gradient, which is what torch remarks on when Opacus hooks the first layer.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 

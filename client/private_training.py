@@ -97,7 +97,7 @@ def train_head_privately(
         rows = features[batch]
         weight = weights.reshape(shape).astype(np.float32)
         with np.errstate(all="ignore"):  # a warning would tell which batch held a non-finite example
-            slopes = residuals(rows, labels[batch], weight)
+            slopes = residuals(rows, labels[batch], weight, row_by_row=True)
         return clipped_head_sum(rows, slopes, max_grad_norm=plan.max_grad_norm).ravel()
 
     start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()

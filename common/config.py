@@ -86,9 +86,10 @@ class PrivacyConfig(_Section):
     """Everything that changes the guarantee, and nothing else."""
 
     mechanism: Mechanism
-    target_epsilon: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
+    # More than 100 promises nothing, and costs the accountant gigabytes.
+    target_epsilon: Annotated[Annotated[float, Field(gt=0, le=100)] | None, BeforeValidator(_unset_to_none)]
     noise_multiplier: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(ge=1e-12, lt=1)]
     max_grad_norm: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
 
 

@@ -39,6 +39,7 @@ class ClientFailure(IntEnum):
     DATA = 1002
     WEIGHTS = 1003
     PRIVACY = 1004
+    MESSAGE = 1005
 
     @classmethod
     def of(cls, error: Exception) -> "ClientFailure":
@@ -54,5 +55,6 @@ class ClientFailure(IntEnum):
             (DataError, cls.DATA),
             (WeightsError, cls.WEIGHTS),
             (PrivacyError, cls.PRIVACY),
+            (FederationError, cls.MESSAGE),
         ]
         return next((code for kind, code in kinds if isinstance(error, kind)), cls.INTERNAL)

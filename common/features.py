@@ -200,7 +200,7 @@ def collect_pixels(images: "Dataset", *, side: int | None, progress: Progress) -
         (n, side, side, channels) uint8 with 1 or 3 channels, and (n, 32) uint8 digests.
 
     Raises:
-        DataError: An image cannot be decoded, or sizes differ and no side is given.
+        DataError: An image cannot be decoded, or sizes differ or are not square and no side is given.
     """
     rows: list[np.ndarray] = []
     digests = np.zeros((len(images), 32), dtype=np.uint8)
@@ -213,4 +213,9 @@ def collect_pixels(images: "Dataset", *, side: int | None, progress: Progress) -
     if len({pixels.shape for pixels in rows}) > 1:
         raise DataError("the images differ in size: set data.image-size to the side that all shall have")
     stacked = np.stack(rows)
+    if stacked.shape[1] != stacked.shape[2] or stacked.shape[1] < 4:
+        raise DataError(
+            f"images of {stacked.shape[2]} x {stacked.shape[1]} pixels: set data.image-size to the side of the squares "
+            "(at least 4) that they shall become"
+        )
     return (stacked if stacked.ndim == 4 else stacked[..., None]), digests

@@ -59,8 +59,16 @@ def arrays_to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def record_to_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """Tensors by name as float32; aggregation may have widened them."""
-    return {name: np.asarray(array.numpy(), dtype=np.float32) for name, array in record.items()}
+    """Tensors by name as float32; aggregation may have widened them.
+
+    Raises:
+        FederationError: A tensor does not hold real floating-point numbers.
+    """
+    arrays = {name: array.numpy() for name, array in record.items()}
+    if any(array.dtype.kind != "f" for array in arrays.values()):
+        raise FederationError("a tensor does not hold floating-point numbers")
+    with np.errstate(over="ignore"):
+        return {name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()}
 
 
 def encode_declaration(declaration: Declaration) -> RecordDict:
@@ -120,8 +128,12 @@ def _metrics(num_units: int, counts: Counts | None) -> MetricRecord:
     return metrics
 
 
-def decode_counts(content: RecordDict) -> Counts | None:
+def decode_counts(content: RecordDict, num_classes: int | None = None) -> Counts | None:
     """The counts in a reply, or None if it carries none.
+
+    Args:
+        content: A reply.
+        num_classes: The side that the matrix must have, if it is known.
 
     Raises:
         FederationError: The matrix is not square, or a count is negative.
@@ -131,8 +143,9 @@ def decode_counts(content: RecordDict) -> Counts | None:
         return None
     flat = np.asarray(metrics[CONFUSION], dtype=np.int64)
     side = math.isqrt(flat.size)
-    loss = metrics[LOSS_SUM]
-    if side * side != flat.size or (flat < 0).any() or isinstance(loss, list):
+    loss = metrics.get(LOSS_SUM)
+    wrong_side = side * side != flat.size or num_classes not in (None, side)
+    if wrong_side or (flat < 0).any() or not isinstance(loss, float | int):
         raise FederationError("a client sent counts that are no confusion matrix")
     return Counts(flat.reshape(side, side), float(loss))
 
@@ -180,23 +193,43 @@ def require_release(message_type: str, *, private: bool) -> None:
         raise PrivacyError(f"nothing may leave in reply to {message_type!r} under this mechanism")
 
 
-def check_release(content: RecordDict, *, message_type: str, private: bool, trainable: set[str]) -> RecordDict:
+def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a model that is not the agreed one, before it touches any image.
+
+    A wrong shape that only some labels trip over would tell the server which labels
+    there are, by whether the client fails.
+
+    Raises:
+        FederationError: Names, shapes or types differ, or a value is not finite.
+    """
+    if {name: array.shape for name, array in arrays.items()} != dict(trainable):
+        raise FederationError("the server sent tensors of other names or shapes than the model has")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise FederationError("the server sent a tensor with values that are not finite")
+
+
+def check_release(
+    content: RecordDict, *, message_type: str, private: bool, trainable: Mapping[str, tuple[int, ...]]
+) -> RecordDict:
     """Let a reply pass only if each of its fields is on the allow-list.
 
     Args:
         content: What is about to leave.
         message_type: `query`, `train` or `evaluate`.
         private: Whether a privacy mechanism is on.
-        trainable: Names of the tensors that may travel.
+        trainable: Names and shapes of the tensors that may travel.
 
     Raises:
-        PrivacyError: A record or field is not declared, or is missing.
+        PrivacyError: A record or field is not declared, is missing, or has another shape.
     """
     require_release(message_type, private=private)
     allowed = ALLOWED_REPLIES[message_type, private]
     if set(content) != set(allowed):
         raise PrivacyError(f"records {sorted(content)} may not leave, only {sorted(allowed)}")
     for name, keys in allowed.items():
-        if set(content[name]) != (trainable if keys is None else set(keys)):
+        if set(content[name]) != set(trainable if keys is None else keys):
             raise PrivacyError(f"record {name!r} holds other fields than declared")
+    for record in content.array_records.values():
+        if any(tuple(array.shape) != trainable[name] for name, array in record.items()):
+            raise PrivacyError("a tensor has another shape than declared")
     return content

@@ -1,6 +1,5 @@
 """Did federating help? Each client alone, and all data pooled, with the same mechanism."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -48,9 +47,11 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
         advance(1)
         return result
 
-    alone = [accuracy(config, shard(prepared, partition, who), client_name(who)) for who in chosen]
+    alone = [
+        accuracy(config, shard(prepared, partition, who, private=config.private), client_name(who)) for who in chosen
+    ]
     together = config.model_copy(update={"num_clients": 1, "client_fraction": 1.0})
-    pooled = accuracy(together, _everything(prepared, partition), "pooled")
+    pooled = accuracy(together, _everything(config, prepared, partition), "pooled")
     return {
         "alone": {
             "label": "each client alone",
@@ -58,8 +59,9 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
             "min": min(alone),
             "max": max(alone),
             "clients": len(alone),
+            "simulation_only": True,
         },
-        "pooled": {"label": "all data pooled", "accuracy": pooled},
+        "pooled": {"label": "all data pooled", "accuracy": pooled, "simulation_only": True},
     }
 
 
@@ -71,10 +73,7 @@ def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arr
     return arrays
 
 
-def _everything(prepared: Prepared, partition: Partition) -> Shard:
-    train, test = np.flatnonzero(~partition.held_out), np.flatnonzero(partition.held_out)
-    rows: Iterable[np.ndarray] = (train, test)
-    parts = [
-        part for chosen in rows for part in (np.ascontiguousarray(prepared.inputs[chosen]), prepared.labels[chosen])
-    ]
-    return Shard(parts[0], parts[1], parts[2], parts[3], int(partition.num_units.sum()))
+def _everything(config: RunConfig, prepared: Prepared, partition: Partition) -> Shard:
+    """All clients' images as one client's."""
+    together = Partition(np.zeros_like(partition.owner), partition.held_out, partition.num_units.sum(keepdims=True))
+    return shard(prepared, together, 0, private=config.private)

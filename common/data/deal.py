@@ -67,16 +67,19 @@ def deal(config: RunConfig, prepared: Prepared) -> Partition:
         return Partition(saved["owner"], saved["held_out"], saved["num_units"])
 
 
-def shard(prepared: Prepared, partition: Partition, partition_id: int) -> Shard:
+def shard(prepared: Prepared, partition: Partition, partition_id: int, *, private: bool) -> Shard:
     """The rows of one client, copied into memory.
 
     Args:
         prepared: The whole source.
         partition: Who holds what.
         partition_id: In [0, num_clients).
+        private: Keep one copy of equal images: together they are one unit, and must not vote twice.
     """
     mine = partition.owner == partition_id
     train = np.flatnonzero(mine & ~partition.held_out)
+    if private and len(train):
+        train = train[np.sort(np.unique(prepared.digests[train], axis=0, return_index=True)[1])]
     test = np.flatnonzero(mine & partition.held_out)
     return Shard(
         np.ascontiguousarray(prepared.inputs[train]),

@@ -6,6 +6,7 @@ are read from files that the user names or that a system package installed.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,14 +151,17 @@ def _fingerprint_files(files: list[Path]) -> str:
 
 def _read_idx(file: Path) -> np.ndarray:
     """One gzipped IDX file of bytes. Source: yann.lecun.com/exdb/mnist, file format."""
-    raw = gzip.decompress(file.read_bytes())
-    rank = raw[3]
-    if raw[:3] != b"\0\0\x08" or not 1 <= rank <= 3:
-        raise DataError(f"{file.name} is not an IDX file of bytes")
+    try:
+        raw = gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        raise DataError(f"{file} is damaged or no gzip file: fetch it again") from None
+    rank = raw[3] if len(raw) >= 4 else 0
+    if raw[:3] != b"\0\0\x08" or not 1 <= rank <= 3 or len(raw) < 4 + 4 * rank:
+        raise DataError(f"{file} is not an IDX file of bytes")
     shape = np.frombuffer(raw, dtype=">u4", count=rank, offset=4).astype(int)
     data = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * rank)
     if data.size != int(np.prod(shape)):
-        raise DataError(f"{file.name} is cut short: {data.size} bytes of {int(np.prod(shape))}")
+        raise DataError(f"{file} is cut short: {data.size} bytes of {int(np.prod(shape))}")
     return data.reshape(shape)
 
 
@@ -175,6 +179,9 @@ def _fashion_mnist(path: str) -> ImageSource:
 
     def load() -> Parts:
         images, labels = [_read_idx(folder / name) for name in names[::2]], [_read_idx(folder / n) for n in names[1::2]]
+        for part, label in zip(images, labels, strict=True):
+            if len(part) != len(label) or label.max() >= len(FASHION_CLASSES):
+                raise DataError(f"{folder}: images and labels do not belong together")
         train, test = (
             _dataset([Image.fromarray(image) for image in part], label.astype(np.int64))
             for part, label in zip(images, labels, strict=True)

@@ -24,19 +24,30 @@ def head_logits(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.asarray(features @ weight.T)
 
 
-def residuals(features: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def head_logits_row_by_row(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The same scores, each row rounded as if it were alone.
+
+    One matrix product rounds a row differently with different neighbours, and
+    hostile weights can blow that up into another row's gradient: under DP one
+    image would then move more than its own.
+    """
+    return np.asarray(np.matmul(features[:, None, :], weight.T)[:, 0])
+
+
+def residuals(features: np.ndarray, labels: np.ndarray, weight: np.ndarray, *, row_by_row: bool = False) -> np.ndarray:
     """Softmax probabilities minus one-hot labels: the gradient by the logits.
 
     Args:
         features: (n, d) float32.
         labels: (n,) int64.
         weight: (classes, d) float32.
+        row_by_row: Let no row depend on another one, not even by rounding: what DP needs.
 
     Returns:
         (n, classes) float32. One example's gradient by the weight is the outer
         product of its residual and its features.
     """
-    logits = head_logits(features, weight)
+    logits = (head_logits_row_by_row if row_by_row else head_logits)(features, weight)
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)

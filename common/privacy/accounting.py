@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common.errors import PrivacyError
+from common.errors import ConfigError, PrivacyError
 
 DISCRETIZATION = 1e-4
+MOST_EPSILON = 200.0
 NEIGHBORING_RELATION = "add/remove one unit (zero-out)"
 ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with Opacus RDP"
 
@@ -43,6 +44,7 @@ def epsilon_of(events: Iterable[DpSgdEvent], *, delta: float) -> float:
         Epsilon; 0.0 for no events.
 
     Raises:
+        ConfigError: Epsilon is beyond `MOST_EPSILON`; no figure would mean anything.
         PrivacyError: The RDP cross-check is below the PLD figure, which would
             mean that one of the two accountants is wrong.
 
@@ -55,8 +57,13 @@ def epsilon_of(events: Iterable[DpSgdEvent], *, delta: float) -> float:
     history = tuple(sorted((rate, noise, steps) for (rate, noise), steps in merged.items() if steps))
     if not history:
         return 0.0
-    bound = pld_epsilon(history, delta, DISCRETIZATION)
     check = _rdp_epsilon(history, delta)
+    if not check <= MOST_EPSILON:
+        raise ConfigError(
+            f"privacy: so little noise gives epsilon {check:.0f}, which promises nothing: raise "
+            "privacy.noise-multiplier, or set privacy.mechanism=none to say so"
+        )
+    bound = pld_epsilon(history, delta, DISCRETIZATION)
     if check < bound - 1e-3:
         raise PrivacyError(f"accountants disagree: RDP {check:.4f} is below PLD {bound:.4f}; nothing is reported")
     return bound

@@ -114,8 +114,8 @@ def round_up_rate(rate: float) -> float:
 def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: float) -> float:
     """The least noise multiplier, to 0.1 %, whose epsilon does not exceed the target.
 
-    The search runs on a coarse grid; what is returned was checked on the grid
-    that every report uses, and raised until it holds there.
+    A coarse grid brackets the answer; the answer itself is found on the grid that
+    every report uses.
 
     Args:
         sample_rate: In (0, 1].
@@ -126,35 +126,43 @@ def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: floa
     Raises:
         ConfigError: Not even a noise multiplier of 10,000 meets the target.
     """
-    low, high = math.log(1e-2), math.log(1e4)
-    if _coarse(sample_rate, math.exp(high), steps, delta) > target_epsilon:
+    if _epsilon(sample_rate, steps, delta, math.log(1e4), _COARSE) > target_epsilon:
         raise ConfigError(f"privacy.target-epsilon={target_epsilon} cannot be met with {steps} steps: ask for fewer")
     low, high = _bracket(sample_rate, steps, target_epsilon, delta)
+    low, high = _bisect(sample_rate, steps, target_epsilon, delta, (low, high), _COARSE)
+    # A coarse grid overstates epsilon, by a lot where epsilon is small: what it found is enough, maybe too much.
+    width = 5e-4
+    while _epsilon(sample_rate, steps, delta, high, DISCRETIZATION) > target_epsilon:
+        high += width
+    while _epsilon(sample_rate, steps, delta, high - width, DISCRETIZATION) <= target_epsilon:
+        high, width = high - width, 2 * width
+    _, high = _bisect(sample_rate, steps, target_epsilon, delta, (high - width, high), DISCRETIZATION)
+    return math.exp(high)
+
+
+def _bisect(
+    sample_rate: float, steps: int, target: float, delta: float, bounds: tuple[float, float], discretization: float
+) -> tuple[float, float]:
+    """Narrow two logarithms of noise around the answer to 0.1 %; the upper one meets the target."""
+    low, high = bounds
     while high - low > 1e-3:
         middle = (low + high) / 2
-        if _coarse(sample_rate, math.exp(middle), steps, delta) > target_epsilon:
+        if _epsilon(sample_rate, steps, delta, middle, discretization) > target:
             low = middle
         else:
             high = middle
-    noise = math.ceil(math.exp(high) * 1e4) / 1e4
-    while pld_epsilon(((sample_rate, noise, steps),), delta, DISCRETIZATION) > target_epsilon:
-        noise = math.ceil(noise * 1.0005 * 1e4) / 1e4
-    return noise
+    return low, high
 
 
 def _bracket(sample_rate: float, steps: int, target: float, delta: float) -> tuple[float, float]:
     """Logarithms of two noises around the answer, from a guess that is right for one big step."""
-    guess = math.log(max(0.3, sample_rate * math.sqrt(steps) * 4 / target + 0.2))
-    low = high = guess
-    while _coarse(sample_rate, math.exp(high), steps, delta) > target:
+    low = high = math.log(max(0.3, sample_rate * math.sqrt(steps) * 4 / target + 0.2))
+    while _epsilon(sample_rate, steps, delta, high, _COARSE) > target:
         low, high = high, high + 0.3
-    while low == high or _coarse(sample_rate, math.exp(low), steps, delta) <= target:
-        high = low if low != high else high
-        low -= 0.3
-        if low < math.log(1e-2):
-            break
+    while low == high or _epsilon(sample_rate, steps, delta, low, _COARSE) <= target:
+        high, low = low, low - 0.3
     return low, high
 
 
-def _coarse(sample_rate: float, noise: float, steps: int, delta: float) -> float:
-    return pld_epsilon(((sample_rate, noise, steps),), delta, _COARSE)
+def _epsilon(sample_rate: float, steps: int, delta: float, log_noise: float, discretization: float) -> float:
+    return pld_epsilon(((sample_rate, math.exp(log_noise), steps),), delta, discretization)

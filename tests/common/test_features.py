@@ -1,8 +1,7 @@
-"""Features that depend on one image alone, and pixels for networks trained from scratch."""
+"""Features that depend on one image alone, whatever came with it."""
 
 import hashlib
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from PIL import Image
 
 from common.data.prepared import no_progress
 from common.errors import DataError
-from common.features import CHUNK, choose_device, collect_pixels, extract_features, normalise, square
+from common.features import CHUNK, choose_device, extract_features, normalise
 from common.models.backbones import BACKBONES, load_backbone
 
 _INFO = BACKBONES["efficientnet_lite0"]
@@ -49,8 +48,22 @@ def _rows(images: list[Image.Image]) -> Dataset:
     return Dataset.from_dict({"image": images}, features=Features({"image": ImageColumn()}))
 
 
-def _extract(backbone: Any, images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-    return extract_features(_rows(images), backbone, _INFO, side=32, device="cpu", progress=_SILENT)
+def _extract(
+    backbone: Any, images: list[Image.Image], progress: Callable[[int], None] = _SILENT
+) -> tuple[np.ndarray, np.ndarray]:
+    features = np.full((len(images), _INFO.num_features), np.nan, dtype=np.float32)
+    digests = np.zeros((len(images), 32), dtype=np.uint8)
+    extract_features(
+        _rows(images),
+        backbone,
+        _INFO,
+        side=32,
+        device="cpu",
+        features=features,
+        digests=digests,
+        progress=progress,
+    )
+    return features, digests
 
 
 def test_features_do_not_depend_on_position_or_company(backbone: Any) -> None:
@@ -82,15 +95,32 @@ def test_features_come_from_chunks_of_one_size(backbone: Any, monkeypatch: pytes
     assert set(sizes) == {CHUNK}
 
 
-def test_features_do_not_depend_on_the_number_of_threads(backbone: Any, threads: None) -> None:
+def test_features_do_not_depend_on_the_number_of_threads(
+    backbone: Any, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = _images(CHUNK + 1)
 
     torch.set_num_threads(1)
     one, _ = _extract(backbone, images)
     torch.set_num_threads(2)
     two, _ = _extract(backbone, images)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    alone, _ = _extract(backbone, images)
 
     assert np.array_equal(one, two)
+    assert np.array_equal(one, alone)
+    assert torch.get_num_threads() == 2
+
+
+def test_features_keep_their_order_when_chunks_run_side_by_side(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    probe, others = _images(1, seed=1), _images(1, seed=2)
+    one, other = _extract(backbone, probe)[0], _extract(backbone, others)[0]
+
+    features, _ = _extract(backbone, [*others * 7 * CHUNK, *probe])
+
+    assert np.array_equal(features[-1:], one)
+    assert (features[:-1] == other).all()
 
 
 def test_features_are_normalised_and_come_with_digests_of_the_pixels(backbone: Any) -> None:
@@ -107,9 +137,9 @@ def test_features_are_normalised_and_come_with_digests_of_the_pixels(backbone: A
 def test_features_progress_adds_up_to_the_number_of_images(backbone: Any) -> None:
     steps: list[int] = []
 
-    extract_features(_rows(_images(CHUNK + 3)), backbone, _INFO, side=32, device="cpu", progress=steps.append)
+    _extract(backbone, _images(2 * CHUNK + 3), steps.append)
 
-    assert steps == [CHUNK, 3]
+    assert steps == [CHUNK, CHUNK, 3]
 
 
 @given(_MATRICES)
@@ -157,106 +187,6 @@ def test_normalise_makes_a_row_without_variation_zero(value: float) -> None:
 @pytest.mark.xfail(strict=True, reason="np.sign keeps float64: see report")
 def test_normalise_gives_float32_for_float64() -> None:
     assert normalise(np.array([[4.0, 0.0]])).dtype == np.float32
-
-
-@pytest.mark.parametrize("size", [(64, 32), (32, 64), (33, 90)])
-def test_square_cuts_the_middle(size: tuple[int, int]) -> None:
-    width, height = size
-    short = min(size)
-    image = Image.new("L", size, 255)
-    left, top = (width - short) // 2, (height - short) // 2
-    image.paste(0, (left, top, left + short, top + short))
-
-    cut = square(image, 32)
-
-    assert cut.size == (32, 32)
-    assert np.asarray(cut)[2:-2, 2:-2].max() == 0
-
-
-def test_square_does_not_touch_an_image_that_has_the_size() -> None:
-    image = _images(1, side=32)[0]
-
-    assert square(image, 32) is image
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
-def test_collect_pixels_keeps_the_pixels_when_sizes_agree(mode: str, channels: int) -> None:
-    images = [image.convert(mode) for image in _images(3, side=6)]
-
-    pixels, digests = collect_pixels(_rows(images), side=None, progress=_SILENT)
-
-    assert (pixels.shape, pixels.dtype) == ((3, 6, 6, channels), np.uint8)
-    shown = images[1].convert("L" if channels == 1 else "RGB")
-    assert np.array_equal(pixels[1], np.asarray(shown).reshape(6, 6, channels))
-    assert len(np.unique(digests, axis=0)) == 3
-
-
-def test_collect_pixels_gives_gray_images_three_channels_when_others_have_them() -> None:
-    gray, colour = _images(2, side=6)
-
-    pixels, _ = collect_pixels(_rows([gray.convert("L"), colour]), side=None, progress=_SILENT)
-
-    assert pixels.shape == (2, 6, 6, 3)
-    assert (pixels[0] == np.asarray(gray.convert("L"))[:, :, None]).all()
-
-
-def test_collect_pixels_refuses_mixed_sizes_unless_a_side_is_given() -> None:
-    rows = _rows([*_images(1, side=6), *_images(1, side=7)])
-
-    with pytest.raises(DataError, match=r"differ in size: set data\.image-size"):
-        collect_pixels(rows, side=None, progress=_SILENT)
-    assert collect_pixels(rows, side=5, progress=_SILENT)[0].shape == (2, 5, 5, 3)
-
-
-@pytest.mark.xfail(strict=True, reason="a network for squares then fails inside the client: see report")
-@pytest.mark.parametrize("size", [(8, 6), (3, 3)], ids=["not-square", "too-small"])
-def test_collect_pixels_refuses_images_no_network_can_take(size: tuple[int, int]) -> None:
-    images = [Image.new("RGB", size, colour) for colour in ("red", "blue")]
-
-    with pytest.raises(DataError, match=r"data\.image-size"):
-        collect_pixels(_rows(images), side=None, progress=_SILENT)
-
-
-@pytest.mark.xfail(strict=True, reason="Pillow clips 16 bits to 255, so all is white: see report")
-def test_collect_pixels_scales_sixteen_bits_to_eight() -> None:
-    deep = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
-
-    pixels, _ = collect_pixels(_rows([Image.fromarray(deep)]), side=None, progress=_SILENT)
-
-    assert np.abs(pixels[0, :, :, 0].astype(int) - deep // 257).max() <= 1
-
-
-def test_digests_follow_the_shown_pixels_and_not_the_file() -> None:
-    image = _images(1, side=6)[0]
-    turned, stream = image.transpose(Image.Transpose.ROTATE_90), io.BytesIO()
-    orientation = Image.Exif()
-    orientation[0x0112] = 6
-    turned.save(stream, "PNG", exif=orientation)
-    column = [image, image.convert("RGBA"), {"bytes": stream.getvalue(), "path": None}, turned]
-
-    rows = Dataset.from_dict({"image": column}, features=Features({"image": ImageColumn()}))
-    _, digests = collect_pixels(rows, side=None, progress=_SILENT)
-
-    assert len(np.unique(digests[:3], axis=0)) == 1
-    assert not np.array_equal(digests[3], digests[0])
-
-
-def test_digests_differ_between_shapes_of_the_same_bytes() -> None:
-    wide, tall = Image.new("RGB", (8, 4)), Image.new("RGB", (4, 8))
-
-    _, digests = collect_pixels(_rows([wide, tall]), side=4, progress=_SILENT)
-
-    assert not np.array_equal(*digests)
-
-
-def test_an_unreadable_image_is_named_by_position_only() -> None:
-    rows = Dataset.from_dict(
-        {"image": [{"bytes": b"no image", "path": "/ward-7/x.png"}]}, features=Features({"image": ImageColumn()})
-    )
-
-    with pytest.raises(DataError, match="image number 0") as caught:
-        collect_pixels(rows, side=None, progress=_SILENT)
-    assert "ward" not in str(caught.value)
 
 
 def test_choose_device_refuses_what_is_not_present(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,10 +187,10 @@ def test_prepare_accepts_what_another_process_made_meanwhile(
     real = module._make
     monkeypatch.setattr("common.features.choose_device", lambda _: "cpu")
 
-    def overtaken(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
+    def overtaken(*arguments: Any) -> Any:
         monkeypatch.setattr(module, "_make", real)
         prepare(make_config(_settings(pets, **{"system.device": "auto"})))
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)
 
     monkeypatch.setattr(module, "_make", overtaken)
 

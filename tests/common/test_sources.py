@@ -21,11 +21,13 @@ Open = Callable[..., ImageSource]
 
 @pytest.fixture(scope="module")
 def open_named(make_config: Callable[..., RunConfig]) -> Open:
-    """Open a source by name and path."""
+    """Open a source by name and path, and read it."""
 
     def opened(source: str | Path, path: str | Path = "") -> ImageSource:
         config: DataConfig = make_config({"data.source": str(source), "data.path": str(path)}).data
-        return open_source(config)
+        source = open_source(config)
+        assert len(source.labels()) >= source.num_train
+        return source
 
     return opened
 

@@ -1,0 +1,102 @@
+"""The rooms keep their directions, files stay small, public functions say what they promise."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("common", "client", "server", "simulations")
+MAY_IMPORT = {
+    "common": {"common"},
+    "client": {"client", "common"},
+    "server": {"server", "common"},
+    "simulations": set(ROOMS),
+    "bract": {"simulations", "server", "client"},
+}
+PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+# The one module that builds messages outside a Flower process.
+IDENTITY_MODULE = "simulations/in_process.py"
+FILES = sorted([*(file for room in ROOMS for file in (ROOT / room).rglob("*.py")), ROOT / "bract.py"])
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(file.read_text())
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_follow_the_direction_of_rooms(file: Path) -> None:
+    room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = {module.split(".")[0] for module in imports(file)} & {*ROOMS, "bract"}
+
+    assert ours <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_flower_is_imported_by_its_public_names(file: Path) -> None:
+    flower = {module for module in imports(file) if module.split(".")[0] == "flwr"}
+    allowed = PUBLIC_FLOWER | (
+        {"flwr.supercore.task_identity", "flwr.supercore.run"} if name_of(file) == IDENTITY_MODULE else set()
+    )
+
+    assert flower <= allowed
+
+
+def test_common_imports_flower_in_records_only() -> None:
+    users = [name_of(f) for f in FILES if f.is_relative_to(ROOT / "common") and any("flwr" in m for m in imports(f))]
+
+    assert set(users) == {"common/records.py", "common/data/partition.py"}
+
+
+def test_privacy_imports_neither_flower_nor_torch() -> None:
+    found = {module.split(".")[0] for file in (ROOT / "common" / "privacy").glob("*.py") for module in imports(file)}
+
+    assert not found & {"flwr", "torch"}
+
+
+def test_no_seed_reaches_private_noise() -> None:
+    for name in ("common/privacy/noise.py", "client/private_training.py"):
+        text = (ROOT / name).read_text()
+        assert "default_rng" not in text
+        assert "public_stream" not in text
+        assert "seed:" not in text
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_and_functions_stay_small(file: Path) -> None:
+    lines = file.read_text().splitlines()
+
+    assert len(lines) <= 400
+    assert file.stem not in {"utils", "helpers", "misc", "base"}
+    for function in functions(file):
+        assert (function.end_lineno or 0) - function.lineno < 70, function.name
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_public_functions_have_docstrings_that_name_their_arguments(file: Path) -> None:
+    for node in ast.parse(file.read_text()).body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        text = ast.get_docstring(node) or ""
+        assert text, node.name
+        raised = {
+            child.exc.func.id
+            for child in ast.walk(node)
+            if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and isinstance(child.exc.func, ast.Name)
+        }
+        stated = {name for name in raised if name.endswith("Error")}
+        assert all(name in text for name in stated), f"{node.name} does not say that it raises {stated}"
