@@ -1,8 +1,5 @@
 """Local training of a whole network with torch, plain and under differential privacy."""
 
-import warnings
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import nn
@@ -12,12 +9,6 @@ from client.training import LocalSettings, shuffled_batches
 from common.models.cnn import load_cnn, to_pixels
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
-
-# One image at a time: in a larger batch its neighbours change how its gradient is rounded, and hostile weights
-# can blow that up beyond the clip bound.
-PHYSICAL_BATCH_SIZE = 1
-# Images need no gradient, which is what torch remarks on when Opacus hooks the first layer.
-warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 
 def train_network(
@@ -58,7 +49,7 @@ def train_network_privately(
     settings: LocalSettings,
     streams: PrivateStreams,
 ) -> dict[str, np.ndarray]:
-    """One round of DP-SGD on all tensors of a network, per-example gradients by Opacus.
+    """One round of DP-SGD on all tensors of a network.
 
     Args:
         arrays: The network's tensors by name; left untouched.
@@ -71,51 +62,36 @@ def train_network_privately(
     Returns:
         New arrays, same names and shapes, float32.
     """
-    gradients = per_example_gradients(arrays, images.shape[1:])
-    num_weights = sum(array.size for array in arrays.values())
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        total = np.zeros(num_weights)
-        for at in range(0, len(batch), PHYSICAL_BATCH_SIZE):
-            rows = batch[at : at + PHYSICAL_BATCH_SIZE]
-            total += clipped_sum(gradients(weights, images[rows], labels[rows]), max_grad_norm=plan.max_grad_norm)
+        total = np.zeros(weights.size)
+        network = load_cnn(_unflatten(weights, arrays), images.shape[1:])
+        for row in batch:
+            gradient = example_gradient(network, images[row], int(labels[row]))
+            total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
         return total
 
     start = np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
     return _unflatten(private_steps(start, len(labels), clipped, plan, settings, streams), arrays)
 
 
-def per_example_gradients(
-    arrays: dict[str, np.ndarray], input_shape: tuple[int, ...]
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """A function of (flat weights, images, labels) that gives each example's gradient.
+def example_gradient(network: nn.Module, image: np.ndarray, label: int) -> np.ndarray:
+    """The gradient of one image's loss by all tensors.
+
+    One image at a time: in a larger batch an image's neighbours change how its
+    gradient is rounded, and hostile weights can blow that up beyond the clip bound.
 
     Args:
-        arrays: Names, order and shapes of the tensors.
-        input_shape: (side, side, channels).
+        network: The model.
+        image: (side, side, channels) uint8.
+        label: The image's class.
 
     Returns:
-        (p,) float64, (n, side, side, channels) uint8, (n,) int64 -> (n, p) float32.
-        The tensors lie side by side in the order of `arrays`.
-
-    Source: Opacus `GradSampleModule`; a test compares with one-by-one gradients.
+        (p,) float32, the tensors side by side in the network's order.
     """
-    from opacus import GradSampleModule
-
-    module = GradSampleModule(load_cnn(arrays, input_shape), loss_reduction="sum")
-    parameters = dict(module._module.named_parameters())
-
-    def gradients(weights: np.ndarray, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            for name, array in _unflatten(weights, arrays).items():
-                parameters[name].copy_(torch.from_numpy(array))
-        module.zero_grad()
-        logits = module(to_pixels(images))
-        nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="sum").backward()  # type: ignore[no-untyped-call]
-        parts = [parameters[name].grad_sample.reshape(len(labels), -1) for name in arrays]
-        return np.asarray(torch.cat(parts, dim=1).numpy())
-
-    return gradients
+    loss = nn.functional.cross_entropy(network(to_pixels(image[None])), torch.tensor([label]))
+    parts = torch.autograd.grad(loss, list(network.parameters()))
+    return np.asarray(torch.cat([part.ravel() for part in parts]).numpy())
 
 
 def network_logits(arrays: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:

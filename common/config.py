@@ -4,6 +4,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,12 +141,16 @@ class RunConfig(_Section):
         return -(-self.num_rounds * self.cohort_size // self.num_clients)
 
 
-# What an unset value becomes; which row applies depends on the part that is trained.
-# A linear head on unit-norm features wants a long step and, under DP, a short clip.
-_OPEN_VALUES: dict[str, dict[str, float]] = {
-    "head": {"training.learning-rate": 64.0, "privacy.max-grad-norm": 0.1},
-    "full": {"training.learning-rate": 0.05, "privacy.max-grad-norm": 1.0},
-}
+@cache
+def _project() -> dict[str, Any]:
+    """The `tool` tables of Bract's own pyproject.toml: beside the rooms, or in an installed wheel."""
+    here = Path(__file__).resolve()
+    for candidate in (here.parents[1] / "pyproject.toml", here.parent / "pyproject.toml"):
+        if candidate.is_file():
+            tool: dict[str, Any] = tomllib.loads(candidate.read_text(encoding="utf-8")).get("tool", {})
+            if "bract" in tool:
+                return tool
+    raise ConfigError(f"Bract's pyproject.toml is not beside {here.parent}: reinstall bract")
 
 
 def defaults() -> dict[str, Scalar]:
@@ -154,13 +159,7 @@ def defaults() -> dict[str, Scalar]:
     Raises:
         ConfigError: The project's own pyproject.toml cannot be found.
     """
-    here = Path(__file__).resolve()
-    for candidate in (here.parents[1] / "pyproject.toml", here.parent / "pyproject.toml"):
-        if candidate.is_file():
-            app = tomllib.loads(candidate.read_text()).get("tool", {}).get("flwr", {}).get("app", {})
-            if "config" in app:
-                return flatten(app["config"])
-    raise ConfigError(f"no [tool.flwr.app.config] beside {here.parent}: reinstall bract")
+    return flatten(_project()["flwr"]["app"]["config"])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
@@ -220,7 +219,10 @@ def override(base: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[st
 
 def _as_declared(default: Scalar, value: Scalar) -> Scalar:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole and isinstance(default, float) else value
+    try:
+        return float(value) if whole and isinstance(default, float) else value
+    except OverflowError:
+        raise ConfigError(f"a number of {len(str(value))} digits is not a setting") from None
 
 
 def parse(flat: Mapping[str, Scalar]) -> RunConfig:
@@ -256,9 +258,9 @@ def _whole_to_float(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 def _fill_open_values(config: RunConfig) -> RunConfig:
     tuning: Tuning = "full" if config.model.backbone == "cnn" else "head"
-    chosen = _OPEN_VALUES[tuning]
-    rate = config.training.learning_rate or chosen["training.learning-rate"]
-    norm = config.privacy.max_grad_norm or chosen["privacy.max-grad-norm"]
+    chosen = _project()["bract"]["open-values"][tuning]
+    rate = config.training.learning_rate or float(chosen["learning-rate"])
+    norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"tuning": tuning}),
@@ -315,7 +317,7 @@ def load_file(path: Path) -> dict[str, Scalar]:
         ConfigError: The file is missing, is not TOML, or holds lists.
     """
     try:
-        flat = flatten(tomllib.loads(path.read_text()))
+        flat = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

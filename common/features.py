@@ -73,10 +73,12 @@ def normalise(features: np.ndarray) -> np.ndarray:
     >>> normalise(np.array([[4.0, 0.0]])).round(3).tolist()
     [[0.7070000171661377, -0.7070000171661377]]
     """
-    rooted = np.sign(features) * np.sqrt(np.abs(features.astype(np.float32)))
+    features = features.astype(np.float32)
+    rooted = np.sign(features) * np.sqrt(np.abs(features))
     centred = rooted - rooted.mean(axis=1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0))
+    rounding = 1e-6 * np.linalg.norm(rooted, axis=1, keepdims=True)
+    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > rounding))
 
 
 def decoded(images: "Dataset") -> Iterator[tuple["Image", bytes]]:
@@ -94,11 +96,22 @@ def decoded(images: "Dataset") -> Iterator[tuple["Image", bytes]]:
     for row in range(len(images)):
         try:
             image = ImageOps.exif_transpose(images[row]["image"])
-            image = image if image.mode == "L" else image.convert("RGB")
+            image = _eight_bits(image)
         except Exception as error:
             raise DataError(f"image number {row} of the source cannot be read ({type(error).__name__})") from None
         content = f"{image.mode}{image.size}".encode() + image.tobytes()
         yield image, hashlib.sha256(content).digest()
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """RGB or L. Pillow alone would clip deeper pixels to 255: a 16-bit scan became all white."""
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def square(image: "Image", side: int) -> "Image":

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import FederationError
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -19,6 +21,8 @@ class Counts:
     loss_sum: float
 
     def __add__(self, other: "Counts") -> "Counts":
+        if self.confusion.shape != other.confusion.shape:
+            raise FederationError("counts over different numbers of classes cannot be added")
         return Counts(self.confusion + other.confusion, self.loss_sum + other.loss_sum)
 
     @property

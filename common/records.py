@@ -23,6 +23,7 @@ SERVER_ROUND = "server-round"
 CONFUSION = "confusion"
 LOSS_SUM = "loss-sum"
 
+_KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord}
 # message type -> record -> keys that may leave a client; None stands for the trainable tensors' names.
 _DECLARATION = ("name", "num-units", "classes", "input-shape", "backbone-hash")
 ALLOWED_REPLIES: dict[tuple[str, bool], dict[str, tuple[str, ...] | None]] = {
@@ -97,11 +98,13 @@ def decode_declaration(content: RecordDict) -> Declaration:
         classes, shape = record["classes"], record["input-shape"]
     except KeyError as error:
         raise FederationError(f"a client's declaration lacks {error}") from None
-    if not (isinstance(name, str) and isinstance(units, int) and units > 0 and isinstance(digest, str)):
+    if not (isinstance(name, str) and type(units) is int and units > 0 and isinstance(digest, str)):
         raise FederationError("a client's declaration has a field of the wrong type")
     if not (isinstance(classes, list) and isinstance(shape, list)):
         raise FederationError("a client's declaration has a field of the wrong type")
-    return Declaration(name, units, tuple(map(str, classes)), tuple(int(n) for n in shape), digest)
+    if not (all(isinstance(label, str) for label in classes) and all(type(n) is int and n > 0 for n in shape)):
+        raise FederationError("a client's declaration has a field of the wrong type")
+    return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest)
 
 
 def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, counts: Counts | None) -> RecordDict:
@@ -144,7 +147,7 @@ def decode_counts(content: RecordDict, num_classes: int | None = None) -> Counts
     flat = np.asarray(metrics[CONFUSION], dtype=np.int64)
     side = math.isqrt(flat.size)
     loss = metrics.get(LOSS_SUM)
-    wrong_side = side * side != flat.size or num_classes not in (None, side)
+    wrong_side = not side or side * side != flat.size or num_classes not in (None, side)
     if wrong_side or (flat < 0).any() or not isinstance(loss, float | int):
         raise FederationError("a client sent counts that are no confusion matrix")
     return Counts(flat.reshape(side, side), float(loss))
@@ -227,6 +230,8 @@ def check_release(
     if set(content) != set(allowed):
         raise PrivacyError(f"records {sorted(content)} may not leave, only {sorted(allowed)}")
     for name, keys in allowed.items():
+        if not isinstance(content[name], _KINDS[name]):
+            raise PrivacyError(f"record {name!r} is of another kind than declared")
         if set(content[name]) != set(trainable if keys is None else keys):
             raise PrivacyError(f"record {name!r} holds other fields than declared")
     for record in content.array_records.values():

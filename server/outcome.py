@@ -64,8 +64,8 @@ class Outcome:
 
     def finish(self) -> None:
         """The run went to its planned end: charge the rounds that were sent, not the whole plan."""
-        self.status = "complete"
         self.spending = self._account(complete=True)
+        self.status = "complete"
 
     def _account(self, *, complete: bool) -> Spending | None:
         if not self.config.private:

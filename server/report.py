@@ -59,7 +59,9 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     axes.plot(x, [line["accuracy"] for line in seen], color=_ACCENT, marker="o", ms=3, label="accuracy")
     axes.plot(x, [line["macro_f1"] for line in seen], color=_SECOND, ls="--", label="macro F1")
     losses = axes.twinx()
-    losses.plot(x, [line["loss"] for line in seen], color="grey", lw=1, label="loss (right)")
+    losses.plot(
+        x, [np.nan if line["loss"] is None else line["loss"] for line in seen], color="grey", lw=1, label="loss (right)"
+    )
     losses.set_ylabel("cross-entropy, nats an image")
     losses.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

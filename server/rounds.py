@@ -35,22 +35,31 @@ class RoundResult:
     record: RoundRecord
 
 
-def meet_clients(grid: Grid, num_clients: int, *, poll_seconds: float = 0.5) -> dict[str, Client]:
+def meet_clients(
+    grid: Grid, num_clients: int, *, poll_seconds: float = 0.5, wait_seconds: float = 120.0
+) -> dict[str, Client]:
     """Wait for all clients, ask each to declare itself, and check that they agree.
 
     Args:
         grid: Any Flower grid.
         num_clients: How many clients the run is configured for.
         poll_seconds: Pause between looks while some are missing.
+        wait_seconds: How long to wait for them.
 
     Returns:
         Clients by name, sorted.
 
     Raises:
-        FederationError: A client failed, two have one name, or they disagree on
+        FederationError: Too few clients came, a client failed, two have one name, or they disagree on
             classes, input shape or backbone.
     """
+    deadline = time.monotonic() + wait_seconds
     while len(node_ids := sorted(grid.get_node_ids())) < num_clients:
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"num-clients={num_clients} but only {len(node_ids)} nodes are there after {wait_seconds:.0f} s; with "
+                f"`flwr run`, pass --federation-config num-supernodes={num_clients}"
+            )
         time.sleep(poll_seconds)
     queries = [Message(RecordDict(), node, MessageType.QUERY) for node in node_ids]
     clients: dict[str, Client] = {}
@@ -100,6 +109,7 @@ def run_rounds(
     Raises:
         FederationError: No client of a cohort sent a usable update.
     """
+    num_classes = _num_classes(clients)
     for number, cohort in enumerate(cohorts, start=1):
         started = time.perf_counter()
         view = CohortGrid(grid, [clients[name].node_id for name in cohort])
@@ -112,7 +122,7 @@ def run_rounds(
         if merged is None:
             raise FederationError(f"round {number}: the strategy could not aggregate the updates")
         arrays = record_to_arrays(merged)
-        counts = evaluate(arrays) if evaluate else _counts(replies)
+        counts = evaluate(arrays) if evaluate else _counts(replies, num_classes)
         yield RoundResult(
             arrays,
             RoundRecord(
@@ -140,7 +150,9 @@ def evaluate_at_clients(
     messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), ConfigRecord(), view)
     replies, _ = _gather(view, list(messages), clients)
     names = {client.node_id: name for name, client in clients.items()}
-    found = {names[reply.metadata.src_node_id]: decode_counts(reply.content) for reply in replies}
+    found = {
+        names[reply.metadata.src_node_id]: decode_counts(reply.content, _num_classes(clients)) for reply in replies
+    }
     return {name: counts for name, counts in found.items() if counts is not None}
 
 
@@ -152,12 +164,16 @@ def _gather(grid: Grid, messages: list[Message], clients: Mapping[str, Client]) 
     return [reply for reply in replies if not reply.has_error()], failed
 
 
+def _num_classes(clients: Mapping[str, Client]) -> int:
+    return len(next(iter(clients.values())).declaration.classes)
+
+
 def _causes(failures: Mapping[str, str]) -> str:
     return ", ".join(sorted(set(failures.values()))) or "nobody answered"
 
 
-def _counts(replies: list[Message]) -> Counts | None:
-    found = [decode_counts(reply.content) for reply in replies]
+def _counts(replies: list[Message], num_classes: int) -> Counts | None:
+    found = [decode_counts(reply.content, num_classes) for reply in replies]
     return total(counts for counts in found if counts is not None)
 
 

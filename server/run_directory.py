@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,13 @@ def check_free(path: Path) -> None:
     """Refuse a folder that is in use.
 
     Raises:
-        ConfigError: It holds files, or is a file.
+        ConfigError: It holds files, is a file, or cannot be made.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ConfigError(f"--out {path} is in use: name a folder that is empty or does not exist yet")
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ConfigError(f"--out {path} cannot be made: {parent} is not a folder you may write to")
 
 
 def fresh_path(config: RunConfig) -> Path:
@@ -75,9 +79,4 @@ def fresh_path(config: RunConfig) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     source = Path(config.data.source).name
     name = f"{stamp}-{source}-{config.model.backbone}-{config.privacy.mechanism}"
-    path = Path("runs") / name
-    serial = 2
-    while path.exists():
-        path = Path("runs") / f"{name}-{serial}"
-        serial += 1
-    return path
+    return Path("runs") / f"{name}-{secrets.token_hex(2)}"

@@ -15,6 +15,7 @@ NOT_PROTECTED = (
     "the list of class names",
     "the time each client took",
     "images that another client also holds: epsilon is per client",
+    "rounds that a server asks for again after a client's process restarted: there is no ledger yet",
     "anything, against a server that changes the code clients run: clients trust the server's code",
 )
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
@@ -41,7 +42,7 @@ class Spending:
 
     @property
     def epsilon_max(self) -> float:
-        """Largest epsilon of any client; clients hold disjoint images, so this bounds every image."""
+        """Largest epsilon of any client; it bounds every image that one client holds."""
         return max(self.epsilons.values())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +49,7 @@ class RoundRecord:
         }
         if self.counts is not None and self.counts.num_examples:
             scores = score(self.counts.confusion)
+            loss = self.counts.loss_sum / self.counts.num_examples
             line |= {
                 "evaluated": "model after the round" if self.simulation_only else "model before the round",
                 "simulation_only": self.simulation_only,
@@ -55,7 +57,7 @@ class RoundRecord:
                 "balanced_accuracy": scores.balanced_accuracy,
                 "macro_f1": scores.macro_f1,
                 "weighted_f1": scores.weighted_f1,
-                "loss": self.counts.loss_sum / self.counts.num_examples,
+                "loss": loss if math.isfinite(loss) else None,
                 "examples": self.counts.num_examples,
             }
         return line

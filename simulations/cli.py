@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from common import config as settings
-from common.errors import BractError
+from common.data.sources import KNOWN_SOURCES
+from common.errors import BractError, ConfigError
 
 _HELP = """Simulate a federation on this machine.
 
@@ -40,12 +41,18 @@ def mount(app: typer.Typer) -> None:
     app.callback()(_root)
 
 
-def _root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if show_version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"bract {version('bract')}")
         raise typer.Exit
+
+
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Private federated image classification on Flower."""
 
 
 def simulate(
@@ -130,9 +137,21 @@ def _given(
     given |= {key: value for key, value in options.items() if value is not None}
     for key in ("data.path", "model.weights", "output-dir", "data.source"):
         value = given.get(key)
-        if isinstance(value, str) and value and (key != "data.source" or "/" in value or Path(value).is_dir()):
-            given[key] = str(Path(value).expanduser().resolve())
+        names_a_file = key != "data.source" or (value not in KNOWN_SOURCES and _looks_like_a_folder(str(value)))
+        if isinstance(value, str) and value and names_a_file:
+            given[key] = _absolute(key, value)
     return given
+
+
+def _looks_like_a_folder(text: str) -> bool:
+    return "/" in text or Path(text).is_dir()
+
+
+def _absolute(key: str, value: str) -> str:
+    try:
+        return str(Path(value).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{key}={value!r} is not a usable path ({error})") from None
 
 
 def _logging(verbose: bool) -> None:

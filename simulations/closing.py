@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -19,10 +20,10 @@ def show_closing(summary: dict[str, Any], folder: Path, console: Console) -> Non
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in _rows(summary, _shown(folder)):
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     console.print(table)
     for line in _next_steps(summary, _shown(folder)):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _title(summary: dict[str, Any]) -> str:

@@ -3,20 +3,24 @@
 import json
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.learner import Learner
 from common.config import RunConfig, bract_home, resolved
-from common.data.deal import Shard
+from common.data.deal import Shard, check_batch
 from common.data.partition import assign_clients
 from common.data.sources import ImageSource, open_source
 from common.models.backbones import BACKBONES
 from common.models.initial import initial_arrays
 from common.privacy.plan import plan_for
+from server.aggregation import build_strategy
+from server.run_directory import check_free
 
 
 def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
@@ -36,16 +40,20 @@ def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
         return
     table = Table(title="Settings (change any with --set KEY=VALUE)", title_justify="left", show_header=False)
     for key, value in facts["config"].items():
-        table.add_row(key, "(not set)" if value == "" else str(value))
+        table.add_row(key, "(not set)" if value == "" else escape(str(value)))
     console.print(table)
     for line in _lines(facts):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 def foresee(config: RunConfig) -> dict[str, Any]:
     """Settings, plan and estimates as one dictionary."""
+    build_strategy(config)
+    if config.output_dir:
+        check_free(Path(config.output_dir))
     source = open_source(config.data)
     labels = source.labels()
+    check_batch(config, source.num_train)
     owner = assign_clients(labels[: source.num_train], config.data, num_clients=config.num_clients, seed=config.seed)
     sizes = np.bincount(owner, minlength=config.num_clients)
     shape = _input_shape(config, source)

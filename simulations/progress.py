@@ -44,8 +44,9 @@ class TerminalProgress:
         self._num_rounds = 0
 
     def work(self, total: int, what: str) -> Callable[[int], None]:
-        """Open a bar; it closes by itself when the total is reached."""
-        bar = new_bar(self._console)
+        """Open a bar; it closes when the total is reached, or by `stop`."""
+        self.stop()
+        bar = self._bar = new_bar(self._console)
         task = bar.add_task(what, total=total)
         bar.start()
         done = 0
@@ -55,8 +56,8 @@ class TerminalProgress:
             done += amount
             bar.update(task, completed=done)
             if done >= total:
-                bar.stop()
-                self._console.print(f"{what}: {total} images")
+                self.stop()
+                self._console.print(f"{what}: {total} done")
 
         return advance
 
@@ -76,7 +77,8 @@ class TerminalProgress:
         """Print one line of `rounds.jsonl` and move the bar."""
         text = f"round {line['round']:>3}/{self._num_rounds}  {line['clients']} clients"
         if "accuracy" in line:
-            text += f"  accuracy {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}  loss {line['loss']:.3f}"
+            text += f"  accuracy {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}"
+            text += "  loss not finite" if line["loss"] is None else f"  loss {line['loss']:.3f}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red]"
         self._console.print(text, highlight=False)

@@ -55,16 +55,25 @@ def deal(config: RunConfig, prepared: Prepared) -> Partition:
         ConfigError: The batch is larger than all training images together.
         DataError: The images cannot be dealt as asked.
     """
-    if config.training.batch_size > prepared.num_train:
-        raise ConfigError(
-            f"training.batch-size={config.training.batch_size} but there are only {prepared.num_train} training "
-            "images in all: use a smaller batch"
-        )
+    check_batch(config, prepared.num_train)
     file = prepared.folder / f"partition-{_key(config)}.npz"
     if not file.is_file():
         _save(file, _deal(config, prepared))
     with np.load(file) as saved:
         return Partition(saved["owner"], saved["held_out"], saved["num_units"])
+
+
+def check_batch(config: RunConfig, num_train: int) -> None:
+    """Refuse a batch that no client could ever fill.
+
+    Raises:
+        ConfigError: The batch is larger than all training images together.
+    """
+    if config.training.batch_size > num_train:
+        raise ConfigError(
+            f"training.batch-size={config.training.batch_size} but there are only {num_train} training images in all: "
+            "use a smaller batch"
+        )
 
 
 def shard(prepared: Prepared, partition: Partition, partition_id: int, *, private: bool) -> Shard:

@@ -1,5 +1,6 @@
 """Deal images to clients: by label skew or evenly, and into training and held-out parts."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,8 +44,10 @@ def assign_clients(labels: np.ndarray, config: DataConfig, *, num_clients: int, 
     partitioner.dataset = rows
     owner = np.full(len(labels), -1, dtype=np.int32)
     try:
-        for client in range(num_clients):
-            owner[np.asarray(partitioner.load_partition(client)["row"], dtype=np.int64)] = client
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # one for each retry; a failure is told below
+            for client in range(num_clients):
+                owner[np.asarray(partitioner.load_partition(client)["row"], dtype=np.int64)] = client
     except ValueError:
         raise DataError(
             f"data.partitioner='dirichlet' with data.alpha={config.alpha} found no split of {len(labels)} images over "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from common.data.sources import ImageSource
 
-FORMAT = 1
+FORMAT = 2  # raise it when the same images would give other inputs
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress) -> Prepa
         started = time.perf_counter()
         target, made = _resolve(config, folder, progress)
         took = time.perf_counter() - started if made else 0.0
-        (folder / f"{pointer}.json").write_text(json.dumps({"folder": target.name}))
+        scratch = folder / f".{pointer}.part"
+        scratch.write_text(json.dumps({"folder": target.name}))
+        os.replace(scratch, folder / f"{pointer}.json")
     return _load(target, took)
 
 
@@ -120,9 +122,10 @@ def prepared_earlier(config: RunConfig) -> Prepared:
 def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tuple[Path, bool]:
     from common.data.sources import open_source
     from common.features import choose_device, fast_dtype
-    from common.models.backbones import check_weights_file
+    from common.models.backbones import load_backbone
 
-    check_weights_file(config.model.weights)
+    if config.model.weights and config.model.tuning == "head":
+        load_backbone(config.model.backbone, config.model.weights)  # cached features must not hide wrong weights
     source = open_source(config.data)
     device = choose_device(config.system.device)
     dtype = "uint8" if config.model.tuning == "full" else fast_dtype(device)
@@ -133,8 +136,13 @@ def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tupl
     try:
         _make(config, source, device, scratch, progress)
         meta = {"num_train": source.num_train, "classes": source.classes, "dtype": dtype, "source": source.name}
+        (scratch / "meta.json").touch(mode=0o600)
         (scratch / "meta.json").write_text(json.dumps(meta))
-        os.replace(scratch, target)
+        try:
+            os.replace(scratch, target)
+        except OSError:
+            if not (target / "meta.json").is_file():  # else a request under another name made it meanwhile
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target, True

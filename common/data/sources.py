@@ -145,7 +145,7 @@ def _fingerprint_files(files: list[Path]) -> str:
     parts = []
     for file in files:
         state = file.stat()
-        parts.append(f"{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}")
+        parts.append(f"{file.absolute()}\0{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -250,9 +250,11 @@ def _class_files(root: Path) -> list[tuple[Path, str]]:
     return [
         (file, folder.name)
         for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
+        if folder.is_dir()
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        if not any(part.startswith(".") for part in file.relative_to(root).parts)
+        and file.suffix.lower() in IMAGE_SUFFIXES
+        and file.is_file()
     ]
 
 
@@ -261,3 +263,4 @@ _SOURCES: dict[str, Callable[[str], ImageSource]] = {
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
 }
+KNOWN_SOURCES = tuple(_SOURCES)

@@ -61,7 +61,7 @@ def hash_tensors(tensors: "dict[str, torch.Tensor]") -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = tensors[name].detach().cpu().numpy().astype(np.float32)
+        array = tensors[name].detach().cpu().float().numpy()
         digest.update(f"{name}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -139,6 +139,6 @@ def _read_weights(file: Path) -> "dict[str, torch.Tensor]":
         import torch
 
         loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
-        return {str(key): value for key, value in loaded.items()}
+        return {str(key): value.detach() for key, value in loaded.items()}
     except Exception as error:
         raise WeightsError(f"model.weights: {file} cannot be read as weights ({type(error).__name__})") from None

@@ -127,3 +127,39 @@ from common.records import arrays_to_record
 def train_content():
     return RecordDict({"arrays": arrays_to_record(initial_head(1280, 10)), "config": ConfigRecord({"server-round": 1})})
 """
+
+
+def test_train_under_dp_answers_each_round_once_and_no_more_than_planned(
+    digits: Prepared, make_config: MakeConfig
+) -> None:
+    config = make_config({"num-rounds": 2})
+    context = Context(1, 2, {"partition-id": 0, "num-partitions": 5}, RecordDict(), resolved(config))
+
+    def answered(server_round: int) -> bool:
+        return not client_app.app(Message(train_content(server_round=server_round), 2, "train"), context).has_error()
+
+    assert [answered(n) for n in (1, 1, 3, 2, 2, 10**15)] == [True, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_train_refuses_a_model_that_is_not_finite(digits: Prepared, make_config: MakeConfig, value: float) -> None:
+    reply = ask(make_config(), "train", train_content({HEAD_WEIGHT: np.full((10, 1280), value, dtype=np.float32)}))
+
+    assert reply.error.reason == "MESSAGE"
+
+
+@pytest.mark.parametrize("classes", [9, 11])
+def test_train_refuses_a_wrong_number_of_classes_whatever_labels_it_holds(
+    digits: Prepared, make_config: MakeConfig, classes: int
+) -> None:
+    reply = ask(make_config(), "train", train_content({HEAD_WEIGHT: np.zeros((classes, 1280), dtype=np.float32)}))
+
+    assert reply.error.reason == "MESSAGE"
+
+
+def test_a_node_outside_a_simulation_is_refused(digits: Prepared, make_config: MakeConfig) -> None:
+    context = Context(1, 2, {}, RecordDict(), resolved(make_config()))
+
+    reply = client_app.app(Message(train_content(), 2, "train"), context)
+
+    assert reply.error.reason == "CONFIG"

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from opacus import GradSampleModule
 
-from client.network_training import network_logits, per_example_gradients, train_network, train_network_privately
+from client.network_training import example_gradient, network_logits, train_network, train_network_privately
 from client.private_training import PrivateStreams
 from client.training import LocalSettings
 from common.models.cnn import initial_cnn, load_cnn, to_pixels
@@ -12,6 +13,16 @@ from common.privacy.plan import PrivacyPlan
 from common.streams import public_stream
 
 SETTINGS = LocalSettings(0.01, 0.5, 2, 16)
+
+
+class Repeating:
+    """The same uniforms in every stream: what is left of a difference is the data's."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def uniforms(self, size: int) -> np.ndarray:
+        return self._rng.uniform(1e-12, 1.0, size)
 
 
 def images(rows: int, side: int = 8, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -23,23 +34,34 @@ def start(side: int = 8, channels: int = 1) -> dict[str, np.ndarray]:
     return initial_cnn((side, side, channels), 4, public_stream(0, "weights"))
 
 
-@pytest.mark.parametrize(("side", "channels"), [(8, 1), (13, 3)])
-def test_per_example_gradients_equal_one_by_one_gradients(side: int, channels: int) -> None:
-    arrays, (pixels, labels) = start(side, channels), images(6, side, channels)
-    flat = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
+def test_example_gradient_equals_opacus_per_example_gradients() -> None:
+    arrays, (pixels, labels) = start(13, 3), images(6, 13, 3)
+    network = load_cnn(arrays, pixels.shape[1:])
+    oracle = GradSampleModule(load_cnn(arrays, pixels.shape[1:]), loss_reduction="sum")
 
-    ours = per_example_gradients(arrays, pixels.shape[1:])(flat, pixels, labels)
+    logits = oracle(to_pixels(pixels))
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="sum").backward()
 
+    expected = torch.cat([p.grad_sample.reshape(6, -1) for p in oracle.parameters()], dim=1).numpy()
     for row in range(6):
-        network = load_cnn(arrays, pixels.shape[1:])
-        loss = torch.nn.functional.cross_entropy(
-            network(to_pixels(pixels[row : row + 1])), torch.from_numpy(labels[row : row + 1])
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = dict(network.named_parameters())
-        gradients = [parameters[name].grad for name in arrays]
-        expected = torch.cat([gradient.ravel() for gradient in gradients if gradient is not None]).numpy()
-        assert np.linalg.norm(ours[row] - expected) <= 1e-5 * np.linalg.norm(expected)
+        ours = example_gradient(network, pixels[row], int(labels[row]))
+        assert np.linalg.norm(ours - expected[row]) <= 1e-5 * np.linalg.norm(expected[row])
+
+
+def test_arrays_keep_the_order_of_the_networks_parameters() -> None:
+    assert list(start()) == [name for name, _ in load_cnn(start(), (8, 8, 1)).named_parameters()]
+
+
+def test_private_training_moves_by_at_most_the_bound_when_one_image_joins() -> None:
+    arrays, (pixels, labels) = start(), images(12)
+    plan, local = PrivacyPlan(40, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(40.0, 0.0, 1, 16)
+
+    def release(rows: int) -> np.ndarray:
+        streams = PrivateStreams(Repeating(), Repeating())
+        after = train_network_privately(arrays, pixels[:rows], labels[:rows], plan, local, streams)
+        return np.concatenate([array.ravel() for array in after.values()]).astype(np.float64)
+
+    assert 0.1 < np.linalg.norm(release(12) - release(11)) <= 0.5 * (1 + 1e-4) + 1e-4
 
 
 def test_train_network_lowers_the_loss_and_repeats() -> None:

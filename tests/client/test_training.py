@@ -144,3 +144,18 @@ def test_private_training_of_a_client_without_rows_still_sends_noise() -> None:
     )
 
     assert np.abs(after[HEAD_WEIGHT]).min() > 0
+
+
+def test_private_residuals_of_a_row_do_not_depend_on_its_neighbours() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(64, 1280)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    base = 1e12 * rng.normal(size=1280)
+    # Class rows that differ in the last bit let rounding decide every softmax.
+    weight = np.stack([base * (1 + k * 2.0**-23) for k in range(10)]).astype(np.float32)
+    labels = rng.integers(0, 10, 64)
+
+    together = residuals(features, labels, weight, row_by_row=True)
+    without_one = residuals(features[1:], labels[1:], weight, row_by_row=True)
+
+    assert np.array_equal(together[1:], without_one)

@@ -36,7 +36,7 @@ def test_shards_are_disjoint_and_complete(
     prepared = replace(own_digits, inputs=np.arange(1797), labels=np.asarray(own_digits.labels), num_train=num_train)
     partition = deal(make_config({"data.partitioner": partitioner}), prepared)
 
-    shards = [shard(prepared, partition, client) for client in range(5)]
+    shards = [shard(prepared, partition, client, private=False) for client in range(5)]
 
     rows = np.concatenate([np.concatenate([part.train_inputs, part.test_inputs]) for part in shards])
     assert sorted(rows.tolist()) == list(range(1797))
@@ -47,7 +47,7 @@ def test_shards_are_disjoint_and_complete(
 def test_shard_holds_real_rows_in_memory(make_config: MakeConfig, own_digits: Prepared) -> None:
     partition = deal(make_config(), own_digits)
 
-    part = shard(own_digits, partition, 2)
+    part = shard(own_digits, partition, 2, private=False)
 
     mine = np.flatnonzero((partition.owner == 2) & partition.held_out)
     assert np.array_equal(part.test_inputs, own_digits.inputs[mine])
@@ -60,7 +60,7 @@ def test_num_units_is_the_training_pool_before_anything_is_held_out(
 ) -> None:
     partition = deal(make_config(), own_digits)
 
-    shards = [shard(own_digits, partition, client) for client in range(5)]
+    shards = [shard(own_digits, partition, client, private=False) for client in range(5)]
 
     assert partition.num_units.sum() == 1797
     assert [part.num_units for part in shards] == [len(p.train_labels) + len(p.test_labels) for p in shards]
@@ -136,3 +136,17 @@ def test_class_counts_add_up_to_the_classes_and_the_clients(make_config: MakeCon
     assert counts.shape == (10, 5)
     assert np.array_equal(counts.sum(axis=0), partition.num_units)
     assert np.array_equal(counts.sum(axis=1), np.bincount(own_digits.labels))
+
+
+def test_shard_of_a_private_client_keeps_one_copy_of_equal_images(own_digits: Prepared) -> None:
+    digests = np.array(own_digits.digests)
+    digests[:40] = digests[0]
+    copied = replace(own_digits, digests=digests)
+    everything = Partition(
+        np.zeros(len(digests), dtype=np.int32), np.zeros(len(digests), dtype=bool), np.array([len(digests)])
+    )
+
+    private, plain = (shard(copied, everything, 0, private=wanted) for wanted in (True, False))
+
+    assert len(plain.train_labels) - len(private.train_labels) == 39
+    assert private.num_units == plain.num_units == len(digests)

@@ -43,7 +43,7 @@ class _SubclassOfDataError(DataError):
         (_SubclassOfDataError(_DETAILS), 1002),
         (WeightsError(_DETAILS), 1003),
         (PrivacyError(_DETAILS), 1004),
-        (FederationError(_DETAILS), 1000),
+        (FederationError(_DETAILS), 1005),
         (BractError(_DETAILS), 1000),
         (KeyError(_DETAILS), 1000),
     ],
@@ -68,6 +68,6 @@ def test_failure_reply_answers_the_message_it_was_given(request_message: Message
 
 
 def test_failure_codes_are_all_reachable_and_distinct() -> None:
-    errors = [ConfigError(), DataError(), WeightsError(), PrivacyError(), ValueError()]
+    errors = [ConfigError(), DataError(), WeightsError(), PrivacyError(), FederationError(), ValueError()]
 
     assert sorted(ClientFailure.of(error) for error in errors) == sorted(ClientFailure)

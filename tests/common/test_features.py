@@ -179,12 +179,10 @@ def test_normalise_makes_a_row_of_zeros_zero() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 5.5])
-@pytest.mark.xfail(strict=True, reason="rounding of the mean is scaled up to unit length: see report")
 def test_normalise_makes_a_row_without_variation_zero(value: float) -> None:
     assert not normalise(np.full((2, 1280), value, dtype=np.float32)).any()
 
 
-@pytest.mark.xfail(strict=True, reason="np.sign keeps float64: see report")
 def test_normalise_gives_float32_for_float64() -> None:
     assert normalise(np.array([[4.0, 0.0]])).dtype == np.float32
 

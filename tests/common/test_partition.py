@@ -98,7 +98,6 @@ def test_dirichlet_says_what_to_change_when_it_finds_no_split() -> None:
     assert all(fragment in str(caught.value) for fragment in fragments)
 
 
-@pytest.mark.xfail(strict=True, raises=UserWarning, reason="flwr-datasets warns before each retry: see report")
 def test_dirichlet_failure_comes_without_the_warnings_of_the_library() -> None:
     with pytest.raises(DataError, match="found no split"):
         assign_clients(_labels(30, classes=2), _config("dirichlet", 1e-3), num_clients=20, seed=0)

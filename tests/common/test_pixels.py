@@ -73,7 +73,6 @@ def test_collect_pixels_refuses_mixed_sizes_unless_a_side_is_given() -> None:
     assert collect_pixels(rows, side=5, progress=_SILENT)[0].shape == (2, 5, 5, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="a network for squares then fails inside the client: see report")
 @pytest.mark.parametrize("size", [(8, 6), (3, 3)], ids=["not-square", "too-small"])
 def test_collect_pixels_refuses_images_no_network_can_take(size: tuple[int, int]) -> None:
     images = [Image.new("RGB", size, colour) for colour in ("red", "blue")]
@@ -82,7 +81,6 @@ def test_collect_pixels_refuses_images_no_network_can_take(size: tuple[int, int]
         collect_pixels(_rows(images), side=None, progress=_SILENT)
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow clips 16 bits to 255, so all is white: see report")
 def test_collect_pixels_scales_sixteen_bits_to_eight() -> None:
     deep = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
 

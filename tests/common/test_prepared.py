@@ -132,7 +132,6 @@ def test_prepare_writes_for_the_owner_only(make_config: MakeConfig, home: Path, 
     assert [folder.stat().st_mode & 0o077 for folder in (prepared.folder, home / "cache")] == [0, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="class names are left readable by the mode of the file: see report")
 def test_prepare_writes_class_names_for_the_owner_only(make_config: MakeConfig, home: Path, pets: Path) -> None:
     prepared = prepare(make_config(_settings(pets)))
 
@@ -177,7 +176,6 @@ def test_prepare_digits_are_unit_features_and_found_ready(make_config: MakeConfi
     assert json.loads((digits.folder / "meta.json").read_text())["source"] == "digits"
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="two requests for one source do not share a lock: see report")
 def test_prepare_accepts_what_another_process_made_meanwhile(
     make_config: MakeConfig, home: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

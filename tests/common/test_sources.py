@@ -116,7 +116,6 @@ def test_folder_finds_nested_images_and_leaves_hidden_folders_and_other_files(op
     assert sorted(_shades(source)) == [1, 2, 3, 9]
 
 
-@pytest.mark.xfail(strict=True, reason="only hidden folders at the top are left out: see report")
 @pytest.mark.parametrize("name", ["cat/.thumbnails/1.png", "cat/._1.png"])
 def test_folder_leaves_out_what_is_hidden_inside_a_class(open_named: Open, tmp_path: Path, name: str) -> None:
     root = _two_classes(tmp_path)
@@ -181,7 +180,6 @@ def test_folder_fingerprint_changes_when_files_change(open_named: Open, tmp_path
     assert open_named(root).fingerprint != before
 
 
-@pytest.mark.xfail(strict=True, reason="the fingerprint sees only what links point to: see report")
 def test_folder_fingerprint_changes_when_a_link_moves_to_another_class(open_named: Open, tmp_path: Path) -> None:
     root = tmp_path / "linked"
     for n, name in enumerate(("cat/1.png", "cat/2.png", "dog/3.png")):
@@ -221,7 +219,6 @@ def test_fashion_mnist_refuses_a_file_that_is_cut_short(open_named: Open, tmp_pa
         open_named("fashion-mnist", tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="IndexError or ValueError instead of DataError: see report")
 @pytest.mark.parametrize("kept", [0, 3, 7])
 def test_fashion_mnist_refuses_a_file_that_is_cut_inside_its_header(
     open_named: Open, tmp_path: Path, kept: int
@@ -241,7 +238,6 @@ def test_fashion_mnist_refuses_a_file_of_another_kind(open_named: Open, tmp_path
         open_named("fashion-mnist", tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="EOFError, BadGzipFile, ArrowInvalid instead of DataError: see report")
 @pytest.mark.parametrize("fault", ["half-a-gzip", "no-gzip", "fewer-labels", "label-10"])
 def test_fashion_mnist_refuses_files_that_are_broken_or_disagree(open_named: Open, tmp_path: Path, fault: str) -> None:
     _fashion(tmp_path)
@@ -253,7 +249,7 @@ def test_fashion_mnist_refuses_files_that_are_broken_or_disagree(open_named: Ope
     else:
         _idx(file, np.arange(4) if fault == "fewer-labels" else np.arange(6) + 5)
 
-    with pytest.raises(DataError, match="train-labels"):
+    with pytest.raises(DataError, match="labels"):
         open_named("fashion-mnist", tmp_path)
 
 

@@ -6,7 +6,7 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from common.errors import PrivacyError
+from common.errors import ConfigError, PrivacyError
 from common.privacy import accounting
 from common.privacy.accounting import DpSgdEvent, epsilon_of
 
@@ -57,3 +57,8 @@ def test_epsilon_of_is_refused_when_rdp_falls_below_pld(monkeypatch: pytest.Monk
 
     with pytest.raises(PrivacyError, match="disagree"):
         epsilon_of([DpSgdEvent(1.0, 1.0, 1)], delta=DELTA)
+
+
+def test_epsilon_of_refuses_noise_so_small_that_epsilon_means_nothing() -> None:
+    with pytest.raises(ConfigError, match="promises nothing"):
+        epsilon_of([DpSgdEvent(0.2, 0.1, 600)], delta=DELTA)

@@ -73,10 +73,12 @@ def test_run_job_under_dp_lets_only_arrays_and_declared_constants_leave(
 
     kinds = [message.metadata.message_type for message in seen]
     assert kinds == ["query"] * 5 + ["train"] * 10
-    constants = [message.content.config_records["client"]["num-units"] for message in seen[:5]]
-    for message, units in zip(seen[5:], constants * 2, strict=True):
+    declared = {m.metadata.src_node_id: m.content.config_records["client"]["num-units"] for m in seen[:5]}
+    for message in seen[5:]:
         assert set(message.content) == {"arrays", "metrics"}
-        assert dict(message.content.metric_records["metrics"]) == {"num-examples": units}
+        assert dict(message.content.metric_records["metrics"]) == {
+            "num-examples": declared[message.metadata.src_node_id]
+        }
         arrays = message.content.array_records["arrays"]
         assert {name: array.numpy().shape for name, array in arrays.items()} == {"head.weight": (10, 1280)}
 
