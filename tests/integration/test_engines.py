@@ -1,0 +1,143 @@
+"""Real processes: Ray, signals, a large population, accuracy over seeds."""
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common.config import RunConfig
+from common.data.prepared import Prepared
+from simulations.job import run_job
+
+pytestmark = pytest.mark.slow
+MakeConfig = Callable[..., RunConfig]
+ROOT = Path(__file__).resolve().parents[2]
+BRACT = [str(Path(sys.executable).parent / "bract"), "simulate"]
+
+
+def model_bytes(folder: Path) -> list[bytes]:
+    return [(folder / "model" / name).read_bytes() for name in ("model.safetensors", "card.json")]
+
+
+def interrupt_by_default() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for_rounds(process: "subprocess.Popen[str]", folder: Path, wanted: int) -> None:
+    file = folder / "rounds.jsonl"
+    while not file.is_file() or len(file.read_text().splitlines()) < wanted:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "cnn"])
+def test_ray_and_in_process_give_the_same_model_to_the_bit(tmp_path: Path, digits: Prepared, backbone: str) -> None:
+    settings = ["--set", "privacy.mechanism=none", "--set", "num-rounds=3", "--set", "training.local-epochs=1"]
+    settings += ["--set", f"model.backbone={backbone}"]
+    for engine in ("in-process", "ray"):
+        command = [*BRACT, "--engine", engine, "--out", str(tmp_path / engine), *settings]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    assert model_bytes(tmp_path / "ray") == model_bytes(tmp_path / "in-process")
+    assert json.loads((tmp_path / "ray" / "summary.json").read_text())["engine"] == "ray"
+
+
+def test_ray_under_dp_states_the_same_epsilon(tmp_path: Path, digits: Prepared) -> None:
+    command = [*BRACT, "--json", "--engine", "ray", "--out", str(tmp_path / "run"), "--set", "num-rounds=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["private"]) == ("complete", True)
+    assert 7.9 < summary["epsilon_max"] <= 8.0
+
+
+@pytest.mark.parametrize("engine", ["in-process", "ray"])
+def test_ctrl_c_keeps_complete_rounds_and_says_so(tmp_path: Path, digits: Prepared, engine: str) -> None:
+    command = [*BRACT, "--engine", engine, "--out", str(tmp_path / "run"), "--set", "num-rounds=400"]
+    command += ["--set", "privacy.noise-multiplier=8"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=interrupt_by_default
+    )
+    wait_for_rounds(process, tmp_path / "run", 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    assert summary["status"] == "interrupted"
+    assert 2 <= summary["rounds"] < 400
+
+
+def test_kill_leaves_a_true_summary_and_whole_files(tmp_path: Path, digits: Prepared) -> None:
+    command = [*BRACT, "--out", str(tmp_path / "run"), "--set", "num-rounds=400", "--set", "privacy.mechanism=none"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for_rounds(process, tmp_path / "run", 3)
+    process.kill()
+    process.communicate()
+
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    lines = (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()
+    assert summary["status"] == "interrupted"
+    assert summary["rounds"] >= len(lines) - 1
+    assert all(json.loads(line) for line in lines)
+
+
+def test_a_thousand_clients_stay_below_two_gigabytes(tmp_path: Path, digits: Prepared) -> None:
+    command = [*BRACT, "--json", "--out", str(tmp_path / "run"), "--set", "num-clients=1000"]
+    command += ["--set", "client-fraction=0.1", "--set", "num-rounds=20", "--set", "data.partitioner=iid"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["clients"], summary["cohort"]) == ("complete", 1000, 100)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize(("mechanism", "least"), [("dp-sgd", 0.80), ("none", 0.94)])
+def test_digits_reach_the_promised_accuracy(
+    tmp_path: Path, make_config: MakeConfig, digits: Prepared, mechanism: str, least: float
+) -> None:
+    accuracies = []
+    for seed in range(5):
+        settings = {"privacy.mechanism": mechanism, "seed": seed, "output-dir": str(tmp_path / str(seed))}
+        summary, _ = run_job(make_config(settings), engine="in-process", baselines=False, console=Console(quiet=True))
+        accuracies.append(summary["accuracy"])
+        assert mechanism == "none" or summary["epsilon_max"] <= 8.0
+
+    assert statistics.median(accuracies) >= least, accuracies
+
+
+def test_flwr_run_by_hand_works_as_readme_says(tmp_path: Path, digits: Prepared) -> None:
+    psutil = pytest.importorskip("psutil")
+    environment = os.environ | {
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = ["flwr", "run", str(ROOT), "local", "--stream"]
+    command += ["--federation-config", "num-supernodes=5 client-resources-num-cpus=1"]
+    command += ["--run-config", f'output-dir="{tmp_path / "run"}" privacy.mechanism="none" num-rounds=2']
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+        assert (tmp_path / "run" / "summary.json").is_file(), done.stdout + done.stderr
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if str(tmp_path / "flwr") in " ".join(process.info["cmdline"] or []):
+                for child in process.children(recursive=True):
+                    child.kill()
+                process.kill()
+
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "complete"
