@@ -41,6 +41,8 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
             _in_process(config, progress)
         summary = json.loads((folder / "summary.json").read_text())
         summary["engine"] = engine
+        seconds = summary["seconds"]
+        summary["backbone_share_of_time"] = round(seconds.get("features", 0.0) / seconds["total"], 4)
         if baselines and summary["status"] == "complete":
             from simulations.baselines import train_baselines
 

@@ -59,6 +59,7 @@ def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
             raise FederationError(f"the run under Ray left no result; the end of its log:\n{_tail(home)}")
     summary = json.loads((folder / "summary.json").read_text())
     summary["seconds"]["features"] = round(prepared.seconds, 3)
+    summary["seconds"]["total"] = round(summary["seconds"]["total"] + prepared.seconds, 3)
     RunDirectory(folder).write_json("summary.json", summary)
 
 

@@ -83,7 +83,7 @@ def test_files_and_functions_stay_small(file: Path) -> None:
     assert len(lines) <= 400
     assert file.stem not in {"utils", "helpers", "misc", "base"}
     for function in functions(file):
-        assert (function.end_lineno or 0) - function.lineno < 70, function.name
+        assert (function.end_lineno or 0) - function.lineno < 60, function.name
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

@@ -55,6 +55,7 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
     assert 0 < summary["epsilon_max"] <= 8.0
     assert summary["ledger"] == "none yet"
     assert summary["accuracy"] > 0.5
+    assert 0 <= summary["backbone_share_of_time"] < 1
     assert len((folder / "rounds.jsonl").read_text().splitlines()) == 3
     assert load_file(folder / "model" / "model.safetensors")["head.weight"].shape == (10, 1280)
     card = json.loads((folder / "model" / "card.json").read_text())
