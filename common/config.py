@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from common.errors import ConfigError
 
 Scalar = str | int | float | bool
+RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
 Mechanism = Literal["none", "dp-sgd"]
 Tuning = Literal["head", "full"]
 
@@ -209,7 +210,7 @@ def override(base: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[st
             hint = f"; did you mean {(leaf or near)[0]!r}?" if leaf or near else ""
             raise ConfigError(f"unknown setting {key!r}{hint}\n  known: {', '.join(base)}")
     merged = dict(base) | {key: _as_declared(base[key], value) for key, value in given.items()}
-    rivals = ("privacy.noise-multiplier", "privacy.target-epsilon")
+    rivals = RIVALS
     if all(given.get(key, "") != "" for key in rivals):
         raise ConfigError(f"give {rivals[0]} or {rivals[1]}, not both: one determines the other")
     if given.get(rivals[0], "") != "":

@@ -98,9 +98,18 @@ def decoded(images: "Dataset") -> Iterator[tuple["Image", bytes]]:
             image = ImageOps.exif_transpose(images[row]["image"])
             image = _eight_bits(image)
         except Exception as error:
-            raise DataError(f"image number {row} of the source cannot be read ({type(error).__name__})") from None
+            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+            raise DataError(f"{_place(images, row)} cannot be read as an image ({reason}): mend or remove it") from None
         content = f"{image.mode}{image.size}".encode() + image.tobytes()
         yield image, hashlib.sha256(content).digest()
+
+
+def _place(images: "Dataset", row: int) -> str:
+    """The file of an image, or its position where there is none."""
+    from datasets import Image
+
+    path = images.cast_column("image", Image(decode=False))[row]["image"]["path"]
+    return str(path) if path else f"image number {row} of the source"
 
 
 def _eight_bits(image: "Image") -> "Image":
@@ -108,7 +117,7 @@ def _eight_bits(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}")
+        raise ValueError(f"pixels of mode {image.mode}; 8 and 16 bits are read")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == "L" else image.convert("RGB")
@@ -219,12 +228,12 @@ def collect_pixels(images: "Dataset", *, side: int | None, progress: Progress) -
     digests = np.zeros((len(images), 32), dtype=np.uint8)
     for row, (image, digest) in enumerate(decoded(images)):
         rows.append(np.asarray(image if side is None else square(image, side)))
+        if rows[-1].shape[:2] != rows[0].shape[:2]:
+            raise DataError("the images differ in size: set data.image-size to the side that all shall have")
         digests[row] = np.frombuffer(digest, dtype=np.uint8)
         progress(1)
     if any(pixels.ndim != rows[0].ndim for pixels in rows):
         rows = [pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2) for pixels in rows]
-    if len({pixels.shape for pixels in rows}) > 1:
-        raise DataError("the images differ in size: set data.image-size to the side that all shall have")
     stacked = np.stack(rows)
     if stacked.shape[1] != stacked.shape[2] or stacked.shape[1] < 4:
         raise DataError(

@@ -74,8 +74,15 @@ class Outcome:
         return account(self.config, units, self.cohorts, complete=complete)
 
     def counts(self) -> Counts | None:
-        """Counts of the final model, or of the last round if the run stopped early."""
+        """Counts of the final model, or the latest there are if the run stopped early."""
         return total(self.closing.values()) or self.last
+
+    @property
+    def evaluated_model(self) -> int | None:
+        """The round after which the model was that `counts` belong to; 0 is the start."""
+        if self.closing:
+            return self.config.num_rounds
+        return self.rounds[-1].get("evaluated_model") if self.rounds else None
 
 
 def save_progress(directory: RunDirectory, outcome: Outcome, clock: Clock) -> None:
@@ -99,11 +106,29 @@ def draw_outcome(directory: RunDirectory, outcome: Outcome) -> None:
     counts = outcome.counts()
     marks = " (simulation only)" if outcome.config.private else ""
     if counts is not None:
-        title = f"global model, {counts.num_examples} held-out images{marks}"
+        title = f"model after round {outcome.evaluated_model}, {counts.num_examples} held-out images{marks}"
         draw_confusion(folder / "confusion.png", counts.confusion, outcome.classes, title)
-    draw_curves(folder / "curves.png", outcome.rounds, f"held-out images of all clients{marks}")
+    whose = "all clients" if outcome.config.private else "each round's clients"
+    draw_curves(folder / "curves.png", [*outcome.rounds, *_closing_line(outcome)], f"held-out images of {whose}{marks}")
     if outcome.class_counts is not None:
         draw_partition(folder / "partition.png", outcome.class_counts, outcome.classes)
+
+
+def _closing_line(outcome: Outcome) -> list[dict[str, Any]]:
+    """The closing evaluation as one more point of the curves; under DP the last round has it already."""
+    counts = total(outcome.closing.values())
+    if counts is None or outcome.config.private or not counts.num_examples:
+        return []
+    scores = score(counts.confusion)
+    loss = counts.loss_sum / counts.num_examples
+    return [
+        {
+            "evaluated_model": outcome.config.num_rounds,
+            "accuracy": scores.accuracy,
+            "macro_f1": scores.macro_f1,
+            "loss": loss if np.isfinite(loss) else None,
+        }
+    ]
 
 
 def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -125,6 +150,7 @@ def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
         "per_class": _per_class(outcome, scores),
         "spread_over_clients": {name: _spread(each, name) for name in _HEADLINES},
         "simulation_only": spending is not None and counts is not None,
+        "evaluated_model": outcome.evaluated_model,
         "evaluated_examples": 0 if counts is None else counts.num_examples,
         "rounds": len(rounds),
         "rounds_planned": config.num_rounds,

@@ -50,12 +50,12 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
 
     seen = [line for line in rounds if "accuracy" in line]
     figure, axes = _figure(8, 4.5)
-    axes.set(xlabel="round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
+    axes.set(xlabel="model after round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
     if not seen:
         axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes)
         _save(figure, file)
         return
-    x = [line["round"] for line in seen]
+    x = [line["evaluated_model"] for line in seen]
     axes.plot(x, [line["accuracy"] for line in seen], color=_ACCENT, marker="o", ms=3, label="accuracy")
     axes.plot(x, [line["macro_f1"] for line in seen], color=_SECOND, ls="--", label="macro F1")
     losses = axes.twinx()
@@ -91,7 +91,9 @@ def draw_partition(file: Path, counts: np.ndarray, classes: Sequence[str]) -> No
         axes.set_xticks(range(num_clients))
     sizes = counts.sum(axis=0)
     axes.set(xlabel="client", ylabel="class")
-    axes.set_title(f"{int(sizes.sum())} images, {num_clients} clients of {sizes.min()} to {sizes.max()}")
+    axes.set_title(
+        f"{int(sizes.sum())} images, held-out ones included; {num_clients} clients of {sizes.min()} to {sizes.max()}"
+    )
     figure.colorbar(image, ax=axes, label="images")
     _save(figure, file)
 

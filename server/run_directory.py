@@ -68,7 +68,7 @@ def check_free(path: Path) -> None:
         ConfigError: It holds files, is a file, or cannot be made.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ConfigError(f"--out {path} is in use: name a folder that is empty or does not exist yet")
+        raise ConfigError(f"--out (output-dir) {path} is in use: name a folder that is empty or does not exist yet")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise ConfigError(f"--out {path} cannot be made: {parent} is not a folder you may write to")

@@ -38,7 +38,7 @@ class RoundRecord:
     bytes_down: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The line that goes into `rounds.jsonl`."""
+        """The line that goes into `rounds.jsonl`; `evaluated_model` is the round that made the evaluated model."""
         line: dict[str, Any] = {
             "round": self.server_round,
             "clients": self.num_clients,
@@ -51,7 +51,7 @@ class RoundRecord:
             scores = score(self.counts.confusion)
             loss = self.counts.loss_sum / self.counts.num_examples
             line |= {
-                "evaluated": "model after the round" if self.simulation_only else "model before the round",
+                "evaluated_model": self.server_round if self.simulation_only else self.server_round - 1,
                 "simulation_only": self.simulation_only,
                 "accuracy": scores.accuracy,
                 "balanced_accuracy": scores.balanced_accuracy,

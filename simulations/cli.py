@@ -61,7 +61,7 @@ def simulate(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results [default: a new one in runs/].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in runs/ if left out.")] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -84,7 +84,7 @@ def simulate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Flower and the clients log.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Flower logs.")] = False,
 ) -> None:
     """Simulate a federation on this machine."""
     console = Console(stderr=as_json, quiet=quiet and not verbose)
@@ -128,7 +128,11 @@ def _given(
 ) -> dict[str, settings.Scalar]:
     """All settings the user gave, the command line over the file, paths made absolute."""
     given: dict[str, settings.Scalar] = settings.load_file(file) if file else {}
-    given |= dict(settings.set_value(pair) for pair in pairs)
+    said = dict(settings.set_value(pair) for pair in pairs)
+    for one, other in (settings.RIVALS, settings.RIVALS[::-1]):
+        if one in said:  # the command line unsets the file's rival
+            given.pop(other, None)
+    given |= said
     options: dict[str, Any] = {
         "seed": seed,
         "system.device": device,
@@ -158,6 +162,7 @@ def _logging(verbose: bool) -> None:
     """Set log levels; Flower sets its own when it is first imported, so that comes first."""
     importlib.import_module("flwr.app")
     logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("flwr").propagate = False
     logging.getLogger("absl").setLevel(logging.ERROR)
     logger = logging.getLogger("bract")
     logger.setLevel(logging.INFO if verbose else logging.ERROR)

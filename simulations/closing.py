@@ -35,12 +35,14 @@ def _title(summary: dict[str, Any]) -> str:
 
 def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     mark = "  (simulation only: no real federation could see this)" if summary["simulation_only"] else ""
+    stale = summary["evaluated_model"] != summary["rounds"]
+    which = f" by the model after round {summary['evaluated_model']}" if stale else ""
     rows: list[tuple[str, str]] = []
     if summary["accuracy"] is not None:
         rows += [
             (
                 "accuracy",
-                f"{summary['accuracy']:.4f} on {summary['evaluated_examples']} held-out images{mark}",
+                f"{summary['accuracy']:.4f}{which} on {summary['evaluated_examples']} held-out images{mark}",
             ),
             ("macro F1", f"{summary['macro_f1']:.4f}"),
             ("balanced accuracy", f"{summary['balanced_accuracy']:.4f}"),
@@ -52,6 +54,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
     seconds = summary["seconds"]
+    seconds = {**seconds, "other": seconds["total"] - sum(v for k, v in seconds.items() if k != "total")}
     phases = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in seconds.items() if name != "total")
     rows.append(("seconds", f"{seconds['total']:.1f} in all: {phases}"))
     if summary["bytes_up_per_round_per_client"] is not None:
@@ -67,6 +70,7 @@ def _privacy(summary: dict[str, Any]) -> str:
     return (
         f"epsilon <= {summary['epsilon_max']:.3f} at delta {summary['delta']:g} for each image, over the whole run "
         f"({summary['mechanism']} at each client; ledger: {summary['ledger']})"
+        + ("" if summary["status"] == "complete" else "; the run stopped early, so the whole plan is charged")
     )
 
 
@@ -76,16 +80,11 @@ def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
         f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
     ]
     if summary["status"] != "complete":
-        return [*lines, "Next     run the same command again; --seed repeats the partition and the cohorts"]
+        return [*lines, "Next     start again from round 1 with a new --out; there is no resume yet"]
+    compare = "" if "baselines" in summary else ", --baselines: did federating help?"
     if summary["private"]:
-        return [
-            *lines,
-            "Next     --set privacy.target-epsilon=2 for less leakage, --baselines: did federating help?",
-        ]
-    return [
-        *lines,
-        "Next     --set privacy.mechanism=dp-sgd to protect each image, --baselines: did federating help?",
-    ]
+        return [*lines, f"Next     --set privacy.target-epsilon=2 for less leakage{compare}"]
+    return [*lines, f"Next     --set privacy.mechanism=dp-sgd to protect each image{compare}"]
 
 
 def _pictures(folder: str) -> list[str]:

@@ -62,6 +62,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         "config": resolved(config),
         "images": len(labels),
         "classes": list(source.classes),
+        "held_out": 0 if source.test is not None else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
         "plan": _plan(config, sizes),
         "seconds": {
@@ -146,11 +147,16 @@ def _round_seconds(config: RunConfig, shape: tuple[int, ...], num_classes: int, 
     return round((time.perf_counter() - started) * config.cohort_size * config.num_rounds, 1)
 
 
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
 def _lines(facts: dict[str, Any]) -> list[str]:
     sizes = facts["client_sizes"]
     lines = [
-        f"Data      {facts['images']} images, {len(facts['classes'])} classes; clients hold {sizes['min']} to "
-        f"{sizes['max']} training images"
+        f"Data      {facts['images']} images of {len(facts['classes'])} classes: {_shortened(facts['classes'])}",
+        f"Clients   {facts['config']['num-clients']}, holding {sizes['min']} to {sizes['max']} images to train on"
+        + (f", about {facts['held_out']:.0%} of them held out" if facts["held_out"] else ""),
     ]
     if facts["plan"] is None:
         lines.append("Privacy   NOT PRIVATE: updates and exact counts leave every client")

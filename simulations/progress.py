@@ -77,7 +77,8 @@ class TerminalProgress:
         """Print one line of `rounds.jsonl` and move the bar."""
         text = f"round {line['round']:>3}/{self._num_rounds}  {line['clients']} clients"
         if "accuracy" in line:
-            text += f"  accuracy {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}"
+            before = "" if line["simulation_only"] else " before it"
+            text += f"  accuracy{before} {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}"
             text += "  loss not finite" if line["loss"] is None else f"  loss {line['loss']:.3f}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red]"

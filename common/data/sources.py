@@ -36,6 +36,7 @@ FASHION_CLASSES = (
 )
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw", "data/fashion-mnist")
+_SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
 _CIFAR_FOLDERS = ("data/cifar10",)
 
 
@@ -226,6 +227,12 @@ def _folder(path: str) -> ImageSource:
     if not root.is_dir():
         raise DataError(f"data.source={path!r}: there is no such folder")
     has_parts = (root / "train").is_dir() and (root / "test").is_dir()
+    inside = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    if inside and not has_parts and set(inside) <= _SPLIT_NAMES:
+        raise DataError(
+            f"data.source={path!r} holds {', '.join(inside)}: Bract reads train/ and test/ together, or one folder a "
+            f"class\n  name one part, such as {root / inside[0]}, or rename the parts to train and test"
+        )
     parts = [root / "train", root / "test"] if has_parts else [root]
     files = [_class_files(part) for part in parts]
     if not files[0]:

@@ -144,6 +144,14 @@ def test_folder_takes_train_for_a_class_when_there_is_no_test(open_named: Open, 
     assert open_named(tmp_path).classes == ("plane", "train")
 
 
+def test_folder_of_parts_that_are_not_train_and_test_is_refused(open_named: Open, tmp_path: Path) -> None:
+    _png(tmp_path / "train" / "cat" / "1.png")
+    _png(tmp_path / "val" / "cat" / "1.png")
+
+    with pytest.raises(DataError, match="train, val"):
+        open_named(tmp_path)
+
+
 def test_folder_without_images_is_refused(open_named: Open, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     _png(tmp_path / "loose.png")

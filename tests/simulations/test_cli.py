@@ -123,3 +123,13 @@ def test_simulate_on_a_folder_of_images_runs_to_the_end(tmp_path: Path) -> None:
 def test_help_teaches_with_examples() -> None:
     assert "Examples" in simulate("--help").output
     assert RUNNER.invoke(app, ["--version"]).output.startswith("bract 0.")
+
+
+def test_simulate_lets_set_unset_the_rival_in_a_config_file(tmp_path: Path, digits: Prepared) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[privacy]\ntarget-epsilon = 4.0\n")
+
+    result = simulate("--config", str(file), "--set", "privacy.noise-multiplier=3", "--dry-run", "--json")
+
+    config = json.loads(result.stdout)["config"]
+    assert (config["privacy.noise-multiplier"], config["privacy.target-epsilon"]) == (3.0, "")

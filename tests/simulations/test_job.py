@@ -1,5 +1,6 @@
 """Whole simulations in this process, and what they leave."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -165,3 +166,24 @@ def test_run_job_interrupted_keeps_complete_rounds_and_charges_the_whole_plan(
     assert {client["rounds"] for client in statement["clients"].values()} == {4}
     assert len((folder / "rounds.jsonl").read_text().splitlines()) == 2
     assert (folder / "model" / "model.safetensors").is_file()
+
+
+def test_run_job_interrupted_without_privacy_says_which_model_was_evaluated(
+    run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = server_app.run_rounds
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        yield from itertools.islice(genuine(*args, **more), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_app, "run_rounds", interrupted)
+    summary, _ = run(settings=OPEN | {"num-rounds": 4})
+
+    assert (summary["rounds"], summary["evaluated_model"]) == (2, 1)
+
+
+def test_run_job_complete_evaluates_the_final_model(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    for name, settings in (("a", OPEN), ("b", {})):
+        summary, _ = run(name, settings)
+        assert summary["evaluated_model"] == summary["rounds"] == 3
