@@ -67,7 +67,7 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = axes.get_legend_handles_labels()[0] + losses.get_legend_handles_labels()[0]
-    axes.legend(handles=handles, loc="lower right")
+    axes.legend(handles=handles, loc="center right")
     _save(figure, file)
 
 
