@@ -112,9 +112,10 @@ def run_rounds(
     num_classes = _num_classes(clients)
     for number, cohort in enumerate(cohorts, start=1):
         started = time.perf_counter()
-        view = CohortGrid(grid, [clients[name].node_id for name in cohort])
+        names = {clients[name].node_id: name for name in cohort}
+        view = CohortGrid(grid, names)
         messages = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), view))
-        replies, failures = _gather(view, messages, clients)
+        replies, failures = _gather(view, messages, names)
         if not replies:
             raise FederationError(f"round {number}: no client sent an update ({_causes(failures)})")
         down, up = _mean_bytes(messages), _mean_bytes(replies)
@@ -146,19 +147,18 @@ def evaluate_at_clients(
     Returns:
         Counts by client name; clients that failed are left out.
     """
-    view = CohortGrid(grid, [client.node_id for client in clients.values()])
-    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), ConfigRecord(), view)
-    replies, _ = _gather(view, list(messages), clients)
     names = {client.node_id: name for name, client in clients.items()}
+    view = CohortGrid(grid, names)
+    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), ConfigRecord(), view)
+    replies, _ = _gather(view, list(messages), names)
     found = {
         names[reply.metadata.src_node_id]: decode_counts(reply.content, _num_classes(clients)) for reply in replies
     }
     return {name: counts for name, counts in found.items() if counts is not None}
 
 
-def _gather(grid: Grid, messages: list[Message], clients: Mapping[str, Client]) -> tuple[list[Message], dict[str, str]]:
+def _gather(grid: Grid, messages: list[Message], names: Mapping[int, str]) -> tuple[list[Message], dict[str, str]]:
     """Replies sorted by client name, so that sums of floats do not depend on arrival."""
-    names = {client.node_id: name for name, client in clients.items()}
     replies = sorted(grid.send_and_receive(messages), key=lambda reply: names[reply.metadata.src_node_id])
     failed = {names[reply.metadata.src_node_id]: str(reply.error.reason) for reply in replies if reply.has_error()}
     return [reply for reply in replies if not reply.has_error()], failed

@@ -107,8 +107,9 @@ class InProcessGrid(Grid):
 
     def _deliver(self, message: Message) -> Message:
         node_id = message.metadata.dst_node_id
-        context = self._contexts.setdefault(node_id, self._new_context(node_id))
-        reply = self._client_app(message, context)
+        if node_id not in self._contexts:
+            self._contexts[node_id] = self._new_context(node_id)
+        reply = self._client_app(message, self._contexts[node_id])
         reply.metadata.__dict__["_message_id"] = str(next(self._serial))
         if self._observer is not None:
             self._observer(reply)
