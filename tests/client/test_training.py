@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from client import private_training
 from client.private_training import PrivateStreams, train_head_privately
 from client.training import LocalSettings, shuffled_batches, train_head
 from common.models.head import HEAD_WEIGHT, initial_head, residuals
@@ -159,3 +160,16 @@ def test_private_residuals_of_a_row_do_not_depend_on_its_neighbours() -> None:
     without_one = residuals(features[1:], labels[1:], weight, row_by_row=True)
 
     assert np.array_equal(together[1:], without_one)
+
+
+def test_private_training_asks_for_residuals_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def spy(*rows: np.ndarray, row_by_row: bool = False) -> np.ndarray:
+        asked.append(row_by_row)
+        return residuals(*rows, row_by_row=row_by_row)
+
+    monkeypatch.setattr(private_training, "residuals", spy)
+    train_head_privately(initial_head(8, 3), FEATURES, LABELS, plan(), settings(), PrivateStreams.fresh())
+
+    assert asked == [True] * 3
