@@ -44,15 +44,7 @@ class Learner:
         network = SmallCnn(input_shape[0], input_shape[2], num_classes)
         return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
-    def train(
-        self,
-        arrays: Arrays,
-        shard: Shard,
-        *,
-        name: str,
-        server_round: int,
-        streams: PrivateStreams | None = None,
-    ) -> Arrays:
+    def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int) -> Arrays:
         """Train on a client's rows for one round, privately if the run says so.
 
         Args:
@@ -60,7 +52,6 @@ class Learner:
             shard: The client's rows.
             name: The client's name; with the round it orders the batches.
             server_round: From 1.
-            streams: Given by tests only; left out, fresh keys are drawn.
 
         Returns:
             New arrays, same names and shapes.
@@ -72,7 +63,7 @@ class Learner:
         plain, private = self._trainers()
         if self.config.private:
             plan = plan_for(self.config, shard.num_units)
-            return private(arrays, *rows, plan, self.settings, streams or PrivateStreams.fresh())
+            return private(arrays, *rows, plan, self.settings, PrivateStreams.fresh())
         rng = public_stream(self.config.seed, "batches", name, server_round)
         return plain(arrays, *rows, self.settings, rng)
 

@@ -13,6 +13,7 @@ from server.report import draw_confusion, draw_curves, draw_partition
 from server.rounds import Arrays, Client, RoundResult
 from server.run_directory import RunDirectory
 from server.statement import Spending, account, privacy_statement, versions
+from server.tracking import figures
 
 
 @dataclass
@@ -119,16 +120,7 @@ def _closing_line(outcome: Outcome) -> list[dict[str, Any]]:
     counts = total(outcome.closing.values())
     if counts is None or outcome.config.private or not counts.num_examples:
         return []
-    scores = score(counts.confusion)
-    loss = counts.loss_sum / counts.num_examples
-    return [
-        {
-            "evaluated_model": outcome.config.num_rounds,
-            "accuracy": scores.accuracy,
-            "macro_f1": scores.macro_f1,
-            "loss": loss if np.isfinite(loss) else None,
-        }
-    ]
+    return [{"evaluated_model": outcome.config.num_rounds, **figures(counts)}]
 
 
 def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -48,19 +48,26 @@ class RoundRecord:
             "bytes_down": self.bytes_down,
         }
         if self.counts is not None and self.counts.num_examples:
-            scores = score(self.counts.confusion)
-            loss = self.counts.loss_sum / self.counts.num_examples
             line |= {
                 "evaluated_model": self.server_round if self.simulation_only else self.server_round - 1,
                 "simulation_only": self.simulation_only,
-                "accuracy": scores.accuracy,
-                "balanced_accuracy": scores.balanced_accuracy,
-                "macro_f1": scores.macro_f1,
-                "weighted_f1": scores.weighted_f1,
-                "loss": loss if math.isfinite(loss) else None,
-                "examples": self.counts.num_examples,
+                **figures(self.counts),
             }
         return line
+
+
+def figures(counts: Counts) -> dict[str, Any]:
+    """What a line says of an evaluation of at least one image; a loss that is not finite becomes None."""
+    scores = score(counts.confusion)
+    loss = counts.loss_sum / counts.num_examples
+    return {
+        "accuracy": scores.accuracy,
+        "balanced_accuracy": scores.balanced_accuracy,
+        "macro_f1": scores.macro_f1,
+        "weighted_f1": scores.weighted_f1,
+        "loss": loss if math.isfinite(loss) else None,
+        "examples": counts.num_examples,
+    }
 
 
 class Tracker(Protocol):

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -81,21 +82,7 @@ def test_run_rounds_with_fedmedian_equals_the_median() -> None:
     assert np.allclose(run("FedMedian", rounds=1), np.median(SHIFTS), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "FedAvg",
-        "FedAvgM",
-        "FedAdam",
-        "FedYogi",
-        "FedAdagrad",
-        "FedMedian",
-        "FedTrimmedAvg",
-        "Krum",
-        "MultiKrum",
-        "Bulyan",
-    ],
-)
+@pytest.mark.parametrize("name", get_args(StrategyName))
 def test_run_rounds_drives_every_strategy_whatever_order_replies_come_in(name: StrategyName) -> None:
     in_order, scrambled = run(name), run(name, grid_type=ScrambledGrid)
 
