@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.learner import Learner
-from common.config import RunConfig, parse
+from common.config import parse
 from common.data.deal import Partition, Shard, deal, shard
 from common.data.prepared import Prepared, prepared_earlier
 from common.errors import BractError, ClientFailure, ConfigError, FederationError, PrivacyError
@@ -30,6 +30,7 @@ from common.records import (
     require_release,
     server_round_of,
 )
+from common.sections import RunConfig
 from common.threads import pin_to_one_thread
 
 app = ClientApp()

@@ -11,11 +11,11 @@ import numpy as np
 
 from client.private_training import PrivateStreams, train_head_privately
 from client.training import LocalSettings, train_head
-from common.config import RunConfig
 from common.data.deal import Shard
 from common.metrics import Counts, count
 from common.models.head import HEAD_WEIGHT, head_logits
 from common.privacy.plan import plan_for
+from common.sections import RunConfig
 from common.streams import public_stream
 
 Arrays = dict[str, np.ndarray]

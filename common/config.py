@@ -6,140 +6,15 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from common.errors import ConfigError
+from common.sections import RunConfig, float_keys
 
 Scalar = str | int | float | bool
 RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
-Mechanism = Literal["none", "dp-sgd"]
-Tuning = Literal["head", "full"]
-
-Backbone = Literal["efficientnet_lite0", "cnn"]
-Partitioner = Literal["dirichlet", "iid"]
-StrategyName = Literal[
-    "FedAvg",
-    "FedAvgM",
-    "FedAdam",
-    "FedYogi",
-    "FedAdagrad",
-    "FedMedian",
-    "FedTrimmedAvg",
-    "Krum",
-    "MultiKrum",
-    "Bulyan",
-]
-
-
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _unset_to_none(value: Any) -> Any:
-    return None if value == "" else value
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True)
-
-
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class DataConfig(_Section):
-    """Where the images come from and how they are dealt to clients."""
-
-    source: Annotated[str, Field(min_length=1)]
-    path: str
-    partitioner: Partitioner
-    alpha: PositiveFloat
-    image_size: Annotated[Annotated[int, Field(ge=4, le=1024)] | None, BeforeValidator(_unset_to_none)]
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
-
-
-class ModelConfig(_Section):
-    """The shared backbone and which part of the model is trained."""
-
-    backbone: Backbone
-    weights: str
-    tuning: Annotated[Tuning | None, BeforeValidator(_unset_to_none)]
-
-
-class TrainingConfig(_Section):
-    """A client's local optimiser. `batch_size` is the expected batch under DP."""
-
-    learning_rate: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    local_epochs: PositiveInt
-    batch_size: PositiveInt
-
-
-class StrategyConfig(_Section):
-    """The Flower strategy that aggregates updates."""
-
-    name: StrategyName
-
-
-class PrivacyConfig(_Section):
-    """Everything that changes the guarantee, and nothing else."""
-
-    mechanism: Mechanism
-    # More than 100 promises nothing, and costs the accountant gigabytes.
-    target_epsilon: Annotated[Annotated[float, Field(gt=0, le=100)] | None, BeforeValidator(_unset_to_none)]
-    noise_multiplier: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
-    delta: Annotated[float, Field(ge=1e-12, lt=1)]
-    max_grad_norm: Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
-
-
-class SystemConfig(_Section):
-    """What only changes speed."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"]
-
-
-class RunConfig(_Section):
-    """A whole run. Build it with `parse`, which also fills in what was left open."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    num_rounds: PositiveInt
-    num_clients: PositiveInt
-    client_fraction: Fraction
-    output_dir: str
-    data: DataConfig
-    model: ModelConfig
-    training: TrainingConfig
-    strategy: StrategyConfig
-    privacy: PrivacyConfig
-    system: SystemConfig
-
-    @model_validator(mode="after")
-    def _tuning_fits_backbone(self) -> "RunConfig":
-        wanted = "full" if self.model.backbone == "cnn" else "head"
-        if self.model.tuning not in (None, wanted):
-            raise ValueError(
-                f"model.tuning={self.model.tuning!r} does not go with "
-                f"model.backbone={self.model.backbone!r}: use {wanted!r}"
-            )
-        return self
-
-    @property
-    def private(self) -> bool:
-        """Whether a differential-privacy mechanism is on."""
-        return self.privacy.mechanism != "none"
-
-    @property
-    def cohort_size(self) -> int:
-        """Clients a round: the fraction rounded down, at least one."""
-        return max(1, int(self.num_clients * self.client_fraction + 1e-9))
-
-    @property
-    def participations(self) -> int:
-        """The most rounds one client takes part in; cohorts are drawn to keep it this low."""
-        return -(-self.num_rounds * self.cohort_size // self.num_clients)
 
 
 @cache
@@ -251,24 +126,32 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
 
 def _whole_to_float(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """TOML writers drop the point of 8.0; strict typing would then refuse the 8."""
-    floats = {"client-fraction", "data.alpha", "data.test-fraction", "training.learning-rate"}
-    floats |= {"training.momentum", "privacy.target-epsilon", "privacy.noise-multiplier"}
-    floats |= {"privacy.delta", "privacy.max-grad-norm"}
+    floats = float_keys()
     return {key: _as_declared(0.0, value) if key in floats else value for key, value in flat.items()}
 
 
 def _fill_open_values(config: RunConfig) -> RunConfig:
-    tuning: Tuning = "full" if config.model.backbone == "cnn" else "head"
-    chosen = _project()["bract"]["open-values"][tuning]
+    chosen = _project()["bract"]["open-values"][_open_kind(config)]
     rate = config.training.learning_rate or float(chosen["learning-rate"])
     norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
     return config.model_copy(
         update={
-            "model": config.model.model_copy(update={"tuning": tuning}),
+            "model": config.model.model_copy(update={"tuning": config.tuning}),
             "training": config.training.model_copy(update={"learning_rate": rate}),
             "privacy": config.privacy.model_copy(update={"max_grad_norm": norm}),
         }
     )
+
+
+def _open_kind(config: RunConfig) -> str:
+    """Which row of the open values fits: by what is trained, then by the optimiser."""
+    if config.model.backbone == "cnn":
+        part = "scratch"
+    elif config.tuning == "head":
+        part = "head" if config.model.head != "mlp" else "mlp"
+    else:
+        part = "backbone"
+    return f"{part}-{config.training.optimizer}"
 
 
 def resolved(config: RunConfig) -> dict[str, Scalar]:

@@ -5,9 +5,9 @@ from typing import Any
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
-from common.config import RunConfig
 from common.errors import ConfigError
 from common.records import sum_counts
+from common.sections import RunConfig
 
 # The smallest cohort at which a strategy's default parameters make sense.
 _LEAST_COHORT = {"Krum": 3, "MultiKrum": 3, "Bulyan": 3, "FedTrimmedAvg": 5, "FedMedian": 3}

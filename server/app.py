@@ -8,9 +8,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from common.config import RunConfig, parse
+from common.config import parse
 from common.metrics import Counts
 from common.models.initial import initial_arrays
+from common.sections import RunConfig
 from server.aggregation import build_strategy
 from server.clock import Clock
 from server.cohort import draw_cohorts

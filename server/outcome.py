@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from common.config import RunConfig, resolved
+from common.config import resolved
 from common.metrics import Counts, Scores, score, total
+from common.sections import RunConfig
 from server.clock import Clock
 from server.report import draw_confusion, draw_curves, draw_partition
 from server.rounds import Arrays, Client, RoundResult

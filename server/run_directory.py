@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from common.config import RunConfig, nest, resolved
+from common.config import nest, resolved
 from common.errors import ConfigError
+from common.sections import RunConfig
 
 
 class RunDirectory:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from common.config import RunConfig
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.plan import PrivacyPlan, plan_for
+from common.sections import RunConfig
 
 NOT_PROTECTED = (
     "how many images each client declares, and so its share of the average",

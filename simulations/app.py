@@ -1,8 +1,8 @@
 """The ServerApp with a simulation around it: what `flwr run` starts."""
 
-from common.config import RunConfig
 from common.data.deal import class_counts, deal
 from common.data.prepared import ProgressFactory, no_progress, prepare
+from common.sections import RunConfig
 from server.app import Surroundings, create_app
 from server.tracking import LogTracker, Tracker
 from simulations.evaluator import PooledEvaluator

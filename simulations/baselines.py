@@ -6,11 +6,11 @@ import numpy as np
 
 from client.app import client_name
 from client.learner import Arrays, Learner
-from common.config import RunConfig
 from common.data.deal import Partition, Shard, deal, shard
 from common.data.prepared import Prepared, prepare
 from common.metrics import score
 from common.models.initial import initial_arrays
+from common.sections import RunConfig
 from common.streams import public_stream
 from simulations.evaluator import PooledEvaluator
 from simulations.progress import TerminalProgress

@@ -12,13 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.learner import Learner
-from common.config import RunConfig, bract_home, resolved
+from common.config import bract_home, resolved
 from common.data.deal import Shard, check_batch
 from common.data.partition import assign_clients
 from common.data.sources import ImageSource, open_source
 from common.models.backbones import BACKBONES
 from common.models.initial import initial_arrays
 from common.privacy.plan import plan_for
+from common.sections import RunConfig
 from server.aggregation import build_strategy
 from server.run_directory import check_free
 

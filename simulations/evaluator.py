@@ -7,10 +7,10 @@ import numpy as np
 
 from client.app import client_name
 from client.learner import Learner
-from common.config import RunConfig
 from common.data.deal import Partition
 from common.data.prepared import Prepared
 from common.metrics import Counts, count
+from common.sections import RunConfig
 
 
 class PooledEvaluator:

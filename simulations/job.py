@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from common.config import RunConfig, resolved
+from common.config import resolved
+from common.sections import RunConfig
 from server.run_directory import RunDirectory, check_free, fresh_path
 from simulations.progress import TerminalProgress
 

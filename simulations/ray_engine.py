@@ -16,10 +16,11 @@ from pathlib import Path
 
 import tomli_w
 
-from common.config import RunConfig, resolved
+from common.config import resolved
 from common.data.deal import deal
 from common.data.prepared import prepare
 from common.errors import ConfigError, FederationError
+from common.sections import RunConfig
 from server.run_directory import RunDirectory
 from simulations.progress import TerminalProgress
 

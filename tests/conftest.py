@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from common.config import RunConfig, Scalar, defaults, override, parse
+from common.config import Scalar, defaults, override, parse
 from common.data.prepared import Prepared, prepare
+from common.sections import RunConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

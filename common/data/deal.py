@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import RunConfig
 from common.data.prepared import Prepared
 from common.errors import ConfigError
+from common.sections import RunConfig
 
 
 @dataclass(frozen=True)

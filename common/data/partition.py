@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config import DataConfig
 from common.errors import DataError
+from common.sections import DataConfig
 from common.streams import keyed_uniform, public_stream
 
 if TYPE_CHECKING:

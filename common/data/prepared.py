@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config import RunConfig, bract_home
+from common.config import bract_home
+from common.sections import RunConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config import DataConfig, bract_home
+from common.config import bract_home
 from common.errors import DataError
+from common.sections import DataConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from common.config import RunConfig
 from common.models.head import initial_head
+from common.sections import RunConfig
 from common.streams import public_stream
 
 

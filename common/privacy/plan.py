@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common.config import RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import DISCRETIZATION, DpSgdEvent, epsilon_of, pld_epsilon
+from common.sections import RunConfig
 
 # Rounding a clipped sum to the noise grid moves its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4

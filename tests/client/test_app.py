@@ -11,11 +11,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app as client_app
-from common.config import RunConfig, resolved
+from common.config import resolved
 from common.data.prepared import Prepared
 from common.errors import ClientFailure
 from common.models.head import HEAD_WEIGHT, initial_head
 from common.records import arrays_to_record
+from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

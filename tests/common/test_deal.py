@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig, Scalar
+from common.config import Scalar
 from common.data.deal import Partition, class_counts, deal, shard
 from common.data.prepared import Prepared
 from common.errors import ConfigError
+from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

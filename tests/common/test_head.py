@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from common.config import RunConfig
 from common.models.head import HEAD_WEIGHT, head_logits, initial_head, residuals
 from common.models.initial import initial_arrays
+from common.sections import RunConfig
 
 
 def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import DataConfig, defaults, override, parse
+from common.config import defaults, override, parse
 from common.data.partition import assign_clients, assign_test, hold_out
 from common.errors import DataError
+from common.sections import DataConfig
 
 
 def _config(partitioner: str, alpha: float = 1.0) -> DataConfig:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import RunConfig, Scalar
+from common.config import Scalar
 from common.data.prepared import Prepared, prepare, prepared_earlier
 from common.errors import DataError, WeightsError
+from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

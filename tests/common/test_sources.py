@@ -12,9 +12,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from common.config import DataConfig, RunConfig
 from common.data.sources import CIFAR10_CLASSES, FASHION_CLASSES, ImageSource, open_source
 from common.errors import DataError
+from common.sections import DataConfig, RunConfig
 
 Open = Callable[..., ImageSource]
 

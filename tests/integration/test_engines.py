@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.config import RunConfig
 from common.data.prepared import Prepared
+from common.sections import RunConfig
 from simulations.job import run_job
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
 from common.privacy.plan import calibrate, plan_for, round_up_rate
+from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

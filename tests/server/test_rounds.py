@@ -10,10 +10,11 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from common.config import RunConfig, StrategyName, defaults, override, parse
+from common.config import defaults, override, parse
 from common.errors import ConfigError, FederationError
 from common.metrics import Counts
 from common.records import Declaration, encode_counts, encode_declaration, encode_update, record_to_arrays, sum_counts
+from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy
 from server.rounds import evaluate_at_clients, meet_clients, run_rounds
 from simulations.in_process import InProcessGrid

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig, load_file, override, parse
 from common.config import defaults as all_defaults
+from common.config import load_file, override, parse
 from common.errors import ConfigError
+from common.sections import RunConfig
 from server.run_directory import RunDirectory
 
 MakeConfig = Callable[..., RunConfig]

@@ -6,7 +6,7 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from common.config import RunConfig
+from common.sections import RunConfig
 from server.statement import account, privacy_statement
 
 MakeConfig = Callable[..., RunConfig]

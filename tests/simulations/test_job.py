@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 
 import server.app as server_app
 from client.app import app as client_app
-from common.config import RunConfig, Scalar, resolved
+from common.config import Scalar, resolved
 from common.data.prepared import Prepared
+from common.sections import RunConfig
 from server.app import create_app
 from simulations.app import surround
 from simulations.in_process import run_in_process
