@@ -166,7 +166,7 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        given = "" if item["type"] == "missing" or not key else f", got {item['input']!r}"
         lines.append(f"{key}: {message}{given}" if key else message)
     return "\n".join(lines)
 
