@@ -9,6 +9,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import typer
 
+from common import cli as common_cli
 from simulations import cli as simulations_cli
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 simulations_cli.mount(app)
+common_cli.mount(app)
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ def surround(
         evaluate_by_client=evaluator.by_client,
         class_counts=class_counts(prepared, partition),
         seconds={"features": prepared.seconds},
+        images_unused=partition.images_unused,
+        skipped_files=len(prepared.faults),
     )
 
 

@@ -66,8 +66,8 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 
 
 def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
-    learner = Learner(config)
-    arrays = initial_arrays(config, prepared.inputs.shape[1:], len(prepared.classes))
+    learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
+    arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.classes)
     for server_round in range(1, config.participations + 1):
         arrays = learner.train(arrays, rows, name=name, server_round=server_round)
     return arrays
@@ -75,5 +75,6 @@ def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arr
 
 def _everything(config: RunConfig, prepared: Prepared, partition: Partition) -> Shard:
     """All clients' images as one client's."""
-    together = Partition(np.zeros_like(partition.owner), partition.held_out, partition.num_units.sum(keepdims=True))
+    owner = np.where(partition.owner < 0, -1, 0).astype(partition.owner.dtype)
+    together = Partition(owner, partition.held_out, partition.num_units.sum(keepdims=True), partition.images_unused)
     return shard(prepared, together, 0, private=config.private)

@@ -4,19 +4,18 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from common import config as settings
-from common.data.sources import KNOWN_SOURCES
-from common.errors import BractError, ConfigError
+from common.data.sources import names_a_place
+from common.errors import ConfigError
+from common.models.weights import RANDOM
+from common.terminal import plain_errors
 
 _HELP = """Simulate a federation on this machine.
 
@@ -89,7 +88,7 @@ def simulate(
     """Simulate a federation on this machine."""
     console = Console(stderr=as_json, quiet=quiet and not verbose)
     _logging(verbose)
-    with plain_errors():
+    with plain_errors("Stopped before the first round; nothing was written."):
         given = _given(set_ or [], config, out, seed, device)
         run_config = settings.parse(settings.override(settings.defaults(), given))
         if dry_run:
@@ -110,19 +109,6 @@ def simulate(
             raise typer.Exit(130)
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn a user's mistake into one screen of text and exit code 2."""
-    try:
-        yield
-    except BractError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped before the first round; nothing was written.")
-        raise typer.Exit(130) from None
-
-
 def _given(
     pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
 ) -> dict[str, settings.Scalar]:
@@ -141,14 +127,10 @@ def _given(
     given |= {key: value for key, value in options.items() if value is not None}
     for key in ("data.path", "model.weights", "output-dir", "data.source"):
         value = given.get(key)
-        names_a_file = key != "data.source" or (value not in KNOWN_SOURCES and _looks_like_a_folder(str(value)))
+        names_a_file = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
         if isinstance(value, str) and value and names_a_file:
             given[key] = _absolute(key, value)
     return given
-
-
-def _looks_like_a_folder(text: str) -> bool:
-    return "/" in text or Path(text).is_dir()
 
 
 def _absolute(key: str, value: str) -> str:

@@ -47,9 +47,9 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             ("macro F1", f"{summary['macro_f1']:.4f}"),
             ("balanced accuracy", f"{summary['balanced_accuracy']:.4f}"),
         ]
-    spread = summary["spread_over_clients"]["accuracy"]
-    if spread:
-        rows.append(("over clients", f"{spread['min']:.3f} to {spread['max']:.3f}, median {spread['median']:.3f}"))
+    rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
+    rows += _personal(summary["personal"])
+    rows += _left_out(summary)
     rows.append(("privacy", _privacy(summary)))
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
@@ -61,6 +61,32 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
         up, down = summary["bytes_up_per_round_per_client"], summary["bytes_down_per_round_per_client"]
         rows.append(("traffic", f"{up / 1e3:.1f} kB up, {down / 1e3:.1f} kB down, a round and client"))
     rows.append(("results", folder))
+    return rows
+
+
+def _spread(label: str, spread: dict[str, float] | None) -> list[tuple[str, str]]:
+    if not spread:
+        return []
+    return [(label, f"{spread['min']:.3f} to {spread['max']:.3f}, median {spread['median']:.3f}")]
+
+
+def _personal(personal: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if personal is None:
+        return []
+    rows = [("personalised", f"{personal['part']} stays at each client; {personal['note']}")]
+    if personal["accuracy"] is not None:
+        rows.insert(0, ("personal accuracy", f"{personal['accuracy']:.4f} of clients' own models, same images"))
+        rows[1:1] = _spread("own, over clients", personal["spread_over_clients"]["accuracy"])
+    return rows
+
+
+def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if summary["images_unused"]:
+        rows.append(("images unused", f"{summary['images_unused']}: the partitioner gave them to nobody"))
+    if summary["skipped_files"]:
+        mark = "(simulation only: a real client keeps this number to itself)"
+        rows.append(("files skipped", f"{summary['skipped_files']} could not be used  {mark}"))
     return rows
 
 

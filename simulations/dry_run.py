@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,17 @@ from rich.table import Table
 
 from client.learner import Learner
 from common.config import bract_home, resolved
-from common.data.deal import Shard, check_batch
+from common.data.deal import check_batch
 from common.data.partition import assign_clients
-from common.data.sources import ImageSource, open_source
-from common.models.backbones import BACKBONES
+from common.data.scan import source_entries
+from common.data.sources import Entries, open_source
+from common.data.units import group_names, natural_clients
 from common.models.initial import initial_arrays
 from common.privacy.plan import plan_for
 from common.sections import RunConfig
 from server.aggregation import build_strategy
 from server.run_directory import check_free
+from simulations.estimates import backbone_seconds, input_shape, round_seconds
 
 
 def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
@@ -48,29 +49,36 @@ def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
 
 
 def foresee(config: RunConfig) -> dict[str, Any]:
-    """Settings, plan and estimates as one dictionary."""
+    """Settings, plan and estimates as one dictionary.
+
+    Images are counted, not decoded: bad ones are found when the run prepares them.
+
+    Raises:
+        BractError: What would stop the run.
+    """
     build_strategy(config)
     if config.output_dir:
         check_free(Path(config.output_dir))
-    source = open_source(config.data)
-    labels = source.labels()
-    check_batch(config, source.num_train)
-    owner = assign_clients(labels[: source.num_train], config.data, num_clients=config.num_clients, seed=config.seed)
-    sizes = np.bincount(owner, minlength=config.num_clients)
-    shape = _input_shape(config, source)
-    item = int(np.prod(shape)) * (4 if config.model.tuning == "head" else 1)
+    entries = source_entries(open_source(config.data))
+    check_batch(config, entries.num_train)
+    sizes, unused = _sizes(config, entries)
+    shape = input_shape(config, entries)
+    arrays = initial_arrays(config, shape, entries.classes)
+    item = int(np.prod(shape)) * (4 if config.caches_features else 1)
     return {
         "config": resolved(config),
-        "images": len(labels),
-        "classes": list(source.classes),
-        "held_out": 0 if source.test is not None else config.data.test_fraction,
+        "images": len(entries.labels),
+        "images_unused": unused,
+        "classes": list(entries.classes),
+        "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
+        "model": _model(config, arrays, Learner(config, shape, entries.classes)),
         "plan": _plan(config, sizes),
         "seconds": {
-            "backbone_pass_if_not_cached": _backbone_seconds(config, source),
-            "rounds": _round_seconds(config, shape, len(source.classes), int(np.median(sizes))),
+            "backbone_pass_if_not_cached": backbone_seconds(config, entries),
+            "rounds": round_seconds(config, arrays, shape, entries.classes, int(np.median(sizes))),
         },
-        "disk_bytes": {"cache": item * len(labels), "results_about": 400_000},
+        "disk_bytes": {"cache": item * len(entries.labels), "results_about": 400_000},
         "disk_free_bytes": shutil.disk_usage(bract_home().anchor or "/").free,
     }
 
@@ -95,57 +103,31 @@ def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
     }
 
 
-def _input_shape(config: RunConfig, source: ImageSource) -> tuple[int, ...]:
-    if config.model.tuning == "head":
-        return (BACKBONES[config.model.backbone].num_features,)
-    first = source.train[0]["image"]
-    side = config.data.image_size or first.size[0]
-    return (side, side, 1 if first.mode == "L" else 3)
+def _sizes(config: RunConfig, entries: Entries) -> tuple[np.ndarray, int]:
+    """Training entries of each client, and of nobody; nothing is decoded."""
+    split, groups = entries.num_train, group_names(entries.units)
+    names, naturals = natural_clients(entries.clients)
+    owner = assign_clients(
+        entries.labels[:split],
+        config.data,
+        num_clients=config.num_clients,
+        seed=config.seed,
+        groups=None if groups is None else groups[:split],
+        naturals=None if naturals is None else naturals[:split],
+        names=names,
+    )
+    counts = np.bincount(owner + 1, minlength=config.num_clients + 1)
+    return counts[1:], int(counts[0])
 
 
-def _backbone_seconds(config: RunConfig, source: ImageSource) -> float:
-    """Time of the first images through the backbone, scaled up."""
-    if config.model.tuning != "head":
-        return 0.0
-    from common.data.prepared import no_progress
-    from common.features import CHUNK, choose_device, extract_features
-    from common.models.backbones import load_backbone
-
-    info = BACKBONES[config.model.backbone]
-    sample = source.train.select(range(min(2 * CHUNK, len(source.train))))
-    backbone = load_backbone(info.name, config.model.weights)
-    side, device = config.data.image_size or info.image_size, choose_device(config.system.device)
-    for _ in range(2):  # the first pass pays for warming up
-        started = time.perf_counter()
-        extract_features(
-            sample,
-            backbone,
-            info,
-            side=side,
-            device=device,
-            features=np.zeros((len(sample), info.num_features), dtype=np.float32),
-            digests=np.zeros((len(sample), 32), dtype=np.uint8),
-            progress=no_progress(0, ""),
-        )
-    return round((time.perf_counter() - started) / len(sample) * len(source.labels()), 1)
-
-
-def _round_seconds(config: RunConfig, shape: tuple[int, ...], num_classes: int, size: int) -> float:
-    """Time of one client of middling size on made-up inputs, times clients and rounds."""
-    rng = np.random.default_rng(0)
-    if config.model.tuning == "head":
-        inputs = rng.standard_normal((size, *shape)).astype(np.float32)
-    else:
-        inputs = rng.integers(0, 255, (size, *shape)).astype(np.uint8)
-    labels = rng.integers(0, num_classes, size)
-    rows = Shard(inputs, labels, inputs[:0], labels[:0], size)
-    learner = Learner(config)
-    arrays = initial_arrays(config, shape, num_classes)
-    if config.private:
-        plan_for(config, size)  # calibrated once a run, not once a client
-    started = time.perf_counter()
-    learner.train(arrays, rows, name="dry-run", server_round=1)
-    return round((time.perf_counter() - started) * config.cohort_size * config.num_rounds, 1)
+def _model(config: RunConfig, arrays: dict[str, np.ndarray], learner: Learner) -> dict[str, Any]:
+    travelling = [array for name, array in arrays.items() if name not in learner.personal]
+    return {
+        "tensors": len(arrays),
+        "trained_parameters": int(sum(array.size for array in arrays.values())),
+        "bytes_a_client_and_round": int(sum(array.nbytes for array in travelling)),
+        "tuning": config.tuning,
+    }
 
 
 def _shortened(names: list[str]) -> str:
@@ -157,7 +139,11 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"Data      {facts['images']} images of {len(facts['classes'])} classes: {_shortened(facts['classes'])}",
         f"Clients   {facts['config']['num-clients']}, holding {sizes['min']} to {sizes['max']} images to train on"
-        + (f", about {facts['held_out']:.0%} of them held out" if facts["held_out"] else ""),
+        + (f", about {facts['held_out']:.0%} of them held out" if facts["held_out"] else "")
+        + (f"; {facts['images_unused']} training images unused" if facts["images_unused"] else ""),
+        f"Model     {facts['config']['model.backbone']}, tuning {facts['model']['tuning']}: "
+        f"{facts['model']['trained_parameters']:,} trained parameters, each client sends "
+        f"{facts['model']['bytes_a_client_and_round'] / 1e6:.2f} MB a round",
     ]
     if facts["plan"] is None:
         lines.append("Privacy   NOT PRIVATE: updates and exact counts leave every client")
@@ -173,4 +159,4 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"about {seconds['rounds']:.0f} s for all rounds on this machine"
     )
     lines.append(f"Disk      {disk['cache'] / 1e6:.1f} MB cache below {bract_home()}, under 1 MB of results")
-    return [*lines, "Nothing was trained and nothing was written."]
+    return [*lines, "Nothing was trained, and no results were written."]

@@ -16,6 +16,9 @@ from common.sections import RunConfig
 class PooledEvaluator:
     """Scores models on the held-out images of all clients.
 
+    Tensors that stay with clients take the values that all of them start from, unless a
+    model brings its own.
+
     Args:
         config: The run.
         prepared: The whole source.
@@ -25,7 +28,8 @@ class PooledEvaluator:
     def __init__(self, config: RunConfig, prepared: Prepared, partition: Partition) -> None:
         rows = np.flatnonzero(partition.held_out)
         order = rows[np.argsort(partition.owner[rows], kind="stable")]
-        self._learner = Learner(config)
+        self._learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
+        self._start = self._learner.initial_personal()
         self._inputs = np.ascontiguousarray(prepared.inputs[order])
         self._labels = prepared.labels[order]
         owners = partition.owner[order]
@@ -33,7 +37,7 @@ class PooledEvaluator:
 
     def by_client(self, arrays: dict[str, np.ndarray]) -> dict[str, Counts]:
         """Counts of a model on each client's held-out images, by client name."""
-        logits = self._learner.logits(arrays, self._inputs)
+        logits = self._learner.logits(self._start | arrays, self._inputs)
         return {
             client_name(partition): count(logits[start:stop], self._labels[start:stop])
             for partition, (start, stop) in enumerate(zip(self._bounds[:-1], self._bounds[1:], strict=True))
@@ -41,4 +45,4 @@ class PooledEvaluator:
 
     def pooled(self, arrays: dict[str, np.ndarray]) -> Counts:
         """Counts of a model on all held-out images."""
-        return self._learner.evaluate(arrays, self._inputs, self._labels)
+        return self._learner.evaluate(self._start | arrays, self._inputs, self._labels)

@@ -54,6 +54,7 @@ class InProcessGrid(Grid):
         self._contexts: dict[int, Context] = {}
         self._replies: dict[str, Message] = {}
         self._serial = count(1)
+        self._pool: ThreadPoolExecutor | None = None
 
     def set_run(self, run: Any) -> None:
         """Take over the run's description."""
@@ -99,11 +100,19 @@ class InProcessGrid(Grid):
             message.metadata.__dict__["_message_id"] = str(next(self._serial))
         if self._num_workers == 1:
             return [self._deliver(message) for message in batch]
-        pool = ThreadPoolExecutor(self._num_workers)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._num_workers)  # kept: each thread holds a network of its own
         try:
-            return list(pool.map(self._deliver, batch))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            return list(self._pool.map(self._deliver, batch))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the workers go; those that are busy finish their client first."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
     def _deliver(self, message: Message) -> Message:
         node_id = message.metadata.dst_node_id
@@ -140,4 +149,7 @@ def run_in_process(
         observer: Sees every message that leaves a client.
     """
     grid = InProcessGrid(client_app, num_clients, run_config, num_workers=num_workers, observer=observer)
-    server_app(grid, Context(_RUN_ID, _SERVER_NODE, {}, RecordDict(), dict(run_config)))
+    try:
+        server_app(grid, Context(_RUN_ID, _SERVER_NODE, {}, RecordDict(), dict(run_config)))
+    finally:
+        grid.close()

@@ -61,6 +61,6 @@ def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
     from simulations.in_process import run_in_process
 
     server_app = create_app(partial(surround, tracker=progress, progress=progress.work))
-    # A network trained as a whole spends its time in torch, which runs beside other threads.
-    workers = (os.cpu_count() or 1) if config.model.tuning == "full" else 1
+    # A network spends its time in torch, which runs beside other threads.
+    workers = 1 if config.closed_form else (os.cpu_count() or 1)
     run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients, num_workers=workers)

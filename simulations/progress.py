@@ -79,6 +79,8 @@ class TerminalProgress:
         if "accuracy" in line:
             before = "" if line["simulation_only"] else " before it"
             text += f"  accuracy{before} {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}"
+            if "personal_accuracy" in line:
+                text += f"  own {line['personal_accuracy']:.3f}"
             text += "  loss not finite" if line["loss"] is None else f"  loss {line['loss']:.3f}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red]"

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "client": {"client", "common"},
     "server": {"server", "common"},
     "simulations": set(ROOMS),
-    "bract": {"simulations", "server", "client"},
+    "bract": set(ROOMS),
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
 # The one module that builds messages outside a Flower process.

@@ -5,33 +5,66 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from common.data.prepared import Prepared
+from common.config import bract_home
 from common.errors import ConfigError
 from common.sections import RunConfig
+
+if TYPE_CHECKING:
+    from common.data.prepared import Prepared
+
+FORMAT = 3  # raise it when the same settings would deal otherwise
+
+
+class Content(Protocol):
+    """What dealing needs to know of a source: `Prepared` and `Scan` both tell it.
+
+    Attributes cover all n entries, bad ones included; see `common.data.scan.Scan`.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def digests(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def usable(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def num_train(self) -> int: ...  # noqa: D102
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def unit_digests(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def owners(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def client_names(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Who holds which row, and which rows are held out.
+    """Who holds which entry, and which entries are held out.
 
     Attributes:
-        owner: (n,) int32 partition number of every row.
-        held_out: (n,) bool.
-        num_units: (num_clients,) int64, the declared size of each client: rows of
-            its training pool before anything is held out. A public constant.
+        owner: (n,) int32 partition number of every entry; -1 where nobody holds it.
+        held_out: (n,) bool; only entries that a client holds and that are usable.
+        num_units: (num_clients,) int64, the declared size of each client: entries of
+            its training pool before anything is held out, bad ones included. A
+            public constant, which does not depend on which files are bad.
+        images_unused: Training entries that the partitioner gave to nobody.
     """
 
     owner: np.ndarray
     held_out: np.ndarray
     num_units: np.ndarray
+    images_unused: int
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One client's rows.
+    """One client's usable rows.
 
     Attributes:
         train_inputs: (a, ...) inputs to train on.
@@ -39,6 +72,8 @@ class Shard:
         test_inputs: (b, ...) inputs held out for evaluation.
         test_labels: (b,) int64.
         num_units: Declared size of the client, a public constant.
+        train_digests: (a, 32) uint8, a name for each training image that depends on
+            its pixels alone.
     """
 
     train_inputs: np.ndarray
@@ -46,21 +81,78 @@ class Shard:
     test_inputs: np.ndarray
     test_labels: np.ndarray
     num_units: int
+    train_digests: np.ndarray
 
 
-def deal(config: RunConfig, prepared: Prepared) -> Partition:
-    """The partition of a run; computed once, then read from beside the source.
+def deal(config: RunConfig, prepared: "Prepared") -> Partition:
+    """The partition of a run; computed once, then read from the cache.
 
     Raises:
         ConfigError: The batch is larger than all training images together.
         DataError: The images cannot be dealt as asked.
     """
     check_batch(config, prepared.num_train)
-    file = prepared.folder / f"partition-{_key(config)}.npz"
+    file = bract_home() / "cache" / "partitions" / f"{_key(config, prepared)}.npz"
     if not file.is_file():
-        _save(file, _deal(config, prepared))
+        _save(file, deal_afresh(config, prepared))
     with np.load(file) as saved:
-        return Partition(saved["owner"], saved["held_out"], saved["num_units"])
+        return Partition(saved["owner"], saved["held_out"], saved["num_units"], int(saved["images_unused"]))
+
+
+def deal_afresh(config: RunConfig, content: Content) -> Partition:
+    """Deal without looking into the cache or writing to it.
+
+    Args:
+        config: The run; seed, number of clients and the data section matter.
+        content: What is dealt.
+
+    Raises:
+        DataError: The images cannot be dealt as asked.
+    """
+    from common.data.partition import assign_clients, hold_out
+    from common.data.units import group_rows
+
+    split, units = content.num_train, content.digests if content.unit_digests is None else content.unit_digests
+    groups = group_rows(content.unit_digests, content.digests)
+    owner = np.full(len(content.labels), -1, dtype=np.int32)
+    owner[:split] = assign_clients(
+        content.labels[:split],
+        config.data,
+        num_clients=config.num_clients,
+        seed=config.seed,
+        groups=None if groups is None else groups[:split],
+        naturals=None if content.owners is None else content.owners[:split],
+        names=content.client_names,
+    )
+    num_units = np.bincount(owner[:split] + 1, minlength=config.num_clients + 1)[1:]
+    images_unused = int((owner[:split] < 0).sum())
+    if split == len(owner):
+        held_out = hold_out(units, fraction=config.data.test_fraction, key=_split_key(config))
+    else:
+        owner[split:] = _test_owners(config, content, owner[:split], groups)
+        held_out = np.arange(len(owner)) >= split
+    return Partition(owner, held_out & content.usable & (owner >= 0), num_units, images_unused)
+
+
+def _test_owners(config: RunConfig, content: Content, owner: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """The client of each entry of the source's own test set: its own, that of its unit, or by class."""
+    from common.data.partition import assign_test
+    from common.data.units import most_frequent
+
+    split = content.num_train
+    if config.data.partitioner == "natural" and content.owners is not None:
+        return content.owners[split:]
+    labels, units = content.labels[split:], content.digests if content.unit_digests is None else content.unit_digests
+    if groups is not None:
+        _, member = np.unique(groups[split:], return_inverse=True)
+        labels = most_frequent(labels, member)[member]
+    chosen = assign_test(labels, content.labels[:split], owner, units[split:], key=_split_key(config))
+    if groups is None:
+        return chosen
+    home = np.full(groups.max() + 1, -1, dtype=np.int32)
+    home[groups[:split]] = owner  # a group has one client
+    trained = home[groups[split:]]
+    return np.where(trained >= 0, trained, chosen)
 
 
 def check_batch(config: RunConfig, num_train: int) -> None:
@@ -76,8 +168,8 @@ def check_batch(config: RunConfig, num_train: int) -> None:
         )
 
 
-def shard(prepared: Prepared, partition: Partition, partition_id: int, *, private: bool) -> Shard:
-    """The rows of one client, copied into memory.
+def shard(prepared: "Prepared", partition: Partition, partition_id: int, *, private: bool) -> Shard:
+    """The usable rows of one client, copied into memory.
 
     Args:
         prepared: The whole source.
@@ -85,8 +177,9 @@ def shard(prepared: Prepared, partition: Partition, partition_id: int, *, privat
         partition_id: In [0, num_clients).
         private: Keep one copy of equal images: together they are one unit, and must not vote twice.
     """
-    mine = partition.owner == partition_id
-    train = np.flatnonzero(mine & ~partition.held_out)
+    mine = (partition.owner == partition_id) & prepared.usable
+    in_train = np.arange(len(mine)) < prepared.num_train
+    train = np.flatnonzero(mine & in_train & ~partition.held_out)
     if private and len(train):
         train = train[np.sort(np.unique(prepared.digests[train], axis=0, return_index=True)[1])]
     test = np.flatnonzero(mine & partition.held_out)
@@ -96,40 +189,38 @@ def shard(prepared: Prepared, partition: Partition, partition_id: int, *, privat
         np.ascontiguousarray(prepared.inputs[test]),
         prepared.labels[test],
         int(partition.num_units[partition_id]),
+        np.ascontiguousarray(prepared.digests[train]),
     )
 
 
-def class_counts(prepared: Prepared, partition: Partition) -> np.ndarray:
-    """Images of each class at each client, (classes, clients) int64; simulations only."""
-    counts = np.zeros((len(prepared.classes), len(partition.num_units)), dtype=np.int64)
-    np.add.at(counts, (prepared.labels, partition.owner), 1)
+def class_counts(content: Content, partition: Partition) -> np.ndarray:
+    """Usable images of each class at each client, (classes, clients) int64; simulations only."""
+    counts = np.zeros((len(content.classes), len(partition.num_units)), dtype=np.int64)
+    rows = np.flatnonzero(content.usable & (partition.owner >= 0))
+    np.add.at(counts, (content.labels[rows], partition.owner[rows]), 1)
     return counts
 
 
-def _key(config: RunConfig) -> str:
+def _split_key(config: RunConfig) -> bytes:
+    return hashlib.sha256(f"held-out{config.seed}".encode()).digest()
+
+
+def _key(config: RunConfig, prepared: "Prepared") -> str:
     data = config.data
-    parts = [config.seed, config.num_clients, data.partitioner, data.alpha, data.test_fraction]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    content = [prepared.key, hashlib.sha256(np.packbits(prepared.usable).tobytes()).hexdigest()]
+    dealt = [data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client, data.size_skew]
+    parts = (FORMAT, config.seed, config.num_clients, dealt, data.min_client_size, data.test_fraction, content)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 def _save(file: Path, partition: Partition) -> None:
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".npz")
-    with os.fdopen(handle, "wb") as stream:
-        np.savez(stream, owner=partition.owner, held_out=partition.held_out, num_units=partition.num_units)
-    os.replace(scratch, file)
-
-
-def _deal(config: RunConfig, prepared: Prepared) -> Partition:
-    from common.data.partition import assign_clients, assign_test, hold_out
-
-    key = hashlib.sha256(f"held-out{config.seed}".encode()).digest()
-    split = prepared.num_train
-    train_labels = prepared.labels[:split]
-    owner = assign_clients(train_labels, config.data, num_clients=config.num_clients, seed=config.seed)
-    num_units = np.bincount(owner, minlength=config.num_clients)
-    if split == len(prepared.labels):
-        held_out = hold_out(prepared.digests, fraction=config.data.test_fraction, key=key)
-        return Partition(owner, held_out, num_units)
-    test = assign_test(prepared.labels[split:], train_labels, owner, prepared.digests[split:], key=key)
-    held_out = np.arange(len(prepared.labels)) >= split
-    return Partition(np.concatenate([owner, test]), held_out, num_units)
+    for folder in (file.parent.parent, file.parent):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, **vars(partition))
+        os.replace(scratch, file)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

@@ -1,57 +1,65 @@
-"""Images made ready once a machine, then read by row: what every simulated client shares.
+"""A run's images made ready, then read by row: what every simulated client shares.
 
-A folder below `$BRACT_HOME/cache` holds one source after preprocessing: inputs
-(features of a frozen backbone, or pixels), labels and content digests. Whoever
-needs it first makes it under a lock; everybody else maps it into memory, so a
-client process that only trains a head needs NumPy and nothing heavier.
+Each image is decoded once to learn what it is (`common.data.scan`) and passes the
+backbone once in its life (`common.features`); both are remembered by content, so a
+new seed, partition or run re-uses them and a changed image invalidates only itself.
+A client process whose images are known needs NumPy and nothing heavier.
 """
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config import bract_home
-from common.sections import RunConfig
+from common.config import cache_folder
+from common.data.scan import Fault, Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
+from common.data.sources import ImageSource, open_source
+from common.errors import DataError
+from common.sections import RunConfig, parts
+from common.store import ContentStore, StoredRows
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from common.features import FeatureExtractor, PixelCollector
 
-    from common.data.sources import ImageSource
-
-FORMAT = 2  # raise it when the same images would give other inputs
+FORMAT = 3  # raise it when the same images would give other inputs
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One source after preprocessing.
+    """One source after preprocessing; every array covers all entries, bad ones included.
 
     Attributes:
-        inputs: (n, d) float32 features, or (n, h, w, c) uint8 pixels.
-        labels: (n,) int64.
+        inputs: (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed.
+        labels: (n,) int64; -1 where the class is not one of `classes`.
         digests: (n, 32) uint8, SHA-256 of each image's pixels.
-        num_train: The first so many rows are training images; the rest is the
+        usable: (n,) bool; the others are listed in `faults`.
+        num_train: The first so many entries are training images; the rest is the
             source's own test set (none if equal to n).
         classes: Class names.
-        seconds: What making it took; 0 if it was found ready.
-        folder: Where it lies.
+        unit_digests: (n, 32) uint8, hash of each entry's unit; None if every image is its own.
+        owners: (n,) int32 natural client of each entry, or None.
+        client_names: What `owners` counts.
+        faults: What was skipped, and why; never leaves this machine.
+        seconds: What making it took; a fraction of a second if it was found ready.
+        key: Names the source's content.
     """
 
-    inputs: np.ndarray
+    inputs: StoredRows
     labels: np.ndarray
     digests: np.ndarray
+    usable: np.ndarray
     num_train: int
     classes: tuple[str, ...]
+    unit_digests: np.ndarray | None
+    owners: np.ndarray | None
+    client_names: tuple[str, ...]
+    faults: tuple[Fault, ...]
     seconds: float
-    folder: Path
+    key: str
 
 
 def no_progress(total: int, what: str) -> Callable[[int], None]:
@@ -63,145 +71,140 @@ def no_progress(total: int, what: str) -> Callable[[int], None]:
 ProgressFactory = Callable[[int, str], Callable[[int], None]]
 
 
-def _key(config: RunConfig, fingerprint: str, dtype: str) -> str:
-    from common.models.backbones import BACKBONES
+@dataclass(frozen=True)
+class _Inputs:
+    """What one row of input is, and by what it is found."""
 
-    info = BACKBONES.get(config.model.backbone)
-    parts = [str(FORMAT), fingerprint, config.model.backbone, str(config.data.image_size), dtype]
-    parts += [repr(info)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    interpolation: str
+    side: int
 
 
 def prepare(config: RunConfig, progress: ProgressFactory = no_progress) -> Prepared:
     """Make a source ready, or map what an earlier run or another process made.
 
     Args:
-        config: The run; data, model and device matter.
+        config: Source, backbone and way of tuning matter.
         progress: Called with a total and a label; returns what to call with each advance.
 
     Raises:
-        DataError: The source is missing or unusable.
+        DataError: The source is missing or unusable, or too many of its files are bad.
         WeightsError: The backbone's weights are missing or wrong.
     """
-    from filelock import FileLock
-
-    pointer = _pointer(config)
-    folder = bract_home() / "cache"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with FileLock(folder / f"{pointer}.lock"):
-        started = time.perf_counter()
-        target, made = _resolve(config, folder, progress)
-        took = time.perf_counter() - started if made else 0.0
-        scratch = folder / f".{pointer}.part"
-        scratch.write_text(json.dumps({"folder": target.name}))
-        os.replace(scratch, folder / f"{pointer}.json")
-    return _load(target, took)
-
-
-def _pointer(config: RunConfig) -> str:
-    """Name a request without opening the source, for processes that come later."""
-    settings = [config.data.source, config.data.path, str(config.data.image_size), config.model.backbone]
-    settings += [config.model.weights, config.system.device]
-    return "request-" + hashlib.sha256("\0".join(settings).encode()).hexdigest()[:16]
-
-
-def prepared_earlier(config: RunConfig) -> Prepared:
-    """Map what this run's first process made ready, without importing what made it.
-
-    A simulation prepares the source before it sends the first message; a client
-    started on its own prepares it here.
-    """
-    folder = bract_home() / "cache"
-    pointer = folder / f"{_pointer(config)}.json"
-    if pointer.is_file():
-        target = folder / json.loads(pointer.read_text())["folder"]
-        if (target / "meta.json").is_file():
-            return _load(target, 0.0)
-    return prepare(config)
-
-
-def _resolve(config: RunConfig, folder: Path, progress: ProgressFactory) -> tuple[Path, bool]:
-    from common.data.sources import open_source
-    from common.features import choose_device, fast_dtype
-    from common.models.backbones import load_backbone
-
-    if config.model.weights and config.model.tuning == "head":
-        load_backbone(config.model.backbone, config.model.weights)  # cached features must not hide wrong weights
+    started = time.perf_counter()
     source = open_source(config.data)
-    device = choose_device(config.system.device)
-    dtype = "uint8" if config.model.tuning == "full" else fast_dtype(device)
-    target = folder / _key(config, source.fingerprint, dtype)
-    if (target / "meta.json").is_file():
-        return target, False
-    scratch = Path(tempfile.mkdtemp(dir=folder, prefix="making-"))
-    try:
-        _make(config, source, device, scratch, progress)
-        meta = {"num_train": source.num_train, "classes": source.classes, "dtype": dtype, "source": source.name}
-        (scratch / "meta.json").touch(mode=0o600)
-        (scratch / "meta.json").write_text(json.dumps(meta))
-        try:
-            os.replace(scratch, target)
-        except OSError:
-            if not (target / "meta.json").is_file():  # else a request under another name made it meanwhile
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target, True
-
-
-def _make(config: RunConfig, source: "ImageSource", device: str, folder: Path, progress: ProgressFactory) -> None:
-    """Write labels, digests and inputs; large arrays go straight to their files."""
-    from datasets import concatenate_datasets
-
-    from common.features import collect_pixels
-
-    _save(folder, "labels", source.labels())
-    images = source.train if source.test is None else concatenate_datasets([source.train, source.test])
-    if config.model.tuning == "full":
-        report = progress(len(images), "Reading images")
-        pixels, digests = collect_pixels(images, side=config.data.image_size, progress=report)
-        _save(folder, "inputs", pixels)
-        _save(folder, "digests", digests)
-    else:
-        _extract(config, images, device, folder, progress)
-
-
-def _extract(config: RunConfig, images: "Dataset", device: str, folder: Path, progress: ProgressFactory) -> None:
-    from common.features import extract_features
-    from common.models.backbones import BACKBONES, load_backbone
-
-    info = BACKBONES[config.model.backbone]
-    backbone = load_backbone(info.name, config.model.weights)
-    features = _file(folder, "inputs", np.dtype(np.float32), (len(images), info.num_features))
-    digests = _file(folder, "digests", np.dtype(np.uint8), (len(images), 32))
-    extract_features(
-        images,
-        backbone,
-        info,
-        side=config.data.image_size or info.image_size,
-        device=device,
-        features=features,
-        digests=digests,
-        progress=progress(len(images), f"Backbone pass ({info.name})"),
+    early = None if config.model.backbone == "cnn" else _backbone_inputs(config)
+    scan = scan_source(source, progress=progress)
+    refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
+    if len(parts(config.data.classes)) < 2:  # a client may lack classes of an agreed list, even all but one
+        refuse_single_class(scan)
+    wanted = early or _cnn_inputs(config, scan)
+    store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
+    _describe(store, config, wanted)
+    digests = scan.digests[scan.usable]
+    absent = store.missing(digests)
+    if absent.any():
+        rows = np.flatnonzero(scan.usable)[absent]
+        _fill(config, source, scan, rows, store, wanted, progress)
+    inputs = store.rows_of(np.where(scan.usable[:, None], scan.digests, 0).astype(np.uint8))
+    return Prepared(
+        inputs=inputs,
+        labels=scan.labels,
+        digests=scan.digests,
+        usable=scan.usable,
+        num_train=scan.num_train,
+        classes=scan.classes,
+        unit_digests=scan.unit_digests,
+        owners=scan.owners,
+        client_names=scan.client_names,
+        faults=scan.faults,
+        seconds=time.perf_counter() - started,
+        key=hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24],
     )
-    features.flush()
-    digests.flush()
 
 
-def _file(folder: Path, name: str, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> np.memmap:
-    """An array on disk that only its owner can read."""
-    file = folder / f"{name}.npy"
-    file.touch(mode=0o600)
-    return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+def _backbone_inputs(config: RunConfig) -> _Inputs:
+    from common.models.backbones import backbone_facts
+
+    facts = backbone_facts(config)
+    side = facts.image_size
+    if not config.caches_features:
+        named: list[object] = [FORMAT, "pixels", side, 3, facts.interpolation]
+        return _Inputs(_key(named), (side, side, 3), "uint8", facts.interpolation, side)
+    size = facts.num_mapped if config.model.head == "mlp" else facts.num_features
+    named = [FORMAT, "features", facts.sha256, side, facts.mean, facts.std, facts.interpolation]
+    named += [config.model.head, config.model.backbone, config.system.device]
+    return _Inputs(_key(named), (size,), "float32", facts.interpolation, side)
 
 
-def _save(folder: Path, name: str, array: np.ndarray) -> None:
-    _file(folder, name, array.dtype, array.shape)[...] = array
+def _cnn_inputs(config: RunConfig, scan: Scan) -> _Inputs:
+    widths, heights = scan.widths[scan.usable], scan.heights[scan.usable]
+    side = config.data.image_size
+    if side is None:
+        if len(np.unique(widths)) > 1 or len(np.unique(heights)) > 1:
+            raise DataError("the images differ in size: set data.image-size to the side that all shall have")
+        if widths[0] != heights[0] or widths[0] < 4:
+            raise DataError(
+                f"images of {widths[0]} x {heights[0]} pixels: set data.image-size to the side of the squares "
+                "(at least 4) that they shall become"
+            )
+        side = int(widths[0])
+    channels = int(scan.channels[scan.usable].max())
+    named: list[object] = [FORMAT, "pixels", side, channels, "bicubic"]
+    return _Inputs(_key(named), (side, side, channels), "uint8", "bicubic", side)
 
 
-def _load(folder: Path, seconds: float) -> Prepared:
-    meta = json.loads((folder / "meta.json").read_text())
-    inputs, labels, digests = (
-        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("inputs", "labels", "digests")
+def _key(named: list[object]) -> str:
+    return hashlib.sha256(repr(named).encode()).hexdigest()[:24]
+
+
+def _describe(store: ContentStore, config: RunConfig, wanted: _Inputs) -> None:
+    """Say beside the rows what they are, for `bract cache list`."""
+    file = store.folder / "about.json"
+    if not file.is_file():
+        kind = f"features of {config.model.backbone}" if wanted.dtype == "float32" else "pixels"
+        about: dict[str, Any] = {"kind": kind, "side": wanted.side, "shape": wanted.shape, "dtype": wanted.dtype}
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(about))
+
+
+def _fill(
+    config: RunConfig,
+    source: ImageSource,
+    scan: Scan,
+    rows: np.ndarray,
+    store: ContentStore,
+    wanted: _Inputs,
+    progress: ProgressFactory,
+) -> None:
+    """Decode what is missing and bring it into the store."""
+    from common.data.images import decode
+
+    images = source_entries(source).images
+    with _collector(config, store, wanted, len(rows), progress) as collector:
+        for row in rows:
+            collector.push(int(row), decode(images[int(row)]["image"]), scan.digests[row].tobytes())
+
+
+def _collector(
+    config: RunConfig, store: ContentStore, wanted: _Inputs, total: int, progress: ProgressFactory
+) -> "FeatureExtractor | PixelCollector":
+    from common.features import FeatureExtractor, PixelCollector, choose_device
+
+    if wanted.dtype == "uint8":
+        report = progress(total, "Scaling images")
+        return PixelCollector(
+            store, side=wanted.side, channels=wanted.shape[2], interpolation=wanted.interpolation, progress=report
+        )
+    from common.models.network import feature_network
+
+    return FeatureExtractor(
+        feature_network(config),
+        store,
+        side=wanted.side,
+        interpolation=wanted.interpolation,
+        device=choose_device(config.system.device),
+        progress=progress(total, f"Backbone pass ({config.model.backbone})"),
     )
-    return Prepared(inputs, np.asarray(labels), digests, meta["num_train"], tuple(meta["classes"]), seconds, folder)

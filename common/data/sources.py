@@ -1,274 +1,239 @@
-"""Named sources of labelled images, all as `datasets.Dataset` with columns image and label.
+"""Where labelled images come from: one contract for every kind of source, and the names they go by.
 
-Nothing is downloaded here: digits ship inside scikit-learn, the other sources
-are read from files that the user names or that a system package installed.
+Opening a source is cheap: it looks at file names, sizes and times, decodes nothing
+and imports nothing heavy. Reading it (`ImageSource.entries`) gives encoded images.
 """
 
-import gzip
 import hashlib
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config import bract_home
 from common.errors import DataError
-from common.sections import DataConfig
+from common.sections import DataConfig, parts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw", "data/fashion-mnist")
-_SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
-_CIFAR_FOLDERS = ("data/cifar10",)
+HUBS = {
+    "hf": "a data set of the Hugging Face hub, hf:<name> or hf:<name>:<config>",
+    "torchvision": "a data set of torchvision, such as torchvision:Flowers102",
+    "medmnist": "a two-dimensional set of MedMNIST, such as medmnist:pathmnist",
+}
+_NAMED = {
+    "digits": "1,797 handwritten digits of 8 x 8 pixels, inside scikit-learn",
+    "fashion-mnist": "70,000 garments of 28 x 28 pixels, four IDX files",
+    "mnist": "70,000 handwritten digits of 28 x 28 pixels, four IDX files or torchvision",
+    "cifar10": "60,000 photographs of 32 x 32 pixels, Parquet files",
+    "cifar100": "60,000 photographs of 32 x 32 pixels, Parquet files or torchvision",
+}
+KNOWN_SOURCES = tuple(_NAMED)
+_MANIFESTS = (".csv", ".parquet")
 
 
-Parts = tuple["Dataset", "Dataset | None"]
+@dataclass(frozen=True)
+class Entries:
+    """All entries of a source in a fixed order, training entries first; images stay encoded.
+
+    Attributes:
+        images: n rows, column `image` with rows {"bytes": bytes | None, "path": str | None}.
+        labels: (n,) int64 index into `classes`; -1 if there is none, and `label_faults` says why.
+        num_train: The first so many entries are for training; the rest is the source's own test set.
+        classes: Class names.
+        item_keys: (n,) S32 that changes when that one item changes; None if only all change together.
+        units: Privacy unit of each entry, such as a patient; "" is a unit of its own.
+        clients: Natural client of each entry; "" belongs to none.
+        label_faults: Row -> why it has no label.
+        root: Folder that `place` shows paths from.
+        parts: What the training and the test part are called where entries have no file.
+    """
+
+    images: "Dataset"
+    labels: np.ndarray
+    num_train: int
+    classes: tuple[str, ...]
+    item_keys: np.ndarray | None = None
+    units: tuple[str, ...] | None = None
+    clients: tuple[str, ...] | None = None
+    label_faults: Mapping[int, str] = field(default_factory=dict)
+    root: str = ""
+    parts: tuple[str, str] = ("the training part", "the test part")
+
+    def place(self, row: int) -> str:
+        """The file of an entry, seen from the source; else its number, from 0, and its part."""
+        path = self.images[row]["image"]["path"]
+        if path and self.root and Path(path).is_relative_to(self.root):
+            return str(Path(path).relative_to(self.root))
+        if path:
+            return str(path)
+        own, name = (row, self.parts[0]) if row < self.num_train else (row - self.num_train, self.parts[1])
+        return f"image number {own} of {name}"
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Labelled images in a fixed order, read when they are first needed.
+    """Labelled images, read when they are first needed.
 
     Attributes:
         name: What the user called it.
-        fingerprint: Hex digest that changes when the files change.
-        classes: Class names; a label is an index into them.
-        load: Reads the images; use `train` and `test`.
+        fingerprint: Hex digest that changes when any of its files changes.
+        load: Reads it; use `entries`, which does so once.
+        place: Where it lies: two sources of one name at two places are two sources.
     """
 
     name: str
     fingerprint: str
-    classes: tuple[str, ...]
-    load: Callable[[], Parts]
+    load: Callable[[], Entries]
+    place: str = ""
 
     @cached_property
-    def _parts(self) -> Parts:
-        return self.load()
-
-    @property
-    def train(self) -> "Dataset":
-        """Images that clients train on (and hold out from, if there is no `test`)."""
-        return self._parts[0]
-
-    @property
-    def test(self) -> "Dataset | None":
-        """The source's own test images, if it has them."""
-        return self._parts[1]
-
-    def labels(self) -> np.ndarray:
-        """Labels of train then test, (n,) int64.
+    def entries(self) -> Entries:
+        """All entries, read on first use.
 
         Raises:
-            DataError: There are images of one class only.
+            DataError: The files are damaged or do not hold what they should.
         """
-        parts = [part for part in self._parts if part is not None]
-        labels = np.concatenate([np.asarray(part["label"], dtype=np.int64) for part in parts])
-        present = len(np.unique(labels))
-        if present < 2:
-            raise DataError(
-                f"data.source={self.name!r} holds images of {present} class: a classifier needs at least two"
-            )
-        return labels
-
-    @property
-    def num_train(self) -> int:
-        """How many of the images, from the first, belong to `train`."""
-        return len(self.train)
+        return self.load()
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Open the source that `data.source` and `data.path` name.
+    """Open the source that `data.source`, `data.path` and `data.classes` name.
 
     Raises:
-        DataError: The name is unknown, files are missing, or there are no images.
+        DataError: The name is unknown, files are missing, there are no images, or the class list is unusable.
     """
-    if config.source in _SOURCES:
-        return _SOURCES[config.source](config.path)
-    if "/" in config.source or Path(config.source).is_dir():
-        return _folder(config.source)
-    raise DataError(
-        f"data.source={config.source!r} is neither a known source ({', '.join(_SOURCES)}) nor a folder of images\n"
-        "  a folder needs one sub-folder a class: data.source=/path/to/folder"
-    )
+    source = _opener(config.source)(config)
+    return _with_classes(source, parts(config.classes)) if parts(config.classes) else source
 
 
-def _dataset(images: Sequence[object], labels: np.ndarray) -> "Dataset":
-    from datasets import Dataset, Features, Image, Value
+def names_a_place(source: str) -> bool:
+    """Whether `data.source` is a path, and not a known name or a hub's.
 
-    features = Features({"image": Image(), "label": Value("int64")})
-    return Dataset.from_dict({"image": list(images), "label": labels.tolist()}, features=features)
-
-
-def _digits(path: str) -> ImageSource:
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    if path:
-        raise DataError("data.path does not go with data.source='digits': the images ship with scikit-learn")
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    classes = tuple(str(name) for name in bunch.target_names)
-
-    def load() -> Parts:
-        return _dataset([Image.fromarray(image) for image in pixels], bunch.target.astype(np.int64)), None
-
-    return ImageSource("digits", hashlib.sha256(pixels.tobytes()).hexdigest(), classes, load)
+    >>> names_a_place("hf:uoft-cs/cifar10"), names_a_place("./pets")
+    (False, True)
+    """
+    if source in _NAMED or source.partition(":")[0] in HUBS:
+        return False
+    return "/" in source or source.endswith(_MANIFESTS) or Path(source).is_dir()
 
 
-def _first_folder(path: str, usual: tuple[str, ...], wanted: list[str], help_text: str) -> Path:
+def describe_sources() -> list[tuple[str, str]]:
+    """Every kind of source: what to write for `data.source`, and what it is."""
+    hubs = [(f"{hub}:<name>", text) for hub, text in HUBS.items()]
+    places = [
+        ("/path/to/folder", "one sub-folder a class, with or without train/ and test/; or saved by datasets"),
+        ("/path/to/file.csv", "a manifest: path, label, and if wanted unit, client, split"),
+        ("/path/to/file.parquet", "the same; image (bytes) may stand for path"),
+    ]
+    return [*_NAMED.items(), *hubs, *places]
+
+
+def _opener(source: str) -> Callable[[DataConfig], ImageSource]:
+    from common.data import folders, hubs, manifests, named, saved
+
+    hub = source.partition(":")[0]
+    if source in _NAMED:
+        return named.OPENERS[source]
+    if hub in HUBS and ":" in source:
+        return hubs.OPENERS[hub]
+    if not names_a_place(source):
+        raise DataError(
+            f"data.source={source!r} is neither a known source ({', '.join(_NAMED)}) nor one of "
+            f"{', '.join(f'{hub}:<name>' for hub in HUBS)} nor a folder of images\n"
+            "  a folder needs one sub-folder a class: data.source=/path/to/folder; `bract list sources` shows all"
+        )
+    if source.endswith(_MANIFESTS):
+        return manifests.open_manifest
+    return saved.open_saved if saved.is_saved(Path(source)) else folders.open_folder
+
+
+def refuse_path(config: DataConfig, why: str) -> None:
+    """Refuse `data.path` where the source needs none.
+
+    Raises:
+        DataError: `data.path` is set.
+    """
+    if config.path:
+        raise DataError(f"data.path does not go with data.source={config.source!r}: {why}")
+
+
+def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], advice: str) -> Path:
+    """The first folder that holds all wanted files.
+
+    Args:
+        path: The only folder to look in, if not empty.
+        usual: Folders to look in otherwise.
+        wanted: File names.
+        advice: What to do if none does.
+
+    Raises:
+        DataError: None does; says where it looked.
+    """
     folders = [Path(path)] if path else [Path(folder) for folder in usual]
     for folder in folders:
         if all((folder / name).is_file() for name in wanted):
             return folder
     looked = ", ".join(str(folder) for folder in folders)
-    raise DataError(f"missing {', '.join(wanted)}\n  looked in: {looked}\n  {help_text}")
+    raise DataError(f"missing {', '.join(wanted)}\n  looked in: {looked}\n  {advice}")
 
 
-def _fingerprint_files(files: list[Path]) -> str:
-    parts = []
+def file_keys(files: Iterable[Path]) -> np.ndarray:
+    """(n,) S32, one key a file: changes with its path, the target of a link, its size and its time."""
+    keys = []
     for file in files:
-        state = file.stat()
-        parts.append(f"{file.absolute()}\0{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _read_idx(file: Path) -> np.ndarray:
-    """One gzipped IDX file of bytes. Source: yann.lecun.com/exdb/mnist, file format."""
-    try:
-        raw = gzip.decompress(file.read_bytes())
-    except (OSError, EOFError, zlib.error):
-        raise DataError(f"{file} is damaged or no gzip file: fetch it again") from None
-    rank = raw[3] if len(raw) >= 4 else 0
-    if raw[:3] != b"\0\0\x08" or not 1 <= rank <= 3 or len(raw) < 4 + 4 * rank:
-        raise DataError(f"{file} is not an IDX file of bytes")
-    shape = np.frombuffer(raw, dtype=">u4", count=rank, offset=4).astype(int)
-    data = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * rank)
-    if data.size != int(np.prod(shape)):
-        raise DataError(f"{file} is cut short: {data.size} bytes of {int(np.prod(shape))}")
-    return data.reshape(shape)
-
-
-def _fashion_mnist(path: str) -> ImageSource:
-    from PIL import Image
-
-    names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    folder = _first_folder(
-        path,
-        _FASHION_FOLDERS,
-        names,
-        "Debian and Ubuntu: apt-get install dataset-fashion-mnist; else put the four files in a folder "
-        "and name it with data.path",
-    )
-
-    def load() -> Parts:
-        images, labels = [_read_idx(folder / name) for name in names[::2]], [_read_idx(folder / n) for n in names[1::2]]
-        for part, label in zip(images, labels, strict=True):
-            if len(part) != len(label) or label.max() >= len(FASHION_CLASSES):
-                raise DataError(f"{folder}: images and labels do not belong together")
-        train, test = (
-            _dataset([Image.fromarray(image) for image in part], label.astype(np.int64))
-            for part, label in zip(images, labels, strict=True)
-        )
-        return train, test
-
-    fingerprint = _fingerprint_files([folder / name for name in names])
-    return ImageSource("fashion-mnist", fingerprint, FASHION_CLASSES, load)
-
-
-def _cifar10(path: str) -> ImageSource:
-    from datasets import Dataset, Features, Image, Value
-
-    names = ["train.parquet", "test.parquet"]
-    folder = _first_folder(
-        path,
-        _CIFAR_FOLDERS,
-        names,
-        "put CIFAR-10 there as parquet with columns img and label, and name the folder with data.path",
-    )
-    columns = Features({"img": Image(), "label": Value("int64")})
-    cache = str(bract_home() / "datasets")
-
-    def load() -> Parts:
         try:
-            train, test = (
-                Dataset.from_parquet(str(folder / name), features=columns, cache_dir=cache) for name in names
-            )
-        except Exception as error:
-            raise DataError(
-                f"{folder}: the parquet files need columns img and label ({type(error).__name__})"
-            ) from None
-        return train.rename_column("img", "image"), test.rename_column("img", "image")
-
-    fingerprint = _fingerprint_files([folder / name for name in names])
-    return ImageSource("cifar10", fingerprint, CIFAR10_CLASSES, load)
+            state = file.stat()
+            text = f"{file.absolute()}\0{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
+        except (OSError, ValueError):  # a table may hold what is no path at all
+            text = f"{file.absolute()}\0missing"
+        keys.append(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32])
+    return np.array(keys, dtype="S32")
 
 
-def _folder(path: str) -> ImageSource:
-    """A folder with one sub-folder a class, optionally below train/ and test/."""
-    root = Path(path)
-    if not root.is_dir():
-        raise DataError(f"data.source={path!r}: there is no such folder")
-    has_parts = (root / "train").is_dir() and (root / "test").is_dir()
-    inside = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    if inside and not has_parts and set(inside) <= _SPLIT_NAMES:
-        raise DataError(
-            f"data.source={path!r} holds {', '.join(inside)}: Bract reads train/ and test/ together, or one folder a "
-            f"class\n  name one part, such as {root / inside[0]}, or rename the parts to train and test"
-        )
-    parts = [root / "train", root / "test"] if has_parts else [root]
-    files = [_class_files(part) for part in parts]
-    if not files[0]:
-        raise DataError(
-            f"data.source={path!r}: no images found\n  expected one sub-folder a class, with files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}"
-        )
-    classes = tuple(sorted({name for part in files for _, name in part}))
-
-    def load() -> Parts:
-        sets = [
-            _dataset([str(file) for file, _ in part], np.array([classes.index(name) for _, name in part]))
-            for part in files
-        ]
-        return sets[0], sets[1] if has_parts else None
-
-    fingerprint = _fingerprint_files([file for part in files for file, _ in part])
-    return ImageSource(root.name, fingerprint, classes, load)
+def fingerprint_of(files: Iterable[Path], *more: object) -> str:
+    """Hex digest over the keys of files, and whatever else decides what is read."""
+    return hashlib.sha256(file_keys(files).tobytes() + repr(more).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _class_files(root: Path) -> list[tuple[Path, str]]:
-    return [
-        (file, folder.name)
-        for folder in sorted(root.iterdir())
-        if folder.is_dir()
-        for file in sorted(folder.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(root).parts)
-        and file.suffix.lower() in IMAGE_SUFFIXES
-        and file.is_file()
-    ]
+def image_rows(cells: Sequence[Mapping[str, Any]]) -> "Dataset":
+    """Encoded images as a data set: rows {"bytes": bytes | None, "path": str | None}."""
+    import pyarrow as pa
+    from datasets import Dataset, Features, Image
+    from datasets.table import InMemoryTable
+
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    features = Features({"image": Image(decode=False)})
+    table = pa.table({"image": pa.array(list(cells), type=kind)})
+    return Dataset(InMemoryTable(table.cast(features.arrow_schema)))
 
 
-_SOURCES: dict[str, Callable[[str], ImageSource]] = {
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar10,
-}
-KNOWN_SOURCES = tuple(_SOURCES)
+def _with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
+    """The same images under the run's public class list; images of other classes lose their label."""
+    if len(wanted) < 2 or len(set(wanted)) < len(wanted):
+        raise DataError(f"data.classes={','.join(wanted)!r}: give at least two different names, joined by commas")
+    fingerprint = hashlib.sha256(repr((source.fingerprint, wanted)).encode()).hexdigest()
+    return ImageSource(source.name, fingerprint, lambda: _relabelled(source, wanted), source.place)
+
+
+def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
+    entries = source.entries
+    names = entries.classes
+    if all(name.isdecimal() for name in names) and not set(names) & set(wanted):  # numbers count along the list
+        names = tuple(wanted[int(name)] if int(name) < len(wanted) else name for name in names)
+    table = np.array([*(wanted.index(name) if name in wanted else -1 for name in names), -1], dtype=np.int64)
+    labels = table[entries.labels]  # a label of -1 takes the last, -1
+    faults = dict(entries.label_faults)
+    for row in np.flatnonzero((labels < 0) & (entries.labels >= 0)).tolist():
+        faults[row] = f"unknown class {names[entries.labels[row]]!r}: not in data.classes"
+    missing = [name for number, name in enumerate(wanted) if not (labels == number).any()]
+    log = logging.getLogger("bract")
+    if missing:
+        log.warning("data.source=%r has no image of %s", source.name, ", ".join(missing))
+    if unknown := sorted(set(names) - set(wanted)):
+        log.warning("data.source=%r has classes that data.classes leaves out: %s", source.name, ", ".join(unknown))
+    return replace(entries, labels=labels, classes=wanted, label_faults=faults)

@@ -1,16 +1,16 @@
-"""Images made ready once, found ready afterwards, and made anew when they changed."""
+"""Images made ready once, found ready afterwards, and only what changed made anew."""
 
-import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.config import Scalar
-from common.data.prepared import Prepared, prepare, prepared_earlier
+from common.data.prepared import Prepared, prepare
 from common.errors import DataError, WeightsError
 from common.sections import RunConfig
 
@@ -34,19 +34,33 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def _png(file: Path, seed: int) -> None:
+def _png(file: Path, seed: int, mode: str = "RGB", side: int = 8) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(256, size=(8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file)
+    pixels = np.random.default_rng(seed).integers(256, size=(side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(file)
 
 
 def _settings(source: Path, **more: Scalar) -> dict[str, Scalar]:
     return {"data.source": str(source), "model.backbone": "cnn", "system.device": "cpu"} | more
 
 
-def _same(one: Prepared, other: Prepared) -> bool:
-    arrays = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "labels", "digests"))
-    return arrays and (one.num_train, one.classes, one.folder) == (other.num_train, other.classes, other.folder)
+def _all(prepared: Prepared) -> np.ndarray:
+    return prepared.inputs[np.flatnonzero(prepared.usable)]
+
+
+class Announced:
+    """Remembers what work was announced, and how much of it was reported."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[int, str]] = []
+        self.steps: list[int] = []
+
+    def __call__(self, total: int, what: str) -> Callable[[int], None]:
+        self.work.append((total, what))
+        return self.steps.append
+
+    def of(self, word: str) -> list[int]:
+        return [total for total, what in self.work if word in what]
 
 
 def test_prepare_holds_the_images_train_first(make_config: MakeConfig, home: Path, pets: Path) -> None:
@@ -55,97 +69,109 @@ def test_prepare_holds_the_images_train_first(make_config: MakeConfig, home: Pat
     assert (prepared.inputs.shape, prepared.inputs.dtype) == ((6, 8, 8, 3), np.uint8)
     assert (prepared.num_train, prepared.classes) == (4, ("cat", "dog"))
     assert prepared.labels.tolist() == [0, 0, 1, 1, 0, 1]
-    assert np.array_equal(prepared.inputs[5], np.asarray(Image.open(pets / "test/dog/3.png")))
+    assert np.array_equal(_all(prepared)[5], np.asarray(Image.open(pets / "test/dog/3.png")))
     assert prepared.seconds > 0
-    assert prepared.folder.parent == home / "cache"
 
 
-def test_prepare_finds_it_ready_the_second_time(
-    make_config: MakeConfig, home: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepare_finds_it_ready_the_second_time(make_config: MakeConfig, home: Path, pets: Path) -> None:
     config = make_config(_settings(pets))
     first = prepare(config)
-    monkeypatch.setattr("common.data.prepared._make", lambda *_: pytest.fail("made again"))
+    announced = Announced()
 
-    second = prepare(config)
+    second = prepare(config, announced)
 
-    assert second.seconds == 0
-    assert _same(second, first)
+    assert announced.work == []
+    assert np.array_equal(_all(second), _all(first))
+    assert second.key == first.key
 
 
-def test_prepare_makes_a_changed_folder_anew(make_config: MakeConfig, home: Path, pets: Path) -> None:
+def test_a_new_image_is_the_only_one_that_is_read(make_config: MakeConfig, home: Path, pets: Path) -> None:
     config = make_config(_settings(pets))
-    first = prepare(config)
+    first, announced = prepare(config), Announced()
 
     _png(pets / "train" / "dog" / "9.png", seed=99)
-    second = prepare(config)
+    second = prepare(config, announced)
 
-    assert second.seconds > 0
-    assert second.folder != first.folder
+    assert (announced.of("Reading"), announced.of("Scaling")) == ([1], [1])
+    assert second.key != first.key
     assert (len(second.labels), second.num_train) == (7, 5)
-    assert prepared_earlier(config).folder == second.folder
 
 
-def test_prepare_makes_another_image_size_apart(make_config: MakeConfig, home: Path, pets: Path) -> None:
+def test_a_changed_image_invalidates_only_itself(make_config: MakeConfig, home: Path, pets: Path) -> None:
+    config = make_config(_settings(pets))
+    first, announced = prepare(config), Announced()
+
+    _png(pets / "train" / "dog" / "2.png", seed=99, side=8)
+    second = prepare(config, announced)
+
+    assert (announced.of("Reading"), announced.of("Scaling")) == ([1], [1])
+    assert [bool((a != b).any()) for a, b in zip(_all(first), _all(second), strict=True)] == [0, 0, 0, 1, 0, 0]
+
+
+def test_a_moved_folder_needs_no_second_reading(make_config: MakeConfig, home: Path, pets: Path) -> None:
+    prepare(make_config(_settings(pets)))
+    announced = Announced()
+
+    prepare(make_config(_settings(pets.rename(pets.with_name("animals")))), announced)
+
+    assert announced.of("Scaling") == []
+
+
+def test_prepare_keeps_another_image_size_apart(make_config: MakeConfig, home: Path, pets: Path) -> None:
     small, asis = (prepare(make_config(_settings(pets, **{"data.image-size": side}))) for side in (4, ""))
 
     assert (small.inputs.shape[1:], asis.inputs.shape[1:]) == ((4, 4, 3), (8, 8, 3))
-    assert small.folder != asis.folder
     assert np.array_equal(small.digests, asis.digests), "content is hashed at full size"
 
 
-def test_prepared_earlier_gives_the_same_without_opening_the_source(
-    make_config: MakeConfig, home: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_config(_settings(pets))
-    first = prepare(config)
-    monkeypatch.setattr("common.data.sources.open_source", lambda _: pytest.fail("opened the source"))
+def test_gray_images_get_three_channels_when_others_have_them(make_config: MakeConfig, home: Path, pets: Path) -> None:
+    _png(pets / "train" / "dog" / "gray.png", seed=3, mode="L")
 
-    earlier = prepared_earlier(config)
-
-    assert earlier.seconds == 0
-    assert _same(earlier, first)
-
-
-@pytest.mark.parametrize("lost", ["pointer", "folder"])
-def test_prepared_earlier_prepares_when_there_is_nothing_yet(
-    make_config: MakeConfig, home: Path, pets: Path, lost: str
-) -> None:
-    config = make_config(_settings(pets))
-    first = prepare(config)
-    if lost == "pointer":
-        for file in (home / "cache").glob("request-*.json"):
-            file.unlink()
-    else:
-        first.folder.rename(home / "gone")
-
-    assert np.array_equal(prepared_earlier(config).inputs, first.inputs)
-
-
-def test_prepare_writes_for_the_owner_only(make_config: MakeConfig, home: Path, pets: Path) -> None:
     prepared = prepare(make_config(_settings(pets)))
 
-    assert {file.name: file.stat().st_mode & 0o777 for file in prepared.folder.glob("*.npy")} == {
-        "inputs.npy": 0o600,
-        "labels.npy": 0o600,
-        "digests.npy": 0o600,
-    }
-    assert [folder.stat().st_mode & 0o077 for folder in (prepared.folder, home / "cache")] == [0, 0]
+    assert prepared.inputs.shape == (7, 8, 8, 3)
 
 
-def test_prepare_writes_class_names_for_the_owner_only(make_config: MakeConfig, home: Path, pets: Path) -> None:
-    prepared = prepare(make_config(_settings(pets)))
+def test_gray_images_keep_one_channel_when_all_are_gray(make_config: MakeConfig, home: Path, tmp_path: Path) -> None:
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        _png(tmp_path / "scans" / f"{name}.png", seed=len(name), mode="L")
 
-    assert (prepared.folder / "meta.json").stat().st_mode & 0o777 == 0o600
+    assert prepare(make_config(_settings(tmp_path / "scans"))).inputs.shape == (4, 8, 8, 1)
 
 
-def test_prepare_leaves_nothing_behind_when_it_fails(make_config: MakeConfig, home: Path, pets: Path) -> None:
+def test_prepare_refuses_sizes_that_differ_when_none_was_set(make_config: MakeConfig, home: Path, pets: Path) -> None:
+    _png(pets / "train" / "dog" / "wide.png", seed=3, side=16)
+
+    with pytest.raises(DataError, match=r"set data\.image-size"):
+        prepare(make_config(_settings(pets)))
+    assert prepare(make_config(_settings(pets, **{"data.image-size": 8}))).inputs.shape == (7, 8, 8, 3)
+
+
+def test_a_bad_file_is_skipped_and_listed(make_config: MakeConfig, home: Path, pets: Path) -> None:
+    (pets / "train" / "dog" / "2.png").write_bytes(b"no image")
+
+    prepared = prepare(make_config(_settings(pets, **{"data.max-bad-fraction": 0.5})))
+
+    assert prepared.usable.tolist() == [True, True, True, False, True, True]
+    assert [fault.place for fault in prepared.faults] == ["train/dog/2.png"]
+    with pytest.raises(DataError, match="cannot be used"):
+        prepared.inputs[np.array([3])]
+
+
+def test_too_many_bad_files_are_refused_with_the_list(make_config: MakeConfig, home: Path, pets: Path) -> None:
     (pets / "train" / "dog" / "2.png").write_bytes(b"no image")
 
     with pytest.raises(DataError, match=r"dog/2\.png"):
         prepare(make_config(_settings(pets)))
 
-    assert not [file.name for file in (home / "cache").iterdir() if file.suffix != ".lock"]
+
+def test_files_are_for_the_owner_only(make_config: MakeConfig, home: Path, pets: Path) -> None:
+    prepare(make_config(_settings(pets)))
+
+    files = [path for path in (home / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert len(files) >= 3
+    assert {path.name: oct(path.stat().st_mode & 0o077) for path in files if path.stat().st_mode & 0o077} == {}
+    assert (home / "cache" / "inputs").stat().st_mode & 0o077 == 0
 
 
 def test_prepare_refuses_missing_weights_although_features_are_ready(make_config: MakeConfig, digits: Prepared) -> None:
@@ -154,43 +180,32 @@ def test_prepare_refuses_missing_weights_although_features_are_ready(make_config
 
 
 def test_prepare_says_how_far_it_is(make_config: MakeConfig, home: Path, pets: Path) -> None:
-    announced: list[tuple[int, str]] = []
-    steps: list[int] = []
+    announced = Announced()
 
-    def progress(total: int, what: str) -> Callable[[int], None]:
-        announced.append((total, what))
-        return steps.append
+    prepare(make_config(_settings(pets)), announced)
 
-    prepare(make_config(_settings(pets)), progress)
-
-    assert announced == [(6, "Reading images")]
-    assert sum(steps) == 6
+    assert (announced.of("Reading"), announced.of("Scaling")) == ([6], [6])
+    assert sum(announced.steps) == sum(total for total, _ in announced.work)
 
 
-def test_prepare_digits_are_unit_features_and_found_ready(make_config: MakeConfig, digits: Prepared) -> None:
-    again = prepare(make_config())
+def test_digits_are_unit_features(digits: Prepared) -> None:
+    rows = _all(digits)
 
-    assert again.seconds == 0
-    assert _same(again, digits)
-    assert (digits.inputs.shape, digits.inputs.dtype) == ((1797, 1280), np.float32)
-    assert np.linalg.norm(digits.inputs, axis=1) == pytest.approx(1, abs=1e-5)
-    assert json.loads((digits.folder / "meta.json").read_text())["source"] == "digits"
+    assert (rows.shape, rows.dtype) == ((1797, 1280), np.float32)
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_prepare_accepts_what_another_process_made_meanwhile(
-    make_config: MakeConfig, home: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here `auto` means `cpu`: two names of one request, so two locks but one target."""
-    from common.data import prepared as module
+def test_what_is_ready_is_found_without_heavy_libraries(digits: Prepared) -> None:
+    code = (
+        "import sys\n"
+        "from common.config import defaults, parse\n"
+        "from common.data.prepared import prepare\n"
+        "prepared = prepare(parse(defaults()))\n"
+        "assert len(prepared.labels) == 1797\n"
+        "print(sorted({'torch', 'timm', 'torchvision', 'datasets', 'sklearn', 'PIL', 'flwr'} & set(sys.modules)))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
 
-    real = module._make
-    monkeypatch.setattr("common.features.choose_device", lambda _: "cpu")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
 
-    def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(module, "_make", real)
-        prepare(make_config(_settings(pets, **{"system.device": "auto"})))
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "_make", overtaken)
-
-    assert len(prepare(make_config(_settings(pets))).labels) == 6
+    assert found.stdout.strip() == "[]"

@@ -1,8 +1,11 @@
 """Sources of images: what is found, in which order, and what is said when it is not."""
 
 import gzip
+import logging
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from common.data.sources import CIFAR10_CLASSES, FASHION_CLASSES, ImageSource, open_source
+from common.data.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES
+from common.data.images import decode
+from common.data.sources import KNOWN_SOURCES, Entries, ImageSource, describe_sources, names_a_place, open_source
 from common.errors import DataError
 from common.sections import DataConfig, RunConfig
 
@@ -23,10 +28,13 @@ Open = Callable[..., ImageSource]
 def open_named(make_config: Callable[..., RunConfig]) -> Open:
     """Open a source by name and path, and read it."""
 
-    def opened(source: str | Path, path: str | Path = "") -> ImageSource:
-        config: DataConfig = make_config({"data.source": str(source), "data.path": str(path)}).data
+    def opened(source: str | Path, path: str | Path = "", classes: str = "") -> ImageSource:
+        settings = {"data.source": str(source), "data.path": str(path), "data.classes": classes}
+        config: DataConfig = make_config(settings).data
         source = open_source(config)
-        assert len(source.labels()) >= source.num_train
+        entries = source.entries
+        assert len(entries.images) == len(entries.labels) >= entries.num_train
+        assert entries.images.column_names == ["image"]
         return source
 
     return opened
@@ -43,32 +51,41 @@ def _two_classes(root: Path) -> Path:
     return root
 
 
+def _shown(entries: Entries, row: int) -> np.ndarray:
+    return np.asarray(decode(entries.images[row]["image"]))
+
+
 def _shades(source: ImageSource) -> list[int]:
-    return [row["image"].getpixel((0, 0)) for row in source.train]
+    return [int(_shown(source.entries, row)[0, 0]) for row in range(source.entries.num_train)]
+
+
+def _num_test(source: ImageSource) -> int:
+    return len(source.entries.labels) - source.entries.num_train
 
 
 def _idx(file: Path, array: np.ndarray, *, drop: int = 0) -> None:
     header = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     raw = header + array.astype(np.uint8).tobytes()
-    file.write_bytes(gzip.compress(raw[: len(raw) - drop]))
+    raw = raw[: len(raw) - drop]
+    file.write_bytes(gzip.compress(raw) if file.suffix == ".gz" else raw)
 
 
-def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _fashion(folder: Path, end: str = ".gz") -> tuple[np.ndarray, np.ndarray]:
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     images, labels = rng.integers(256, size=(9, 28, 28)), rng.integers(10, size=9)
     for part, rows in (("train", slice(0, 6)), ("t10k", slice(6, 9))):
-        _idx(folder / f"{part}-images-idx3-ubyte.gz", images[rows])
-        _idx(folder / f"{part}-labels-idx1-ubyte.gz", labels[rows])
+        _idx(folder / f"{part}-images-idx3-ubyte{end}", images[rows])
+        _idx(folder / f"{part}-labels-idx1-ubyte{end}", labels[rows])
     return images, labels
 
 
-def _cifar(folder: Path, *, image_column: str = "img") -> np.ndarray:
+def _cifar(folder: Path, *, image_column: str = "img", label_column: str = "label") -> np.ndarray:
     folder.mkdir(exist_ok=True)
     pixels = np.random.default_rng(1).integers(256, size=(5, 32, 32, 3), dtype=np.uint8)
-    features = Features({image_column: ImageColumn(), "label": Value("int64")})
+    features = Features({image_column: ImageColumn(), label_column: Value("int64")})
     for name, rows in (("train", range(3)), ("test", range(3, 5))):
-        content = {image_column: [Image.fromarray(pixels[n]) for n in rows], "label": list(rows)}
+        content = {image_column: [Image.fromarray(pixels[n]) for n in rows], label_column: list(rows)}
         Dataset.from_dict(content, features=features).to_parquet(str(folder / f"{name}.parquet"))
     return pixels
 
@@ -76,9 +93,11 @@ def _cifar(folder: Path, *, image_column: str = "img") -> np.ndarray:
 def test_digits_are_those_of_scikit_learn(open_named: Open) -> None:
     source = open_named("digits")
 
-    assert (source.num_train, source.test, source.classes) == (1797, None, tuple("0123456789"))
-    assert source.labels()[:10].tolist() == list(range(10))
-    assert np.asarray(source.train[0]["image"]).max() == 239  # 15 of 16 shades, scaled to 255
+    entries = source.entries
+    assert (entries.num_train, _num_test(source), entries.classes) == (1797, 0, tuple("0123456789"))
+    assert entries.labels[:10].tolist() == list(range(10))
+    assert _shown(entries, 0).max() == 239  # 15 of 16 shades, scaled to 255
+    assert entries.place(17) == "image number 17 of digits"
 
 
 def test_digits_refuse_a_path(open_named: Open) -> None:
@@ -97,8 +116,9 @@ def test_open_source_refuses_a_name_it_does_not_know(open_named: Open, name: str
 def test_folder_gives_classes_and_images_in_name_order(open_named: Open, tmp_path: Path) -> None:
     source = open_named(_two_classes(tmp_path / "pets"))
 
-    assert (source.name, source.classes, source.test) == ("pets", ("cat", "dog"), None)
-    assert source.labels().tolist() == [0, 0, 1]
+    assert (source.name, source.entries.classes, _num_test(source)) == ("pets", ("cat", "dog"), 0)
+    assert source.entries.labels.tolist() == [0, 0, 1]
+    assert [source.entries.place(row) for row in range(3)] == ["cat/1.png", "cat/2.png", "dog/1.png"]
     assert _shades(source) == [1, 2, 3]
 
 
@@ -112,7 +132,7 @@ def test_folder_finds_nested_images_and_leaves_hidden_folders_and_other_files(op
 
     source = open_named(root)
 
-    assert source.classes == ("cat", "dog")
+    assert source.entries.classes == ("cat", "dog")
     assert sorted(_shades(source)) == [1, 2, 3, 9]
 
 
@@ -121,7 +141,7 @@ def test_folder_leaves_out_what_is_hidden_inside_a_class(open_named: Open, tmp_p
     root = _two_classes(tmp_path)
     _png(root / name)
 
-    assert open_named(root).num_train == 3
+    assert open_named(root).entries.num_train == 3
 
 
 def test_folder_takes_train_and_test_apart_when_both_are_there(open_named: Open, tmp_path: Path) -> None:
@@ -131,17 +151,17 @@ def test_folder_takes_train_and_test_apart_when_both_are_there(open_named: Open,
 
     source = open_named(tmp_path)
 
-    assert source.classes == ("cat", "dog", "emu")
-    assert source.test is not None
-    assert (source.num_train, len(source.test)) == (3, 2)
-    assert source.labels().tolist() == [0, 0, 1, 1, 2]
+    assert source.entries.classes == ("cat", "dog", "emu")
+    assert (source.entries.num_train, _num_test(source)) == (3, 2)
+    assert source.entries.labels.tolist() == [0, 0, 1, 1, 2]
+    assert source.entries.place(4) == "test/emu/1.png"
 
 
 def test_folder_takes_train_for_a_class_when_there_is_no_test(open_named: Open, tmp_path: Path) -> None:
     _png(tmp_path / "train" / "1.png")
     _png(tmp_path / "plane" / "1.png")
 
-    assert open_named(tmp_path).classes == ("plane", "train")
+    assert open_named(tmp_path).entries.classes == ("plane", "train")
 
 
 def test_folder_of_parts_that_are_not_train_and_test_is_refused(open_named: Open, tmp_path: Path) -> None:
@@ -157,13 +177,6 @@ def test_folder_without_images_is_refused(open_named: Open, tmp_path: Path) -> N
     _png(tmp_path / "loose.png")
 
     with pytest.raises(DataError, match="no images found"):
-        open_named(tmp_path)
-
-
-def test_folder_of_one_class_is_refused(open_named: Open, tmp_path: Path) -> None:
-    _png(tmp_path / "cat" / "1.png")
-
-    with pytest.raises(DataError, match="1 class: a classifier needs at least two"):
         open_named(tmp_path)
 
 
@@ -195,10 +208,11 @@ def test_folder_fingerprint_changes_when_a_link_moves_to_another_class(open_name
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(tmp_path / "store" / f"{n}.png")
     before = open_named(root)
+    assert before.entries.labels.tolist() == [0, 0, 1]
 
     (root / "cat" / "2.png").rename(root / "dog" / "2.png")
 
-    assert open_named(root).labels().tolist() != before.labels().tolist()
+    assert open_named(root).entries.labels.tolist() == [0, 1, 1]
     assert open_named(root).fingerprint != before.fingerprint
 
 
@@ -207,11 +221,12 @@ def test_fashion_mnist_reads_what_was_written(open_named: Open, tmp_path: Path) 
 
     source = open_named("fashion-mnist", tmp_path)
 
-    assert source.test is not None
-    assert (source.num_train, len(source.test), source.classes) == (6, 3, FASHION_CLASSES)
-    assert source.labels().tolist() == labels.tolist()
-    assert np.array_equal(np.asarray(source.train[5]["image"]), images[5])
-    assert np.array_equal(np.asarray(source.test[0]["image"]), images[6])
+    entries = source.entries
+    assert (entries.num_train, _num_test(source), entries.classes) == (6, 3, FASHION_CLASSES)
+    assert entries.labels.tolist() == labels.tolist()
+    assert np.array_equal(_shown(entries, 5), images[5])
+    assert np.array_equal(_shown(entries, 6), images[6])
+    assert entries.place(6) == "image number 0 of t10k-images-idx3-ubyte.gz"
 
 
 def test_fashion_mnist_names_missing_files_and_where_it_looked(open_named: Open, tmp_path: Path) -> None:
@@ -266,10 +281,11 @@ def test_cifar10_reads_what_was_written(open_named: Open, tmp_path: Path) -> Non
 
     source = open_named("cifar10", tmp_path)
 
-    assert source.test is not None
-    assert (source.num_train, len(source.test), source.classes) == (3, 2, CIFAR10_CLASSES)
-    assert source.labels().tolist() == [0, 1, 2, 3, 4]
-    assert np.array_equal(np.asarray(source.test[1]["image"]), pixels[4])
+    entries = source.entries
+    assert (entries.num_train, _num_test(source), entries.classes) == (3, 2, CIFAR10_CLASSES)
+    assert entries.labels.tolist() == [0, 1, 2, 3, 4]
+    assert np.array_equal(_shown(entries, 4), pixels[4])
+    assert entries.place(4) == "image number 1 of test.parquet"
 
 
 def test_cifar10_fingerprint_changes_when_a_file_changes(open_named: Open, tmp_path: Path) -> None:
@@ -294,3 +310,121 @@ def test_cifar10_refuses_files_of_another_kind(open_named: Open, tmp_path: Path,
 def test_cifar10_names_missing_files(open_named: Open, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing train\.parquet, test\.parquet"):
         open_named("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("end", [".gz", ""])
+def test_mnist_reads_four_files_packed_or_not(open_named: Open, tmp_path: Path, end: str) -> None:
+    images, labels = _fashion(tmp_path, end)
+
+    entries = open_named("mnist", tmp_path).entries
+
+    assert (entries.num_train, entries.classes) == (6, tuple("0123456789"))
+    assert entries.labels.tolist() == labels.tolist()
+    assert np.array_equal(_shown(entries, 8), images[8])
+
+
+def test_cifar100_reads_fine_labels(open_named: Open, tmp_path: Path) -> None:
+    pixels = _cifar(tmp_path, label_column="fine_label")
+
+    entries = open_named("cifar100", tmp_path).entries
+
+    assert entries.classes == CIFAR100_CLASSES
+    assert (len(entries.classes), entries.labels.tolist()) == (100, [0, 1, 2, 3, 4])
+    assert np.array_equal(_shown(entries, 0), pixels[0])
+
+
+def test_classes_fix_the_list_and_its_order(open_named: Open, tmp_path: Path) -> None:
+    root = _two_classes(tmp_path)
+    _png(root / "emu" / "1.png")
+
+    source = open_named(root, classes="yak, dog, cat")
+
+    entries = source.entries
+    assert entries.classes == ("yak", "dog", "cat")
+    assert entries.labels.tolist() == [2, 2, 1, -1]
+    assert entries.label_faults == {3: "unknown class 'emu': not in data.classes"}
+    assert source.fingerprint != open_named(root).fingerprint != open_named(root, classes="cat,dog").fingerprint
+
+
+def test_classes_that_are_missing_or_unknown_are_said_in_the_log(
+    open_named: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("bract"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="bract"):
+        open_named(_two_classes(tmp_path), classes="cat,yak")
+
+    assert "no image of yak" in caplog.text
+    assert "leaves out: dog" in caplog.text
+
+
+@pytest.mark.parametrize("classes", ["cat", "cat,cat"])
+def test_classes_must_be_two_different_names(open_named: Open, tmp_path: Path, classes: str) -> None:
+    with pytest.raises(DataError, match="at least two different names"):
+        open_named(_two_classes(tmp_path), classes=classes)
+
+
+def test_classes_name_the_numbers_of_a_source_without_names(open_named: Open) -> None:
+    names = "zero,one,two,three,four,five,six,seven,eight"
+
+    entries = open_named("digits", classes=names).entries
+
+    assert entries.labels[:10].tolist() == [*range(9), -1]
+    assert len(entries.label_faults) == 180  # the nines
+
+
+def test_folder_reads_a_file_whose_name_is_not_utf8(open_named: Open, tmp_path: Path) -> None:
+    root = _two_classes(tmp_path)
+    os.rename(root / "cat" / "2.png", os.fsencode(root / "cat") + b"/\xff.png")
+
+    source = open_named(root)
+
+    assert sorted(_shades(source)) == [1, 2, 3]
+    assert source.entries.place(1) == "cat/?.png"
+
+
+def test_folder_follows_linked_class_folders(open_named: Open, tmp_path: Path) -> None:
+    _two_classes(tmp_path / "store")
+    (tmp_path / "pets").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).symlink_to(tmp_path / "store" / name)
+
+    assert open_named(tmp_path / "pets").entries.labels.tolist() == [0, 0, 1]
+
+
+def test_folder_item_keys_change_for_the_changed_file_alone(open_named: Open, tmp_path: Path) -> None:
+    root = _two_classes(tmp_path)
+    before = open_named(root).entries.item_keys
+
+    os.utime(root / "cat" / "2.png", ns=(1, 1))
+
+    after = open_named(root).entries.item_keys
+    assert before is not None
+    assert (before == after).tolist() == [True, False, True]
+
+
+def test_names_a_place_knows_paths_from_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "pets").mkdir()
+
+    assert not any(names_a_place(name) for name in (*KNOWN_SOURCES, "hf:a/b", "medmnist:pathmnist", "nothing"))
+    assert all(names_a_place(name) for name in ("pets", "a/b", "pets.csv", "pets.parquet"))
+
+
+def test_describe_sources_names_every_known_source() -> None:
+    assert set(KNOWN_SOURCES) <= {name for name, _ in describe_sources()}
+
+
+@pytest.mark.parametrize("source", ["digits", "folder"])
+def test_opening_a_source_imports_nothing_heavy(source: str, tmp_path: Path) -> None:
+    named = str(_two_classes(tmp_path)) if source == "folder" else source
+    program = (
+        "import sys; from common.config import defaults, override, parse; from common.data.sources import open_source;"
+        "import common.data.scan; "
+        f"open_source(parse(override(defaults(), {{'data.source': {named!r}}})).data);"
+        "print([m for m in ('PIL', 'datasets', 'pyarrow', 'sklearn', 'torch', 'pandas') if m in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

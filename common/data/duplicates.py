@@ -1,0 +1,107 @@
+"""Images that are there twice: equal pixels, or the same picture scaled, re-encoded or brightened."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_DISTANCE = 4
+MIN_CORRELATION = 0.97
+MIN_CONTRAST = 6.0
+METHOD = (
+    f"difference hash of 64 bits (9 x 8 gray pixels), Hamming distance at most {MAX_DISTANCE}, then correlation of the "
+    f"16 x 16 colour thumbnails at least {MIN_CORRELATION}; images without contrast (standard deviation of the "
+    f"thumbnail below {MIN_CONTRAST:g} of 255) are left out"
+)
+_SIDE = 16
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Sketches:
+    """What is compared of n images.
+
+    Attributes:
+        hashes: (n, 64) float32 of -1 and 1, the difference hash.
+        thumbnails: (n, 768) uint8.
+    """
+
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+
+    @classmethod
+    def empty(cls, count: int) -> "Sketches":
+        """Room for `count` images."""
+        return cls(np.ones((count, 64), np.float32), np.zeros((count, 3 * _SIDE * _SIDE), np.uint8))
+
+    def note(self, row: int, image: "Image") -> None:
+        """Sketch one image, RGB or L of any size, into its row."""
+        from PIL.Image import Resampling
+
+        gray = np.asarray(image.convert("L").resize((9, 8), Resampling.BOX), dtype=np.int16)
+        self.hashes[row] = np.where(gray[:, 1:] > gray[:, :-1], 1.0, -1.0).reshape(-1)
+        small = image.convert("RGB").resize((_SIDE, _SIDE), Resampling.BOX)
+        self.thumbnails[row] = np.asarray(small).reshape(-1)
+
+
+def find_near(sketches: Sketches, left: np.ndarray, right: np.ndarray | None) -> list[tuple[int, int, float]]:
+    """Pairs of images that show nearly the same, the best match of each image.
+
+    Source: the difference hash is N. Krawetz's "Kind of Like That" (2013); the
+    correlation removes its false alarms.
+
+    Args:
+        sketches: Of all images.
+        left: Rows to look for.
+        right: Rows to look among; None looks among `left` itself, each pair once.
+
+    Returns:
+        (row of left, row of right, correlation), in the order of `left`.
+    """
+    unit = _standardised(sketches.thumbnails)
+    varied = np.asarray(unit.any(axis=1))
+    left = left[varied[left]]
+    among = left if right is None else right[varied[right]]
+    pairs = []
+    for start in range(0, len(left), _BLOCK):
+        block = left[start : start + _BLOCK]
+        # Of two hashes of -1 and 1 the product is 64 - 2 x distance.
+        close = np.asarray(sketches.hashes[block] @ sketches.hashes[among].T >= 64 - 2 * MAX_DISTANCE)
+        if right is None:
+            close = np.logical_and(close, np.arange(len(among)) < start + np.arange(len(block))[:, None])
+        for one in np.flatnonzero(close.any(axis=1)):
+            candidates = among[close[one]]
+            scores = unit[candidates] @ unit[block[one]]
+            best = int(np.argmax(scores))
+            if scores[best] >= MIN_CORRELATION:
+                pairs.append((int(block[one]), int(candidates[best]), float(scores[best])))
+    return pairs
+
+
+def find_equal(digests: np.ndarray, rows: np.ndarray) -> list[list[int]]:
+    """Groups of two and more rows with equal pixels, each group in row order.
+
+    Args:
+        digests: (n, 32) uint8 of all images.
+        rows: The rows to look at.
+    """
+    if not len(rows):
+        return []
+    _, group = np.unique(digests[rows], axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    found = [part.tolist() for part in np.split(rows[order], np.cumsum(sizes)[:-1]) if len(part) > 1]
+    return sorted(found)
+
+
+def _standardised(thumbnails: np.ndarray) -> np.ndarray:
+    """Rows of length 1, each channel of mean 0, so that a product is a correlation; without contrast they are 0."""
+    values = thumbnails.astype(np.float32).reshape(len(thumbnails), -1, 3)
+    values = (values - values.mean(axis=1, keepdims=True)).reshape(thumbnails.shape)
+    spread = values.std(axis=1, keepdims=True)
+    length = spread * np.sqrt(values.shape[1])
+    return np.asarray(np.divide(values, length, out=np.zeros_like(values), where=spread >= MIN_CONTRAST))

@@ -1,0 +1,87 @@
+"""Which images belong to one unit, such as a patient."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarray | None:
+    """Which images share a named unit.
+
+    Copies of one image are not a group here: a bad copy could not be recognised,
+    and no declared size may depend on which files are bad.
+
+    Args:
+        unit_digests: (n, 32) uint8, SHA-256 of the name of each image's unit, or
+            the image's own digest where it has no unit; `None` if no image has one.
+        digests: (n, 32) uint8, SHA-256 of the pixels; zeros where unreadable.
+
+    Returns:
+        (n,) int64, equal for images of one unit and numbered by first appearance;
+        `None` if no image names a unit.
+
+    >>> units = np.array([[7], [1], [7]], dtype=np.uint8)
+    >>> group_rows(units, np.array([[0], [1], [2]], dtype=np.uint8)).tolist()
+    [0, 1, 0]
+    """
+    if unit_digests is None:
+        return None
+    named = (unit_digests != digests).any(axis=1)
+    if not named.any():
+        return None
+    return _numbered(
+        [
+            unit.tobytes() if has_name else row
+            for row, (unit, has_name) in enumerate(zip(unit_digests, named, strict=True))
+        ]
+    )
+
+
+def group_names(units: Sequence[str] | None) -> np.ndarray | None:
+    """What `group_rows` gives, from the names of the units; "" is a unit of its own.
+
+    >>> group_names(["ann", "", "", "ann"]).tolist()
+    [0, 1, 2, 0]
+    """
+    if units is None or not any(units):
+        return None
+    return _numbered([unit or row for row, unit in enumerate(units)])
+
+
+def natural_clients(clients: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """The clients that a source names, sorted, and each entry's position among them; -1 where it names none.
+
+    >>> names, position = natural_clients(["ward 2", "", "ward 1"])
+    >>> names, position.tolist()
+    (('ward 1', 'ward 2'), [1, -1, 0])
+    """
+    if clients is None:
+        return (), None
+    names = tuple(sorted({name for name in clients if name}))
+    number = {name: index for index, name in enumerate(names)}
+    return names, np.array([number.get(name, -1) for name in clients], dtype=np.int32)
+
+
+def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
+    """(n,) int64: equal keys have one number, by first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def most_frequent(labels: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """The most frequent label of each group, the smallest of equals.
+
+    Args:
+        labels: (n,) int64.
+        member: (n,) int64, the group of each row, in [0, groups).
+
+    Returns:
+        (groups,) int64.
+
+    >>> most_frequent(np.array([2, 1, 1, 0]), np.array([0, 0, 0, 1])).tolist()
+    [1, 0]
+    """
+    classes, coded = np.unique(labels, return_inverse=True)
+    counts = np.zeros((member.max() + 1, len(classes)), dtype=np.int64)
+    np.add.at(counts, (member, coded), 1)
+    return np.asarray(classes[counts.argmax(axis=1)])

@@ -1,0 +1,55 @@
+"""What every command shares: a user's mistake is one screen of text, and long work shows a bar."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from common.data.scan import ProgressFactory
+from common.errors import BractError
+
+
+@contextmanager
+def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
+    """Turn a user's mistake into one screen of text and exit code 2.
+
+    Args:
+        stopped: What to say when the user interrupts.
+    """
+    try:
+        yield
+    except BractError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print(stopped)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def bar_factory(console: Console) -> Iterator[ProgressFactory]:
+    """A progress reporter that shows one bar for each piece of long work, and leaves nothing behind.
+
+    Args:
+        console: Where to show it; only a terminal gets bars.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+
+        def start(total: int, what: str) -> Callable[[int], None]:
+            if not total:
+                return lambda _: None
+            task = bar.add_task(what, total=total)
+            return lambda amount: bar.advance(task, amount)
+
+        yield start
