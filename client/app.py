@@ -14,30 +14,32 @@ from flwr.clientapp import ClientApp
 from client.learner import Learner
 from common.config import parse
 from common.data.deal import Partition, Shard, deal, shard
-from common.data.prepared import Prepared, prepared_earlier
+from common.data.prepared import Prepared, prepare
 from common.errors import BractError, ClientFailure, ConfigError, FederationError, PrivacyError
-from common.metrics import Counts
 from common.records import (
-    ARRAYS,
     Declaration,
+    Findings,
+    arrays_to_record,
     check_incoming,
     check_release,
-    encode_counts,
     encode_declaration,
+    encode_findings,
     encode_update,
     failure_reply,
     record_to_arrays,
-    require_release,
     server_round_of,
 )
+from common.releases import ARRAYS, Releases
 from common.sections import RunConfig
 from common.threads import pin_to_one_thread
 
 app = ClientApp()
 _ROUNDS = "bract-rounds"
+_PERSONAL = "bract-personal"
 _log = logging.getLogger("bract.client")
 Handler = Callable[[Message, Context], Message]
-_Work = Callable[[Message, "_Local"], RecordDict]
+Arrays = dict[str, np.ndarray]
+_Work = Callable[[Message, "_Local", RecordDict], RecordDict]
 
 
 def _release(kind: str) -> Callable[[_Work], Handler]:
@@ -49,12 +51,13 @@ def _release(kind: str) -> Callable[[_Work], Handler]:
             try:
                 pin_to_one_thread()
                 config = _config(tuple(sorted(context.run_config.items())))
-                require_release(kind, private=config.private)
+                releases = Releases.of(config)
+                releases.fields(kind)  # refuses before anything is computed
                 local = _local(config, _partition_id(context))
                 if kind == "train" and config.private:
                     _claim_round(context, server_round_of(message.content), config)
-                content = work(message, local)
-                check_release(content, message_type=kind, private=config.private, trainable=local.trainable)
+                content = work(message, local, context.state)
+                check_release(content, message_type=kind, releases=releases, travelling=local.travelling)
             except BractError as error:
                 _log.error("refused %s: %s", kind, error)
                 return failure_reply(ClientFailure.of(error), message)
@@ -99,39 +102,59 @@ class _Local:
 
     name: str
     rows: Shard
-    classes: tuple[str, ...]
-    input_shape: tuple[int, ...]
     learner: Learner
 
-    def evaluate(self, arrays: dict[str, np.ndarray]) -> Counts:
-        return self.learner.evaluate(arrays, self.rows.test_inputs, self.rows.test_labels)
-
     @property
-    def trainable(self) -> dict[str, tuple[int, ...]]:
-        return self.learner.trainable(self.input_shape, len(self.classes))
+    def travelling(self) -> dict[str, tuple[int, ...]]:
+        return _travelling(self.learner)
 
-    def incoming(self, message: Message) -> dict[str, np.ndarray]:
+    def own(self, state: RecordDict) -> Arrays:
+        """The tensors that stay here: as this run left them, or as all clients start."""
+        if _PERSONAL in state.array_records:
+            return record_to_arrays(state.array_records[_PERSONAL])
+        return _common_start(self.learner)
+
+    def incoming(self, message: Message) -> Arrays:
         """The model in a message, checked before it touches any image."""
         try:
             record = message.content.array_records[ARRAYS]
         except KeyError:
             raise FederationError("a message lacks the model") from None
         arrays = record_to_arrays(record)
-        check_incoming(arrays, self.trainable)
+        check_incoming(arrays, self.travelling)
         return arrays
+
+    def find(self, incoming: Arrays, own: Arrays, *, train_loss: bool) -> Findings:
+        """What this run lets leave about an incoming model; without privacy only."""
+        rows, judge = self.rows, self.learner.evaluate
+        counts = judge(_common_start(self.learner) | incoming, rows.test_inputs, rows.test_labels)
+        personal = judge(own | incoming, rows.test_inputs, rows.test_labels) if own else None
+        if not train_loss:
+            return Findings(counts, personal)
+        trained = judge(own | incoming, rows.train_inputs, rows.train_labels)
+        return Findings(counts, personal, trained.loss_sum / max(1, trained.num_examples))
+
+
+@lru_cache(maxsize=4)
+def _travelling(learner: Learner) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in learner.trainable.items() if name not in learner.personal}
+
+
+@lru_cache(maxsize=1)
+def _common_start(learner: Learner) -> Arrays:
+    return learner.initial_personal()
 
 
 @lru_cache(maxsize=64)
 def _local(config: RunConfig, partition_id: int) -> _Local:
     prepared, partition = _population(config)
     rows = shard(prepared, partition, partition_id, private=config.private)
-    name = client_name(partition_id)
-    return _Local(name, rows, prepared.classes, prepared.inputs.shape[1:], Learner(config))
+    return _Local(client_name(partition_id), rows, Learner(config, prepared.inputs.shape[1:], prepared.classes))
 
 
 @lru_cache(maxsize=1)
 def _population(config: RunConfig) -> tuple[Prepared, Partition]:
-    prepared = prepared_earlier(config)
+    prepared = prepare(config)
     return prepared, deal(config, prepared)
 
 
@@ -142,32 +165,35 @@ def client_name(partition_id: int) -> str:
 
 @app.query()
 @_release("query")
-def declare(message: Message, local: _Local) -> RecordDict:
+def declare(message: Message, local: _Local, state: RecordDict) -> RecordDict:
     """Say who this client is: public constants only."""
-    del message
-    digest = ""
-    model = local.learner.config.model
-    if model.tuning == "head":
-        from common.models.backbones import BACKBONES
+    del message, state
+    learner, digest = local.learner, ""
+    if learner.config.model.backbone != "cnn":
+        from common.models.backbones import backbone_facts
 
-        digest = BACKBONES[model.backbone].weights_sha256
-    return encode_declaration(Declaration(local.name, local.rows.num_units, local.classes, local.input_shape, digest))
+        digest = backbone_facts(learner.config).sha256
+    declared = Declaration(local.name, local.rows.num_units, learner.classes, learner.input_shape, digest)
+    return encode_declaration(declared)
 
 
 @app.train()
 @_release("train")
-def train(message: Message, local: _Local) -> RecordDict:
-    """Evaluate the incoming model (without privacy only), train it, send it back."""
-    incoming = local.incoming(message)
-    server_round = server_round_of(message.content)
-    counts = None if local.learner.config.private else local.evaluate(incoming)
-    outgoing = local.learner.train(incoming, local.rows, name=local.name, server_round=server_round)
-    return encode_update(outgoing, local.rows.num_units, counts)
+def train(message: Message, local: _Local, state: RecordDict) -> RecordDict:
+    """Evaluate the incoming model (without privacy only), train it, send back what travels."""
+    incoming, own = local.incoming(message), local.own(state)
+    server_round, config = server_round_of(message.content), local.learner.config
+    needs_loss = Releases.of(config).train_loss
+    findings = None if config.private else local.find(incoming, own, train_loss=needs_loss)
+    trained = local.learner.train(own | incoming, local.rows, name=local.name, server_round=server_round)
+    if own:
+        state[_PERSONAL] = arrays_to_record({name: trained[name] for name in own})
+    return encode_update({name: trained[name] for name in incoming}, local.rows.num_units, findings)
 
 
 @app.evaluate()
 @_release("evaluate")
-def evaluate(message: Message, local: _Local) -> RecordDict:
-    """Count the global model's predictions on held-out images; without privacy only."""
-    incoming = local.incoming(message)
-    return encode_counts(local.rows.num_units, local.evaluate(incoming))
+def evaluate(message: Message, local: _Local, state: RecordDict) -> RecordDict:
+    """Count the model's predictions on held-out images; without privacy only."""
+    findings = local.find(local.incoming(message), local.own(state), train_loss=False)
+    return encode_findings(local.rows.num_units, findings)

@@ -1,7 +1,7 @@
 """The wire contract: key names, and RecordDict to and from domain types.
 
-The only module in `common` that imports Flower. What a client may send is
-declared here, in `ALLOWED_REPLIES`; `check_release` refuses anything else.
+What a client may send is declared in `common.releases`; `check_release` refuses
+anything else.
 """
 
 import math
@@ -13,26 +13,37 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from common.errors import ClientFailure, FederationError, PrivacyError
 from common.metrics import Counts, total
+from common.releases import (
+    ARRAYS,
+    CLIENT,
+    CONFUSION,
+    LOSS_SUM,
+    METRICS,
+    NUM_EXAMPLES,
+    PERSONAL_CONFUSION,
+    PERSONAL_COUNTS,
+    TRAIN_LOSS,
+    Releases,
+)
 
-ARRAYS = "arrays"
-METRICS = "metrics"
 CONFIG = "config"
-CLIENT = "client"
-NUM_EXAMPLES = "num-examples"
 SERVER_ROUND = "server-round"
-CONFUSION = "confusion"
-LOSS_SUM = "loss-sum"
-
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord}
-# message type -> record -> keys that may leave a client; None stands for the trainable tensors' names.
-_DECLARATION = ("name", "num-units", "classes", "input-shape", "backbone-hash")
-ALLOWED_REPLIES: dict[tuple[str, bool], dict[str, tuple[str, ...] | None]] = {
-    ("query", True): {CLIENT: _DECLARATION},
-    ("query", False): {CLIENT: _DECLARATION},
-    ("train", True): {ARRAYS: None, METRICS: (NUM_EXAMPLES,)},
-    ("train", False): {ARRAYS: None, METRICS: (NUM_EXAMPLES, CONFUSION, LOSS_SUM)},
-    ("evaluate", False): {METRICS: (NUM_EXAMPLES, CONFUSION, LOSS_SUM)},
-}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a client measured of the incoming model; without privacy only.
+
+    Attributes:
+        counts: Of the global model, on held-out images.
+        personal: Of the client's own model, if tensors stay with the client.
+        train_loss: Mean cross-entropy in nats on training images, for QFedAvg only.
+    """
+
+    counts: Counts
+    personal: Counts | None = None
+    train_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,50 +118,69 @@ def decode_declaration(content: RecordDict) -> Declaration:
     return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest)
 
 
-def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, counts: Counts | None) -> RecordDict:
+def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, findings: Findings | None) -> RecordDict:
     """The reply to a training message.
 
     Args:
-        arrays: Trainable tensors after local training.
+        arrays: Travelling tensors after local training.
         num_units: Declared size of the client: the aggregation weight.
-        counts: Evaluation of the incoming model; only without privacy.
+        findings: Evaluation of the incoming model; only without privacy.
     """
-    return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, counts)})
+    return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, findings)})
 
 
-def encode_counts(num_units: int, counts: Counts) -> RecordDict:
+def encode_findings(num_units: int, findings: Findings) -> RecordDict:
     """The reply to an evaluation message; only without privacy."""
-    return RecordDict({METRICS: _metrics(num_units, counts)})
+    return RecordDict({METRICS: _metrics(num_units, findings)})
 
 
-def _metrics(num_units: int, counts: Counts | None) -> MetricRecord:
+def _metrics(num_units: int, findings: Findings | None) -> MetricRecord:
     metrics = MetricRecord({NUM_EXAMPLES: num_units})
-    if counts is not None:
-        metrics[CONFUSION] = [int(n) for n in counts.confusion.ravel()]
-        metrics[LOSS_SUM] = float(counts.loss_sum)
+    if findings is None:
+        return metrics
+    _put_counts(metrics, findings.counts, CONFUSION, LOSS_SUM)
+    if findings.personal is not None:
+        _put_counts(metrics, findings.personal, *PERSONAL_COUNTS)
+    if findings.train_loss is not None:
+        metrics[TRAIN_LOSS] = float(findings.train_loss)
     return metrics
 
 
-def decode_counts(content: RecordDict, num_classes: int | None = None) -> Counts | None:
-    """The counts in a reply, or None if it carries none.
+def _put_counts(metrics: MetricRecord, counts: Counts, confusion: str, loss_sum: str) -> None:
+    metrics[confusion] = [int(n) for n in counts.confusion.ravel()]
+    metrics[loss_sum] = float(counts.loss_sum)
+
+
+def decode_findings(content: RecordDict, num_classes: int | None = None) -> Findings | None:
+    """What a reply says of the incoming model, or None if it carries no counts.
 
     Args:
         content: A reply.
-        num_classes: The side that the matrix must have, if it is known.
+        num_classes: The side that a matrix must have, if it is known.
 
     Raises:
-        FederationError: The matrix is not square, or a count is negative.
+        FederationError: A matrix is not square, a count is negative, or a loss is no finite number
+            of at least 0 where one is needed.
     """
     metrics = content.metric_records[METRICS]
     if CONFUSION not in metrics:
         return None
-    flat = np.asarray(metrics[CONFUSION], dtype=np.int64)
+    counts = _counts(metrics, CONFUSION, LOSS_SUM, num_classes)
+    personal = _counts(metrics, *PERSONAL_COUNTS, num_classes) if PERSONAL_CONFUSION in metrics else None
+    loss = metrics.get(TRAIN_LOSS)
+    if loss is not None and not (isinstance(loss, float) and math.isfinite(loss) and loss >= 0):
+        raise FederationError("a client sent a training loss that is no finite number of at least 0")
+    return Findings(counts, personal, loss)
+
+
+def _counts(metrics: MetricRecord, confusion: str, loss_sum: str, num_classes: int | None) -> Counts:
+    flat = np.asarray(metrics[confusion])
     side = math.isqrt(flat.size)
-    loss = metrics.get(LOSS_SUM)
+    loss = metrics.get(loss_sum)
     wrong_side = not side or side * side != flat.size or num_classes not in (None, side)
-    if wrong_side or (flat < 0).any() or not isinstance(loss, float | int):
+    if wrong_side or flat.dtype.kind != "i" or (flat < 0).any() or not isinstance(loss, float | int):
         raise FederationError("a client sent counts that are no confusion matrix")
-    return Counts(flat.reshape(side, side), float(loss))
+    return Counts(flat.reshape(side, side).astype(np.int64), float(loss))
 
 
 def sum_counts(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
@@ -160,7 +190,7 @@ def sum_counts(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord
     no counts are sent.
     """
     del weighted_by_key
-    summed = total(counts for counts in map(decode_counts, contents) if counts is not None)
+    summed = total(found.counts for found in map(decode_findings, contents) if found is not None)
     if summed is None:
         return MetricRecord()
     return MetricRecord({CONFUSION: [int(n) for n in summed.confusion.ravel()], LOSS_SUM: summed.loss_sum})
@@ -186,16 +216,6 @@ def server_round_of(content: RecordDict) -> int:
     return value
 
 
-def require_release(message_type: str, *, private: bool) -> None:
-    """Refuse, before anything is computed, a request that no reply may answer.
-
-    Raises:
-        PrivacyError: Nothing may leave in reply to this type of message.
-    """
-    if (message_type, private) not in ALLOWED_REPLIES:
-        raise PrivacyError(f"nothing may leave in reply to {message_type!r} under this mechanism")
-
-
 def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a model that is not the agreed one, before it touches any image.
 
@@ -212,29 +232,61 @@ def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tup
 
 
 def check_release(
-    content: RecordDict, *, message_type: str, private: bool, trainable: Mapping[str, tuple[int, ...]]
+    content: RecordDict, *, message_type: str, releases: Releases, travelling: Mapping[str, tuple[int, ...]]
 ) -> RecordDict:
-    """Let a reply pass only if each of its fields is on the allow-list.
+    """Let a reply pass only if its fields are exactly those of the allow-list.
 
     Args:
         content: What is about to leave.
         message_type: `query`, `train` or `evaluate`.
-        private: Whether a privacy mechanism is on.
-        trainable: Names and shapes of the tensors that may travel.
+        releases: What this run's replies carry.
+        travelling: Names and shapes of the tensors that travel.
 
     Raises:
         PrivacyError: A record or field is not declared, is missing, or has another shape.
     """
-    require_release(message_type, private=private)
-    allowed = ALLOWED_REPLIES[message_type, private]
+    allowed = releases.fields(message_type)
     if set(content) != set(allowed):
         raise PrivacyError(f"records {sorted(content)} may not leave, only {sorted(allowed)}")
     for name, keys in allowed.items():
         if not isinstance(content[name], _KINDS[name]):
             raise PrivacyError(f"record {name!r} is of another kind than declared")
-        if set(content[name]) != set(trainable if keys is None else keys):
+        if set(content[name]) != set(travelling if keys is None else keys):
             raise PrivacyError(f"record {name!r} holds other fields than declared")
     for record in content.array_records.values():
-        if any(tuple(array.shape) != trainable[name] for name, array in record.items()):
+        if any(tuple(array.shape) != travelling[name] for name, array in record.items()):
             raise PrivacyError("a tensor has another shape than declared")
     return content
+
+
+def check_reply(
+    content: RecordDict,
+    declared: Declaration,
+    *,
+    message_type: str,
+    releases: Releases,
+    travelling: Mapping[str, tuple[int, ...]],
+) -> Findings | None:
+    """What a reply says of the incoming model, if the server may use the reply at all.
+
+    Flower's strategies pair tensors of clients by position, so their order counts too.
+
+    Args:
+        content: What arrived.
+        declared: What its sender declared before round 1.
+        message_type: `train` or `evaluate`.
+        releases: What this run's replies carry.
+        travelling: Names and shapes of the tensors that were sent, in order.
+
+    Raises:
+        FederationError: The reply is not what the run's clients agreed to send.
+    """
+    try:
+        check_release(content, message_type=message_type, releases=releases, travelling=travelling)
+    except PrivacyError as error:
+        raise FederationError(f"client {declared.name} sent another reply than agreed: {error}") from None
+    if any(list(record) != list(travelling) for record in content.array_records.values()):
+        raise FederationError(f"client {declared.name} sent its tensors in another order than it got them")
+    if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:
+        raise FederationError(f"client {declared.name} weighs its update by another size than it declared")
+    return decode_findings(content, len(declared.classes))

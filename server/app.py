@@ -11,13 +11,16 @@ from flwr.serverapp.strategy import Strategy
 from common.config import parse
 from common.metrics import Counts
 from common.models.initial import initial_arrays
+from common.records import Declaration, Findings
+from common.releases import Releases
 from common.sections import RunConfig
 from server.aggregation import build_strategy
 from server.clock import Clock
 from server.cohort import draw_cohorts
-from server.outcome import Outcome, draw_outcome, save_progress, save_statement
-from server.rounds import Arrays, Evaluate, evaluate_at_clients, meet_clients, run_rounds
+from server.outcome import Outcome
+from server.rounds import Arrays, Closing, Evaluate, evaluate_at_clients, meet_clients, run_rounds
 from server.run_directory import RunDirectory
+from server.saving import draw_outcome, save_progress, save_statement
 from server.tracking import FileTracker, LogTracker, Tracker, Trackers
 
 
@@ -31,6 +34,9 @@ class Surroundings:
             only, None elsewhere.
         evaluate_by_client: The same, by client name.
         class_counts: (classes, clients) images held; simulations only.
+        images_unused: Images that the partitioner gave to nobody; simulations only.
+        skipped_files: Files that could not be used; simulations only, because a real
+            client keeps that number to itself.
         seconds: Seconds of phases that came before the run, such as `features`.
     """
 
@@ -38,6 +44,8 @@ class Surroundings:
     evaluate: Evaluate | None = None
     evaluate_by_client: Callable[[Arrays], dict[str, Counts]] | None = None
     class_counts: np.ndarray | None = None
+    images_unused: int = 0
+    skipped_files: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -57,33 +65,23 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
         FederationError: Clients disagree, or a round got no update.
     """
     clock = Clock()
-    strategy = build_strategy(config)
+    strategy, releases = build_strategy(config), Releases.of(config)
     around = surround(config)
-    for phase, seconds in around.seconds.items():
-        clock.add(phase, seconds)
-    with clock.phase("meet_clients"):
-        clients = meet_clients(grid, config.num_clients)
-    cohorts = draw_cohorts(
-        list(clients), cohort_size=config.cohort_size, num_rounds=config.num_rounds, seed=config.seed
-    )
-    declared = next(iter(clients.values())).declaration
-    arrays = initial_arrays(config, declared.input_shape, len(declared.classes))
-    outcome = Outcome(config, clients, cohorts, arrays, around.class_counts)
-    with clock.phase("accounting"):
-        outcome.register()
+    outcome = _begin(grid, config, around, clock)
     directory = RunDirectory.create(config)
     save_statement(directory, outcome)
     evaluate = around.evaluate if config.private else None
     tracker = Trackers(FileTracker(directory.path / "rounds.jsonl"), around.tracker)
     try:
-        tracker.start(config.num_rounds, len(clients))
+        tracker.start(config.num_rounds, len(outcome.clients))
         with clock.phase("rounds"):
-            for result in run_rounds(grid, strategy, outcome.arrays, clients, cohorts, evaluate=evaluate):
+            start, clients, cohorts = outcome.arrays, outcome.clients, outcome.cohorts
+            for result in run_rounds(grid, strategy, start, clients, cohorts, releases=releases, evaluate=evaluate):
                 outcome.add(result)
                 tracker.round_done(result.record)
                 save_progress(directory, outcome, clock)
         with clock.phase("closing_evaluation"):
-            outcome.closing = _close(grid, strategy, outcome, around)
+            outcome.close(_close(grid, strategy, outcome, around))
         with clock.phase("accounting"):
             outcome.finish()
     except KeyboardInterrupt:
@@ -97,11 +95,49 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
     return outcome
 
 
-def _close(grid: Grid, strategy: Strategy, outcome: Outcome, around: Surroundings) -> dict[str, Counts]:
-    """Counts of the final model by client: from the clients, or beside them under DP."""
-    if not outcome.config.private:
-        return evaluate_at_clients(grid, strategy, outcome.arrays, outcome.clients, len(outcome.cohorts))
-    return around.evaluate_by_client(outcome.arrays) if around.evaluate_by_client else {}
+def _begin(grid: Grid, config: RunConfig, around: Surroundings, clock: Clock) -> Outcome:
+    """Meet the clients and make every plan; nothing has been trained yet."""
+    for phase, seconds in around.seconds.items():
+        clock.add(phase, seconds)
+    with clock.phase("meet_clients"):
+        clients = meet_clients(grid, config.num_clients)
+    cohorts = draw_cohorts(
+        list(clients), cohort_size=config.cohort_size, num_rounds=config.num_rounds, seed=config.seed
+    )
+    declared = next(iter(clients.values())).declaration
+    outcome = Outcome(
+        config,
+        clients,
+        cohorts,
+        _travelling(config, declared),
+        around.class_counts,
+        images_unused=around.images_unused,
+        skipped_files=around.skipped_files,
+    )
+    with clock.phase("accounting"):
+        outcome.register()
+    return outcome
+
+
+def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
+    """The starting model without what stays at each client."""
+    arrays = initial_arrays(config, declared.input_shape, declared.classes)
+    if not config.model.personal:
+        return arrays
+    from common.models.network import personal_names
+
+    kept = personal_names(config, declared.input_shape, len(declared.classes))
+    return {name: array for name, array in arrays.items() if name not in kept}
+
+
+def _close(grid: Grid, strategy: Strategy, outcome: Outcome, around: Surroundings) -> Closing:
+    """What is found of the final model by client: by the clients, or beside them under DP."""
+    config, last = outcome.config, len(outcome.cohorts)
+    if not config.private:
+        releases = Releases.of(config)
+        return evaluate_at_clients(grid, strategy, outcome.arrays, outcome.clients, last, releases=releases)
+    found = around.evaluate_by_client(outcome.arrays) if around.evaluate_by_client else {}
+    return {name: Findings(counts) for name, counts in found.items()}
 
 
 def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:

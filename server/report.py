@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.data.picture import draw_partition
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["draw_confusion", "draw_curves", "draw_partition"]
 _INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
 
 
@@ -39,7 +42,7 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
 
 
 def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> None:
-    """Draw accuracy and macro F1 over rounds, and the loss beside them.
+    """Draw accuracy and macro F1 over rounds, clients' own accuracy where there is one, and the loss beside them.
 
     Args:
         file: PNG to write.
@@ -58,6 +61,9 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     x = [line["evaluated_model"] for line in seen]
     axes.plot(x, [line["accuracy"] for line in seen], color=_ACCENT, marker="o", ms=3, label="accuracy")
     axes.plot(x, [line["macro_f1"] for line in seen], color=_SECOND, ls="--", label="macro F1")
+    if any("personal_accuracy" in line for line in seen):
+        own = [line.get("personal_accuracy", np.nan) for line in seen]
+        axes.plot(x, own, color=_INK, marker="s", ms=3, label="accuracy of clients' own models")
     losses = axes.twinx()
     losses.plot(
         x, [np.nan if line["loss"] is None else line["loss"] for line in seen], color="grey", lw=1, label="loss (right)"
@@ -68,33 +74,6 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = axes.get_legend_handles_labels()[0] + losses.get_legend_handles_labels()[0]
     axes.legend(handles=handles, loc="center right")
-    _save(figure, file)
-
-
-def draw_partition(file: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draw how many images of each class each client holds.
-
-    Args:
-        file: PNG to write.
-        counts: (classes, clients).
-        classes: Their names.
-    """
-    num_clients = counts.shape[1]
-    figure, axes = _figure(min(14.0, max(6.0, 2.5 + 0.35 * num_clients)), max(3.5, 1.2 + 0.35 * len(classes)))
-    image = axes.imshow(counts, cmap="Greens", aspect="auto", vmin=0)
-    if counts.size <= 200:
-        for (row, column), amount in np.ndenumerate(counts):
-            colour = "white" if amount > 0.6 * counts.max() else _INK
-            axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(len(classes)), classes)
-    if num_clients <= 30:
-        axes.set_xticks(range(num_clients))
-    sizes = counts.sum(axis=0)
-    axes.set(xlabel="client", ylabel="class")
-    axes.set_title(
-        f"{int(sizes.sum())} images, held-out ones included; {num_clients} clients of {sizes.min()} to {sizes.max()}"
-    )
-    figure.colorbar(image, ax=axes, label="images")
     _save(figure, file)
 
 

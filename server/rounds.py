@@ -1,5 +1,6 @@
 """The loop over any Flower strategy: cohorts by name, replies in a fixed order."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,24 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import FederationError
+from common.errors import ClientFailure, FederationError
 from common.metrics import Counts, total
-from common.records import Declaration, arrays_to_record, decode_counts, decode_declaration, record_to_arrays
+from common.records import (
+    Declaration,
+    Findings,
+    arrays_to_record,
+    check_reply,
+    decode_declaration,
+    record_to_arrays,
+)
+from common.releases import Releases
 from server.cohort import CohortGrid
 from server.tracking import RoundRecord
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], Counts | None]
+Closing = dict[str, Findings]
+_log = logging.getLogger("bract.server")
 
 
 @dataclass(frozen=True)
@@ -91,12 +102,14 @@ def run_rounds(
     clients: Mapping[str, Client],
     cohorts: Sequence[Sequence[str]],
     *,
+    releases: Releases,
     evaluate: Evaluate | None = None,
 ) -> Iterator[RoundResult]:
     """Run one round for each cohort and yield after each.
 
     A caller that stops early, or is interrupted inside a round, keeps what was
-    yielded so far: a round counts when it is complete.
+    yielded so far: a round counts when it is complete. A client whose reply is not
+    what was agreed is left out of its round, update and counts, as a failure.
 
     Args:
         grid: Any Flower grid.
@@ -104,33 +117,35 @@ def run_rounds(
         arrays: Starting weights.
         clients: By name.
         cohorts: Names of each round's clients, from round 1.
+        releases: What replies carry.
         evaluate: Scores a model outside every client; simulations only.
 
     Raises:
         FederationError: No client of a cohort sent a usable update.
     """
-    num_classes = _num_classes(clients)
     for number, cohort in enumerate(cohorts, start=1):
         started = time.perf_counter()
-        names = {clients[name].node_id: name for name in cohort}
-        view = CohortGrid(grid, names)
-        messages = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), view))
-        replies, failures = _gather(view, messages, names)
+        gather = _Gathering(grid, {clients[name].node_id: (name, clients[name]) for name in cohort}, releases, arrays)
+        messages = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), gather.view))
+        replies, failures = gather.replies(messages)
         if not replies:
             raise FederationError(f"round {number}: no client sent an update ({_causes(failures)})")
-        down, up = _mean_bytes(messages), _mean_bytes(replies)
-        merged, _ = strategy.aggregate_train(number, replies)
+        down, up = _mean_bytes(messages), _mean_bytes([reply for reply, _ in replies.values()])
+        merged, _ = strategy.aggregate_train(number, [reply for reply, _ in replies.values()])
         if merged is None:
-            raise FederationError(f"round {number}: the strategy could not aggregate the updates")
+            raise FederationError(
+                f"round {number}: the strategy could not aggregate {len(replies)} updates of {len(cohort)} clients"
+            )
         arrays = record_to_arrays(merged)
-        counts = evaluate(arrays) if evaluate else _counts(replies, num_classes)
+        found = [findings for _, findings in replies.values() if findings is not None]
         yield RoundResult(
             arrays,
             RoundRecord(
                 server_round=number,
                 num_clients=len(replies),
                 failures=failures,
-                counts=counts,
+                counts=evaluate(arrays) if evaluate else total(findings.counts for findings in found),
+                personal=total(findings.personal for findings in found if findings.personal is not None),
                 simulation_only=evaluate is not None,
                 seconds=time.perf_counter() - started,
                 bytes_up=up,
@@ -140,41 +155,72 @@ def run_rounds(
 
 
 def evaluate_at_clients(
-    grid: Grid, strategy: Strategy, arrays: Arrays, clients: Mapping[str, Client], server_round: int
-) -> dict[str, Counts]:
+    grid: Grid,
+    strategy: Strategy,
+    arrays: Arrays,
+    clients: Mapping[str, Client],
+    server_round: int,
+    *,
+    releases: Releases,
+) -> Closing:
     """One evaluate message to every client: the closing counts, without privacy only.
 
+    Args:
+        grid: Any Flower grid.
+        strategy: Any Flower strategy.
+        arrays: The model that travels.
+        clients: By name.
+        server_round: Number of the last round.
+        releases: What replies carry.
+
     Returns:
-        Counts by client name; clients that failed are left out.
+        Findings by client name; clients that failed are left out.
     """
-    names = {client.node_id: name for name, client in clients.items()}
-    view = CohortGrid(grid, names)
-    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), ConfigRecord(), view)
-    replies, _ = _gather(view, list(messages), names)
-    found = {
-        names[reply.metadata.src_node_id]: decode_counts(reply.content, _num_classes(clients)) for reply in replies
-    }
-    return {name: counts for name, counts in found.items() if counts is not None}
+    gather = _Gathering(grid, {client.node_id: (name, client) for name, client in clients.items()}, releases, arrays)
+    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), ConfigRecord(), gather.view)
+    replies, _ = gather.replies(list(messages))
+    return {name: findings for name, (_, findings) in replies.items() if findings is not None}
 
 
-def _gather(grid: Grid, messages: list[Message], names: Mapping[int, str]) -> tuple[list[Message], dict[str, str]]:
-    """Replies sorted by client name, so that sums of floats do not depend on arrival."""
-    replies = sorted(grid.send_and_receive(messages), key=lambda reply: names[reply.metadata.src_node_id])
-    failed = {names[reply.metadata.src_node_id]: str(reply.error.reason) for reply in replies if reply.has_error()}
-    return [reply for reply in replies if not reply.has_error()], failed
+class _Gathering:
+    """Sends messages to some clients and keeps the replies that can be used."""
 
+    def __init__(
+        self, grid: Grid, clients: Mapping[int, tuple[str, Client]], releases: Releases, arrays: Arrays
+    ) -> None:
+        self.view = CohortGrid(grid, clients)
+        self._clients = clients
+        self._releases = releases
+        self._travelling = {name: array.shape for name, array in arrays.items()}
 
-def _num_classes(clients: Mapping[str, Client]) -> int:
-    return len(next(iter(clients.values())).declaration.classes)
+    def replies(self, messages: list[Message]) -> tuple[dict[str, tuple[Message, Findings | None]], dict[str, str]]:
+        """Replies and failure codes by name, sorted, so that sums of floats do not depend on arrival."""
+        good: dict[str, tuple[Message, Findings | None]] = {}
+        failed: dict[str, str] = {}
+        arrived = {self._clients[reply.metadata.src_node_id]: reply for reply in self.view.send_and_receive(messages)}
+        for (name, client), reply in sorted(arrived.items(), key=lambda item: item[0][0]):
+            if reply.has_error():
+                failed[name] = str(reply.error.reason)
+                continue
+            try:
+                good[name] = (reply, self._check(client, reply, messages[0].metadata.message_type))
+            except FederationError as error:
+                _log.error("left out: %s", error)
+                failed[name] = ClientFailure.MESSAGE.name
+        return good, failed
+
+    def _check(self, client: Client, reply: Message, kind: str) -> Findings | None:
+        return check_reply(
+            reply.content,
+            client.declaration,
+            message_type=kind,
+            releases=self._releases,
+            travelling=self._travelling,
+        )
 
 
 def _causes(failures: Mapping[str, str]) -> str:
     return ", ".join(sorted(set(failures.values()))) or "nobody answered"
-
-
-def _counts(replies: list[Message], num_classes: int) -> Counts | None:
-    found = [decode_counts(reply.content, num_classes) for reply in replies]
-    return total(counts for counts in found if counts is not None)
 
 
 def _mean_bytes(messages: list[Message]) -> float:

@@ -22,6 +22,8 @@ class RoundRecord:
         failures: Failure code by client name.
         counts: Evaluation of the model that *entered* the round, summed over the
             cohort; or of the model that left it, if `simulation_only`.
+        personal: The same of each client's own model, where tensors stay with clients
+            and no mechanism is on; always of the model that entered the round.
         simulation_only: The counts come from the simulation's own evaluator.
         seconds: Wall time of the round.
         bytes_up: Mean bytes one client sent.
@@ -36,6 +38,7 @@ class RoundRecord:
     seconds: float
     bytes_up: float
     bytes_down: float
+    personal: Counts | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The line that goes into `rounds.jsonl`; `evaluated_model` is the round that made the evaluated model."""
@@ -52,6 +55,7 @@ class RoundRecord:
                 "evaluated_model": self.server_round if self.simulation_only else self.server_round - 1,
                 "simulation_only": self.simulation_only,
                 **figures(self.counts),
+                **personal_figures(self.personal),
             }
         return line
 
@@ -68,6 +72,14 @@ def figures(counts: Counts) -> dict[str, Any]:
         "loss": loss if math.isfinite(loss) else None,
         "examples": counts.num_examples,
     }
+
+
+def personal_figures(counts: Counts | None) -> dict[str, Any]:
+    """What a line says of clients' own models; nothing if there are none."""
+    if counts is None or not counts.num_examples:
+        return {}
+    found = figures(counts)
+    return {f"personal_{name}": found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
 
 
 class Tracker(Protocol):

@@ -12,6 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client.app as client_app
 from common.config import resolved
+from common.data.deal import deal, shard
 from common.data.prepared import Prepared
 from common.errors import ClientFailure
 from common.models.head import HEAD_WEIGHT, initial_head
@@ -164,3 +165,40 @@ def test_a_node_outside_a_simulation_is_refused(digits: Prepared, make_config: M
     reply = client_app.app(Message(train_content(), 2, "train"), context)
 
     assert reply.error.reason == "CONFIG"
+
+
+def test_train_for_qfedavg_sends_the_mean_loss_of_the_incoming_model_on_training_images(
+    digits: Prepared, make_config: MakeConfig
+) -> None:
+    config = make_config({"privacy.mechanism": "none", "strategy.name": "QFedAvg"})
+    weight = np.random.default_rng(0).normal(size=(10, 1280)).astype(np.float32)
+    rows = shard(digits, deal(config, digits), 0, private=False)
+
+    metrics = ask(config, "train", train_content({HEAD_WEIGHT: weight})).content.metric_records["metrics"]
+
+    logits = rows.train_inputs.astype(np.float64) @ weight.T
+    picked = logits[np.arange(len(logits)), rows.train_labels]
+    assert np.isclose(metrics["train-loss"], (np.log(np.exp(logits).sum(axis=1)) - picked).mean(), rtol=1e-5)
+    assert set(metrics) == {"num-examples", "confusion", "loss-sum", "train-loss"}
+
+
+@pytest.mark.parametrize("name", ["FedAvg", "FedProx", "Krum"])
+def test_train_for_other_strategies_sends_no_training_loss(
+    digits: Prepared, make_config: MakeConfig, name: str
+) -> None:
+    reply = ask(make_config({"privacy.mechanism": "none", "strategy.name": name}), "train", train_content())
+
+    assert set(reply.content["metrics"]) == {"num-examples", "confusion", "loss-sum"}
+    assert "bract-personal" not in reply.content
+
+
+def test_train_takes_fedprox_factor_from_its_own_configuration(digits: Prepared, make_config: MakeConfig) -> None:
+    def weights(said: float, own: float) -> np.ndarray:
+        settings = {"privacy.mechanism": "none", "strategy.name": "FedProx", "strategy.proximal-mu": own}
+        content = train_content()
+        content.config_records["config"]["proximal-mu"] = said
+        reply = ask(make_config(settings), "train", content)
+        return reply.content.array_records["arrays"][HEAD_WEIGHT].numpy()
+
+    assert np.array_equal(weights(said=5.0, own=0.1), weights(said=0.1, own=0.1))
+    assert not np.array_equal(weights(said=0.1, own=0.0), weights(said=0.1, own=0.1))

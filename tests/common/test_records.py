@@ -1,5 +1,7 @@
 """The wire contract: what may leave a client, and that both directions agree."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -7,49 +9,82 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from common.errors import FederationError, PrivacyError
 from common.metrics import Counts
 from common.records import (
+    CONFIG,
+    SERVER_ROUND,
+    Declaration,
+    Findings,
+    arrays_to_record,
+    check_release,
+    check_reply,
+    decode_declaration,
+    decode_findings,
+    encode_declaration,
+    encode_findings,
+    encode_update,
+    record_to_arrays,
+    server_round_of,
+    sum_counts,
+)
+from common.releases import (
     ALLOWED_REPLIES,
     ARRAYS,
     CLIENT,
-    CONFIG,
     CONFUSION,
     LOSS_SUM,
     METRICS,
     NUM_EXAMPLES,
-    SERVER_ROUND,
-    Declaration,
-    arrays_to_record,
-    check_release,
-    decode_counts,
-    decode_declaration,
-    encode_counts,
-    encode_declaration,
-    encode_update,
-    record_to_arrays,
-    require_release,
-    server_round_of,
-    sum_counts,
+    PERSONAL_CONFUSION,
+    PERSONAL_LOSS_SUM,
+    TRAIN_LOSS,
+    Releases,
 )
+from common.sections import RunConfig
 
+MakeConfig = Callable[..., RunConfig]
 _ARRAYS: dict[str, np.ndarray] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a.bias": np.array([1, 2], dtype=np.float32),
 }
 _COUNTS = Counts(np.array([[3, 1], [0, 2]]), 2.5)
+_FOUND = Findings(_COUNTS)
+_OWN = Counts(np.array([[4, 0], [1, 1]]), 1.25)
+_EVERYTHING = Releases(train_loss=True, personal=True)
 _DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
 
 
-def _reply(kind: str, *, private: bool) -> RecordDict:
+_RUNS = {
+    "private": Releases(private=True),
+    "open": Releases(),
+    "fair": Releases(train_loss=True),
+    "personal": Releases(personal=True),
+    "everything": _EVERYTHING,
+}
+_LEGAL = [
+    (kind, run)
+    for kind in ("query", "train", "evaluate")
+    for run, releases in _RUNS.items()
+    if (kind, releases.private) in ALLOWED_REPLIES
+]
+
+
+def _reply(kind: str, releases: Releases) -> RecordDict:
     if kind == "query":
         return encode_declaration(_DECLARED)
+    loss = 0.75 if releases.train_loss and kind == "train" else None
+    found = Findings(_COUNTS, _OWN if releases.personal else None, loss)
     if kind == "evaluate":
-        return encode_counts(10, _COUNTS)
-    return encode_update(_ARRAYS, 10, None if private else _COUNTS)
+        return encode_findings(287, found)
+    return encode_update(_ARRAYS, 287, None if releases.private else found)
 
 
-def _check(content: RecordDict, kind: str, *, private: bool) -> RecordDict:
-    return check_release(
-        content, message_type=kind, private=private, trainable={name: array.shape for name, array in _ARRAYS.items()}
-    )
+def _check(content: RecordDict, kind: str, releases: Releases) -> RecordDict:
+    travelling = {name: array.shape for name, array in _ARRAYS.items()}
+    return check_release(content, message_type=kind, releases=releases, travelling=travelling)
+
+
+def _check_reply(content: RecordDict, releases: Releases = _EVERYTHING) -> Findings | None:
+    travelling = {name: array.shape for name, array in _ARRAYS.items()}
+    return check_reply(content, _DECLARED, message_type="train", releases=releases, travelling=travelling)
 
 
 def test_arrays_survive_the_wire_in_order() -> None:
@@ -86,7 +121,7 @@ def test_decode_declaration_names_a_missing_field(field: str) -> None:
 
 def test_decode_declaration_refuses_a_reply_without_its_record() -> None:
     with pytest.raises(FederationError, match=f"lacks '{CLIENT}'"):
-        decode_declaration(encode_counts(3, _COUNTS))
+        decode_declaration(encode_findings(3, _FOUND))
 
 
 @pytest.mark.parametrize(
@@ -119,30 +154,56 @@ def test_decode_declaration_refuses_a_shape_or_size_that_is_not_whole(field: str
         decode_declaration(content)
 
 
-@pytest.mark.parametrize("content", [encode_update(_ARRAYS, 7, _COUNTS), encode_counts(7, _COUNTS)])
-def test_decode_counts_is_the_inverse_of_encode(content: RecordDict) -> None:
-    counts = decode_counts(content)
+@pytest.mark.parametrize("content", [encode_update(_ARRAYS, 7, _FOUND), encode_findings(7, _FOUND)])
+def test_decode_findings_is_the_inverse_of_encode(content: RecordDict) -> None:
+    found = decode_findings(content)
 
-    assert counts is not None
+    assert found is not None
+    assert (found.personal, found.train_loss) == (None, None)
+    counts = found.counts
     assert counts.confusion.tolist() == _COUNTS.confusion.tolist()
     assert counts.loss_sum == _COUNTS.loss_sum
     assert content.metric_records[METRICS][NUM_EXAMPLES] == 7
 
 
-def test_decode_counts_is_none_when_the_reply_carries_none() -> None:
-    assert decode_counts(encode_update(_ARRAYS, 7, None)) is None
+def test_decode_findings_gives_personal_counts_and_the_training_loss_apart() -> None:
+    found = decode_findings(_reply("train", _EVERYTHING))
+
+    assert found is not None
+    assert found.personal is not None
+    assert (found.counts.confusion.tolist(), found.counts.loss_sum) == (_COUNTS.confusion.tolist(), 2.5)
+    assert (found.personal.confusion.tolist(), found.personal.loss_sum) == (_OWN.confusion.tolist(), 1.25)
+    assert found.train_loss == 0.75
+
+
+def test_decode_findings_is_none_when_the_reply_carries_none() -> None:
+    assert decode_findings(encode_update(_ARRAYS, 7, None)) is None
 
 
 @pytest.mark.parametrize(
     ("confusion", "loss"),
-    [([1, 2, 3], 1.0), ([1, 2, 3, -1], 1.0), ([1, 2, 3, 4], [1.0])],
-    ids=["not-square", "negative", "many-losses"],
+    [([1, 2, 3], 1.0), ([1, 2, 3, -1], 1.0), ([1, 2, 3, 4], [1.0]), ([1.5, 2.0, 3.0, 4.0], 1.0), ([1] * 9, 1.0)],
+    ids=["not-square", "negative", "many-losses", "not-whole", "three-classes"],
 )
-def test_decode_counts_refuses_what_is_no_confusion_matrix(confusion: list[int], loss: float | list[float]) -> None:
-    metrics = MetricRecord({NUM_EXAMPLES: 6, CONFUSION: confusion, LOSS_SUM: loss})
+@pytest.mark.parametrize("keys", [(CONFUSION, LOSS_SUM), (PERSONAL_CONFUSION, PERSONAL_LOSS_SUM)])
+def test_decode_findings_refuses_what_is_no_confusion_matrix(
+    confusion: list[int] | list[float], loss: float | list[float], keys: tuple[str, str]
+) -> None:
+    content = _reply("train", _EVERYTHING)
+    content.metric_records[METRICS][keys[0]] = confusion
+    content.metric_records[METRICS][keys[1]] = loss
 
     with pytest.raises(FederationError, match="no confusion matrix"):
-        decode_counts(RecordDict({METRICS: metrics}))
+        decode_findings(content, 2)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -0.1, [0.5], 1])
+def test_decode_findings_refuses_a_training_loss_that_no_strategy_could_weigh_by(loss: float | list[float]) -> None:
+    content = _reply("train", _EVERYTHING)
+    content.metric_records[METRICS][TRAIN_LOSS] = loss
+
+    with pytest.raises(FederationError, match="training loss"):
+        decode_findings(content, 2)
 
 
 @pytest.mark.parametrize(
@@ -154,11 +215,11 @@ def test_sum_counts_refuses_what_cannot_be_added(metrics: dict[str, float | list
     broken = RecordDict({METRICS: MetricRecord({NUM_EXAMPLES: 1, **metrics})})
 
     with pytest.raises(FederationError):
-        sum_counts([encode_counts(6, _COUNTS), broken], NUM_EXAMPLES)
+        sum_counts([encode_findings(6, _FOUND), broken], NUM_EXAMPLES)
 
 
 def test_sum_counts_adds_and_does_not_average() -> None:
-    summed = sum_counts([encode_counts(1, _COUNTS), encode_counts(1000, _COUNTS)], NUM_EXAMPLES)
+    summed = sum_counts([encode_findings(1, _FOUND), encode_findings(1000, _FOUND)], NUM_EXAMPLES)
 
     assert summed[CONFUSION] == [6, 2, 0, 4]
     assert summed[LOSS_SUM] == 5.0
@@ -168,50 +229,66 @@ def test_sum_counts_is_empty_when_no_client_sent_counts() -> None:
     assert not sum_counts([encode_update(_ARRAYS, 1, None)] * 2, NUM_EXAMPLES)
 
 
-@pytest.mark.parametrize(("kind", "private"), list(ALLOWED_REPLIES))
-def test_check_release_passes_what_the_encoders_make(kind: str, private: bool) -> None:
-    content = _reply(kind, private=private)
+@pytest.mark.parametrize(("kind", "run"), _LEGAL)
+def test_check_release_passes_what_the_encoders_make(kind: str, run: str) -> None:
+    content = _reply(kind, _RUNS[run])
 
-    assert _check(content, kind, private=private) is content
+    assert _check(content, kind, _RUNS[run]) is content
 
 
-@pytest.mark.parametrize(("kind", "private"), list(ALLOWED_REPLIES))
-def test_check_release_refuses_any_field_that_is_extra_or_missing(kind: str, private: bool) -> None:
-    names = list(_reply(kind, private=private))
+@pytest.mark.parametrize(("kind", "run"), _LEGAL)
+def test_check_release_refuses_any_field_that_is_extra_or_missing(kind: str, run: str) -> None:
+    releases = _RUNS[run]
+    names = list(_reply(kind, releases))
 
     for name in names:
-        for field in list(_reply(kind, private=private)[name]):
-            renamed = _reply(kind, private=private)
+        for field in list(_reply(kind, releases)[name]):
+            renamed = _reply(kind, releases)
             renamed[name]["other"] = renamed[name].pop(field)
-            missing = _reply(kind, private=private)
+            missing = _reply(kind, releases)
             del missing[name][field]
             for content in (renamed, missing):
                 with pytest.raises(PrivacyError, match=f"record '{name}' holds other fields"):
-                    _check(content, kind, private=private)
-        extra = _reply(kind, private=private)
+                    _check(content, kind, releases)
+        extra = _reply(kind, releases)
         extra[name]["other"] = next(iter(extra[name].values()))
         with pytest.raises(PrivacyError, match=f"record '{name}' holds other fields"):
-            _check(extra, kind, private=private)
+            _check(extra, kind, releases)
 
 
-@pytest.mark.parametrize(("kind", "private"), list(ALLOWED_REPLIES))
-def test_check_release_refuses_any_record_that_is_extra_or_missing(kind: str, private: bool) -> None:
-    for name in list(_reply(kind, private=private)):
-        content = _reply(kind, private=private)
+@pytest.mark.parametrize(("kind", "run"), _LEGAL)
+def test_check_release_refuses_any_record_that_is_extra_or_missing(kind: str, run: str) -> None:
+    releases = _RUNS[run]
+    for name in list(_reply(kind, releases)):
+        content = _reply(kind, releases)
         del content[name]
         with pytest.raises(PrivacyError, match="may not leave"):
-            _check(content, kind, private=private)
-    content = _reply(kind, private=private)
+            _check(content, kind, releases)
+    content = _reply(kind, releases)
     content["log"] = ConfigRecord({"labels": [1, 2]})
     with pytest.raises(PrivacyError, match=r"'log'.* may not leave"):
-        _check(content, kind, private=private)
+        _check(content, kind, releases)
+
+
+@pytest.mark.parametrize("sent", list(_RUNS))
+@pytest.mark.parametrize("allowed", list(_RUNS))
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_check_release_passes_a_reply_of_this_very_kind_of_run_only(kind: str, allowed: str, sent: str) -> None:
+    content = _reply(kind, _RUNS[sent])
+    fits = set(content[METRICS]) == set(_reply(kind, _RUNS[allowed])[METRICS])
+
+    if fits and (kind, allowed) in _LEGAL:
+        assert _check(content, kind, _RUNS[allowed]) is content
+    else:
+        with pytest.raises(PrivacyError):
+            _check(content, kind, _RUNS[allowed])
 
 
 def test_check_release_refuses_a_tensor_the_server_asked_for_but_nobody_declared() -> None:
     content = encode_update(_ARRAYS | {"images": np.zeros(3, dtype=np.float32)}, 10, None)
 
     with pytest.raises(PrivacyError, match="record 'arrays'"):
-        _check(content, "train", private=True)
+        _check(content, "train", Releases(private=True))
 
 
 def test_check_release_refuses_a_record_of_another_kind() -> None:
@@ -219,22 +296,80 @@ def test_check_release_refuses_a_record_of_another_kind() -> None:
     content[ARRAYS] = ConfigRecord(dict.fromkeys(_ARRAYS, "the text of patient 4711"))
 
     with pytest.raises(PrivacyError):
-        _check(content, "train", private=True)
+        _check(content, "train", Releases(private=True))
 
 
-def test_check_release_refuses_counts_under_privacy() -> None:
-    with pytest.raises(PrivacyError, match="record 'metrics'"):
-        _check(encode_update(_ARRAYS, 10, _COUNTS), "train", private=True)
-    with pytest.raises(PrivacyError, match="record 'metrics'"):
-        _check(encode_update(_ARRAYS, 10, None), "train", private=False)
+@pytest.mark.parametrize(
+    ("kind", "private"), [("evaluate", True), ("log", True), ("log", False), ("", False), ("train.x", False)]
+)
+def test_releases_refuse_requests_that_nothing_may_answer(kind: str, private: bool) -> None:
+    releases = Releases(private=private)
 
-
-@pytest.mark.parametrize(("kind", "private"), [("evaluate", True), ("log", True), ("log", False), ("", False)])
-def test_require_release_refuses_requests_that_nothing_may_answer(kind: str, private: bool) -> None:
     with pytest.raises(PrivacyError, match="nothing may leave"):
-        require_release(kind, private=private)
+        releases.fields(kind)
     with pytest.raises(PrivacyError, match="nothing may leave"):
-        _check(encode_counts(3, _COUNTS), kind, private=private)
+        _check(encode_findings(3, _FOUND), kind, releases)
+
+
+@pytest.mark.parametrize("extra", [{"train_loss": True}, {"personal": True}])
+def test_releases_refuse_extra_fields_under_privacy(extra: dict[str, bool]) -> None:
+    with pytest.raises(PrivacyError, match="may not leave"):
+        Releases(private=True, **extra)
+
+
+def test_releases_of_a_private_run_are_arrays_and_the_declared_size(make_config: MakeConfig) -> None:
+    personal = make_config({"model.personal": "head", "model.tuning": "full"})
+
+    for config in (make_config(), personal):
+        assert Releases.of(config).fields("train") == {ARRAYS: None, METRICS: (NUM_EXAMPLES,)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, Releases()),
+        ({"strategy.name": "QFedAvg"}, Releases(train_loss=True)),
+        ({"model.personal": "head", "model.tuning": "full"}, Releases(personal=True)),
+    ],
+)
+def test_releases_of_an_open_run_hold_what_its_settings_need(
+    settings: dict[str, str], expected: Releases, make_config: MakeConfig
+) -> None:
+    assert Releases.of(make_config({"privacy.mechanism": "none"} | settings)) == expected
+
+
+def test_check_reply_gives_what_an_honest_client_found() -> None:
+    found = _check_reply(_reply("train", _EVERYTHING))
+
+    assert found is not None
+    assert found.train_loss == 0.75
+    assert _check_reply(_reply("train", Releases(private=True)), Releases(private=True)) is None
+
+
+def _spoil(content: RecordDict, how: str) -> RecordDict:
+    metrics = content.metric_records[METRICS]
+    arrays = content.array_records[ARRAYS]
+    if how == "weight":
+        metrics[NUM_EXAMPLES] = 10**9
+    elif how == "counts":
+        metrics[CONFUSION] = [1, 2, 3]
+    elif how == "classes":
+        metrics[CONFUSION] = [1] * 9
+    elif how == "loss":
+        metrics[TRAIN_LOSS] = float("nan")
+    elif how == "field":
+        del metrics[PERSONAL_CONFUSION]
+    elif how == "order":
+        arrays["b.weight"] = arrays.pop("b.weight")
+    elif how == "shape":
+        arrays["a.bias"] = arrays_to_record({"a.bias": np.zeros((2, 1), dtype=np.float32)})["a.bias"]
+    return content
+
+
+@pytest.mark.parametrize("how", ["weight", "counts", "classes", "loss", "field", "order", "shape"])
+def test_check_reply_refuses_what_was_not_agreed(how: str) -> None:
+    with pytest.raises(FederationError):
+        _check_reply(_spoil(_reply("train", _EVERYTHING), how))
 
 
 def test_private_replies_declare_no_counts_at_all() -> None:

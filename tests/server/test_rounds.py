@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,24 +10,46 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from common.config import defaults, override, parse
+from common.config import Scalar, defaults, override, parse
 from common.errors import ConfigError, FederationError
 from common.metrics import Counts
-from common.records import Declaration, encode_counts, encode_declaration, encode_update, record_to_arrays, sum_counts
+from common.records import (
+    Declaration,
+    Findings,
+    encode_declaration,
+    encode_findings,
+    encode_update,
+    record_to_arrays,
+    sum_counts,
+)
+from common.releases import METRICS, Releases
 from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy
 from server.rounds import evaluate_at_clients, meet_clients, run_rounds
 from simulations.in_process import InProcessGrid
 
 SHIFTS = np.array([0.1, 0.4, -0.2, 0.9, 0.3, 0.5], dtype=np.float32)
+START = {"w": np.zeros(2, dtype=np.float32)}
+OPEN = Releases()
 
 
-def toy_app(*, failing: Iterable[int] = (), classes: dict[int, tuple[str, ...]] | None = None) -> ClientApp:
+def toy_app(
+    *,
+    failing: Iterable[int] = (),
+    classes: dict[int, tuple[str, ...]] | None = None,
+    loss: float | None = None,
+    spoilt: dict[int, dict[str, Any]] | None = None,
+) -> ClientApp:
     """Clients of two parameters: each adds its own shift; sizes are 10, 20, 30, ..."""
     app = ClientApp()
 
     def who(context: Context) -> int:
         return int(context.node_config["partition-id"])
+
+    def spoil(reply: RecordDict, client: int) -> RecordDict:
+        for key, value in (spoilt or {}).get(client, {}).items():
+            reply.metric_records[METRICS][key] = value
+        return reply
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
@@ -41,11 +63,13 @@ def toy_app(*, failing: Iterable[int] = (), classes: dict[int, tuple[str, ...]] 
             return Message(Error(1000, "INTERNAL"), reply_to=message)
         weights = record_to_arrays(message.content.array_records["arrays"])["w"] + SHIFTS[who(context)]
         counts = Counts(np.array([[who(context), 1], [0, 2]]), 0.5)
-        return Message(encode_update({"w": weights}, 10 * (who(context) + 1), counts), reply_to=message)
+        reply = encode_update({"w": weights}, 10 * (who(context) + 1), Findings(counts, None, loss))
+        return Message(spoil(reply, who(context)), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return Message(encode_counts(10, Counts(np.array([[who(context), 0], [0, 1]]), 1.0)), reply_to=message)
+        found = Findings(Counts(np.array([[who(context), 0], [0, 1]]), 1.0))
+        return Message(spoil(encode_findings(10 * (who(context) + 1), found), who(context)), reply_to=message)
 
     return app
 
@@ -60,17 +84,26 @@ class ScrambledGrid(InProcessGrid):
 
 
 def config_for(name: StrategyName, clients: int = 6) -> RunConfig:
-    return parse(override(defaults(), {"strategy.name": name, "num-clients": clients}))
+    settings: dict[str, Scalar] = {"strategy.name": name, "num-clients": clients, "privacy.mechanism": "none"}
+    return parse(override(defaults(), settings))
 
 
 def run(
     strategy_name: StrategyName, rounds: int = 3, grid_type: type[InProcessGrid] = InProcessGrid
 ) -> list[np.ndarray]:
-    grid = grid_type(toy_app(), 6, {})
+    fair = strategy_name == "QFedAvg"
+    grid = grid_type(toy_app(loss=0.5 if fair else None), 6, {})
     clients = meet_clients(grid, 6)
     start = {"w": np.zeros(2, dtype=np.float32)}
-    strategy = build_strategy(config_for(strategy_name))
-    return [r.arrays["w"] for r in run_rounds(grid, strategy, start, clients, [list(clients)] * rounds)]
+    results = run_rounds(
+        grid,
+        build_strategy(config_for(strategy_name)),
+        start,
+        clients,
+        [list(clients)] * rounds,
+        releases=Releases(train_loss=fair),
+    )
+    return [result.arrays["w"] for result in results]
 
 
 def test_run_rounds_with_fedavg_equals_the_weighted_mean_worked_by_hand() -> None:
@@ -96,7 +129,7 @@ def test_run_rounds_takes_any_flower_strategy_object() -> None:
     clients = meet_clients(grid, 6)
     theirs = FedAvg(min_train_nodes=1, min_available_nodes=1, train_metrics_aggr_fn=sum_counts)
 
-    results = list(run_rounds(grid, theirs, {"w": np.zeros(2, np.float32)}, clients, [["00002"]]))
+    results = list(run_rounds(grid, theirs, START, clients, [["00002"]], releases=OPEN))
 
     assert np.allclose(results[0].arrays["w"], SHIFTS[2])
     assert results[0].record.num_clients == 1
@@ -105,9 +138,8 @@ def test_run_rounds_takes_any_flower_strategy_object() -> None:
 def test_run_rounds_sums_counts_and_reports_bytes() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
     clients = meet_clients(grid, 6)
-    start = {"w": np.zeros(2, dtype=np.float32)}
 
-    (result,) = run_rounds(grid, build_strategy(config_for("FedAvg")), start, clients, [list(clients)])
+    (result,) = run_rounds(grid, build_strategy(config_for("FedAvg")), START, clients, [list(clients)], releases=OPEN)
 
     assert result.record.counts is not None
     assert result.record.counts.confusion.tolist() == [[15, 6], [0, 12]]
@@ -119,20 +151,61 @@ def test_run_rounds_goes_on_without_failed_clients_and_names_them() -> None:
     grid = InProcessGrid(toy_app(failing={1, 4}), 6, {})
     clients = meet_clients(grid, 6)
 
-    (result,) = run_rounds(
-        grid, build_strategy(config_for("FedAvg")), {"w": np.zeros(2, np.float32)}, clients, [list(clients)]
-    )
+    (result,) = run_rounds(grid, build_strategy(config_for("FedAvg")), START, clients, [list(clients)], releases=OPEN)
 
     assert result.record.failures == {"00001": "INTERNAL", "00004": "INTERNAL"}
     assert np.allclose(result.arrays["w"], (0.1 * 1 - 0.2 * 3 + 0.9 * 4 + 0.5 * 6) / 14, atol=1e-6)
 
 
+MALFORMED: dict[str, Any] = {
+    "not-square": {"confusion": [1, 2, 3]},
+    "negative": {"confusion": [1, 2, 3, -4]},
+    "other-classes": {"confusion": [1] * 9},
+    "no-number": {"loss-sum": [1.0]},
+    "other-weight": {"num-examples": 10**9},
+    "undeclared": {"accuracy": 1.0},
+}
+
+
+@pytest.mark.parametrize("how", MALFORMED)
+def test_run_rounds_leaves_a_client_out_whose_reply_is_malformed(how: str) -> None:
+    grid = InProcessGrid(toy_app(spoilt={1: MALFORMED[how], 4: MALFORMED[how]}), 6, {})
+    clients = meet_clients(grid, 6)
+    strategy = build_strategy(config_for("FedAvg"))
+
+    first, second = run_rounds(grid, strategy, START, clients, [list(clients)] * 2, releases=OPEN)
+
+    assert first.record.failures == second.record.failures == {"00001": "MESSAGE", "00004": "MESSAGE"}
+    assert first.record.num_clients == 4
+    assert first.record.counts is not None
+    assert first.record.counts.confusion.tolist() == [[0 + 2 + 3 + 5, 4], [0, 8]]
+    assert np.allclose(first.arrays["w"], (0.1 * 1 - 0.2 * 3 + 0.9 * 4 + 0.5 * 6) / 14, atol=1e-6)
+
+
+def test_run_rounds_leaves_a_client_out_whose_loss_qfedavg_could_not_weigh_by() -> None:
+    grid = InProcessGrid(toy_app(loss=0.5, spoilt={2: {"train-loss": float("nan")}}), 6, {})
+    clients = meet_clients(grid, 6)
+    fair = Releases(train_loss=True)
+
+    (result,) = run_rounds(grid, build_strategy(config_for("QFedAvg")), START, clients, [list(clients)], releases=fair)
+
+    assert result.record.failures == {"00002": "MESSAGE"}
+    assert np.isfinite(result.arrays["w"]).all()
+
+
+def test_evaluate_at_clients_leaves_out_malformed_counts() -> None:
+    grid = InProcessGrid(toy_app(spoilt={3: {"confusion": [1, 2, 3]}}), 6, {})
+    clients = meet_clients(grid, 6)
+
+    found = evaluate_at_clients(grid, build_strategy(config_for("FedAvg")), START, clients, 1, releases=OPEN)
+
+    assert sorted(found) == ["00000", "00001", "00002", "00004", "00005"]
+
+
 def test_run_rounds_stops_when_nobody_sends_an_update() -> None:
     grid = InProcessGrid(toy_app(failing=range(6)), 6, {})
     clients = meet_clients(grid, 6)
-    rounds = run_rounds(
-        grid, build_strategy(config_for("FedAvg")), {"w": np.zeros(2, np.float32)}, clients, [list(clients)]
-    )
+    rounds = run_rounds(grid, build_strategy(config_for("FedAvg")), START, clients, [list(clients)], releases=OPEN)
 
     with pytest.raises(FederationError, match=r"round 1.*INTERNAL"):
         next(rounds)
@@ -142,9 +215,9 @@ def test_evaluate_at_clients_gives_counts_by_name() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
     clients = meet_clients(grid, 6)
 
-    counts = evaluate_at_clients(grid, build_strategy(config_for("FedAvg")), {"w": np.zeros(2, np.float32)}, clients, 1)
+    found = evaluate_at_clients(grid, build_strategy(config_for("FedAvg")), START, clients, 1, releases=OPEN)
 
-    assert [counts[name].confusion[0, 0] for name in sorted(counts)] == [0, 1, 2, 3, 4, 5]
+    assert [found[name].counts.confusion[0, 0] for name in sorted(found)] == [0, 1, 2, 3, 4, 5]
 
 
 def test_meet_clients_refuses_clients_that_disagree() -> None:
