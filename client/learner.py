@@ -1,54 +1,80 @@
 """One way to start, train and score a model, whichever part of it is trained.
 
-Torch is imported only for a network that is trained as a whole; a head on
-cached features needs NumPy alone.
+Torch is imported only where a network is needed; a linear head on cached features
+takes NumPy alone.
 """
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from client.private_training import PrivateStreams, train_head_privately
-from client.training import LocalSettings, train_head
+from client.settings import settings_of
+from client.training import train_head
 from common.data.deal import Shard
 from common.metrics import Counts, count
 from common.models.head import HEAD_WEIGHT, head_logits
+from common.models.initial import initial_arrays
 from common.privacy.plan import plan_for
 from common.sections import RunConfig
 from common.streams import public_stream
+
+if TYPE_CHECKING:
+    from common.models.network import AnyNetwork
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Learner:
-    """Training and scoring as one run's configuration asks for."""
+    """Training and scoring as one run's configuration asks for.
+
+    Attributes:
+        config: The run.
+        input_shape: Of one row: (features,) or (side, side, channels).
+        classes: Names of the classes, a public constant of the run.
+    """
 
     config: RunConfig
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
 
     @property
-    def settings(self) -> LocalSettings:
-        """The local optimiser."""
-        training = self.config.training
-        return LocalSettings(
-            training.learning_rate or 0.0, training.momentum, training.local_epochs, training.batch_size
-        )
+    def trainable(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all trained tensors, personal ones included: the client's own list."""
+        if self.config.closed_form:
+            return {HEAD_WEIGHT: (len(self.classes), self.input_shape[0])}
+        network = self._network()
+        shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        return {name: shapes[name] for name in network.trained}
 
-    def trainable(self, input_shape: tuple[int, ...], num_classes: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that travel: the client's own list, whatever the server sent."""
-        if self.config.model.tuning == "head":
-            return {HEAD_WEIGHT: (num_classes, input_shape[0])}
-        from common.models.cnn import SmallCnn
+    @property
+    def personal(self) -> frozenset[str]:
+        """Names of trained tensors that never leave the client.
 
-        network = SmallCnn(input_shape[0], input_shape[2], num_classes)
-        return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        Raises:
+            ConfigError: Nothing that is trained would be personal.
+        """
+        if not self.config.model.personal:
+            return frozenset()
+        from common.models.network import personal_names
+
+        return personal_names(self.config, self.input_shape, len(self.classes))
+
+    def initial_personal(self) -> Arrays:
+        """The values that every client's personal tensors start from."""
+        if not self.personal:
+            return {}
+        start = initial_arrays(self.config, self.input_shape, self.classes)
+        return {name: start[name] for name in start if name in self.personal}
 
     def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int) -> Arrays:
         """Train on a client's rows for one round, privately if the run says so.
 
         Args:
-            arrays: The incoming model's trainable tensors.
+            arrays: All trained tensors as they come in, personal ones included.
             shard: The client's rows.
             name: The client's name; with the round it orders the batches.
             server_round: From 1.
@@ -59,35 +85,46 @@ class Learner:
         Raises:
             ConfigError: No privacy plan is possible with these settings.
         """
-        rows = (shard.train_inputs, shard.train_labels)
-        plain, private = self._trainers()
-        if self.config.private:
-            plan = plan_for(self.config, shard.num_units)
-            return private(arrays, *rows, plan, self.settings, PrivateStreams.fresh())
+        stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
+        settings = settings_of(self.config, server_round=server_round, stream=stream)
+        plan = plan_for(self.config, shard.num_units) if self.config.private else None
         rng = public_stream(self.config.seed, "batches", name, server_round)
-        return plain(arrays, *rows, self.settings, rng)
+        if self.config.closed_form:
+            rows = (shard.train_inputs, shard.train_labels)
+            if plan is not None:
+                return train_head_privately(arrays, *rows, plan, settings, PrivateStreams.fresh())
+            return train_head(arrays, *rows, settings, rng)
+        from client.network_training import Rows, train_network, train_network_privately
 
-    def _trainers(self) -> tuple[Callable[..., Arrays], Callable[..., Arrays]]:
-        if self.config.model.tuning == "head":
-            return train_head, train_head_privately
-        from client.network_training import train_network, train_network_privately
-
-        return train_network, train_network_privately
+        ordered = {key: arrays[key] for key in self.trainable}
+        held = Rows(shard.train_inputs, shard.train_labels, shard.train_digests)
+        if plan is not None:
+            fresh = PrivateStreams.fresh()
+            return train_network_privately(self._network(), ordered, held, plan, settings, fresh)
+        return train_network(self._network(), ordered, held, settings, rng)
 
     def logits(self, arrays: Arrays, inputs: np.ndarray) -> np.ndarray:
         """Scores (n, classes) of (n, ...) features or pixels; n may be 0."""
-        if self.config.model.tuning == "head":
+        if self.config.closed_form:
             return head_logits(inputs, arrays[HEAD_WEIGHT])
         from client.network_training import network_logits
 
-        return network_logits(arrays, inputs)
+        settings = settings_of(self.config, server_round=1)
+        return network_logits(self._network(), arrays, inputs, settings)
 
     def evaluate(self, arrays: Arrays, inputs: np.ndarray, labels: np.ndarray) -> Counts:
         """Count the model's predictions on rows.
 
         Args:
-            arrays: Trainable tensors.
+            arrays: All trained tensors.
             inputs: (n, ...) features or pixels; n may be 0.
             labels: (n,) int64.
         """
         return count(self.logits(arrays, inputs), labels)
+
+    def _network(self) -> "AnyNetwork":
+        from common.features import choose_device
+        from common.models.network import network_for
+
+        network = network_for(self.config, self.input_shape, len(self.classes))
+        return network.to(choose_device(self.config.system.device))

@@ -1,111 +1,186 @@
-"""Local training of a whole network with torch, plain and under differential privacy."""
+"""Local training of a network with torch, plain and under differential privacy."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import nn
 
+from client.augmentation import augment, quarter_turns, view_seeds
+from client.gradients import Examples, gradients_in_slots, gradients_one_by_one, loss_sum, providers_agree
 from client.private_training import PrivateStreams, private_steps
-from client.training import LocalSettings, shuffled_batches
-from common.models.cnn import load_cnn, to_pixels
-from common.privacy.clipping import clipped_sum
+from client.settings import LocalSettings
+from client.training import shuffled_batches
+from common.models.network import AnyNetwork, load_arrays, trained_arrays
+from common.privacy.clipping import clip_factors
 from common.privacy.plan import PrivacyPlan
+
+_log = logging.getLogger("bract.client")
+_CHUNK = 64
+_SLOTS_ON_ACCELERATOR = 16
+Arrays = dict[str, np.ndarray]
+
+
+class Rows:
+    """A client's training rows as one round sees them.
+
+    Args:
+        images: (n, ...) features, or (n, side, side, channels) uint8; n may be 0.
+        labels: (n,) int64.
+        digests: (n, 32) uint8, content digests.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, digests: np.ndarray) -> None:
+        self.images, self.labels, self.digests = images, labels, digests
+
+    def batch(self, network: AnyNetwork, batch: np.ndarray, settings: LocalSettings, *, step: int) -> Examples:
+        """One step's examples: views drawn, turned if the auxiliary task is on, prepared, on the device."""
+        device = next(network.parameters()).device
+        seeds = np.zeros(len(batch), dtype=np.int64)
+        if settings.augmentation or settings.rotation_weight:
+            seeds = view_seeds(self.digests[batch], stream=settings.stream, step=step)
+        images = augment(self.images[batch], seeds, settings.augmentation)
+        turned, turns = None, np.zeros(len(batch), dtype=np.int64)
+        if settings.rotation_weight:
+            pixels, turns = quarter_turns(images, seeds) if len(batch) else (images, turns)
+            turned = network.prepare(pixels).to(device)
+        return Examples(
+            network.prepare(images).to(device),
+            torch.from_numpy(self.labels[batch]).to(device),
+            turned,
+            torch.from_numpy(turns).to(device),
+        )
 
 
 def train_network(
-    arrays: dict[str, np.ndarray],
-    images: np.ndarray,
-    labels: np.ndarray,
-    settings: LocalSettings,
-    rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """One round of mini-batch SGD with momentum.
+    network: AnyNetwork, arrays: Arrays, rows: Rows, settings: LocalSettings, rng: np.random.Generator
+) -> Arrays:
+    """One round of mini-batch training.
 
     Args:
-        arrays: The network's tensors by name; left untouched.
-        images: (n, side, side, channels) uint8; n may be 0.
-        labels: (n,) int64.
-        settings: The optimiser.
+        network: The model; its trained parameters are overwritten.
+        arrays: Their incoming values by name; left untouched.
+        rows: The client's images.
+        settings: Loss and optimiser.
         rng: A public stream that orders the batches.
 
     Returns:
         New arrays, same names and shapes, float32.
     """
-    network = load_cnn(arrays, images.shape[1:])
-    optimiser = torch.optim.SGD(network.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
-    targets = torch.from_numpy(labels)
-    for batch in shuffled_batches(len(labels), settings, rng):
-        optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(network(to_pixels(images[batch])), targets[batch])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+    load_arrays(network, arrays)
+    named = dict(network.named_parameters())
+    trained = [named[name] for name in network.trained]
+    start = [parameter.detach().clone() for parameter in trained] if settings.proximal_mu else []
+    optimizer = _torch_optimizer(trained, settings)
+    for step, batch in enumerate(shuffled_batches(len(rows.labels), settings, rng)):
+        optimizer.zero_grad()
+        physical = settings.physical_batch_size or len(batch)
+        for at in range(0, len(batch), physical):
+            examples = rows.batch(network, batch[at : at + physical], settings, step=step)
+            (loss_sum(network, examples, settings) / len(batch)).backward()  # type: ignore[no-untyped-call]
+        for parameter, origin in zip(trained, start, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - origin, alpha=settings.proximal_mu)
+        optimizer.step()
+    return trained_arrays(network)
+
+
+def _torch_optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        trained, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
 
 
 def train_network_privately(
-    arrays: dict[str, np.ndarray],
-    images: np.ndarray,
-    labels: np.ndarray,
+    network: AnyNetwork,
+    arrays: Arrays,
+    rows: Rows,
     plan: PrivacyPlan,
     settings: LocalSettings,
     streams: PrivateStreams,
-) -> dict[str, np.ndarray]:
-    """One round of DP-SGD on all tensors of a network.
+) -> Arrays:
+    """One round of DP-SGD on all trained tensors, clipped jointly for each image.
 
     Args:
-        arrays: The network's tensors by name; left untouched.
-        images: (n, side, side, channels) uint8; n may be 0.
-        labels: (n,) int64.
+        network: The model; its trained parameters are overwritten.
+        arrays: Their incoming values by name; left untouched.
+        rows: The client's images.
         plan: Sampler, clip bound and noise.
-        settings: Learning rate and momentum.
+        settings: Loss and optimiser.
         streams: Fresh streams of this message.
 
     Returns:
         New arrays, same names and shapes, float32.
     """
+    provide = _provider(network, rows.images.shape[1:], settings)
+    steps = iter(range(plan.steps_per_round))
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        load_arrays(network, _unflatten(weights, arrays))
+        step = next(steps)
         total = np.zeros(weights.size)
-        network = load_cnn(_unflatten(weights, arrays), images.shape[1:])
-        for row in batch:
-            gradient = example_gradient(network, images[row], int(labels[row]))
-            total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
+        for at in range(0, len(batch), _CHUNK):
+            part = batch[at : at + _CHUNK]
+            examples = rows.batch(network, part, settings, step=step)
+            for gradient in provide(examples, rows.digests[part]):
+                total += clip_gradient(gradient, max_grad_norm=plan.max_grad_norm)
         return total
 
     start = np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
-    return _unflatten(private_steps(start, len(labels), clipped, plan, settings, streams), arrays)
+    return _unflatten(private_steps(start, len(rows.labels), clipped, plan, settings, streams), arrays)
 
 
-def example_gradient(network: nn.Module, image: np.ndarray, label: int) -> np.ndarray:
-    """The gradient of one image's loss by all tensors.
-
-    One image at a time: in a larger batch an image's neighbours change how its
-    gradient is rounded, and hostile weights can blow that up beyond the clip bound.
-
-    Args:
-        network: The model.
-        image: (side, side, channels) uint8.
-        label: The image's class.
-
-    Returns:
-        (p,) float32, the tensors side by side in the network's order.
-    """
-    loss = nn.functional.cross_entropy(network(to_pixels(image[None])), torch.tensor([label]))
-    parts = torch.autograd.grad(loss, list(network.parameters()))
-    return np.asarray(torch.cat([part.ravel() for part in parts]).numpy())
+def clip_gradient(gradient: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
+    """One example's gradient (p,), float64, of norm at most the bound; zeros if it is not finite."""
+    wide = gradient.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = np.linalg.norm(wide)
+    if not np.isfinite(norm):
+        return np.zeros_like(wide)
+    return np.asarray(wide * clip_factors(np.array([norm]), max_grad_norm=max_grad_norm)[0])
 
 
-def network_logits(arrays: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Logits (n, classes) float32 of (n, side, side, channels) uint8 images, in chunks of 256."""
-    network = load_cnn(arrays, images.shape[1:]).eval()
-    chunks = [np.zeros((0, len(arrays["output.bias"])), dtype=np.float32)]
-    with torch.inference_mode():
-        for at in range(0, len(images), 256):
-            chunks.append(network(to_pixels(images[at : at + 256])).numpy())
+Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
+
+
+def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:
+    """One image at a time on a CPU, where that is as fast; chunks on an accelerator, if they agree."""
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
+    if slots > 1 and not _chunks_are_right(network, input_shape, replace(settings, learning_rate=0.0, stream=b"")):
+        _log.warning("gradients in chunks disagree with one at a time for this network: taking one at a time")
+        slots = 1
+    if slots == 1:
+        return lambda examples, _: gradients_one_by_one(network, examples, settings)
+    return lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots)
+
+
+@lru_cache(maxsize=16)
+def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
+    return providers_agree(network, input_shape, settings)
+
+
+def network_logits(network: AnyNetwork, arrays: Arrays, images: np.ndarray, settings: LocalSettings) -> np.ndarray:
+    """Logits (n, classes) float32 of (n, ...) features or pixels, in chunks of 64."""
+    load_arrays(network, arrays)
+    device = next(network.parameters()).device
+    chunks: list[np.ndarray] = []
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"),
+    ):
+        for at in range(0, max(1, len(images)), _CHUNK):
+            inputs = network.prepare(images[at : at + _CHUNK]).to(device)
+            chunks.append(network(inputs).float().cpu().numpy())
     return np.concatenate(chunks)
 
 
-def _unflatten(weights: np.ndarray, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    out: dict[str, np.ndarray] = {}
+def _unflatten(weights: np.ndarray, like: Arrays) -> Arrays:
+    out: Arrays = {}
     at = 0
     for name, array in like.items():
         out[name] = weights[at : at + array.size].reshape(array.shape).astype(np.float32)

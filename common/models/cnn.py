@@ -42,7 +42,9 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
     Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
     """
     arrays: dict[str, np.ndarray] = {}
-    for name, tensor in SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict().items():
+    with torch.device("meta"):  # names and shapes alone, no draw from torch's generator
+        shapes = SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict()
+    for name, tensor in shapes.items():
         shape = tuple(tensor.shape)
         if len(shape) == 1:
             arrays[name] = np.zeros(shape, dtype=np.float32)

@@ -34,13 +34,21 @@ def head_logits_row_by_row(features: np.ndarray, weight: np.ndarray) -> np.ndarr
     return np.asarray(np.matmul(features[:, None, :], weight.T)[:, 0])
 
 
-def residuals(features: np.ndarray, labels: np.ndarray, weight: np.ndarray, *, row_by_row: bool = False) -> np.ndarray:
+def residuals(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    *,
+    row_by_row: bool = False,
+    label_smoothing: float = 0.0,
+) -> np.ndarray:
     """Softmax probabilities minus one-hot labels: the gradient by the logits.
 
     Args:
         features: (n, d) float32.
         labels: (n,) int64.
         weight: (classes, d) float32.
+        label_smoothing: Share of each label spread over all classes, in [0, 1).
         row_by_row: Let no row depend on another one, not even by rounding: what DP needs.
 
     Returns:
@@ -51,5 +59,7 @@ def residuals(features: np.ndarray, labels: np.ndarray, weight: np.ndarray, *, r
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)
-    logits[np.arange(len(labels)), labels] -= 1
+    logits[np.arange(len(labels)), labels] -= 1 - label_smoothing
+    if label_smoothing:
+        logits -= np.float32(label_smoothing / weight.shape[0])
     return logits

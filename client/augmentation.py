@@ -1,0 +1,86 @@
+"""Random views of images, drawn for each image from the image alone.
+
+A view depends on the image's own digest, the round and the step, never on its
+neighbours: under DP an image that joins or leaves changes its own gradient only.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from common.models.torch_rng import seeded_torch
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+def view_seeds(digests: np.ndarray, *, stream: bytes, step: int) -> np.ndarray:
+    """One number an image and step, from a hash of the image's digest.
+
+    Args:
+        digests: (n, 32) uint8.
+        stream: Names the run, client and round.
+        step: Number of the step in the round.
+
+    Returns:
+        (n,) int64, not negative.
+    """
+    key = hashlib.sha256(stream + step.to_bytes(8, "big")).digest()
+    hashes = [hashlib.blake2b(digest.tobytes(), key=key, digest_size=8).digest() for digest in digests]
+    return np.array([int.from_bytes(item, "big") >> 1 for item in hashes], dtype=np.int64)
+
+
+def augment(images: np.ndarray, seeds: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """One random view of each image.
+
+    Args:
+        images: (n, side, side, channels) uint8.
+        seeds: (n,) from `view_seeds`.
+        names: Out of `common.sections.AUGMENTATIONS`; none returns the images.
+
+    Returns:
+        (n, side, side, channels) uint8, a new array.
+    """
+    if not names:
+        return images
+    transform = _transform(names, images.shape[1])
+    out = np.empty_like(images)
+    for row, seed in enumerate(seeds):
+        with seeded_torch(int(seed)):  # torchvision draws from torch's global generator
+            view = transform(torch.from_numpy(images[row].copy()).permute(2, 0, 1))
+        out[row] = view.permute(1, 2, 0).numpy()
+    return out
+
+
+def _transform(names: Sequence[str], side: int) -> Transform:
+    from torchvision.transforms import v2
+
+    steps: list[torch.nn.Module] = []
+    if "crop" in names:
+        steps.append(v2.RandomCrop(side, padding=max(1, side // 8), padding_mode="reflect"))
+    if "flip" in names:
+        steps.append(v2.RandomHorizontalFlip())
+    if "colour" in names:
+        steps.append(v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2))
+    if "trivial" in names:
+        steps.append(v2.TrivialAugmentWide())
+    composed: Transform = v2.Compose(steps)
+    return composed
+
+
+def quarter_turns(images: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each image turned by some quarters, for the auxiliary task of telling how many.
+
+    Args:
+        images: (n, side, side, channels), square.
+        seeds: (n,) from `view_seeds`.
+
+    Returns:
+        The turned images, same shape, and (n,) int64 in 0..3.
+
+    Source: Gidaris et al. 2018, arXiv:1803.07728.
+    """
+    turns = (seeds >> 3) % 4
+    turned = np.stack([np.rot90(image, int(turn)) for image, turn in zip(images, turns, strict=True)])
+    return turned, turns
