@@ -13,6 +13,7 @@ from common import listing
 from common.data.cache_command import cache_app
 from common.data.inspect_command import INSPECT_HELP, inspect_command
 from common.data.partition_command import PARTITION_HELP, partition_command
+from common.models.table import TABLE_HELP, table_command
 from common.terminal import plain_errors
 
 _LISTS: dict[str, tuple[str, Callable[[], listing.Table]]] = {
@@ -28,6 +29,7 @@ def mount(app: typer.Typer) -> None:
     lists = typer.Typer(no_args_is_help=True, help="Show what a setting may name.")
     for name, (text, table) in _LISTS.items():
         lists.command(name, help=text)(_list_command(table))
+    lists.command("tunings", help=TABLE_HELP)(table_command)
     data = typer.Typer(no_args_is_help=True, help="Look at a source of images, or deal it into folders.")
     data.command("inspect", help=INSPECT_HELP)(inspect_command)
     data.command("partition", help=PARTITION_HELP)(partition_command)

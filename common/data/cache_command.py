@@ -49,7 +49,7 @@ def list_cache(as_json: Annotated[bool, typer.Option("--json", help="Print JSON,
         return
     table = Table(title=f"{bract_home() / 'cache'}", title_justify="left")
     for column in ("name", "what", "images", "MB"):
-        table.add_column(column, justify="right" if column in ("images", "MB") else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in ("images", "MB") else "left", no_wrap=column == "name")
     for row in facts:
         images = "" if row["images"] is None else str(row["images"])
         table.add_row(row["name"], row["what"], images, f"{row['bytes'] / 1e6:.1f}")

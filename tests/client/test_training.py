@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 
 from client import private_training
 from client.private_training import PrivateStreams, train_head_privately
-from client.training import LocalSettings, shuffled_batches, train_head
+from client.settings import LocalSettings
+from client.training import shuffled_batches, train_head
 from common.models.head import HEAD_WEIGHT, initial_head, residuals
 from common.privacy.plan import PrivacyPlan
 from common.streams import public_stream
@@ -66,6 +68,44 @@ def test_train_head_full_batch_step_equals_the_gradient_worked_by_hand() -> None
     expected = -0.5 * ((1 / 3 - onehot).T @ FEATURES) / 40
     assert np.allclose(after[HEAD_WEIGHT], expected, atol=1e-6)
     assert not start[HEAD_WEIGHT].any()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_train_head_equals_torch_with_smoothing_decay_and_the_proximal_term(optimizer: str) -> None:
+    start = {HEAD_WEIGHT: np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)}
+    momentum = 0.9 if optimizer == "sgd" else 0.0
+    local = LocalSettings(
+        0.05, momentum, 2, 16, optimizer=optimizer, weight_decay=0.01, proximal_mu=0.2, label_smoothing=0.1
+    )
+
+    after = train_head(start, FEATURES, LABELS, local, np.random.default_rng(0))
+
+    origin = torch.from_numpy(start[HEAD_WEIGHT])
+    weight = torch.nn.Parameter(origin.clone())
+    twin: torch.optim.Optimizer = (
+        torch.optim.SGD([weight], lr=0.05, momentum=momentum, weight_decay=0.01)
+        if optimizer == "sgd"
+        else torch.optim.AdamW([weight], lr=0.05, weight_decay=0.01)
+    )
+    for batch in shuffled_batches(40, local, np.random.default_rng(0)):
+        twin.zero_grad()
+        logits = torch.from_numpy(FEATURES[batch]) @ weight.T
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(LABELS[batch]), label_smoothing=0.1)
+        (loss + 0.1 * ((weight - origin) ** 2).sum()).backward()
+        twin.step()
+    np.testing.assert_allclose(after[HEAD_WEIGHT], weight.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_private_training_smooths_labels_like_plain_training() -> None:
+    quiet, local = plan(bound=64.0, noise=1e-18), LocalSettings(0.5, 0.5, 3, 40, label_smoothing=0.3)
+
+    private = train_head_privately(
+        initial_head(8, 3), FEATURES, LABELS, quiet, local, PrivateStreams(Frozen(0.5), Recorded())
+    )
+    plain = train_head(initial_head(8, 3), FEATURES, LABELS, local, np.random.default_rng(0))
+
+    np.testing.assert_allclose(private[HEAD_WEIGHT], plain[HEAD_WEIGHT], atol=1e-3)
+    assert np.abs(plain[HEAD_WEIGHT]).max() > 0.05
 
 
 def test_train_head_without_rows_changes_nothing() -> None:
@@ -147,11 +187,13 @@ def test_private_training_of_a_client_without_rows_still_sends_noise() -> None:
     assert np.abs(after[HEAD_WEIGHT]).min() > 0
 
 
-def test_private_residuals_of_a_row_do_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize("width", [1280, 1283])
+def test_private_residuals_of_a_row_do_not_depend_on_its_neighbours(width: int) -> None:
+    """With an odd width the neighbours also move a row to another place in memory."""
     rng = np.random.default_rng(1)
-    features = rng.normal(size=(64, 1280)).astype(np.float32)
+    features = rng.normal(size=(64, width)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    base = 1e12 * rng.normal(size=1280)
+    base = 1e12 * rng.normal(size=width)
     # Class rows that differ in the last bit let rounding decide every softmax.
     weight = np.stack([base * (1 + k * 2.0**-23) for k in range(10)]).astype(np.float32)
     labels = rng.integers(0, 10, 64)
@@ -165,9 +207,9 @@ def test_private_residuals_of_a_row_do_not_depend_on_its_neighbours() -> None:
 def test_private_training_asks_for_residuals_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def spy(*rows: np.ndarray, row_by_row: bool = False) -> np.ndarray:
+    def spy(*rows: np.ndarray, row_by_row: bool = False, label_smoothing: float = 0.0) -> np.ndarray:
         asked.append(row_by_row)
-        return residuals(*rows, row_by_row=row_by_row)
+        return residuals(*rows, row_by_row=row_by_row, label_smoothing=label_smoothing)
 
     monkeypatch.setattr(private_training, "residuals", spy)
     train_head_privately(initial_head(8, 3), FEATURES, LABELS, plan(), settings(), PrivateStreams.fresh())

@@ -1,180 +1,203 @@
-"""Pretrained weights: the right ones, in the right places, and never executed."""
+"""Backbones by name: what stands behind one, what it wants and gives, what clients agree on."""
 
-import pickle
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import timm
 import torch
-from PIL import Image, ImageOps
 from safetensors.torch import save_file
-from sklearn.datasets import load_sample_image
 
-from common.errors import WeightsError
-from common.models.backbones import BACKBONES, check_weights_file, hash_tensors, load_backbone
+from common.errors import ConfigError, WeightsError
+from common.models.backbones import backbone_facts, load_backbone
+from common.models.bodies import Body, build_body
+from common.models.catalogue import SHORT_NAMES, known_backbones, resolve_name
+from common.models.weights import hash_tensors, load_body
+from common.sections import RunConfig
 
-NAME = "efficientnet_lite0"
+MakeConfig = Callable[..., RunConfig]
+PACKAGED, SMALL = "efficientnet_lite0", "timm:mobilenetv3_small_050"
 # ImageNet-1k classes: monastery, palace; daisy.
 _EXPECTED = {"china.jpg": {663, 698}, "flower.jpg": {985}}
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The whole timm model, its ImageNet classifier included."""
-    return load_backbone(NAME)
+def config_of(make_config: MakeConfig, backbone: str, weights: object = "random", **more: Any) -> RunConfig:
+    settings = {"model.backbone": backbone, "model.weights": str(weights), "data.image-size": 32} | more
+    return make_config(settings)
 
 
 @pytest.fixture(scope="module")
-def tensors(backbone: Any) -> dict[str, torch.Tensor]:
-    """The weights on record, under timm's names."""
-    return {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+def tensors() -> dict[str, torch.Tensor]:
+    """Weights of a small network as a user would have them: the provider's names, the classifier included."""
+    torch.manual_seed(7)
+    found: dict[str, torch.Tensor] = timm.create_model("mobilenetv3_small_050", pretrained=False).state_dict()
+    return found
 
 
-@pytest.mark.parametrize("photo", sorted(_EXPECTED))
-def test_backbone_recognises_a_photo(backbone: Any, photo: str) -> None:
-    """Only weights in their places, with the right preprocessing, can do that."""
-    info = BACKBONES[NAME]
-    image = ImageOps.fit(Image.fromarray(load_sample_image(photo)), (224, 224), method=Image.Resampling.BICUBIC)
-    pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() - info.mean) / info.std
-
-    with torch.inference_mode():
-        scores = backbone(pixels).softmax(dim=1)[0]
-
-    best = scores.topk(5).indices.tolist()
-    assert best[0] in _EXPECTED[photo]
-    assert _EXPECTED[photo] <= set(best)
-    assert scores.max() > 0.15
+def body_tensors(body: Body) -> dict[str, torch.Tensor]:
+    return body.model.state_dict()
 
 
-def test_backbone_is_frozen(backbone: Any) -> None:
-    assert not backbone.training
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+# Names
 
 
-def test_backbone_has_the_declared_number_of_features(backbone: Any) -> None:
-    with torch.inference_mode():
-        maps = backbone.forward_features(torch.zeros(2, 3, 64, 64))
+@pytest.mark.parametrize(
+    ("given", "provider", "architecture"),
+    [
+        ("vgg16", "timm", "vgg16"),
+        ("resnet18", "timm", "resnet18"),
+        ("mobilenet_v3_small", "torchvision", "mobilenet_v3_small"),
+        ("efficientnet_lite0", "timm", "tf_efficientnet_lite0"),
+        ("timm:resnet18", "timm", "resnet18"),
+        ("torchvision:resnet18", "torchvision", "resnet18"),
+        ("clip:ViT-B-32/openai", "clip", "ViT-B-32/openai"),
+        ("regnetx_002", "timm", "regnetx_002"),
+        ("regnet_y_400mf", "torchvision", "regnet_y_400mf"),
+    ],
+)
+def test_resolve_name_finds_the_provider(given: str, provider: str, architecture: str) -> None:
+    name = resolve_name(given)
 
-    assert maps.shape == (2, BACKBONES[NAME].num_features, 2, 2)
+    assert (name.given, name.provider, name.architecture) == (given, provider, architecture)
 
 
-def test_load_backbone_takes_safetensors_with_the_names_of_timm(
-    tmp_path: Path, tensors: dict[str, torch.Tensor]
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("vgg11", "is in timm and in torchvision: write timm:vgg11 or torchvision:vgg11"),
+        ("resnet19", "is known neither to timm nor to torchvision"),
+        ("keras:resnet18", "write timm:<name>, torchvision:<name> or clip:<name>, or one of cnn, efficientnet_lite0"),
+        ("timm:", "write timm:<name>"),
+    ],
+)
+def test_resolve_name_says_what_to_write_when_a_name_is_wrong(given: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolve_name(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("timm:resnet19", "timm has no such model"),
+        ("torchvision:resnet19", "torchvision has no such classifier; resnet"),
+        ("torchvision:inception_v3", "of torchvision Bract knows ResNet"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The default weight initialization of inception_v3:FutureWarning")
+def test_build_body_says_what_there_is_when_it_knows_no_such_architecture(given: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_body(resolve_name(given), None)
+
+
+def test_known_backbones_lists_every_short_name() -> None:
+    assert set(SHORT_NAMES) < {row[0] for row in known_backbones()}
+
+
+# What a backbone wants and gives
+
+
+@pytest.mark.parametrize(
+    ("backbone", "features", "mapped"),
+    [
+        ("vgg16", 512, 512 * 2 * 2),
+        ("resnet18", 512, 512 * 2 * 2),
+        ("mobilenet_v3_small", 576, 576 * 2 * 2),
+        ("convnext_atto", 320, 320 * 2 * 2),
+        ("vit_tiny_patch16_224", 192, 192),
+        ("torchvision:resnet18", 512, 512 * 2 * 2),
+        ("torchvision:vgg11", 512, 512 * 2 * 2),
+        ("torchvision:convnext_tiny", 768, 768 * 2 * 2),
+    ],
+)
+def test_backbone_facts_give_the_number_of_features(
+    make_config: MakeConfig, backbone: str, features: int, mapped: int
+) -> None:
+    facts = backbone_facts(config_of(make_config, backbone, **{"data.image-size": 64}))
+
+    assert (facts.num_features, facts.num_mapped, facts.image_size) == (features, mapped, 64)
+
+
+def test_preprocessing_comes_from_the_backbones_own_configuration(make_config: MakeConfig) -> None:
+    imagenet = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    own = {
+        "resnet18": (*imagenet, "bicubic", 128),
+        "mobilenet_v3_small": (*imagenet, "bilinear", 128),
+        "vit_tiny_patch16_224": ((127.5,) * 3, (127.5,) * 3, "bicubic", 224),
+        "efficientnet_lite0": ((127.0,) * 3, (128.0,) * 3, "bicubic", 128),
+    }
+    for backbone, (mean, std, interpolation, side) in own.items():
+        facts = build_body(resolve_name(backbone), None).preprocessing
+        assert facts.mean == pytest.approx(mean)
+        assert facts.std == pytest.approx(std)
+        assert (facts.interpolation, facts.image_size) == (interpolation, side)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "words"),
+    [
+        ("vit_tiny_patch16_224", 40, "patches are 16 pixels wide, so take a multiple, such as 32"),
+        ("vgg16", 16, "vgg16 cannot take images of this size"),
+        ("timm:swin_tiny_patch4_window7_224", 96, "cannot take images of this size"),
+        ("torchvision:vit_b_32", 96, "it takes 224"),
+    ],
+)
+def test_backbone_facts_refuse_a_size_that_the_backbone_cannot_take(
+    make_config: MakeConfig, backbone: str, side: int, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        backbone_facts(config_of(make_config, backbone, **{"data.image-size": side}))
+
+
+def test_loaded_backbone_is_frozen_and_in_eval_mode(make_config: MakeConfig) -> None:
+    body = load_backbone(config_of(make_config, SMALL))
+
+    assert not body.training
+    assert not any(parameter.requires_grad for parameter in body.parameters())
+    assert not any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in body.modules())
+
+
+# What clients agree on
+
+
+def test_pinned_hash_is_accepted_when_it_is_right_and_refused_when_it_is_not(make_config: MakeConfig) -> None:
+    right = backbone_facts(config_of(make_config, SMALL)).sha256
+    wrong = "0" * 64
+
+    load_backbone(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
+    backbone_facts(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
+    for ask in (backbone_facts, load_backbone):
+        with pytest.raises(WeightsError, match=f"asks for {wrong[:16]}.*here have {right[:16]}"):
+            ask(config_of(make_config, SMALL, **{"model.weights-sha256": wrong}))
+
+
+def test_backbone_facts_notice_that_the_file_has_changed(
+    make_config: MakeConfig, tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     file = tmp_path / "weights.safetensors"
     save_file(tensors, file)
+    config = config_of(make_config, SMALL, file)
+    before = backbone_facts(config)
 
-    loaded = load_backbone(NAME, str(file)).state_dict()
+    save_file(tensors | {"conv_stem.weight": 2 * tensors["conv_stem.weight"]}, file)
+    os.utime(file, ns=(1, 1))  # same size, another time
 
-    assert list(loaded) == list(tensors)
-    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert backbone_facts(config).sha256 != before.sha256
+    assert backbone_facts(config).sha256 == hash_tensors(
+        load_body(resolve_name(SMALL), str(file), side=32, seed=0)[0].state_dict()
+    )
 
 
-def test_load_backbone_refuses_weights_that_differ_in_one_number(
-    tmp_path: Path, tensors: dict[str, torch.Tensor]
+def test_backbone_facts_are_remembered_across_processes(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    file = tmp_path / "weights.safetensors"
-    changed = tensors["conv_stem.weight"].clone()
-    changed[0, 0, 0, 0] += 1e-4
-    save_file(tensors | {"conv_stem.weight": changed}, file)
+    from common.models import backbones
 
-    with pytest.raises(WeightsError, match=f"on record is {BACKBONES[NAME].weights_sha256[:16]}"):
-        load_backbone(NAME, str(file))
+    monkeypatch.setenv("BRACT_HOME", str(tmp_path))
+    config = config_of(make_config, SMALL, **{"seed": 77})
+    first = backbone_facts(config)
+    backbones._remembered.cache_clear()  # as a new process starts
+    monkeypatch.setattr(backbones, "load_body", None)
 
-
-def test_load_backbone_refuses_weights_of_another_network(tmp_path: Path) -> None:
-    file = tmp_path / "weights.pth"
-    torch.save({"fc.weight": torch.zeros(3, 4)}, file)
-
-    with pytest.raises(WeightsError, match="holds 1 tensors that do not fit efficientnet_lite0, which has 296"):
-        load_backbone(NAME, str(file))
-
-
-def test_load_backbone_refuses_two_layers_that_were_swapped(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    file = tmp_path / "weights.pth"
-    names = ["bn1.weight", "bn1.bias"]
-    torch.save(tensors | {names[0]: tensors[names[1]], names[1]: tensors[names[0]]}, file)
-
-    with pytest.raises(WeightsError, match="have hash"):
-        load_backbone(NAME, str(file))
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_load_backbone_refuses_a_file_it_cannot_read(tmp_path: Path, suffix: str, content: bytes) -> None:
-    file = tmp_path / f"weights{suffix}"
-    file.write_bytes(content)
-
-    with pytest.raises(WeightsError, match="cannot be read as weights"):
-        load_backbone(NAME, str(file))
-
-
-class _Payload:
-    """Unpickling it creates a file: what a malicious checkpoint would do."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Path.touch, (self.trace,)  # type: ignore[return-value]
-
-
-def test_load_backbone_does_not_execute_a_pickle(tmp_path: Path) -> None:
-    trace, control = tmp_path / "executed", tmp_path / "control"
-    plain, zipped = tmp_path / "plain.pth", tmp_path / "zipped.pth"
-    plain.write_bytes(pickle.dumps({"weight": _Payload(trace)}))
-    torch.save({"weight": _Payload(trace)}, zipped)
-    pickle.loads(pickle.dumps(_Payload(control)))  # noqa: S301
-    assert control.exists(), "the payload must work where it is not refused"
-
-    for file in (plain, zipped):
-        with pytest.raises(WeightsError, match="cannot be read as weights"):
-            load_backbone(NAME, str(file))
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("checkpoint", [{"epoch": 3}, {"state_dict": {"w": torch.zeros(1)}}], ids=["number", "nested"])
-def test_load_backbone_refuses_a_checkpoint_that_holds_more_than_tensors(
-    tmp_path: Path, checkpoint: dict[str, Any]
-) -> None:
-    file = tmp_path / "weights.pth"
-    torch.save(checkpoint, file)
-
-    with pytest.raises(WeightsError, match="cannot be read as weights"):
-        load_backbone(NAME, str(file))
-
-
-def test_load_backbone_refuses_weights_in_bfloat16(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    file = tmp_path / "weights.safetensors"
-    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, file)
-
-    with pytest.raises(WeightsError, match="have hash"):
-        load_backbone(NAME, str(file))
-
-
-def test_check_weights_file_names_what_is_missing(tmp_path: Path) -> None:
-    missing = tmp_path / "none.pth"
-
-    for weights in (missing, tmp_path):
-        with pytest.raises(WeightsError, match=f"there is no file {weights}"):
-            check_weights_file(str(weights))
-    with pytest.raises(WeightsError, match="there is no file"):
-        load_backbone(NAME, str(missing))
-    check_weights_file("")
-
-
-def test_hash_tensors_depends_on_names_shapes_and_values_and_not_on_order() -> None:
-    a, b = torch.arange(4.0), torch.ones(2)
-    expected = hash_tensors({"a": a, "b": b})
-
-    assert hash_tensors({"b": b, "a": a}) == expected
-    others = [{"a": a, "c": b}, {"a": a.reshape(2, 2), "b": b}, {"a": a + 1e-6, "b": b}, {"a": a}]
-    assert len({hash_tensors(other) for other in others} | {expected}) == 5
-
-
-def test_hash_tensors_is_equal_for_views_and_copies() -> None:
-    matrix = torch.arange(6.0).reshape(2, 3)
-
-    assert hash_tensors({"w": matrix.T}) == hash_tensors({"w": matrix.T.contiguous()})
-    assert hash_tensors({"w": matrix.T}) != hash_tensors({"w": matrix.reshape(3, 2)})
+    assert backbone_facts(config) == first

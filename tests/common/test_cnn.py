@@ -28,6 +28,16 @@ def test_initial_cnn_depends_on_the_generator_alone() -> None:
     assert all(not np.array_equal(first[name], other[name]) for name in first if name.endswith("weight"))
 
 
+def test_initial_cnn_does_not_move_torchs_own_generator() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+
+    initial_cnn((8, 8, 1), 10, np.random.default_rng(5))
+
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_initial_cnn_names_and_types_are_those_of_the_network() -> None:
     arrays = initial_cnn((8, 8, 3), 10, np.random.default_rng(0))
     expected = SmallCnn(8, 3, 10).state_dict()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
 from common.models.head import HEAD_WEIGHT, head_logits, initial_head, residuals
@@ -25,6 +26,20 @@ def test_residuals_give_the_gradient_of_torch() -> None:
     gradient = residuals(features, labels, weight).T @ features / len(labels)
 
     np.testing.assert_allclose(gradient, variable.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("row_by_row", [False, True])
+def test_residuals_with_smoothed_labels_give_the_gradient_of_torch(row_by_row: bool) -> None:
+    features, labels, weight = _problem()
+    variable = torch.from_numpy(weight.copy()).requires_grad_()
+    torch.nn.functional.cross_entropy(
+        torch.from_numpy(features) @ variable.T, torch.from_numpy(labels), label_smoothing=0.3
+    ).backward()
+
+    slopes = residuals(features, labels, weight, row_by_row=row_by_row, label_smoothing=0.3)
+
+    np.testing.assert_allclose(slopes.T @ features / len(labels), variable.grad, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(slopes.sum(axis=1), 0, atol=1e-6)
 
 
 def test_residuals_stay_finite_when_logits_are_huge() -> None:
@@ -54,8 +69,11 @@ def test_initial_head_finds_every_class_equally_likely() -> None:
 
 
 def test_initial_arrays_follow_backbone_and_seed(make_config: Callable[..., RunConfig]) -> None:
-    head = initial_arrays(make_config(), (1280,), 10)
-    networks = [initial_arrays(make_config({"model.backbone": "cnn", "seed": n}), (8, 8, 1), 10) for n in (0, 0, 1)]
+    classes = tuple("0123456789")
+    head = initial_arrays(make_config(), (1280,), classes)
+    networks = [
+        initial_arrays(make_config({"model.backbone": "cnn", "seed": n}), (8, 8, 1), classes) for n in (0, 0, 1)
+    ]
 
     assert {name: array.shape for name, array in head.items()} == {HEAD_WEIGHT: (10, 1280)}
     assert np.array_equal(networks[0]["conv1.weight"], networks[1]["conv1.weight"])
