@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/bract simulate
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --numprocesses auto --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow

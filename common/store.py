@@ -41,6 +41,11 @@ class StoredRows:
         """Type of the values."""
         return self._stored.dtype
 
+    @property
+    def absent(self) -> np.ndarray:
+        """(n,) bool: which items have no row."""
+        return np.asarray(self._places < 0)
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -135,10 +140,6 @@ class ContentStore:
             self._forget(damaged)
             places[np.isin(places, damaged)] = -1
         return StoredRows(stored, places)
-
-    def missing(self, digests: np.ndarray) -> np.ndarray:
-        """(n,) bool: which digests have no sound row here."""
-        return np.asarray(self.rows_of(digests)._places < 0)
 
     def _mapped(self) -> np.ndarray:
         shape = (len(self), *self._row_shape)

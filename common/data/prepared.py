@@ -103,12 +103,11 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress) -> Prepa
     wanted = early or _cnn_inputs(config, scan)
     store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
     _describe(store, config, wanted)
-    digests = scan.digests[scan.usable]
-    absent = store.missing(digests)
-    if absent.any():
-        rows = np.flatnonzero(scan.usable)[absent]
-        _fill(config, source, scan, rows, store, wanted, progress)
-    inputs = store.rows_of(np.where(scan.usable[:, None], scan.digests, 0).astype(np.uint8))
+    inputs = store.rows_of(scan.digests)
+    absent = np.flatnonzero(scan.usable & inputs.absent)
+    if len(absent):
+        _fill(config, source, scan, absent, store, wanted, progress)
+        inputs = store.rows_of(scan.digests)
     return Prepared(
         inputs=inputs,
         labels=scan.labels,

@@ -195,7 +195,8 @@ def test_digits_are_unit_features(digits: Prepared) -> None:
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_what_is_ready_is_found_without_heavy_libraries(digits: Prepared) -> None:
+def test_what_is_ready_is_found_without_heavy_libraries(make_config: MakeConfig, digits: Prepared) -> None:
+    prepare(make_config())  # other tests may have looked at the digits with another class list
     code = (
         "import sys\n"
         "from common.config import defaults, parse\n"

@@ -55,13 +55,13 @@ def test_a_missing_row_is_told_and_never_read(tmp_path: Path) -> None:
     one = store(tmp_path)
     one.append(digests(1), rows(1))
 
-    assert one.missing(asked(1, 5)).tolist() == [False, True]
+    assert one.rows_of(asked(1, 5)).absent.tolist() == [False, True]
     with pytest.raises(DataError):
         one.rows_of(asked(1, 5))[np.array([0, 1])]
 
 
 def test_an_empty_store_misses_everything(tmp_path: Path) -> None:
-    assert store(tmp_path).missing(asked(1)).tolist() == [True]
+    assert store(tmp_path).rows_of(asked(1)).absent.tolist() == [True]
     assert store(tmp_path).rows_of(asked()).shape == (0, 3)
 
 
@@ -86,10 +86,10 @@ def test_a_damaged_row_counts_as_missing_and_can_be_added_anew(tmp_path: Path) -
         stream.write(b"\xff")
 
     later = store(tmp_path)
-    assert later.missing(asked(1, 2)).tolist() == [False, True]
+    assert later.rows_of(asked(1, 2)).absent.tolist() == [False, True]
     later.append(digests(2), rows(2))
 
-    assert not store(tmp_path).missing(asked(1, 2)).any()
+    assert not store(tmp_path).rows_of(asked(1, 2)).absent.any()
     assert np.array_equal(store(tmp_path).rows_of(asked(1, 2))[:], rows(1, 2))
 
 
@@ -97,7 +97,7 @@ def test_index_without_rows_is_not_trusted_when_the_machine_lost_power(tmp_path:
     store(tmp_path).append(digests(1, 2), rows(1, 2))
     (tmp_path / "rows.bin").write_bytes(bytes(12))
 
-    assert store(tmp_path).missing(asked(1, 2)).all()
+    assert store(tmp_path).rows_of(asked(1, 2)).absent.all()
 
 
 def test_files_belong_to_their_owner_only(tmp_path: Path) -> None:
@@ -145,5 +145,5 @@ def test_two_writers_and_one_kill_lose_nothing_that_was_reported(tmp_path: Path)
     found = store(tmp_path)
 
     assert len(said) >= 540
-    assert not found.missing(asked(*said)).any()
+    assert not found.rows_of(asked(*said)).absent.any()
     assert np.array_equal(found.rows_of(asked(*said))[:], rows(*said))
