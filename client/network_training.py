@@ -14,7 +14,7 @@ from client.private_training import PrivateStreams, private_steps
 from client.settings import LocalSettings
 from client.training import shuffled_batches
 from common.models.network import AnyNetwork, load_arrays, trained_arrays
-from common.privacy.clipping import clip_factors
+from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract.client")
@@ -127,21 +127,11 @@ def train_network_privately(
             part = batch[at : at + _CHUNK]
             examples = rows.batch(network, part, settings, step=step)
             for gradient in provide(examples, rows.digests[part]):
-                total += clip_gradient(gradient, max_grad_norm=plan.max_grad_norm)
+                total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
         return total
 
     start = np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
     return _unflatten(private_steps(start, len(rows.labels), clipped, plan, settings, streams), arrays)
-
-
-def clip_gradient(gradient: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-    """One example's gradient (p,), float64, of norm at most the bound; zeros if it is not finite."""
-    wide = gradient.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.linalg.norm(wide)
-    if not np.isfinite(norm):
-        return np.zeros_like(wide)
-    return np.asarray(wide * clip_factors(np.array([norm]), max_grad_norm=max_grad_norm)[0])
 
 
 Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from common.data.scan import ProgressFactory
 from common.errors import BractError
+from common.progress import ProgressFactory
 
 
 @contextmanager
@@ -29,6 +29,20 @@ def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def new_bar(console: Console) -> Progress:
+    """A progress bar with counts, elapsed time and time to go; it leaves nothing behind."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 @contextmanager
 def bar_factory(console: Console) -> Iterator[ProgressFactory]:
     """A progress reporter that shows one bar for each piece of long work, and leaves nothing behind.
@@ -36,15 +50,7 @@ def bar_factory(console: Console) -> Iterator[ProgressFactory]:
     Args:
         console: Where to show it; only a terminal gets bars.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("to go"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with new_bar(console) as bar:
 
         def start(total: int, what: str) -> Callable[[int], None]:
             if not total:

@@ -1,7 +1,8 @@
 """The ServerApp with a simulation around it: what `flwr run` starts."""
 
 from common.data.deal import class_counts, deal
-from common.data.prepared import ProgressFactory, no_progress, prepare
+from common.data.prepared import prepare
+from common.progress import ProgressFactory, no_progress
 from common.sections import RunConfig
 from server.app import Surroundings, create_app
 from server.tracking import LogTracker, Tracker

@@ -11,10 +11,10 @@ import numpy as np
 from client.learner import Arrays, Learner
 from common.data.deal import Shard
 from common.data.images import BadImage, decode
-from common.data.prepared import no_progress
 from common.data.sources import Entries
 from common.errors import DataError
 from common.privacy.plan import plan_for
+from common.progress import no_progress
 from common.sections import RunConfig
 
 if TYPE_CHECKING:

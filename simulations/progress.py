@@ -4,30 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
+from common.terminal import new_bar
 from server.tracking import RoundRecord
-
-
-def new_bar(console: Console) -> Progress:
-    """A progress bar with counts, elapsed time and time to go."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("to go"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
 
 
 class TerminalProgress:

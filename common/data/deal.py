@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from common.config import bract_home
+from common.config import cache_folder
 from common.errors import ConfigError
 from common.sections import RunConfig
 
@@ -92,7 +92,7 @@ def deal(config: RunConfig, prepared: "Prepared") -> Partition:
         DataError: The images cannot be dealt as asked.
     """
     check_batch(config, prepared.num_train)
-    file = bract_home() / "cache" / "partitions" / f"{_key(config, prepared)}.npz"
+    file = cache_folder("partitions") / f"{_key(config, prepared)}.npz"
     if not file.is_file():
         _save(file, deal_afresh(config, prepared))
     with np.load(file) as saved:
@@ -214,8 +214,6 @@ def _key(config: RunConfig, prepared: "Prepared") -> str:
 
 
 def _save(file: Path, partition: Partition) -> None:
-    for folder in (file.parent.parent, file.parent):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as stream:

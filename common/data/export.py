@@ -18,10 +18,11 @@ from common.config import resolved
 from common.data.deal import Partition, class_counts, deal_afresh
 from common.data.images import IMAGE_SUFFIXES
 from common.data.picture import draw_partition
-from common.data.scan import ProgressFactory, Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
+from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
 from common.data.sources import Entries, ImageSource
 from common.data.units import group_rows
 from common.errors import DataError
+from common.progress import ProgressFactory
 from common.sections import RunConfig
 
 MANIFEST = "manifest.csv"

@@ -8,8 +8,9 @@ import numpy as np
 
 from common.data.duplicates import METHOD, Sketches, find_equal, find_near
 from common.data.images import decode
-from common.data.scan import ProgressFactory, Scan, scan_source, source_entries
+from common.data.scan import Scan, scan_source, source_entries
 from common.data.sources import Entries, ImageSource
+from common.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,6 @@ A client process whose images are known needs NumPy and nothing heavier.
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from common.config import cache_folder
 from common.data.scan import Fault, Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
 from common.data.sources import ImageSource, open_source
 from common.errors import DataError
+from common.progress import ProgressFactory, no_progress
 from common.sections import RunConfig, parts
 from common.store import ContentStore, StoredRows
 
@@ -60,15 +60,6 @@ class Prepared:
     faults: tuple[Fault, ...]
     seconds: float
     key: str
-
-
-def no_progress(total: int, what: str) -> Callable[[int], None]:
-    """A progress reporter that says nothing."""
-    del total, what
-    return lambda _: None
-
-
-ProgressFactory = Callable[[int, str], Callable[[int], None]]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config import bract_home
+from common.config import cache_folder
 from common.data.images import BadImage, decode, pixel_digest
 from common.data.sources import Entries, ImageSource
 from common.errors import DataError
+from common.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +34,6 @@ FORMAT = 1  # raise it when the same file would give another digest, or the kept
 _SHOWN = 20
 _READ_AHEAD = 256  # rows of encoded images in memory at once
 
-ProgressFactory = Callable[[int, str], Callable[[int], None]]
 Sink = Callable[[int, "Image", bytes], None]
 
 
@@ -310,12 +310,8 @@ def _unit_digests(units: tuple[str, ...], digests: np.ndarray) -> np.ndarray:
 
 
 def _file(source: ImageSource) -> Path:
-    folder = bract_home()
-    for part in ("cache", "scans"):
-        folder = folder / part
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     name = hashlib.sha256(f"{FORMAT}\0{source.name}\0{source.place}".encode("utf-8", "surrogateescape")).hexdigest()
-    return folder / f"{name[:32]}.npz"
+    return cache_folder("scans") / f"{name[:32]}.npz"
 
 
 def _read(file: Path) -> _Kept | None:

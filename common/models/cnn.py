@@ -54,17 +54,6 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
     return arrays
 
 
-def load_cnn(arrays: dict[str, np.ndarray], input_shape: tuple[int, ...]) -> SmallCnn:
-    """A network that holds these weights.
-
-    Raises:
-        RuntimeError: Names or shapes do not fit (torch's own message).
-    """
-    network = SmallCnn(input_shape[0], input_shape[2], len(arrays["output.bias"]))
-    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-    return network
-
-
 def to_pixels(images: np.ndarray) -> torch.Tensor:
     """(n, side, side, channels) uint8 to (n, channels, side, side) float32 in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()

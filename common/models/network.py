@@ -159,7 +159,7 @@ def load_arrays(network: AnyNetwork, arrays: Mapping[str, np.ndarray]) -> None:
     named = dict(network.named_parameters())
     with torch.no_grad():
         for name in network.trained:
-            named[name].copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+            named[name].copy_(torch.tensor(arrays[name]))
 
 
 def trained_arrays(network: AnyNetwork) -> dict[str, np.ndarray]:

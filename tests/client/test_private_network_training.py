@@ -1,77 +1,27 @@
 """Training of a whole network under differential privacy: bounded, apart, and the same in chunks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from network_cases import SETTINGS, Arrays, MakeConfig, Repeating, cnn, flat, repeating, rows_of, start, tuned_network
 
 from client import network_training
-from client.network_training import Rows, clip_gradient, train_network, train_network_privately
+from client.network_training import Rows, train_network, train_network_privately
 from client.private_training import PrivateStreams
 from client.settings import LocalSettings
-from common.models.cnn import initial_cnn
-from common.models.initial import initial_arrays
-from common.models.network import AnyNetwork, CnnNetwork, build_network
+from common.models.network import AnyNetwork
+from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
-from common.sections import RunConfig
 from common.streams import public_stream
-
-MakeConfig = Callable[..., RunConfig]
-Arrays = dict[str, np.ndarray]
-SETTINGS = LocalSettings(0.01, 0.5, 2, 16)
-
-
-class Repeating:
-    """The same uniforms in every stream: what is left of a difference is the data's."""
-
-    def __init__(self) -> None:
-        self._rng = np.random.default_rng(0)
-
-    def uniforms(self, size: int) -> np.ndarray:
-        return self._rng.uniform(1e-12, 1.0, size)
-
-
-def repeating() -> PrivateStreams:
-    return PrivateStreams(Repeating(), Repeating())
-
-
-def rows_of(number: int, side: int = 8, channels: int = 1, classes: int = 4) -> Rows:
-    rng = np.random.default_rng(2)
-    images = rng.integers(0, 256, (64, side, side, channels), dtype=np.uint8)[:number]
-    labels, digests = rng.integers(0, classes, 64)[:number], rng.integers(0, 256, (64, 32), dtype=np.uint8)[:number]
-    return Rows(images, labels, digests)
-
-
-def start(side: int = 8, channels: int = 1) -> Arrays:
-    return initial_cnn((side, side, channels), 4, public_stream(0, "weights"))
-
-
-def cnn(side: int = 8, channels: int = 1) -> CnnNetwork:
-    return CnnNetwork(side, channels, 4)
 
 
 @pytest.fixture(scope="module")
 def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:
-    """A small backbone with BatchNorm, its affine parts and a head being trained."""
-    config = make_config(
-        {
-            "model.backbone": "timm:mobilenetv3_small_050",
-            "model.weights": "random",
-            "model.tuning": "norm",
-            "data.image-size": 32,
-        }
-    )
-    arrays = initial_arrays(config, (32, 32, 3), ("a", "b", "c", "d"))
-    rng = np.random.default_rng(0)
-    arrays = {name: (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32) for name, a in arrays.items()}
-    return build_network(config, (32, 32, 3), 4), arrays
-
-
-def flat(arrays: Arrays) -> np.ndarray:
-    return np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
+    return tuned_network(make_config)
 
 
 def test_private_training_moves_by_at_most_the_bound_when_one_image_joins() -> None:
@@ -92,16 +42,16 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
     plan = PrivacyPlan(12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     local = LocalSettings(1.0, 0.0, 1, 12, augmentation=("crop",), stream=b"r", physical_batch_size=physical)
     everyone = rows_of(12, 32, 3)
-    original = network_training.clip_gradient
+    original = network_training.clipped_sum
 
     def gradients(kept: np.ndarray) -> set[bytes]:
         seen: set[bytes] = set()
 
-        def spy(gradient: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-            seen.add(gradient.tobytes())
-            return original(gradient, max_grad_norm=max_grad_norm)
+        def spy(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
+            seen.add(gradients.tobytes())
+            return original(gradients, max_grad_norm=max_grad_norm)
 
-        monkeypatch.setattr(network_training, "clip_gradient", spy)
+        monkeypatch.setattr(network_training, "clipped_sum", spy)
         rows = Rows(everyone.images[kept], everyone.labels[kept], everyone.digests[kept])
         train_network_privately(network, arrays, rows, plan, local, repeating())
         return seen
@@ -238,10 +188,10 @@ def test_private_training_keeps_names_and_shapes_for_any_number_of_rows(rows: in
         ([3e38, 3e38], [2**-0.5, 2**-0.5]),
     ],
 )
-def test_clip_gradient_bounds_the_norm_and_drops_what_is_not_finite(
+def test_one_clipped_gradient_is_bounded_and_drops_what_is_not_finite(
     gradient: list[float], expected: list[float]
 ) -> None:
-    clipped = clip_gradient(np.array(gradient, dtype=np.float32), max_grad_norm=1.0)
+    clipped = clipped_sum(np.array([gradient], dtype=np.float32), max_grad_norm=1.0)
 
     assert clipped.dtype == np.float64
     np.testing.assert_allclose(clipped, expected, rtol=1e-6)

@@ -1,43 +1,23 @@
 """Backbones by name: what stands behind one, what it wants and gives, what clients agree on."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
+from weight_cases import SMALL, MakeConfig, classifier_tensors, config_of
 
 from common.errors import ConfigError, WeightsError
 from common.models.backbones import backbone_facts, load_backbone
-from common.models.bodies import Body, build_body
+from common.models.bodies import build_body
 from common.models.catalogue import SHORT_NAMES, known_backbones, resolve_name
 from common.models.weights import hash_tensors, load_body
-from common.sections import RunConfig
-
-MakeConfig = Callable[..., RunConfig]
-PACKAGED, SMALL = "efficientnet_lite0", "timm:mobilenetv3_small_050"
-# ImageNet-1k classes: monastery, palace; daisy.
-_EXPECTED = {"china.jpg": {663, 698}, "flower.jpg": {985}}
-
-
-def config_of(make_config: MakeConfig, backbone: str, weights: object = "random", **more: Any) -> RunConfig:
-    settings = {"model.backbone": backbone, "model.weights": str(weights), "data.image-size": 32} | more
-    return make_config(settings)
 
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, torch.Tensor]:
-    """Weights of a small network as a user would have them: the provider's names, the classifier included."""
-    torch.manual_seed(7)
-    found: dict[str, torch.Tensor] = timm.create_model("mobilenetv3_small_050", pretrained=False).state_dict()
-    return found
-
-
-def body_tensors(body: Body) -> dict[str, torch.Tensor]:
-    return body.model.state_dict()
+    return classifier_tensors()
 
 
 # Names

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from network_cases import load_cnn
 
-from common.models.cnn import SmallCnn, initial_cnn, load_cnn, to_pixels
+from common.models.cnn import SmallCnn, initial_cnn, to_pixels
+from common.models.network import CnnNetwork, load_arrays, trained_arrays
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -58,35 +60,30 @@ def test_initial_cnn_has_the_spread_of_he_and_no_bias() -> None:
         assert abs(array.mean()) < 4.5 * wanted / np.sqrt(array.size)
 
 
-def test_load_cnn_holds_the_weights_it_was_given() -> None:
+def test_load_arrays_holds_the_weights_it_was_given_even_where_they_are_read_only() -> None:
     arrays = initial_cnn((9, 9, 3), 4, np.random.default_rng(3))
     for array in arrays.values():
-        array.setflags(write=False)  # torch warns when it is handed such memory
+        array.setflags(write=False)  # as they come out of a message; torch warns when it is handed such memory
+    network = CnnNetwork(9, 3, 4)
 
-    back = load_cnn(arrays, (9, 9, 3)).state_dict()
+    load_arrays(network, arrays)
 
+    back = trained_arrays(network)
     assert list(back) == list(arrays)
-    assert all(np.array_equal(back[name].numpy(), arrays[name]) for name in arrays)
+    assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
 
 
-def test_load_cnn_does_not_share_memory_with_the_arrays() -> None:
+def test_load_arrays_does_not_share_memory_with_the_arrays() -> None:
     arrays = initial_cnn((8, 8, 1), 4, np.random.default_rng(3))
     before = {name: array.copy() for name, array in arrays.items()}
+    network = CnnNetwork(8, 1, 4)
 
-    network = load_cnn(arrays, (8, 8, 1))
+    load_arrays(network, arrays)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(1.0)
 
     assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
-
-
-@pytest.mark.parametrize("shape", [(16, 16, 1), (8, 8, 3)])
-def test_load_cnn_refuses_weights_of_another_shape(shape: tuple[int, int, int]) -> None:
-    arrays = initial_cnn((8, 8, 1), 4, np.random.default_rng(3))
-
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        load_cnn(arrays, shape)
 
 
 def test_cnn_treats_each_image_alone() -> None:

@@ -18,10 +18,10 @@ from bract import app
 from common.config import Scalar
 from common.data.deal import deal_afresh
 from common.data.export import export_partition, folder_names
-from common.data.prepared import no_progress
 from common.data.scan import Scan, scan_source
 from common.data.sources import open_source
 from common.errors import DataError
+from common.progress import no_progress
 from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]

@@ -10,10 +10,10 @@ from hostile_files import BAD, GOOD, build_hostile_folder, picture
 from typer.testing import CliRunner
 
 from bract import app
-from common.data.prepared import no_progress
 from common.data.scan import Scan, refuse_if_too_bad, scan_source
 from common.data.sources import open_source
 from common.errors import DataError
+from common.progress import no_progress
 from common.sections import RunConfig
 
 

@@ -17,9 +17,9 @@ from bract import app
 from common.data.contact_sheet import MAX_CLASSES, draw_source
 from common.data.duplicates import Sketches, find_equal, find_near
 from common.data.inspect import inspect_source, show_facts
-from common.data.prepared import no_progress
 from common.data.scan import scan_source
 from common.data.sources import open_source
+from common.progress import no_progress
 from common.sections import RunConfig
 
 Inspect = Callable[..., dict[str, Any]]

@@ -12,10 +12,10 @@ from datasets import Image as ImageColumn
 from hostile_files import encode, picture
 
 from common.data.images import decode
-from common.data.prepared import no_progress
 from common.data.scan import scan_source
 from common.data.sources import Entries, ImageSource, open_source
 from common.errors import DataError
+from common.progress import no_progress
 from common.sections import RunConfig
 
 Open = Callable[..., ImageSource]

@@ -4,7 +4,6 @@ import pickle
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,20 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
+from weight_cases import PACKAGED, SMALL, MakeConfig, body_tensors, classifier_tensors, config_of
 
 from common.errors import ConfigError, WeightsError
 from common.models.backbones import backbone_facts, load_backbone
-from common.models.bodies import Body
 from common.models.catalogue import resolve_name
 from common.models.weights import RECORDED, check_weights_file, hash_tensors, load_body
-from common.sections import RunConfig
 
-MakeConfig = Callable[..., RunConfig]
-PACKAGED, SMALL = "efficientnet_lite0", "timm:mobilenetv3_small_050"
 # ImageNet-1k classes: monastery, palace; daisy.
 _EXPECTED = {"china.jpg": {663, 698}, "flower.jpg": {985}}
 
 
-def config_of(make_config: MakeConfig, backbone: str, weights: object = "random", **more: Any) -> RunConfig:
-    settings = {"model.backbone": backbone, "model.weights": str(weights), "data.image-size": 32} | more
-    return make_config(settings)
-
-
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, torch.Tensor]:
-    """Weights of a small network as a user would have them: the provider's names, the classifier included."""
-    torch.manual_seed(7)
-    found: dict[str, torch.Tensor] = timm.create_model("mobilenetv3_small_050", pretrained=False).state_dict()
-    return found
-
-
-def body_tensors(body: Body) -> dict[str, torch.Tensor]:
-    return body.model.state_dict()
+    return classifier_tensors()
 
 
 # The packaged weights
@@ -307,7 +291,6 @@ def test_weights_of_clip_without_a_pretraining_are_a_matter_of_configuration() -
 @pytest.mark.parametrize("backbone", [SMALL, "mobilenet_v3_small"])
 def test_weights_from_the_hub_fill_the_body(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
     """The hub's answer is stood in for; that it lands in the body is not."""
-    import timm
     from torchvision import models
 
     name = resolve_name(backbone)

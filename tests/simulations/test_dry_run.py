@@ -6,10 +6,10 @@ import pytest
 
 from common.config import Scalar
 from common.data.deal import deal_afresh
-from common.data.prepared import no_progress
 from common.data.scan import scan_source
 from common.data.sources import open_source
 from common.errors import ConfigError
+from common.progress import no_progress
 from common.sections import RunConfig
 from simulations.dry_run import foresee
 

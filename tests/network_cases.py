@@ -1,0 +1,75 @@
+"""Small networks, rows and streams that the tests of network training share."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from client.network_training import Rows
+from client.private_training import PrivateStreams
+from client.settings import LocalSettings
+from common.models.cnn import SmallCnn, initial_cnn
+from common.models.initial import initial_arrays
+from common.models.network import AnyNetwork, CnnNetwork, build_network
+from common.sections import RunConfig
+from common.streams import public_stream
+
+MakeConfig = Callable[..., RunConfig]
+Arrays = dict[str, np.ndarray]
+SETTINGS = LocalSettings(0.01, 0.5, 2, 16)
+
+
+class Repeating:
+    """The same uniforms in every stream: what is left of a difference is the data's."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def uniforms(self, size: int) -> np.ndarray:
+        return self._rng.uniform(1e-12, 1.0, size)
+
+
+def repeating() -> PrivateStreams:
+    return PrivateStreams(Repeating(), Repeating())
+
+
+def rows_of(number: int, side: int = 8, channels: int = 1, classes: int = 4) -> Rows:
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (64, side, side, channels), dtype=np.uint8)[:number]
+    labels, digests = rng.integers(0, classes, 64)[:number], rng.integers(0, 256, (64, 32), dtype=np.uint8)[:number]
+    return Rows(images, labels, digests)
+
+
+def start(side: int = 8, channels: int = 1) -> Arrays:
+    return initial_cnn((side, side, channels), 4, public_stream(0, "weights"))
+
+
+def cnn(side: int = 8, channels: int = 1) -> CnnNetwork:
+    return CnnNetwork(side, channels, 4)
+
+
+def tuned_network(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:
+    """A small backbone with BatchNorm, its affine parts and a head being trained."""
+    config = make_config(
+        {
+            "model.backbone": "timm:mobilenetv3_small_050",
+            "model.weights": "random",
+            "model.tuning": "norm",
+            "data.image-size": 32,
+        }
+    )
+    arrays = initial_arrays(config, (32, 32, 3), ("a", "b", "c", "d"))
+    rng = np.random.default_rng(0)
+    arrays = {name: (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32) for name, a in arrays.items()}
+    return build_network(config, (32, 32, 3), 4), arrays
+
+
+def flat(arrays: Arrays) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
+
+
+def load_cnn(arrays: Arrays, input_shape: tuple[int, ...]) -> SmallCnn:
+    """A network that holds these weights, by torch's own means."""
+    network = SmallCnn(input_shape[0], input_shape[2], len(arrays["output.bias"]))
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    return network
