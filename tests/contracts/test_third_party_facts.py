@@ -9,9 +9,10 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.task_identity import TaskIdentity
+from network_cases import load_cnn
 from opacus import GradSampleModule
 
-from common.models.cnn import initial_cnn, load_cnn, to_pixels
+from common.models.cnn import initial_cnn, to_pixels
 from common.streams import public_stream
 
 
