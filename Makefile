@@ -7,7 +7,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow soak check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,10 +23,14 @@ demo: $(VENV)/.installed
 	$(BIN)/bract simulate
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow" --numprocesses auto --dist loadfile
+	$(PYTEST) -m "not slow and not soak" --numprocesses auto --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not soak"
+
+# Takes an hour or so: fifty kills of each kind, the whole grid of accounting. Figures go into the closing note of a change.
+soak: $(VENV)/.installed-dev
+	$(PYTEST) -m soak
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

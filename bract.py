@@ -9,7 +9,9 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import typer
 
+from client import cli as client_cli
 from common import cli as common_cli
+from server import cli as server_cli
 from simulations import cli as simulations_cli
 
 app = typer.Typer(
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 simulations_cli.mount(app)
 common_cli.mount(app)
+server_cli.mount(app)
+client_cli.mount(app)
 
 
 def main() -> None:

@@ -13,11 +13,12 @@ import numpy as np
 from client.private_training import PrivateStreams, train_head_privately
 from client.settings import settings_of
 from client.training import train_head
-from common.data.deal import Shard
+from common.data.shards import Shard
+from common.errors import PrivacyError
 from common.metrics import Counts, count
 from common.models.head import HEAD_WEIGHT, head_logits
 from common.models.initial import initial_arrays
-from common.privacy.plan import plan_for
+from common.privacy.plan import PrivacyPlan
 from common.sections import RunConfig
 from common.streams import public_stream
 
@@ -70,7 +71,7 @@ class Learner:
         start = initial_arrays(self.config, self.input_shape, self.classes)
         return {name: start[name] for name in start if name in self.personal}
 
-    def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int) -> Arrays:
+    def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int, plan: PrivacyPlan | None) -> Arrays:
         """Train on a client's rows for one round, privately if the run says so.
 
         Args:
@@ -78,26 +79,29 @@ class Learner:
             shard: The client's rows.
             name: The client's name; with the round it orders the batches.
             server_round: From 1.
+            plan: What the client agreed to; None without noise at the client.
 
         Returns:
             New arrays, same names and shapes.
 
         Raises:
-            ConfigError: No privacy plan is possible with these settings.
+            PrivacyError: The run wants noise and there is no plan, or the other way round.
         """
+        if (plan is not None) != self.config.noises_gradients:
+            raise PrivacyError("training was asked for under another mechanism than the run's")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream)
-        plan = plan_for(self.config, shard.num_units) if self.config.private else None
         rng = public_stream(self.config.seed, "batches", name, server_round)
         if self.config.closed_form:
             rows = (shard.train_inputs, shard.train_labels)
             if plan is not None:
-                return train_head_privately(arrays, *rows, plan, settings, PrivateStreams.fresh())
+                fresh = PrivateStreams.fresh()
+                return train_head_privately(arrays, *rows, plan, settings, fresh, units=shard.train_units)
             return train_head(arrays, *rows, settings, rng)
         from client.network_training import Rows, train_network, train_network_privately
 
         ordered = {key: arrays[key] for key in self.trainable}
-        held = Rows(shard.train_inputs, shard.train_labels, shard.train_digests)
+        held = Rows(shard.train_inputs, shard.train_labels, shard.train_digests, shard.train_units)
         if plan is not None:
             fresh = PrivateStreams.fresh()
             return train_network_privately(self._network(), ordered, held, plan, settings, fresh)

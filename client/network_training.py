@@ -10,7 +10,7 @@ import torch
 
 from client.augmentation import augment, quarter_turns, view_seeds
 from client.gradients import Examples, gradients_in_slots, gradients_one_by_one, loss_sum, providers_agree
-from client.private_training import PrivateStreams, private_steps
+from client.private_training import PrivateStreams, UnitRows, private_steps
 from client.settings import LocalSettings
 from client.training import shuffled_batches
 from common.models.network import AnyNetwork, load_arrays, trained_arrays
@@ -30,10 +30,15 @@ class Rows:
         images: (n, ...) features, or (n, side, side, channels) uint8; n may be 0.
         labels: (n,) int64.
         digests: (n, 32) uint8, content digests.
+        units: (n,) int64, equal for images that are clipped together under DP; every image alone if
+            left out.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, digests: np.ndarray) -> None:
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, digests: np.ndarray, units: np.ndarray | None = None
+    ) -> None:
         self.images, self.labels, self.digests = images, labels, digests
+        self.units = np.arange(len(labels)) if units is None else units
 
     def batch(self, network: AnyNetwork, batch: np.ndarray, settings: LocalSettings, *, step: int) -> Examples:
         """One step's examples: views drawn, turned if the auxiliary task is on, prepared, on the device."""
@@ -103,7 +108,7 @@ def train_network_privately(
     settings: LocalSettings,
     streams: PrivateStreams,
 ) -> Arrays:
-    """One round of DP-SGD on all trained tensors, clipped jointly for each image.
+    """One round of DP-SGD on all trained tensors, clipped jointly for each unit.
 
     Args:
         network: The model; its trained parameters are overwritten.
@@ -117,24 +122,50 @@ def train_network_privately(
         New arrays, same names and shapes, float32.
     """
     provide = _provider(network, rows.images.shape[1:], settings)
+    members = UnitRows(rows.units)
     steps = iter(range(plan.steps_per_round))
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
         load_arrays(network, _unflatten(weights, arrays))
         step = next(steps)
         total = np.zeros(weights.size)
-        for at in range(0, len(batch), _CHUNK):
-            part = batch[at : at + _CHUNK]
-            examples = rows.batch(network, part, settings, step=step)
-            for gradient in provide(examples, rows.digests[part]):
-                total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
+        for gradient in _unit_gradients(network, provide, rows, members, batch, settings, step):
+            total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
         return total
 
     start = np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
-    return _unflatten(private_steps(start, len(rows.labels), clipped, plan, settings, streams), arrays)
+    return _unflatten(private_steps(start, members.count, clipped, plan, settings, streams), arrays)
 
 
 Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
+
+
+def _unit_gradients(
+    network: AnyNetwork,
+    provide: Provider,
+    rows: Rows,
+    members: UnitRows,
+    batch: np.ndarray,
+    settings: LocalSettings,
+    step: int,
+) -> Iterator[np.ndarray]:
+    """(p,) float64 of each unit in a batch: the mean of its images' gradients."""
+
+    def gradients(chosen: np.ndarray) -> Iterator[np.ndarray]:
+        for at in range(0, len(chosen), _CHUNK):
+            part = chosen[at : at + _CHUNK]
+            examples = rows.batch(network, part, settings, step=step)
+            yield from (gradient.astype(np.float64) for gradient in provide(examples, rows.digests[part]))
+
+    chosen = members.rows(batch)
+    if not members.grouped:
+        yield from gradients(chosen)
+        return
+    unit_of = members.units(chosen)
+    for unit in np.unique(unit_of):
+        images = chosen[unit_of == unit]
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield np.asarray(sum(gradients(images)) / len(images))
 
 
 def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:

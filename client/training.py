@@ -3,6 +3,7 @@
 import numpy as np
 
 from client.optimizer import ArrayOptimizer
+from client.rows_in_place import FeatureRows
 from client.settings import LocalSettings
 from common.models.head import HEAD_WEIGHT, residuals
 
@@ -43,8 +44,10 @@ def train_head(
     """
     weight = arrays[HEAD_WEIGHT].astype(np.float32, copy=True)
     optimizer = ArrayOptimizer(settings, weight)
-    for batch in shuffled_batches(len(labels), settings, rng):
-        rows = features[batch]
+    held = FeatureRows(features, settings.batch_size)
+    for shuffled in shuffled_batches(len(labels), settings, rng):
+        batch = np.sort(shuffled)
+        rows = held.batch(batch)
         slopes = residuals(rows, labels[batch], weight, label_smoothing=settings.label_smoothing)
         optimizer.step(weight, slopes.T @ rows / np.float32(len(batch)))
     return {HEAD_WEIGHT: weight}

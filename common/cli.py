@@ -1,4 +1,4 @@
-"""The commands about data and names: `bract list`, `bract data`, `bract cache`."""
+"""The commands about data, names and ledgers: `bract list`, `bract data`, `bract cache`, `bract audit`."""
 
 import json
 from collections.abc import Callable
@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from common import listing
+from common.audit.audit_command import audit_app
 from common.data.cache_command import cache_app
 from common.data.inspect_command import INSPECT_HELP, inspect_command
 from common.data.partition_command import PARTITION_HELP, partition_command
 from common.models.table import TABLE_HELP, table_command
+from common.privacy.plan_command import PLAN_HELP, plan_command
 from common.terminal import plain_errors
 
 _LISTS: dict[str, tuple[str, Callable[[], listing.Table]]] = {
@@ -33,9 +35,11 @@ def mount(app: typer.Typer) -> None:
     data = typer.Typer(no_args_is_help=True, help="Look at a source of images, or deal it into folders.")
     data.command("inspect", help=INSPECT_HELP)(inspect_command)
     data.command("partition", help=PARTITION_HELP)(partition_command)
+    app.command("plan", help=PLAN_HELP)(plan_command)
     app.add_typer(lists, name="list")
     app.add_typer(data, name="data")
     app.add_typer(cache_app, name="cache")
+    app.add_typer(audit_app, name="audit")
 
 
 def _list_command(make: Callable[[], listing.Table]) -> Callable[[bool], None]:

@@ -119,7 +119,8 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(_explain(error)) from None
     if config.private and (config.privacy.target_epsilon is None) == (config.privacy.noise_multiplier is None):
         raise ConfigError(
-            "privacy.mechanism='dp-sgd' needs exactly one of privacy.target-epsilon and privacy.noise-multiplier"
+            f"privacy.mechanism={config.privacy.mechanism!r} needs exactly one of privacy.target-epsilon and "
+            "privacy.noise-multiplier"
         )
     return _fill_open_values(config)
 
@@ -134,11 +135,12 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     chosen = _project()["bract"]["open-values"][_open_kind(config)]
     rate = config.training.learning_rate or float(chosen["learning-rate"])
     norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
+    clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"tuning": config.tuning}),
             "training": config.training.model_copy(update={"learning_rate": rate}),
-            "privacy": config.privacy.model_copy(update={"max_grad_norm": norm}),
+            "privacy": config.privacy.model_copy(update={"max_grad_norm": norm, "clipping_norm": clip}),
         }
     )
 
@@ -194,8 +196,12 @@ def set_value(text: str) -> tuple[str, Scalar]:
     return key.strip(), value
 
 
-def load_file(path: Path) -> dict[str, Scalar]:
+def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     """Read settings from a TOML file, nested or dotted.
+
+    Args:
+        path: The file.
+        option: How the user named it.
 
     Raises:
         ConfigError: The file is missing, is not TOML, or holds lists.
@@ -203,12 +209,12 @@ def load_file(path: Path) -> dict[str, Scalar]:
     try:
         flat = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from None
+        raise ConfigError(f"{option} {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not a TOML file ({error})") from None
+        raise ConfigError(f"{option} {path}: not a TOML file ({error})") from None
     for key, value in flat.items():
         if not isinstance(value, str | int | float | bool):
-            raise ConfigError(f"--config {path}: {key} must be one number, word or true/false")
+            raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
     return flat
 
 

@@ -23,6 +23,14 @@ class PrivacyError(BractError):
     """The guarantee that was asked for cannot be given exactly as accounted."""
 
 
+class PolicyError(PrivacyError):
+    """The data holder's policy, or what is left of a budget, does not allow what was asked."""
+
+
+class LedgerError(PrivacyError):
+    """A ledger is damaged, older than it should be, or cannot be written: nothing may be computed."""
+
+
 class FederationError(BractError):
     """Clients disagree with each other, or too few of them answered."""
 
@@ -40,6 +48,8 @@ class ClientFailure(IntEnum):
     WEIGHTS = 1003
     PRIVACY = 1004
     MESSAGE = 1005
+    POLICY = 1006
+    LEDGER = 1007
 
     @classmethod
     def of(cls, error: Exception) -> "ClientFailure":
@@ -54,6 +64,8 @@ class ClientFailure(IntEnum):
             (ConfigError, cls.CONFIG),
             (DataError, cls.DATA),
             (WeightsError, cls.WEIGHTS),
+            (PolicyError, cls.POLICY),
+            (LedgerError, cls.LEDGER),
             (PrivacyError, cls.PRIVACY),
             (FederationError, cls.MESSAGE),
         ]

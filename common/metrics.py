@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,7 +15,7 @@ class Counts:
 
     Attributes:
         confusion: (classes, classes) int64, rows are true labels, columns predictions.
-        loss_sum: Sum of cross-entropy in nats over the same images.
+        loss_sum: Sum of cross-entropy in nats over the same images; not a number where it did not leave.
     """
 
     confusion: np.ndarray
@@ -31,9 +32,47 @@ class Counts:
         return int(self.confusion.sum())
 
 
-def total(parts: Iterable[Counts]) -> Counts | None:
+@dataclass(frozen=True)
+class NoisedCounts:
+    """Counts of units with noise in each; sums of them are noised counts of the union.
+
+    Attributes:
+        cells: (2,) int64, units predicted right and wrong; or (classes, classes) int64,
+            rows true labels, columns predictions. Noise can make a cell negative.
+        num_clients: How many clients' noise is in each cell.
+    """
+
+    cells: np.ndarray
+    num_clients: int = 1
+
+    def __add__(self, other: "NoisedCounts") -> "NoisedCounts":
+        if self.cells.shape != other.cells.shape:
+            raise FederationError("noised counts of different shapes cannot be added")
+        return NoisedCounts(self.cells + other.cells, self.num_clients + other.num_clients)
+
+    def accuracy(self, noise_stddev: float) -> tuple[float, float]:
+        """Accuracy and one standard deviation of it; (0, inf) where noise leaves nothing to divide by.
+
+        Args:
+            noise_stddev: Of one client's noise in one cell.
+        """
+        pair = self.cells.ndim == 1
+        right = float(self.cells[0] if pair else np.trace(self.cells))
+        wrong = float(self.cells.sum()) - right
+        if right + wrong <= 0:
+            return 0.0, float("inf")
+        cells_right = 1 if pair else len(self.cells)
+        variance = self.num_clients * noise_stddev**2 * np.array([cells_right, self.cells.size - cells_right])
+        spread = np.sqrt(variance[0] * wrong**2 + variance[1] * right**2) / (right + wrong) ** 2
+        return min(1.0, max(0.0, right / (right + wrong))), float(spread)
+
+
+_Sum = TypeVar("_Sum", Counts, NoisedCounts)
+
+
+def total(parts: Iterable[_Sum]) -> _Sum | None:
     """Counts of the union; None if there are no parts."""
-    summed: Counts | None = None
+    summed: _Sum | None = None
     for part in parts:
         summed = part if summed is None else summed + part
     return summed

@@ -12,38 +12,47 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.errors import ClientFailure, FederationError, PrivacyError
-from common.metrics import Counts, total
+from common.ledger.heads import SignedHead
+from common.metrics import Counts, NoisedCounts, total
 from common.releases import (
     ARRAYS,
     CLIENT,
     CONFUSION,
+    CORRECT,
+    LEDGER,
     LOSS_SUM,
     METRICS,
+    NOISED_CONFUSION,
     NUM_EXAMPLES,
     PERSONAL_CONFUSION,
     PERSONAL_COUNTS,
     TRAIN_LOSS,
+    WRONG,
     Releases,
 )
 
 CONFIG = "config"
 SERVER_ROUND = "server-round"
-_KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord}
+RUN_ID = "run-id"
+_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}  # a client takes the last from its own configuration
+_KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a client measured of the incoming model; without privacy only.
+    """What a client says of the incoming model.
 
     Attributes:
-        counts: Of the global model, on held-out images.
-        personal: Of the client's own model, if tensors stay with the client.
+        counts: Of the global model, on held-out images; exact.
+        personal: Of the client's own model, if tensors stay with the client; exact.
         train_loss: Mean cross-entropy in nats on training images, for QFedAvg only.
+        noised: Of the global model, one vote a unit, with noise in each count.
     """
 
-    counts: Counts
+    counts: Counts | None = None
     personal: Counts | None = None
     train_loss: float | None = None
+    noised: NoisedCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -124,13 +133,13 @@ def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, findings: Fi
     Args:
         arrays: Travelling tensors after local training.
         num_units: Declared size of the client: the aggregation weight.
-        findings: Evaluation of the incoming model; only without privacy.
+        findings: Evaluation of the incoming model, if any of it may leave.
     """
     return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, findings)})
 
 
-def encode_findings(num_units: int, findings: Findings) -> RecordDict:
-    """The reply to an evaluation message; only without privacy."""
+def encode_findings(num_units: int, findings: Findings | None) -> RecordDict:
+    """The reply to an evaluation message."""
     return RecordDict({METRICS: _metrics(num_units, findings)})
 
 
@@ -138,7 +147,10 @@ def _metrics(num_units: int, findings: Findings | None) -> MetricRecord:
     metrics = MetricRecord({NUM_EXAMPLES: num_units})
     if findings is None:
         return metrics
-    _put_counts(metrics, findings.counts, CONFUSION, LOSS_SUM)
+    if findings.counts is not None:
+        _put_counts(metrics, findings.counts, CONFUSION, LOSS_SUM)
+    if findings.noised is not None:
+        _put_noised(metrics, findings.noised)
     if findings.personal is not None:
         _put_counts(metrics, findings.personal, *PERSONAL_COUNTS)
     if findings.train_loss is not None:
@@ -148,7 +160,16 @@ def _metrics(num_units: int, findings: Findings | None) -> MetricRecord:
 
 def _put_counts(metrics: MetricRecord, counts: Counts, confusion: str, loss_sum: str) -> None:
     metrics[confusion] = [int(n) for n in counts.confusion.ravel()]
-    metrics[loss_sum] = float(counts.loss_sum)
+    if not math.isnan(counts.loss_sum):
+        metrics[loss_sum] = float(counts.loss_sum)
+
+
+def _put_noised(metrics: MetricRecord, noised: NoisedCounts) -> None:
+    cells = [int(n) for n in noised.cells.ravel()]
+    if noised.cells.ndim == 1:
+        metrics[CORRECT], metrics[WRONG] = cells
+    else:
+        metrics[NOISED_CONFUSION] = cells
 
 
 def decode_findings(content: RecordDict, num_classes: int | None = None) -> Findings | None:
@@ -163,6 +184,9 @@ def decode_findings(content: RecordDict, num_classes: int | None = None) -> Find
             of at least 0 where one is needed.
     """
     metrics = content.metric_records[METRICS]
+    noised = _noised(metrics, num_classes)
+    if noised is not None:
+        return Findings(noised=noised)
     if CONFUSION not in metrics:
         return None
     counts = _counts(metrics, CONFUSION, LOSS_SUM, num_classes)
@@ -173,27 +197,45 @@ def decode_findings(content: RecordDict, num_classes: int | None = None) -> Find
     return Findings(counts, personal, loss)
 
 
-def _counts(metrics: MetricRecord, confusion: str, loss_sum: str, num_classes: int | None) -> Counts:
-    flat = np.asarray(metrics[confusion])
+def _noised(metrics: MetricRecord, num_classes: int | None) -> NoisedCounts | None:
+    if CORRECT in metrics:
+        pair = [metrics[CORRECT], metrics.get(WRONG)]
+        if not all(type(value) is int for value in pair):
+            raise FederationError("a client sent noised counts that are no whole numbers")
+        return NoisedCounts(np.array(pair, dtype=np.int64))
+    if NOISED_CONFUSION in metrics:
+        return NoisedCounts(_square(metrics[NOISED_CONFUSION], num_classes))
+    return None
+
+
+def _square(listed: object, num_classes: int | None) -> np.ndarray:
+    flat = np.asarray(listed)
     side = math.isqrt(flat.size)
-    loss = metrics.get(loss_sum)
-    wrong_side = not side or side * side != flat.size or num_classes not in (None, side)
-    if wrong_side or flat.dtype.kind != "i" or (flat < 0).any() or not isinstance(loss, float | int):
+    if not side or side * side != flat.size or num_classes not in (None, side) or flat.dtype.kind != "i":
         raise FederationError("a client sent counts that are no confusion matrix")
-    return Counts(flat.reshape(side, side).astype(np.int64), float(loss))
+    return flat.reshape(side, side).astype(np.int64)
+
+
+def _counts(metrics: MetricRecord, confusion: str, loss_sum: str, num_classes: int | None) -> Counts:
+    matrix, loss = _square(metrics[confusion], num_classes), metrics.get(loss_sum, math.nan)
+    if (matrix < 0).any() or not isinstance(loss, float | int):
+        raise FederationError("a client sent counts that are no confusion matrix")
+    return Counts(matrix, float(loss))
 
 
 def sum_counts(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
     """Add up counts over clients, for a strategy's metrics aggregation functions.
 
-    Flower's default would average them. Returns an empty record under DP, where
-    no counts are sent.
+    Flower's default would average them. Returns an empty record where no exact counts are sent.
     """
     del weighted_by_key
-    summed = total(found.counts for found in map(decode_findings, contents) if found is not None)
+    findings = [found for found in map(decode_findings, contents) if found is not None]
+    summed = total(found.counts for found in findings if found.counts is not None)
     if summed is None:
         return MetricRecord()
-    return MetricRecord({CONFUSION: [int(n) for n in summed.confusion.ravel()], LOSS_SUM: summed.loss_sum})
+    metrics = MetricRecord()
+    _put_counts(metrics, summed, CONFUSION, LOSS_SUM)
+    return metrics
 
 
 def failure_reply(failure: ClientFailure, message: Message) -> Message:
@@ -214,6 +256,56 @@ def server_round_of(content: RecordDict) -> int:
     if not isinstance(value, int) or value < 1:
         raise FederationError("a training message has no valid round")
     return value
+
+
+def run_id_of(content: RecordDict) -> str:
+    """The run that a message belongs to, by the server's own name for it.
+
+    Raises:
+        FederationError: The message does not say, or brings settings that no message may bring.
+    """
+    record = content.config_records.get(CONFIG, ConfigRecord())
+    value = record.get(RUN_ID)
+    if not isinstance(value, str) or not 0 < len(value) <= 64:
+        raise FederationError("a message lacks the run it belongs to")
+    if strangers := set(record) - _CONFIG_KEYS:
+        raise FederationError(f"a message brings settings that no message may bring: {len(strangers)}")
+    return value
+
+
+def run_config(run_id: str) -> ConfigRecord:
+    """The part of every message that names its run."""
+    return ConfigRecord({RUN_ID: run_id})
+
+
+def encode_head(head: SignedHead) -> ConfigRecord:
+    """The head of a client's ledger, as it goes along with every reply."""
+    return ConfigRecord(
+        {
+            "ledger-id": head.ledger,
+            "seq": head.seq,
+            "head": head.hash,
+            "public-key": head.public_key,
+            "signature": head.signature,
+        }
+    )
+
+
+def decode_head(content: RecordDict) -> SignedHead:
+    """The head that came with a reply; not checked yet.
+
+    Raises:
+        FederationError: There is none, or a field is of the wrong type.
+    """
+    try:
+        record = content.config_records[LEDGER]
+        ledger, seq, head = record["ledger-id"], record["seq"], record["head"]
+        key, signature = record["public-key"], record["signature"]
+    except KeyError:
+        raise FederationError("a client's reply lacks the head of its ledger") from None
+    if type(seq) is not int or not all(isinstance(text, str) for text in (ledger, head, key, signature)):
+        raise FederationError("the head of a client's ledger has a field of the wrong type")
+    return SignedHead(str(ledger), seq, str(head), str(key), str(signature))
 
 
 def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:
@@ -238,7 +330,7 @@ def check_release(
 
     Args:
         content: What is about to leave.
-        message_type: `query`, `train` or `evaluate`.
+        message_type: `query`, `query.close`, `train` or `evaluate`.
         releases: What this run's replies carry.
         travelling: Names and shapes of the tensors that travel.
 
@@ -274,7 +366,7 @@ def check_reply(
     Args:
         content: What arrived.
         declared: What its sender declared before round 1.
-        message_type: `train` or `evaluate`.
+        message_type: `train`, `evaluate` or `query.close`.
         releases: What this run's replies carry.
         travelling: Names and shapes of the tensors that were sent, in order.
 
@@ -287,6 +379,8 @@ def check_reply(
         raise FederationError(f"client {declared.name} sent another reply than agreed: {error}") from None
     if any(list(record) != list(travelling) for record in content.array_records.values()):
         raise FederationError(f"client {declared.name} sent its tensors in another order than it got them")
+    if METRICS not in content:
+        return None
     if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:
         raise FederationError(f"client {declared.name} weighs its update by another size than it declared")
     return decode_findings(content, len(declared.classes))

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Mechanism = Literal["none", "dp-sgd"]
+Mechanism = Literal["none", "dp-sgd", "client-dp"]
+Unit = Literal["image", "group"]
+Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
@@ -23,6 +25,8 @@ StrategyName = Literal[
     "Bulyan",
     "QFedAvg",
 ]
+# Strategies that average uniformly, or only reshape an average: what clipping and noise at the server go with.
+UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
 TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
@@ -145,11 +149,24 @@ class PrivacyConfig(_Section):
     """Everything that changes the guarantee, and nothing else."""
 
     mechanism: Mechanism
+    unit: Unit
     # More than 100 promises nothing, and costs the accountant gigabytes.
     target_epsilon: Annotated[Annotated[float, Field(gt=0, le=100)] | None, BeforeValidator(_unset_to_none)]
     noise_multiplier: OpenFloat
     delta: Annotated[float, Field(ge=1e-12, lt=1)]
     max_grad_norm: OpenFloat
+    clipping_norm: OpenFloat
+    metrics: Annotated[Metrics | None, BeforeValidator(_unset_to_none)]
+    counts_noise: Annotated[float, Field(ge=0.5, le=1e6)]
+    closing_noise: Annotated[float, Field(ge=0.5, le=1e6)]
+    policy: str
+
+
+class StoppingConfig(_Section):
+    """When to stop before the last round, and which round's model to keep."""
+
+    patience: Annotated[int, Field(ge=0)]
+    keep: Literal["last", "best"]
 
 
 class SystemConfig(_Section):
@@ -157,6 +174,7 @@ class SystemConfig(_Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     physical_batch_size: OpenInt
+    ledger: Literal["simulated", "durable"]
 
 
 class RunConfig(_Section):
@@ -166,12 +184,15 @@ class RunConfig(_Section):
     num_rounds: PositiveInt
     num_clients: PositiveInt
     client_fraction: Fraction
+    min_clients: OpenInt
     output_dir: str
+    resume: bool
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
     strategy: StrategyConfig
     privacy: PrivacyConfig
+    stopping: StoppingConfig
     system: SystemConfig
 
     @model_validator(mode="after")
@@ -199,15 +220,48 @@ class RunConfig(_Section):
             raise ValueError("training.momentum belongs to training.optimizer='sgd'; adamw has its own")
         if self.private and self.strategy.name == "QFedAvg":
             raise ValueError(
-                "strategy.name='QFedAvg' needs each client's exact loss, which privacy.mechanism='dp-sgd' never "
-                "releases: use another strategy, or privacy.mechanism='none'"
+                "strategy.name='QFedAvg' needs each client's exact loss, which privacy.mechanism="
+                f"{self.privacy.mechanism!r} never releases: use another strategy, or privacy.mechanism='none'"
             )
+        self._check_privacy()
         if self.strategy.name == "QFedAvg" and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 "strategy.name='QFedAvg' reads how far a client moved as learning rate times gradient: it needs "
                 "training.optimizer='sgd' and training.momentum=0"
             )
         return self
+
+    def _check_privacy(self) -> None:
+        mechanism, metrics = self.privacy.mechanism, self.metrics
+        if mechanism == "client-dp" and self.strategy.name not in UNIFORM_STRATEGIES:
+            raise ValueError(
+                f"strategy.name={self.strategy.name!r} does not go with privacy.mechanism='client-dp', whose noise is "
+                f"for a uniform average: use one of {', '.join(UNIFORM_STRATEGIES)}"
+            )
+        if self.privacy.unit == "group" and mechanism != "dp-sgd":
+            raise ValueError("privacy.unit='group' goes with privacy.mechanism='dp-sgd'")
+        if metrics == "private" and mechanism != "dp-sgd":
+            raise ValueError(
+                "privacy.metrics='private' goes with privacy.mechanism='dp-sgd': "
+                + (
+                    "one client can change all of its counts; use none"
+                    if mechanism == "client-dp"
+                    else "without a mechanism counts are exact"
+                )
+            )
+        if metrics == "none" and (self.stopping.patience or self.stopping.keep == "best"):
+            raise ValueError(
+                "stopping.patience and stopping.keep='best' choose by the clients' counts, and privacy.metrics='none' "
+                "lets none leave"
+            )
+        if self.min_clients is not None and self.min_clients > self.cohort_size:
+            raise ValueError(f"min-clients={self.min_clients} but a round has only {self.cohort_size} clients")
+
+    @property
+    def metrics(self) -> Metrics:
+        """How clients' counts leave: as set, or what goes with the mechanism where that was left open."""
+        by_mechanism: dict[str, Metrics] = {"none": "exact", "dp-sgd": "private", "client-dp": "none"}
+        return self.privacy.metrics or by_mechanism[self.privacy.mechanism]
 
     @property
     def tuning(self) -> str:
@@ -226,8 +280,13 @@ class RunConfig(_Section):
 
     @property
     def private(self) -> bool:
-        """Whether a differential-privacy mechanism is on."""
+        """Whether a differential-privacy mechanism is on, at the clients or at the server."""
         return self.privacy.mechanism != "none"
+
+    @property
+    def noises_gradients(self) -> bool:
+        """Whether clients train under DP themselves, and trust nobody else with what they send."""
+        return self.privacy.mechanism == "dp-sgd"
 
     @property
     def cohort_size(self) -> int:

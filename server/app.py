@@ -1,26 +1,36 @@
 """ServerApp main: configure, build, run, save."""
 
+import gc
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from common.config import parse
-from common.metrics import Counts
+from common.config import bract_home, parse
+from common.errors import FederationError
+from common.ledger.heads import HeadKeeper
+from common.metrics import Counts, NoisedCounts
 from common.models.initial import initial_arrays
+from common.privacy.plan import server_plan
 from common.records import Declaration, Findings
 from common.releases import Releases
 from common.sections import RunConfig
 from server.aggregation import build_strategy
+from server.checkpoint import Checkpoint, load_checkpoint
 from server.clock import Clock
-from server.cohort import draw_cohorts
+from server.cohort import draw_cohorts, shrunk_cohort
+from server.gathering import Wire
+from server.meeting import Meeting, meet_clients
 from server.outcome import Outcome
-from server.rounds import Arrays, Closing, Evaluate, evaluate_at_clients, meet_clients, run_rounds
+from server.resume import check_same, restore
+from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
 from server.run_directory import RunDirectory
-from server.saving import draw_outcome, save_progress, save_statement
+from server.saving import draw_outcome, save_checkpoint_of, save_progress, save_statement
 from server.tracking import FileTracker, LogTracker, Tracker, Trackers
 
 
@@ -30,6 +40,7 @@ class Surroundings:
 
     Attributes:
         tracker: Listens to the rounds.
+        simulated: Whether the clients are a simulation's.
         evaluate: Counts a model's predictions on all held-out images; simulations
             only, None elsewhere.
         evaluate_by_client: The same, by client name.
@@ -41,6 +52,7 @@ class Surroundings:
     """
 
     tracker: Tracker = field(default_factory=LogTracker)
+    simulated: bool = False
     evaluate: Evaluate | None = None
     evaluate_by_client: Callable[[Arrays], dict[str, Counts]] | None = None
     class_counts: np.ndarray | None = None
@@ -53,7 +65,8 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
     """Run a whole federation and leave its run directory.
 
     Ctrl-C drops the round that is under way, saves what is complete, and gives
-    an outcome that says `interrupted`.
+    an outcome that says `interrupted`. With `resume` it goes on after the last round that
+    was complete.
 
     Args:
         grid: Any Flower grid.
@@ -62,61 +75,120 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
 
     Raises:
         ConfigError: A setting cannot be honoured; nothing was trained.
-        FederationError: Clients disagree, or a round got no update.
+        FederationError: Clients disagree, or a round got too few updates.
     """
     clock = Clock()
     strategy, releases = build_strategy(config), Releases.of(config)
+    earlier = load_checkpoint(Path(config.output_dir)) if config.resume else None
     around = surround(config)
-    outcome = _begin(grid, config, around, clock)
-    directory = RunDirectory.create(config)
-    save_statement(directory, outcome)
-    evaluate = around.evaluate if config.private else None
-    tracker = Trackers(FileTracker(directory.path / "rounds.jsonl"), around.tracker)
+    directory = RunDirectory.open(config) if config.resume else RunDirectory.create(config)
+    wire = _wire(grid, releases, directory, around, earlier)
+    outcome = _begin(wire, config, around, clock)
+    if earlier is not None:
+        check_same(earlier, outcome)
+        restore(earlier, outcome, strategy, clock)
+    save_statement(directory, outcome, wire.keeper)
+    save_checkpoint_of(directory, outcome, strategy, clock)
+    tracker = Trackers(FileTracker(directory.path / "rounds.jsonl", outcome.rounds), around.tracker)
     try:
-        tracker.start(config.num_rounds, len(outcome.clients))
-        with clock.phase("rounds"):
-            start, clients, cohorts = outcome.arrays, outcome.clients, outcome.cohorts
-            for result in run_rounds(grid, strategy, start, clients, cohorts, releases=releases, evaluate=evaluate):
-                outcome.add(result)
-                tracker.round_done(result.record)
-                save_progress(directory, outcome, clock)
-        with clock.phase("closing_evaluation"):
-            outcome.close(_close(grid, strategy, outcome, around))
-        with clock.phase("accounting"):
-            outcome.finish()
+        tracker.start(config.num_rounds, len(outcome.clients), len(outcome.rounds))
+        _run(wire, strategy, outcome, around, clock, tracker, directory)
     except KeyboardInterrupt:
         pass
     finally:
         tracker.stop()
         with clock.phase("saving"):
-            save_statement(directory, outcome)
+            save_statement(directory, outcome, wire.keeper)
             draw_outcome(directory, outcome)
         save_progress(directory, outcome, clock)
+    if outcome.status == "complete":  # said last, when everything else is written: what was killed before it goes on
+        save_checkpoint_of(directory, outcome, strategy, clock)
+        close_at_clients(wire, outcome.clients)
     return outcome
 
 
-def _begin(grid: Grid, config: RunConfig, around: Surroundings, clock: Clock) -> Outcome:
+def _run(
+    wire: Wire,
+    strategy: Strategy,
+    outcome: Outcome,
+    around: Surroundings,
+    clock: Clock,
+    tracker: Tracker,
+    directory: RunDirectory,
+) -> None:
+    config = outcome.config
+    simulates_evaluation = config.private and config.metrics != "exact"
+    course = Course(
+        outcome.clients,
+        outcome.cohorts,
+        min_clients=config.min_clients or 1,
+        central=server_plan(config) if config.privacy.mechanism == "client-dp" else None,
+        evaluate=around.evaluate if simulates_evaluation else None,
+    )
+    gc.freeze()  # some of Flower's strategies collect garbage for every array: what is loaded by now is none
+    with clock.phase("rounds"):
+        first = len(outcome.cohorts) + 1 if outcome.early else len(outcome.rounds) + 1
+        for result in run_rounds(wire, strategy, outcome.arrays, course, first=first):
+            outcome.add(result)
+            # The checkpoint first: a round that is not in it has told nobody anything, and may be run again.
+            save_checkpoint_of(directory, outcome, strategy, clock)
+            tracker.round_done(outcome.rounds[-1])
+            save_progress(directory, outcome, clock)
+            if outcome.early:
+                break
+    with clock.phase("closing_evaluation"):
+        outcome.close(_close(wire, strategy, outcome, around))
+    with clock.phase("accounting"):
+        outcome.finish()
+
+
+def _wire(
+    grid: Grid, releases: Releases, directory: RunDirectory, around: Surroundings, earlier: Checkpoint | None
+) -> Wire:
+    run_id = secrets.token_hex(16) if earlier is None else str(earlier.facts["run"])
+    if not releases.signed:
+        return Wire(grid, releases, run_id)
+    files = [directory.path / "heads.jsonl"]
+    if not around.simulated:  # what a ledger had once must be there in every later run
+        folder = bract_home() / "server"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.append(folder / "heads.jsonl")
+    return Wire(grid, releases, run_id, HeadKeeper(files))
+
+
+def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock) -> Outcome:
     """Meet the clients and make every plan; nothing has been trained yet."""
     for phase, seconds in around.seconds.items():
         clock.add(phase, seconds)
     with clock.phase("meet_clients"):
-        clients = meet_clients(grid, config.num_clients)
-    cohorts = draw_cohorts(
-        list(clients), cohort_size=config.cohort_size, num_rounds=config.num_rounds, seed=config.seed
-    )
-    declared = next(iter(clients.values())).declaration
+        meeting = meet_clients(wire.grid, config.num_clients, run_id=wire.run_id, keeper=wire.keeper)
+    declared = next(iter(meeting.clients.values())).declaration
     outcome = Outcome(
         config,
-        clients,
-        cohorts,
+        wire.run_id,
+        meeting.clients,
+        meeting.refusals,
+        _cohorts(config, meeting),
         _travelling(config, declared),
         around.class_counts,
         images_unused=around.images_unused,
         skipped_files=around.skipped_files,
+        simulated=around.simulated,
     )
     with clock.phase("accounting"):
         outcome.register()
     return outcome
+
+
+def _cohorts(config: RunConfig, meeting: Meeting) -> list[list[str]]:
+    """Cohorts of those that take part; smaller ones where some refused, so that nobody's plan is exceeded."""
+    size = shrunk_cohort(config, len(meeting.clients))
+    if size < (config.min_clients or 1):
+        raise FederationError(
+            f"only {len(meeting.clients)} of {config.num_clients} clients take part: a round of {size} of them is less "
+            f"than min-clients={config.min_clients or 1}"
+        )
+    return draw_cohorts(list(meeting.clients), cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
 
 
 def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
@@ -130,14 +202,20 @@ def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
     return {name: array for name, array in arrays.items() if name not in kept}
 
 
-def _close(grid: Grid, strategy: Strategy, outcome: Outcome, around: Surroundings) -> Closing:
-    """What is found of the final model by client: by the clients, or beside them under DP."""
+def _close(wire: Wire, strategy: Strategy, outcome: Outcome, around: Surroundings) -> Closing:
+    """What is found of the final model: by the clients as far as it may leave, and beside them in a simulation."""
     config, last = outcome.config, len(outcome.cohorts)
-    if not config.private:
-        releases = Releases.of(config)
-        return evaluate_at_clients(grid, strategy, outcome.arrays, outcome.clients, last, releases=releases)
-    found = around.evaluate_by_client(outcome.arrays) if around.evaluate_by_client else {}
-    return {name: Findings(counts) for name, counts in found.items()}
+    found: Closing = {}
+    if config.metrics != "none":
+        found = evaluate_at_clients(wire, strategy, outcome.final, outcome.clients, last)
+    if config.private and config.metrics != "exact" and around.evaluate_by_client:
+        seen = around.evaluate_by_client(outcome.final)
+        return {name: Findings(seen.get(name), noised=_noised(found, name)) for name in {*seen, *found}}
+    return found
+
+
+def _noised(found: Closing, name: str) -> NoisedCounts | None:
+    return found[name].noised if name in found else None
 
 
 def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:

@@ -25,7 +25,7 @@ def model_card(outcome: Outcome) -> dict[str, Any]:
         "tuning": config.model.tuning,
         "personal": config.model.personal,
         "input_shape": list(declared.input_shape),
-        "tensors": {name: list(array.shape) for name, array in outcome.arrays.items()},
+        "tensors": {name: list(array.shape) for name, array in outcome.final.items()},
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
         "private": spending is not None,

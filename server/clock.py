@@ -1,7 +1,7 @@
 """Seconds by phase of a run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -10,7 +10,15 @@ class Clock:
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
+        self._before = 0.0
         self._phases: dict[str, float] = {}
+
+    def go_on_from(self, seconds: Mapping[str, float]) -> None:
+        """Count what an earlier process has measured of the same run."""
+        self._before += seconds.get("total", 0.0)
+        for name, value in seconds.items():
+            if name != "total":
+                self.add(name, value)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -27,5 +35,5 @@ class Clock:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by phase so far, and in total, to the millisecond."""
-        total = time.perf_counter() - self._started
+        total = self._before + time.perf_counter() - self._started
         return {name: round(value, 3) for name, value in (self._phases | {"total": total}).items()}

@@ -6,6 +6,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from common.sections import RunConfig
 from common.streams import public_stream
 
 
@@ -43,6 +44,22 @@ def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, see
             chosen = chosen + added
         cohorts.append(sorted(chosen))
     return cohorts
+
+
+def shrunk_cohort(config: RunConfig, num_clients: int) -> int:
+    """The cohort size when only some clients take part: the same share of them, rounded down.
+
+    Nobody is then asked more often than every client's plan allows.
+
+    Args:
+        config: The run.
+        num_clients: How many take part.
+
+    >>> from common.config import defaults, override, parse
+    >>> shrunk_cohort(parse(override(defaults(), {"num-clients": 10, "client-fraction": 0.5})), 7)
+    3
+    """
+    return config.cohort_size * num_clients // config.num_clients
 
 
 class CohortGrid(Grid):

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from common.metrics import Counts, total
+from common.metrics import Counts, NoisedCounts, total
 from common.sections import RunConfig
-from server.rounds import Arrays, Client, Closing, RoundResult
-from server.statement import Spending, account
+from server.meeting import Client
+from server.rounds import Arrays, Closing, RoundResult
+from server.spending import Spending, account
+from server.stopping import Choice
 
 
 @dataclass
@@ -18,35 +20,52 @@ class Outcome:
 
     Attributes:
         config: The run.
+        run_id: Its name, the same when it is resumed.
         clients: By name.
+        refusals: Why others do not take part, by node.
         cohorts: Names of each planned round.
         arrays: Global model after the last complete round, without what stays at clients.
         class_counts: (classes, clients) images held; simulations only.
         images_unused: Images given to nobody; simulations only.
         skipped_files: Files that could not be used; simulations only.
+        simulated: Whether the clients are a simulation's.
         rounds: Lines of `rounds.jsonl`.
-        closing: Counts of the final model by client name.
+        closing: Exact counts of the final model by client name.
         closing_personal: Counts of each client's own final model, where there are such.
+        closing_noised: Noised counts of the final model, summed over clients.
         last: Counts of the latest round.
         last_personal: The same of clients' own models.
+        last_noised: The same with noise, where counts leave so.
         status: `interrupted` until everything is done.
+        early: Whether the run stopped before its last round, by choice.
         spending: Privacy spent; the whole plan until the run is complete.
+        choice: The best model so far, and when to stop.
     """
 
     config: RunConfig
+    run_id: str
     clients: Mapping[str, Client]
+    refusals: Mapping[str, str]
     cohorts: Sequence[Sequence[str]]
     arrays: Arrays
     class_counts: np.ndarray | None
     images_unused: int = 0
     skipped_files: int = 0
+    simulated: bool = False
     rounds: list[dict[str, Any]] = field(default_factory=list)
     closing: dict[str, Counts] = field(default_factory=dict)
     closing_personal: dict[str, Counts] = field(default_factory=dict)
+    closing_noised: NoisedCounts | None = None
     last: Counts | None = None
     last_personal: Counts | None = None
+    last_noised: NoisedCounts | None = None
     status: str = "interrupted"
+    early: bool = False
     spending: Spending | None = None
+    choice: Choice = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.choice = Choice(self.config.stopping)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,14 +74,30 @@ class Outcome:
 
     def add(self, result: RoundResult) -> None:
         """Take over the model and the record of a complete round."""
+        record = result.record
+        self.early = self.choice.see(record, self.arrays) and record.server_round < len(self.cohorts)
         self.arrays = result.arrays
-        self.last, self.last_personal = result.record.counts, result.record.personal
-        self.rounds.append(result.record.as_dict())
+        self.last, self.last_personal, self.last_noised = record.counts, record.personal, record.noised
+        self.rounds.append(record.as_dict(self.counts_noise))
+
+    @property
+    def final(self) -> Arrays:
+        """The model that the run ends with: the last, or the best that was seen."""
+        return self.choice.kept(self.arrays)
+
+    @property
+    def final_round(self) -> int:
+        """The round after which it was the model."""
+        keeps_best = self.config.stopping.keep == "best" and self.choice.arrays
+        return self.choice.best_round if keeps_best else len(self.rounds)
 
     def close(self, closing: Closing) -> None:
         """Take over what was found of the final model."""
-        self.closing = {name: found.counts for name, found in closing.items()}
+        exact = {name: found.counts for name, found in closing.items() if found.counts is not None}
+        self.closing = exact
         self.closing_personal = {name: found.personal for name, found in closing.items() if found.personal is not None}
+        noised = total([found.noised for found in closing.values() if found.noised is not None])
+        self.closing_noised = noised or self.closing_noised
 
     def register(self) -> None:
         """Make every client's plan before anything is trained.
@@ -71,10 +106,11 @@ class Outcome:
             ConfigError: A client admits no plan, for instance because delta is too large.
         """
         self.spending = self._account(complete=False)
+        self.choice.noise_stddev = self.counts_noise
 
     def finish(self) -> None:
-        """The run went to its planned end: charge the rounds that were sent, not the whole plan."""
-        self.spending = self._account(complete=True)
+        """The run is over: charge the rounds that were sent, or the whole plan if it stopped early by choice."""
+        self.spending = self._account(complete=not self.early)
         self.status = "complete"
 
     def _account(self, *, complete: bool) -> Spending | None:
@@ -82,6 +118,12 @@ class Outcome:
             return None
         units = {name: client.declaration.num_units for name, client in self.clients.items()}
         return account(self.config, units, self.cohorts, complete=complete)
+
+    @property
+    def counts_noise(self) -> float:
+        """Standard deviation of each client's noise in one count of a round; 0 where counts are exact."""
+        counts = None if self.spending is None else self.spending.any_plan.counts
+        return 0.0 if counts is None else counts.noise_stddev
 
     def counts(self) -> Counts | None:
         """Counts of the final model, or the latest there are if the run stopped early."""
@@ -95,5 +137,5 @@ class Outcome:
     def evaluated_model(self) -> int | None:
         """The round after which the model was that `counts` belong to; 0 is the start."""
         if self.closing:
-            return self.config.num_rounds
+            return self.final_round
         return self.rounds[-1].get("evaluated_model") if self.rounds else None

@@ -1,41 +1,28 @@
 """The loop over any Flower strategy: cohorts by name, replies in a fixed order."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import ClientFailure, FederationError
+from common.errors import FederationError
 from common.metrics import Counts, total
-from common.records import (
-    Declaration,
-    Findings,
-    arrays_to_record,
-    check_reply,
-    decode_declaration,
-    record_to_arrays,
-)
-from common.releases import Releases
-from server.cohort import CohortGrid
+from common.privacy.noise import SecureStream
+from common.privacy.plan import PrivacyPlan
+from common.records import CONFIG, Findings, arrays_to_record, record_to_arrays, run_config
+from common.releases import ARRAYS, METRICS
+from server.central_noise import noised_average
+from server.gathering import Gathering, Usable, Wire
+from server.meeting import Client
 from server.tracking import RoundRecord
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], Counts | None]
 Closing = dict[str, Findings]
-_log = logging.getLogger("bract.server")
-
-
-@dataclass(frozen=True)
-class Client:
-    """One client of this run: what it declared, and where Flower reaches it."""
-
-    declaration: Declaration
-    node_id: int
 
 
 @dataclass(frozen=True)
@@ -46,64 +33,27 @@ class RoundResult:
     record: RoundRecord
 
 
-def meet_clients(
-    grid: Grid, num_clients: int, *, poll_seconds: float = 0.5, wait_seconds: float = 120.0
-) -> dict[str, Client]:
-    """Wait for all clients, ask each to declare itself, and check that they agree.
+@dataclass(frozen=True)
+class Course:
+    """What a run's rounds are made of.
 
-    Args:
-        grid: Any Flower grid.
-        num_clients: How many clients the run is configured for.
-        poll_seconds: Pause between looks while some are missing.
-        wait_seconds: How long to wait for them.
-
-    Returns:
-        Clients by name, sorted.
-
-    Raises:
-        FederationError: Too few clients came, a client failed, two have one name, or they disagree on
-            classes, input shape or backbone.
+    Attributes:
+        clients: By name.
+        cohorts: Names of each round's clients, from round 1.
+        min_clients: A round with fewer usable updates does not count, and ends the run.
+        central: Clip bound and noise at the server; None where clients protect themselves, or nobody is.
+        evaluate: Scores a model outside every client; simulations only.
     """
-    deadline = time.monotonic() + wait_seconds
-    while len(node_ids := sorted(grid.get_node_ids())) < num_clients:
-        if time.monotonic() > deadline:
-            raise FederationError(
-                f"num-clients={num_clients} but only {len(node_ids)} nodes are there after {wait_seconds:.0f} s; with "
-                f"`flwr run`, pass --federation-config num-supernodes={num_clients}"
-            )
-        time.sleep(poll_seconds)
-    queries = [Message(RecordDict(), node, MessageType.QUERY) for node in node_ids]
-    clients: dict[str, Client] = {}
-    for reply in grid.send_and_receive(queries):
-        if reply.has_error():
-            raise FederationError(f"a client could not declare itself: {reply.error.reason}; its own log says more")
-        declared = decode_declaration(reply.content)
-        if declared.name in clients:
-            raise FederationError(f"two clients call themselves {declared.name!r}")
-        clients[declared.name] = Client(declared, reply.metadata.src_node_id)
-    if len(clients) < num_clients:
-        raise FederationError(f"only {len(clients)} of {num_clients} clients declared themselves")
-    _check_agreement([client.declaration for client in clients.values()])
-    return dict(sorted(clients.items()))
 
-
-def _check_agreement(declarations: Sequence[Declaration]) -> None:
-    first = declarations[0]
-    for other in declarations[1:]:
-        for field in ("classes", "input_shape", "backbone_hash"):
-            if getattr(other, field) != getattr(first, field):
-                raise FederationError(f"clients {first.name} and {other.name} disagree on {field}")
+    clients: Mapping[str, Client]
+    cohorts: Sequence[Sequence[str]]
+    min_clients: int = 1
+    central: PrivacyPlan | None = None
+    evaluate: Evaluate | None = None
 
 
 def run_rounds(
-    grid: Grid,
-    strategy: Strategy,
-    arrays: Arrays,
-    clients: Mapping[str, Client],
-    cohorts: Sequence[Sequence[str]],
-    *,
-    releases: Releases,
-    evaluate: Evaluate | None = None,
+    wire: Wire, strategy: Strategy, arrays: Arrays, course: Course, *, first: int = 1
 ) -> Iterator[RoundResult]:
     """Run one round for each cohort and yield after each.
 
@@ -112,40 +62,40 @@ def run_rounds(
     what was agreed is left out of its round, update and counts, as a failure.
 
     Args:
-        grid: Any Flower grid.
+        wire: How messages go out, and what may come back.
         strategy: Any Flower strategy.
-        arrays: Starting weights.
-        clients: By name.
-        cohorts: Names of each round's clients, from round 1.
-        releases: What replies carry.
-        evaluate: Scores a model outside every client; simulations only.
+        arrays: Weights before the first round.
+        course: Clients, cohorts and what happens at the server.
+        first: Number of the first round, from 1; later where a run is resumed.
 
     Raises:
-        FederationError: No client of a cohort sent a usable update.
+        FederationError: Fewer clients of a cohort than the run needs sent a usable update.
     """
-    for number, cohort in enumerate(cohorts, start=1):
+    for number in range(first, len(course.cohorts) + 1):
         started = time.perf_counter()
-        gather = _Gathering(grid, {clients[name].node_id: (name, clients[name]) for name in cohort}, releases, arrays)
-        messages = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), gather.view))
+        cohort = {name: course.clients[name] for name in course.cohorts[number - 1]}
+        gather = Gathering(wire, cohort, {name: array.shape for name, array in arrays.items()})
+        config = run_config(wire.run_id)
+        messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, gather.view))
         replies, failures = gather.replies(messages)
-        if not replies:
-            raise FederationError(f"round {number}: no client sent an update ({_causes(failures)})")
-        down, up = _mean_bytes(messages), _mean_bytes([reply for reply, _ in replies.values()])
-        merged, _ = strategy.aggregate_train(number, [reply for reply, _ in replies.values()])
-        if merged is None:
+        if len(replies) < max(1, course.min_clients):
             raise FederationError(
-                f"round {number}: the strategy could not aggregate {len(replies)} updates of {len(cohort)} clients"
+                f"round {number}: {len(replies)} clients sent an update, and {max(1, course.min_clients)} are needed "
+                f"({_causes(failures)})"
             )
-        arrays = record_to_arrays(merged)
+        down, up = _mean_bytes(messages), _mean_bytes([reply for reply, _ in replies.values()])
+        arrays = _aggregate(strategy, number, arrays, replies, course.central)
         found = [findings for _, findings in replies.values() if findings is not None]
+        evaluate = course.evaluate
         yield RoundResult(
             arrays,
             RoundRecord(
                 server_round=number,
                 num_clients=len(replies),
                 failures=failures,
-                counts=evaluate(arrays) if evaluate else total(findings.counts for findings in found),
-                personal=total(findings.personal for findings in found if findings.personal is not None),
+                counts=evaluate(arrays) if evaluate else total(_of(found, "counts")),
+                personal=total(_of(found, "personal")),
+                noised=total(_of(found, "noised")),
                 simulation_only=evaluate is not None,
                 seconds=time.perf_counter() - started,
                 bytes_up=up,
@@ -154,75 +104,66 @@ def run_rounds(
         )
 
 
+def _of(findings: Sequence[Findings], name: str) -> list[Any]:
+    return [value for value in (getattr(found, name) for found in findings) if value is not None]
+
+
+def _aggregate(strategy: Strategy, number: int, arrays: Arrays, replies: Usable, central: PrivacyPlan | None) -> Arrays:
+    messages = [reply for reply, _ in replies.values()]
+    if central is not None:
+        messages = [_as_one(messages, arrays, central)]
+    merged, _ = strategy.aggregate_train(number, messages)
+    if merged is None:
+        raise FederationError(f"round {number}: the strategy could not aggregate {len(replies)} updates")
+    return record_to_arrays(merged)
+
+
+def _as_one(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
+    """The noised average as if one client had sent it: what a strategy makes of it costs no privacy."""
+    ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
+    average = noised_average(arrays, ended, central, stream=SecureStream())
+    metrics = messages[0].content.metric_records[METRICS]
+    return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
+
+
 def evaluate_at_clients(
-    grid: Grid,
-    strategy: Strategy,
-    arrays: Arrays,
-    clients: Mapping[str, Client],
-    server_round: int,
-    *,
-    releases: Releases,
+    wire: Wire, strategy: Strategy, arrays: Arrays, clients: Mapping[str, Client], server_round: int
 ) -> Closing:
-    """One evaluate message to every client: the closing counts, without privacy only.
+    """One evaluate message to every client: the closing counts, exact or noised.
 
     Args:
-        grid: Any Flower grid.
+        wire: How messages go out, and what may come back.
         strategy: Any Flower strategy.
         arrays: The model that travels.
         clients: By name.
         server_round: Number of the last round.
-        releases: What replies carry.
 
     Returns:
         Findings by client name; clients that failed are left out.
     """
-    gather = _Gathering(grid, {client.node_id: (name, client) for name, client in clients.items()}, releases, arrays)
-    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), ConfigRecord(), gather.view)
+    gather = Gathering(wire, clients, {name: array.shape for name, array in arrays.items()})
+    config = run_config(wire.run_id)
+    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, gather.view)
     replies, _ = gather.replies(list(messages))
     return {name: findings for name, (_, findings) in replies.items() if findings is not None}
 
 
-class _Gathering:
-    """Sends messages to some clients and keeps the replies that can be used."""
+def close_at_clients(wire: Wire, clients: Mapping[str, Client]) -> None:
+    """Tell every client that nothing more will be asked in this run; who does not hear it loses nothing.
 
-    def __init__(
-        self, grid: Grid, clients: Mapping[int, tuple[str, Client]], releases: Releases, arrays: Arrays
-    ) -> None:
-        self.view = CohortGrid(grid, clients)
-        self._clients = clients
-        self._releases = releases
-        self._travelling = {name: array.shape for name, array in arrays.items()}
-
-    def replies(self, messages: list[Message]) -> tuple[dict[str, tuple[Message, Findings | None]], dict[str, str]]:
-        """Replies and failure codes by name, sorted, so that sums of floats do not depend on arrival."""
-        good: dict[str, tuple[Message, Findings | None]] = {}
-        failed: dict[str, str] = {}
-        arrived = {self._clients[reply.metadata.src_node_id]: reply for reply in self.view.send_and_receive(messages)}
-        for (name, client), reply in sorted(arrived.items(), key=lambda item: item[0][0]):
-            if reply.has_error():
-                failed[name] = str(reply.error.reason)
-                continue
-            try:
-                good[name] = (reply, self._check(client, reply, messages[0].metadata.message_type))
-            except FederationError as error:
-                _log.error("left out: %s", error)
-                failed[name] = ClientFailure.MESSAGE.name
-        return good, failed
-
-    def _check(self, client: Client, reply: Message, kind: str) -> Findings | None:
-        return check_reply(
-            reply.content,
-            client.declaration,
-            message_type=kind,
-            releases=self._releases,
-            travelling=self._travelling,
-        )
+    Args:
+        wire: How messages go out.
+        clients: By name.
+    """
+    gather = Gathering(wire, clients, {})
+    content = RecordDict({CONFIG: run_config(wire.run_id)})
+    gather.replies([Message(content.copy(), client.node_id, "query.close") for client in clients.values()])
 
 
 def _causes(failures: Mapping[str, str]) -> str:
     return ", ".join(sorted(set(failures.values()))) or "nobody answered"
 
 
-def _mean_bytes(messages: list[Message]) -> float:
-    total = sum(record.count_bytes() for message in messages for record in message.content.values())
-    return total / max(1, len(messages))
+def _mean_bytes(messages: Sequence[Message]) -> float:
+    total_bytes = sum(record.count_bytes() for message in messages for record in message.content.values())
+    return total_bytes / max(1, len(messages))

@@ -38,6 +38,18 @@ class RunDirectory:
             raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from None
         return run
 
+    @classmethod
+    def open(cls, config: RunConfig) -> "RunDirectory":
+        """The folder of a run that goes on.
+
+        Raises:
+            ConfigError: It is no run's folder.
+        """
+        path = Path(config.output_dir)
+        if not config.output_dir or not (path / "config.toml").is_file():
+            raise ConfigError(f"--resume {path or '(no folder)'}: no run lies there (it has no config.toml)")
+        return cls(path)
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole: beside it first, then moved into place."""
         target = self.path / name

@@ -2,11 +2,16 @@
 
 from typing import Any
 
+from flwr.serverapp.strategy import Strategy
+
+from common.ledger.heads import HeadKeeper
 from common.metrics import total
 from server.card import model_card
+from server.checkpoint import save_checkpoint
 from server.clock import Clock
 from server.outcome import Outcome
 from server.report import draw_confusion, draw_curves, draw_partition
+from server.resume import checkpoint_of
 from server.run_directory import RunDirectory
 from server.statement import privacy_statement
 from server.summary import summarise
@@ -18,13 +23,27 @@ def save_progress(directory: RunDirectory, outcome: Outcome, clock: Clock) -> No
 
     The cost does not depend on the number of clients.
     """
-    directory.write_model(outcome.arrays, model_card(outcome))
+    directory.write_model(outcome.final, model_card(outcome))
     directory.write_json("summary.json", summarise(outcome, clock.seconds()))
 
 
-def save_statement(directory: RunDirectory, outcome: Outcome) -> None:
+def save_checkpoint_of(directory: RunDirectory, outcome: Outcome, strategy: Strategy, clock: Clock) -> None:
+    """Write all that a fresh process needs to go on after the last complete round."""
+    save_checkpoint(directory.path, checkpoint_of(outcome, strategy, clock))
+
+
+def save_statement(directory: RunDirectory, outcome: Outcome, keeper: HeadKeeper | None) -> None:
     """Write the privacy statement: the whole plan before round 1, what was charged at the end."""
-    statement = privacy_statement(outcome.config, outcome.spending, status=outcome.status)
+    statement = privacy_statement(
+        outcome.config,
+        outcome.spending,
+        status=outcome.status,
+        run_id=outcome.run_id,
+        refusals=outcome.refusals,
+        heads={} if keeper is None else keeper.latest(outcome.clients),
+        simulated=outcome.simulated,
+        early=outcome.early,
+    )
     directory.write_json("privacy.json", statement)
 
 
@@ -50,4 +69,4 @@ def _closing_line(outcome: Outcome) -> list[dict[str, Any]]:
     if counts is None or outcome.config.private or not counts.num_examples:
         return []
     personal = personal_figures(outcome.personal_counts())
-    return [{"evaluated_model": outcome.config.num_rounds, **figures(counts), **personal}]
+    return [{"evaluated_model": outcome.final_round, **figures(counts), **personal}]

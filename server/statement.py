@@ -1,23 +1,27 @@
 """What a run states about privacy: events, the bound they imply, and what is not protected."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from common.ledger.heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
-from common.privacy.plan import PrivacyPlan, plan_for
+from common.privacy.events import as_json
 from common.sections import RunConfig
+from server.spending import Share, Spending
 
-NOT_PROTECTED = (
-    "how many images each client declares, and so its share of the average",
+_ALWAYS = (
+    "how many units each client declares, and so its share of the average",
     "which clients took part in which round",
     "the list of class names",
     "the time each client took",
+)
+_AT_CLIENTS = (
     "images that another client also holds: epsilon is per client",
-    "rounds that a server asks for again after a client's process restarted: there is no ledger yet",
+    "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
     "anything, against a server that changes the code clients run: clients trust the server's code",
 )
+_AT_SERVER = ("anything, against the server: it sees each client's exact update and must be trusted",)
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
 
 
@@ -26,98 +30,110 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in VERSIONED}
 
 
-@dataclass(frozen=True)
-class Spending:
-    """Epsilon of each client, from the rounds it was asked to take part in.
-
-    Attributes:
-        plans: Plan by client name.
-        rounds: Rounds charged to each client.
-        epsilons: Upper bound by client name.
-    """
-
-    plans: Mapping[str, PrivacyPlan]
-    rounds: Mapping[str, int]
-    epsilons: Mapping[str, float]
-
-    @property
-    def epsilon_max(self) -> float:
-        """Largest epsilon of any client; it bounds every image that one client holds."""
-        return max(self.epsilons.values())
-
-
-def account(
-    config: RunConfig, num_units: Mapping[str, int], cohorts: Sequence[Sequence[str]], *, complete: bool
-) -> Spending:
-    """Charge every round that was sent; charge the whole plan if the run stopped early.
-
-    Stopping early may depend on what the data showed, and a bound for fewer
-    rounds would then not hold.
-
-    Args:
-        config: A private run.
-        num_units: Declared sizes by client name.
-        cohorts: Names asked in each round.
-        complete: Whether the run went to its planned end.
-
-    Raises:
-        ConfigError: A client admits no plan.
-        PrivacyError: The accountants disagree.
-    """
-    plans = {name: plan_for(config, units) for name, units in num_units.items()}
-    asked = {name: sum(name in cohort for cohort in map(set, cohorts)) for name in plans}
-    rounds = {name: asked[name] if complete else plans[name].num_rounds for name in plans}
-    return Spending(plans, rounds, {name: plan.epsilon(rounds[name]) for name, plan in plans.items()})
-
-
-def privacy_statement(config: RunConfig, spending: Spending | None, *, status: str) -> dict[str, Any]:
+def privacy_statement(
+    config: RunConfig,
+    spending: Spending | None,
+    *,
+    status: str,
+    run_id: str = "",
+    refusals: Mapping[str, str] | None = None,
+    heads: Mapping[str, SignedHead] | None = None,
+    simulated: bool = False,
+    early: bool = False,
+) -> dict[str, Any]:
     """The content of `privacy.json`.
 
     Args:
         config: The run.
         spending: None if no mechanism was on.
         status: `complete` or `interrupted`.
+        run_id: The run's name.
+        refusals: Why clients did not take part, by node.
+        heads: Latest head of each client's ledger.
+        simulated: Whether the clients are a simulation's.
+        early: Whether the run ended before its last round, by choice.
     """
     if spending is None:
         return {
             "private": False,
             "statement": "NOT PRIVATE: updates and exact counts left every client",
             "mechanism": config.privacy.mechanism,
+            "run": run_id,
             "status": status,
+            "refusals": dict(refusals or {}),
             "versions": versions(),
         }
-    clients = {
-        name: {
-            "epsilon": spending.epsilons[name],
-            "rounds": spending.rounds[name],
-            "num_units": plan.num_units,
-            "event": {
-                "sample_rate": plan.sample_rate,
-                "noise_multiplier": plan.noise_multiplier,
-                "steps": plan.event(spending.rounds[name]).steps,
-            },
-        }
-        for name, plan in spending.plans.items()
-    }
+    plan = spending.any_plan
+    whole = status == "complete" and not early
     return {
         "private": True,
-        "statement": (
-            f"each image: epsilon <= {spending.epsilon_max:.4f} at delta {config.privacy.delta:g}, "
-            "noise added at its own client"
-        ),
-        "mechanism": config.privacy.mechanism,
-        "privacy_unit": "image",
+        "statement": _statement(config, spending),
+        "mechanism": plan.mechanism,
+        "run": run_id,
+        "privacy_unit": plan.privacy_unit,
         "neighboring_relation": NEIGHBORING_RELATION,
-        "sampling_method": "Poisson, public rate",
+        "sampling_method": "Poisson, public rate" if plan.mechanism == "dp-sgd" else "none: every round counts in full",
         "accountant": ACCOUNTANT,
         "delta": config.privacy.delta,
         "epsilon_max": spending.epsilon_max,
-        "max_grad_norm": config.privacy.max_grad_norm,
-        "charged": "rounds sent" if status == "complete" else "the whole plan, because the run stopped early",
-        "ledger": "none yet",
+        "epsilon_max_rdp": spending.rdp_max,
+        "max_grad_norm": plan.max_grad_norm,
+        "metrics": _metrics(config, spending),
+        "charged": "rounds sent" if whole else "the whole plan, because the run stopped early",
+        "ledger": _ledger(config, simulated=simulated),
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,
-        "not_protected": list(NOT_PROTECTED),
-        "clients": clients,
+        "not_protected": _not_protected(config),
+        "refusals": dict(refusals or {}),
+        "clients": {name: _client(share, (heads or {}).get(name)) for name, share in spending.shares.items()},
         "versions": versions(),
     }
+
+
+def _statement(config: RunConfig, spending: Spending) -> str:
+    plan = spending.any_plan
+    where = "noise added at its own client" if plan.mechanism == "dp-sgd" else "noise added at the server"
+    exact = "; EXACT COUNTS of held-out images left and are not covered" if config.metrics == "exact" else ""
+    return (
+        f"each {plan.privacy_unit}: epsilon <= {spending.epsilon_max:.4f} at delta {config.privacy.delta:g} "
+        f"({NEIGHBORING_RELATION}), {where}{exact}"
+    )
+
+
+def _metrics(config: RunConfig, spending: Spending) -> dict[str, Any]:
+    counts = spending.any_plan.counts
+    if counts is None:
+        return {"release": config.metrics}
+    return {
+        "release": config.metrics,
+        "mechanism": "exact discrete Gaussian, one vote a unit",
+        "counts_noise_stddev": counts.noise_stddev,
+        "closing_noise_stddev": counts.closing_noise_stddev,
+    }
+
+
+def _ledger(config: RunConfig, *, simulated: bool) -> str:
+    if config.privacy.mechanism == "client-dp":
+        return "none at the clients, which trust the server; the run's checkpoint holds its rounds"
+    if simulated:
+        return f"simulated ({config.system.ledger}): one a client, in this run's folder; a new run starts new budgets"
+    return "each client's own; only its signed heads are known here"
+
+
+def _not_protected(config: RunConfig) -> list[str]:
+    exact = ("held-out images: their exact counts left",) if config.metrics == "exact" else ()
+    return [*_ALWAYS, *(_AT_CLIENTS if config.noises_gradients else _AT_SERVER), *exact]
+
+
+def _client(share: Share, head: SignedHead | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "epsilon": share.spent.pld,
+        "epsilon_rdp": share.spent.rdp,
+        "rounds": share.rounds,
+        "closing": share.closing,
+        "num_units": share.plan.num_units,
+        "events": {part: [as_json(event) for event in events] for part, events in share.events.items()},
+    }
+    if head is not None:
+        found["ledger"] = {"id": head.ledger, "seq": head.seq, "head": head.hash}
+    return found

@@ -9,6 +9,7 @@ from common.config import resolved
 from common.metrics import Counts, Scores, score
 from server.outcome import Outcome
 from server.statement import versions
+from server.tracking import noised_figures
 
 _HEADLINES = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")
 _UNTRAINED = {
@@ -30,16 +31,22 @@ def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
         "mechanism": config.privacy.mechanism,
         "epsilon_max": None if spending is None else spending.epsilon_max,
         "delta": None if spending is None else config.privacy.delta,
-        "ledger": "none yet",
+        "epsilon_max_rdp": None if spending is None else spending.rdp_max,
+        "privacy_unit": None if spending is None else spending.any_plan.privacy_unit,
+        "metrics": config.metrics,
         **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
         "per_class": _per_class(outcome, scores),
         "spread_over_clients": _spreads(outcome.closing.values()),
         "personal": _personal(outcome),
-        "simulation_only": spending is not None and counts is not None,
+        "private_metrics": _private_metrics(outcome),
+        "simulation_only": spending is not None and counts is not None and config.metrics != "exact",
         "evaluated_model": outcome.evaluated_model,
         "evaluated_examples": 0 if counts is None else counts.num_examples,
         "rounds": len(rounds),
         "rounds_planned": config.num_rounds,
+        "stopped_early": outcome.early,
+        "final_model": outcome.final_round,
+        "refusals": dict(outcome.refusals),
         "clients": len(outcome.clients),
         "cohort": config.cohort_size,
         "images_unused": outcome.images_unused,
@@ -61,6 +68,17 @@ def _per_class(outcome: Outcome, scores: Scores | None) -> dict[str, dict[str, f
         name: {key: float(getattr(scores, key)[row]) for key in ("precision", "recall", "f1")}
         for row, name in enumerate(outcome.classes)
     }
+
+
+def _private_metrics(outcome: Outcome) -> dict[str, Any] | None:
+    """What the clients let leave of their held-out units, with noise; the latest there is."""
+    spending = outcome.spending
+    if spending is None or spending.any_plan.counts is None:
+        return None
+    if outcome.closing_noised is not None:
+        noise = spending.any_plan.counts.closing_noise_stddev
+        return {"evaluated_model": outcome.final_round} | noised_figures(outcome.closing_noised, noise)
+    return dict(outcome.rounds[-1]["private"]) if outcome.rounds and "private" in outcome.rounds[-1] else None
 
 
 def _personal(outcome: Outcome) -> dict[str, Any] | None:

@@ -1,7 +1,12 @@
 """The ServerApp with a simulation around it: what `flwr run` starts."""
 
-from common.data.deal import class_counts, deal
+import time
+
+import numpy as np
+
+from common.data.deal import Partition, class_counts, deal
 from common.data.prepared import prepare
+from common.privacy.plan import plan_for, server_plan
 from common.progress import ProgressFactory, no_progress
 from common.sections import RunConfig
 from server.app import Surroundings, create_app
@@ -26,15 +31,28 @@ def surround(
     prepared = prepare(config, progress)
     partition = deal(config, prepared)
     evaluator = PooledEvaluator(config, prepared, partition)
+    started = time.perf_counter()
+    _try_plans(config, partition)
     return Surroundings(
         tracker=tracker or LogTracker(),
+        simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
         class_counts=class_counts(prepared, partition),
-        seconds={"features": prepared.seconds},
+        seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.faults),
     )
+
+
+def _try_plans(config: RunConfig, partition: Partition) -> None:
+    """Make every client's plan here first: a setting that admits none is explained, where a client says a bare code."""
+    if config.noises_gradients:
+        sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
+        for size in np.unique(sizes).tolist():
+            plan_for(config, size).spent()
+    elif config.private:
+        server_plan(config).spent()
 
 
 app = create_app(surround)

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from client.app import client_name
 from client.learner import Arrays, Learner
-from common.data.deal import Partition, Shard, deal, shard
+from client.local import client_name
+from common.data.deal import Partition, deal
 from common.data.prepared import Prepared, prepare
+from common.data.shards import Shard, shard
 from common.metrics import score
 from common.models.initial import initial_arrays
+from common.privacy.plan import plan_for
 from common.sections import RunConfig
 from common.streams import public_stream
 from simulations.evaluator import PooledEvaluator
@@ -42,16 +44,17 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
     chosen = sorted(rng.permutation(config.num_clients)[:_MOST_ALONE].tolist())
     advance = progress.work(len(chosen) + 1, "Baselines")
 
+    def rows_of(divided: Partition, who: int) -> Shard:
+        return shard(prepared, divided, who, private=config.noises_gradients, unit=config.privacy.unit)
+
     def accuracy(of: RunConfig, rows: Shard, name: str) -> float:
         result = score(evaluator.pooled(_train(of, rows, name, prepared)).confusion).accuracy
         advance(1)
         return result
 
-    alone = [
-        accuracy(config, shard(prepared, partition, who, private=config.private), client_name(who)) for who in chosen
-    ]
+    alone = [accuracy(config, rows_of(partition, who), client_name(who)) for who in chosen]
     together = config.model_copy(update={"num_clients": 1, "client_fraction": 1.0})
-    pooled = accuracy(together, _everything(config, prepared, partition), "pooled")
+    pooled = accuracy(together, rows_of(_everything(partition), 0), "pooled")
     return {
         "alone": {
             "label": "each client alone",
@@ -68,13 +71,14 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
     learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
     arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.classes)
+    plan = plan_for(config, rows.num_units) if config.noises_gradients else None
     for server_round in range(1, config.participations + 1):
-        arrays = learner.train(arrays, rows, name=name, server_round=server_round)
+        arrays = learner.train(arrays, rows, name=name, server_round=server_round, plan=plan)
     return arrays
 
 
-def _everything(config: RunConfig, prepared: Prepared, partition: Partition) -> Shard:
+def _everything(partition: Partition) -> Partition:
     """All clients' images as one client's."""
     owner = np.where(partition.owner < 0, -1, 0).astype(partition.owner.dtype)
-    together = Partition(owner, partition.held_out, partition.num_units.sum(keepdims=True), partition.images_unused)
-    return shard(prepared, together, 0, private=config.private)
+    sizes = (partition.num_units.sum(keepdims=True), partition.num_groups.sum(keepdims=True))
+    return Partition(owner, partition.held_out, *sizes, images_unused=partition.images_unused)

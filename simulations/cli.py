@@ -31,6 +31,8 @@ Examples:
   bract simulate --set data.source=/path/to/folder --set num-clients=10
 
   bract simulate --set data.source=fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
+
+  bract simulate --resume runs/NAME
 """
 
 
@@ -61,6 +63,9 @@ def simulate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in runs/ if left out.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped or killed, in its own folder.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -89,7 +94,9 @@ def simulate(
     console = Console(stderr=as_json, quiet=quiet and not verbose)
     _logging(verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
-        given = _given(set_ or [], config, out, seed, device)
+        if resume is not None:
+            _refuse_changes(set_, config, out, seed)
+        given = _given(set_ or [], config, out, seed, device) if resume is None else _of_run(resume, device)
         run_config = settings.parse(settings.override(settings.defaults(), given))
         if dry_run:
             from simulations.dry_run import show
@@ -109,6 +116,18 @@ def simulate(
             raise typer.Exit(130)
 
 
+def _refuse_changes(*given: object) -> None:
+    if any(value is not None and value != [] for value in given):
+        raise ConfigError("--resume goes on with a run's own settings: leave --set, --config, --out and --seed out")
+
+
+def _of_run(folder: Path, device: str | None) -> dict[str, settings.Scalar]:
+    """The settings that a run was started with; only the device may be another one."""
+    given = settings.load_file(folder / "config.toml", "--resume")
+    given |= {"resume": True, "output-dir": _absolute("--resume", str(folder))}
+    return given | ({} if device is None else {"system.device": device})
+
+
 def _given(
     pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
 ) -> dict[str, settings.Scalar]:
@@ -125,7 +144,7 @@ def _given(
         "output-dir": None if out is None else str(out),
     }
     given |= {key: value for key, value in options.items() if value is not None}
-    for key in ("data.path", "model.weights", "output-dir", "data.source"):
+    for key in ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source"):
         value = given.get(key)
         names_a_file = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
         if isinstance(value, str) and value and names_a_file:

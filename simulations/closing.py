@@ -29,13 +29,14 @@ def show_closing(summary: dict[str, Any], folder: Path, console: Console) -> Non
 def _title(summary: dict[str, Any]) -> str:
     done, planned = summary["rounds"], summary["rounds_planned"]
     if summary["status"] == "complete":
-        return f"Run complete: {done} rounds, {summary['clients']} clients"
+        early = f" of {planned}, stopped early" if summary["stopped_early"] else ""
+        return f"Run complete: {done} rounds{early}, {summary['clients']} clients"
     return f"Run interrupted: {done} of {planned} rounds are complete and saved, the open round was dropped"
 
 
 def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     mark = "  (simulation only: no real federation could see this)" if summary["simulation_only"] else ""
-    stale = summary["evaluated_model"] != summary["rounds"]
+    stale = summary["evaluated_model"] != summary["final_model"]
     which = f" by the model after round {summary['evaluated_model']}" if stale else ""
     rows: list[tuple[str, str]] = []
     if summary["accuracy"] is not None:
@@ -48,9 +49,13 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             ("balanced accuracy", f"{summary['balanced_accuracy']:.4f}"),
         ]
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
+    rows += _noised(summary)
     rows += _personal(summary["personal"])
     rows += _left_out(summary)
     rows.append(("privacy", _privacy(summary)))
+    if summary["refusals"]:
+        why = ", ".join(f"{who} ({reason})" for who, reason in list(summary["refusals"].items())[:5])
+        rows.append(("not taking part", f"{len(summary['refusals'])} by their own policy or ledger: {why}"))
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
     seconds = summary["seconds"]
@@ -94,10 +99,30 @@ def _privacy(summary: dict[str, Any]) -> str:
     if not summary["private"]:
         return "NOT PRIVATE: updates and exact counts left every client"
     return (
-        f"epsilon <= {summary['epsilon_max']:.3f} at delta {summary['delta']:g} for each image, over the whole run "
-        f"({summary['mechanism']} at each client; ledger: {summary['ledger']})"
-        + ("" if summary["status"] == "complete" else "; the run stopped early, so the whole plan is charged")
+        f"epsilon <= {summary['epsilon_max']:.3f} at delta {summary['delta']:g} for each {summary['privacy_unit']}, "
+        f"over the whole run (PLD; RDP {summary['epsilon_max_rdp']:.3f}), {summary['mechanism']} at {_where(summary)}"
+        + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
+        + ("" if _went_on(summary) else "; the run stopped early, so the whole plan is charged")
     )
+
+
+def _where(summary: dict[str, Any]) -> str:
+    return "each client" if summary["mechanism"] == "dp-sgd" else "the server, which sees each update"
+
+
+def _went_on(summary: dict[str, Any]) -> bool:
+    return summary["status"] == "complete" and not summary["stopped_early"]
+
+
+def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a real federation would see of the model, under DP."""
+    found = summary["private_metrics"]
+    if found is None:
+        return []
+    spread = found["accuracy_stddev"]
+    text = "nothing but noise" if spread is None or spread > 1 else f"{found['accuracy']:.3f} +- {spread:.3f}"
+    which = f" of the model after round {found['evaluated_model']}"
+    return [("accuracy, private", f"{text}{which}: counts with noise, what a real federation sees")]
 
 
 def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
@@ -106,7 +131,7 @@ def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
         f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
     ]
     if summary["status"] != "complete":
-        return [*lines, "Next     start again from round 1 with a new --out; there is no resume yet"]
+        return [*lines, f"Next     bract simulate --resume {folder} goes on after round {summary['rounds']}"]
     compare = "" if "baselines" in summary else ", --baselines: did federating help?"
     if summary["private"]:
         return [*lines, f"Next     --set privacy.target-epsilon=2 for less leakage{compare}"]

@@ -13,12 +13,11 @@ from rich.table import Table
 from client.learner import Learner
 from common.config import bract_home, resolved
 from common.data.deal import check_batch
-from common.data.partition import assign_clients
 from common.data.scan import source_entries
-from common.data.sources import Entries, open_source
-from common.data.units import group_names, natural_clients
+from common.data.sizes import client_sizes, client_units
+from common.data.sources import open_source
 from common.models.initial import initial_arrays
-from common.privacy.plan import plan_for
+from common.privacy.plan import plan_for, server_plan
 from common.sections import RunConfig
 from server.aggregation import build_strategy
 from server.run_directory import check_free
@@ -61,7 +60,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         check_free(Path(config.output_dir))
     entries = source_entries(open_source(config.data))
     check_batch(config, entries.num_train)
-    sizes, unused = _sizes(config, entries)
+    sizes, unused = client_sizes(config, entries)
     shape = input_shape(config, entries)
     arrays = initial_arrays(config, shape, entries.classes)
     item = int(np.prod(shape)) * (4 if config.caches_features else 1)
@@ -73,7 +72,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
         "model": _model(config, arrays, Learner(config, shape, entries.classes)),
-        "plan": _plan(config, sizes),
+        "plan": _plan(config, client_units(config, entries)[0]),
         "seconds": {
             "backbone_pass_if_not_cached": backbone_seconds(config, entries),
             "rounds": round_seconds(config, arrays, shape, entries.classes, int(np.median(sizes))),
@@ -86,9 +85,12 @@ def foresee(config: RunConfig) -> dict[str, Any]:
 def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
     if not config.private:
         return None
-    plans = {
-        which: plan_for(config, int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))
-    }
+    if config.privacy.mechanism == "client-dp":
+        plans = {"every": server_plan(config)}
+    else:
+        plans = {
+            which: plan_for(config, int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))
+        }
     return {
         which: {
             "num_units": plan.num_units,
@@ -101,23 +103,6 @@ def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
         }
         for which, plan in plans.items()
     }
-
-
-def _sizes(config: RunConfig, entries: Entries) -> tuple[np.ndarray, int]:
-    """Training entries of each client, and of nobody; nothing is decoded."""
-    split, groups = entries.num_train, group_names(entries.units)
-    names, naturals = natural_clients(entries.clients)
-    owner = assign_clients(
-        entries.labels[:split],
-        config.data,
-        num_clients=config.num_clients,
-        seed=config.seed,
-        groups=None if groups is None else groups[:split],
-        naturals=None if naturals is None else naturals[:split],
-        names=names,
-    )
-    counts = np.bincount(owner + 1, minlength=config.num_clients + 1)
-    return counts[1:], int(counts[0])
 
 
 def _model(config: RunConfig, arrays: dict[str, np.ndarray], learner: Learner) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.learner import Arrays, Learner
-from common.data.deal import Shard
 from common.data.images import BadImage, decode
+from common.data.shards import Holdings, Shard
 from common.data.sources import Entries
 from common.errors import DataError
 from common.privacy.plan import plan_for
@@ -94,12 +94,11 @@ def round_seconds(
     training = config.training.model_copy(update={"local_epochs": epochs})
     learner = Learner(config.model_copy(update={"training": training}), shape, classes)
     shard = _made_up(config, shape, len(classes), rows)
-    if config.private:
-        plan_for(learner.config, rows)  # calibrated once a run, not once a client
+    plan = plan_for(learner.config, rows) if config.noises_gradients else None
     if not config.closed_form:
-        learner.train(arrays, shard, name="dry-run", server_round=1)  # loads the network and warms up
+        learner.train(arrays, shard, name="dry-run", server_round=1, plan=plan)  # loads the network and warms up
     started = time.perf_counter()
-    learner.train(arrays, shard, name="dry-run", server_round=1)
+    learner.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
     took = (time.perf_counter() - started) * size / rows * config.training.local_epochs / epochs
     return round(took * config.cohort_size * config.num_rounds, 1)
 
@@ -112,4 +111,6 @@ def _made_up(config: RunConfig, shape: tuple[int, ...], num_classes: int, rows: 
         inputs = rng.integers(0, 255, (rows, *shape)).astype(np.uint8)
     labels = rng.integers(0, num_classes, rows)
     digests = rng.integers(0, 255, (rows, 32)).astype(np.uint8)
-    return Shard(inputs, labels, inputs[:0], labels[:0], rows, digests)
+    none, units = np.zeros(0, dtype=np.int64), np.arange(rows)
+    held = Holdings(digests, digests, units)
+    return Shard(inputs, labels, inputs[:0], labels[:0], rows, digests, units, none, held, held)

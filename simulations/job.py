@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from common.config import resolved
+from common.ledger.open_books import close_below
 from common.sections import RunConfig
 from server.run_directory import RunDirectory, check_free, fresh_path
 from simulations.progress import TerminalProgress
@@ -30,7 +31,8 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
         BractError: Anything the user can act on.
     """
     folder = Path(config.output_dir) if config.output_dir else fresh_path(config).resolve()
-    check_free(folder)
+    if not config.resume:
+        check_free(folder)
     config = config.model_copy(update={"output_dir": str(folder)})
     progress = TerminalProgress(console)
     try:
@@ -50,6 +52,7 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
             summary["baselines"] = train_baselines(config, progress)
     finally:
         progress.stop()
+        close_below(folder / "ledgers")
     RunDirectory(folder).write_json("summary.json", summary)
     return summary, folder
 

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from common.terminal import new_bar
-from server.tracking import RoundRecord
 
 
 class TerminalProgress:
@@ -41,27 +40,26 @@ class TerminalProgress:
 
         return advance
 
-    def start(self, num_rounds: int, num_clients: int) -> None:
+    def start(self, num_rounds: int, num_clients: int, done: int) -> None:
         """Open the bar over rounds."""
         self._num_rounds = num_rounds
-        self._console.print(f"Training: {num_rounds} rounds, {num_clients} clients")
+        before = f", {done} of them done before" if done else ""
+        self._console.print(f"Training: {num_rounds} rounds{before}, {num_clients} clients")
         self._bar = new_bar(self._console)
-        self._task = self._bar.add_task("Rounds", total=num_rounds)
+        self._task = self._bar.add_task("Rounds", total=num_rounds, completed=done)
         self._bar.start()
 
-    def round_done(self, record: RoundRecord) -> None:
-        """Print the round and move the bar."""
-        self.show_round(record.as_dict())
-
-    def show_round(self, line: dict[str, Any]) -> None:
+    def round_done(self, line: dict[str, Any]) -> None:
         """Print one line of `rounds.jsonl` and move the bar."""
         text = f"round {line['round']:>3}/{self._num_rounds}  {line['clients']} clients"
         if "accuracy" in line:
             before = "" if line["simulation_only"] else " before it"
-            text += f"  accuracy{before} {line['accuracy']:.3f}  macro F1 {line['macro_f1']:.3f}"
+            text += f"  accuracy{before} {line['accuracy']:.3f}  F1 {line['macro_f1']:.3f}"
             if "personal_accuracy" in line:
                 text += f"  own {line['personal_accuracy']:.3f}"
             text += "  loss not finite" if line["loss"] is None else f"  loss {line['loss']:.3f}"
+        if "private" in line:
+            text += f"  private {_plus_minus(line['private'])}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red]"
         self._console.print(text, highlight=False)
@@ -73,3 +71,8 @@ class TerminalProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _plus_minus(private: dict[str, Any]) -> str:
+    spread = private["accuracy_stddev"]
+    return "only noise" if spread is None or spread > 1 else f"{private['accuracy']:.2f}+-{spread:.2f}"

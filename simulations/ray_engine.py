@@ -127,7 +127,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _flwr_run(config: RunConfig, home: Path, address: str, progress: TerminalProgress) -> None:
-    app = _stage(home)
+    app = stage_app(home)
     (home / "flwr").mkdir(exist_ok=True)
     connection = {"superlink": {"default": "bract", "bract": {"address": address, "insecure": True}}}
     (home / "flwr" / "config.toml").write_text(tomli_w.dumps(connection))
@@ -149,14 +149,14 @@ def _flwr_run(config: RunConfig, home: Path, address: str, progress: TerminalPro
 
 def _follow(process: "subprocess.Popen[bytes]", folder: Path, config: RunConfig, progress: TerminalProgress) -> None:
     """Show rounds as they appear in `rounds.jsonl`, until the run has ended."""
-    progress.start(config.num_rounds, config.num_clients)
+    progress.start(config.num_rounds, config.num_clients, 0)
     shown = 0
     while True:
         ended = process.poll() is not None or _status(folder) == "complete"
         file = folder / "rounds.jsonl"
         lines = file.read_text().splitlines() if file.is_file() else []
         for line in lines[shown:]:
-            progress.show_round(json.loads(line))
+            progress.round_done(json.loads(line))
         shown = len(lines)
         if ended:
             progress.stop()
@@ -169,7 +169,7 @@ def _status(folder: Path) -> str:
     return str(json.loads(file.read_text())["status"]) if file.is_file() else "not started"
 
 
-def _stage(home: Path) -> Path:
+def stage_app(home: Path) -> Path:
     """Copy the rooms and pyproject.toml into a folder that `flwr run` can bundle."""
     here = Path(__file__).resolve().parents[1]
     app = home / "bract"

@@ -1,5 +1,6 @@
 """Shared arrangements: an own cache folder, real digits, and runs made of them."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ def bract_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["BRACT_HOME"]
     else:
         os.environ["BRACT_HOME"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_is_no_garbage() -> None:
+    """Some of Flower's strategies collect garbage for every array: slow where torch and hypothesis are loaded."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_flower_is_imported_by_its_public_names(file: Path) -> None:
 def test_common_imports_flower_in_records_only() -> None:
     users = [name_of(f) for f in FILES if f.is_relative_to(ROOT / "common") and any("flwr" in m for m in imports(f))]
 
-    assert set(users) == {"common/records.py", "common/data/partition.py"}
+    assert set(users) == {"common/records.py", "common/reply_bytes.py", "common/data/partition.py"}
 
 
 def test_privacy_imports_neither_flower_nor_torch() -> None:

@@ -16,7 +16,7 @@ from common.sections import RunConfig
 if TYPE_CHECKING:
     from common.data.prepared import Prepared
 
-FORMAT = 3  # raise it when the same settings would deal otherwise
+FORMAT = 4  # raise it when the same settings would deal otherwise
 
 
 class Content(Protocol):
@@ -53,35 +53,15 @@ class Partition:
         num_units: (num_clients,) int64, the declared size of each client: entries of
             its training pool before anything is held out, bad ones included. A
             public constant, which does not depend on which files are bad.
+        num_groups: (num_clients,) int64, the same in groups of images that share a unit.
         images_unused: Training entries that the partitioner gave to nobody.
     """
 
     owner: np.ndarray
     held_out: np.ndarray
     num_units: np.ndarray
+    num_groups: np.ndarray
     images_unused: int
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One client's usable rows.
-
-    Attributes:
-        train_inputs: (a, ...) inputs to train on.
-        train_labels: (a,) int64.
-        test_inputs: (b, ...) inputs held out for evaluation.
-        test_labels: (b,) int64.
-        num_units: Declared size of the client, a public constant.
-        train_digests: (a, 32) uint8, a name for each training image that depends on
-            its pixels alone.
-    """
-
-    train_inputs: np.ndarray
-    train_labels: np.ndarray
-    test_inputs: np.ndarray
-    test_labels: np.ndarray
-    num_units: int
-    train_digests: np.ndarray
 
 
 def deal(config: RunConfig, prepared: "Prepared") -> Partition:
@@ -96,7 +76,8 @@ def deal(config: RunConfig, prepared: "Prepared") -> Partition:
     if not file.is_file():
         _save(file, deal_afresh(config, prepared))
     with np.load(file) as saved:
-        return Partition(saved["owner"], saved["held_out"], saved["num_units"], int(saved["images_unused"]))
+        arrays = {name: saved[name] for name in ("owner", "held_out", "num_units", "num_groups")}
+        return Partition(**arrays, images_unused=int(saved["images_unused"]))
 
 
 def deal_afresh(config: RunConfig, content: Content) -> Partition:
@@ -131,7 +112,14 @@ def deal_afresh(config: RunConfig, content: Content) -> Partition:
     else:
         owner[split:] = _test_owners(config, content, owner[:split], groups)
         held_out = np.arange(len(owner)) >= split
-    return Partition(owner, held_out & content.usable & (owner >= 0), num_units, images_unused)
+    num_groups = num_units if groups is None else count_groups(owner[:split], groups[:split], config.num_clients)
+    return Partition(owner, held_out & content.usable & (owner >= 0), num_units, num_groups, images_unused)
+
+
+def count_groups(owner: np.ndarray, groups: np.ndarray, num_clients: int) -> np.ndarray:
+    """(num_clients,) int64, how many groups of images each client holds; a group has one client."""
+    _, first = np.unique(groups, return_index=True)
+    return np.bincount(owner[first] + 1, minlength=num_clients + 1)[1:]
 
 
 def _test_owners(config: RunConfig, content: Content, owner: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
@@ -166,31 +154,6 @@ def check_batch(config: RunConfig, num_train: int) -> None:
             f"training.batch-size={config.training.batch_size} but there are only {num_train} training images in all: "
             "use a smaller batch"
         )
-
-
-def shard(prepared: "Prepared", partition: Partition, partition_id: int, *, private: bool) -> Shard:
-    """The usable rows of one client, copied into memory.
-
-    Args:
-        prepared: The whole source.
-        partition: Who holds what.
-        partition_id: In [0, num_clients).
-        private: Keep one copy of equal images: together they are one unit, and must not vote twice.
-    """
-    mine = (partition.owner == partition_id) & prepared.usable
-    in_train = np.arange(len(mine)) < prepared.num_train
-    train = np.flatnonzero(mine & in_train & ~partition.held_out)
-    if private and len(train):
-        train = train[np.sort(np.unique(prepared.digests[train], axis=0, return_index=True)[1])]
-    test = np.flatnonzero(mine & partition.held_out)
-    return Shard(
-        np.ascontiguousarray(prepared.inputs[train]),
-        prepared.labels[train],
-        np.ascontiguousarray(prepared.inputs[test]),
-        prepared.labels[test],
-        int(partition.num_units[partition_id]),
-        np.ascontiguousarray(prepared.digests[train]),
-    )
 
 
 def class_counts(content: Content, partition: Partition) -> np.ndarray:

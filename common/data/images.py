@@ -66,14 +66,30 @@ def decode(cell: Mapping[str, Any]) -> "Image":
 
 
 def pixel_digest(image: "Image") -> bytes:
-    """SHA-256 over mode, size and pixels: 32 bytes that name what is shown, whatever the file.
+    """SHA-256 over size and RGB pixels: 32 bytes that name what is shown, whatever the file.
+
+    A gray image and the same image in colour are one: which is it, the file decides.
 
     Args:
         image: As `decode` gives it.
     """
-    digest = hashlib.sha256(f"{image.mode}{image.size}".encode())
-    digest.update(image.tobytes())
+    shown = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(f"RGB{shown.size}".encode())
+    digest.update(shown.tobytes())
     return digest.digest()
+
+
+def file_digest(cell: Mapping[str, Any]) -> bytes:
+    """SHA-256 over the bytes of one file, whatever a decoder makes of them.
+
+    Args:
+        cell: As for `decode`.
+
+    Raises:
+        BadImage: The file cannot be opened.
+    """
+    with _open(cell) as stream:
+        return hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
 
 
 def _open(cell: Mapping[str, Any]) -> IO[bytes]:

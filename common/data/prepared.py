@@ -25,7 +25,7 @@ from common.store import ContentStore, StoredRows
 if TYPE_CHECKING:
     from common.features import FeatureExtractor, PixelCollector
 
-FORMAT = 3  # raise it when the same images would give other inputs
+FORMAT = 4  # raise it when the same images would give other inputs
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Prepared:
         inputs: (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed.
         labels: (n,) int64; -1 where the class is not one of `classes`.
         digests: (n, 32) uint8, SHA-256 of each image's pixels.
+        file_digests: (n, 32) uint8, SHA-256 of each file's bytes.
         usable: (n,) bool; the others are listed in `faults`.
         num_train: The first so many entries are training images; the rest is the
             source's own test set (none if equal to n).
@@ -51,6 +52,7 @@ class Prepared:
     inputs: StoredRows
     labels: np.ndarray
     digests: np.ndarray
+    file_digests: np.ndarray
     usable: np.ndarray
     num_train: int
     classes: tuple[str, ...]
@@ -103,6 +105,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress) -> Prepa
         inputs=inputs,
         labels=scan.labels,
         digests=scan.digests,
+        file_digests=scan.file_digests,
         usable=scan.usable,
         num_train=scan.num_train,
         classes=scan.classes,

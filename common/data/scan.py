@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config import cache_folder
-from common.data.images import BadImage, decode, pixel_digest
+from common.data.images import BadImage, decode, file_digest, pixel_digest
 from common.data.sources import Entries, ImageSource
 from common.errors import DataError
 from common.progress import ProgressFactory
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
 
-FORMAT = 1  # raise it when the same file would give another digest, or the kept file changes its shape
+FORMAT = 2  # raise it when the same file would give another digest, or the kept file changes its shape
 _SHOWN = 20
 _READ_AHEAD = 256  # rows of encoded images in memory at once
 
@@ -64,6 +64,7 @@ class Scan:
         fingerprint: Of the source that was scanned.
         labels: (n,) int64, -1 where the class is unknown.
         digests: (n, 32) uint8, SHA-256 of the pixels; zeros where unusable.
+        file_digests: (n, 32) uint8, SHA-256 of the file's bytes; zeros where unusable.
         usable: (n,) bool, whether it decodes and has a label.
         widths: (n,) int32, 0 where unusable; so are heights and channels.
         heights: (n,) int32.
@@ -81,6 +82,7 @@ class Scan:
     fingerprint: str
     labels: np.ndarray
     digests: np.ndarray
+    file_digests: np.ndarray
     usable: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
@@ -94,7 +96,7 @@ class Scan:
     faults: tuple[Fault, ...]
 
 
-_ARRAYS = ("labels", "digests", "usable", "widths", "heights", "channels")
+_ARRAYS = ("labels", "digests", "file_digests", "usable", "widths", "heights", "channels")
 _OPEN_ARRAYS = ("unit_digests", "owners")
 
 
@@ -185,6 +187,7 @@ class _Draft:
     """Arrays of a scan that is being made."""
 
     digests: np.ndarray
+    file_digests: np.ndarray
     usable: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
@@ -195,17 +198,20 @@ class _Draft:
     @classmethod
     def empty(cls, count: int) -> "_Draft":
         widths, heights, channels = (np.zeros(count, dtype=kind) for kind in (np.int32, np.int32, np.int8))
-        return cls(np.zeros((count, 32), np.uint8), np.zeros(count, bool), widths, heights, channels, [""] * count, {})
+        digests, files = np.zeros((count, 32), np.uint8), np.zeros((count, 32), np.uint8)
+        return cls(digests, files, np.zeros(count, bool), widths, heights, channels, [""] * count, {})
 
-    def note(self, row: int, image: "Image", digest: bytes) -> None:
-        self.digests[row] = np.frombuffer(digest, dtype=np.uint8)
+    def note(self, row: int, found: "_Found") -> None:
+        image = found.image
+        self.digests[row] = np.frombuffer(found.digest, dtype=np.uint8)
+        self.file_digests[row] = np.frombuffer(found.file_digest, dtype=np.uint8)
         self.usable[row] = True
         self.widths[row], self.heights[row] = image.size
         self.channels[row] = len(image.getbands())
         self.formats[row] = image.format or ""
 
     def copy(self, row: int, scan: Scan, old: int) -> None:
-        for name in ("digests", "usable", "widths", "heights", "channels"):
+        for name in ("digests", "file_digests", "usable", "widths", "heights", "channels"):
             getattr(self, name)[row] = getattr(scan, name)[old]
         self.formats[row] = scan.formats[old]
 
@@ -224,9 +230,9 @@ def _look(
         if isinstance(found, BadImage):
             draft.reasons[row] = str(found)
         else:
-            draft.note(row, *found)
+            draft.note(row, found)
             if sink is not None:
-                sink(row, *found)
+                sink(row, found.image, found.digest)
         advance(1)
     return _finished(fingerprint, entries, draft), entries.item_keys
 
@@ -250,7 +256,7 @@ def _reuse(draft: _Draft, entries: Entries, kept: _Kept | None) -> Iterator[int]
                 draft.reasons[row] = faults[old].reason
 
 
-def _decoded(images: "Dataset", rows: list[int]) -> Iterator[tuple[int, "tuple[Image, bytes] | BadImage"]]:
+def _decoded(images: "Dataset", rows: list[int]) -> Iterator[tuple[int, "_Found | BadImage"]]:
     """Each row decoded, in order; a few at once, since decoding frees the interpreter."""
     workers = min(8, os.cpu_count() or 1)
     pending: deque[tuple[int, Future[Any]]] = deque()
@@ -270,10 +276,19 @@ def _decoded(images: "Dataset", rows: list[int]) -> Iterator[tuple[int, "tuple[I
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _try(cell: dict[str, Any]) -> "tuple[Image, bytes] | BadImage":
+@dataclass(frozen=True)
+class _Found:
+    """One good image, and what names it."""
+
+    image: "Image"
+    digest: bytes
+    file_digest: bytes
+
+
+def _try(cell: dict[str, Any]) -> "_Found | BadImage":
     try:
         image = decode(cell)
-        return image, pixel_digest(image)
+        return _Found(image, pixel_digest(image), file_digest(cell))
     except BadImage as error:
         return error
 
@@ -287,6 +302,7 @@ def _finished(fingerprint: str, entries: Entries, draft: _Draft) -> Scan:
         fingerprint=fingerprint,
         labels=entries.labels,
         digests=draft.digests,
+        file_digests=draft.file_digests,
         usable=draft.usable,
         widths=draft.widths,
         heights=draft.heights,

@@ -68,6 +68,34 @@ def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
+def unit_numbers(digests: np.ndarray, unit_digests: np.ndarray | None) -> np.ndarray:
+    """The privacy unit of each image: copies are of one unit, and so are images of one group.
+
+    Args:
+        digests: (n, 32) uint8, SHA-256 of the pixels.
+        unit_digests: (n, 32) uint8, hash of each image's group; None where an image is a unit.
+
+    Returns:
+        (n,) int64, equal for images that copies and groups connect, however many steps lie between.
+
+    >>> unit_numbers(np.array([[1], [2], [1], [3]]), np.array([[7], [8], [8], [9]])).tolist()
+    [0, 0, 0, 3]
+    """
+    if not len(digests):
+        return np.zeros(0, dtype=np.int64)
+    keys = [digests] if unit_digests is None else [digests, unit_digests]
+    members = [np.unique(key, axis=0, return_inverse=True)[1].ravel() for key in keys]
+    numbers = np.arange(len(digests))
+    while True:
+        before = numbers
+        for member in members:
+            least = np.full(member.max() + 1, len(digests))
+            np.minimum.at(least, member, numbers)
+            numbers = least[member]
+        if np.array_equal(before, numbers):
+            return numbers
+
+
 def most_frequent(labels: np.ndarray, member: np.ndarray) -> np.ndarray:
     """The most frequent label of each group, the smallest of equals.
 

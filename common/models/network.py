@@ -110,7 +110,7 @@ def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: 
     else:
         facts = backbone_facts(config)
         size = facts.num_mapped if flat else facts.num_features
-        if config.private:
+        if config.noises_gradients:
             _unfuse_attention(body)
         if config.tuning == "lora":
             add_lora(body, config.model.lora_rank)
@@ -146,7 +146,15 @@ def feature_network(config: RunConfig) -> Network:
 
 def network_for(config: RunConfig, input_shape: tuple[int, ...], num_classes: int) -> AnyNetwork:
     """The network of this thread; built once, then refilled by `load_arrays`."""
-    key = (config.seed, config.private, config.model, config.data.image_size, config.training, input_shape, num_classes)
+    key = (
+        config.seed,
+        config.noises_gradients,
+        config.model,
+        config.data.image_size,
+        config.training,
+        input_shape,
+        num_classes,
+    )
     if getattr(_local, "key", None) != key:
         _local.network = build_network(config, input_shape, num_classes)
         _local.key = key

@@ -5,101 +5,184 @@ never added up. Neighbouring data sets differ in one unit, in the zero-out sense
 (dp_accounting's REPLACE_SPECIAL).
 """
 
+import importlib.util
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from common.errors import ConfigError, PrivacyError
+from common.privacy.events import DpSgdEvent, Event, merged
+from common.privacy.remembered import remembered
+
+if TYPE_CHECKING:
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 DISCRETIZATION = 1e-4
 MOST_EPSILON = 200.0
 NEIGHBORING_RELATION = "add/remove one unit (zero-out)"
-ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with Opacus RDP"
+ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with RDP (Opacus)"
+_ORDERS = (
+    *(1.1 + 0.1 * x for x in range(40)),
+    *(5.5 + 0.5 * x for x in range(10)),
+    *range(11, 65),
+    80,
+    96,
+    128,
+    256,
+    512,
+)
 
 
-@dataclass(frozen=True, order=True)
-class DpSgdEvent:
-    """Steps of DP-SGD with one sampler and one noise.
+@dataclass(frozen=True)
+class Spent:
+    """Epsilon of one history at one delta, by two accountants; both are upper bounds.
 
     Attributes:
-        sample_rate: Chance that a unit joins a batch, in (0, 1].
-        noise_multiplier: Noise standard deviation over L2 sensitivity.
-        steps: How many steps, empty batches included.
+        pld: By privacy loss distributions: the official figure, for plans fixed in advance.
+        rdp: By Renyi divergences: looser; the sum is a valid filter for plans that
+            were chosen after earlier results were seen (Feldman and Zrnic 2021).
     """
 
-    sample_rate: float
-    noise_multiplier: float
-    steps: int
+    pld: float
+    rdp: float
 
 
-def epsilon_of(events: Iterable[DpSgdEvent], *, delta: float) -> float:
-    """Epsilon of all events over the same units, as an upper bound.
+NOTHING = Spent(0.0, 0.0)
+
+
+def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> Spent:
+    """What all events over the same units cost together.
 
     Args:
-        events: Any number; equal samplers and noises are merged first.
+        events: Any number; equal mechanisms are merged first.
         delta: In (0, 1).
+        fresh: Compute it anew, whatever an earlier process has found.
 
     Returns:
-        Epsilon; 0.0 for no events.
+        Both bounds; zeros for no events.
 
     Raises:
         ConfigError: Epsilon is beyond `MOST_EPSILON`; no figure would mean anything.
-        PrivacyError: The RDP cross-check is below the PLD figure, which would
-            mean that one of the two accountants is wrong.
+        PrivacyError: RDP is below PLD, which would mean that one of the two is wrong.
 
     Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et
-    al. 2022, arXiv:2207.04380 (PLD); Mironov et al. 2019, arXiv:1908.10530 (RDP).
+    al. 2022, arXiv:2207.04380 (PLD); Mironov et al. 2019, arXiv:1908.10530 (RDP);
+    Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
     """
-    merged: Counter[tuple[float, float]] = Counter()
-    for event in events:
-        merged[event.sample_rate, event.noise_multiplier] += event.steps
-    history = tuple(sorted((rate, noise, steps) for (rate, noise), steps in merged.items() if steps))
+    history = merged(events)
     if not history:
-        return 0.0
-    check = _rdp_epsilon(history, delta)
-    if not check <= MOST_EPSILON:
+        return NOTHING
+    rdp = remembered("rdp", (history, delta), lambda: rdp_epsilon(history, delta), fresh=fresh)
+    if not rdp <= MOST_EPSILON:
         raise ConfigError(
-            f"privacy: so little noise gives epsilon {check:.0f}, which promises nothing: raise "
+            f"privacy: so little noise gives epsilon {rdp:.0f}, which promises nothing: raise "
             "privacy.noise-multiplier, or set privacy.mechanism=none to say so"
         )
-    bound = pld_epsilon(history, delta, DISCRETIZATION)
-    if check < bound - 1e-3:
-        raise PrivacyError(f"accountants disagree: RDP {check:.4f} is below PLD {bound:.4f}; nothing is reported")
-    return bound
+    pld = remembered(
+        "pld", (history, delta, DISCRETIZATION), lambda: pld_epsilon(history, delta, DISCRETIZATION), fresh=fresh
+    )
+    if rdp < pld - 1e-3:
+        raise PrivacyError(f"accountants disagree: RDP {rdp:.4f} is below PLD {pld:.4f}; nothing is reported")
+    return Spent(pld, rdp)
+
+
+def epsilon_of(events: Iterable[Event], *, delta: float) -> float:
+    """The official epsilon of all events over the same units; see `spent_by`.
+
+    Raises:
+        ConfigError: Epsilon is beyond `MOST_EPSILON`.
+        PrivacyError: The accountants disagree.
+    """
+    return spent_by(events, delta=delta).pld
 
 
 @lru_cache(maxsize=4096)
-def pld_epsilon(history: tuple[tuple[float, float, int], ...], delta: float, discretization: float) -> float:
-    """Epsilon by the privacy loss distribution of (sample rate, noise, steps) triples.
+def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float) -> float:
+    """Epsilon by the privacy loss distribution of a merged history.
 
     Args:
-        history: At least one triple.
+        history: At least one event.
         delta: In (0, 1).
         discretization: Width of the loss grid; larger is faster and larger in epsilon.
     """
-    import dp_accounting
-    from dp_accounting.pld import PLDAccountant
+    parts = [_loss_distribution(event.counted(1), discretization).self_compose(event.count) for event in history]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.compose(part)
+    return float(whole.get_epsilon_for_delta(delta))
 
-    accountant = PLDAccountant(
-        dp_accounting.NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=discretization
-    )
-    for rate, noise, steps in history:
-        step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
-        accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
-    return float(accountant.get_epsilon(delta))
+
+@lru_cache(maxsize=16)
+def _loss_distribution(event: Event, discretization: float) -> "PrivacyLossDistribution":
+    """Of an event that happens once."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    grid: dict[str, Any] = {"value_discretization_interval": discretization}
+    relation = pld.NeighborRel.REPLACE_SPECIAL
+    if not isinstance(event, DpSgdEvent):
+        return pld.from_discrete_gaussian_mechanism(event.noise_stddev, sensitivity=event.group_size, **grid)
+    if event.group_size == 1 or event.sample_rate == 1:
+        noise = event.noise_multiplier / event.group_size
+        return pld.from_gaussian_mechanism(
+            noise, sampling_prob=event.sample_rate, neighboring_relation=relation, **grid
+        )
+    members = np.arange(event.group_size + 1)
+    chances = _chances(event.group_size, event.sample_rate)
+    return pld.from_mixture_gaussian_mechanism(event.noise_multiplier, members.tolist(), chances, **grid)
+
+
+def _chances(group_size: int, sample_rate: float) -> list[float]:
+    """How likely each number of a group's members is in a batch.
+
+    Source: Ganesh 2024, arXiv:2401.10294 (group-level DP-SGD as a mixture of Gaussians).
+    """
+    from scipy.stats import binom
+
+    return list(map(float, binom.pmf(np.arange(group_size + 1), group_size, sample_rate)))
 
 
 @lru_cache(maxsize=4096)
-def _rdp_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) -> float:
-    from opacus.accountants.analysis import rdp
+def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
+    """Epsilon by Renyi divergences of a merged history.
 
-    orders = [1 + x / 10.0 for x in range(1, 100)] + list(range(12, 64))
+    Source: Mironov et al. 2019, arXiv:1908.10530 (sampled Gaussian); Canonne et al.
+    2020, arXiv:2004.00010 (discrete Gaussian: that of the continuous one is a bound).
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a best order at the edge only makes this check looser
-        parts = [
-            rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=steps, orders=orders)
-            for rate, noise, steps in history
-        ]
-        return float(rdp.get_privacy_spent(orders=orders, rdp=sum(parts), delta=delta)[0])
+        warnings.simplefilter("ignore")  # a best order at the edge only makes the bound looser
+        total = sum(_divergences(event) for event in history)
+        return float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)[0])
+
+
+def _divergences(event: Event) -> np.ndarray:
+    """(orders,) upper bounds on the Renyi divergences of one event."""
+    if not isinstance(event, DpSgdEvent):
+        return np.asarray(_ORDERS) * event.releases * event.group_size**2 / (2 * event.noise_stddev**2)
+    # A group is in the batch if any member is, and then moves the sum by at most all of them.
+    rate = 1.0 - (1.0 - event.sample_rate) ** event.group_size
+    noise = event.noise_multiplier / event.group_size
+    rdp = _opacus_rdp()
+    return np.asarray(rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=event.steps, orders=list(_ORDERS)))
+
+
+@cache
+def _opacus_rdp() -> ModuleType:
+    """Opacus' RDP analysis, which needs NumPy and SciPy alone: the whole of Opacus would load torch, for seconds."""
+    package = importlib.util.find_spec("opacus")
+    if package is None or package.origin is None:
+        raise PrivacyError(
+            "Opacus is not installed, and nothing is reported without the cross-check: pip install opacus"
+        )
+    file = Path(package.origin).parent / "accountants" / "analysis" / "rdp.py"
+    found = importlib.util.spec_from_file_location("bract_opacus_rdp", file)
+    if found is None or found.loader is None:
+        raise PrivacyError(f"Opacus' RDP analysis is not where it was: {file}")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module

@@ -1,12 +1,14 @@
-"""Clip each example's gradient by its joint norm; never trust a non-finite number."""
+"""Clip each unit's gradient by its joint norm; never trust a non-finite number."""
 
 import numpy as np
 
 from common.errors import ConfigError
 
+_BLOCK = 64  # rows that stay in a core's cache while they are widened and summed
+
 
 def clip_factors(norms: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-    """What to multiply each example's gradient by so that its norm is at most the bound.
+    """What to multiply each unit's gradient by so that its norm is at most the bound.
 
     Guarantee: factor x norm <= `max_grad_norm`; a zero gradient keeps factor 1; a
     norm that is not finite gets factor 0 (its values must then be replaced by
@@ -36,7 +38,9 @@ def clip_factors(norms: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     return np.where(finite, np.where(wide > 0, factors, 1.0), 0.0)
 
 
-def clipped_head_sum(features: np.ndarray, residuals: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
+def clipped_head_sum(
+    features: np.ndarray, residuals: np.ndarray, *, max_grad_norm: float, feature_norms: np.ndarray | None = None
+) -> np.ndarray:
     """Sum of clipped per-example gradients of a linear head, without forming them.
 
     One example's gradient is the outer product of its residual and its features,
@@ -47,6 +51,7 @@ def clipped_head_sum(features: np.ndarray, residuals: np.ndarray, *, max_grad_no
         features: (n, d) float; may hold non-finite values, whose examples count as zero.
         residuals: (n, classes) float, see `common.models.head.residuals`.
         max_grad_norm: Bound on each example's gradient.
+        feature_norms: (n,) float64, L2 norms of the features, if they are known.
 
     Returns:
         (classes, d) float64; adding or removing one example moves it by at most
@@ -57,23 +62,69 @@ def clipped_head_sum(features: np.ndarray, residuals: np.ndarray, *, max_grad_no
 
     Source: Goodfellow 2015, arXiv:1510.01799 (norms of outer products).
     """
-    wide_features = features.astype(np.float64)
-    wide_residuals = residuals.astype(np.float64)
+    wide = residuals.astype(np.float64)
+    lengths = row_norms(features) if feature_norms is None else feature_norms
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(wide_features, axis=1) * np.linalg.norm(wide_residuals, axis=1)
-    factors = clip_factors(norms, max_grad_norm=max_grad_norm)
+        norms = lengths * row_norms(wide)
     bad = ~np.isfinite(norms)
-    if bad.any():
-        wide_features = np.where(bad[:, None], 0.0, wide_features)
-        wide_residuals = np.where(bad[:, None], 0.0, wide_residuals)
-    return np.asarray((wide_residuals * factors[:, None]).T @ wide_features)
+    wide[bad] = 0.0
+    wide *= clip_factors(norms, max_grad_norm=max_grad_norm)[:, None]
+    total = np.zeros((residuals.shape[1], features.shape[1]))
+    part, block = np.empty_like(total), np.empty((min(_BLOCK, len(features)), features.shape[1]))
+    any_bad = bool(bad.any())
+    for at in range(0, len(features), _BLOCK):
+        rows = block[: len(features) - at]
+        np.copyto(rows, features[at : at + _BLOCK])
+        if any_bad:
+            rows[bad[at : at + _BLOCK]] = 0.0
+        total += np.matmul(wide[at : at + _BLOCK].T, rows, out=part)
+    return total
+
+
+def row_norms(rows: np.ndarray) -> np.ndarray:
+    """(n,) float64 L2 norms of (n, d) rows, accumulated in float64; not finite where a row is not."""
+    norms = np.empty(len(rows))
+    block = np.empty((min(_BLOCK, len(rows)), rows.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for at in range(0, len(rows), _BLOCK):
+            wide = block[: len(rows) - at]
+            np.copyto(wide, rows[at : at + _BLOCK])
+            np.einsum("nd,nd->n", wide, wide, out=norms[at : at + _BLOCK])
+    return np.sqrt(norms)
+
+
+def clipped_head_group_sum(
+    features: np.ndarray, residuals: np.ndarray, groups: np.ndarray, *, max_grad_norm: float
+) -> np.ndarray:
+    """The same where several examples are one unit: their mean gradient is clipped as one.
+
+    Args:
+        features: (n, d) float.
+        residuals: (n, classes) float.
+        groups: (n,) int64, equal for examples of one unit.
+        max_grad_norm: Bound on each unit's gradient.
+
+    Returns:
+        (classes, d) float64; adding or removing one unit moves it by at most
+        `max_grad_norm` in L2 norm. Zeros for n = 0.
+
+    Raises:
+        ConfigError: The bound is not finite and positive.
+    """
+    total = np.zeros((residuals.shape[1], features.shape[1]))
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)  # copies: no unit's rounding may depend on its neighbours
+        with np.errstate(over="ignore", invalid="ignore"):
+            gradient = residuals[rows].astype(np.float64).T @ features[rows].astype(np.float64) / len(rows)
+        total += clipped_sum(gradient.reshape(1, -1), max_grad_norm=max_grad_norm).reshape(total.shape)
+    return total
 
 
 def clipped_sum(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-    """Sum of clipped per-example gradients that are held in memory.
+    """Sum of clipped per-unit gradients that are held in memory.
 
     Args:
-        gradients: (n, p) float, one example a row, all tensors side by side.
+        gradients: (n, p) float, one unit a row, all tensors side by side.
         max_grad_norm: Bound on each row's L2 norm.
 
     Returns:

@@ -1,34 +1,63 @@
-"""One frozen plan of public constants yields sampler, clip bound, noise and event together."""
+"""One frozen plan of public constants yields sampler, clip bound, noise and events together."""
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.accounting import DISCRETIZATION, DpSgdEvent, epsilon_of, pld_epsilon
-from common.sections import RunConfig
+from common.privacy.accounting import Spent, spent_by
+from common.privacy.calibration import calibrate, counts_noise
+from common.privacy.discrete_gaussian import sampled_stddev
+from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.sections import Mechanism, RunConfig, Unit
 
 # Rounding a clipped sum to the noise grid moves its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4
 # Sample rates are rounded up to powers of 2^(1/16), so that clients of similar size share one plan.
 _RATES_PER_OCTAVE = 16
-_COARSE = 1e-3
+
+
+@dataclass(frozen=True)
+class CountsPlan:
+    """Counts of held-out units that leave a client during a whole run; every field is a public constant.
+
+    Attributes:
+        num_rounds: The most rounds in which the pair (correct, wrong) leaves.
+        noise_stddev: Parameter of its discrete Gaussian noise; one unit moves one count by 1.
+        closing_noise_stddev: The same for the confusion matrix that leaves once, at the end.
+    """
+
+    num_rounds: int
+    noise_stddev: float
+    closing_noise_stddev: float
+
+    def events(self) -> tuple[CountsEvent, ...]:
+        """What the whole plan does to a held-out unit."""
+        return (CountsEvent(self.noise_stddev, self.num_rounds), CountsEvent(self.closing_noise_stddev, 1))
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """DP-SGD at one client for a whole run; every field is a public constant.
+    """A mechanism for a whole run; every field is a public constant.
 
     Attributes:
-        num_units: Declared number of units of the client.
+        mechanism: `dp-sgd` at one client, or `client-dp` at the server.
+        privacy_unit: What the guarantee is for: `image`, `group` of images, or `client`.
+        num_units: Declared number of units: of the client, or of the server's cohort.
         sample_rate: Chance that a unit joins a batch.
-        steps_per_round: Steps in each round the client takes part in.
-        num_rounds: The most rounds the client takes part in.
-        max_grad_norm: Clip bound of one unit's gradient over all tensors.
+        steps_per_round: Steps in each round.
+        num_rounds: The most rounds that are charged.
+        max_grad_norm: Clip bound of one unit's contribution over all tensors.
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
+        counts: What leaves about held-out units; None if nothing does.
     """
 
+    mechanism: Mechanism
+    privacy_unit: str
     num_units: int
     sample_rate: float
     steps_per_round: int
@@ -36,6 +65,7 @@ class PrivacyPlan:
     max_grad_norm: float
     noise_multiplier: float
     delta: float
+    counts: CountsPlan | None = None
 
     @property
     def expected_batch_size(self) -> float:
@@ -48,23 +78,68 @@ class PrivacyPlan:
         return self.noise_multiplier * self.max_grad_norm * (1 + SENSITIVITY_SLACK)
 
     def event(self, num_rounds: int | None = None) -> DpSgdEvent:
-        """What so many rounds did (default: the whole plan)."""
+        """What so many rounds did to a trained unit (default: the whole plan)."""
         rounds = self.num_rounds if num_rounds is None else num_rounds
         return DpSgdEvent(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
 
-    def epsilon(self, num_rounds: int | None = None) -> float:
-        """Upper bound on epsilon after so many rounds (default: the whole plan).
+    def counts_events(self, num_rounds: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
+        """What so many rounds did to a held-out unit (default: the whole plan)."""
+        if self.counts is None:
+            return ()
+        pair, matrix = self.counts.events()
+        return (replace(pair, releases=pair.releases if num_rounds is None else num_rounds), matrix)[: 1 + closing]
+
+    def spent(self, num_rounds: int | None = None, *, closing: bool = True) -> Spent:
+        """Upper bounds on epsilon for the unit that is worst off, trained or held out.
+
+        Args:
+            num_rounds: So many rounds; the whole plan if left out.
+            closing: Whether the closing matrix has left.
 
         Raises:
+            ConfigError: Epsilon is beyond what means anything.
             PrivacyError: The accountants disagree.
         """
-        return epsilon_of([self.event(num_rounds)], delta=self.delta)
+        trained = spent_by([self.event(num_rounds)], delta=self.delta)
+        held_out = spent_by(self.counts_events(num_rounds, closing=closing), delta=self.delta)
+        return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
+
+    def epsilon(self, num_rounds: int | None = None) -> float:
+        """The official bound of `spent`.
+
+        Raises:
+            ConfigError: Epsilon is beyond what means anything.
+            PrivacyError: The accountants disagree.
+        """
+        return self.spent(num_rounds).pld
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "PrivacyPlan":
+        """The inverse of `as_json`.
+
+        Raises:
+            PrivacyError: It is no plan.
+        """
+        try:
+            counts = found["counts"]
+            return cls(**{**found, "counts": None if counts is None else CountsPlan(**counts)})
+        except (KeyError, TypeError):
+            raise PrivacyError("a ledger holds what is no privacy plan") from None
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that name the plan."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
 
 def plan_for(config: RunConfig, num_units: int) -> PrivacyPlan:
     """The plan of one client, from the run's configuration and the client's declared size.
 
-    Guarantee: with a target, the whole plan's epsilon never exceeds it.
+    Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
 
     Args:
         config: A run with mechanism `dp-sgd`.
@@ -72,30 +147,86 @@ def plan_for(config: RunConfig, num_units: int) -> PrivacyPlan:
 
     Raises:
         ConfigError: delta is not below 1 / num_units, or no noise meets the target.
-        PrivacyError: The run has no privacy mechanism.
+        PrivacyError: The run has no such mechanism.
     """
     if config.privacy.mechanism != "dp-sgd" or config.privacy.max_grad_norm is None:
-        raise PrivacyError("a privacy plan was asked for without privacy.mechanism='dp-sgd'")
-    if num_units < 1 or config.privacy.delta >= 1 / num_units:
-        raise ConfigError(
-            f"privacy.delta={config.privacy.delta} must be below 1 / images of a client (here 1/{num_units}): "
-            "a larger delta permits publishing whole images"
-        )
+        raise PrivacyError("a client's privacy plan was asked for without privacy.mechanism='dp-sgd'")
+    _check_delta(config, num_units, _units(config.privacy.unit))
     rate = round_up_rate(config.training.batch_size / num_units)
     steps = config.training.local_epochs * math.ceil(1 / rate)
-    noise = config.privacy.noise_multiplier
-    if noise is None:
-        target = config.privacy.target_epsilon or 0.0
-        noise = calibrate(rate, steps * config.participations, target, config.privacy.delta)
     return PrivacyPlan(
+        mechanism="dp-sgd",
+        privacy_unit=config.privacy.unit,
         num_units=num_units,
         sample_rate=rate,
         steps_per_round=steps,
         num_rounds=config.participations,
         max_grad_norm=config.privacy.max_grad_norm,
-        noise_multiplier=noise,
+        noise_multiplier=_noise(config, rate, steps * config.participations),
+        delta=config.privacy.delta,
+        counts=_counts_plan(config),
+    )
+
+
+def server_plan(config: RunConfig) -> PrivacyPlan:
+    """The plan of a server that clips clients' updates and adds the noise itself.
+
+    A client takes part in at most `config.participations` rounds. What each round releases is
+    the sum over its cohort divided by the cohort's planned size, whoever answered.
+
+    Args:
+        config: A run with mechanism `client-dp`.
+
+    Raises:
+        ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
+        PrivacyError: The run has no such mechanism.
+    """
+    if config.privacy.mechanism != "client-dp" or config.privacy.clipping_norm is None:
+        raise PrivacyError("a server's privacy plan was asked for without privacy.mechanism='client-dp'")
+    _check_delta(config, config.num_clients, "clients")
+    return PrivacyPlan(
+        mechanism="client-dp",
+        privacy_unit="client",
+        num_units=config.cohort_size,
+        sample_rate=1.0,
+        steps_per_round=1,
+        num_rounds=config.participations,
+        max_grad_norm=config.privacy.clipping_norm,
+        noise_multiplier=_noise(config, 1.0, config.participations),
         delta=config.privacy.delta,
     )
+
+
+def _check_delta(config: RunConfig, num_units: int, units: str) -> None:
+    if num_units < 1 or config.privacy.delta >= 1 / num_units:
+        raise ConfigError(
+            f"privacy.delta={config.privacy.delta} must be below 1 / {units} (here 1/{num_units}): "
+            "a larger delta permits publishing all there is of some"
+        )
+
+
+def _units(unit: Unit) -> str:
+    return "images of a client" if unit == "image" else "groups of a client"
+
+
+def _noise(config: RunConfig, sample_rate: float, steps: int) -> float:
+    if config.privacy.noise_multiplier is not None:
+        return config.privacy.noise_multiplier
+    return calibrate(sample_rate, steps, config.privacy.target_epsilon or 0.0, config.privacy.delta)
+
+
+def _counts_plan(config: RunConfig) -> CountsPlan | None:
+    """Noise as set, or more of it where the target is lower than what that costs."""
+    if config.metrics != "private":
+        return None
+    privacy, rounds = config.privacy, config.participations
+    factor = 1.0
+    if privacy.target_epsilon is not None:
+        asked = (CountsEvent(privacy.counts_noise, rounds), CountsEvent(privacy.closing_noise, 1))
+        factor = counts_noise(asked, target_epsilon=privacy.target_epsilon, delta=privacy.delta)
+    # What the sampler draws exactly is what the accountant is told.
+    pair, matrix = (float(sampled_stddev(factor * noise)) for noise in (privacy.counts_noise, privacy.closing_noise))
+    return CountsPlan(rounds, pair, matrix)
 
 
 def round_up_rate(rate: float) -> float:
@@ -108,61 +239,3 @@ def round_up_rate(rate: float) -> float:
         return 1.0
     below = math.floor(-math.log2(rate) * _RATES_PER_OCTAVE + 1e-9)
     return float(2.0 ** (-below / _RATES_PER_OCTAVE))
-
-
-@lru_cache(maxsize=1024)
-def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: float) -> float:
-    """The least noise multiplier, to 0.1 %, whose epsilon does not exceed the target.
-
-    A coarse grid brackets the answer; the answer itself is found on the grid that
-    every report uses.
-
-    Args:
-        sample_rate: In (0, 1].
-        steps: Over the whole run.
-        target_epsilon: Positive.
-        delta: In (0, 1).
-
-    Raises:
-        ConfigError: Not even a noise multiplier of 10,000 meets the target.
-    """
-    if _epsilon(sample_rate, steps, delta, math.log(1e4), _COARSE) > target_epsilon:
-        raise ConfigError(f"privacy.target-epsilon={target_epsilon} cannot be met with {steps} steps: ask for fewer")
-    low, high = _bracket(sample_rate, steps, target_epsilon, delta)
-    low, high = _bisect(sample_rate, steps, target_epsilon, delta, (low, high), _COARSE)
-    # A coarse grid overstates epsilon, by a lot where epsilon is small: what it found is enough, maybe too much.
-    width = 5e-4
-    while _epsilon(sample_rate, steps, delta, high, DISCRETIZATION) > target_epsilon:
-        high += width
-    while _epsilon(sample_rate, steps, delta, high - width, DISCRETIZATION) <= target_epsilon:
-        high, width = high - width, 2 * width
-    _, high = _bisect(sample_rate, steps, target_epsilon, delta, (high - width, high), DISCRETIZATION)
-    return math.exp(high)
-
-
-def _bisect(
-    sample_rate: float, steps: int, target: float, delta: float, bounds: tuple[float, float], discretization: float
-) -> tuple[float, float]:
-    """Narrow two logarithms of noise around the answer to 0.1 %; the upper one meets the target."""
-    low, high = bounds
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        if _epsilon(sample_rate, steps, delta, middle, discretization) > target:
-            low = middle
-        else:
-            high = middle
-    return low, high
-
-
-def _bracket(sample_rate: float, steps: int, target: float, delta: float) -> tuple[float, float]:
-    """Logarithms of two noises around the answer, from a guess that is right for one big step."""
-    low = high = math.log(max(0.3, sample_rate * math.sqrt(steps) * 4 / target + 0.2))
-    while _epsilon(sample_rate, steps, delta, high, _COARSE) > target:
-        low, high = high, high + 0.3
-    while low == high or _epsilon(sample_rate, steps, delta, low, _COARSE) <= target:
-        high, low = low, low - 0.3
-    return low, high
-
-
-def _epsilon(sample_rate: float, steps: int, delta: float, log_noise: float, discretization: float) -> float:
-    return pld_epsilon(((sample_rate, math.exp(log_noise), steps),), delta, discretization)

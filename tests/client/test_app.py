@@ -1,5 +1,6 @@
 """What leaves a client, as real messages in bytes."""
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app as client_app
+from client.learner import Learner
 from common.config import resolved
-from common.data.deal import deal, shard
+from common.data.deal import deal
 from common.data.prepared import Prepared
+from common.data.shards import shard
 from common.errors import ClientFailure
 from common.models.head import HEAD_WEIGHT, initial_head
 from common.records import arrays_to_record
@@ -32,17 +35,27 @@ def ask(config: RunConfig, kind: str, content: RecordDict, partition: int = 0) -
     return client_app.app(Message(content, 2, kind), context)
 
 
-def train_content(arrays: dict[str, np.ndarray] | None = None, server_round: int = 1) -> RecordDict:
+def train_content(
+    arrays: dict[str, np.ndarray] | None = None, server_round: int = 1, run: str | None = None
+) -> RecordDict:
     weights = arrays or initial_head(1280, 10)
-    return RecordDict({"arrays": arrays_to_record(weights), "config": ConfigRecord({"server-round": server_round})})
+    settings = ConfigRecord({"server-round": server_round, "run-id": run or secrets.token_hex(8)})
+    return RecordDict({"arrays": arrays_to_record(weights), "config": settings})
 
 
-def test_train_under_dp_sends_arrays_and_the_declared_size_only(digits: Prepared, make_config: MakeConfig) -> None:
+def query_content() -> RecordDict:
+    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(8)})})
+
+
+def test_train_under_dp_sends_arrays_the_declared_size_noised_counts_and_the_head_only(
+    digits: Prepared, make_config: MakeConfig
+) -> None:
     reply = ask(make_config(), "train", train_content())
 
-    assert set(reply.content) == {"arrays", "metrics"}
+    assert set(reply.content) == {"arrays", "metrics", "ledger"}
     assert set(reply.content["arrays"]) == {HEAD_WEIGHT}
-    assert set(reply.content["metrics"]) == {"num-examples"}
+    assert set(reply.content["metrics"]) == {"num-examples", "noised-correct", "noised-wrong"}
+    assert set(reply.content["ledger"]) == {"ledger-id", "seq", "head", "public-key", "signature"}
 
 
 def test_train_under_dp_differs_each_time_and_without_dp_repeats(digits: Prepared, make_config: MakeConfig) -> None:
@@ -55,17 +68,17 @@ def test_train_under_dp_differs_each_time_and_without_dp_repeats(digits: Prepare
     assert np.array_equal(weights(open_run), weights(open_run))
 
 
-def test_evaluate_under_dp_is_refused(digits: Prepared, make_config: MakeConfig) -> None:
-    reply = ask(make_config(), "evaluate", train_content())
+def test_evaluate_is_refused_where_no_counts_may_leave(digits: Prepared, make_config: MakeConfig) -> None:
+    reply = ask(make_config({"privacy.metrics": "none"}), "evaluate", train_content())
 
     assert reply.has_error()
     assert (reply.error.code, reply.error.reason) == (int(ClientFailure.PRIVACY), "PRIVACY")
 
 
 def test_query_sends_declared_constants_only(digits: Prepared, make_config: MakeConfig) -> None:
-    reply = ask(make_config(), "query", RecordDict())
+    reply = ask(make_config(), "query", query_content())
 
-    assert set(reply.content) == {"client"}
+    assert set(reply.content) == {"client", "ledger"}
     assert set(reply.content["client"]) == {"name", "num-units", "classes", "input-shape", "backbone-hash"}
 
 
@@ -93,7 +106,7 @@ def test_an_exception_with_a_secret_sends_a_bare_code(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("patient-4711 has shape (3, 17)")
 
-    monkeypatch.setattr(client_app.Learner, "train", fail)
+    monkeypatch.setattr(Learner, "train", fail)
 
     reply = ask(make_config(), "train", train_content())
 
@@ -127,20 +140,26 @@ from flwr.app import ConfigRecord
 from common.models.head import initial_head
 from common.records import arrays_to_record
 def train_content():
-    return RecordDict({"arrays": arrays_to_record(initial_head(1280, 10)), "config": ConfigRecord({"server-round": 1})})
+    settings = ConfigRecord({"server-round": 1, "run-id": "head-only"})
+    return RecordDict({"arrays": arrays_to_record(initial_head(1280, 10)), "config": settings})
 """
 
 
-def test_train_under_dp_answers_each_round_once_and_no_more_than_planned(
+def test_train_under_dp_answers_no_more_rounds_than_planned_and_the_same_request_with_the_same_bytes(
     digits: Prepared, make_config: MakeConfig
 ) -> None:
-    config = make_config({"num-rounds": 2})
-    context = Context(1, 2, {"partition-id": 0, "num-partitions": 5}, RecordDict(), resolved(config))
+    config, run = make_config({"num-rounds": 2}), secrets.token_hex(8)
 
-    def answered(server_round: int) -> bool:
-        return not client_app.app(Message(train_content(server_round=server_round), 2, "train"), context).has_error()
+    def answer(server_round: int, **arrays: np.ndarray) -> np.ndarray | None:
+        reply = ask(config, "train", train_content(arrays or None, server_round, run))
+        return None if reply.has_error() else reply.content.array_records["arrays"][HEAD_WEIGHT].numpy()
 
-    assert [answered(n) for n in (1, 1, 3, 2, 2, 10**15)] == [True, False, False, True, False, False]
+    answers = [answer(number) for number in (1, 1, 3, 2, 2, 10**15)]
+
+    assert [found is not None for found in answers] == [True, True, False, True, True, False]
+    assert np.array_equal(answers[0], answers[1])
+    assert np.array_equal(answers[3], answers[4])
+    assert answer(2, **{HEAD_WEIGHT: np.ones((10, 1280), dtype=np.float32)}) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

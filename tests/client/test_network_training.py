@@ -149,7 +149,7 @@ def test_rotation_task_trains_its_own_head_and_the_backbone(make_config: MakeCon
 def test_autocast_gives_nearly_the_same_step(tuned: tuple[AnyNetwork, Arrays], private: bool) -> None:
     network, arrays = tuned
     rows, exact = rows_of(8, 32, 3), LocalSettings(0.05, 0.0, 1, 8)
-    plan = PrivacyPlan(8, 1.0, 1, 1, 1e3, 1e-12, 1e-5)
+    plan = PrivacyPlan("dp-sgd", "image", 8, 1.0, 1, 1, 1e3, 1e-12, 1e-5)
 
     def step(local: LocalSettings) -> np.ndarray:
         if private:
@@ -185,7 +185,7 @@ def test_mlp_head_on_cached_features_trains_both_ways(make_config: MakeConfig) -
         rng.standard_normal((30, 20)).astype(np.float32), np.arange(30) % 3, rng.integers(0, 256, (30, 32), np.uint8)
     )
     network, arrays = network_for(config, (20,), 3), initial_arrays(config, (20,), ("a", "b", "c"))
-    plan, local = PrivacyPlan(30, 0.5, 2, 1, 1.0, 1.0, 1e-5), LocalSettings(0.1, 0.0, 20, 10)
+    plan, local = PrivacyPlan("dp-sgd", "image", 30, 0.5, 2, 1, 1.0, 1.0, 1e-5), LocalSettings(0.1, 0.0, 20, 10)
 
     plain = train_network(network, arrays, rows, local, public_stream(0, "batches"))
     private = train_network_privately(network, arrays, rows, plan, local, PrivateStreams.fresh())

@@ -2,6 +2,7 @@
 
 import io
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from safetensors.numpy import load_file
 
 import client.app as client_app
 from client.learner import Learner
+from client.local import local_of
 from common.config import Scalar, resolved
-from common.data.deal import Shard, deal, shard
+from common.data.deal import deal
 from common.data.prepared import Prepared, prepare
+from common.data.shards import Shard, shard
 from common.models.initial import initial_arrays
 from common.records import arrays_to_record, record_to_arrays
 from common.sections import RunConfig
@@ -61,16 +64,16 @@ class OneClient:
     def __init__(self, config: RunConfig, prepared: Prepared, partition: int = 0) -> None:
         self.config = config
         self.learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
-        self.rows: Shard = shard(prepared, deal(config, prepared), partition, private=config.private)
+        self.rows: Shard = shard(prepared, deal(config, prepared), partition, private=config.noises_gradients)
         self.start = initial_arrays(config, self.learner.input_shape, prepared.classes)
         self.travelling = {name: array for name, array in self.start.items() if name not in self.learner.personal}
         node = {"partition-id": partition, "num-partitions": config.num_clients}
         self.context = Context(1, 2, node, RecordDict(), resolved(config))
+        self.run = secrets.token_hex(8)
 
     def ask(self, kind: str, arrays: Arrays, server_round: int = 1) -> Message:
-        content = RecordDict(
-            {"arrays": arrays_to_record(arrays), "config": ConfigRecord({"server-round": server_round})}
-        )
+        settings = ConfigRecord({"server-round": server_round, "run-id": self.run})
+        content = RecordDict({"arrays": arrays_to_record(arrays), "config": settings})
         return client_app.app(Message(content, 2, kind), self.context)
 
     def sent(self, reply: Message) -> Arrays:
@@ -79,7 +82,12 @@ class OneClient:
 
     @property
     def own(self) -> Arrays:
-        return record_to_arrays(self.context.state.array_records["bract-personal"])
+        kept = self.kept()
+        assert kept is not None
+        return kept
+
+    def kept(self) -> Arrays | None:
+        return local_of(self.config, int(self.context.node_config["partition-id"])).personal(self.run).before(10**6)
 
     def accuracy_counts(self, arrays: Arrays) -> list[int]:
         counts = self.learner.evaluate(arrays, self.rows.test_inputs, self.rows.test_labels)
@@ -102,6 +110,18 @@ def test_train_keeps_personal_tensors_and_sends_the_others(
     assert any(not np.array_equal(array, who.start[name]) for name, array in who.own.items())
 
 
+def test_a_round_that_is_run_again_starts_from_where_it_did_before(pixels: Prepared, make_config: MakeConfig) -> None:
+    who = OneClient(make_config(TINY | OPEN), pixels)
+    incoming = who.sent(who.ask("train", who.travelling))
+    first = who.sent(who.ask("train", incoming, 2))
+    after = who.own
+
+    again = who.sent(who.ask("train", incoming, 2))
+
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert all(np.array_equal(after[name], who.own[name]) for name in HEAD)
+
+
 def test_personal_head_is_the_head_and_personal_batchnorm_is_not(pixels: Prepared, make_config: MakeConfig) -> None:
     head, norm = (OneClient(make_config(TINY | OPEN | more), pixels).learner.personal for more in ({}, NORM))
 
@@ -117,7 +137,7 @@ def test_train_equals_training_all_tensors_together_round_after_round(
     arrays, sent = dict(who.start), who.travelling
 
     for number in (1, 2):
-        arrays = who.learner.train(arrays, who.rows, name="00000", server_round=number)
+        arrays = who.learner.train(arrays, who.rows, name="00000", server_round=number, plan=None)
         travelling = {name: arrays[name] for name in who.travelling}
         sent = who.sent(who.ask("train", sent, number))
         assert all(np.array_equal(sent[name], travelling[name]) for name in travelling)
@@ -145,12 +165,12 @@ def test_evaluate_does_not_change_what_a_client_keeps(pixels: Prepared, make_con
 
     reply = who.ask("evaluate", who.travelling)
 
-    assert "bract-personal" not in who.context.state
+    assert who.kept() is None
     metrics = reply.content.metric_records["metrics"]
     assert metrics["personal-confusion"] == metrics["confusion"]
 
 
-def test_personal_tensors_live_in_the_context_only(pixels: Prepared, make_config: MakeConfig) -> None:
+def test_personal_tensors_belong_to_one_client_in_one_run(pixels: Prepared, make_config: MakeConfig) -> None:
     config = make_config(TINY | OPEN)
     first, second, again = OneClient(config, pixels), OneClient(config, pixels, 1), OneClient(config, pixels)
     first.ask("train", first.travelling)
@@ -168,7 +188,7 @@ def test_train_refuses_a_server_that_sends_personal_tensors(
     who = OneClient(make_config(TINY | settings), pixels)
 
     assert who.ask("train", who.start).error.reason == "MESSAGE"
-    assert "bract-personal" not in who.context.state
+    assert who.kept() is None
 
 
 def test_train_under_dp_lets_nothing_more_leave_and_noises_what_stays(
@@ -182,7 +202,8 @@ def test_train_under_dp_lets_nothing_more_leave_and_noises_what_stays(
 
     assert {name: set(record) for name, record in reply.content.items()} == {
         "arrays": set(first.travelling),
-        "metrics": {"num-examples"},
+        "metrics": {"num-examples", "noised-correct", "noised-wrong"},
+        "ledger": {"ledger-id", "seq", "head", "public-key", "signature"},
     }
     assert all(not np.array_equal(first.own[name], again.own[name]) for name in HEAD)
 

@@ -25,7 +25,11 @@ def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:
 
 
 def test_private_training_moves_by_at_most_the_bound_when_one_image_joins() -> None:
-    arrays, plan, local = start(), PrivacyPlan(40, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(40.0, 0.0, 1, 16)
+    arrays, plan, local = (
+        start(),
+        PrivacyPlan("dp-sgd", "image", 40, 1.0, 1, 1, 0.5, 1.0, 1e-5),
+        LocalSettings(40.0, 0.0, 1, 16),
+    )
 
     def release(rows: int) -> np.ndarray:
         return flat(train_network_privately(cnn(), arrays, rows_of(rows), plan, local, repeating()))
@@ -39,7 +43,7 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
 ) -> None:
     """Each clipped gradient is recorded: those of the others must be the same to the bit."""
     network, arrays = tuned
-    plan = PrivacyPlan(12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
+    plan = PrivacyPlan("dp-sgd", "image", 12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     local = LocalSettings(1.0, 0.0, 1, 12, augmentation=("crop",), stream=b"r", physical_batch_size=physical)
     everyone = rows_of(12, 32, 3)
     original = network_training.clipped_sum
@@ -66,7 +70,7 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
 @pytest.mark.parametrize("physical", [2, 4])
 def test_private_training_in_chunks_equals_one_image_at_a_time(tuned: tuple[AnyNetwork, Arrays], physical: int) -> None:
     network, arrays = tuned
-    plan = PrivacyPlan(20, 0.6, 3, 1, 0.5, 1.0, 1e-5)
+    plan = PrivacyPlan("dp-sgd", "image", 20, 0.6, 3, 1, 0.5, 1.0, 1e-5)
     local = LocalSettings(0.5, 0.5, 1, 12, augmentation=("flip",), stream=b"r")
 
     def release(size: int) -> np.ndarray:
@@ -80,7 +84,10 @@ def test_private_training_takes_chunks_only_where_they_agree(
     tuned: tuple[AnyNetwork, Arrays], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, arrays = tuned
-    plan, local = PrivacyPlan(6, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(0.5, 0.0, 1, 6, physical_batch_size=3)
+    plan, local = (
+        PrivacyPlan("dp-sgd", "image", 6, 1.0, 1, 1, 0.5, 1.0, 1e-5),
+        LocalSettings(0.5, 0.0, 1, 6, physical_batch_size=3),
+    )
     used: list[int] = []
     original = network_training.gradients_in_slots
 
@@ -104,7 +111,7 @@ def test_private_training_takes_chunks_only_where_they_agree(
 
 def test_self_check_runs_once_for_all_rounds(tuned: tuple[AnyNetwork, Arrays], monkeypatch: pytest.MonkeyPatch) -> None:
     network, arrays = tuned
-    plan = PrivacyPlan(6, 1.0, 1, 1, 0.5, 1.0, 1e-5)
+    plan = PrivacyPlan("dp-sgd", "image", 6, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     checks: list[object] = []
     monkeypatch.setattr(network_training, "providers_agree", lambda *given: checks.append(given) or True)
     network_training._chunks_are_right.cache_clear()
@@ -122,7 +129,10 @@ def test_private_training_with_a_huge_bound_and_no_noise_is_the_sum_of_plain_gra
 ) -> None:
     network, arrays = tuned
     bound, rows = 64.0, rows_of(8, 32, 3)
-    plan, local = PrivacyPlan(8, 1.0, 3, 1, bound, 1e-18, 1e-5), LocalSettings(0.05, 0.5, 3, 8, weight_decay=0.01)
+    plan, local = (
+        PrivacyPlan("dp-sgd", "image", 8, 1.0, 3, 1, bound, 1e-18, 1e-5),
+        LocalSettings(0.05, 0.5, 3, 8, weight_decay=0.01),
+    )
 
     private = flat(train_network_privately(network, arrays, rows, plan, local, repeating()))
     plain = flat(train_network(network, arrays, rows, local, public_stream(0, "batches")))
@@ -138,7 +148,7 @@ def test_private_training_of_rows_that_are_not_finite_is_that_of_the_others(
 ) -> None:
     """A row whose gradient is not a number counts as zero, for itself alone."""
     network, arrays = tuned
-    plan, local = PrivacyPlan(6, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(1.0, 0.0, 1, 6)
+    plan, local = PrivacyPlan("dp-sgd", "image", 6, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(1.0, 0.0, 1, 6)
     rows = rows_of(6, 32, 3)
     without = Rows(rows.images[1:], rows.labels[1:], rows.digests[1:])
     prepare = network.prepare
@@ -169,7 +179,7 @@ class Fixed(Repeating):
 
 @pytest.mark.parametrize("rows", [0, 1, 40])
 def test_private_training_keeps_names_and_shapes_for_any_number_of_rows(rows: int) -> None:
-    arrays, plan = start(), PrivacyPlan(40, 0.5, 2, 1, 1.0, 1.0, 1e-5)
+    arrays, plan = start(), PrivacyPlan("dp-sgd", "image", 40, 0.5, 2, 1, 1.0, 1.0, 1e-5)
 
     after = train_network_privately(cnn(), arrays, rows_of(rows), plan, SETTINGS, PrivateStreams.fresh())
 

@@ -49,7 +49,7 @@ def settings(rate: float = 0.5, momentum: float = 0.0, epochs: int = 2, batch: i
 
 
 def plan(units: int = 40, rate: float = 1.0, steps: int = 3, bound: float = 0.2, noise: float = 1.0) -> PrivacyPlan:
-    return PrivacyPlan(units, rate, steps, 1, bound, noise, 1e-5)
+    return PrivacyPlan("dp-sgd", "image", units, rate, steps, 1, bound, noise, 1e-5)
 
 
 def test_shuffled_batches_visit_each_row_once_an_epoch() -> None:

@@ -126,7 +126,7 @@ def test_tower_trains_in_every_way_of_tuning(
     rows, settings = Rows(pixels(6), np.arange(6) % 3, digests), settings_of(config, server_round=1)
 
     if private:
-        plan = PrivacyPlan(6, 1.0, 2, 1, 1.0, 1.0, 1e-5)
+        plan = PrivacyPlan("dp-sgd", "image", 6, 1.0, 2, 1, 1.0, 1.0, 1e-5)
         after = train_network_privately(network, arrays, rows, plan, settings, PrivateStreams.fresh())
     else:
         after = train_network(network, arrays, rows, settings, public_stream(0, "batches"))

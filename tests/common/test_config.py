@@ -95,7 +95,7 @@ def test_parse_needs_exactly_one_rival_under_privacy(rivals: tuple[Scalar, Scala
         ("training.local-epochs", 0, "greater than or equal to 1"),
         ("training.batch-size", 0, "greater than or equal to 1"),
         ("strategy.name", "fedavg", "'FedAvg'"),
-        ("privacy.mechanism", "dp", "'none' or 'dp-sgd'"),
+        ("privacy.mechanism", "dp", "'none', 'dp-sgd' or 'client-dp'"),
         ("privacy.target-epsilon", 0.0, "greater than 0"),
         ("privacy.target-epsilon", math.inf, "less than or equal to 100"),
         ("privacy.noise-multiplier", -1.0, "greater than 0"),
@@ -180,6 +180,7 @@ def test_system_settings_cannot_change_the_privacy_plan(make_config: MakeConfig)
     choices: dict[str, list[Scalar]] = {
         "system.device": ["auto", "cpu", "cuda", "mps"],
         "system.physical-batch-size": [1, 16],
+        "system.ledger": ["simulated", "durable"],
     }
     assert {key for key in defaults() if key.startswith("system.")} == set(choices), "a new setting needs a row here"
     private: dict[str, Scalar] = {"privacy.noise-multiplier": 1.0, "num-rounds": 2}

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import Scalar, bract_home
-from common.data.deal import Partition, class_counts, deal, deal_afresh, shard
+from common.data.deal import Partition, class_counts, deal, deal_afresh
+from common.data.shards import shard
 from common.errors import ConfigError, DataError
 from common.sections import RunConfig
 
@@ -27,6 +28,7 @@ class Content:
     inputs: np.ndarray
     labels: np.ndarray
     digests: np.ndarray
+    file_digests: np.ndarray
     usable: np.ndarray
     num_train: int
     classes: tuple[str, ...]
@@ -51,6 +53,7 @@ def _content(num_train: int = COUNT, **changed: Any) -> Content:
         inputs=np.arange(COUNT),
         labels=np.random.default_rng(0).integers(4, size=COUNT),
         digests=_digests([str(row) for row in range(COUNT)]),
+        file_digests=_digests([f"file {row}" for row in range(COUNT)]),
         usable=np.ones(COUNT, dtype=bool),
         num_train=num_train,
         classes=("a", "b", "c", "d"),
@@ -72,6 +75,12 @@ def _with_units(content: Content, units: list[str]) -> Content:
     named = np.array([bool(unit) for unit in units])
     digests = np.where(named[:, None], _digests(units), content.digests)
     return replace(content, unit_digests=digests)
+
+
+def _whole(sizes: list[int]) -> Partition:
+    """Everything is the first client's, and nothing is held out."""
+    owner, held_out = np.zeros(COUNT, dtype=np.int32), np.zeros(COUNT, dtype=bool)
+    return Partition(owner, held_out, np.array(sizes), np.array(sizes), 0)
 
 
 @pytest.mark.parametrize("num_train", [COUNT, 450], ids=["held-out", "own-test-set"])
@@ -303,7 +312,7 @@ def test_shard_of_a_private_client_keeps_one_copy_of_equal_images() -> None:
     digests = _content().digests.copy()
     digests[:40] = digests[0]
     content = _content(digests=digests)
-    everything = Partition(np.zeros(COUNT, dtype=np.int32), np.zeros(COUNT, dtype=bool), np.array([COUNT]), 0)
+    everything = _whole([COUNT])
 
     private, plain = (shard(content, everything, 0, private=wanted) for wanted in (True, False))
 
@@ -313,13 +322,13 @@ def test_shard_of_a_private_client_keeps_one_copy_of_equal_images() -> None:
 
 
 def test_shard_never_trains_on_the_sources_own_test_set() -> None:
-    nothing_held = Partition(np.zeros(COUNT, dtype=np.int32), np.zeros(COUNT, dtype=bool), np.array([450]), 0)
+    nothing_held = _whole([450])
 
     assert shard(_content(450), nothing_held, 0, private=False).train_inputs.tolist() == list(range(450))
 
 
 def test_shard_of_a_client_without_rows_is_empty() -> None:
-    nobody = Partition(np.zeros(COUNT, dtype=np.int32), np.zeros(COUNT, dtype=bool), np.array([COUNT, 0]), 0)
+    nobody = _whole([COUNT, 0])
 
     part = shard(_content(), nobody, 1, private=True)
 

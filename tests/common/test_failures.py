@@ -12,6 +12,8 @@ from common.errors import (
     ConfigError,
     DataError,
     FederationError,
+    LedgerError,
+    PolicyError,
     PrivacyError,
     WeightsError,
 )
@@ -44,6 +46,8 @@ class _SubclassOfDataError(DataError):
         (WeightsError(_DETAILS), 1003),
         (PrivacyError(_DETAILS), 1004),
         (FederationError(_DETAILS), 1005),
+        (PolicyError(_DETAILS), 1006),
+        (LedgerError(_DETAILS), 1007),
         (BractError(_DETAILS), 1000),
         (KeyError(_DETAILS), 1000),
     ],
@@ -69,5 +73,6 @@ def test_failure_reply_answers_the_message_it_was_given(request_message: Message
 
 def test_failure_codes_are_all_reachable_and_distinct() -> None:
     errors = [ConfigError(), DataError(), WeightsError(), PrivacyError(), FederationError(), ValueError()]
+    errors += [PolicyError(), LedgerError()]
 
     assert sorted(ClientFailure.of(error) for error in errors) == sorted(ClientFailure)

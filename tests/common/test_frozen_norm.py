@@ -155,7 +155,7 @@ def test_training_moves_no_buffer_and_nothing_untrained(
     assert any("running_var" in name for name in before)
 
     if private:
-        plan = PrivacyPlan(6, 0.9, 1, 1, 1.0, 1.0, 1e-5)
+        plan = PrivacyPlan("dp-sgd", "image", 6, 0.9, 1, 1, 1.0, 1.0, 1e-5)
         after = train_network_privately(network, arrays, rows, plan, settings, PrivateStreams.fresh())
     else:
         after = train_network(network, arrays, rows, settings, public_stream(0, "batches"))

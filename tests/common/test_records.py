@@ -7,7 +7,10 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from common.errors import FederationError, PrivacyError
-from common.metrics import Counts
+from common.ledger.heads import sign_head
+from common.ledger.keys import HolderKeys
+from common.ledger.ledger import Head
+from common.metrics import Counts, NoisedCounts
 from common.records import (
     CONFIG,
     SERVER_ROUND,
@@ -18,24 +21,30 @@ from common.records import (
     check_reply,
     decode_declaration,
     decode_findings,
+    decode_head,
     encode_declaration,
     encode_findings,
+    encode_head,
     encode_update,
     record_to_arrays,
+    run_id_of,
     server_round_of,
     sum_counts,
 )
 from common.releases import (
-    ALLOWED_REPLIES,
     ARRAYS,
     CLIENT,
     CONFUSION,
+    CORRECT,
+    LEDGER,
     LOSS_SUM,
     METRICS,
+    NOISED_CONFUSION,
     NUM_EXAMPLES,
     PERSONAL_CONFUSION,
     PERSONAL_LOSS_SUM,
     TRAIN_LOSS,
+    WRONG,
     Releases,
 )
 from common.sections import RunConfig
@@ -52,8 +61,13 @@ _EVERYTHING = Releases(train_loss=True, personal=True)
 _DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
 
 
+_PRIVATE = Releases("dp-sgd", "private")
+_HEAD = sign_head(HolderKeys.simulated(0, "00003"), Head(7, "ab" * 32))
 _RUNS = {
-    "private": Releases(private=True),
+    "private": _PRIVATE,
+    "silent": Releases("dp-sgd", "none"),
+    "exact": Releases("dp-sgd", "exact"),
+    "central": Releases("client-dp", "none"),
     "open": Releases(),
     "fair": Releases(train_loss=True),
     "personal": Releases(personal=True),
@@ -61,20 +75,37 @@ _RUNS = {
 }
 _LEGAL = [
     (kind, run)
-    for kind in ("query", "train", "evaluate")
+    for kind in ("query", "query.close", "train", "evaluate")
     for run, releases in _RUNS.items()
-    if (kind, releases.private) in ALLOWED_REPLIES
+    if not (kind == "evaluate" and releases.metrics == "none")
 ]
 
 
 def _reply(kind: str, releases: Releases) -> RecordDict:
+    content = _without_head(kind, releases)
+    if releases.signed:
+        content[LEDGER] = encode_head(_HEAD)
+    return content
+
+
+def _without_head(kind: str, releases: Releases) -> RecordDict:
+    if kind == "query.close":
+        return RecordDict()
     if kind == "query":
         return encode_declaration(_DECLARED)
+    found = _found(kind, releases)
+    return encode_findings(287, found) if kind == "evaluate" else encode_update(_ARRAYS, 287, found)
+
+
+def _found(kind: str, releases: Releases) -> Findings | None:
+    if releases.metrics == "none":
+        return None
+    if releases.metrics == "private":
+        return Findings(noised=NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2])))
+    if releases.mechanism != "none":
+        return Findings(Counts(_COUNTS.confusion, float("nan")))
     loss = 0.75 if releases.train_loss and kind == "train" else None
-    found = Findings(_COUNTS, _OWN if releases.personal else None, loss)
-    if kind == "evaluate":
-        return encode_findings(287, found)
-    return encode_update(_ARRAYS, 287, None if releases.private else found)
+    return Findings(_COUNTS, _OWN if releases.personal else None, loss)
 
 
 def _check(content: RecordDict, kind: str, releases: Releases) -> RecordDict:
@@ -208,8 +239,8 @@ def test_decode_findings_refuses_a_training_loss_that_no_strategy_could_weigh_by
 
 @pytest.mark.parametrize(
     "metrics",
-    [{CONFUSION: [1, 2, 3, 4]}, {CONFUSION: [1], LOSS_SUM: 1.0}, {CONFUSION: [], LOSS_SUM: 1.0}],
-    ids=["no-loss", "one-class", "no-class"],
+    [{CONFUSION: [1], LOSS_SUM: 1.0}, {CONFUSION: [], LOSS_SUM: 1.0}],
+    ids=["one-class", "no-class"],
 )
 def test_sum_counts_refuses_what_cannot_be_added(metrics: dict[str, float | list[int]]) -> None:
     broken = RecordDict({METRICS: MetricRecord({NUM_EXAMPLES: 1, **metrics})})
@@ -275,7 +306,8 @@ def test_check_release_refuses_any_record_that_is_extra_or_missing(kind: str, ru
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_check_release_passes_a_reply_of_this_very_kind_of_run_only(kind: str, allowed: str, sent: str) -> None:
     content = _reply(kind, _RUNS[sent])
-    fits = set(content[METRICS]) == set(_reply(kind, _RUNS[allowed])[METRICS])
+    wanted = _reply(kind, _RUNS[allowed])
+    fits = set(content) == set(wanted) and set(content[METRICS]) == set(wanted[METRICS])
 
     if fits and (kind, allowed) in _LEGAL:
         assert _check(content, kind, _RUNS[allowed]) is content
@@ -288,7 +320,7 @@ def test_check_release_refuses_a_tensor_the_server_asked_for_but_nobody_declared
     content = encode_update(_ARRAYS | {"images": np.zeros(3, dtype=np.float32)}, 10, None)
 
     with pytest.raises(PrivacyError, match="record 'arrays'"):
-        _check(content, "train", Releases(private=True))
+        _check(content, "train", Releases("client-dp", "none"))
 
 
 def test_check_release_refuses_a_record_of_another_kind() -> None:
@@ -296,14 +328,14 @@ def test_check_release_refuses_a_record_of_another_kind() -> None:
     content[ARRAYS] = ConfigRecord(dict.fromkeys(_ARRAYS, "the text of patient 4711"))
 
     with pytest.raises(PrivacyError):
-        _check(content, "train", Releases(private=True))
+        _check(content, "train", Releases("client-dp", "none"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "private"), [("evaluate", True), ("log", True), ("log", False), ("", False), ("train.x", False)]
+    ("kind", "run"), [("evaluate", "silent"), ("log", "private"), ("log", "open"), ("", "open"), ("train.x", "open")]
 )
-def test_releases_refuse_requests_that_nothing_may_answer(kind: str, private: bool) -> None:
-    releases = Releases(private=private)
+def test_releases_refuse_requests_that_nothing_may_answer(kind: str, run: str) -> None:
+    releases = _RUNS[run]
 
     with pytest.raises(PrivacyError, match="nothing may leave"):
         releases.fields(kind)
@@ -314,14 +346,18 @@ def test_releases_refuse_requests_that_nothing_may_answer(kind: str, private: bo
 @pytest.mark.parametrize("extra", [{"train_loss": True}, {"personal": True}])
 def test_releases_refuse_extra_fields_under_privacy(extra: dict[str, bool]) -> None:
     with pytest.raises(PrivacyError, match="may not leave"):
-        Releases(private=True, **extra)
+        Releases("dp-sgd", "private", **extra)
 
 
-def test_releases_of_a_private_run_are_arrays_and_the_declared_size(make_config: MakeConfig) -> None:
+def test_releases_of_a_private_run_are_arrays_the_declared_size_noised_counts_and_the_head(
+    make_config: MakeConfig,
+) -> None:
     personal = make_config({"model.personal": "head", "model.tuning": "full"})
 
     for config in (make_config(), personal):
-        assert Releases.of(config).fields("train") == {ARRAYS: None, METRICS: (NUM_EXAMPLES,)}
+        assert set(Releases.of(config).fields("train")) == {ARRAYS, METRICS, LEDGER}
+        assert Releases.of(config).fields("train")[METRICS] == (NUM_EXAMPLES, CORRECT, WRONG)
+        assert Releases.of(config).fields("evaluate")[METRICS] == (NUM_EXAMPLES, NOISED_CONFUSION)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +379,11 @@ def test_check_reply_gives_what_an_honest_client_found() -> None:
 
     assert found is not None
     assert found.train_loss == 0.75
-    assert _check_reply(_reply("train", Releases(private=True)), Releases(private=True)) is None
+    assert _check_reply(_reply("train", _RUNS["silent"]), _RUNS["silent"]) is None
+    noised = _check_reply(_reply("train", _PRIVATE), _PRIVATE)
+    assert noised is not None
+    assert noised.noised is not None
+    assert noised.noised.cells.tolist() == [5, -2]
 
 
 def _spoil(content: RecordDict, how: str) -> RecordDict:
@@ -373,10 +413,42 @@ def test_check_reply_refuses_what_was_not_agreed(how: str) -> None:
 
 
 def test_private_replies_declare_no_counts_at_all() -> None:
-    fields = [set(keys or ()) for (_, private), reply in ALLOWED_REPLIES.items() if private for keys in reply.values()]
+    for name in ("private", "silent", "central"):
+        kinds = [kind for kind, run in _LEGAL if run == name]
+        fields = [set(keys or ()) for kind in kinds for keys in _RUNS[name].fields(kind).values()]
+        assert not set().union(*fields) & {CONFUSION, LOSS_SUM, TRAIN_LOSS, PERSONAL_CONFUSION}
+        assert ARRAYS in _RUNS[name].fields("train")
 
-    assert not set().union(*fields) & {CONFUSION, LOSS_SUM}
-    assert ARRAYS in ALLOWED_REPLIES["train", True]
+
+def test_exact_counts_under_a_mechanism_come_without_a_loss() -> None:
+    for kind in ("train", "evaluate"):
+        assert _RUNS["exact"].fields(kind)[METRICS] == (NUM_EXAMPLES, CONFUSION)
+
+
+def test_decode_head_is_the_inverse_of_encode_and_refuses_what_is_none() -> None:
+    content = RecordDict({LEDGER: encode_head(_HEAD)})
+
+    assert decode_head(content) == _HEAD
+    content.config_records[LEDGER]["seq"] = "seven"
+    with pytest.raises(FederationError, match="wrong type"):
+        decode_head(content)
+    with pytest.raises(FederationError, match="lacks the head"):
+        decode_head(RecordDict())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"run-id": 3}, {"run-id": ""}, {"run-id": "x" * 65}, {"run-id": "x", "seed": 0}, {"run-id": "x", "lr": 1.0}],
+)
+def test_run_id_of_refuses_messages_without_a_run_and_settings_that_no_message_may_bring(
+    settings: dict[str, int | float | str],
+) -> None:
+    with pytest.raises(FederationError):
+        run_id_of(RecordDict({CONFIG: ConfigRecord(dict(settings))}))
+
+
+def test_run_id_of_reads_the_run() -> None:
+    assert run_id_of(RecordDict({CONFIG: ConfigRecord({"run-id": "a1", "proximal-mu": 0.1})})) == "a1"
 
 
 def test_server_round_of_reads_the_round() -> None:

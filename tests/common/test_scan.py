@@ -259,7 +259,21 @@ def _made(bad: int, total: int, unknown: int = 0) -> Scan:
     zeros = np.zeros(total, np.int32)
     digests = np.zeros((total, 32), np.uint8)
     return Scan(
-        "f", labels, digests, usable, zeros, zeros, zeros, ("",) * total, total, ("a", "b"), None, None, (), faults
+        "f",
+        labels,
+        digests,
+        digests,
+        usable,
+        zeros,
+        zeros,
+        zeros,
+        ("",) * total,
+        total,
+        ("a", "b"),
+        None,
+        None,
+        (),
+        faults,
     )
 
 

@@ -8,7 +8,8 @@ from dp_accounting.pld import PLDAccountant
 
 from common.errors import ConfigError, PrivacyError
 from common.privacy import accounting
-from common.privacy.accounting import DpSgdEvent, epsilon_of
+from common.privacy.accounting import epsilon_of, spent_by
+from common.privacy.events import DpSgdEvent
 
 DELTA = 1e-5
 
@@ -53,10 +54,10 @@ def test_epsilon_of_grows_with_steps_and_is_zero_without() -> None:
 
 
 def test_epsilon_of_is_refused_when_rdp_falls_below_pld(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounting, "_rdp_epsilon", lambda *_: 0.1)
+    monkeypatch.setattr(accounting, "rdp_epsilon", lambda *_: 0.1)
 
     with pytest.raises(PrivacyError, match="disagree"):
-        epsilon_of([DpSgdEvent(1.0, 1.0, 1)], delta=DELTA)
+        spent_by([DpSgdEvent(1.0, 1.0, 1)], delta=DELTA, fresh=True)
 
 
 def test_epsilon_of_refuses_noise_so_small_that_epsilon_means_nothing() -> None:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
-from common.privacy.plan import calibrate, plan_for, round_up_rate
+from common.privacy.calibration import calibrate
+from common.privacy.events import DpSgdEvent
+from common.privacy.plan import plan_for, round_up_rate
 from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
@@ -20,7 +22,7 @@ MakeConfig = Callable[..., RunConfig]
 def test_calibrate_never_overshoots_and_wastes_little(target: float, rate: float, steps: int) -> None:
     noise = calibrate(rate, steps, target, 1e-5)
 
-    epsilon = pld_epsilon(((rate, noise, steps),), 1e-5, DISCRETIZATION)
+    epsilon = pld_epsilon((DpSgdEvent(rate, noise, steps),), 1e-5, DISCRETIZATION)
     assert 0.98 * target < epsilon <= target
 
 

@@ -14,9 +14,10 @@ from common.metrics import Counts
 from common.records import Declaration, Findings
 from common.sections import RunConfig
 from server import card
+from server.meeting import Client
 from server.outcome import Outcome
 from server.report import draw_curves
-from server.rounds import Client, RoundResult
+from server.rounds import RoundResult
 from server.summary import summarise
 from server.tracking import RoundRecord
 from simulations.closing import show_closing
@@ -29,7 +30,7 @@ OWN = Counts(np.array([[4, 0], [1, 3]]), 1.0)
 
 def outcome_of(config: RunConfig, **more: Any) -> Outcome:
     clients = {name: Client(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")}
-    return Outcome(config, clients, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
+    return Outcome(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
 
 
 def record(**more: Any) -> RoundRecord:

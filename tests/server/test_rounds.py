@@ -1,14 +1,14 @@
 """The loop over strategies: aggregation by hand, order of replies, failures."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from common.config import Scalar, defaults, override, parse
 from common.errors import ConfigError, FederationError
@@ -25,7 +25,9 @@ from common.records import (
 from common.releases import METRICS, Releases
 from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy
-from server.rounds import evaluate_at_clients, meet_clients, run_rounds
+from server.gathering import Wire
+from server.meeting import Client, meet_clients
+from server.rounds import Course, RoundResult, evaluate_at_clients, run_rounds
 from simulations.in_process import InProcessGrid
 
 SHIFTS = np.array([0.1, 0.4, -0.2, 0.9, 0.3, 0.5], dtype=np.float32)
@@ -88,21 +90,28 @@ def config_for(name: StrategyName, clients: int = 6) -> RunConfig:
     return parse(override(defaults(), settings))
 
 
+def meet(grid: InProcessGrid) -> Mapping[str, Client]:
+    return meet_clients(grid, 6, run_id="run").clients
+
+
+def rounds_of(
+    grid: InProcessGrid,
+    strategy: Strategy,
+    clients: Mapping[str, Client],
+    cohorts: list[list[str]],
+    releases: Releases = OPEN,
+) -> Iterator[RoundResult]:
+    return run_rounds(Wire(grid, releases, "run"), strategy, START, Course(clients, cohorts))
+
+
 def run(
     strategy_name: StrategyName, rounds: int = 3, grid_type: type[InProcessGrid] = InProcessGrid
 ) -> list[np.ndarray]:
     fair = strategy_name == "QFedAvg"
     grid = grid_type(toy_app(loss=0.5 if fair else None), 6, {})
-    clients = meet_clients(grid, 6)
-    start = {"w": np.zeros(2, dtype=np.float32)}
-    results = run_rounds(
-        grid,
-        build_strategy(config_for(strategy_name)),
-        start,
-        clients,
-        [list(clients)] * rounds,
-        releases=Releases(train_loss=fair),
-    )
+    clients = meet(grid)
+    strategy = build_strategy(config_for(strategy_name))
+    results = rounds_of(grid, strategy, clients, [list(clients)] * rounds, Releases(train_loss=fair))
     return [result.arrays["w"] for result in results]
 
 
@@ -126,10 +135,10 @@ def test_run_rounds_drives_every_strategy_whatever_order_replies_come_in(name: S
 
 def test_run_rounds_takes_any_flower_strategy_object() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
     theirs = FedAvg(min_train_nodes=1, min_available_nodes=1, train_metrics_aggr_fn=sum_counts)
 
-    results = list(run_rounds(grid, theirs, START, clients, [["00002"]], releases=OPEN))
+    results = list(rounds_of(grid, theirs, clients, [["00002"]], OPEN))
 
     assert np.allclose(results[0].arrays["w"], SHIFTS[2])
     assert results[0].record.num_clients == 1
@@ -137,9 +146,9 @@ def test_run_rounds_takes_any_flower_strategy_object() -> None:
 
 def test_run_rounds_sums_counts_and_reports_bytes() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
 
-    (result,) = run_rounds(grid, build_strategy(config_for("FedAvg")), START, clients, [list(clients)], releases=OPEN)
+    (result,) = rounds_of(grid, build_strategy(config_for("FedAvg")), clients, [list(clients)], OPEN)
 
     assert result.record.counts is not None
     assert result.record.counts.confusion.tolist() == [[15, 6], [0, 12]]
@@ -149,9 +158,9 @@ def test_run_rounds_sums_counts_and_reports_bytes() -> None:
 
 def test_run_rounds_goes_on_without_failed_clients_and_names_them() -> None:
     grid = InProcessGrid(toy_app(failing={1, 4}), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
 
-    (result,) = run_rounds(grid, build_strategy(config_for("FedAvg")), START, clients, [list(clients)], releases=OPEN)
+    (result,) = rounds_of(grid, build_strategy(config_for("FedAvg")), clients, [list(clients)], OPEN)
 
     assert result.record.failures == {"00001": "INTERNAL", "00004": "INTERNAL"}
     assert np.allclose(result.arrays["w"], (0.1 * 1 - 0.2 * 3 + 0.9 * 4 + 0.5 * 6) / 14, atol=1e-6)
@@ -170,10 +179,10 @@ MALFORMED: dict[str, Any] = {
 @pytest.mark.parametrize("how", MALFORMED)
 def test_run_rounds_leaves_a_client_out_whose_reply_is_malformed(how: str) -> None:
     grid = InProcessGrid(toy_app(spoilt={1: MALFORMED[how], 4: MALFORMED[how]}), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
     strategy = build_strategy(config_for("FedAvg"))
 
-    first, second = run_rounds(grid, strategy, START, clients, [list(clients)] * 2, releases=OPEN)
+    first, second = rounds_of(grid, strategy, clients, [list(clients)] * 2, OPEN)
 
     assert first.record.failures == second.record.failures == {"00001": "MESSAGE", "00004": "MESSAGE"}
     assert first.record.num_clients == 4
@@ -184,10 +193,10 @@ def test_run_rounds_leaves_a_client_out_whose_reply_is_malformed(how: str) -> No
 
 def test_run_rounds_leaves_a_client_out_whose_loss_qfedavg_could_not_weigh_by() -> None:
     grid = InProcessGrid(toy_app(loss=0.5, spoilt={2: {"train-loss": float("nan")}}), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
     fair = Releases(train_loss=True)
 
-    (result,) = run_rounds(grid, build_strategy(config_for("QFedAvg")), START, clients, [list(clients)], releases=fair)
+    (result,) = rounds_of(grid, build_strategy(config_for("QFedAvg")), clients, [list(clients)], fair)
 
     assert result.record.failures == {"00002": "MESSAGE"}
     assert np.isfinite(result.arrays["w"]).all()
@@ -195,17 +204,17 @@ def test_run_rounds_leaves_a_client_out_whose_loss_qfedavg_could_not_weigh_by() 
 
 def test_evaluate_at_clients_leaves_out_malformed_counts() -> None:
     grid = InProcessGrid(toy_app(spoilt={3: {"confusion": [1, 2, 3]}}), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
 
-    found = evaluate_at_clients(grid, build_strategy(config_for("FedAvg")), START, clients, 1, releases=OPEN)
+    found = evaluate_at_clients(Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
 
     assert sorted(found) == ["00000", "00001", "00002", "00004", "00005"]
 
 
 def test_run_rounds_stops_when_nobody_sends_an_update() -> None:
     grid = InProcessGrid(toy_app(failing=range(6)), 6, {})
-    clients = meet_clients(grid, 6)
-    rounds = run_rounds(grid, build_strategy(config_for("FedAvg")), START, clients, [list(clients)], releases=OPEN)
+    clients = meet(grid)
+    rounds = rounds_of(grid, build_strategy(config_for("FedAvg")), clients, [list(clients)], OPEN)
 
     with pytest.raises(FederationError, match=r"round 1.*INTERNAL"):
         next(rounds)
@@ -213,18 +222,19 @@ def test_run_rounds_stops_when_nobody_sends_an_update() -> None:
 
 def test_evaluate_at_clients_gives_counts_by_name() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
-    clients = meet_clients(grid, 6)
+    clients = meet(grid)
 
-    found = evaluate_at_clients(grid, build_strategy(config_for("FedAvg")), START, clients, 1, releases=OPEN)
+    found = evaluate_at_clients(Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
 
-    assert [found[name].counts.confusion[0, 0] for name in sorted(found)] == [0, 1, 2, 3, 4, 5]
+    counts = [found[name].counts for name in sorted(found)]
+    assert [count.confusion[0, 0] for count in counts if count is not None] == [0, 1, 2, 3, 4, 5]
 
 
 def test_meet_clients_refuses_clients_that_disagree() -> None:
     grid = InProcessGrid(toy_app(classes={3: ("a", "c")}), 6, {})
 
     with pytest.raises(FederationError, match="00003 disagree on classes"):
-        meet_clients(grid, 6)
+        meet(grid)
 
 
 def test_build_strategy_refuses_a_cohort_too_small_for_it() -> None:

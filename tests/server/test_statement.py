@@ -7,7 +7,8 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from common.sections import RunConfig
-from server.statement import account, privacy_statement
+from server.spending import account
+from server.statement import privacy_statement
 
 MakeConfig = Callable[..., RunConfig]
 UNITS = {"00000": 300, "00001": 90, "00002": 500}
@@ -26,33 +27,34 @@ def config(make_config: MakeConfig, rounds: int = 4) -> RunConfig:
 def test_account_charges_each_client_for_the_rounds_it_was_asked(make_config: MakeConfig) -> None:
     spending = account(config(make_config), UNITS, cohorts(4), complete=True)
 
-    assert dict(spending.rounds) == {"00000": 2, "00001": 2, "00002": 2}
-    assert spending.epsilon_max == max(spending.epsilons.values())
+    assert {name: share.rounds for name, share in spending.shares.items()} == {"00000": 2, "00001": 2, "00002": 2}
+    assert spending.epsilon_max == max(share.spent.pld for share in spending.shares.values())
 
 
 def test_account_equals_an_independent_pld_over_all_rounds(make_config: MakeConfig) -> None:
     spending = account(config(make_config), UNITS, cohorts(4), complete=True)
 
-    for name, plan in spending.plans.items():
+    for share in spending.shares.values():
+        plan = share.plan
         accountant = PLDAccountant(value_discretization_interval=1e-4)
-        for _ in range(spending.rounds[name]):
+        for _ in range(share.rounds):
             step = dp_accounting.PoissonSampledDpEvent(plan.sample_rate, dp_accounting.GaussianDpEvent(2.0))
             accountant.compose(step, plan.steps_per_round)
         theirs = accountant.get_epsilon(1e-5)
-        assert theirs - 1e-9 <= spending.epsilons[name] <= theirs * 1.002
+        assert theirs - 1e-9 <= share.spent.pld <= theirs * 1.002
 
 
 def test_account_of_twice_the_rounds_is_more_at_the_same_noise(make_config: MakeConfig) -> None:
     few = account(config(make_config, 4), UNITS, cohorts(4), complete=True)
     many = account(config(make_config, 8), UNITS, cohorts(8), complete=True)
 
-    assert all(many.epsilons[name] > few.epsilons[name] for name in UNITS)
+    assert all(many.shares[name].spent.pld > few.shares[name].spent.pld for name in UNITS)
 
 
 def test_account_of_a_run_that_stopped_early_charges_the_whole_plan(make_config: MakeConfig) -> None:
     stopped = account(config(make_config), UNITS, cohorts(4)[:1], complete=False)
 
-    assert set(stopped.rounds.values()) == {config(make_config).participations}
+    assert {share.rounds for share in stopped.shares.values()} == {config(make_config).participations}
 
 
 def test_privacy_statement_says_what_is_not_protected(make_config: MakeConfig) -> None:
@@ -60,7 +62,7 @@ def test_privacy_statement_says_what_is_not_protected(make_config: MakeConfig) -
     statement = privacy_statement(run, account(run, UNITS, cohorts(4), complete=True), status="complete")
 
     assert statement["private"] is True
-    assert statement["ledger"] == "none yet"
+    assert "signed heads" in statement["ledger"]
     assert any("server's code" in line for line in statement["not_protected"])
     assert {"mechanism", "privacy_unit", "neighboring_relation", "sampling_method", "accountant"} <= set(statement)
 
@@ -79,5 +81,5 @@ def test_system_settings_and_seed_cannot_change_epsilon(make_config: MakeConfig,
         | {"system.device": "cpu", "seed": seed}
     )
 
-    ours = account(changed, UNITS, cohorts(4), complete=True).epsilons
-    assert ours == account(config(make_config), UNITS, cohorts(4), complete=True).epsilons
+    ours, theirs = (account(run, UNITS, cohorts(4), complete=True).shares for run in (changed, config(make_config)))
+    assert ours == theirs

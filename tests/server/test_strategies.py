@@ -15,7 +15,9 @@ from common.records import Declaration, Findings, encode_declaration, encode_upd
 from common.releases import Releases
 from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy, check_strategy
-from server.rounds import meet_clients, run_rounds
+from server.gathering import Wire
+from server.meeting import meet_clients
+from server.rounds import Course, run_rounds
 from simulations.in_process import InProcessGrid
 
 # Seven clients, two parameters; the last two are far from the others.
@@ -71,10 +73,11 @@ def federate(config: RunConfig, heard: list[dict[str, Any]] | None = None) -> np
     """(rounds, 2) models after each round, by Flower's own strategy object."""
     releases = Releases.of(config)
     grid = InProcessGrid(toy_app([] if heard is None else heard, with_loss=releases.train_loss), len(SIZES), {})
-    clients = meet_clients(grid, len(SIZES))
+    clients = meet_clients(grid, len(SIZES), run_id="run").clients
     # "bias" comes before "awry": a strategy that sorted names would mix them up.
     start = {"bias": START[:1].astype(np.float32), "awry": START[1:].astype(np.float32)}
-    rounds = run_rounds(grid, build_strategy(config), start, clients, [list(clients)] * ROUNDS, releases=releases)
+    course = Course(clients, [list(clients)] * ROUNDS)
+    rounds = run_rounds(Wire(grid, releases, "run"), build_strategy(config), start, course)
     return np.array([np.concatenate([done.arrays["bias"], done.arrays["awry"]]) for done in rounds])
 
 

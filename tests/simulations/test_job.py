@@ -50,12 +50,16 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
         "confusion.png",
         "curves.png",
         "partition.png",
+        "checkpoint.safetensors",
+        "heads.jsonl",
+        "ledgers",
     }
+    assert {file.name for file in (folder / "ledgers").iterdir()} == {f"{client:05d}.sqlite" for client in range(5)}
     assert summary["status"] == "complete"
     assert summary["private"] is True
     assert summary["simulation_only"] is True
     assert 0 < summary["epsilon_max"] <= 8.0
-    assert summary["ledger"] == "none yet"
+    assert summary["private_metrics"]["evaluated_model"] == 3
     assert summary["accuracy"] > 0.5
     assert 0 <= summary["backbone_share_of_time"] < 1
     assert len((folder / "rounds.jsonl").read_text().splitlines()) == 3
@@ -66,7 +70,7 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
     assert card["classes"] == [str(digit) for digit in range(10)]
 
 
-def test_run_job_under_dp_lets_only_arrays_and_declared_constants_leave(
+def test_run_job_under_dp_lets_only_arrays_noised_counts_heads_and_declared_constants_leave(
     make_config: MakeConfig, digits: Prepared, tmp_path: Path
 ) -> None:
     config = make_config({"num-rounds": 2, "output-dir": str(tmp_path / "run")})
@@ -75,13 +79,13 @@ def test_run_job_under_dp_lets_only_arrays_and_declared_constants_leave(
     run_in_process(create_app(surround), client_app, resolved(config), num_clients=5, observer=seen.append)
 
     kinds = [message.metadata.message_type for message in seen]
-    assert kinds == ["query"] * 5 + ["train"] * 10
+    assert kinds == ["query"] * 5 + ["train"] * 10 + ["evaluate"] * 5 + ["query.close"] * 5
     declared = {m.metadata.src_node_id: m.content.config_records["client"]["num-units"] for m in seen[:5]}
-    for message in seen[5:]:
-        assert set(message.content) == {"arrays", "metrics"}
-        assert dict(message.content.metric_records["metrics"]) == {
-            "num-examples": declared[message.metadata.src_node_id]
-        }
+    for message in seen[5:15]:
+        assert set(message.content) == {"arrays", "metrics", "ledger"}
+        metrics = message.content.metric_records["metrics"]
+        assert set(metrics) == {"num-examples", "noised-correct", "noised-wrong"}
+        assert metrics["num-examples"] == declared[message.metadata.src_node_id]
         arrays = message.content.array_records["arrays"]
         assert {name: array.numpy().shape for name, array in arrays.items()} == {"head.weight": (10, 1280)}
 

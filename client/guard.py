@@ -1,0 +1,147 @@
+"""Policy and ledger, in front of every release of one client."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+
+from common.errors import LedgerError, PolicyError
+from common.ledger.agreements import Registration, Release
+from common.ledger.books import Books
+from common.ledger.heads import SignedHead
+from common.ledger.holder import Holder
+from common.ledger.images import Holding
+from common.privacy.plan import PrivacyPlan
+from common.privacy.policy import Policy
+from common.reply_bytes import digest_of, pack, unpack
+from common.sections import RunConfig
+
+_log = logging.getLogger("bract.client")
+# Computes a reply under an agreed plan; None where no plan is needed.
+Compute = Callable[[PrivacyPlan | None], RecordDict]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What stands between a server's wishes and one client's images.
+
+    Attributes:
+        config: The run, as the server wants it.
+        client: Name of the client.
+        policy: The holder's.
+        holder: Ledger and keys; None where a simulation protects nobody, and nothing is kept.
+        plan: The whole plan; only where the client adds the noise itself.
+        parts: Names of the images that train, and of those that evaluate.
+    """
+
+    config: RunConfig
+    client: str
+    policy: Policy
+    holder: Holder | None
+    plan: PrivacyPlan | None
+    parts: tuple[Holding, Holding]
+
+    def agree(self, run: str) -> SignedHead | None:
+        """Agree to a run before round 1, with its whole plan.
+
+        Args:
+            run: The server's name for it.
+
+        Returns:
+            The ledger's head, where there is a plan.
+
+        Raises:
+            PolicyError: The policy or the budget does not allow it.
+            LedgerError: The ledger cannot be used.
+        """
+        with self._books(run, 0, "query") as books:
+            if books is None:
+                return None
+            if self.plan is None:
+                self._note_mechanism(books, run)
+                return None
+            self._register(books, run)
+            return self._head(books)
+
+    def _note_mechanism(self, books: Books, run: str) -> None:
+        """What leaves unprotected is no event, but it is not forgotten either."""
+        books.note(run, self.client, f"took part with privacy.mechanism={self.config.privacy.mechanism!r}")
+
+    def answer(
+        self, run: str, server_round: int, release: Release, asked: RecordDict, compute: Compute
+    ) -> tuple[RecordDict, SignedHead | None]:
+        """Answer a request once: charge it, compute it, write it down, and only then let it go.
+
+        The same request gets the same bytes again, and nothing is computed for it.
+
+        Args:
+            run: The server's name for the run.
+            server_round: From 1.
+            release: What is asked for.
+            asked: The message's content.
+            compute: Makes the reply's arrays and metrics.
+
+        Returns:
+            The reply without the head, and the head where there is a plan.
+
+        Raises:
+            PolicyError: The policy or the budget does not allow it.
+            LedgerError: The ledger cannot be used.
+        """
+        with self._books(run, server_round, release) as books:
+            if books is None or self.holder is None:
+                return compute(None), None
+            if self.plan is None:
+                self._note_mechanism(books, run)
+                return compute(None), None
+            if release == "closing" and self.config.metrics == "exact":  # the policy allows it, and no event covers it
+                return compute(None), self._head(books)
+            agreed = self._register(books, run)
+            sent = books.reserve(agreed, server_round, release, digest_of(asked), self.policy)
+            if sent is not None:
+                return unpack(sent), self._head(books)
+            reply = compute(agreed.plan)
+            packed = pack(reply)
+            sent = books.commit(agreed, server_round, release, packed, keep=self.holder.replies_kept)
+            return reply if sent is packed else unpack(sent), self._head(books)
+
+    def close(self, run: str) -> SignedHead | None:
+        """The server has all it will ask for: nothing more can be reserved in this run."""
+        with self._books(run, 0, "close") as books:
+            if books is None or self.plan is None or books.registration(run, self.client) is None:
+                return None
+            books.close(run, self.client)
+            return self._head(books)
+
+    def _register(self, books: Books, run: str) -> Registration:
+        assert self.plan is not None  # noqa: S101 -- callers have checked
+        agreed = books.register(run, self.client, self.plan, self.parts, self.policy)
+        if self.config.metrics == "exact":
+            books.note(run, self.client, "exact counts of held-out images left")
+        return agreed
+
+    def _head(self, books: Books) -> SignedHead | None:
+        return None if self.holder is None else self.holder.head(books)
+
+    @contextmanager
+    def _books(self, run: str, server_round: int, kind: str) -> Iterator[Books | None]:
+        """The holder's ledger, if there is one; a refusal on the way is noted in it."""
+        if self.holder is None:
+            self.policy.check_run(self.config)
+            yield None
+            return
+        with self.holder.books() as books:
+            try:
+                self.policy.check_run(self.config)
+                yield books
+            except PolicyError as error:
+                self._note_refusal(books, run, server_round, kind, error)
+                raise
+
+    def _note_refusal(self, books: Books, run: str, server_round: int, kind: str, why: PolicyError) -> None:
+        try:
+            books.refuse(run, self.client, server_round, kind, str(why))
+        except LedgerError as error:
+            _log.error("a refusal could not be written down: %s", error)

@@ -1,0 +1,181 @@
+"""What a client has at hand: its rows, its model, and the guard in front of what it sends."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from client.guard import Guard
+from client.learner import Arrays, Learner
+from client.personal_state import PersonalState
+from client.site import NODE_KEY, Site, load_site
+from common.config import bract_home
+from common.data.deal import Partition, deal
+from common.data.partition import hold_out
+from common.data.prepared import Prepared, prepare
+from common.data.shards import Shard, shard
+from common.errors import ConfigError
+from common.ledger.holder import Holder, own_holder, simulated_holder
+from common.privacy.plan import PrivacyPlan, plan_for
+from common.privacy.policy import ANYTHING, Policy, load_policy
+from common.sections import RunConfig, parts
+
+Place = int | str  # number of a simulated client, or the folder of a real one
+
+
+@dataclass(frozen=True)
+class Local:
+    """One client.
+
+    Attributes:
+        name: Stable name, a public constant.
+        rows: Its images as rows.
+        learner: Trains and scores.
+        policy: The holder's.
+        place: See `place_of`.
+    """
+
+    name: str
+    rows: Shard
+    learner: Learner
+    policy: Policy
+    place: Place
+
+    @property
+    def travelling(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that travel."""
+        return _travelling(self.learner)
+
+    def common_start(self) -> Arrays:
+        """The values that tensors which stay with clients start from, everywhere."""
+        return _common_start(self.learner)
+
+    def guard(self, run: str) -> Guard:
+        """The guard of this client in one run.
+
+        Raises:
+            LedgerError: The holder's folder cannot be used.
+        """
+        config = self.learner.config
+        held = (self.rows.train_holdings, self.rows.test_holdings)
+        return Guard(config, self.name, self.policy, self._holder(run), self.plan, held)
+
+    @cached_property
+    def plan(self) -> PrivacyPlan | None:
+        """The whole plan, where the client adds the noise itself.
+
+        Raises:
+            ConfigError: The run's settings admit none for so many units.
+        """
+        config = self.learner.config
+        return plan_for(config, self.rows.num_units) if config.noises_gradients else None
+
+    def _holder(self, run: str) -> Holder | None:
+        config = self.learner.config
+        if isinstance(self.place, str):
+            return own_holder()
+        if not config.private:
+            return None  # a simulation that protects nobody has nothing to account for
+        durable = config.system.ledger == "durable"
+        return simulated_holder(
+            simulation_folder(config, run) / "ledgers", self.name, seed=config.seed, durable=durable
+        )
+
+    def personal(self, run: str) -> PersonalState:
+        """Where tensors that stay at this client are kept in one run."""
+        config = self.learner.config
+        home = bract_home() / "holder" if isinstance(self.place, str) else simulation_folder(config, run)
+        return PersonalState(home / "personal" / (run if isinstance(self.place, str) else "") / self.name)
+
+
+def simulation_folder(config: RunConfig, run: str) -> Path:
+    """Where simulated clients keep what real ones would keep at home: in the run's own folder, if all know it."""
+    folder = Path(config.output_dir)
+    return folder if folder.is_absolute() else bract_home() / "simulations" / run
+
+
+def place_of(node_config: Mapping[str, object]) -> Place:
+    """Which client this node is, from its own channel: the server cannot set it.
+
+    Raises:
+        ConfigError: The node's configuration does not say.
+    """
+    if NODE_KEY in node_config:
+        return str(node_config[NODE_KEY])
+    if "partition-id" not in node_config or "num-partitions" not in node_config:
+        raise ConfigError(
+            f"this node is no client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
+        )
+    return int(str(node_config["partition-id"]))
+
+
+@lru_cache(maxsize=64)
+def local_of(config: RunConfig, place: Place) -> Local:
+    """What the client at a place has at hand for a run.
+
+    Raises:
+        ConfigError: The client's own files are wrong, or the run lacks what a real client needs.
+        DataError: Its images are missing or unusable.
+        WeightsError: The backbone's weights are missing or wrong.
+    """
+    if isinstance(place, str):
+        return _own(config, load_site(Path(place)))
+    prepared, partition = _population(config)
+    rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
+    policy = load_policy(Path(config.privacy.policy)) if config.privacy.policy else ANYTHING
+    return Local(client_name(place), rows, Learner(config, prepared.inputs.shape[1:], prepared.classes), policy, place)
+
+
+def _own(config: RunConfig, site: Site) -> Local:
+    if not parts(config.data.classes):
+        raise ConfigError(
+            "a run over clients with images of their own needs data.classes: nobody may learn it from them"
+        )
+    policy = load_policy(site.policy_file)
+    data = config.data.model_copy(update={"source": site.source, "path": site.path})
+    prepared = prepare(config.model_copy(update={"data": data}))
+    rows = shard(
+        prepared, _everything(config, prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit
+    )
+    learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
+    return Local(site.name, rows, learner, policy, str(site.folder))
+
+
+def _everything(config: RunConfig, prepared: Prepared, site: Site) -> Partition:
+    """All images are this client's; which are held out follows from the holder's own key, for ever."""
+    count = len(prepared.labels)
+    if prepared.num_train < count:
+        held_out = np.arange(count) >= prepared.num_train
+    else:
+        units = prepared.digests if prepared.unit_digests is None else prepared.unit_digests
+        held_out = hold_out(units, fraction=config.data.test_fraction, key=own_holder().keys.fingerprint)
+    return Partition(
+        owner=np.zeros(count, dtype=np.int32),
+        held_out=held_out & prepared.usable,
+        num_units=np.array([site.num_images]),
+        num_groups=np.array([site.num_groups]),
+        images_unused=0,
+    )
+
+
+@lru_cache(maxsize=4)
+def _travelling(learner: Learner) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in learner.trainable.items() if name not in learner.personal}
+
+
+@lru_cache(maxsize=1)
+def _common_start(learner: Learner) -> Arrays:
+    return learner.initial_personal()
+
+
+@lru_cache(maxsize=1)
+def _population(config: RunConfig) -> tuple[Prepared, Partition]:
+    prepared = prepare(config)
+    return prepared, deal(config, prepared)
+
+
+def client_name(partition_id: int) -> str:
+    """Stable name of a simulated client; it sorts like its number."""
+    return f"{partition_id:05d}"

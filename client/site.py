@@ -1,0 +1,60 @@
+"""A client's own folder: where its images lie, what it declares, which policy it keeps."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+
+SITE_FILE = "client.toml"
+POLICY_FILE = "policy.toml"
+NODE_KEY = "bract-client"
+_FIELDS = {"name": str, "source": str, "path": str, "num-images": int, "num-groups": int}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One client on a machine of its own.
+
+    Attributes:
+        folder: Where this is written.
+        name: What the server calls the client.
+        source: As `data.source`.
+        path: As `data.path`.
+        num_images: Declared number of training images, a public constant.
+        num_groups: Declared number of groups of images, such as patients.
+    """
+
+    folder: Path
+    name: str
+    source: str
+    path: str
+    num_images: int
+    num_groups: int
+
+    @property
+    def policy_file(self) -> Path:
+        """The holder's policy for this client."""
+        return self.folder / POLICY_FILE
+
+
+def load_site(folder: Path) -> Site:
+    """Read what `bract client init` wrote.
+
+    Raises:
+        ConfigError: The file is missing, or a field is missing, unknown or of the wrong type.
+    """
+    file = folder / SITE_FILE
+    try:
+        found: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): make it with `bract client init`") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a TOML file ({error})") from None
+    if set(found) != set(_FIELDS) or any(type(found[key]) is not kind for key, kind in _FIELDS.items()):
+        wanted = ", ".join(f"{key} ({kind.__name__})" for key, kind in _FIELDS.items())
+        raise ConfigError(f"{file} must hold exactly {wanted}")
+    if min(found["num-images"], found["num-groups"]) < 1:
+        raise ConfigError(f"{file}: num-images and num-groups are at least 1")
+    return Site(folder, **{key.replace("-", "_"): value for key, value in found.items()})

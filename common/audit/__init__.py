@@ -1,0 +1,1 @@
+"""Whether a ledger can be believed, and what it says."""

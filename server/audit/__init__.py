@@ -1,0 +1,1 @@
+"""Whether what a run states follows from its ledgers."""

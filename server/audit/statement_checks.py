@@ -1,0 +1,169 @@
+"""Whether a run's statement follows from its events, its configuration and its heads."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from common.audit.ledger_checks import Remarks
+from common.audit.ledger_costs import cost_of
+from common.errors import PrivacyError
+from common.ledger.heads import SignedHead
+from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
+from common.privacy.events import merged
+from common.privacy.plan import CountsPlan, PrivacyPlan, plan_for, server_plan
+from common.sections import RunConfig
+from server.audit.stated import Stated, StatedClient
+from server.cohort import draw_cohorts, shrunk_cohort
+from server.spending import Share
+
+_EXACT = 1e-9
+_AFTER_THE_END = 1  # heads that follow a complete run's statement: the answer to its closing message
+
+
+def is_same(one: float, other: float) -> bool:
+    """Equal up to the last digits; nothing equals what is no number."""
+    return abs(one - other) <= _EXACT * max(abs(one), abs(other))
+
+
+def check_epsilons(stated: Stated, recomputed: Mapping[str, Spent], remarks: Remarks) -> None:
+    """Stated figures are those that the stated events cost, and the largest is the largest."""
+    for name, client in stated.clients.items():
+        for what in ("pld", "rdp"):
+            said, found = getattr(client.spent, what), getattr(recomputed[name], what)
+            if not is_same(said, found):
+                remarks.doubts.append(
+                    f"client {name} states epsilon {said:.6g} ({what.upper()}), its events cost {found:.6g}"
+                )
+    for what in ("pld", "rdp"):
+        said, most = getattr(stated.spent, what), max(getattr(c.spent, what) for c in stated.clients.values())
+        if said != most:
+            remarks.doubts.append(f"the run states epsilon {said:.6g} ({what.upper()}), its largest is {most:.6g}")
+    if f"epsilon <= {stated.spent.pld:.4f} at delta {stated.delta:g} " not in stated.text["statement"]:
+        remarks.doubts.append("the sentence of the statement says another epsilon or delta than its figures")
+
+
+def events_cost(stated: Stated) -> dict[str, Spent]:
+    """Client -> what its stated events cost, computed anew.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    return {name: cost_of(client.events, delta=stated.delta) for name, client in stated.clients.items()}
+
+
+def check_terms(stated: Stated, config: RunConfig, remarks: Remarks) -> None:
+    """What the statement says of mechanism, unit and size is what the run was configured for."""
+    text, privacy = stated.text, config.privacy
+    unit = "client" if privacy.mechanism == "client-dp" else privacy.unit
+    bound = privacy.clipping_norm if privacy.mechanism == "client-dp" else privacy.max_grad_norm
+    wanted: dict[str, tuple[Any, Any]] = {
+        "mechanism": (stated.mechanism, privacy.mechanism),
+        "delta": (stated.delta, privacy.delta),
+        "privacy_unit": (text["privacy_unit"], unit),
+        "max_grad_norm": (text["max_grad_norm"], bound),
+        "metrics": (text["metrics"].get("release"), config.metrics),
+    }
+    for name, (said, found) in wanted.items():
+        if said != found:
+            remarks.doubts.append(f"the statement says {name} {said!r}, the run was configured for {found!r}")
+    constants = {"accountant": ACCOUNTANT, "neighboring_relation": NEIGHBORING_RELATION}
+    for name, known in constants.items():
+        if text[name] != known:
+            remarks.warnings.append(
+                f"the statement names another {name.replace('_', ' ')} than this version: {text[name]!r}"
+            )
+    if len(stated.clients) + len(text["refusals"]) < config.num_clients:
+        remarks.doubts.append(
+            f"the statement is about {len(stated.clients)} clients and {len(text['refusals'])} refusals, the run had "
+            f"{config.num_clients}"
+        )
+
+
+def check_plans(stated: Stated, config: RunConfig, remarks: Remarks) -> dict[str, PrivacyPlan]:
+    """Stated events are those of the plan that the configuration gives; returns the plans that can be made."""
+    plans: dict[str, PrivacyPlan] = {}
+    asked = _asked(stated, config)
+    for name, client in stated.clients.items():
+        with remarks.about(f"the events of client {name}"):
+            plans[name] = _plan_of(stated, client, config)
+            _check_events(client, plans[name], plans[name].num_rounds if stated.whole_plan else asked[name])
+    return plans
+
+
+def _check_events(client: StatedClient, plan: PrivacyPlan, rounds: int) -> None:
+    expected = Share(plan, client.rounds, client.closing, client.spent).events
+    if {part: merged(events) for part, events in expected.items()} != client.events:
+        raise PrivacyError("they do not follow from the run's configuration and the stated rounds")
+    if client.rounds != rounds:
+        raise PrivacyError(f"{client.rounds} rounds are charged where {rounds} must be")
+    if client.closing != (plan.counts is not None):
+        raise PrivacyError("the closing counts are charged where there are none, or the other way round")
+
+
+def _asked(stated: Stated, config: RunConfig) -> Counter[str]:
+    """Client -> rounds of a whole run in which it was asked: cohorts follow from the names and the seed."""
+    names, size = list(stated.clients), shrunk_cohort(config, len(stated.clients))
+    cohorts = draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
+    return Counter(name for cohort in cohorts for name in cohort)
+
+
+def _plan_of(stated: Stated, client: StatedClient, config: RunConfig) -> PrivacyPlan:
+    """The plan from public constants, with the noise as stated: no noise is looked for again."""
+    wanted = config.privacy.noise_multiplier
+    if len(client.noises) != 1 or (wanted is not None and client.noises != {wanted}):
+        raise PrivacyError("they have another noise than the run was configured for")
+    privacy = config.privacy.model_copy(update={"noise_multiplier": min(client.noises), "target_epsilon": None})
+    told = config.model_copy(update={"privacy": privacy})
+    if config.privacy.mechanism == "client-dp":
+        return server_plan(told)
+    plan = plan_for(told, client.num_units)
+    if plan.counts is None:
+        return plan
+    metrics = stated.text["metrics"]
+    counts = CountsPlan(plan.num_rounds, metrics["counts_noise_stddev"], metrics["closing_noise_stddev"])
+    enough = counts.noise_stddev >= plan.counts.noise_stddev
+    if not (enough and counts.closing_noise_stddev >= plan.counts.closing_noise_stddev):
+        raise PrivacyError("its counts have less noise than the run was configured for")
+    return replace(plan, counts=counts)
+
+
+def check_target(spent: Mapping[str, Spent], config: RunConfig, remarks: Remarks) -> None:
+    """No whole plan costs more than the run promised."""
+    target = config.privacy.target_epsilon
+    if target is None:
+        return
+    for name, found in spent.items():
+        if not found.pld <= target * (1 + _EXACT):
+            remarks.doubts.append(f"the plan of client {name} costs epsilon {found.pld:.6g}, the target was {target:g}")
+
+
+def check_end(stated: Stated, config: RunConfig, lines: Sequence[Mapping[str, Any]] | None, remarks: Remarks) -> None:
+    """A statement that charges the rounds that were sent is about a run that had all of them."""
+    if stated.whole_plan:
+        return
+    if not stated.complete:
+        remarks.doubts.append("the run was interrupted, and its statement charges the rounds sent, not the whole plan")
+    if lines is None:
+        remarks.warnings.append("rounds.jsonl is missing: whether the run stopped early cannot be told from it")
+    elif len(lines) != config.num_rounds:
+        remarks.doubts.append(
+            f"{len(lines)} of {config.num_rounds} rounds were run, and the statement does not charge the whole plan"
+        )
+
+
+def check_heads_of(stated: Stated, heads: Iterable[tuple[str, SignedHead]], remarks: Remarks) -> None:
+    """Every stated head is signed and was kept, and nobody whose head was kept is left out."""
+    kept: dict[str, set[tuple[str, int, str]]] = {}
+    for who, head in heads:
+        with remarks.about(f"the head of client {who} at entry {head.seq}"):
+            head.check()
+            kept.setdefault(who, set()).add((head.ledger, head.seq, head.hash))
+    for who in sorted(kept.keys() - stated.clients.keys()):
+        remarks.doubts.append(f"client {who} has sent heads of its ledger, and the statement is silent about it")
+    for name, client in stated.clients.items():
+        mine = kept.get(name, set())
+        if client.head is None or client.head not in mine:
+            remarks.doubts.append(f"the head that is stated for client {name} is not among those that were kept")
+        elif stated.complete and sum(seq > client.head[1] for _, seq, _ in mine) > _AFTER_THE_END:
+            remarks.doubts.append(f"client {name} has sent heads after the one that is stated at the end of the run")

@@ -1,0 +1,115 @@
+"""Go on with a run: give a fresh process what its last checkpoint holds."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from flwr.serverapp.strategy import Strategy
+
+from common.config import resolved
+from common.errors import ConfigError, FederationError
+from common.metrics import Counts, NoisedCounts
+from common.sections import RunConfig
+from server.checkpoint import Checkpoint
+from server.clock import Clock
+from server.outcome import Outcome
+from server.strategy_state import read_state, write_state
+
+# What may differ between the processes of one run: where it runs, not what it does.
+_FREE = ("resume", "output-dir", "system.device", "system.physical-batch-size")
+
+
+def checkpoint_of(outcome: Outcome, strategy: Strategy, clock: Clock) -> Checkpoint:
+    """What a fresh process needs to go on after the last complete round."""
+    tensors, kinds = read_state(strategy)
+    choice = outcome.choice
+    facts = {
+        "run": outcome.run_id,
+        "settings": _settings(outcome.config),
+        "clients": _declared(outcome),
+        "rounds": outcome.rounds,
+        "early": outcome.early,
+        "status": outcome.status,
+        "best": {"accuracy": choice.best, "round": choice.best_round, "waited": choice.waited},
+        "last": _plain(outcome.last),
+        "last_personal": _plain(outcome.last_personal),
+        "last_noised": None if outcome.last_noised is None else _plain_noised(outcome.last_noised),
+        "strategy": kinds,
+        "seconds": clock.seconds(),
+    }
+    return Checkpoint(facts, outcome.arrays, choice.arrays, tensors)
+
+
+def restore(checkpoint: Checkpoint, outcome: Outcome, strategy: Strategy, clock: Clock) -> None:
+    """Bring a run that has just met its clients to where the checkpoint was taken.
+
+    Args:
+        checkpoint: See `checkpoint_of`.
+        outcome: Fresh, of the same run; changed.
+        strategy: Fresh; changed.
+        clock: Counts the earlier seconds too from now on.
+
+    Raises:
+        ConfigError: The run was complete, or the strategy is another one.
+    """
+    facts = checkpoint.facts
+    if facts["status"] == "complete":
+        raise ConfigError("this run is complete: there is nothing to resume")
+    write_state(strategy, checkpoint.strategy, facts["strategy"])
+    outcome.arrays = {name: checkpoint.model[name] for name in checkpoint.model}
+    outcome.rounds, outcome.early = list(facts["rounds"]), bool(facts["early"])
+    outcome.last, outcome.last_personal = _counts(facts["last"]), _counts(facts["last_personal"])
+    noised = facts["last_noised"]
+    outcome.last_noised = None if noised is None else NoisedCounts(np.array(noised["cells"]), noised["clients"])
+    best, choice = facts["best"], outcome.choice
+    choice.best, choice.best_round, choice.waited = best["accuracy"], best["round"], best["waited"]
+    choice.arrays = dict(checkpoint.best)
+    clock.go_on_from(facts["seconds"])
+
+
+def check_same(checkpoint: Checkpoint, outcome: Outcome) -> None:
+    """Refuse to go on as another run.
+
+    Raises:
+        ConfigError: Settings that change results differ.
+        FederationError: Other clients came, or they declare something else than before.
+    """
+    if checkpoint.facts["settings"] != _settings(outcome.config):
+        raise ConfigError("--resume: the settings are not those that the run was started with; start a new run instead")
+    before, now = checkpoint.facts["clients"], _declared(outcome)
+    if before != now:
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        raise FederationError(
+            f"the run cannot be resumed: {len(changed)} clients are missing, new or declare something else than before "
+            f"({', '.join(changed[:5])})"
+        )
+
+
+def _settings(config: RunConfig) -> str:
+    fixed = {key: value for key, value in resolved(config).items() if key not in _FREE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _declared(outcome: Outcome) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(repr(client.declaration).encode()).hexdigest() for name, client in outcome.clients.items()
+    }
+
+
+def _plain(counts: Counts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    loss = counts.loss_sum
+    return {"confusion": counts.confusion.tolist(), "loss_sum": loss if np.isfinite(loss) else None}
+
+
+def _counts(found: dict[str, Any] | None) -> Counts | None:
+    if found is None:
+        return None
+    loss = float("nan") if found["loss_sum"] is None else found["loss_sum"]
+    return Counts(np.array(found["confusion"], dtype=np.int64), loss)
+
+
+def _plain_noised(noised: NoisedCounts) -> dict[str, Any]:
+    return {"cells": noised.cells.tolist(), "clients": noised.num_clients}

@@ -1,0 +1,100 @@
+"""A small ledger that the tests of audits share, and ways to tamper with it."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.ledger.agreements import Release
+from common.ledger.books import Books
+from common.ledger.chain import ORIGIN, Entry, canonical, hash_of
+from common.ledger.heads import SignedHead, sign_head
+from common.ledger.keys import HolderKeys
+from common.ledger.ledger import Ledger
+from common.privacy.plan import CountsPlan, PrivacyPlan
+from common.privacy.policy import ANYTHING
+
+PLAN = PrivacyPlan("dp-sgd", "image", 100, 1.0, 1, 3, 1.0, 4.0, 1e-5, CountsPlan(3, 25.0, 4.0))
+KEYS = HolderKeys.simulated(0, "a")
+ASKED = hashlib.sha256(b"what was asked").hexdigest()
+COLUMNS = tuple(Entry.__dataclass_fields__)
+Tamper = Callable[[sqlite3.Connection], object]
+Rewrite = Callable[[list[Entry]], list[Entry]]
+
+
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """Images as the ledger wants them."""
+
+    files: np.ndarray
+    pixels: np.ndarray
+    units: np.ndarray
+
+
+def holding(first: int, last: int, unit_size: int = 1) -> Holding:
+    def digests(kind: str) -> np.ndarray:
+        names = [hashlib.sha256(f"{kind} {number}".encode()).digest() for number in range(first, last)]
+        return np.frombuffer(b"".join(names), dtype=np.uint8).reshape(-1, 32)
+
+    return Holding(digests("file"), digests("pixels"), np.arange(first, last) // unit_size)
+
+
+def release(
+    books: Books, run: str, plan: PrivacyPlan, parts: tuple[Holding, Holding], what: list[tuple[int, Release]]
+) -> None:
+    agreed = books.register(run, "a", plan, parts, ANYTHING)
+    for server_round, kind in what:
+        books.reserve(agreed, server_round, kind, ASKED, ANYTHING)
+        books.commit(agreed, server_round, kind, f"reply {server_round} {kind}".encode(), keep=2)
+
+
+def write_honest(file: Path, plan: PrivacyPlan = PLAN) -> list[SignedHead]:
+    """A ledger with a run that is over, one that goes on over some of its images, a note and a refusal."""
+    ledger = Ledger(file, durable=False)
+    books, heads = Books(ledger, KEYS, simulated=True), []
+    release(books, "first", plan, (holding(0, 6), holding(6, 8)), [(1, "train"), (2, "train")])
+    heads.append(sign_head(KEYS, ledger.head()))
+    release(books, "first", plan, (holding(0, 6), holding(6, 8)), [(3, "train"), (3, "closing")])
+    books.note("first", "a", "exact counts of held-out images left")
+    books.close("first", "a")
+    release(books, "second", plan, (holding(4, 10, 2), holding(10, 12)), [(1, "train")])
+    books.refuse("third", "a", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
+    books.note("fourth", "a", "took part with privacy.mechanism='none'")
+    heads.append(sign_head(KEYS, ledger.head()))
+    ledger.close()
+    return heads
+
+
+def tamper(file: Path, change: Tamper, *, keep_triggers: bool = True) -> None:
+    """Change a ledger as its owner can: without the triggers, which are put back afterwards."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    change(connection)
+    for _, sql in triggers if keep_triggers else ():
+        connection.execute(sql)
+    connection.close()
+
+
+def rewrite(file: Path, change: Rewrite) -> None:
+    """Write other entries and hash the whole chain anew."""
+
+    def everything(connection: sqlite3.Connection) -> None:
+        rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM entry ORDER BY seq").fetchall()  # noqa: S608
+        found = [Entry(*row[:7], json.loads(row[7]), json.loads(row[8]), row[9]) for row in rows]
+        connection.execute("DELETE FROM entry")
+        before = ORIGIN
+        insert = f"INSERT INTO entry VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+        for seq, entry in enumerate(change(found), start=1):
+            draft = replace(entry, seq=seq, prev_hash=before)
+            values = asdict(replace(draft, hash=hash_of(draft)))
+            values |= {name: canonical(values[name]) for name in ("event", "versions")}
+            before = values["hash"]
+            connection.execute(insert, [values[name] for name in COLUMNS])
+
+    tamper(file, everything)
