@@ -80,6 +80,7 @@ def privacy_statement(
         "max_grad_norm": plan.max_grad_norm,
         "metrics": _metrics(config, spending),
         "charged": "rounds sent" if whole else "the whole plan, because the run stopped early",
+        "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
         "ledger": _ledger(config, simulated=simulated),
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,

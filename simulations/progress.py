@@ -62,7 +62,7 @@ class TerminalProgress:
             text += f"  private {_plus_minus(line['private'])}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red]"
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
         if self._bar is not None:
             self._bar.update(self._task, completed=line["round"])
 
