@@ -4,7 +4,6 @@ import hashlib
 import json
 from typing import cast
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from common.errors import LedgerError
@@ -16,18 +15,17 @@ def pack(content: RecordDict) -> bytes:
 
 
 def _parts(content: RecordDict) -> list[bytes]:
-    arrays = {
-        name: {key: array.numpy() for key, array in record.items()} for name, record in content.array_records.items()
-    }
+    """A header, and the arrays' bytes as Flower holds them."""
+    arrays = {name: dict(record.items()) for name, record in content.array_records.items()}
     described = {
         "arrays": {
-            name: [[key, array.dtype.str, list(array.shape)] for key, array in record.items()]
+            name: [[key, array.dtype, list(array.shape), array.stype, len(array.data)] for key, array in record.items()]
             for name, record in arrays.items()
         },
         "metrics": {name: dict(record) for name, record in content.metric_records.items()},
     }
     header = json.dumps(described).encode()
-    blocks = [np.ascontiguousarray(array).tobytes() for record in arrays.values() for array in record.values()]
+    blocks = [array.data for record in arrays.values() for array in record.values()]
     return [len(header).to_bytes(8, "big"), header, *blocks]
 
 
@@ -43,10 +41,11 @@ def unpack(packed: bytes) -> RecordDict:
         content = RecordDict()
         for name, rows in described["arrays"].items():
             arrays = {}
-            for key, dtype, shape in rows:
-                flat = np.frombuffer(packed, dtype=np.dtype(dtype), count=int(np.prod(shape)), offset=at)
-                arrays[key] = Array(flat.reshape(shape).copy())
-                at += flat.nbytes
+            for key, dtype, shape, stype, size in rows:
+                if len(packed) < at + size:
+                    raise ValueError("too short")
+                arrays[key] = Array(dtype=dtype, shape=tuple(shape), stype=stype, data=packed[at : at + size])
+                at += size
             content[name] = ArrayRecord(arrays)
         for name, metrics in described["metrics"].items():
             content[name] = MetricRecord(cast(dict[str, int | float | list[int] | list[float]], metrics))

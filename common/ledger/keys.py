@@ -6,7 +6,7 @@ import hmac
 import os
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -31,6 +31,7 @@ class HolderKeys:
     signing: bytes
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def simulated(cls, seed: int, name: str) -> "HolderKeys":
         """Keys of a simulated client, equal in each run of one seed; worth nothing outside a simulation."""
         parts = (hashlib.sha256(f"{purpose}\x1f{seed}\x1f{name}".encode()).digest() for purpose in ("images", "heads"))

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from common.errors import ConfigError, PrivacyError
@@ -133,7 +134,12 @@ class PrivacyPlan:
     @property
     def digest(self) -> str:
         """64 hex digits that name the plan."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+        return _digest_of(self)
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(plan: PrivacyPlan) -> str:
+    return hashlib.sha256(json.dumps(plan.as_json(), sort_keys=True).encode()).hexdigest()
 
 
 def plan_for(config: RunConfig, num_units: int) -> PrivacyPlan:
