@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from client.evaluation import findings_of
 from client.learner import Arrays
-from client.local import Local, local_of, place_of
+from client.local import Local, admit, local_of, place_of
 from common.config import parse
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.heads import SignedHead
@@ -50,7 +50,9 @@ def _release(kind: str) -> Callable[[_Work], Handler]:
                 config = _config(tuple(sorted(context.run_config.items())))
                 releases = Releases.of(config)
                 releases.fields(kind)  # refuses before anything is computed
-                local = local_of(config, place_of(context.node_config))
+                place = place_of(context.node_config)
+                admit(config, place, run_id_of(message.content), kind)
+                local = local_of(config, place)
                 content, head = work(message.content, local)
                 if head is not None:
                     content[LEDGER] = encode_head(head)

@@ -38,7 +38,7 @@ def findings_of(
         raise PrivacyError("counts may leave with noise only, and there is no plan for it")
     voters = local.rows.voters
     model = local.common_start() | incoming
-    counts = local.learner.evaluate(model, local.rows.test_inputs[voters], local.rows.test_labels[voters])
+    counts = local.learner.evaluate(model, local.rows.test_inputs[voters], local.rows.test_labels[voters], apart=True)
     stream = SecureStream()
     if closing:
         return Findings(noised=noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=stream))

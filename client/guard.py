@@ -96,8 +96,6 @@ class Guard:
             if self.plan is None:
                 self._note_mechanism(books, run)
                 return compute(None), None
-            if release == "closing" and self.config.metrics == "exact":  # the policy allows it, and no event covers it
-                return compute(None), self._head(books)
             agreed = self._register(books, run)
             sent = books.reserve(agreed, server_round, release, digest_of(asked), self.policy)
             if sent is not None:
@@ -137,11 +135,13 @@ class Guard:
                 self.policy.check_run(self.config)
                 yield books
             except PolicyError as error:
-                self._note_refusal(books, run, server_round, kind, error)
+                note_refusal(books, run, self.client, server_round, kind, error)
                 raise
 
-    def _note_refusal(self, books: Books, run: str, server_round: int, kind: str, why: PolicyError) -> None:
-        try:
-            books.refuse(run, self.client, server_round, kind, str(why))
-        except LedgerError as error:
-            _log.error("a refusal could not be written down: %s", error)
+
+def note_refusal(books: Books, run: str, client: str, server_round: int, kind: str, why: PolicyError) -> None:
+    """Note a refusal in the ledger; it stands whether that works or not."""
+    try:
+        books.refuse(run, client, server_round, kind, str(why))
+    except LedgerError as error:
+        _log.error("a refusal could not be written down: %s", error)

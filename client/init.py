@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from client.site import POLICY_FILE, SITE_FILE, Site
+from client.site import POLICY_FILE, SITE_FILE, Site, check_name
 from common.config import defaults, override, parse
-from common.data.scan import source_entries
+from common.data.scan import refuse_if_too_bad, scan_source, source_entries
 from common.data.sources import names_a_place, open_source
 from common.data.units import group_names
 from common.errors import ConfigError
@@ -39,7 +39,11 @@ tunings = ["head", "bias", "norm", "lora", "last", "full"]
 # How counts of held-out images may leave: "none", "private" (with noise, charged), "exact" (not protected).
 metrics = ["none", "private"]
 
-# A round with fewer clients is refused.
+# What may be protected: "image", or "group": all images of one unit, such as a patient, together.
+units = UNITS
+
+# A run that would go on with fewer clients in a round (its min-clients) is refused. That the server keeps to what it
+# says is taken on trust.
 least-cohort = 1
 
 # Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
@@ -65,30 +69,30 @@ def init_client(folder: Path, source: str, *, path: str, name: str, progress: Pr
 
     Raises:
         ConfigError: The folder holds a client, or the name is empty or longer than 64 characters.
-        DataError: The images are missing or unusable.
+        DataError: The images are missing, or too many are unusable; lists them.
         LedgerError: The holder's folder cannot be used.
     """
     if (folder / SITE_FILE).exists():
         raise ConfigError(f"{folder} holds a client already: edit {folder / SITE_FILE}, or name another folder")
-    if not 0 < len(name) <= 64 or not name.isprintable():
-        raise ConfigError(f"--name {name!r}: give 1 to 64 printable characters")
-    advance = progress(2, "Counting images")
+    check_name(name)
     place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
     data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
-    entries = source_entries(open_source(data))
-    advance(1)
+    images = open_source(data)
+    entries = source_entries(images)
+    # Once, here, by the holder: later no server can ask by its settings how many files are bad.
+    refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
-    site = Site(folder, name, place, path, entries.num_train, num_groups)
+    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction)
     holder = own_holder()
     with holder.books():
         pass
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not site.policy_file.exists():
-        site.policy_file.write_text(_POLICY, encoding="utf-8")
+        units = '["image", "group"]' if groups is None else '["group"]'
+        site.policy_file.write_text(_POLICY.replace("UNITS", units), encoding="utf-8")
     load_policy(site.policy_file)
     (folder / SITE_FILE).write_text(_site_text(site), encoding="utf-8")
-    advance(1)
     return site, holder
 
 
@@ -103,6 +107,9 @@ def _site_text(site: Site) -> str:
             "# it is when images come or go.",
             f"num-images = {site.num_images}",
             f"num-groups = {site.num_groups}",
+            "# Share of the images that is held out for evaluation, if the source has no test set. Leave it: an image",
+            "# that was trained on must not be evaluated on.",
+            f"test-fraction = {site.test_fraction}",
             "",
         ]
     )

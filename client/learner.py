@@ -13,10 +13,11 @@ import numpy as np
 from client.private_training import PrivateStreams, train_head_privately
 from client.settings import settings_of
 from client.training import train_head
+from common.aligned import in_line
 from common.data.shards import Shard
 from common.errors import PrivacyError
 from common.metrics import Counts, count
-from common.models.head import HEAD_WEIGHT, head_logits
+from common.models.head import HEAD_WEIGHT, head_logits, head_logits_row_by_row
 from common.models.initial import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from common.sections import RunConfig
@@ -107,24 +108,32 @@ class Learner:
             return train_network_privately(self._network(), ordered, held, plan, settings, fresh)
         return train_network(self._network(), ordered, held, settings, rng)
 
-    def logits(self, arrays: Arrays, inputs: np.ndarray) -> np.ndarray:
-        """Scores (n, classes) of (n, ...) features or pixels; n may be 0."""
+    def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:
+        """Scores (n, classes) of (n, ...) features or pixels; n may be 0.
+
+        Args:
+            arrays: All trained tensors.
+            inputs: Features or pixels.
+            apart: Let no row depend on another one, not even by rounding: what noised counts need.
+        """
         if self.config.closed_form:
-            return head_logits(inputs, arrays[HEAD_WEIGHT])
+            weight = arrays[HEAD_WEIGHT]
+            return head_logits_row_by_row(in_line(inputs), in_line(weight)) if apart else head_logits(inputs, weight)
         from client.network_training import network_logits
 
         settings = settings_of(self.config, server_round=1)
-        return network_logits(self._network(), arrays, inputs, settings)
+        return network_logits(self._network(), arrays, inputs, settings, apart=apart)
 
-    def evaluate(self, arrays: Arrays, inputs: np.ndarray, labels: np.ndarray) -> Counts:
+    def evaluate(self, arrays: Arrays, inputs: np.ndarray, labels: np.ndarray, *, apart: bool = False) -> Counts:
         """Count the model's predictions on rows.
 
         Args:
             arrays: All trained tensors.
             inputs: (n, ...) features or pixels; n may be 0.
             labels: (n,) int64.
+            apart: See `logits`.
         """
-        return count(self.logits(arrays, inputs), labels)
+        return count(self.logits(arrays, inputs, apart=apart), labels)
 
     def _network(self) -> "AnyNetwork":
         from common.features import choose_device

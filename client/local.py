@@ -1,5 +1,7 @@
 """What a client has at hand: its rows, its model, and the guard in front of what it sends."""
 
+import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -7,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from client.guard import Guard
+from client.guard import Guard, note_refusal
 from client.learner import Arrays, Learner
 from client.personal_state import PersonalState
-from client.site import NODE_KEY, Site, load_site
+from client.site import NODE_KEY, SIMULATION_KEY, Site, load_site
 from common.config import bract_home
 from common.data.deal import Partition, deal
 from common.data.partition import hold_out
 from common.data.prepared import Prepared, prepare
 from common.data.shards import Shard, shard
-from common.errors import ConfigError
+from common.errors import ConfigError, PolicyError
 from common.ledger.holder import Holder, own_holder, simulated_holder
 from common.privacy.plan import PrivacyPlan, plan_for
-from common.privacy.policy import ANYTHING, Policy, load_policy
+from common.privacy.policy import ANYTHING, load_policy
 from common.sections import RunConfig, parts
 
 Place = int | str  # number of a simulated client, or the folder of a real one
@@ -33,14 +35,14 @@ class Local:
         name: Stable name, a public constant.
         rows: Its images as rows.
         learner: Trains and scores.
-        policy: The holder's.
+        policy_file: The holder's policy; None where anything goes, because whoever simulates sets both sides.
         place: See `place_of`.
     """
 
     name: str
     rows: Shard
     learner: Learner
-    policy: Policy
+    policy_file: Path | None
     place: Place
 
     @property
@@ -56,11 +58,13 @@ class Local:
         """The guard of this client in one run.
 
         Raises:
+            ConfigError: The policy cannot be used.
             LedgerError: The holder's folder cannot be used.
         """
         config = self.learner.config
         held = (self.rows.train_holdings, self.rows.test_holdings)
-        return Guard(config, self.name, self.policy, self._holder(run), self.plan, held)
+        policy = ANYTHING if self.policy_file is None else load_policy(self.policy_file)  # as it is now
+        return Guard(config, self.name, policy, self._holder(run), self.plan, held)
 
     @cached_property
     def plan(self) -> PrivacyPlan | None:
@@ -84,10 +88,12 @@ class Local:
         )
 
     def personal(self, run: str) -> PersonalState:
-        """Where tensors that stay at this client are kept in one run."""
+        """Where tensors that stay at this client are kept: in one run, under one plan, and in no other."""
         config = self.learner.config
         home = bract_home() / "holder" if isinstance(self.place, str) else simulation_folder(config, run)
-        return PersonalState(home / "personal" / (run if isinstance(self.place, str) else "") / self.name)
+        protected = config.privacy.mechanism if self.plan is None else self.plan.digest
+        agreed = hashlib.sha256(f"{run}\x1f{protected}".encode()).hexdigest()[:32]
+        return PersonalState(home / "personal" / agreed / self.name)
 
 
 def simulation_folder(config: RunConfig, run: str) -> Path:
@@ -99,16 +105,53 @@ def simulation_folder(config: RunConfig, run: str) -> Path:
 def place_of(node_config: Mapping[str, object]) -> Place:
     """Which client this node is, from its own channel: the server cannot set it.
 
+    A simulated client does what the server says. So a node counts as one only if it is known to be one: by its own
+    configuration, or because it runs inside of Ray.
+
     Raises:
         ConfigError: The node's configuration does not say.
     """
     if NODE_KEY in node_config:
         return str(node_config[NODE_KEY])
-    if "partition-id" not in node_config or "num-partitions" not in node_config:
+    if not {"partition-id", "num-partitions"} <= set(node_config):
         raise ConfigError(
             f"this node is no client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
         )
+    if node_config.get(SIMULATION_KEY) is not True and not _runs_in_ray():
+        raise ConfigError(
+            f"this node has a partition-id, but is not known to be a simulation's: give it {NODE_KEY}, the folder that "
+            f"`bract client init` made, or {SIMULATION_KEY}=true if its images need no protection"
+        )
     return int(str(node_config["partition-id"]))
+
+
+def _runs_in_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def admit(config: RunConfig, place: Place, run: str, kind: str) -> None:
+    """Refuse what a real client's policy rules out before any of its images is opened.
+
+    Args:
+        config: What the server wants.
+        place: See `place_of`; a simulated client's guard does this later.
+        run: The server's name for the run.
+        kind: What it asks for.
+
+    Raises:
+        ConfigError: The client's own files are wrong.
+        PolicyError: Says what is beyond the policy; it is noted in the ledger.
+    """
+    if not isinstance(place, str):
+        return
+    site = load_site(Path(place))
+    try:
+        load_policy(site.policy_file).check_run(config)
+    except PolicyError as error:
+        with own_holder().books() as books:
+            note_refusal(books, run, site.name, 0, kind, error)
+        raise
 
 
 @lru_cache(maxsize=64)
@@ -124,33 +167,30 @@ def local_of(config: RunConfig, place: Place) -> Local:
         return _own(config, load_site(Path(place)))
     prepared, partition = _population(config)
     rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
-    policy = load_policy(Path(config.privacy.policy)) if config.privacy.policy else ANYTHING
+    policy = Path(config.privacy.policy) if config.privacy.policy else None
     return Local(client_name(place), rows, Learner(config, prepared.inputs.shape[1:], prepared.classes), policy, place)
 
 
 def _own(config: RunConfig, site: Site) -> Local:
-    if not parts(config.data.classes):
+    if len(parts(config.data.classes)) < 2:
         raise ConfigError(
             "a run over clients with images of their own needs data.classes: nobody may learn it from them"
         )
-    policy = load_policy(site.policy_file)
     data = config.data.model_copy(update={"source": site.source, "path": site.path})
-    prepared = prepare(config.model_copy(update={"data": data}))
-    rows = shard(
-        prepared, _everything(config, prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit
-    )
+    prepared = prepare(config.model_copy(update={"data": data}), shows_nothing=True)
+    rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
     learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
-    return Local(site.name, rows, learner, policy, str(site.folder))
+    return Local(site.name, rows, learner, site.policy_file, str(site.folder))
 
 
-def _everything(config: RunConfig, prepared: Prepared, site: Site) -> Partition:
+def _everything(prepared: Prepared, site: Site) -> Partition:
     """All images are this client's; which are held out follows from the holder's own key, for ever."""
     count = len(prepared.labels)
     if prepared.num_train < count:
         held_out = np.arange(count) >= prepared.num_train
     else:
         units = prepared.digests if prepared.unit_digests is None else prepared.unit_digests
-        held_out = hold_out(units, fraction=config.data.test_fraction, key=own_holder().keys.fingerprint)
+        held_out = hold_out(units, fraction=site.test_fraction, key=own_holder().keys.fingerprint)
     return Partition(
         owner=np.zeros(count, dtype=np.int32),
         held_out=held_out & prepared.usable,

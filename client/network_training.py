@@ -185,8 +185,11 @@ def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], setting
     return providers_agree(network, input_shape, settings)
 
 
-def network_logits(network: AnyNetwork, arrays: Arrays, images: np.ndarray, settings: LocalSettings) -> np.ndarray:
-    """Logits (n, classes) float32 of (n, ...) features or pixels, in chunks of 64."""
+def network_logits(
+    network: AnyNetwork, arrays: Arrays, images: np.ndarray, settings: LocalSettings, *, apart: bool = False
+) -> np.ndarray:
+    """Logits (n, classes) float32 of (n, ...) features or pixels, in chunks of 64, or each alone."""
+    size = 1 if apart else _CHUNK
     load_arrays(network, arrays)
     device = next(network.parameters()).device
     chunks: list[np.ndarray] = []
@@ -194,8 +197,8 @@ def network_logits(network: AnyNetwork, arrays: Arrays, images: np.ndarray, sett
         torch.inference_mode(),
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"),
     ):
-        for at in range(0, max(1, len(images)), _CHUNK):
-            inputs = network.prepare(images[at : at + _CHUNK]).to(device)
+        for at in range(0, max(1, len(images)), size):
+            inputs = network.prepare(images[at : at + size]).to(device)
             chunks.append(network(inputs).float().cpu().numpy())
     return np.concatenate(chunks)
 

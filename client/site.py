@@ -10,7 +10,8 @@ from common.errors import ConfigError
 SITE_FILE = "client.toml"
 POLICY_FILE = "policy.toml"
 NODE_KEY = "bract-client"
-_FIELDS = {"name": str, "source": str, "path": str, "num-images": int, "num-groups": int}
+SIMULATION_KEY = "bract-simulation"
+_FIELDS = {"name": str, "source": str, "path": str, "num-images": int, "num-groups": int, "test-fraction": float}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Site:
         path: As `data.path`.
         num_images: Declared number of training images, a public constant.
         num_groups: Declared number of groups of images, such as patients.
+        test_fraction: Share of the images that is held out, if the source has no test set: no server may move
+            an image from training to evaluation or back.
     """
 
     folder: Path
@@ -32,11 +35,22 @@ class Site:
     path: str
     num_images: int
     num_groups: int
+    test_fraction: float
 
     @property
     def policy_file(self) -> Path:
         """The holder's policy for this client."""
         return self.folder / POLICY_FILE
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no server could show, or that a ledger would look up differently.
+
+    Raises:
+        ConfigError: It is empty, longer than 64 characters or not printable.
+    """
+    if not 0 < len(name) <= 64 or not name.isprintable():
+        raise ConfigError(f"the name {name!r} cannot be used: give 1 to 64 printable characters")
 
 
 def load_site(folder: Path) -> Site:
@@ -57,4 +71,7 @@ def load_site(folder: Path) -> Site:
         raise ConfigError(f"{file} must hold exactly {wanted}")
     if min(found["num-images"], found["num-groups"]) < 1:
         raise ConfigError(f"{file}: num-images and num-groups are at least 1")
+    if not 0 < found["test-fraction"] < 1:
+        raise ConfigError(f"{file}: test-fraction is between 0 and 1")
+    check_name(found["name"])
     return Site(folder, **{key.replace("-", "_"): value for key, value in found.items()})

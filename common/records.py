@@ -5,6 +5,7 @@ anything else.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -266,8 +267,9 @@ def run_id_of(content: RecordDict) -> str:
     """
     record = content.config_records.get(CONFIG, ConfigRecord())
     value = record.get(RUN_ID)
-    if not isinstance(value, str) or not 0 < len(value) <= 64:
-        raise FederationError("a message lacks the run it belongs to")
+    # It names files and is looked up in the ledger: nothing but a random number may be in it.
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{32}", value):
+        raise FederationError("a message lacks the run it belongs to, 32 hex digits")
     if strangers := set(record) - _CONFIG_KEYS:
         raise FederationError(f"a message brings settings that no message may bring: {len(strangers)}")
     return value

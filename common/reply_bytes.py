@@ -42,8 +42,6 @@ def unpack(packed: bytes) -> RecordDict:
         for name, rows in described["arrays"].items():
             arrays = {}
             for key, dtype, shape, stype, size in rows:
-                if len(packed) < at + size:
-                    raise ValueError("too short")
                 arrays[key] = Array(dtype=dtype, shape=tuple(shape), stype=stype, data=packed[at : at + size])
                 at += size
             content[name] = ArrayRecord(arrays)
@@ -51,6 +49,8 @@ def unpack(packed: bytes) -> RecordDict:
             content[name] = MetricRecord(cast(dict[str, int | float | list[int] | list[float]], metrics))
     except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"a kept reply is damaged ({type(error).__name__})") from None
+    if at != len(packed):
+        raise LedgerError("a kept reply is damaged: it is too short or too long")
     return content
 
 

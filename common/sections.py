@@ -79,6 +79,11 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 OpenInt = Annotated[PositiveInt | None, BeforeValidator(_unset_to_none)]
 OpenCount = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_unset_to_none)]
 OpenFloat = Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
+# Outside of these floating point, not privacy, would decide how far a clipped gradient reaches.
+OpenBound = Annotated[
+    Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] | None, BeforeValidator(_unset_to_none)
+]
+OpenRate = Annotated[Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None, BeforeValidator(_unset_to_none)]
 OpenNotNegative = Annotated[NotNegative | None, BeforeValidator(_unset_to_none)]
 OpenBelowOne = Annotated[BelowOne | None, BeforeValidator(_unset_to_none)]
 
@@ -116,7 +121,7 @@ class TrainingConfig(_Section):
     """A client's local training. `batch_size` is the expected batch under DP."""
 
     optimizer: Literal["sgd", "adamw"]
-    learning_rate: OpenFloat
+    learning_rate: OpenRate
     momentum: BelowOne
     weight_decay: NotNegative
     schedule: Literal["constant", "linear", "cosine"]
@@ -154,8 +159,8 @@ class PrivacyConfig(_Section):
     target_epsilon: Annotated[Annotated[float, Field(gt=0, le=100)] | None, BeforeValidator(_unset_to_none)]
     noise_multiplier: OpenFloat
     delta: Annotated[float, Field(ge=1e-12, lt=1)]
-    max_grad_norm: OpenFloat
-    clipping_norm: OpenFloat
+    max_grad_norm: OpenBound
+    clipping_norm: OpenBound
     metrics: Annotated[Metrics | None, BeforeValidator(_unset_to_none)]
     counts_noise: Annotated[float, Field(ge=0.5, le=1e6)]
     closing_noise: Annotated[float, Field(ge=0.5, le=1e6)]
@@ -253,6 +258,11 @@ class RunConfig(_Section):
             raise ValueError(
                 "stopping.patience and stopping.keep='best' choose by the clients' counts, and privacy.metrics='none' "
                 "lets none leave"
+            )
+        if self.private and metrics == "exact" and (self.stopping.patience or self.stopping.keep == "best"):
+            raise ValueError(
+                "stopping.patience and stopping.keep='best' would choose by exact counts, which no epsilon covers: use "
+                "privacy.metrics='private'"
             )
         if self.min_clients is not None and self.min_clients > self.cohort_size:
             raise ValueError(f"min-clients={self.min_clients} but a round has only {self.cohort_size} clients")

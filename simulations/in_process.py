@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from client.site import SIMULATION_KEY
 from common.config import Scalar
 
 _RUN_ID = 1
@@ -126,6 +127,7 @@ class InProcessGrid(Grid):
 
     def _new_context(self, node_id: int) -> Context:
         partition: dict[str, Scalar] = {"partition-id": node_id - _FIRST_NODE, "num-partitions": self._num_clients}
+        partition[SIMULATION_KEY] = True
         return Context(_RUN_ID, node_id, partition, RecordDict(), dict(self._run_config))
 
 

@@ -1,5 +1,6 @@
 """Clients with images of their own, asked as a server asks them: through real messages."""
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,11 @@ def write_images(folder: Path, numbers: range, suffix: str = ".png") -> Path:
     return folder
 
 
+def run_named(name: str) -> str:
+    """The id of a run that a test calls by a name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 class OwnClient:
     """A client over a folder, with a policy, in a folder of its own."""
 
@@ -62,7 +68,7 @@ class OwnClient:
     ) -> Message:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         local_of.cache_clear()  # a client process a message, as on the deployment runtime
-        settings = ConfigRecord({"run-id": run, **extra})
+        settings = ConfigRecord({"run-id": run_named(run), **extra})
         content = RecordDict({"config": settings})
         if kind in ("train", "evaluate"):
             settings["server-round"] = server_round

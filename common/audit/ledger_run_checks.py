@@ -57,7 +57,7 @@ def _agreed(entry: Entry) -> Registration:
     _check_plan(agreed.plan)
     events = {part: [as_json(event) for event in found] for part, found in planned_events(agreed.plan).items()}
     expected = place(agreed.run, agreed.client, 0) | {"plan": agreed.plan.as_json(), "events": events}
-    if {name: value for name, value in entry.event.items() if name not in ("parts", "added")} != expected:
+    if {name: value for name, value in entry.event.items() if name not in ("parts", "added", "policy")} != expected:
         raise LedgerError("its events do not follow from its plan")
     if entry.request_id != request_id(agreed.run, agreed.client, agreed.plan.digest, 0, "register"):
         raise LedgerError("its request id does not follow from what it says")
@@ -99,7 +99,7 @@ def _check_run(agreed: Registration, mine: Sequence[Entry], remarks: Remarks) ->
     for entry in (*reserves, *commits):
         with remarks.about(f"entry {entry.seq} ({entry.kind})"):
             _check_release(agreed, entry)
-    planned = {"train": agreed.plan.num_rounds, "closing": int(agreed.plan.counts is not None)}
+    planned = {"train": agreed.plan.num_rounds, "closing": 1}
     for release, most in planned.items():
         if run.reserved(release) > most:
             remarks.doubts.append(

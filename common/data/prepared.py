@@ -17,7 +17,7 @@ import numpy as np
 from common.config import cache_folder
 from common.data.scan import Fault, Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
 from common.data.sources import ImageSource, open_source
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.progress import ProgressFactory, no_progress
 from common.sections import RunConfig, parts
 from common.store import ContentStore, StoredRows
@@ -75,14 +75,17 @@ class _Inputs:
     side: int
 
 
-def prepare(config: RunConfig, progress: ProgressFactory = no_progress) -> Prepared:
+def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows_nothing: bool = False) -> Prepared:
     """Make a source ready, or map what an earlier run or another process made.
 
     Args:
         config: Source, backbone and way of tuning matter.
         progress: Called with a total and a label; returns what to call with each advance.
+        shows_nothing: Whether this succeeds, and the inputs' shape, follow from the configuration alone,
+            not from what the images are: a server must not be able to ask about them by its settings.
 
     Raises:
+        ConfigError: Nothing shall show, and the configuration leaves something to the images.
         DataError: The source is missing or unusable, or too many of its files are bad.
         WeightsError: The backbone's weights are missing or wrong.
     """
@@ -90,10 +93,11 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress) -> Prepa
     source = open_source(config.data)
     early = None if config.model.backbone == "cnn" else _backbone_inputs(config)
     scan = scan_source(source, progress=progress)
-    refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-    if len(parts(config.data.classes)) < 2:  # a client may lack classes of an agreed list, even all but one
-        refuse_single_class(scan)
-    wanted = early or _cnn_inputs(config, scan)
+    if not shows_nothing:
+        refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
+        if len(parts(config.data.classes)) < 2:  # a client may lack classes of an agreed list, even all but one
+            refuse_single_class(scan)
+    wanted = early or (_public_cnn_inputs(config) if shows_nothing else _cnn_inputs(config, scan))
     store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
     _describe(store, config, wanted)
     inputs = store.rows_of(scan.digests)
@@ -147,6 +151,16 @@ def _cnn_inputs(config: RunConfig, scan: Scan) -> _Inputs:
     channels = int(scan.channels[scan.usable].max())
     named: list[object] = [FORMAT, "pixels", side, channels, "bicubic"]
     return _Inputs(_key(named), (side, side, channels), "uint8", "bicubic", side)
+
+
+def _public_cnn_inputs(config: RunConfig) -> _Inputs:
+    side = config.data.image_size
+    if side is None:
+        raise ConfigError(
+            "a run over clients with images of their own needs data.image-size with model.backbone='cnn': nobody may "
+            "learn it from them"
+        )
+    return _Inputs(_key([FORMAT, "pixels", side, 3, "bicubic"]), (side, side, 3), "uint8", "bicubic", side)
 
 
 def _key(named: list[object]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.aligned import aligned
+from common.aligned import in_line
 from common.data.deal import Partition
 from common.data.units import unit_numbers
 from common.errors import DataError
@@ -111,11 +111,7 @@ def shard(
 
 def _in_line(rows: np.ndarray) -> np.ndarray:
     """Features in aligned memory, so that training rounds each row alike; pixels as they are."""
-    if rows.ndim != 2:
-        return np.ascontiguousarray(rows)
-    out = aligned(len(rows), rows.shape[1], np.float32)
-    out[...] = rows
-    return out
+    return in_line(rows) if rows.ndim == 2 else np.ascontiguousarray(rows)
 
 
 def _holdings(prepared: "Prepared", rows: np.ndarray, units: np.ndarray) -> Holdings:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from common.errors import LedgerError
 from common.ledger import images
 from common.ledger.budget import Charge
 from common.ledger.chain import Entry
@@ -28,6 +29,7 @@ class Registration:
         plan: What was agreed on.
         dataset: Names the images.
         seq: Number of the entry.
+        policy: Names the policy that allowed it.
     """
 
     run: str
@@ -35,6 +37,7 @@ class Registration:
     plan: PrivacyPlan
     dataset: str
     seq: int
+    policy: str
 
     @classmethod
     def of(cls, entry: Entry) -> "Registration":
@@ -44,7 +47,14 @@ class Registration:
             PrivacyError: It holds no plan.
         """
         event = entry.event
-        return cls(event["run"], event["client"], PrivacyPlan.from_json(event["plan"]), entry.dataset, entry.seq)
+        return cls(
+            event["run"],
+            event["client"],
+            PrivacyPlan.from_json(event["plan"]),
+            entry.dataset,
+            entry.seq,
+            event["policy"],
+        )
 
     def request(self, server_round: int, release: Release) -> str:
         """The id of one release of this run: the same however often it is asked for.
@@ -64,15 +74,23 @@ def place(run: str, client: str, server_round: int) -> dict[str, Any]:
     return {"run": run, "client": client, "round": server_round}
 
 
-def register_event(ledger: Ledger, run: str, client: str, plan: PrivacyPlan, dataset: str) -> dict[str, Any]:
-    """The event of a `register` entry: the plan, its events, and hashes of the images it is about.
+def register_event(
+    ledger: Ledger, run: str, client: str, plan: PrivacyPlan, dataset: str, policy: str
+) -> dict[str, Any]:
+    """The event of a `register` entry: the plan, its events, the policy, and hashes of the images it is about.
 
     Call it inside the transaction that has added the images.
     """
     parts = {name: images.digest_of_part(ledger, dataset, name) for name in images.PARTS}
     added = images.digest_of_added(ledger, ledger.head().seq + 1)
     events = {part: [as_json(event) for event in found] for part, found in planned_events(plan).items()}
-    return place(run, client, 0) | {"plan": plan.as_json(), "events": events, "parts": parts, "added": added}
+    return place(run, client, 0) | {
+        "plan": plan.as_json(),
+        "events": events,
+        "policy": policy,
+        "parts": parts,
+        "added": added,
+    }
 
 
 def release_event(agreed: Registration, server_round: int, release: Release) -> dict[str, Any]:
@@ -118,19 +136,26 @@ def charge_of(
     return Charge(unit_of(plan), parts, planned_events(plan), released_events(plan, releases), closed)
 
 
-def charges_in(ledger: Ledger) -> list[Charge]:
+def charges_in(ledger: Ledger, *, without: tuple[str, str] | None = None) -> list[Charge]:
     """All runs that were begun: those with a reserved round. Needs no keys.
 
+    Args:
+        ledger: Open.
+        without: Run and client that are left out.
+
     Raises:
-        LedgerError: The ledger lacks the images of a run, or cannot be read.
+        LedgerError: The ledger lacks the images of a run, has a charge that belongs to none, or cannot be read.
         PrivacyError: An entry holds no plan.
     """
-    found = []
+    found, charged = [], 0
     for agreed in map(Registration.of, ledger.entries("kind = 'register'")):
         releases = releases_of(ledger, agreed)
-        if releases:
+        charged += len(releases)
+        if releases and (agreed.run, agreed.client) != without:
             closed = is_closed(ledger, agreed)
             found.append(charge_of(ledger, agreed.dataset, agreed.plan, releases, closed=closed))
+    if charged != ledger.query("SELECT count(*) FROM entry WHERE kind = 'reserve'")[0][0]:
+        raise LedgerError(f"the ledger {ledger.path} has charges that belong to no agreement: nothing more is allowed")
     return found
 
 

@@ -86,8 +86,8 @@ class Books:
         policy.check_plan(plan)
         with self.ledger.transaction():
             self._keep_images(dataset, plan, parts)
-            self._check_budget(charge_of(self.ledger, dataset, plan), plan, policy)
-            event = register_event(self.ledger, run, client, plan, dataset)
+            self._check_budget(run, client, dataset, plan, policy)
+            event = register_event(self.ledger, run, client, plan, dataset, policy.digest)
             ident = request_id(run, client, plan.digest, 0, "register")
             return Registration.of(self.ledger.append("register", ident, event, dataset=dataset))
 
@@ -99,10 +99,12 @@ class Books:
             members = images.resolve(self.ledger, self.keys, part, seq=seq)
             images.keep_part(self.ledger, dataset, name, unit_of(plan), members)
 
-    def _check_budget(self, charge: Charge, plan: PrivacyPlan, policy: Policy) -> None:
+    def _check_budget(self, run: str, client: str, dataset: str, plan: PrivacyPlan, policy: Policy) -> None:
+        """The whole plan, with all that other runs have spent or still may."""
+        charge, past = charge_of(self.ledger, dataset, plan), charges_in(self.ledger, without=(run, client))
         delta = policy.delta if math.isfinite(policy.max_epsilon) else plan.delta
         try:
-            worst = spent_with(charge, self.charges(), delta=delta)
+            worst = spent_with(charge, past, delta=delta)
         except ConfigError as error:  # more than any policy could mean
             raise PolicyError(str(error)) from None
         policy.check_spent(worst.spent)
@@ -158,12 +160,12 @@ class Books:
 
     def _check_room(self, agreed: Registration, release: Release, policy: Policy) -> None:
         mine = releases_of(self.ledger, agreed)
-        planned = agreed.plan.num_rounds if release == "train" else int(agreed.plan.counts is not None)
+        planned = agreed.plan.num_rounds if release == "train" else 1
         if is_closed(self.ledger, agreed) or mine.count(release) >= planned:
             raise PolicyError("the server asked for a release that the plan does not have")
         policy.check_plan(agreed.plan)
-        if not mine and self._others_began_since(agreed):
-            self._check_budget(charge_of(self.ledger, agreed.dataset, agreed.plan), agreed.plan, policy)
+        if policy.digest != agreed.policy or (not mine and self._others_began_since(agreed)):
+            self._check_budget(agreed.run, agreed.client, agreed.dataset, agreed.plan, policy)
 
     def _others_began_since(self, agreed: Registration) -> bool:
         rows = self.ledger.query(

@@ -98,8 +98,16 @@ class HeadKeeper:
             except LedgerError as error:
                 refused[who] = str(error)
                 continue
-            self._latest[head.ledger], self._ledger_of[who] = head, head.ledger
+            if any(one.ledger == head.ledger and one.seq == head.seq and one.hash != head.hash for _, one in accepted):
+                refused[who] = f"client {who} came with another copy of a ledger that was seen in the same round"
+                continue
             accepted.append((who, head))
+        # Clients of one holder share a ledger, and answer in any order: each is judged by what was known before.
+        for who, head in accepted:
+            known = self._latest.get(head.ledger)
+            if known is None or head.seq > known.seq:
+                self._latest[head.ledger] = head
+            self._ledger_of[who] = head.ledger
         lines = "".join(json.dumps({"client": who} | asdict(head)) + "\n" for who, head in accepted)
         for file in self._files if accepted else ():
             handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

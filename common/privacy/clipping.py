@@ -4,6 +4,7 @@ import numpy as np
 
 from common.errors import ConfigError
 
+LEAST_BOUND = 1e-6  # below, a factor may round up by so much that the guarantee is gone
 _BLOCK = 64  # rows that stay in a core's cache while they are widened and summed
 
 
@@ -16,21 +17,21 @@ def clip_factors(norms: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
 
     Args:
         norms: (n,) L2 norms over all tensors jointly.
-        max_grad_norm: Bound, finite and positive.
+        max_grad_norm: Bound, finite and at least `LEAST_BOUND`.
 
     Returns:
         (n,) float64 in [0, 1].
 
     Raises:
-        ConfigError: The bound is not finite and positive.
+        ConfigError: The bound is not finite, or too small.
 
     Source: Abadi et al. 2016, arXiv:1607.00133.
 
     >>> clip_factors(np.array([0.0, 1.0, 4.0, np.nan, np.inf]), max_grad_norm=2.0).tolist()
     [1.0, 1.0, 0.5, 0.0, 0.0]
     """
-    if not (np.isfinite(max_grad_norm) and max_grad_norm > 0):
-        raise ConfigError(f"max_grad_norm must be finite and positive, got {max_grad_norm}")
+    if not (np.isfinite(max_grad_norm) and max_grad_norm >= LEAST_BOUND):
+        raise ConfigError(f"max_grad_norm must be finite and at least {LEAST_BOUND}, got {max_grad_norm}")
     wide = np.asarray(norms, dtype=np.float64)
     finite = np.isfinite(wide)
     safe = np.where(finite & (wide > 0), wide, 1.0)

@@ -1,7 +1,9 @@
 """A data holder's policy: what may be done with the images, whatever a server asks."""
 
+import hashlib
 import tomllib
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.plan import PrivacyPlan
-from common.sections import Mechanism, Metrics, RunConfig
+from common.sections import Mechanism, Metrics, RunConfig, Unit
 
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 
@@ -34,7 +36,9 @@ class Policy(BaseModel):
         mechanisms: Those that are allowed.
         tunings: Ways of tuning that are allowed; `last` stands for `last:<n>`.
         metrics: How counts of held-out images may leave.
-        least_cohort: A round with fewer clients is refused.
+        units: What may be protected: images one by one, or groups of them.
+        least_cohort: A run that would go on with fewer clients in a round is refused; like the number of
+            clients itself, that the server keeps to it is taken on trust.
         accept_group_bound: Allow groups of images to be protected that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
     """
@@ -54,9 +58,15 @@ class Policy(BaseModel):
     mechanisms: Annotated[tuple[Mechanism, ...], Listed] = ("dp-sgd",)
     tunings: Annotated[tuple[Tuning, ...], Listed] = ("head",)
     metrics: Annotated[tuple[Metrics, ...], Listed] = ("none", "private")
+    units: Annotated[tuple[Unit, ...], Listed] = ("image", "group")
     least_cohort: Annotated[int, Field(ge=1)] = 1
     accept_group_bound: bool = False
     expires: date | None = None
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that name the policy."""
+        return _digest_of(self)
 
     def check_run(self, config: RunConfig) -> None:
         """Refuse what no plan could mend.
@@ -75,12 +85,16 @@ class Policy(BaseModel):
             ("privacy.mechanism", config.privacy.mechanism, self.mechanisms),
             ("model.tuning", tuning, self.tunings),
             ("privacy.metrics", config.metrics, self.metrics),
+            *([("privacy.unit", config.privacy.unit, self.units)] if config.noises_gradients else []),
         )
         for setting, value, allowed in wanted:
             if value not in allowed:
                 raise PolicyError(f"{setting}={value!r} is not allowed, only {', '.join(allowed) or 'nothing'}")
-        if config.cohort_size < self.least_cohort:
-            raise PolicyError(f"a round has {config.cohort_size} clients, the policy wants {self.least_cohort}")
+        if (config.min_clients or 1) < self.least_cohort:
+            raise PolicyError(
+                f"a round may go on with {config.min_clients or 1} clients (min-clients), the policy wants at least "
+                f"{self.least_cohort}"
+            )
 
     def check_plan(self, plan: PrivacyPlan) -> None:
         """Refuse a plan with too little noise or too large a delta.
@@ -110,6 +124,11 @@ class Policy(BaseModel):
             )
 
 
+@lru_cache(maxsize=64)
+def _digest_of(policy: Policy) -> str:
+    return hashlib.sha256(policy.model_dump_json().encode()).hexdigest()
+
+
 # What a simulated client allows unless privacy.policy names a file: whoever simulates sets both sides.
 ANYTHING = Policy(
     max_epsilon=float("inf"),
@@ -129,9 +148,15 @@ def load_policy(file: Path) -> Policy:
         ConfigError: Names the file, the key, what was given and what is allowed.
     """
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        return _policy_of(file, file.read_bytes())
     except OSError as error:
         raise ConfigError(f"the policy {file} cannot be read ({error.strerror})") from None
+
+
+@lru_cache(maxsize=64)
+def _policy_of(file: Path, content: bytes) -> Policy:
+    try:
+        found = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the policy {file} is not a TOML file ({error})") from None
     try:

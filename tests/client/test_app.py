@@ -31,7 +31,9 @@ def flower_identity() -> None:
 
 
 def ask(config: RunConfig, kind: str, content: RecordDict, partition: int = 0) -> Message:
-    context = Context(1, 2, {"partition-id": partition, "num-partitions": 5}, RecordDict(), resolved(config))
+    context = Context(
+        1, 2, {"partition-id": partition, "num-partitions": 5, "bract-simulation": True}, RecordDict(), resolved(config)
+    )
     return client_app.app(Message(content, 2, kind), context)
 
 
@@ -39,12 +41,12 @@ def train_content(
     arrays: dict[str, np.ndarray] | None = None, server_round: int = 1, run: str | None = None
 ) -> RecordDict:
     weights = arrays or initial_head(1280, 10)
-    settings = ConfigRecord({"server-round": server_round, "run-id": run or secrets.token_hex(8)})
+    settings = ConfigRecord({"server-round": server_round, "run-id": run or secrets.token_hex(16)})
     return RecordDict({"arrays": arrays_to_record(weights), "config": settings})
 
 
 def query_content() -> RecordDict:
-    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(8)})})
+    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(16)})})
 
 
 def test_train_under_dp_sends_arrays_the_declared_size_noised_counts_and_the_head_only(
@@ -123,7 +125,7 @@ from client.app import app
 from common.config import defaults, override, parse, resolved
 from tests.client.test_app import train_content
 config = resolved(parse(override(defaults(), {"privacy.mechanism": "none"})))
-context = Context(1, 2, {"partition-id": 0, "num-partitions": 5}, RecordDict(), config)
+context = Context(1, 2, {"partition-id": 0, "num-partitions": 5, "bract-simulation": True}, RecordDict(), config)
 assert not app(Message(train_content(), 2, "train"), context).has_error()
 heavy = {"torch", "torchvision", "timm", "datasets", "flwr_datasets", "sklearn", "pandas", "opacus", "matplotlib"}
 print(sorted(heavy & set(sys.modules)))
@@ -140,7 +142,7 @@ from flwr.app import ConfigRecord
 from common.models.head import initial_head
 from common.records import arrays_to_record
 def train_content():
-    settings = ConfigRecord({"server-round": 1, "run-id": "head-only"})
+    settings = ConfigRecord({"server-round": 1, "run-id": "a1" * 16})
     return RecordDict({"arrays": arrays_to_record(initial_head(1280, 10)), "config": settings})
 """
 
@@ -148,7 +150,7 @@ def train_content():
 def test_train_under_dp_answers_no_more_rounds_than_planned_and_the_same_request_with_the_same_bytes(
     digits: Prepared, make_config: MakeConfig
 ) -> None:
-    config, run = make_config({"num-rounds": 2}), secrets.token_hex(8)
+    config, run = make_config({"num-rounds": 2}), secrets.token_hex(16)
 
     def answer(server_round: int, **arrays: np.ndarray) -> np.ndarray | None:
         reply = ask(config, "train", train_content(arrays or None, server_round, run))

@@ -67,9 +67,9 @@ class OneClient:
         self.rows: Shard = shard(prepared, deal(config, prepared), partition, private=config.noises_gradients)
         self.start = initial_arrays(config, self.learner.input_shape, prepared.classes)
         self.travelling = {name: array for name, array in self.start.items() if name not in self.learner.personal}
-        node = {"partition-id": partition, "num-partitions": config.num_clients}
+        node = {"partition-id": partition, "num-partitions": config.num_clients, "bract-simulation": True}
         self.context = Context(1, 2, node, RecordDict(), resolved(config))
-        self.run = secrets.token_hex(8)
+        self.run = secrets.token_hex(16)
 
     def ask(self, kind: str, arrays: Arrays, server_round: int = 1) -> Message:
         settings = ConfigRecord({"server-round": server_round, "run-id": self.run})

@@ -222,3 +222,13 @@ def test_parse_takes_whole_numbers_for_floats_when_a_writer_dropped_the_point(ma
     assert len(whole) >= 4
     assert config == make_config()
     assert all(type(resolved(config)[key]) is float for key in whole)
+
+
+@pytest.mark.parametrize("chosen", [{"stopping.patience": 2}, {"stopping.keep": "best"}])
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "client-dp"])
+def test_parse_refuses_to_choose_by_exact_counts_under_dp(chosen: dict[str, Scalar], mechanism: str) -> None:
+    settings: dict[str, Scalar] = {"privacy.mechanism": mechanism, "privacy.metrics": "exact"}
+    parse(override(defaults(), settings))
+
+    with pytest.raises(ConfigError, match="exact counts"):
+        parse(override(defaults(), settings | chosen))

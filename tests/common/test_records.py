@@ -54,6 +54,7 @@ _ARRAYS: dict[str, np.ndarray] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a.bias": np.array([1, 2], dtype=np.float32),
 }
+RUN = "a1" * 16
 _COUNTS = Counts(np.array([[3, 1], [0, 2]]), 2.5)
 _FOUND = Findings(_COUNTS)
 _OWN = Counts(np.array([[4, 0], [1, 1]]), 1.25)
@@ -438,7 +439,17 @@ def test_decode_head_is_the_inverse_of_encode_and_refuses_what_is_none() -> None
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"run-id": 3}, {"run-id": ""}, {"run-id": "x" * 65}, {"run-id": "x", "seed": 0}, {"run-id": "x", "lr": 1.0}],
+    [
+        {},
+        {"run-id": 3},
+        {"run-id": ""},
+        {"run-id": "a" * 33},
+        {"run-id": "A" * 32},
+        {"run-id": "a" * 31 + "\0"},
+        {"run-id": "../" * 10 + "aa"},
+        {"run-id": RUN, "seed": 0},
+        {"run-id": RUN, "lr": 1.0},
+    ],
 )
 def test_run_id_of_refuses_messages_without_a_run_and_settings_that_no_message_may_bring(
     settings: dict[str, int | float | str],
@@ -448,7 +459,7 @@ def test_run_id_of_refuses_messages_without_a_run_and_settings_that_no_message_m
 
 
 def test_run_id_of_reads_the_run() -> None:
-    assert run_id_of(RecordDict({CONFIG: ConfigRecord({"run-id": "a1", "proximal-mu": 0.1})})) == "a1"
+    assert run_id_of(RecordDict({CONFIG: ConfigRecord({"run-id": RUN, "proximal-mu": 0.1})})) == RUN
 
 
 def test_server_round_of_reads_the_round() -> None:

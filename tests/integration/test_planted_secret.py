@@ -97,7 +97,7 @@ def test_a_planted_secret_sends_a_bare_code_under_ray(
 def test_a_planted_secret_sends_a_bare_code_on_the_deployment_runtime(
     tmp_path: Path, digits: Prepared, make_config: MakeConfig, planted: Path
 ) -> None:
-    nodes = [f"partition-id={number} num-partitions=2" for number in range(2)]
+    nodes = [f"partition-id={number} num-partitions=2 bract-simulation=true" for number in range(2)]
     with federation(tmp_path, nodes) as address:
         streamed = flwr_run(tmp_path, address, make_config(settings(tmp_path)), seconds=240)
 

@@ -81,3 +81,9 @@ def test_clipping_of_no_examples_is_zero() -> None:
 def test_clip_factors_refuse_a_bound_that_is_not_finite_and_positive(bound: float) -> None:
     with pytest.raises(ConfigError, match="max_grad_norm"):
         clip_factors(np.ones(3), max_grad_norm=bound)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, 1e-316, 9e-7, np.inf, np.nan])
+def test_clip_factors_refuses_a_bound_whose_rounding_would_outgrow_it(bound: float) -> None:
+    with pytest.raises(ConfigError, match="at least"):
+        clip_factors(np.array([1.0]), max_grad_norm=bound)
