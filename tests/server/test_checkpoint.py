@@ -1,0 +1,71 @@
+"""A checkpoint is whole or not there."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import ConfigError
+from server.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+
+MODEL = {"z.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.array([1.5], dtype=np.float64)}
+
+
+def checkpoint(rounds: int = 3) -> Checkpoint:
+    state = {"m\x1f0": np.array([[7, 8]], dtype=np.int64)}
+    return Checkpoint({"rounds": [{"round": n} for n in range(rounds)], "run": "ab"}, MODEL, {}, state)
+
+
+def test_load_gives_back_what_was_saved_in_order(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+
+    found = load_checkpoint(tmp_path)
+
+    assert found is not None
+    assert found.facts == checkpoint().facts
+    assert list(found.model) == ["z.weight", "a.bias"]
+    for name, array in MODEL.items():
+        assert found.model[name].dtype == array.dtype
+        assert np.array_equal(found.model[name], array)
+    assert found.best == {}
+    assert found.strategy["m\x1f0"].tolist() == [[7, 8]]
+
+
+def test_there_is_none_before_the_first(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+
+
+def test_a_crash_while_writing_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, checkpoint(3))
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, checkpoint(4))
+    found = load_checkpoint(tmp_path)
+
+    assert found is not None
+    assert len(found.facts["rounds"]) == 3
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, keep: int) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:keep])
+
+    with pytest.raises(ConfigError, match="damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"model/w": np.zeros(1)}, tmp_path / CHECKPOINT, {"format": "0"})
+
+    with pytest.raises(ConfigError, match="another version"):
+        load_checkpoint(tmp_path)
