@@ -1,0 +1,126 @@
+"""A run that was stopped goes on in its own folder, as if nobody had stopped it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+import server.app as server_app
+from bract import app
+from common.config import Scalar
+from common.data.prepared import Prepared
+from common.sections import RunConfig
+from server.audit.run_audit import audit_run
+from simulations.job import run_job
+
+MakeConfig = Callable[..., RunConfig]
+QUIET = Console(quiet=True)
+OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-rounds": 5}
+STOP_AFTER = 2
+
+
+@pytest.fixture
+def start(tmp_path: Path, make_config: MakeConfig, digits: Prepared) -> Callable[..., tuple[dict[str, Any], Path]]:
+    def run(name: str, settings: dict[str, Scalar], **more: Scalar) -> tuple[dict[str, Any], Path]:
+        config = make_config(settings | {"output-dir": str(tmp_path / name)} | more)
+        return run_job(config, engine="in-process", baselines=False, console=QUIET)
+
+    return run
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Ctrl-C inside of the round after so many, for the run that is started in its block."""
+
+    def patched() -> Any:
+        genuine = server_app.run_rounds
+
+        def interrupted(*args: Any, **more: Any) -> Any:
+            for result in genuine(*args, **more):
+                if result.record.server_round > STOP_AFTER:
+                    raise KeyboardInterrupt
+                yield result
+
+        context = monkeypatch.context()
+        context.__enter__().setattr(server_app, "run_rounds", interrupted)
+        return context
+
+    return patched
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "seconds" not in key} for line in found]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy.name": "FedAdam"},
+        {"strategy.name": "FedAvgM", "strategy.server-momentum": 0.5, "stopping.keep": "best"},
+        {"client-fraction": 0.6, "stopping.patience": 2},
+    ],
+    ids=["FedAdam", "FedAvgM-best", "cohorts-patience"],
+)
+def test_a_stopped_run_ends_with_the_same_bytes(
+    start: Callable[..., tuple[dict[str, Any], Path]], stop: Callable[[], Any], settings: dict[str, Scalar]
+) -> None:
+    _, whole = start("whole", OPEN | settings)
+    context = stop()
+    summary, folder = start("stopped", OPEN | settings)
+    context.__exit__(None, None, None)
+    assert (summary["status"], summary["rounds"]) == ("interrupted", STOP_AFTER)
+
+    resumed, _ = start("stopped", OPEN | settings, resume=True)
+
+    assert resumed["status"] == "complete"
+    assert lines(folder) == lines(whole)
+    one, other = (load_file(place / "model" / "model.safetensors") for place in (whole, folder))
+    assert {name: array.tobytes() for name, array in one.items()} == {n: a.tobytes() for n, a in other.items()}
+
+
+def test_a_stopped_private_run_goes_on_with_fresh_noise_and_one_budget(
+    start: Callable[..., tuple[dict[str, Any], Path]], stop: Callable[[], Any]
+) -> None:
+    settings: dict[str, Scalar] = {"num-rounds": 4}
+    context = stop()
+    start("stopped", settings)
+    context.__exit__(None, None, None)
+
+    summary, folder = start("stopped", settings, resume=True)
+
+    assert (summary["status"], summary["rounds"]) == ("complete", 4)
+    assert 7.5 < summary["epsilon_max"] <= 8.0
+    report = audit_run(folder)
+    assert (report.verdict, report.remarks.doubts) == ("verified", [])
+    assert {client.reserved for client in report.clients.values()} == {4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--resume", "{empty}"], "config.toml"),
+        (["--resume", "{done}"], "complete"),
+        (["--resume", "{done}", "--set", "num-rounds=9"], "leave --set"),
+        (["--resume", "{done}", "--seed", "3"], "leave --set"),
+    ],
+)
+def test_resume_explains_what_it_cannot_do_and_changes_nothing(
+    start: Callable[..., tuple[dict[str, Any], Path]], tmp_path: Path, arguments: list[str], fragment: str
+) -> None:
+    _, done = start("done", {"privacy.mechanism": "none", "num-rounds": 1})
+    (tmp_path / "empty").mkdir()
+    before = {file: file.read_bytes() for file in done.rglob("*") if file.is_file()}
+
+    places = {"empty": tmp_path / "empty", "done": done}
+    result = CliRunner().invoke(app, ["simulate", *(argument.format(**places) for argument in arguments)])
+
+    assert result.exit_code == 2
+    assert fragment in result.output
+    assert "Traceback" not in result.output
+    assert {file: file.read_bytes() for file in done.rglob("*") if file.is_file()} == before
