@@ -4,7 +4,6 @@ import gc
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from flwr.app import Context
@@ -21,13 +20,13 @@ from common.records import Declaration, Findings
 from common.releases import Releases
 from common.sections import RunConfig
 from server.aggregation import build_strategy
-from server.checkpoint import Checkpoint, load_checkpoint
+from server.checkpoint import Checkpoint
 from server.clock import Clock
 from server.cohort import draw_cohorts, shrunk_cohort
 from server.gathering import Wire
 from server.meeting import Meeting, meet_clients
 from server.outcome import Outcome
-from server.resume import check_same, restore
+from server.resume import check_same, open_checkpoint, restore
 from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
 from server.run_directory import RunDirectory
 from server.saving import draw_outcome, save_checkpoint_of, save_progress, save_statement
@@ -79,7 +78,7 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
     """
     clock = Clock()
     strategy, releases = build_strategy(config), Releases.of(config)
-    earlier = load_checkpoint(Path(config.output_dir)) if config.resume else None
+    earlier = open_checkpoint(config) if config.resume else None
     around = surround(config)
     directory = RunDirectory.open(config) if config.resume else RunDirectory.create(config)
     wire = _wire(grid, releases, directory, around, earlier)

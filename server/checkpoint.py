@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
     groups = {_MODEL: checkpoint.model, _BEST: checkpoint.best, _STRATEGY: checkpoint.strategy}
     tensors = {
-        f"{group}/{name}": np.ascontiguousarray(array)
+        f"{group}/{name}": np.asarray(array, order="C")
         for group, named in groups.items()
         for name, array in named.items()
     }
@@ -84,8 +84,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
                 raise ConfigError(f"{file} was written by another version of Bract")
             order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
             groups = {
-                group: {name: opened.get_tensor(f"{group}/{name}") for name in names} for group, names in order.items()
+                group: {name: opened.get_tensor(f"{group}/{name}") for name in order[group]}
+                for group in (_MODEL, _BEST, _STRATEGY)
             }
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({type(error).__name__})") from None
     return Checkpoint(facts, groups[_MODEL], groups[_BEST], groups[_STRATEGY])

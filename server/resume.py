@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from common.config import resolved
 from common.errors import ConfigError, FederationError
 from common.metrics import Counts, NoisedCounts
 from common.sections import RunConfig
-from server.checkpoint import Checkpoint
+from server.checkpoint import Checkpoint, load_checkpoint
 from server.clock import Clock
 from server.outcome import Outcome
 from server.strategy_state import read_state, write_state
@@ -51,11 +52,9 @@ def restore(checkpoint: Checkpoint, outcome: Outcome, strategy: Strategy, clock:
         clock: Counts the earlier seconds too from now on.
 
     Raises:
-        ConfigError: The run was complete, or the strategy is another one.
+        ConfigError: The strategy is another one.
     """
     facts = checkpoint.facts
-    if facts["status"] == "complete":
-        raise ConfigError("this run is complete: there is nothing to resume")
     write_state(strategy, checkpoint.strategy, facts["strategy"])
     outcome.arrays = {name: checkpoint.model[name] for name in checkpoint.model}
     outcome.rounds, outcome.early = list(facts["rounds"]), bool(facts["early"])
@@ -68,15 +67,36 @@ def restore(checkpoint: Checkpoint, outcome: Outcome, strategy: Strategy, clock:
     clock.go_on_from(facts["seconds"])
 
 
-def check_same(checkpoint: Checkpoint, outcome: Outcome) -> None:
-    """Refuse to go on as another run.
+def open_checkpoint(config: RunConfig) -> Checkpoint | None:
+    """Where a run stopped; None if that was before its first checkpoint.
+
+    To be asked before any client is: a client that meets the run charges its plan.
+
+    Args:
+        config: With `resume`; `output_dir` is the run's folder.
 
     Raises:
-        ConfigError: Settings that change results differ.
+        ConfigError: The run is complete, its checkpoint is damaged or gone, or settings that change results differ.
+    """
+    folder = Path(config.output_dir)
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None:
+        if (folder / "rounds.jsonl").exists():  # which comes after the first checkpoint
+            raise ConfigError(f"--resume {folder}: its checkpoint is gone; start a new run instead")
+        return None
+    if checkpoint.facts["status"] == "complete":
+        raise ConfigError("this run is complete: there is nothing to resume")
+    if checkpoint.facts["settings"] != _settings(config):
+        raise ConfigError("--resume: the settings are not those that the run was started with; start a new run instead")
+    return checkpoint
+
+
+def check_same(checkpoint: Checkpoint, outcome: Outcome) -> None:
+    """Refuse to go on with other clients.
+
+    Raises:
         FederationError: Other clients came, or they declare something else than before.
     """
-    if checkpoint.facts["settings"] != _settings(outcome.config):
-        raise ConfigError("--resume: the settings are not those that the run was started with; start a new run instead")
     before, now = checkpoint.facts["clients"], _declared(outcome)
     if before != now:
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
