@@ -68,9 +68,12 @@ class Gathering:
         return good, dict(sorted(failed.items()))
 
     def _check(self, client: Client, reply: Message, kind: str) -> Findings | None:
-        return check_reply(
+        found = check_reply(
             reply.content, client.declaration, message_type=kind, releases=self._wire.releases, travelling=self._shapes
         )
+        if self._wire.releases.signed:
+            decode_head(reply.content)  # a malformed one leaves this client out, not the round
+        return found
 
     def _drop_bad_heads(self, good: Usable, failed: dict[str, str]) -> None:
         """Leave out clients whose ledger is older than it was: what they had spent is not in it."""
