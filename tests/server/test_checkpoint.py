@@ -69,3 +69,29 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="another version"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("order", ['{"model": [], "best": []}', "[]", '{"model": ["w"], "best": [], "strategy": []}'])
+def test_a_file_whose_list_of_tensors_does_not_fit_is_damaged(tmp_path: Path, order: str) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"model/z": np.zeros(1)}, tmp_path / CHECKPOINT, {"format": "1", "order": order, "facts": "{}"})
+
+    with pytest.raises(ConfigError, match="damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_arrays_keep_their_shape_and_values_whatever_lies_in_memory(tmp_path: Path) -> None:
+    odd = {
+        "number": np.array(2.5, dtype=np.float32),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "every other": np.arange(8, dtype=np.float32)[::2],
+        "nothing": np.zeros((0, 3), dtype=np.float32),
+    }
+    save_checkpoint(tmp_path, Checkpoint({}, odd, {}, {}))
+
+    found = load_checkpoint(tmp_path)
+
+    assert found is not None
+    for name, array in odd.items():
+        assert (found.model[name].shape, found.model[name].tolist()) == (array.shape, array.tolist())
