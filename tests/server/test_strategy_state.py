@@ -9,13 +9,21 @@ from flwr.serverapp.strategy import Strategy
 from test_rounds import START, Course, InProcessGrid, Releases, Wire, config_for, meet, run_rounds, toy_app
 
 from common.errors import ConfigError
-from common.sections import StrategyName
+from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy
 from server.strategy_state import CARRIED, read_state, write_state
 
 NAMES = get_args(StrategyName)
 # Changed while a strategy works, and set anew at the start of each round.
 NOT_CARRIED = {"current_arrays", "current_round"}
+
+
+def config_of(name: StrategyName) -> RunConfig:
+    """With everything switched on that makes a strategy remember: by default FedAvgM has no momentum."""
+    config = config_for(name)
+    if name != "FedAvgM":
+        return config
+    return config.model_copy(update={"strategy": config.strategy.model_copy(update={"server_momentum": 0.9})})
 
 
 def go(
@@ -32,7 +40,7 @@ def go(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_rounds_and_two_more_equal_four(name: StrategyName) -> None:
-    config = config_for(name)
+    config = config_of(name)
     whole = go(build_strategy(config), name, START, 1, 4)
 
     before, after = build_strategy(config), build_strategy(config)
@@ -45,9 +53,7 @@ def test_two_rounds_and_two_more_equal_four(name: StrategyName) -> None:
 
 @pytest.mark.parametrize("name", sorted(CARRIED))
 def test_without_its_state_a_strategy_does_something_else(name: StrategyName) -> None:
-    config = config_for(name)
-    if name == "FedAvgM":  # by default it has no momentum
-        config = config.model_copy(update={"strategy": config.strategy.model_copy(update={"server_momentum": 0.9})})
+    config = config_of(name)
     whole = go(build_strategy(config), name, START, 1, 4)
 
     middle = go(build_strategy(config), name, START, 1, 2)
@@ -68,7 +74,7 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_round_changes_in_a_strategy_is_carried(name: StrategyName) -> None:
-    strategy = build_strategy(config_for(name))
+    strategy = build_strategy(config_of(name))
     go(strategy, name, START, 1, 1)
     before = {key: plain(value) for key, value in vars(strategy).items() if not callable(value)}
 
