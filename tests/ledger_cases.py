@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from common.ledger.agreements import Release
 from common.ledger.books import Books
+from common.ledger.budget import Charge, spent_with
 from common.ledger.chain import ORIGIN, Entry, canonical, hash_of
 from common.ledger.heads import SignedHead, sign_head
+from common.ledger.images import Members
 from common.ledger.keys import HolderKeys
 from common.ledger.ledger import Ledger
+from common.privacy.accounting import Spent
 from common.privacy.plan import CountsPlan, PrivacyPlan
 from common.privacy.policy import ANYTHING
 
@@ -98,3 +101,12 @@ def rewrite(file: Path, change: Rewrite) -> None:
             connection.execute(insert, [values[name] for name in COLUMNS])
 
     tamper(file, everything)
+
+
+def spent_so_far(charges: Sequence[Charge], *, delta: float) -> Spent:
+    """What the worst-off image has spent, as the budget sees it: the other way to what an audit finds."""
+    none = np.zeros(0, dtype=np.int64)
+    images = np.unique(np.concatenate([none, *(part.images for charge in charges for part in charge.parts.values())]))
+    everything = Members(images, images)
+    nothing = Charge("image", {"all": everything}, {"all": ()}, {"all": ()}, closed=True)
+    return spent_with(nothing, charges, delta=delta).spent

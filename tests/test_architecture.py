@@ -63,13 +63,22 @@ def test_common_imports_flower_in_records_only() -> None:
 
 
 def test_privacy_imports_neither_flower_nor_torch() -> None:
-    found = {module.split(".")[0] for file in (ROOT / "common" / "privacy").glob("*.py") for module in imports(file)}
+    rooms = [ROOT / "common" / room for room in ("privacy", "ledger", "audit")]
+    found = {module.split(".")[0] for room in rooms for file in room.glob("*.py") for module in imports(file)}
 
+    assert "numpy" in found
     assert not found & {"flwr", "torch"}
 
 
 def test_no_seed_reaches_private_noise() -> None:
-    for name in ("common/privacy/noise.py", "client/private_training.py"):
+    makers = ("noise", "discrete_gaussian", "clipping")
+    for name in (
+        *(f"common/privacy/{maker}.py" for maker in makers),
+        "client/private_training.py",
+        "client/private_counts.py",
+        "client/evaluation.py",
+        "server/central_noise.py",
+    ):
         text = (ROOT / name).read_text()
         assert "default_rng" not in text
         assert "public_stream" not in text

@@ -96,9 +96,13 @@ def _histories(charges: Sequence[Charge]) -> dict[int, _Past]:
 
 
 def _sizes(members: Members, grouped: bool) -> dict[int, int]:
-    """Image -> how much it alone can move a sum: as one unit; as one of a group twice, for the rest turns around."""
+    """Image -> how much it alone can move a sum.
+
+    Once for each unit that it was: more than one where two images turned out to be one later. As one of a group
+    twice, for the rest of the group turns around.
+    """
     if not grouped:
-        return dict.fromkeys(members.images.tolist(), 1)
+        return Counter(image for image, _ in set(zip(members.images.tolist(), members.units.tolist(), strict=True)))
     images_of: dict[int, set[int]] = defaultdict(set)
     for image, group in zip(members.images.tolist(), members.units.tolist(), strict=True):
         images_of[group].add(image)

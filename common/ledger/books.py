@@ -25,7 +25,7 @@ from common.ledger.agreements import (
     request_id,
     unit_of,
 )
-from common.ledger.budget import Charge, spent_with
+from common.ledger.budget import spent_with
 from common.ledger.chain import Entry
 from common.ledger.keys import HolderKeys
 from common.ledger.ledger import Ledger
@@ -85,6 +85,9 @@ class Books:
             return _unchanged(known, plan, dataset)
         policy.check_plan(plan)
         with self.ledger.transaction():
+            known = self.registration(run, client)
+            if known is not None:  # another process agreed to it meanwhile
+                return _unchanged(known, plan, dataset)
             self._keep_images(dataset, plan, parts)
             self._check_budget(run, client, dataset, plan, policy)
             event = register_event(self.ledger, run, client, plan, dataset, policy.digest)
@@ -226,10 +229,6 @@ class Books:
         with self.ledger.transaction():
             if not self.ledger.entries("request_id = ? AND kind = ?", (ident, kind)):
                 self.ledger.append(kind, ident, event)
-
-    def charges(self) -> list[Charge]:
-        """All runs that were begun: those with a reserved round."""
-        return charges_in(self.ledger)
 
 
 def _unchanged(known: Registration, plan: PrivacyPlan, dataset: str) -> Registration:

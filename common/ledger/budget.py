@@ -86,24 +86,6 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> Worst:
     return Worst(worst, grouped)
 
 
-def spent_so_far(charges: Sequence[Charge], *, delta: float) -> Spent:
-    """What the worst-off image has spent, with every plan that was begun in full.
-
-    Args:
-        charges: All that was ever begun.
-        delta: In (0, 1).
-
-    Raises:
-        ConfigError: Epsilon is beyond what means anything.
-        PrivacyError: The accountants disagree.
-    """
-    none = np.zeros(0, dtype=np.int64)
-    images = np.unique(np.concatenate([none, *(part.images for charge in charges for part in charge.parts.values())]))
-    everything = Members(images, images)
-    nothing = Charge("image", {"all": everything}, {"all": ()}, {"all": ()}, closed=True)
-    return spent_with(nothing, charges, delta=delta).spent
-
-
 def _grown(events: Iterable[Event], size: int) -> list[Event]:
     return [replace(event, group_size=event.group_size * size) for event in events]
 
@@ -128,9 +110,13 @@ def _histories(members: Members, past: Sequence[Charge]) -> set[_Past]:
 def _sizes(images: np.ndarray, member: np.ndarray, num_units: int, charged: Members, charged_unit: Unit) -> np.ndarray:
     """(units,) int64: how many of a run's units each of ours amounts to, in what it can move a clipped sum by."""
     if charged_unit == "image":
-        present = np.isin(images, charged.images)
-        pairs = np.unique(np.stack([member[present], images[present]]), axis=1)  # a copy is no second image
-        return np.bincount(pairs[0], minlength=num_units)
+        # A copy is no second image. But what that run took for two images, and a link has made one, counted twice.
+        own = np.unique(np.stack([charged.images, charged.units]), axis=1)[0]
+        known, times = np.unique(own, return_counts=True)
+        present = np.isin(images, known)
+        pairs = np.unique(np.stack([member[present], images[present]]), axis=1)
+        weights = times[np.searchsorted(known, pairs[1])]
+        return np.bincount(pairs[0], weights=weights, minlength=num_units).astype(np.int64)
     return _sizes_of_groups(images, member, num_units, charged)
 
 

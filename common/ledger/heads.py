@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,9 +111,7 @@ class HeadKeeper:
             self._ledger_of[who] = head.ledger
         lines = "".join(json.dumps({"client": who} | asdict(head)) + "\n" for who, head in accepted)
         for file in self._files if accepted else ():
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(handle, "a", encoding="utf-8") as stream:
-                stream.write(lines)
+            _add(file, lines.encode())
         return refused
 
     def _check(self, who: str, head: SignedHead) -> None:
@@ -125,6 +124,26 @@ class HeadKeeper:
                 f"client {who} came with an older copy of its ledger: entry {known.seq} was there before, now it ends "
                 f"with {head.seq}"
             )
+
+
+def _add(file: Path, lines: bytes) -> None:
+    """Half a line that a crash left goes first: what is added to it could not be read again."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "a+b") as stream:
+        _wait_for_others(stream.fileno())  # a line that another server is writing is half a line, too
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        if size and stream.read(1) != b"\n":
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+        stream.write(lines)
+
+
+def _wait_for_others(handle: int) -> None:
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)  # until the file is closed
 
 
 def read_heads(file: Path) -> list[tuple[str, SignedHead]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from common.config import bract_home
 from common.errors import LedgerError
 from common.ledger.books import Books
+from common.ledger.chain import check_chain
 from common.ledger.heads import SignedHead, sign_head
 from common.ledger.keys import HolderKeys
 from common.ledger.ledger import Ledger
@@ -56,7 +58,11 @@ class Holder:
         ledger = Ledger(self.ledger_file, durable=self.durable)
         try:
             self._refuse_older(ledger)  # before an empty file in its place gets a first entry
-            return Books(ledger, self.keys, simulated=self.simulated)
+            books = Books(ledger, self.keys, simulated=self.simulated)
+            if not self.simulated:
+                # The last entry may be there without those before it: an old log beside a restored file.
+                check_chain(ledger.entries())
+            return books
         except BaseException:
             ledger.close()
             raise
@@ -69,11 +75,18 @@ class Holder:
         """A restored backup lacks entries, and with them what was spent."""
         if self.head_file is None or not self.head_file.is_file():
             return
-        kept = json.loads(self.head_file.read_text())
-        found = ledger.query("SELECT hash FROM entry WHERE seq = ?", (kept["seq"],))
-        if not found or found[0][0] != kept["hash"]:
+        try:
+            kept = json.loads(self.head_file.read_text())
+            seq, head = int(kept["seq"]), str(kept["hash"])
+        except (OSError, ValueError, KeyError, TypeError):
             raise LedgerError(
-                f"the ledger {self.ledger_file} lacks entry {kept['seq']}, which it had before: an older copy was "
+                f"{self.head_file}, which says where the ledger stood, cannot be read: restore it from your backup, "
+                "or remove it if you are sure that the ledger is the newest one"
+            ) from None
+        found = ledger.query("SELECT hash FROM entry WHERE seq = ?", (seq,))
+        if not found or found[0][0] != head:
+            raise LedgerError(
+                f"the ledger {self.ledger_file} lacks entry {seq}, which it had before: an older copy was "
                 f"restored, and what was spent since is not in it\n  bring back the newest copy; {self.head_file} "
                 "says which entry must be in it"
             )
@@ -82,7 +95,7 @@ class Holder:
         if self.head_file is None:
             return
         head = ledger.head()
-        scratch = self.head_file.with_name(f".{self.head_file.name}.{os.getpid()}.part")
+        scratch = self.head_file.with_name(f".{self.head_file.name}.{os.getpid()}.{threading.get_ident()}.part")
         scratch.write_text(json.dumps({"seq": head.seq, "hash": head.hash}))
         # Never ahead of the ledger, whose entries are on disk by now; behind it after a crash, which is harmless.
         os.replace(scratch, self.head_file)

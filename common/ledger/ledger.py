@@ -8,8 +8,9 @@ its transaction returns, and several processes take turns.
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -34,6 +35,7 @@ _FIELDS = (
 )
 _APPEND_ONLY = ("entry", "fingerprint", "link", "part")
 _BUSY_SECONDS = 60.0
+_PAUSE_SECONDS = 0.002
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
     seq INTEGER PRIMARY KEY, prev_hash TEXT NOT NULL, kind TEXT NOT NULL, time TEXT NOT NULL, request_id TEXT NOT NULL,
@@ -92,13 +94,18 @@ class Ledger:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            with suppress(FileExistsError):  # never open and close one that is there: that drops SQLite's locks on it
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+            if tables and "reply" not in tables:
+                raise sqlite3.DatabaseError("it is another program's database")
+            _use_write_ahead_log(self._connection)
+            self._connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE deletes unseen
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'reply'").fetchone():
+            if not tables:
                 self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_triggers()}COMMIT;")
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"the ledger {path} cannot be opened ({error})") from None
@@ -205,6 +212,19 @@ class Ledger:
             "(SELECT seq FROM reply WHERE run = ?1 AND client = ?2 ORDER BY seq DESC LIMIT ?3)",
             (run, client, keep),
         )
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """SQLite itself waits for nobody here, and of two who open a new file at once one would fail."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _triggers() -> str:

@@ -30,15 +30,13 @@ def opened(file: Path, identity: str, make: Callable[[], Books]) -> Iterator[Boo
         make: Opens them.
     """
     key = (os.getpid(), file, identity)
-    books = _take(key)
-    if books is None:
-        books = make()
+    books, place = _take(key) or _open(file, make)
     try:
         yield books
     except BaseException:
         books.ledger.close()  # whatever went wrong, nobody goes on with this connection
         raise
-    _give_back(key, books)
+    _give_back(key, books, place)
 
 
 def close_below(folder: Path) -> None:
@@ -56,7 +54,7 @@ def close_below(folder: Path) -> None:
         Ledger(rest.with_suffix(".sqlite"), durable=False).close()
 
 
-def _take(key: _Key) -> Books | None:
+def _take(key: _Key) -> tuple[Books, tuple[int, int]] | None:
     with _lock:
         found = _idle.pop(key, None)
     if found is None:
@@ -65,14 +63,21 @@ def _take(key: _Key) -> Books | None:
     if _place(key[1]) != place:
         books.ledger.close()
         return None
-    return books
+    return found
 
 
-def _give_back(key: _Key, books: Books) -> None:
-    place = _place(key[1])
+def _open(file: Path, make: Callable[[], Books]) -> tuple[Books, tuple[int, int] | None]:
+    """The books, and which file they are; None if it was replaced under our hands: they are then used once."""
+    before = _place(file)
+    books = make()
+    place = _place(file)
+    return books, place if before in (None, place) else None
+
+
+def _give_back(key: _Key, books: Books, place: tuple[int, int] | None) -> None:
     spare: list[Books] = []
     with _lock:
-        if place is None or key in _idle:
+        if place is None or place != _place(key[1]) or key in _idle:
             spare.append(books)
         else:
             _idle[key] = (books, place)

@@ -92,16 +92,6 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
     return Spent(pld, rdp)
 
 
-def epsilon_of(events: Iterable[Event], *, delta: float) -> float:
-    """The official epsilon of all events over the same units; see `spent_by`.
-
-    Raises:
-        ConfigError: Epsilon is beyond `MOST_EPSILON`.
-        PrivacyError: The accountants disagree.
-    """
-    return spent_by(events, delta=delta).pld
-
-
 @lru_cache(maxsize=4096)
 def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float) -> float:
     """Epsilon by the privacy loss distribution of a merged history.
@@ -157,7 +147,8 @@ def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a best order at the edge only makes the bound looser
         total = sum(_divergences(event) for event in history)
-        return float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)[0])
+        found = float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)[0])
+    return found if not found < 0 else 0.0  # a large delta alone pays for so little; NaN stays what it is
 
 
 def _divergences(event: Event) -> np.ndarray:

@@ -4,6 +4,7 @@ A file of lines below `$BRACT_HOME/cache/accounting`, only ever appended to and 
 everybody but its owner. An audit computes everything anew.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,7 +45,7 @@ class _Figures:
             try:
                 key, value = json.loads(line)
                 self._known[key] = float(value)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError, RecursionError):
                 continue  # half a line that a killed process left: its figure is computed anew
 
     def put(self, key: str, value: float) -> None:
@@ -76,12 +77,12 @@ def remembered(kind: str, key: object, compute: Callable[[], float], *, fresh: b
     if fresh:
         return compute()
     name = hashlib.sha256(repr((_FORMAT, _versions(), kind, key)).encode()).hexdigest()[:32]
-    figures = _figures(cache_folder("accounting"))
-    with _lock:
-        known = figures.get(name)
+    known: float | None = None
+    with contextlib.suppress(OSError), _lock:  # a folder that cannot be used costs time, nothing else
+        known = _figures(cache_folder("accounting")).get(name)
     if known is not None:
         return known
     value = compute()
-    with _lock:
-        figures.put(name, value)
+    with contextlib.suppress(OSError), _lock:
+        _figures(cache_folder("accounting")).put(name, value)
     return value

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from ledger_cases import KEYS, PLAN, holding, release, rewrite, tamper, write_honest
+from ledger_cases import KEYS, PLAN, holding, release, rewrite, spent_so_far, tamper, write_honest
 from typer.testing import CliRunner
 
 from common.audit.audit_command import audit_app
@@ -20,7 +20,7 @@ from common.audit.ledger_costs import worst_image
 from common.errors import LedgerError
 from common.ledger.agreements import charges_in
 from common.ledger.books import Books
-from common.ledger.budget import Charge, spent_so_far
+from common.ledger.budget import Charge
 from common.ledger.heads import SignedHead, sign_head
 from common.ledger.images import Members
 from common.ledger.keys import HolderKeys

@@ -1,0 +1,97 @@
+"""The noise that is found never costs more than asked, and little less."""
+
+import math
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from common.errors import ConfigError
+from common.privacy import calibration
+from common.privacy.accounting import spent_by
+from common.privacy.calibration import calibrate, counts_noise, least_noise
+from common.privacy.events import CountsEvent, DpSgdEvent, Event
+
+DELTA = 1e-5
+
+
+def gaussian_delta(epsilon: float, noise: float) -> float:
+    """Balle and Wang 2018, arXiv:1805.06530."""
+    first = norm.cdf(1 / (2 * noise) - epsilon * noise)
+    return float(first - math.exp(epsilon) * norm.cdf(-1 / (2 * noise) - epsilon * noise))
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "target"), [(1.0, 1, 1.0), (1.0, 30, 8.0), (0.1, 200, 2.0), (0.02, 50, 0.3), (0.5, 3, 20.0)]
+)
+def test_calibrate_never_overshoots_and_wastes_little(rate: float, steps: int, target: float) -> None:
+    noise = calibrate(rate, steps, target, DELTA)
+
+    assert 0.998 * target <= spent_by([DpSgdEvent(rate, noise, steps)], delta=DELTA).pld <= target
+
+
+@pytest.mark.parametrize(("steps", "target"), [(1, 0.5), (1, 1.0), (16, 3.0), (100, 8.0)])
+def test_calibrate_of_full_batches_is_the_closed_form(steps: int, target: float) -> None:
+    noise = calibrate(1.0, steps, target, DELTA) / math.sqrt(steps)
+
+    assert gaussian_delta(target, noise) <= DELTA
+    assert gaussian_delta(target, noise * 0.997) > DELTA
+
+
+@pytest.mark.parametrize("target", [1e-5, 1e-12])
+def test_calibrate_says_so_when_no_noise_is_enough(target: float) -> None:
+    with pytest.raises(ConfigError, match=r"target-epsilon=.* cannot be met"):
+        calibrate(1.0, 100, target, DELTA)
+
+
+def history(noise: float) -> tuple[Event, ...]:
+    return (DpSgdEvent(1.0, noise, 1),)
+
+
+@given(
+    scale=st.floats(1e-2, 1e3),
+    power=st.floats(0.5, 3.0),
+    target=st.floats(0.05, 50.0),
+    guess=st.floats(0.3, 100.0),
+    bias=st.floats(0.0, 0.3),
+)
+@settings(max_examples=150)
+def test_least_noise_finds_the_least_on_any_falling_curve(
+    scale: float, power: float, target: float, guess: float, bias: float
+) -> None:
+    def curve(events: tuple[Event, ...], _: float, grid: float) -> float:
+        (event,) = events
+        assert isinstance(event, DpSgdEvent)
+        return scale * event.noise_multiplier**-power * (1 + bias * (grid > calibration.DISCRETIZATION))
+
+    def cost(noise: float) -> float:
+        return curve(history(noise), DELTA, calibration.DISCRETIZATION)
+
+    assume(cost(1e4) <= target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "pld_epsilon", curve)
+        noise = least_noise(history, target, DELTA, guess=guess)
+
+    assert cost(noise) <= target
+    assert cost(noise) >= 0.998 * target or cost(noise * 0.9985) > target
+
+
+ASKED = (CountsEvent(25.0, 30), CountsEvent(4.0, 1))
+
+
+def test_counts_noise_leaves_alone_what_meets_the_target() -> None:
+    assert counts_noise(ASKED, target_epsilon=8.0, delta=DELTA) == 1.0
+
+
+def test_counts_noise_never_overshoots_and_wastes_little() -> None:
+    factor = counts_noise(ASKED, target_epsilon=0.5, delta=DELTA)
+    raised = [CountsEvent(factor * event.noise_stddev, event.releases) for event in ASKED]
+
+    assert factor > 1
+    assert 0.995 * 0.5 <= spent_by(raised, delta=DELTA).pld <= 0.5
+
+
+def test_counts_noise_says_so_when_no_noise_is_enough() -> None:
+    with pytest.raises(ConfigError, match="cannot be met"):
+        counts_noise((CountsEvent(1.0, 100),), target_epsilon=1e-4, delta=DELTA)
