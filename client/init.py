@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from client.site import POLICY_FILE, SITE_FILE, Site, check_name
+from client.site import SITE_FILE, Site, check_name
 from common.config import defaults, override, parse
 from common.data.scan import refuse_if_too_bad, scan_source, source_entries
 from common.data.sources import names_a_place, open_source
@@ -83,7 +83,7 @@ def init_client(folder: Path, source: str, *, path: str, name: str, progress: Pr
     refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
-    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction)
+    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction, "")
     holder = own_holder()
     with holder.books():
         pass
@@ -110,9 +110,8 @@ def _site_text(site: Site) -> str:
             "# Share of the images that is held out for evaluation, if the source has no test set. Leave it: an image",
             "# that was trained on must not be evaluated on.",
             f"test-fraction = {site.test_fraction}",
+            "# File of the backbone's weights, for a run whose weights are a file: no server names files here.",
+            f"weights = {json.dumps(site.weights)}",
             "",
         ]
     )
-
-
-__all__ = ["POLICY_FILE", "init_client"]

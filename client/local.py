@@ -12,14 +12,16 @@ import numpy as np
 from client.guard import Guard, note_refusal
 from client.learner import Arrays, Learner
 from client.personal_state import PersonalState
-from client.site import NODE_KEY, SIMULATION_KEY, Site, load_site
+from client.site import NODE_KEY, SIMULATION_KEY, SITE_FILE, Site, load_site
 from common.config import bract_home
 from common.data.deal import Partition, deal
 from common.data.partition import hold_out
 from common.data.prepared import Prepared, prepare
 from common.data.shards import Shard, shard
+from common.data.sources import OWN_IMAGES
 from common.errors import ConfigError, PolicyError
 from common.ledger.holder import Holder, own_holder, simulated_holder
+from common.models.weights import RANDOM
 from common.privacy.plan import PrivacyPlan, plan_for
 from common.privacy.policy import ANYTHING, load_policy
 from common.sections import RunConfig, parts
@@ -172,15 +174,28 @@ def local_of(config: RunConfig, place: Place) -> Local:
 
 
 def _own(config: RunConfig, site: Site) -> Local:
+    if config.data.source != OWN_IMAGES:
+        raise ConfigError(f"this run is a simulation's: a run over clients with images of their own has {OWN_IMAGES!r}")
     if len(parts(config.data.classes)) < 2:
         raise ConfigError(
             "a run over clients with images of their own needs data.classes: nobody may learn it from them"
         )
     data = config.data.model_copy(update={"source": site.source, "path": site.path})
-    prepared = prepare(config.model_copy(update={"data": data}), shows_nothing=True)
+    model = config.model.model_copy(update={"weights": _own_weights(config.model.weights, site)})
+    config = config.model_copy(update={"data": data, "model": model})
+    prepared = prepare(config, shows_nothing=True)
     rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
     learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
     return Local(site.name, rows, learner, site.policy_file, str(site.folder))
+
+
+def _own_weights(named: str, site: Site) -> str:
+    """A file is the client's own choice: what a server named would be read, and its hash sent back."""
+    if named in ("", RANDOM):
+        return named
+    if not site.weights:
+        raise ConfigError(f"the run's weights are a file: name yours as weights in {site.folder / SITE_FILE}")
+    return site.weights
 
 
 def _everything(prepared: Prepared, site: Site) -> Partition:

@@ -11,7 +11,15 @@ SITE_FILE = "client.toml"
 POLICY_FILE = "policy.toml"
 NODE_KEY = "bract-client"
 SIMULATION_KEY = "bract-simulation"
-_FIELDS = {"name": str, "source": str, "path": str, "num-images": int, "num-groups": int, "test-fraction": float}
+_FIELDS = {
+    "name": str,
+    "source": str,
+    "path": str,
+    "num-images": int,
+    "num-groups": int,
+    "test-fraction": float,
+    "weights": str,
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Site:
         num_groups: Declared number of groups of images, such as patients.
         test_fraction: Share of the images that is held out, if the source has no test set: no server may move
             an image from training to evaluation or back.
+        weights: File of the backbone's weights; empty if it is the installed package's or the hub's.
     """
 
     folder: Path
@@ -36,6 +45,7 @@ class Site:
     num_images: int
     num_groups: int
     test_fraction: float
+    weights: str
 
     @property
     def policy_file(self) -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.data.deal import Partition, class_counts, deal
 from common.data.prepared import prepare
+from common.data.sources import OWN_IMAGES
 from common.privacy.plan import plan_for, server_plan
 from common.progress import ProgressFactory, no_progress
 from common.sections import RunConfig
@@ -28,6 +29,8 @@ def surround(
         DataError: The source is missing, unusable, or cannot be dealt as asked.
         WeightsError: Pretrained weights are missing or wrong.
     """
+    if config.data.source == OWN_IMAGES:  # no simulation: the images are out of the server's reach
+        return Surroundings(tracker=tracker or LogTracker())
     prepared = prepare(config, progress)
     partition = deal(config, prepared)
     evaluator = PooledEvaluator(config, prepared, partition)

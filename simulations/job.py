@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from common.config import resolved
+from common.data.sources import OWN_IMAGES
+from common.errors import ConfigError
 from common.ledger.open_books import close_below
 from common.sections import RunConfig
 from server.run_directory import RunDirectory, check_free, fresh_path
@@ -28,8 +30,11 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
         The summary and the run directory.
 
     Raises:
-        BractError: Anything the user can act on.
+        ConfigError: The run is over clients with images of their own.
+        BractError: Anything else that the user can act on.
     """
+    if config.data.source == OWN_IMAGES:
+        raise ConfigError(f"data.source={OWN_IMAGES!r} is no simulation's: `flwr run` submits it to a federation")
     folder = Path(config.output_dir) if config.output_dir else fresh_path(config).resolve()
     if not config.resume:
         check_free(folder)

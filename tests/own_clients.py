@@ -24,6 +24,7 @@ CLASSES = ("dark", "bright")
 # Fast: a small network from scratch, and a plan whose accounting takes milliseconds.
 SMALL: dict[str, Scalar] = {
     "model.backbone": "cnn",
+    "data.source": "clients",
     "data.classes": ",".join(CLASSES),
     "data.image-size": 8,
     "num-rounds": 2,

@@ -109,3 +109,9 @@ def test_public_functions_have_docstrings_that_name_their_arguments(file: Path) 
         }
         stated = {name for name in raised if name.endswith("Error")}
         assert all(name in text for name in stated), f"{node.name} does not say that it raises {stated}"
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = [file.name for file in (ROOT / "tests").rglob("*.py")]
+
+    assert sorted(names) == sorted(set(names))  # pytest imports them by it, and only some orders fail

@@ -33,6 +33,8 @@ _NAMED = {
     "cifar100": "60,000 photographs of 32 x 32 pixels, Parquet files or torchvision",
 }
 KNOWN_SOURCES = tuple(_NAMED)
+# Where the images of a real federation lie; every client has a source of its own, which no server names.
+OWN_IMAGES = "clients"
 _MANIFESTS = (".csv", ".parquet")
 
 
@@ -117,7 +119,7 @@ def names_a_place(source: str) -> bool:
     >>> names_a_place("hf:uoft-cs/cifar10"), names_a_place("./pets")
     (False, True)
     """
-    if source in _NAMED or source.partition(":")[0] in HUBS:
+    if source in _NAMED or source == OWN_IMAGES or source.partition(":")[0] in HUBS:
         return False
     return "/" in source or source.endswith(_MANIFESTS) or Path(source).is_dir()
 
@@ -130,12 +132,15 @@ def describe_sources() -> list[tuple[str, str]]:
         ("/path/to/file.csv", "a manifest: path, label, and if wanted unit, client, split"),
         ("/path/to/file.parquet", "the same; image (bytes) may stand for path"),
     ]
-    return [*_NAMED.items(), *hubs, *places]
+    own = (OWN_IMAGES, "each client's own, in a federation of machines: see `bract client init`")
+    return [*_NAMED.items(), *hubs, *places, own]
 
 
 def _opener(source: str) -> Callable[[DataConfig], ImageSource]:
     from common.data import folders, hubs, manifests, named, saved
 
+    if source == OWN_IMAGES:
+        raise DataError(f"data.source={OWN_IMAGES!r}: the images lie at clients of their own, here are none")
     hub = source.partition(":")[0]
     if source in _NAMED:
         return named.OPENERS[source]

@@ -22,6 +22,17 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images", range(40))
 
 
+HEAD: dict[str, Scalar] = {"model.backbone": "timm:test_resnet", "data.image-size": 32, "model.tuning": "head"}
+
+
+def save_weights(file: Path) -> Path:
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
+    return file
+
+
 def declared(reply: Message) -> dict[str, object]:
     return dict(reply.content.config_records["client"])
 
@@ -150,3 +161,29 @@ def test_the_policy_says_how_few_clients_and_what_is_protected(
     client = OwnClient(tmp_path, images, f"{POLICY}{line}\n")
 
     assert code(client.ask(make_config(SMALL | settings), "query", run="first")) == answer
+
+
+def test_a_client_with_images_of_its_own_takes_no_part_in_a_simulation(
+    tmp_path: Path, images: Path, make_config: MakeConfig
+) -> None:
+    client = OwnClient(tmp_path, images)
+
+    assert code(client.ask(make_config(SMALL | {"data.source": "digits"}), "query", run="first")) == "CONFIG"
+    with own_holder().books() as books:
+        assert [entry.kind for entry in books.ledger.entries()] == ["genesis"]
+
+
+def test_no_server_has_a_file_of_its_choice_read_and_its_hash_sent(
+    tmp_path: Path, images: Path, make_config: MakeConfig
+) -> None:
+    theirs, own = (save_weights(tmp_path / f"{name}.safetensors") for name in ("theirs", "own"))
+    client = OwnClient(tmp_path, images, POLICY.replace('"full"', '"head"'))
+    config = make_config(SMALL | HEAD | {"model.weights": str(theirs)})
+    (tmp_path / "notes.txt").write_text("no weights")
+    missing, other = (make_config(SMALL | HEAD | {"model.weights": str(tmp_path / n)}) for n in ("none", "notes.txt"))
+
+    assert {code(client.ask(each, "query", run="first")) for each in (config, missing, other)} == {"CONFIG"}
+    site = client.folder / "client.toml"
+    site.write_text(site.read_text().replace('weights = ""', f'weights = "{own}"'))
+    hashes = [declared(client.ask(each, "query", run="first"))["backbone-hash"] for each in (config, other)]
+    assert hashes[0] == hashes[1] != ""

@@ -1,0 +1,59 @@
+"""Clients with images of their own on Flower's deployment runtime: what README says to do by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from federation_bed import federation, flwr_run
+from own_clients import SMALL, write_images
+
+from common.audit.ledger_audit import audit_ledger, kept_heads
+from common.config import Scalar
+from common.sections import RunConfig
+from server.audit.run_audit import audit_run
+
+pytestmark = pytest.mark.slow
+SETTINGS: dict[str, Scalar] = SMALL | {"num-clients": 2}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def client_init(tmp_path: Path, number: int) -> str:
+    """One client as a user makes it; gives its node configuration."""
+    folder = tmp_path / f"ward-{number}"
+    images = write_images(tmp_path / f"images-{number}", range(60 * number, 60 * number + 60))
+    command = [sys.executable, "-m", "bract", "client", "init", str(folder), "--data", str(images)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, check=True
+    )
+    assert f'bract-client="{folder}"' in done.stdout.replace("\n", "")
+    return f'bract-client="{folder}"'
+
+
+def test_a_federation_of_own_images_runs_and_its_statement_follows_from_its_ledger(
+    tmp_path: Path, home: Path, make_config: Callable[..., RunConfig]
+) -> None:
+    nodes, run = [client_init(tmp_path, number) for number in range(2)], tmp_path / "run"
+    with federation(tmp_path, nodes) as address:
+        streamed = flwr_run(tmp_path, address, make_config(SETTINGS | {"output-dir": str(run)}), seconds=240)
+
+    assert (run / "summary.json").is_file(), streamed
+    summary, statement = (json.loads((run / name).read_text()) for name in ("summary.json", "privacy.json"))
+    assert (summary["status"], summary["rounds"], summary["clients"]) == ("complete", 2, 2)
+    assert (summary["accuracy"], summary["simulation_only"]) == (None, False)  # the server has no image to count on
+    assert statement["ledger"].startswith("each client's own")
+    assert not (run / "partition.png").exists()
+    report = audit_run(run)
+    assert (report.verdict, report.remarks.doubts) == ("internally consistent", [])
+    for heads in (run / "heads.jsonl", home / "server" / "heads.jsonl"):
+        ledger = audit_ledger(home / "holder" / "ledger.sqlite", kept_heads(heads))
+        assert (ledger.verdict, ledger.remarks.doubts) == ("verified", [])
+        assert {found.rounds for found in ledger.runs} == {2}
