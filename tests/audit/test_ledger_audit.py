@@ -11,7 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from ledger_cases import KEYS, PLAN, holding, release, rewrite, spent_so_far, tamper, write_honest
+from ledger_cases import (
+    KEYS,
+    PLAN,
+    copy_fixture,  # noqa: F401
+    heads_fixture,  # noqa: F401
+    holding,
+    honest_fixture,  # noqa: F401
+    release,
+    rewrite,
+    spent_so_far,
+    tamper,
+    write_honest,
+)
 from typer.testing import CliRunner
 
 from common.audit.audit_command import audit_app
@@ -29,22 +41,6 @@ from common.privacy.events import CountsEvent, DpSgdEvent
 
 app = typer.Typer()
 app.add_typer(audit_app, name="audit")
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SignedHead]]:
-    file = tmp_path_factory.mktemp("honest") / "a.sqlite"
-    return file, write_honest(file)
-
-
-@pytest.fixture
-def copy(honest: tuple[Path, list[SignedHead]], tmp_path: Path) -> Path:
-    return Path(shutil.copy(honest[0], tmp_path / "copy.sqlite"))
-
-
-@pytest.fixture
-def heads(honest: tuple[Path, list[SignedHead]]) -> list[tuple[str, SignedHead]]:
-    return [("a", head) for head in honest[1]]
 
 
 def test_audit_of_an_honest_ledger_is_verified_by_its_heads_only(

@@ -1,13 +1,21 @@
 """Every change to a copy of a ledger is found."""
 
-import shutil
 import sqlite3
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_cases import PLAN, Rewrite, Tamper, rewrite, tamper, write_honest
+from ledger_cases import (
+    PLAN,
+    Rewrite,
+    Tamper,
+    copy_fixture,  # noqa: F401
+    heads_fixture,  # noqa: F401
+    honest_fixture,  # noqa: F401
+    rewrite,
+    tamper,
+)
 
 from common.audit.ledger_audit import audit_ledger
 from common.audit.ledger_checks import Remarks, check_entries
@@ -17,22 +25,6 @@ from common.ledger.heads import SignedHead
 from common.ledger.images import PARTS, digest_of_added, digest_of_part
 from common.ledger.ledger import Ledger
 from common.privacy.plan import CountsPlan
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SignedHead]]:
-    file = tmp_path_factory.mktemp("honest") / "a.sqlite"
-    return file, write_honest(file)
-
-
-@pytest.fixture
-def copy(honest: tuple[Path, list[SignedHead]], tmp_path: Path) -> Path:
-    return Path(shutil.copy(honest[0], tmp_path / "copy.sqlite"))
-
-
-@pytest.fixture
-def heads(honest: tuple[Path, list[SignedHead]]) -> list[tuple[str, SignedHead]]:
-    return [("a", head) for head in honest[1]]
 
 
 def at(entries: list[Entry], kind: str, number: int = 0) -> int:

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from flwr.app import Message
 from own_clients import CLASSES, POLICY, SMALL, MakeConfig, OwnClient, code, write_images
+from own_home_cases import (
+    images_fixture,  # noqa: F401
+    own_home_fixture,  # noqa: F401
+)
 
 import client.guard as guard_module
 from client.learner import Learner
@@ -16,23 +20,14 @@ from common.ledger.holder import own_holder
 from common.models.initial import initial_arrays
 from common.sections import RunConfig
 
+pytestmark = pytest.mark.usefixtures("own_home")
+
 HEAD: dict[str, Scalar] = {
     "model.backbone": "timm:test_resnet",
     "model.weights": "random",
     "data.image-size": 32,
     "model.tuning": "head",
 }
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images", range(40))
 
 
 def kinds() -> list[str]:

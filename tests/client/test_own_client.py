@@ -6,27 +6,21 @@ from pathlib import Path
 
 import pytest
 from own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, write_images
+from own_home_cases import (
+    COUNT,
+    images_fixture,  # noqa: F401
+    own_home_fixture,  # noqa: F401
+)
 
 from common.ledger.holder import own_holder
 from common.sections import RunConfig
 
-COUNT = 40
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 @pytest.fixture
 def config(make_config: MakeConfig) -> RunConfig:
     return make_config(SMALL)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images", range(COUNT))
 
 
 def spend(client: OwnClient, config: RunConfig, run: str = "first") -> list[str]:

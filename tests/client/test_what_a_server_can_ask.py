@@ -4,23 +4,17 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, run_named, write_images
+from own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, run_named
+from own_home_cases import (
+    images_fixture,  # noqa: F401
+    own_home_fixture,  # noqa: F401
+)
 
 import client.app as client_app
 from common.config import Scalar, resolved
 from common.ledger.holder import own_holder
 
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images", range(40))
-
+pytestmark = pytest.mark.usefixtures("own_home")
 
 HEAD: dict[str, Scalar] = {"model.backbone": "timm:test_resnet", "data.image-size": 32, "model.tuning": "head"}
 

@@ -1,0 +1,66 @@
+"""A legal reply for every message and kind of run, that the tests of the wire share."""
+
+import numpy as np
+from flwr.app import RecordDict
+
+from common.ledger.heads import sign_head
+from common.ledger.keys import HolderKeys
+from common.ledger.ledger import Head
+from common.metrics import Counts, NoisedCounts
+from common.records import Declaration, Findings, encode_declaration, encode_findings, encode_head, encode_update
+from common.releases import LEDGER, Releases
+
+WEIGHTS: dict[str, np.ndarray] = {
+    "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a.bias": np.array([1, 2], dtype=np.float32),
+}
+COUNTS = Counts(np.array([[3, 1], [0, 2]]), 2.5)
+FOUND = Findings(COUNTS)
+OWN_COUNTS = Counts(np.array([[4, 0], [1, 1]]), 1.25)
+EVERYTHING = Releases(train_loss=True, personal=True)
+DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
+PRIVATE = Releases("dp-sgd", "private")
+HEAD = sign_head(HolderKeys.simulated(0, "00003"), Head(7, "ab" * 32))
+RUNS = {
+    "private": PRIVATE,
+    "silent": Releases("dp-sgd", "none"),
+    "exact": Releases("dp-sgd", "exact"),
+    "central": Releases("client-dp", "none"),
+    "open": Releases(),
+    "fair": Releases(train_loss=True),
+    "personal": Releases(personal=True),
+    "everything": EVERYTHING,
+}
+LEGAL = [
+    (kind, run)
+    for kind in ("query", "query.close", "train", "evaluate")
+    for run, releases in RUNS.items()
+    if not (kind == "evaluate" and releases.metrics == "none")
+]
+
+
+def reply(kind: str, releases: Releases) -> RecordDict:
+    content = _without_head(kind, releases)
+    if releases.signed:
+        content[LEDGER] = encode_head(HEAD)
+    return content
+
+
+def _without_head(kind: str, releases: Releases) -> RecordDict:
+    if kind == "query.close":
+        return RecordDict()
+    if kind == "query":
+        return encode_declaration(DECLARED)
+    found = _found(kind, releases)
+    return encode_findings(287, found) if kind == "evaluate" else encode_update(WEIGHTS, 287, found)
+
+
+def _found(kind: str, releases: Releases) -> Findings | None:
+    if releases.metrics == "none":
+        return None
+    if releases.metrics == "private":
+        return Findings(noised=NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2])))
+    if releases.mechanism != "none":
+        return Findings(Counts(COUNTS.confusion, float("nan")))
+    loss = 0.75 if releases.train_loss and kind == "train" else None
+    return Findings(COUNTS, OWN_COUNTS if releases.personal else None, loss)
