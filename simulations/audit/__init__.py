@@ -1,0 +1,1 @@
+"""Attacks on our own guarantee: layers that replay, measure and try to break it."""

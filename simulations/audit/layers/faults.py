@@ -1,0 +1,165 @@
+"""T8: whatever breaks between question and answer, no ledger is short of what left."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import client.local as client_local
+from client.learner import Learner
+from common.errors import LedgerError
+from common.ledger.books import Books
+from common.ledger.heads import HeadKeeper
+from common.ledger.holder import Holder, simulated_holder
+from common.ledger.open_books import close_below
+from common.records import decode_head
+from simulations.audit.layers.bench import Bench, Seen
+from simulations.audit.layers.findings import Check
+
+_RUN = "f" * 32
+
+
+def faults(bench: Bench) -> Iterator[Check]:
+    """T8 for one configuration, with a holder as a real client has: a head kept apart, a chain that is checked.
+
+    Guarantee of what passes: a question that comes twice is charged and computed once; a crash leaves a charge; nothing
+    leaves if the ledger cannot be written; a restored or edited ledger is refused; a race spends no more than
+    the plan has.
+    """
+    for name, check in (
+        ("retry", _retry),
+        ("crash", _crash),
+        ("failed commit", _failed_commit),
+        ("restored", _restored),
+        ("edited", _edited),
+        ("full", _full),
+        ("race", _race),
+    ):
+        scratch = replace(bench, folder=bench.folder / f"faults-{name.replace(' ', '-')}")
+        with patch.object(client_local, "simulated_holder", _real_holder):
+            yield from check(scratch)
+        close_below(scratch.folder)
+
+
+def _real_holder(folder: Path, name: str, *, seed: int, durable: bool) -> Holder:
+    found = simulated_holder(folder, name, seed=seed, durable=durable)
+    return replace(found, simulated=False, head_file=folder / f"{name}.head.json", replies_kept=1_000)
+
+
+def _ask(bench: Bench, server_round: int = 1, **more: Any) -> Seen:
+    return bench.ask("train", bench.images, run=_RUN, ledger="one", server_round=server_round, **more)
+
+
+def _file(bench: Bench) -> Path:
+    return bench.folder / "one" / "ledgers" / "bench.sqlite"
+
+
+def _entries(bench: Bench) -> list[str]:
+    with sqlite3.connect(_file(bench)) as connection:
+        return [kind for (kind,) in connection.execute("SELECT kind FROM entry ORDER BY seq")]
+
+
+def _retry(bench: Bench) -> Iterator[Check]:
+    first = _ask(bench)
+    with patch.object(Learner, "train", side_effect=AssertionError("trained again")):
+        second = _ask(bench)
+    same = not second.failure and _released(first) == _released(second)
+    yield Check("a question that comes twice gets the same bytes, and no training", same, second.failure)
+    yield Check("and is charged once", _entries(bench).count("reserve") == 1, str(_entries(bench)))
+    other = _ask(bench, arrays={name: array + 1 for name, array in bench.start.items()})
+    yield Check("with another model it is refused", other.failure == "POLICY", other.failure or "answered")
+
+
+def _released(seen: Seen) -> list[bytes]:
+    return [array.tobytes() for array in seen.arrays.values()]
+
+
+def _crash(bench: Bench) -> Iterator[Check]:
+    with patch.object(Learner, "train", side_effect=MemoryError("killed")):
+        lost = _ask(bench)
+    yield Check("a crash leaves its charge", "reserve" in _entries(bench), f"{lost.failure} {_entries(bench)}")
+    again = _ask(bench)
+    fine = not again.failure and _entries(bench).count("reserve") == _entries(bench).count("commit") == 1
+    yield Check("the question is answered under the same charge", fine, f"{again.failure} {_entries(bench)}")
+
+
+def _failed_commit(bench: Bench) -> Iterator[Check]:
+    with patch.object(Books, "commit", side_effect=LedgerError("no")):
+        seen = _ask(bench)
+    yield Check("what is not committed does not leave", seen.failure == "LEDGER" and not seen.reply, seen.failure)
+
+
+def _restored(bench: Bench) -> Iterator[Check]:
+    keeper = HeadKeeper([])
+    _ask(bench)
+    close_below(bench.folder)
+    head = bench.folder / "one" / "ledgers" / "bench.head.json"
+    older = [shutil.copy(file, f"{file}.old") for file in (_file(bench), head)]
+    keeper.accept([("bench", decode_head(_ask(bench, 2).reply))])
+    close_below(bench.folder)
+    shutil.copy(older[0], _file(bench))
+    alone = bench.ask("query", bench.images, run="e" * 32, ledger="one")
+    yield Check("an older ledger is refused by its holder", alone.failure == "LEDGER", alone.failure or "answered")
+    shutil.copy(older[1], head)  # both were restored: only the server's heads can tell
+    shutil.copy(older[0], _file(bench))
+    seen = bench.ask("query", bench.images, run="e" * 32, ledger="one")
+    refused = {} if seen.failure else keeper.accept([("bench", decode_head(seen.reply))])
+    yield Check("and with its head restored, by the server", bool(refused or seen.failure), str(refused))
+
+
+def _edited(bench: Bench) -> Iterator[Check]:
+    _ask(bench)
+    _ask(bench, 2)
+    close_below(bench.folder)
+    with sqlite3.connect(_file(bench)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for (name,) in names:
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("DELETE FROM entry WHERE kind = 'commit' AND seq < (SELECT max(seq) FROM entry)")
+    seen = bench.ask("query", bench.images, run="e" * 32, ledger="one")
+    yield Check("a ledger with a hole is refused", seen.failure == "LEDGER", seen.failure or "answered")
+
+
+def _full(bench: Bench) -> Iterator[Check]:
+    """A disk that takes no more, in a copy of this process: its files may not grow by a byte."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    _ask(bench)
+    close_below(bench.folder)
+    outward = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            size = _file(bench).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+            os.write(outward[1], (_ask(bench, 2).failure or "answered").encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(outward[0], 64).decode()
+    for end in outward:
+        os.close(end)
+    yield Check("on a full disk nothing leaves", said in ("LEDGER", "INTERNAL"), said or "died")
+    after = _ask(bench, 2)
+    yield Check("with room again the round is answered", not after.failure, after.failure)
+
+
+def _race(bench: Bench) -> Iterator[Check]:
+    """More rounds at once than the plan has, each question twice."""
+    planned = bench.plan.num_rounds
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda number: _ask(bench, 1 + number // 2), range(2 * planned + 4)))
+    charged = _entries(bench).count("reserve")
+    answered = {_released(one)[0] for one in seen if not one.failure}
+    fine = charged == planned == len(answered)
+    yield Check("a race spends what the plan has", fine, f"{charged} charges, {len(answered)} answers of {planned}")
