@@ -102,9 +102,9 @@ class Ledger:
             tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
             if tables and "reply" not in tables:
                 raise sqlite3.DatabaseError("it is another program's database")
-            _use_write_ahead_log(self._connection)
-            self._connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE deletes unseen
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            _use_write_ahead_log(self._connection)  # after the line above, or it waits for the disk in simulations, too
+            self._connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE deletes unseen
             if not tables:
                 self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_triggers()}COMMIT;")
         except (OSError, sqlite3.Error) as error:

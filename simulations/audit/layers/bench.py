@@ -6,6 +6,7 @@ decoding to ledger and allow-list, is what answers a server.
 
 import logging
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import client.private_training as client_training
 from client.learner import Arrays, Learner
 from client.local import Local, local_of
 from common.config import Scalar, resolved
+from common.ledger.open_books import close_below
 from common.models.initial import initial_arrays
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan, plan_for
@@ -89,11 +91,11 @@ class Seen:
 class Bench:
     """One configuration under audit.
 
-    The optimiser is set to plain SGD with one pass a round: whatever it is, it only post-processes what is
-    released, and from plain SGD's steps the noised sum can be read off.
+    Layers arrange it for plain SGD with one pass a round: whatever the optimiser is, it only post-processes what
+    is released, and from plain SGD's steps the noised sum can be read off.
 
     Attributes:
-        config: The run, arranged for the bench.
+        config: The run.
         classes: Class names.
         images: The few images of the client.
         num_units: Declared size of the client.
@@ -107,14 +109,17 @@ class Bench:
     folder: Path
 
     @classmethod
-    def of(cls, config: RunConfig, folder: Path, *, num_images: int = 8, num_held_out: int = 6) -> "Bench":
+    def of(
+        cls, config: RunConfig, folder: Path, *, num_images: int = 8, num_held_out: int = 6, as_it_is: bool = False
+    ) -> "Bench":
         """A few images of a configuration's first client.
 
         Args:
-            config: The run, with mechanism `dp-sgd`.
+            config: The run.
             folder: Scratch.
-            num_images: How many that train.
-            num_held_out: How many that evaluate.
+            num_images: How many that train, at most.
+            num_held_out: How many that evaluate, at most.
+            as_it_is: Keep optimiser and passes as they are configured.
 
         Raises:
             BractError: The configuration cannot be run.
@@ -124,7 +129,8 @@ class Bench:
         inputs = np.concatenate([rows.train_inputs[:num_images], rows.test_inputs[:num_held_out]])
         labels = np.concatenate([rows.train_labels[:num_images], rows.test_labels[:num_held_out]])
         images = Images.of(inputs, labels, held_out=len(rows.test_labels[:num_held_out]))
-        return cls(arranged(config, folder, rows.num_units), whole.learner.classes, images, rows.num_units, folder)
+        bench = cls(config, whole.learner.classes, images, rows.num_units, folder)
+        return bench if as_it_is else replace(bench, config=arranged(config, folder, rows.num_units))
 
     @cached_property
     def plan(self) -> PrivacyPlan:
@@ -180,6 +186,11 @@ class Bench:
         with in_place(self._local(images, name, policy), self.folder, ledger, streams), _log_lines() as lines:
             reply = next(iter(grid.send_and_receive([grid.create_message(content, kind, 2, "")])))
         return _seen(reply, lines, draws or ())
+
+    def forget(self, ledger: str) -> None:
+        """Remove a ledger: audits make thousands of them."""
+        close_below(self.folder / ledger)
+        shutil.rmtree(self.folder / ledger, ignore_errors=True)
 
     def counts(self, *, closing: bool) -> np.ndarray:
         """(k,) int64: counts of no image at all, which is their noise; from the client's own code without a message."""

@@ -1,0 +1,122 @@
+"""What is compared: the same run without privacy, and under several epsilons."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+
+import numpy as np
+
+from common.config import Scalar, parse, resolved
+from common.data.deal import Partition
+from common.data.sources import OWN_IMAGES
+from common.errors import ConfigError
+from common.privacy.plan import plan_for, server_plan
+from common.sections import RunConfig, parts
+
+NO_PRIVACY = "none"
+# What may differ between runs whose scores lie in one folder.
+_FREE = ("output-dir", "resume", "privacy.target-epsilon", "privacy.noise-multiplier", "privacy.mechanism")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One of the runs that are compared.
+
+    Attributes:
+        name: `none`, or mechanism and target such as `dp-sgd-8`; names a folder.
+        config: The run.
+        epsilon: What it promises to one image; None if nothing.
+        delta: The same.
+    """
+
+    name: str
+    config: RunConfig
+    epsilon: float | None
+    delta: float
+
+    @property
+    def label(self) -> str:
+        """What a person reads."""
+        target = self.config.privacy.target_epsilon
+        if self.epsilon is None:
+            return "no privacy"
+        return f"epsilon {target:g}" if self.config.noises_gradients else f"epsilon {target:g} a client"
+
+
+def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]:
+    """The runs that a comma-separated list names.
+
+    Args:
+        settings: Complete and flat. Epsilon, noise and what leaves about held-out images are set here.
+        compare: `none` and numbers, each a target epsilon for the whole run; in the order given.
+
+    Raises:
+        ConfigError: The list is empty, repeats itself or is no list of those; a setting is wrong, or
+            leaves nothing that this attack could be on.
+    """
+    curves = tuple(_curve(settings, word) for word in parts(compare))
+    names = [curve.name for curve in curves]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--compare {compare!r}: name at least one, and none twice, such as none,8,2,1")
+    _check(curves[0].config)
+    return curves
+
+
+def _curve(settings: Mapping[str, Scalar], word: str) -> Curve:
+    common: dict[str, Scalar] = {"privacy.noise-multiplier": "", "privacy.metrics": "none"}
+    if word == NO_PRIVACY:
+        changed = common | {"privacy.mechanism": NO_PRIVACY}
+        return Curve(NO_PRIVACY, parse({**settings, **changed}), None, 0.0)
+    try:
+        epsilon = float(word)
+    except ValueError:
+        raise ConfigError(f"--compare: {word!r} is neither none nor a number, such as none,8,2,1") from None
+    mechanism = settings["privacy.mechanism"]
+    kind = "dp-sgd" if mechanism == NO_PRIVACY else mechanism
+    config = parse({**settings, **common, "privacy.mechanism": kind, "privacy.target-epsilon": epsilon})
+    return Curve(f"{kind}-{epsilon!r}".removesuffix(".0"), config, *_of_one_image(config, epsilon))
+
+
+def _of_one_image(config: RunConfig, epsilon: float) -> tuple[float, float]:
+    """Under `client-dp` one image replaces its client's update by another: one client leaves, one joins."""
+    delta = config.privacy.delta
+    return (epsilon, delta) if config.noises_gradients else (2 * epsilon, min(1.0, (1 + exp(epsilon)) * delta))
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse runs whose final global model is not what this attack is on."""
+    if config.data.source == OWN_IMAGES:
+        raise ConfigError(
+            f"data.source={OWN_IMAGES!r}: the attack trains anew on all images, which lie at clients here"
+        )
+    if config.model.personal:
+        raise ConfigError("model.personal keeps tensors at clients, and the attack is on what all share: leave it out")
+    if config.privacy.unit == "group":
+        raise ConfigError("privacy.unit='group': the attack asks about single images, use privacy.unit='image'")
+    if config.stopping.patience or config.stopping.keep == "best":
+        raise ConfigError(
+            "stopping.patience and stopping.keep: the attack is on the last round's model, leave them out"
+        )
+
+
+def check_plans(curve: Curve, partition: Partition) -> None:
+    """Make every client's plan, so that settings that admit none are explained before anything is trained.
+
+    Raises:
+        ConfigError: Some client has no plan.
+    """
+    if curve.config.noises_gradients:
+        for size in np.unique(partition.num_units).tolist():
+            plan_for(curve.config, size)
+    elif curve.config.private:
+        server_plan(curve.config)
+
+
+def shared_settings(curves: Sequence[Curve]) -> dict[str, Scalar]:
+    """What must be the same in all runs whose scores lie in one folder.
+
+    Args:
+        curves: From `curves_of`.
+    """
+    flat = resolved(curves[0].config)
+    return {key: value for key, value in flat.items() if key not in _FREE and not key.startswith("system.")}
