@@ -1,0 +1,1 @@
+"""What scores and guesses prove: lower bounds on epsilon, with honest confidence."""

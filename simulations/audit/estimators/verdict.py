@@ -1,0 +1,90 @@
+"""What an audit says in the end, and no more than that."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.errors import ConfigError
+from simulations.audit.estimators.detectable import Detectable
+
+# Too weak is an audit that would miss half of the noise.
+NOISE_FACTOR_TO_SEE = 0.5
+
+
+class Verdict(StrEnum):
+    """The three things that an audit can find."""
+
+    CONSISTENT = "consistent"
+    VIOLATED = "violated"
+    TOO_WEAK = "too weak to tell"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, and the one sentence that may be quoted of it."""
+
+    verdict: Verdict
+    sentence: str
+
+
+def judge(
+    *,
+    lower_bound: float,
+    upper_bound: float,
+    confidence: float,
+    adversary: str,
+    seen: Detectable | None,
+) -> Judgement:
+    """Compare what an attack showed with what the ledger says.
+
+    Guarantee: violated only if the lower bound is above the ledger's upper bound, so
+    with chance at most 1 - `confidence` where nothing is wrong; consistent only if half
+    of the declared noise would have been found out; a lower bound is never called a guarantee.
+
+    Args:
+        lower_bound: Epsilon that the audit refutes everything below of; at least 0.
+        upper_bound: Epsilon of the ledger, at the same delta.
+        confidence: Of the lower bound, in (0, 1).
+        adversary: Who attacked and what they saw, as a noun phrase.
+        seen: The smallest violation that this audit finds; None if nobody knows.
+
+    Raises:
+        ConfigError: A figure is missing or out of range.
+    """
+    if not (lower_bound >= 0 and upper_bound >= 0 and 0 < confidence < 1):
+        raise ConfigError(
+            f"audit: no verdict on lower bound {lower_bound}, upper bound {upper_bound}, confidence {confidence}"
+        )
+    verdict = _verdict(lower_bound, upper_bound, seen)
+    figures = (
+        f"epsilon lower bound >= {_down(lower_bound)} ({100 * confidence:.6g} %) for the stated adversary "
+        f"({adversary}); ledger upper bound <= {_up(upper_bound)}"
+    )
+    return Judgement(verdict, f"{verdict.capitalize()}: {figures}. {_power(seen)}")
+
+
+def _verdict(lower_bound: float, upper_bound: float, seen: Detectable | None) -> Verdict:
+    if lower_bound > upper_bound:
+        return Verdict.VIOLATED
+    if seen is None or seen.noise_factor < NOISE_FACTOR_TO_SEE:
+        return Verdict.TOO_WEAK
+    return Verdict.CONSISTENT
+
+
+def _power(seen: Detectable | None) -> str:
+    if seen is None:
+        return "How small a violation this audit could have seen is not known."
+    if seen.noise_factor == 0:
+        return "Not even a sixteenth of the declared noise would have been seen."
+    return (
+        f"The smallest violation this audit could have seen: noise of {_down(seen.noise_factor)} times what was "
+        f"declared (found in {100 * seen.power:.6g} % of such audits)."
+    )
+
+
+def _down(figure: float) -> str:
+    return f"{math.floor(figure * 1000) / 1000:.3f}"
+
+
+def _up(figure: float) -> str:
+    return f"{math.ceil(figure * 1000) / 1000:.3f}" if math.isfinite(figure) else "infinity"
