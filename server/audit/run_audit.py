@@ -15,6 +15,7 @@ from common.ledger.agreements import planned_events
 from common.privacy.accounting import Spent
 from common.progress import ProgressFactory, no_progress
 from common.sections import RunConfig
+from server.audit.attached import check_attached
 from server.audit.ledger_comparison import audit_ledgers, compare_clients
 from server.audit.run_report import AuditedClient, RunReport
 from server.audit.stated import Stated, read_json
@@ -52,6 +53,8 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     found = read_json(folder / "privacy.json")
     config = parse(override(defaults(), load_file(folder / "config.toml")))
     remarks = Remarks()
+    with remarks.about("the audits"):
+        check_attached(folder, found, remarks)
     if found.get("private") is not True:
         return _not_private(folder, found, config, remarks)
     stated = None

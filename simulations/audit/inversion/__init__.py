@@ -1,0 +1,1 @@
+"""Rebuild an image from one update, with privacy and without."""

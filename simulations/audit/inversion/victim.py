@@ -1,0 +1,150 @@
+"""The victim of the inversion demo: a client that holds one real image of a source, and no other."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from client.learner import Arrays, Learner
+from client.settings import LocalSettings, settings_of
+from common.data.prepared import Prepared
+from common.data.shards import Holdings, Shard
+from common.errors import ConfigError, DataError
+from common.models.initial import initial_arrays
+from common.privacy.plan import PrivacyPlan, plan_for
+from common.sections import RunConfig
+
+_CHUNK = 4096
+_NAME = "victim"
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One client, one image, round 1 of a run.
+
+    Attributes:
+        config: The run, with mechanism `dp-sgd`; what it would do without is derived from it.
+        prepared: Its source.
+        image: Number of the entry in the source.
+    """
+
+    config: RunConfig
+    prepared: Prepared
+    image: int
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(side, side, channels) uint8, as the network sees it."""
+        return np.asarray(self.prepared.inputs[np.array([self.image])][0])
+
+    @property
+    def label(self) -> int:
+        """Its class."""
+        return int(self.prepared.labels[self.image])
+
+    @cached_property
+    def plan(self) -> PrivacyPlan:
+        """What the run would agree on with a client of one image."""
+        return plan_for(self.config, 1)
+
+    @property
+    def settings(self) -> LocalSettings:
+        """What the client does in round 1; public."""
+        return settings_of(self.config, server_round=1)
+
+    @cached_property
+    def start(self) -> Arrays:
+        """The weights that the server sends in round 1."""
+        return initial_arrays(self.config, self.pixels.shape, self.prepared.classes)
+
+    def reply(self, *, private: bool) -> Arrays:
+        """The weights that the real client code sends back, float32, with or without privacy.
+
+        With privacy its noise comes from the operating system and is fresh in each call.
+        """
+        privacy = self.config.privacy.model_copy(update={"mechanism": "none"})
+        config = self.config if private else self.config.model_copy(update={"privacy": privacy})
+        learner = Learner(config, self.pixels.shape, self.prepared.classes)
+        plan = self.plan if private else None
+        return learner.train(dict(self.start), self._shard(), name=_NAME, server_round=1, plan=plan)
+
+    def _shard(self) -> Shard:
+        row, none = np.array([self.image]), np.zeros(0, dtype=np.int64)
+        own, other = (
+            Holdings(self.prepared.file_digests[rows], self.prepared.digests[rows], np.arange(len(rows)))
+            for rows in (row, none)
+        )
+        images = self.prepared.inputs[row]
+        return Shard(
+            train_inputs=images,
+            train_labels=self.prepared.labels[row],
+            test_inputs=images[:0],
+            test_labels=none,
+            num_units=1,
+            train_digests=self.prepared.digests[row],
+            train_units=np.arange(1),
+            voters=none,
+            train_holdings=own,
+            test_holdings=other,
+        )
+
+
+def victim_of(config: RunConfig, prepared: Prepared, image: int) -> Victim:
+    """A client that holds this image alone.
+
+    Raises:
+        ConfigError: The source has no such number.
+        DataError: That image cannot be used, or there is no other one.
+    """
+    number = len(prepared.labels)
+    if not 0 <= image < number:
+        raise ConfigError(f"--image {image}: {config.data.source} has images 0 to {number - 1}")
+    if not prepared.usable[image]:
+        raise DataError(f"--image {image}: it cannot be read, or its class is not in the list; choose another number")
+    victim = Victim(config, prepared, image)
+    if not len(_others(victim)):
+        raise DataError("the demo compares an image with others, and this source has no other one")
+    return victim
+
+
+def mean_image(victim: Victim) -> np.ndarray:
+    """(side, side, channels) float64: the average of the source's other images, the best guess of one who saw nothing.
+
+    There are others: `victim_of` has seen to it.
+    """
+    total, rows = np.zeros(victim.pixels.shape), _others(victim)
+    for at in range(0, len(rows), _CHUNK):
+        total += victim.prepared.inputs[rows[at : at + _CHUNK]].sum(axis=0, dtype=np.float64)
+    return np.asarray(total / len(rows))
+
+
+def rank_of(victim: Victim, guess: np.ndarray) -> int:
+    """How many images of the source are at least as like a guess as the true one, the true one included.
+
+    Likeness is correlation of pixels: brightness and contrast do not matter. 1 says that the guess picks out
+    the victim's image among all; noise gives any number with equal chance.
+
+    Args:
+        victim: Whose image is looked for.
+        guess: (side, side, channels), any type.
+    """
+    wanted = _centred(guess[None])[0]
+    truth = float(_centred(victim.pixels[None])[0] @ wanted)
+    rows, better = _others(victim), 0
+    for at in range(0, len(rows), _CHUNK):
+        better += int((_centred(victim.prepared.inputs[rows[at : at + _CHUNK]]) @ wanted >= truth).sum())
+    return 1 + better
+
+
+def _others(victim: Victim) -> np.ndarray:
+    """Numbers of the usable images whose pixels are not the victim's."""
+    same = (victim.prepared.digests == victim.prepared.digests[victim.image]).all(axis=1)
+    return np.flatnonzero(victim.prepared.usable & ~same)
+
+
+def _centred(images: np.ndarray) -> np.ndarray:
+    """(n, pixels) float32 with mean 0 and length 1; zeros for an image of one colour."""
+    rows = images.reshape(len(images), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1.0)
