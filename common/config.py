@@ -3,7 +3,7 @@
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -232,3 +232,28 @@ def cache_folder(*names: str) -> Path:
         folder = folder / name
         folder.mkdir(exist_ok=True, mode=0o700)
     return folder
+
+
+def given_settings(
+    pairs: Iterable[str], file: Path | None, options: Mapping[str, tuple[str, Scalar | None]]
+) -> dict[str, Scalar]:
+    """All settings the user gave, the command line over the file; a rival in the file gives way.
+
+    Args:
+        pairs: `key=value`, each a `--set`.
+        file: Of `--config`; None if there is none.
+        options: An option, such as `--seed` -> the setting it stands for, and its value or None.
+
+    Raises:
+        ConfigError: The file or a pair cannot be read, or an option and `--set` name one setting.
+    """
+    said = dict(set_value(pair) for pair in pairs)
+    for option, (key, value) in options.items():
+        if value is not None and key in said:
+            raise ConfigError(f"{option} and --set {key} name one setting twice: leave one of them out")
+    said |= {key: value for key, value in options.values() if value is not None}
+    given = load_file(file) if file else {}
+    for one, other in (RIVALS, RIVALS[::-1]):
+        if one in said:
+            given.pop(other, None)
+    return given | said

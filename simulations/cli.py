@@ -6,7 +6,7 @@ import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -132,18 +132,15 @@ def _given(
     pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
 ) -> dict[str, settings.Scalar]:
     """All settings the user gave, the command line over the file, paths made absolute."""
-    given: dict[str, settings.Scalar] = settings.load_file(file) if file else {}
-    said = dict(settings.set_value(pair) for pair in pairs)
-    for one, other in (settings.RIVALS, settings.RIVALS[::-1]):
-        if one in said:  # the command line unsets the file's rival
-            given.pop(other, None)
-    given |= said
-    options: dict[str, Any] = {
-        "seed": seed,
-        "system.device": device,
-        "output-dir": None if out is None else str(out),
-    }
-    given |= {key: value for key, value in options.items() if value is not None}
+    given = settings.given_settings(
+        pairs,
+        file,
+        {
+            "--seed": ("seed", seed),
+            "--device": ("system.device", device),
+            "--out": ("output-dir", None if out is None else str(out)),
+        },
+    )
     for key in ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source"):
         value = given.get(key)
         names_a_file = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)

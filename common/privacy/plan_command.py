@@ -1,7 +1,6 @@
 """`bract plan`: what a private run costs and how much noise it adds, before anybody trains."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +77,7 @@ def plan_command(
     console = Console(stderr=as_json_)
     with plain_errors():
         _check_picture(plot)
-        run, known, entries = _run_and_sizes(_given(set_ or [], config, options), sizes)
+        run, known, entries = _run_and_sizes(settings.given_settings(set_ or [], config, options), sizes)
         trained, why_not = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:
@@ -97,24 +96,6 @@ def _check_picture(file: Path | None) -> None:
     """Say before the work that the picture could not be written after it."""
     if file is not None and (file.suffix.lower() != ".png" or not file.parent.is_dir()):
         raise ConfigError(f"--plot {file}: give a file ending in .png in a folder that exists")
-
-
-def _given(
-    pairs: list[str], file: Path | None, options: Mapping[str, tuple[str, settings.Scalar | None]]
-) -> dict[str, settings.Scalar]:
-    """All settings the user gave, the command line over the file."""
-    said = dict(settings.set_value(pair) for pair in pairs)
-    for option, (key, value) in options.items():
-        if value is None:
-            continue
-        if key in said:
-            raise ConfigError(f"{option} and --set {key} name one setting twice: leave one of them out")
-        said[key] = value
-    given = settings.load_file(file) if file else {}
-    for one, other in (settings.RIVALS, settings.RIVALS[::-1]):
-        if one in said:  # the command line unsets the file's rival
-            given.pop(other, None)
-    return given | said
 
 
 def _run_and_sizes(

@@ -110,12 +110,7 @@ def _check_picture(file: Path) -> None:
 
 def _run(pairs: list[str], file: Path | None, seed: int | None) -> RunConfig:
     """The run that the victim takes part in; what the demo cannot honour is refused."""
-    given = settings.load_file(file) if file else {}
-    said = dict(settings.set_value(pair) for pair in pairs)
-    for one, other in (settings.RIVALS, settings.RIVALS[::-1]):
-        if one in said:  # the command line unsets the file's rival
-            given.pop(other, None)
-    given |= said | ({} if seed is None else {"seed": seed})
+    given = settings.given_settings(pairs, file, {"--seed": ("seed", seed)})
     run = settings.parse(settings.override(settings.defaults(), _OWN | given))
     _refuse_what_it_cannot_show(run)
     return run

@@ -87,8 +87,5 @@ def _given(pairs: list[str], file: Path | None, seed: int | None) -> dict[str, s
     for key in _OUT_OF_COMPARE:
         if key in said:
             raise ConfigError(f"--set {key}: here epsilons are named by --compare, such as --compare none,{said[key]}")
-    if seed is not None and "seed" in said:
-        raise ConfigError("--seed and --set seed name one setting twice: leave one of them out")
-    given = settings.load_file(file) if file else {}
-    kept = {key: value for key, value in given.items() if key not in _OUT_OF_COMPARE} | said
-    return kept if seed is None else kept | {"seed": seed}
+    given = settings.given_settings(pairs, file, {"--seed": ("seed", seed)})
+    return {key: value for key, value in given.items() if key not in _OUT_OF_COMPARE}

@@ -1,0 +1,118 @@
+"""Many trainings side by side, each on one thread; what is done is kept, and an interrupted campaign goes on."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import ConfigError
+from simulations.audit.empirical.trial import Experiment
+from simulations.audit.workers import worker_pool
+
+# Makes the experiment in a scratch folder; a worker process calls it once.
+MakeExperiment = Callable[[Path], Experiment]
+SCORES = "scores.jsonl"
+_AT_ONCE = 50
+_made: list[tuple[tempfile.TemporaryDirectory[str], Experiment]] = []
+
+
+class Scores:
+    """Scores of a campaign: a file that is only added to, one line a batch.
+
+    Args:
+        file: Made if it is not there.
+        what: Names the campaign; a file of another one is refused.
+
+    Raises:
+        ConfigError: The file is another campaign's.
+    """
+
+    def __init__(self, file: Path, what: str) -> None:
+        self._file = file
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"audit": what}) + "\n")
+        lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        file.write_text("".join(lines))  # half a line of a run that was killed goes
+        if not lines or json.loads(lines[0]) != {"audit": what}:
+            raise ConfigError(f"{file} holds scores of another audit: choose another folder with --out, or remove it")
+        self._found = {int(number): float(score) for line in lines[1:] for number, score in json.loads(line)}
+
+    def add(self, batch: Sequence[tuple[int, float]]) -> None:
+        """Keep some more."""
+        with self._file.open("a") as stream:
+            stream.write(json.dumps(batch) + "\n")
+        self._found.update(batch)
+
+    def missing(self, trials: int) -> list[int]:
+        """Numbers of trials that are still to be made."""
+        return [number for number in range(trials) if number not in self._found]
+
+    def split(self, trials: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (float64) of the trials with the canary, which are the odd ones, and of those without."""
+        found = np.array([self._found[number] for number in range(trials)])
+        return found[1::2], found[0::2]
+
+
+def run_campaign(
+    make: MakeExperiment, scores: Scores, trials: int, *, workers: int, advance: Callable[[int], None]
+) -> None:
+    """Make all trials that are missing.
+
+    Args:
+        make: Makes the experiment; picklable.
+        scores: Where scores go.
+        trials: How many there shall be.
+        workers: Processes; 1 works in this one.
+        advance: Called with the number of trials that are done.
+    """
+    todo = scores.missing(trials)
+    advance(trials - len(todo))
+    batches = [todo[at : at + _AT_ONCE] for at in range(0, len(todo), _AT_ONCE)]
+    for batch in _here(make, batches) if workers == 1 else _side_by_side(make, batches, workers):
+        scores.add(batch)
+        advance(len(batch))
+
+
+def _here(make: MakeExperiment, batches: Sequence[list[int]]) -> Iterator[list[tuple[int, float]]]:
+    with scratch() as folder:
+        experiment = make(folder)
+        for batch in batches:
+            yield _scored(experiment, batch)
+
+
+def _side_by_side(
+    make: MakeExperiment, batches: Sequence[list[int]], workers: int
+) -> Iterator[list[tuple[int, float]]]:
+    with worker_pool(workers, _begin, make) as pool:
+        for done in as_completed([pool.submit(_work, batch) for batch in batches]):
+            yield done.result()
+
+
+def _begin(make: MakeExperiment) -> None:
+    folder = tempfile.TemporaryDirectory(prefix="bract-audit-", dir=_fast_place())
+    _made.append((folder, make(Path(folder.name))))
+
+
+def _work(batch: list[int]) -> list[tuple[int, float]]:
+    return _scored(_made[0][1], batch)
+
+
+def _scored(experiment: Experiment, batch: list[int]) -> list[tuple[int, float]]:
+    return [(number, experiment.score(inside=number % 2 == 1)) for number in batch]
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for ledgers that nobody needs afterwards, in memory where the system has such a place."""
+    with tempfile.TemporaryDirectory(prefix="bract-audit-", dir=_fast_place()) as folder:
+        yield Path(folder)
+
+
+def _fast_place() -> str | None:
+    memory = Path("/dev/shm")  # noqa: S108 -- the folder in it is fresh and its owner's alone
+    return str(memory) if memory.is_dir() else None
