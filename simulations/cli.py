@@ -1,4 +1,4 @@
-"""`bract simulate`: one command, no services."""
+"""`bract simulate`, one command, no services; and the attacks of `bract audit`."""
 
 import importlib
 import json
@@ -12,10 +12,15 @@ import typer
 from rich.console import Console
 
 from common import config as settings
+from common.audit.audit_command import audit_app
 from common.data.sources import names_a_place
 from common.errors import ConfigError
 from common.models.weights import RANDOM
 from common.terminal import plain_errors
+from simulations.audit.empirical.command import EMPIRICAL_HELP, empirical_command
+from simulations.audit.inversion.command import INVERSION_HELP, inversion_command
+from simulations.audit.layers.command import LAYERS_HELP, layers_command
+from simulations.audit.membership.command import MEMBERSHIP_HELP, membership_command
 
 _HELP = """Simulate a federation on this machine.
 
@@ -39,6 +44,10 @@ Examples:
 def mount(app: typer.Typer) -> None:
     """Add this room's commands to the front door."""
     app.command("simulate", help=_HELP)(simulate)
+    audit_app.command("layers", help=LAYERS_HELP)(layers_command)
+    audit_app.command("empirical", help=EMPIRICAL_HELP)(empirical_command)
+    audit_app.command("membership", help=MEMBERSHIP_HELP)(membership_command)
+    audit_app.command("inversion", help=INVERSION_HELP)(inversion_command)
     app.callback()(_root)
 
 

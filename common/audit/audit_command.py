@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from common.audit.ledger_audit import Heads
     from common.audit.ledger_report import AuditedRun, LedgerReport
 
-audit_app = typer.Typer(no_args_is_help=True, help="Check what a ledger or a run says was spent; compute it anew.")
+audit_app = typer.Typer(no_args_is_help=True, help="Check what was spent, and attack what is promised.")
 
 LEDGER_HELP = """Check ledgers: is anything changed or missing, and what was spent? No keys needed, nothing is written.
 

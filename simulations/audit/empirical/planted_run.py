@@ -40,12 +40,14 @@ class Planted:
         num_canaries: How many, in all clients together.
         coins: (m,) bool, who is in; thrown here, by the operating system.
         scores: (m,) float64, the matched filter's sum over rounds, higher where a canary seems in.
+        plans: Client -> what it agreed to.
     """
 
     config: RunConfig
     num_canaries: int
     coins: np.ndarray = field(init=False)
     scores: np.ndarray = field(init=False)
+    plans: dict[str, PrivacyPlan] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -115,6 +117,7 @@ class Watched(Learner):
         if plan is not None:
             with without_noise():
                 alone = plain.train(arrays, self.real, name=name, server_round=server_round, plan=plan)
+            self.planted.plans[name] = plan
             self.planted.see(self.place, arrays, after, alone, plan)
         return after
 

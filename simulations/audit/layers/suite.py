@@ -56,6 +56,13 @@ def layers_of(bench: Bench) -> dict[str, Callable[[], Iterable[Check]]]:
     return dict(sorted(found.items()))
 
 
+def layer_names(config: RunConfig) -> tuple[str, ...]:
+    """Layers that a configuration's mechanism has; T4 only where batches are sampled, which its plan tells."""
+    if config.privacy.mechanism == "none":
+        return ("T6",)
+    return ("T1", "T2", "T6") if config.privacy.mechanism == "client-dp" else tuple(ABOUT)
+
+
 def _replays(bench: Bench) -> Iterator[Check]:
     yield from neighbour_replay(bench)
     if bench.config.closed_form:

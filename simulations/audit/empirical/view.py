@@ -1,0 +1,73 @@
+"""Canary audits on a screen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from simulations.audit.empirical.judging import Bounds
+from simulations.audit.empirical.one_run import OneRun
+
+
+def show_bounds(bounds: Bounds, found: Mapping[str, Any], console: Console) -> None:
+    """Print all bounds of many trainings, and the verdict.
+
+    Args:
+        bounds: What was found.
+        found: The same as plain values.
+        console: Where to print.
+    """
+    plan = bounds.plan
+    console.print(
+        f"[bold]Canary audit[/]: {found['trainings']:,} trainings of {plan.steps_per_round * plan.num_rounds} steps, "
+        f"sample rate {plan.sample_rate:.3g}, noise multiplier {plan.noise_multiplier:.3g}",
+        highlight=False,
+    )
+    table = _table()
+    table.add_row("Clopper-Pearson", f"{bounds.clopper_pearson:.3f}", "nothing")
+    if bounds.gaussian is not None:
+        table.add_row("GDP mu", f"{bounds.gaussian:.3f}", f"a Gaussian mechanism; mu >= {bounds.mu:.3f}")
+    table.add_row(
+        "PLD family",
+        f"{bounds.family:.3f}",
+        f"the plan but for its noise, of which there is <= {bounds.noise_factor:.3g} x",
+    )
+    table.add_row("ledger", f"<= {bounds.upper:.3f}", "the upper bound", style="bold")
+    console.print(table)
+    _say_verdict(bounds.judgement.sentence, str(bounds.judgement.verdict), console)
+
+
+def show_one_run(found: OneRun, console: Console) -> None:
+    """Print the bounds of one run with canaries, and the verdict.
+
+    Args:
+        found: What was found.
+        console: Where to print.
+    """
+    guessed = found.gaussian
+    rates = sorted({f"{rate:.3g}" for rate in found.sample_rates.values()})
+    console.print(
+        f"[bold]One-run audit[/]: {guessed.num_correct} of {guessed.num_guesses} guesses right, of "
+        f"{guessed.num_canaries} canaries in {len(found.sample_rates)} clients; sample rate {', '.join(rates)}",
+        highlight=False,
+    )
+    table = _table()
+    table.add_row("Steinke et al. 2023", f"{found.any_mechanism.epsilon:.3f}", "nothing")
+    table.add_row("f-DP, Mahloujifar et al. 2024", f"{guessed.epsilon:.3f}", "a Gaussian mechanism")
+    table.add_row("ledger", f"<= {found.upper:.3f}", "the upper bound", style="bold")
+    console.print(table)
+    _say_verdict(found.judgement.sentence, str(found.judgement.verdict), console)
+
+
+def _table() -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=True)
+    for name in ("estimator", "epsilon at least", "what it takes for granted"):
+        table.add_column(name)
+    return table
+
+
+def _say_verdict(sentence: str, verdict: str, console: Console) -> None:
+    style = {"violated": "bold red", "consistent": "green"}.get(verdict, "yellow")
+    console.print(Padding(sentence, (0, 0, 0, 2), expand=False), style=style, highlight=False)
