@@ -24,7 +24,7 @@ Clopper-Pearson for any mechanism, GDP mu where every unit is in every step,
 and the family of the plan's own mechanism.
 
 consistent      the bound is below the ledger's; half the noise would have shown
-violated        the bound is above it: less protection than is stated; exit code 1
+violated        it is above, at 99.99 %: less protection than is stated; exit code 1
 too weak        this audit could not have seen a violation
 
 A lower bound is never the guarantee: a better attack may find more.

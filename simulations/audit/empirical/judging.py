@@ -18,7 +18,7 @@ from simulations.audit.estimators.detectable import (
     detectable_gaussian,
 )
 from simulations.audit.estimators.epsilon_delta import epsilon_lower_bound
-from simulations.audit.estimators.gaussian_dp import mu_lower_bound
+from simulations.audit.estimators.gaussian_dp import epsilon_of_mu, mu_lower_bound
 from simulations.audit.estimators.pld_family import (
     NoiseUpperBound,
     SubsampledGaussians,
@@ -35,6 +35,8 @@ ADVERSARIES_IN_WORDS: Mapping[str, str] = {
     "single-steps": "who sees every noised step, more than any server, and knows all but the noise and the canary",
     "black-box": "who asks the final model about the canary, once",
 }
+# An accusation takes more certainty than a figure: one audit in ten thousand accuses where nothing is wrong.
+ALARM = 1 - 1e-4
 _SIMULATED = 20_000
 _OUT_THAT_EXCEED = 0.2
 
@@ -112,31 +114,56 @@ def bounds_of(
         ConfigError: There are too few scores, or one is not finite.
     """
     threshold = threshold_of(plan, adversary)
-    rates = bound_rates(scores_in, scores_out, confidence=confidence, threshold=threshold)
-    member = _family_bound(scores_in, scores_out, rates, plan, adversary)
-    mu, gaussian = None, None
-    if plan.sample_rate == 1.0:
-        errors = (
-            rates
-            if threshold is None
-            else bound_mean_error(scores_in, scores_out, confidence=confidence, threshold=threshold)
-        )
-        found = mu_lower_bound(errors)
-        mu, gaussian = found.mu, found.epsilon(delta=plan.delta)
     upper = spent_by([plan.event()], delta=plan.delta).pld
-    seen = smallest_seen(plan, adversary, len(scores_in), len(scores_out), confidence)
+
+    def found_at(level: float) -> tuple[BoundedRates, float | None, NoiseUpperBound | None]:
+        rates = bound_rates(scores_in, scores_out, confidence=level, threshold=threshold)
+        mu = _mu(scores_in, scores_out, rates, plan, fixed=threshold is not None)
+        needed = mu is None or level == confidence
+        return rates, mu, _family_bound(scores_in, scores_out, rates, plan, adversary) if needed else None
+
+    def epsilon_of(mu: float | None, member: NoiseUpperBound | None) -> float:
+        return epsilon_of_mu(mu, delta=plan.delta) if mu is not None else member.epsilon if member else 0.0
+
+    rates, mu, member = found_at(confidence)
+    assert member is not None  # noqa: S101 -- at this level it is always computed
+    lower = epsilon_of(mu, member)
+    seen = smallest_seen(plan, adversary, len(scores_in), len(scores_out), ALARM)
     judgement = judge(
-        lower_bound=member.epsilon if gaussian is None else gaussian,
+        lower_bound=lower,
         upper_bound=upper,
         confidence=confidence,
         adversary=ADVERSARIES_IN_WORDS[adversary],
         seen=seen,
+        alarm_bound=epsilon_of(*found_at(max(ALARM, confidence))[1:]),
     )
-    cut = epsilon_lower_bound(rates, delta=plan.delta).epsilon
     return Bounds(
-        plan, adversary, rates.threshold, threshold is not None, cut, gaussian, mu, member.epsilon, member.noise_factor,
-        upper, judgement, seen,
-    )  # fmt: skip
+        plan=plan,
+        adversary=adversary,
+        threshold=rates.threshold,
+        fixed=threshold is not None,
+        clopper_pearson=epsilon_lower_bound(rates, delta=plan.delta).epsilon,
+        gaussian=None if mu is None else lower,
+        mu=mu,
+        family=member.epsilon,
+        noise_factor=member.noise_factor,
+        upper=upper,
+        judgement=judgement,
+        seen=seen,
+    )
+
+
+def _mu(
+    scores_in: np.ndarray, scores_out: np.ndarray, rates: BoundedRates, plan: PrivacyPlan, *, fixed: bool
+) -> float | None:
+    """The largest refuted mu, where the mechanism is a Gaussian one."""
+    if plan.sample_rate < 1:
+        return None
+    if not fixed:
+        return mu_lower_bound(rates).mu
+    return mu_lower_bound(
+        bound_mean_error(scores_in, scores_out, confidence=rates.confidence, threshold=rates.threshold)
+    ).mu
 
 
 def _family_bound(

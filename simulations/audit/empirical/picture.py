@@ -42,7 +42,7 @@ def draw_audit(file: Path, scores_in: np.ndarray, scores_out: np.ndarray, bounds
 def _histograms(axes: Any, scores_in: np.ndarray, scores_out: np.ndarray, threshold: float) -> None:
     both = np.concatenate([scores_in, scores_out])
     lowest, highest = np.quantile(both, [_TAIL, 1 - _TAIL])
-    bins = np.linspace(lowest, highest, 60)
+    bins = np.linspace(lowest, highest, max(12, min(80, round(len(both) ** 0.5))))
     for scores, colour, name in ((scores_out, _OUT, "without the canary"), (scores_in, _IN, "with the canary")):
         axes.hist(scores, bins=bins, density=True, color=colour, alpha=0.55, label=f"{name}: {len(scores):,} trainings")
     axes.axvline(threshold, color="black", lw=1, ls="--", label='threshold: above it, "in"')

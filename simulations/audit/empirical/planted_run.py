@@ -56,6 +56,11 @@ class Planted:
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
                 "privacy.mechanism='dp-sgd' and privacy.unit='image'"
             )
+        size = local_of(config, 0).rows.train_inputs.shape[1]
+        if size < self.num_canaries:
+            raise ConfigError(
+                f"each canary needs a feature of its own: {self.num_canaries} are too many for {size} features"
+            )
         self.coins = np.frombuffer(secrets.token_bytes(self.num_canaries), np.uint8) % 2 == 1
         self.scores = np.zeros(self.num_canaries)
         self._lock = threading.Lock()
@@ -67,11 +72,6 @@ class Planted:
     def local_of(self, config: RunConfig, place: int | str) -> Local:
         """A client as it is, with its canaries."""
         base, mine = local_of(config, place), self.mine(int(place))
-        if base.rows.train_inputs.shape[1] < self.num_canaries:
-            raise ConfigError(
-                f"each canary needs a feature of its own: {self.num_canaries} are too many for a backbone with "
-                f"{base.rows.train_inputs.shape[1]} features"
-            )
         rows = with_rows(base.rows, mine[self.coins[mine]], num_declared=len(mine))
         same = base.learner
         learner = Watched(same.config, same.input_shape, same.classes, self, base.rows, int(place))

@@ -34,12 +34,13 @@ def judge(
     confidence: float,
     adversary: str,
     seen: Detectable | None,
+    alarm_bound: float | None = None,
 ) -> Judgement:
     """Compare what an attack showed with what the ledger says.
 
-    Guarantee: violated only if the lower bound is above the ledger's upper bound, so
-    with chance at most 1 - `confidence` where nothing is wrong; consistent only if half
-    of the declared noise would have been found out; a lower bound is never called a guarantee.
+    Guarantee: violated only if the alarm's bound is above the ledger's upper bound, so
+    with chance at most 1 minus that bound's confidence where nothing is wrong; consistent only if
+    half of the declared noise would have been found out; a lower bound is never called a guarantee.
 
     Args:
         lower_bound: Epsilon that the audit refutes everything below of; at least 0.
@@ -47,6 +48,7 @@ def judge(
         confidence: Of the lower bound, in (0, 1).
         adversary: Who attacked and what they saw, as a noun phrase.
         seen: The smallest violation that this audit finds; None if nobody knows.
+        alarm_bound: The same bound at the confidence that an accusation takes; `lower_bound` if left out.
 
     Raises:
         ConfigError: A figure is missing or out of range.
@@ -55,12 +57,16 @@ def judge(
         raise ConfigError(
             f"audit: no verdict on lower bound {lower_bound}, upper bound {upper_bound}, confidence {confidence}"
         )
-    verdict = _verdict(lower_bound, upper_bound, seen)
+    verdict = _verdict(lower_bound if alarm_bound is None else alarm_bound, upper_bound, seen)
     figures = (
         f"epsilon lower bound >= {_down(lower_bound)} ({100 * confidence:.6g} %) for the stated adversary "
         f"({adversary}); ledger upper bound <= {_up(upper_bound)}"
     )
-    return Judgement(verdict, f"{verdict.capitalize()}: {figures}. {_power(seen)}")
+    chance = ""
+    if lower_bound > upper_bound and verdict != Verdict.VIOLATED:
+        often = f"{100 * (1 - confidence):.6g} %"
+        chance = f" That is above it, as chance alone makes it in {often} of audits: repeat it with more trainings."
+    return Judgement(verdict, f"{verdict.capitalize()}: {figures}.{chance} {_power(seen)}")
 
 
 def _verdict(lower_bound: float, upper_bound: float, seen: Detectable | None) -> Verdict:
