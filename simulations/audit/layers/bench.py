@@ -205,7 +205,7 @@ class Bench:
     def noised_sum(self, seen: Seen, *, start: Arrays | None = None) -> np.ndarray:
         """(p,) float64: what the steps of a round released, added up, as anyone can read it off the reply."""
         before = self.start if start is None else start
-        moved = [before[name].astype(np.float64) - array.astype(np.float64) for name, array in seen.arrays.items()]
+        moved = [array.astype(np.float64) - seen.arrays[name].astype(np.float64) for name, array in before.items()]
         rate = self.config.training.learning_rate or 0.0
         return np.concatenate([part.ravel() for part in moved]) * (self.plan.expected_batch_size / rate)
 

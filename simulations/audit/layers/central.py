@@ -78,8 +78,10 @@ def released(config: RunConfig, updates: Sequence[np.ndarray], *, draws: list[Dr
     """
     plan, start = server_plan(config), {"weights": np.zeros(_SIZE, dtype=np.float32)}
     grid = InProcessGrid(_senders(updates), len(updates), resolved(config))
-    declaration = Declaration("", 100, _CLASSES, (4,), "")
-    clients = {client_name(at): Client(declaration, node) for at, node in enumerate(grid.get_node_ids())}
+    clients = {
+        client_name(at): Client(Declaration("", _num_units(at), _CLASSES, (4,), ""), node)
+        for at, node in enumerate(grid.get_node_ids())
+    }
     wire = Wire(grid, Releases.of(config), "0" * 32)
     course = Course(clients, [sorted(clients)], central=plan)
     factory = patch.object(server_rounds, "SecureStream", StreamFactory(Repeated("central", draws or [])))
@@ -88,15 +90,21 @@ def released(config: RunConfig, updates: Sequence[np.ndarray], *, draws: list[Dr
     return result.arrays["weights"].astype(np.float64) * plan.expected_batch_size
 
 
+def _num_units(number: int) -> int:
+    """Declared size of a client, twice that of the one before: none may weigh more for it."""
+    return int(100 * 2**number)
+
+
 def _senders(updates: Sequence[np.ndarray]) -> ClientApp:
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        update = updates[int(str(context.node_config["partition-id"]))]
+        number = int(str(context.node_config["partition-id"]))
+        update = updates[number]
         with np.errstate(over="ignore", invalid="ignore"):
             arrays = {"weights": update.astype(np.float32)}
-        return Message(encode_update(arrays, 100, None), reply_to=message)
+        return Message(encode_update(arrays, _num_units(number), None), reply_to=message)
 
     return app
 

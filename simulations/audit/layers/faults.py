@@ -5,8 +5,10 @@ import shutil
 import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from simulations.audit.layers.bench import Bench, Seen
 from simulations.audit.layers.findings import Check
 
 _RUN = "f" * 32
+_WAIT_SECONDS = 5.0
+_LESS_THAN_A_PAGE = 1_000  # bytes
 
 
 def faults(bench: Bench) -> Iterator[Check]:
@@ -128,36 +132,51 @@ def _edited(bench: Bench) -> Iterator[Check]:
 
 
 def _full(bench: Bench) -> Iterator[Check]:
-    """A disk that takes no more, in a copy of this process: its files may not grow by a byte."""
+    """A disk that takes no more, before the ledger is opened and while it is open."""
     if sys.platform != "linux":
         return
-    import resource
-
     _ask(bench)
-    close_below(bench.folder)
-    outward = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            size = _file(bench).stat().st_size
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-            os.write(outward[1], (_ask(bench, 2).failure or "answered").encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(outward[0], 64).decode()
-    for end in outward:
-        os.close(end)
-    yield Check("on a full disk nothing leaves", said in ("LEDGER", "INTERNAL"), said or "died")
+    for when in ("before the ledger is opened", "while the ledger is open"):
+        close_below(bench.folder)
+        said = _said_on_full_disk(bench, opened=when.startswith("while"))
+        yield Check(f"on a full disk nothing leaves, {when}", said in ("LEDGER", "INTERNAL"), said or "died")
     after = _ask(bench, 2)
     yield Check("with room again the round is answered", not after.failure, after.failure)
 
 
+def _said_on_full_disk(bench: Bench, *, opened: bool) -> str:
+    """What a copy of this process says to a new round, whose files may not grow to a page of a ledger."""
+    import resource
+
+    outward = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if opened:
+                _ask(bench)  # from what is kept: nothing is written
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (_LESS_THAN_A_PAGE, _LESS_THAN_A_PAGE))
+            os.write(outward[1], (_ask(bench, 2).failure or "answered").encode())
+        finally:
+            os._exit(0)
+    os.close(outward[1])  # or reading would wait for ever after a child that died
+    said = os.read(outward[0], 64).decode()
+    os.close(outward[0])
+    os.waitpid(child, 0)
+    return said
+
+
 def _race(bench: Bench) -> Iterator[Check]:
-    """More rounds at once than the plan has, each question twice."""
+    """More rounds at once than the plan has, each question twice: whoever computes waits for who asked the same."""
     planned = bench.plan.num_rounds
-    with ThreadPoolExecutor(4) as pool:
+    real, both = Learner.train, {number: threading.Barrier(2) for number in range(1, planned + 3)}
+
+    def train(self: Learner, *args: Any, server_round: int, **more: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):  # nobody else came
+            both[server_round].wait(_WAIT_SECONDS)
+        return real(self, *args, server_round=server_round, **more)
+
+    with patch.object(Learner, "train", train), ThreadPoolExecutor(4) as pool:
         seen = list(pool.map(lambda number: _ask(bench, 1 + number // 2), range(2 * planned + 4)))
     charged = _entries(bench).count("reserve")
     answered = {_released(one)[0] for one in seen if not one.failure}

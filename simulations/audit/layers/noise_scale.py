@@ -18,7 +18,8 @@ def noise_scale(bench: Bench, *, draws: int = _DRAWS, counts: int = _COUNTS) -> 
     """T2: with no image, all that a round releases is noise; its energy is compared with the declared one.
 
     Guarantee of what passes: a standard deviation that is off by 5 sqrt(0.5 / draws) or more is found almost
-    surely, in the whole and, with its own number of draws, in each tensor.
+    surely, in the whole and, with its own number of draws, in each tensor. Over all tensors the fourth moment
+    is that of a normal, too: noise of another law, or without its tails, is found.
 
     Args:
         bench: The configuration.
@@ -32,6 +33,7 @@ def noise_scale(bench: Bench, *, draws: int = _DRAWS, counts: int = _COUNTS) -> 
     declared = plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK) * np.sqrt(plan.steps_per_round)
     scaled = np.stack(rounds) / declared
     yield _energy("noise of all tensors", scaled)
+    yield _shape("noise of all tensors", scaled)
     at = 0
     for name, array in bench.start.items():
         yield _energy(f"noise of {name}", scaled[:, at : at + array.size])
@@ -49,6 +51,16 @@ def _noise_of_counts(bench: Bench, counts: int) -> Iterator[Check]:
     ):
         found = [bench.counts(closing=closing) for _ in range(max(1, round(counts / per)))]
         yield _energy(f"noise of {name}", np.concatenate(found) / stddev)
+
+
+def _shape(name: str, scaled: np.ndarray) -> Check:
+    """Fourth moment over the second one's square: 3 for normals, whatever their scale; Laplace has 6, uniform 1.8."""
+    square = scaled.ravel() ** 2
+    moment = float((square**2).mean() / square.mean() ** 2)
+    fine = abs(moment - 3) <= 6 * np.sqrt(24 / square.size)
+    return Check(
+        f"{name} has the shape of a normal", bool(fine), f"fourth moment {moment:.3f} over {square.size} draws"
+    )
 
 
 def _energy(name: str, scaled: np.ndarray) -> Check:

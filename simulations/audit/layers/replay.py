@@ -1,6 +1,6 @@
 """T1: the same round on neighbouring images, with the same noise and sampling: what moves is the data's alone."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,21 +111,25 @@ def _moved(bench: Bench, images: Images, canary: Canary, steps: tuple[int, ...])
     if ours.failure or theirs.failure:
         return np.inf, Check(f"{canary.name}: a client answers", passed=False, seen=f"{ours.failure} {theirs.failure}")
     moved = float(np.linalg.norm(bench.noised_sum(theirs) - bench.noised_sum(ours)))
-    return moved, _alike(canary.name, ours, theirs, images.num_training_units)
+    return moved, _alike(canary.name, ours, theirs, images.num_training_units, bench.start)
 
 
-def _alike(name: str, ours: Seen, theirs: Seen, num_units: int) -> Check:
-    """Everything that must not depend on one unit: fields, types, log lines, uses of streams."""
-    differ = [what for what, a, b in _traits(ours, theirs, num_units) if a != b]
+def _alike(name: str, ours: Seen, theirs: Seen, num_units: int, trained: Collection[str]) -> Check:
+    """Everything that must not depend on one unit: fields, types, other tensors, log lines, uses of streams."""
+    differ = [what for what, a, b in _traits(ours, theirs, num_units, trained) if a != b]
     return Check(f"{name} changes nothing else", not differ, ", ".join(differ))
 
 
-def _traits(ours: Seen, theirs: Seen, num_units: int) -> Iterator[tuple[str, object, object]]:
+def _traits(ours: Seen, theirs: Seen, num_units: int, trained: Collection[str]) -> Iterator[tuple[str, object, object]]:
     for what in ("lines", "failure"):
         yield what, getattr(ours, what), getattr(theirs, what)
     yield "fields", _fields(ours), _fields(theirs)
     metrics = [dict(seen.reply.metric_records["metrics"]) for seen in (ours, theirs)]
     yield "metrics", metrics[0], metrics[1]
+    others = [
+        {key: array.tobytes() for key, array in seen.arrays.items() if key not in trained} for seen in (ours, theirs)
+    ]
+    yield "tensors that are not trained", others[0], others[1]
     yield "uses of streams", _uses(ours, num_units), _uses(theirs, num_units + 1)
 
 

@@ -1,0 +1,22 @@
+"""The gates of the audit twenty times in a row: an alarm without a fault would cost everybody's trust in it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GATES = ("tests/privacy/test_layers.py", "tests/simulations/test_canary_audit.py")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(20))
+def test_the_gates_pass_again(number: int) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not soak", *GATES]
+
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, f"time {number}: {done.stdout[-3000:]}"

@@ -1,0 +1,117 @@
+"""What a mutant is, and which layer of the audit must kill it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+import client.app as client_app
+import client.local as client_local
+import common.models.network as network_module
+from client import network_training
+from common.config import Scalar
+from common.privacy import accounting
+from simulations.audit.layers.accountant import accountant
+from simulations.audit.layers.bench import Bench
+from simulations.audit.layers.central import central_noise_scale, central_replay
+from simulations.audit.layers.faults import faults
+from simulations.audit.layers.findings import Check
+from simulations.audit.layers.independence import independence
+from simulations.audit.layers.noise_scale import noise_scale
+from simulations.audit.layers.replay import boundary_replay, neighbour_replay
+from simulations.audit.layers.sampler import sampler
+from simulations.audit.layers.surface import release_surface
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+CENTRAL = "client-dp"  # the mode in which the server adds the noise
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One patch.
+
+    Attributes:
+        layer: Must kill it: `T1` to `T8`.
+        mode: One of `bench_cases.MODES`, or `CENTRAL`.
+        fails: Part of the name of a check that must fail.
+        listed: What privacy.md calls it; empty if it is not in that list.
+        settings: On top of the mode's.
+        apply: Patches the real code.
+    """
+
+    layer: str
+    mode: str
+    fails: str
+    listed: str
+    settings: tuple[tuple[str, Scalar], ...]
+    apply: Patch
+
+    @property
+    def name(self) -> str:
+        return self.apply.__name__
+
+    @property
+    def bed(self) -> tuple[str, str, tuple[tuple[str, Scalar], ...]]:
+        """What it runs on, which must hold without it."""
+        return self.layer, self.mode, self.settings
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(
+    layer: str, fails: str, *, mode: str = "head", listed: str = "", settings: Mapping[str, Scalar] | None = None
+) -> Callable[[Patch], Patch]:
+    """Register a patch; its docstring says what is broken, and where it has happened."""
+
+    def register(apply: Patch) -> Patch:
+        assert apply.__name__ not in MUTANTS, f"two mutants are called {apply.__name__}"
+        MUTANTS[apply.__name__] = Mutant(layer, mode, fails, listed, tuple((settings or {}).items()), apply)
+        return apply
+
+    return register
+
+
+def _replays(bench: Bench) -> Iterator[Check]:
+    yield from neighbour_replay(bench)
+    if bench.config.closed_form:
+        yield from boundary_replay(bench, sizes=(0,))
+
+
+# Sizes at which each layer still has teeth enough for every mutant.
+LAYERS: dict[str, Callable[[Bench], Iterable[Check]]] = {
+    "T1": _replays,
+    "T2": partial(noise_scale, draws=12_000, counts=300),
+    "T3": independence,
+    "T4": partial(sampler, rounds=60),
+    "T5": accountant,
+    "T6": release_surface,
+    "T8": faults,
+}
+CENTRAL_LAYERS: dict[str, Callable[[Bench], Iterable[Check]]] = {
+    "T1": lambda bench: central_replay(bench.config),
+    "T2": lambda bench: central_noise_scale(bench.config),
+}
+
+
+def checks_of(layer: str, mode: str, bench: Bench) -> Iterable[Check]:
+    """The checks of one layer, made one by one."""
+    return (CENTRAL_LAYERS if mode == CENTRAL else LAYERS)[layer](bench)
+
+
+def forget(*, figures: bool) -> None:
+    """Let go of what a patched function may have left in a cache of this process.
+
+    Args:
+        figures: Also of what the accountant has worked out, which takes long.
+    """
+    client_app._config.cache_clear()
+    client_local._travelling.cache_clear()
+    client_local._common_start.cache_clear()
+    network_training._chunks_are_right.cache_clear()
+    network_module._local.__dict__.clear()
+    if figures:
+        accounting.pld_epsilon.cache_clear()
+        accounting.rdp_epsilon.cache_clear()
+        accounting._loss_distribution.cache_clear()
