@@ -82,6 +82,19 @@ def test_scores_along_the_canary_are_nought_without_it_and_one_with_it(
     assert experiment.score(inside=False) == pytest.approx(0.0, abs=1e-3)
 
 
+def test_an_adversary_of_several_rounds_sees_the_canary_in_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weaken(monkeypatch, 1e-6)
+    gate = preset_experiment("gate", tmp_path)
+    longer = replace(gate, bench=replace(gate.bench, config=gate.bench.config.model_copy(update={"num_rounds": 3})))
+
+    for adversary in ("final-model", "transcript"):
+        attacked = replace(longer, adversary=adversary)
+        assert attacked.score(inside=True) == pytest.approx(1.0, abs=1e-2)
+        assert attacked.score(inside=False) == pytest.approx(0.0, abs=1e-2)
+
+
 def test_a_campaign_goes_on_where_it_was_and_takes_no_other_scores(tmp_path: Path) -> None:
     file, done = tmp_path / "scores.jsonl", []
     make = partial(preset_experiment, "gate")

@@ -67,12 +67,14 @@ class Experiment:
         Raises:
             PrivacyError: The client refused.
         """
-        with watched_steps() as sums:
-            models = self._trained(self.neighbours[inside], Streams())
+        images = self.neighbours[inside]
+        if self.adversary == "single-steps":
+            with watched_steps() as sums:
+                self._trained(images, Streams())
+            return self._likelihood(np.array(sums))
+        models = self._trained(images, Streams())
         if self.adversary == "black-box":
             return self._confidence(models[-1])
-        if self.adversary == "single-steps":
-            return self._likelihood(np.array(sums))
         if self.adversary == "final-model":
             return _along(models[-1], *self._away)
         return self._transcript(models)
@@ -118,7 +120,8 @@ class Experiment:
 
     def _quiet(self, images: Images, *, start: Arrays | None = None, rounds: int | None = None) -> list[Arrays]:
         """The adversary's own training, with noise of zero."""
-        joins = Joins(self.neighbours[0].num_training_units, range(self.bench.plan.steps_per_round))
+        plan = self.bench.plan  # one stream serves all rounds: its steps are counted on
+        joins = Joins(self.neighbours[0].num_training_units, range(plan.steps_per_round * plan.num_rounds))
         streams = Streams((Repeated("sampling", [], joins), Silent()))
         return self._trained(images, streams, start=start, rounds=rounds)
 

@@ -142,7 +142,7 @@ def a_zero_gradient_is_divided_by_its_norm(patch: pytest.MonkeyPatch) -> None:
 
     def clipped(features: np.ndarray, residuals: np.ndarray, *, max_grad_norm: float, **_: object) -> np.ndarray:
         each = _finite(_gradients(features, residuals))
-        norms = np.linalg.norm(each.reshape(len(each), -1), axis=1)[:, None, None]
+        norms = np.linalg.norm(each, axis=(1, 2), keepdims=True)
         with np.errstate(all="ignore"):
             return np.asarray((each / norms * np.minimum(norms, max_grad_norm)).sum(axis=0))
 

@@ -134,8 +134,8 @@ def an_image_lies_in_a_tensor(patch: pytest.MonkeyPatch) -> None:
 
     def train(self: Learner, arrays: Any, shard: Shard, **more: Any) -> Any:
         found = real(self, arrays, shard, **more)
-        for array in found.values():
-            array.ravel()[:8] = shard.train_inputs[0].ravel()[:8]
+        for array, row in zip(found.values(), shard.train_inputs, strict=False):
+            array.ravel()[:8] = row.ravel()[:8]
         return found
 
     patch.setattr(Learner, "train", train)
