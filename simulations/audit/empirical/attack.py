@@ -81,6 +81,7 @@ def attack(
         What was found, the same as plain values, and the folder.
 
     Raises:
+        ConfigError: There are too few trainings, or the confidence is out of range.
         BractError: A setting is wrong, or the client refused.
     """
     if campaign.trials < _FEWEST or not 0.75 <= confidence < 1:

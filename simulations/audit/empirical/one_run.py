@@ -66,7 +66,8 @@ def audit_one_run(
         progress: Shows how far it is.
 
     Raises:
-        BractError: The configuration cannot be run, or there is no room for so many canaries.
+        ConfigError: The number of guesses is odd or out of range, or there is no room for so many canaries.
+        BractError: The configuration cannot be run.
     """
     if not 2 <= guesses <= canaries or guesses % 2:
         raise ConfigError(f"--guesses {guesses}: an even number from 2 to the number of canaries, {canaries}")

@@ -113,7 +113,7 @@ def less_noise_costs_less(patch: pytest.MonkeyPatch) -> None:
 def the_central_limit_is_taken_for_a_bound(patch: pytest.MonkeyPatch) -> None:
     """Gaussian DP in the place of PLD: right for infinitely many steps, too low for those there are.
 
-    Source: Gopi, Lee and Wutschitz 2021, arXiv:2106.02848, on the GDP accountant of Bu et al. 2020, arXiv:1911.11607.
+    Source: one of Opacus' accountants, `opacus/accountants/gdp.py`.
     """
 
     def gaussian(history: tuple[Event, ...], delta: float, _: float) -> float:

@@ -14,11 +14,11 @@ _TOO_FAR = "moves a sum by no more than C"
 
 def _gradients(features: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """(n, classes, d) float64, each row's gradient."""
-    return np.einsum("nc,nd->ncd", residuals.astype(np.float64), features.astype(np.float64))
+    return np.asarray(np.einsum("nc,nd->ncd", residuals.astype(np.float64), features.astype(np.float64)))
 
 
 def _finite(gradients: np.ndarray) -> np.ndarray:
-    return gradients[np.isfinite(gradients).all(axis=(1, 2))]
+    return np.asarray(gradients[np.isfinite(gradients).all(axis=(1, 2))])
 
 
 @mutant("T1", _TOO_FAR, listed="no clipping")

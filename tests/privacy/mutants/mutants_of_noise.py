@@ -97,7 +97,7 @@ def noise_has_another_law(patch: pytest.MonkeyPatch) -> None:
 
     def laplace(size: int, stream: noise.UniformStream) -> np.ndarray:
         uniform = stream.uniforms(2 * size)
-        return np.log(uniform[:size] / uniform[size:]) * np.sqrt(0.5)
+        return np.asarray(np.log(uniform[:size] / uniform[size:]) * np.sqrt(0.5))
 
     patch.setattr(noise, "standard_normals", laplace)
 
@@ -106,7 +106,7 @@ def noise_has_another_law(patch: pytest.MonkeyPatch) -> None:
 def noise_has_no_tails(patch: pytest.MonkeyPatch) -> None:
     """Noise is cut off at one and a half standard deviations and scaled up again: beyond the cut, delta is 1.
 
-    Bounded noise is bounded doubt: Source: IBM/differential-privacy-library issue 104 asks for a bounded Gaussian.
+    Source: a bounded Gaussian mechanism is offered in IBM/differential-privacy-library issue 104.
     """
     real = noise.standard_normals
 
