@@ -178,14 +178,31 @@ class Bench:
             policy: The holder's policy; anything goes if left out.
             name: Name of the client.
         """
+        content = self.content(kind, arrays=arrays, server_round=server_round, settings=settings, run=run)
+        with in_place(self.local(images, name, policy), self.folder, ledger, streams), _log_lines() as lines:
+            reply = self.send(kind, content)
+        return _seen(reply, lines, draws or ())
+
+    def content(
+        self,
+        kind: str,
+        *,
+        arrays: Arrays | None = None,
+        server_round: int = 1,
+        settings: Mapping[str, Scalar] | None = None,
+        run: str = "",
+    ) -> RecordDict:
+        """What a server's message holds; see `ask`."""
         content = RecordDict({CONFIG: ConfigRecord({RUN_ID: run or secrets.token_hex(16), **(settings or {})})})
         if kind in ("train", "evaluate"):
             content.config_records[CONFIG][SERVER_ROUND] = server_round
             content[ARRAYS] = arrays_to_record(self.start if arrays is None else arrays)
+        return content
+
+    def send(self, kind: str, content: RecordDict) -> Message:
+        """One message to whatever client is in place, and its reply."""
         grid = InProcessGrid(client_app.app, 1, resolved(self.config))
-        with in_place(self._local(images, name, policy), self.folder, ledger, streams), _log_lines() as lines:
-            reply = next(iter(grid.send_and_receive([grid.create_message(content, kind, 2, "")])))
-        return _seen(reply, lines, draws or ())
+        return next(iter(grid.send_and_receive([grid.create_message(content, kind, 2, "")])))
 
     def forget(self, ledger: str) -> None:
         """Remove a ledger: audits make thousands of them."""
@@ -194,11 +211,12 @@ class Bench:
 
     def counts(self, *, closing: bool) -> np.ndarray:
         """(k,) int64: counts of no image at all, which is their noise; from the client's own code without a message."""
-        local = self._local(self.images.without_training().without_held_out())
+        local = self.local(self.images.without_training().without_held_out())
         found = client_evaluation.findings_of(local, self.start, {}, self.plan, closing=closing)
         return np.zeros(0) if found is None or found.noised is None else found.noised.cells.ravel()
 
-    def _local(self, images: Images, name: str = "bench", policy: Path | None = None) -> Local:
+    def local(self, images: Images, name: str = "bench", policy: Path | None = None) -> Local:
+        """The client that holds some images."""
         rows = images.shard(self.config, self.classes, num_units=self.num_units)
         return Local(name, rows, self.learner, policy, 0)
 
@@ -240,7 +258,10 @@ def arranged(config: RunConfig, folder: Path, num_units: int) -> RunConfig:
 
 @contextmanager
 def in_place(local: Local, folder: Path, ledger: str, streams: Streams = OWN) -> Iterator[None]:
-    """The ClientApp answers for this client, with a ledger below this folder, and makes its streams of these."""
+    """The ClientApp answers for this client, with a ledger below this folder, and makes its streams of these.
+
+    It changes modules for the whole process: enter it once, then let threads send.
+    """
     with ExitStack() as stack:
         stack.enter_context(patch.object(client_app, "local_of", lambda _config, _place: local))
         stack.enter_context(

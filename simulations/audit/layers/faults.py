@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from flwr.app import Message
+
 import client.local as client_local
 from client.learner import Learner
 from common.errors import LedgerError
@@ -21,8 +23,9 @@ from common.ledger.books import Books
 from common.ledger.heads import HeadKeeper
 from common.ledger.holder import Holder, simulated_holder
 from common.ledger.open_books import close_below
-from common.records import decode_head
-from simulations.audit.layers.bench import Bench, Seen
+from common.records import decode_head, record_to_arrays
+from common.releases import ARRAYS
+from simulations.audit.layers.bench import Bench, Seen, in_place
 from simulations.audit.layers.findings import Check
 
 _RUN = "f" * 32
@@ -176,9 +179,14 @@ def _race(bench: Bench) -> Iterator[Check]:
             both[server_round].wait(_WAIT_SECONDS)
         return real(self, *args, server_round=server_round, **more)
 
-    with patch.object(Learner, "train", train), ThreadPoolExecutor(4) as pool:
-        seen = list(pool.map(lambda number: _ask(bench, 1 + number // 2), range(2 * planned + 4)))
+    def send(number: int) -> Message:
+        return bench.send("train", bench.content("train", server_round=1 + number // 2, run=_RUN))
+
+    client = in_place(bench.local(bench.images), bench.folder, "one")
+    with client, patch.object(Learner, "train", train), ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(send, range(2 * planned + 4)))
     charged = _entries(bench).count("reserve")
-    answered = {_released(one)[0] for one in seen if not one.failure}
+    records = [reply.content.array_records[ARRAYS] for reply in replies if not reply.has_error()]
+    answered = {next(iter(record_to_arrays(record).values())).tobytes() for record in records}
     fine = charged == planned == len(answered)
     yield Check("a race spends what the plan has", fine, f"{charged} charges, {len(answered)} answers of {planned}")
