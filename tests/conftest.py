@@ -1,6 +1,7 @@
 """Shared arrangements: an own cache folder, real digits, and runs made of them."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ def bract_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def what_is_loaded_is_no_garbage() -> None:
     """Some of Flower's strategies collect garbage for every array: slow where torch and hypothesis are loaded."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def what_is_logged_is_heard() -> None:
+    """Commands that an earlier test ran in this process have set the level for good."""
+    logging.getLogger("bract").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
