@@ -51,4 +51,4 @@ def bench_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, held_
         side = config.data.image_size or 8
         inputs = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     images = Images.of(inputs, np.arange(count) % len(CLASSES), held_out=held_out)
-    return Bench(arranged(config, folder, NUM_UNITS), CLASSES, images, NUM_UNITS, folder)
+    return Bench(arranged(config, NUM_UNITS), CLASSES, images, NUM_UNITS, folder)

@@ -7,9 +7,9 @@ decoding to ledger and allow-list, is what answers a server.
 import logging
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from unittest.mock import patch
@@ -38,16 +38,24 @@ from simulations.in_process import InProcessGrid
 
 @dataclass(frozen=True)
 class Streams:
-    """What a client makes its streams of, in turn."""
+    """What a client makes its streams of, in turn.
+
+    Attributes:
+        training: For sampling and noise of training.
+        counts: For noise of counts.
+        draws: Uses of repeated streams, in order.
+    """
 
     training: tuple[object, ...] = (SecureStream,)
     counts: tuple[object, ...] = (SecureStream,)
+    draws: list[Draw] = field(default_factory=list)
 
     @classmethod
-    def repeated(cls, draws: list[Draw], joins: Joins | None = None) -> "Streams":
+    def repeated(cls, joins: Joins | None = None) -> "Streams":
         """The same sampling and noise in each replay."""
+        draws: list[Draw] = []
         training = (Repeated("sampling", draws, joins), Repeated("noise", draws))
-        return cls(training, (Repeated("counts", draws),))
+        return cls(training, (Repeated("counts", draws),), draws)
 
     @classmethod
     def without_noise(cls) -> "Streams":
@@ -73,8 +81,8 @@ class Seen:
     reply: RecordDict
     failure: str
     lines: tuple[str, ...]
-    leaving: bytes = b""
-    draws: tuple[Draw, ...] = ()
+    leaving: bytes
+    draws: tuple[Draw, ...]
 
     @cached_property
     def arrays(self) -> Arrays:
@@ -130,7 +138,7 @@ class Bench:
         labels = np.concatenate([rows.train_labels[:num_images], rows.test_labels[:num_held_out]])
         images = Images.of(inputs, labels, held_out=len(rows.test_labels[:num_held_out]))
         bench = cls(config, whole.learner.classes, images, rows.num_units, folder)
-        return bench if as_it_is else replace(bench, config=arranged(config, folder, rows.num_units))
+        return bench if as_it_is else replace(bench, config=arranged(config, rows.num_units))
 
     @cached_property
     def plan(self) -> PrivacyPlan:
@@ -154,7 +162,6 @@ class Bench:
         images: Images,
         *,
         streams: Streams = OWN,
-        draws: list[Draw] | None = None,
         arrays: Arrays | None = None,
         server_round: int = 1,
         settings: Mapping[str, Scalar] | None = None,
@@ -169,7 +176,6 @@ class Bench:
             kind: `query`, `query.close`, `train` or `evaluate`.
             images: The client's.
             streams: What it makes its streams of.
-            draws: Where uses of repeated streams are noted.
             arrays: The model in the message; the run's start if left out.
             server_round: From 1.
             settings: More that the message says.
@@ -181,7 +187,9 @@ class Bench:
         content = self.content(kind, arrays=arrays, server_round=server_round, settings=settings, run=run)
         with in_place(self.local(images, name, policy), self.folder, ledger, streams), _log_lines() as lines:
             reply = self.send(kind, content)
-        return _seen(reply, lines, draws or ())
+        failure = str(reply.error.reason) if reply.has_error() else ""
+        left = RecordDict() if failure else reply.content
+        return Seen(left, failure, tuple(lines), _bytes_of(reply), tuple(streams.draws))
 
     def content(
         self,
@@ -220,10 +228,9 @@ class Bench:
         rows = images.shard(self.config, self.classes, num_units=self.num_units)
         return Local(name, rows, self.learner, policy, 0)
 
-    def noised_sum(self, seen: Seen, *, start: Arrays | None = None) -> np.ndarray:
+    def noised_sum(self, seen: Seen) -> np.ndarray:
         """(p,) float64: what the steps of a round released, added up, as anyone can read it off the reply."""
-        before = self.start if start is None else start
-        moved = [array.astype(np.float64) - seen.arrays[name].astype(np.float64) for name, array in before.items()]
+        moved = [array.astype(np.float64) - seen.arrays[name].astype(np.float64) for name, array in self.start.items()]
         rate = self.config.training.learning_rate or 0.0
         return np.concatenate([part.ravel() for part in moved]) * (self.plan.expected_batch_size / rate)
 
@@ -234,20 +241,18 @@ class Bench:
         largest = max(float(np.abs(array).max(initial=0.0)) for array in self.start.values()) + 6.0
         return float(2.0**-23 * largest * np.sqrt(size) * self.plan.expected_batch_size / rate)
 
-    def with_settings(self, **sections: dict[str, object]) -> "Bench":
-        """The same bench under other settings, section by section."""
-        update = {
-            name: getattr(self.config, name).model_copy(update=values) if isinstance(values, dict) else values
-            for name, values in sections.items()
-        }
-        return replace(self, config=arranged(self.config.model_copy(update=update), self.folder, self.num_units))
+    def with_settings(self, *, local_epochs: int = 1, **sections: Mapping[str, object]) -> "Bench":
+        """The same bench under other settings, section by section, arranged anew."""
+        update = {name: getattr(self.config, name).model_copy(update=values) for name, values in sections.items()}
+        config = self.config.model_copy(update=update)
+        return replace(self, config=arranged(config, self.num_units, local_epochs=local_epochs))
 
 
-def arranged(config: RunConfig, folder: Path, num_units: int) -> RunConfig:
-    """A configuration with plain SGD, one pass a round, and steps about as long as float32 reads best."""
+def arranged(config: RunConfig, num_units: int, *, local_epochs: int = 1) -> RunConfig:
+    """A configuration with plain SGD, so many passes a round, and steps about as long as float32 reads best."""
     plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_rounds": 0}
-    training = config.training.model_copy(update=plain | {"local_epochs": 1, "learning_rate": 1.0})
-    config = config.model_copy(update={"training": training, "output_dir": str(folder), "resume": False})
+    training = config.training.model_copy(update=plain | {"local_epochs": local_epochs, "learning_rate": 1.0})
+    config = config.model_copy(update={"training": training})
     if not config.noises_gradients:
         return config
     plan = plan_for(config, num_units)
@@ -272,12 +277,6 @@ def in_place(local: Local, folder: Path, ledger: str, streams: Streams = OWN) ->
         if streams.counts != OWN.counts:
             stack.enter_context(patch.object(client_evaluation, "SecureStream", StreamFactory(*streams.counts)))
         yield
-
-
-def _seen(reply: Message, lines: list[str], draws: Sequence[Draw]) -> Seen:
-    if reply.has_error():
-        return Seen(RecordDict(), str(reply.error.reason), tuple(lines), _bytes_of(reply), tuple(draws))
-    return Seen(reply.content, "", tuple(lines), _bytes_of(reply), tuple(draws))
 
 
 def _bytes_of(reply: Message) -> bytes:

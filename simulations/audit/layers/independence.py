@@ -80,7 +80,7 @@ def _steps(bench: Bench) -> Iterator[Check]:
     """Equal noise in all T steps of a round would have T times the energy of independent noise."""
     steps = bench.plan.steps_per_round
     if steps == 1:
-        bench = bench.with_settings(training={"local_epochs": 4})
+        bench = bench.with_settings(local_epochs=4)
         steps = bench.plan.steps_per_round
     ratio = float(_noise(bench).var()) / (steps * bench.plan.noise_stddev**2)
     yield Check(f"noise of {steps} steps adds up as independent noise does", ratio < 1.5, f"{ratio:.3f} of it")

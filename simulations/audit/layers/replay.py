@@ -10,7 +10,7 @@ from common.releases import CORRECT, NOISED_CONFUSION, WRONG
 from simulations.audit.layers.bench import Bench, Seen, Streams
 from simulations.audit.layers.findings import Check
 from simulations.audit.layers.images import Images
-from simulations.audit.layers.streams import Draw, Joins
+from simulations.audit.layers.streams import Joins
 
 _MOST_OF_THE_BOUND = 0.9
 
@@ -103,10 +103,9 @@ def _moved(bench: Bench, images: Images, canary: Canary, steps: tuple[int, ...])
     if bench.config.privacy.unit == "image":
         canary = Canary(canary.name, canary.inputs[:1], canary.labels[:1])
     joins = Joins(images.num_training_units, steps)
-    draws: tuple[list[Draw], list[Draw]] = ([], [])
     ours, theirs = (
-        bench.ask("train", each, streams=Streams.repeated(drawn, joins), draws=drawn)
-        for each, drawn in zip((images, images.with_unit(canary.inputs, canary.labels)), draws, strict=True)
+        bench.ask("train", each, streams=Streams.repeated(joins))
+        for each in (images, images.with_unit(canary.inputs, canary.labels))
     )
     if ours.failure or theirs.failure:
         return np.inf, Check(f"{canary.name}: a client answers", passed=False, seen=f"{ours.failure} {theirs.failure}")
@@ -173,7 +172,7 @@ def counts_moved(bench: Bench, inputs: np.ndarray, labels: np.ndarray, *, kind: 
         fields: Names of the counts.
     """
     more = bench.images.with_unit(inputs, labels, held_out=True)
-    seen = [bench.ask(kind, images, streams=Streams.repeated([])) for images in (bench.images, more)]
+    seen = [bench.ask(kind, images, streams=Streams.repeated()) for images in (bench.images, more)]
     if any(one.failure for one in seen):
         return np.inf
     ours, theirs = (one.metric(*fields) for one in seen)

@@ -9,7 +9,6 @@ from scipy import stats
 from simulations.audit.layers.bench import Bench, Streams
 from simulations.audit.layers.findings import Check
 from simulations.audit.layers.images import Images
-from simulations.audit.layers.streams import Draw
 
 _ALARM = 1e-7
 _UNITS = 24
@@ -86,9 +85,7 @@ def _pairs(counts: np.ndarray, variance: float) -> Check:
 
 def _steps_are_charged(bench: Bench) -> Iterator[Check]:
     """Every step draws noise and is charged, whether its batch is empty or not."""
-    draws: list[Draw] = []
-    images = bench.images.without_training()
-    seen = bench.ask("train", images, streams=Streams.repeated(draws), draws=draws)
+    seen = bench.ask("train", bench.images.without_training(), streams=Streams.repeated())
     steps = bench.plan.event(1).steps
     for stream in ("sampling", "noise"):
         used = sum(draw.stream == stream for draw in seen.draws)

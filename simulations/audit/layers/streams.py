@@ -4,9 +4,9 @@ Production code has no seed and no hook: the bench replaces the class that clien
 release under such a stream is NOT PRIVATE, and none leaves the auditor's machine.
 """
 
-import threading
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -88,11 +88,9 @@ class StreamFactory:
     """
 
     def __init__(self, *kinds: object) -> None:
-        self._kinds, self._made, self._lock = kinds, 0, threading.Lock()
+        self._kinds = cycle(kinds)
 
     def __call__(self) -> object:
         """The next stream: an object as it is, or a new one of a class."""
-        with self._lock:
-            kind = self._kinds[self._made % len(self._kinds)]
-            self._made += 1
+        kind = next(self._kinds)
         return kind() if callable(kind) else kind
