@@ -127,3 +127,15 @@ def the_server_repeats_its_noise(patch: pytest.MonkeyPatch) -> None:
             return kept[:size].copy()
 
     patch.setattr(rounds, "SecureStream", Kept)
+
+
+@mutant("T1", "changes no use of streams", mode=CENTRAL)
+def noise_is_drawn_for_each_client(patch: pytest.MonkeyPatch) -> None:
+    """One number more a client: noise tells who answered, and runs out of step with what was frozen."""
+    real = central_noise.noised_average
+
+    def average(start: Any, ended: Sequence[Mapping[str, np.ndarray]], plan: PrivacyPlan, *, stream: Any) -> Any:
+        stream.uniforms(len(ended))
+        return real(start, ended, plan, stream=stream)
+
+    patch.setattr(rounds, "noised_average", average)

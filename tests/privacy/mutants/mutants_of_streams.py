@@ -140,3 +140,26 @@ def forked_processes_repeat_each_other(patch: pytest.MonkeyPatch) -> None:
     """A generator in memory: processes that begin as copies of one another go on in the same way."""
     inherited = np.random.default_rng()
     patch.setattr(head_training, "SecureStream", lambda: Seeded(int(inherited.integers(2**63))))
+
+
+@mutant("T3", "adds up as independent noise does", mode="head, every image in every step")
+def all_steps_of_full_batches_have_the_same_noise(patch: pytest.MonkeyPatch) -> None:
+    """Noise is drawn once a round and added in each of its steps: T steps have T times its energy."""
+    real = head_training.private_steps
+
+    def steps(*args: Any) -> np.ndarray:
+        kept: list[np.ndarray] = []
+
+        class Once:
+            def __init__(self, stream: Any) -> None:
+                self._stream = stream
+
+            def uniforms(self, size: int) -> np.ndarray:
+                if not kept:
+                    kept.append(self._stream.uniforms(size))
+                return kept[0].copy()
+
+        *first, streams = args
+        return real(*first, replace(streams, noise=Once(streams.noise)))
+
+    patch.setattr(head_training, "private_steps", steps)
