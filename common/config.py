@@ -257,21 +257,3 @@ def given_settings(
         if one in said:
             given.pop(other, None)
     return given | said
-
-
-def audited_settings(run: Path | None, pairs: Iterable[str], file: Path | None, seed: int | None) -> dict[str, Scalar]:
-    """Complete settings of what is to be audited: a run's own, or those that the user gave.
-
-    Args:
-        run: Folder of a run, or None.
-        pairs: `key=value`, each a `--set`.
-        file: Of `--config`, or None.
-        seed: Of `--seed`, or None.
-
-    Raises:
-        ConfigError: A setting is wrong, or both a run and settings were given.
-    """
-    given = given_settings(pairs, file, {"--seed": ("seed", seed)})
-    if run is not None and given:
-        raise ConfigError("--run has settings of its own: leave --set, --config and --seed out")
-    return override(defaults(), given if run is None else load_file(run / "config.toml", "--run"))

@@ -26,15 +26,25 @@ def attach_audit(folder: Path, kind: str, found: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: It is no run's folder, or the run has not ended.
     """
-    statement = read_json(folder / "privacy.json")
-    if statement.get("status") != "complete":
-        raise ConfigError(f"{folder}: the run has not ended, and its statement is not final: nothing was attached")
+    statement = check_ended(folder)
     earlier = read_json(folder / AUDITS) if (folder / AUDITS).is_file() else {}
     audits = {**earlier, kind: dict(found)}
     directory = RunDirectory(folder)
     directory.write_json(AUDITS, audits)
     named = {name: {"verdict": one["verdict"], "sentence": one["sentence"]} for name, one in audits.items()}
     directory.write_json("privacy.json", statement | {_STATED: {"file": AUDITS, "sha256": _digest(folder), **named}})
+
+
+def check_ended(folder: Path) -> dict[str, Any]:
+    """The statement of a run that has ended: only then is it final, and can name an audit.
+
+    Raises:
+        ConfigError: It is no run's folder, or the run has not ended.
+    """
+    statement = read_json(folder / "privacy.json")
+    if statement.get("status") != "complete":
+        raise ConfigError(f"{folder}: the run has not ended, and no audit can be attached to its statement yet")
+    return statement
 
 
 def check_attached(folder: Path, statement: Mapping[str, Any], remarks: Remarks) -> None:

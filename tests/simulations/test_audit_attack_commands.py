@@ -1,6 +1,7 @@
 """`bract audit layers` and `bract audit empirical` as a privacy officer uses them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,13 @@ def test_one_run_with_canaries_proves_a_third_of_epsilon_at_least(tmp_path: Path
     ("words", "why"),
     [
         (("--preset", "huge"), "there are gate, deep, deep-sampled"),
-        (("--preset", "gate", "--set", "seed=1"), "settings of its own"),
+        (("--preset", "gate", "--set", "seed=1"), "no use for --set"),
+        (("--preset", "gate", "--adversary", "black-box"), "no use for --adversary"),
+        (("--one-run", "--trials", "100", "--canary", "blank"), "no use for --canary, --trials"),
+        (("--canaries", "10"), "many trainings has no use for --canaries"),
         (("--preset", "gate", "--trials", "2"), "at least 20"),
         (("--preset", "gate", "--confidence", "1.5"), "--confidence"),
-        (("--one-run", "--preset", "gate"), "leave --preset out"),
+        (("--one-run", "--preset", "gate"), "no use for --preset"),
         (("--one-run", "--guesses", "3"), "even number"),
         (("--one-run", "--canaries", "2000"), "too many"),
         (("--one-run", "--set", "privacy.mechanism=none"), "dp-sgd"),
@@ -115,3 +119,23 @@ def test_what_cannot_be_audited_is_said(words: tuple[str, ...], why: str, tmp_pa
     said = bract("audit", "empirical", *words, "--out", tmp_path / "out", code=2)
 
     assert why in " ".join(said.split())
+
+
+def test_a_run_that_has_not_ended_is_refused_before_anything_is_trained(tmp_path: Path, run: Path) -> None:
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run, stopped)
+    statement = json.loads((stopped / "privacy.json").read_text())
+    (stopped / "privacy.json").write_text(json.dumps(statement | {"status": "interrupted"}))
+
+    for audit in ("layers", "empirical"):
+        assert "has not ended" in bract("audit", audit, "--run", stopped, code=2)
+
+
+def test_attached_audits_outlive_a_resume_that_has_nothing_to_do(tmp_path: Path, run: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    bract("audit", "layers", "--run", again, "--images", "2")
+    CliRunner().invoke(app, ["simulate", "--resume", str(again)])
+
+    assert audit_run(again).remarks.doubts == []
+    assert json.loads((again / "privacy.json").read_text())["audits"]["layers"]["verdict"] == "consistent"

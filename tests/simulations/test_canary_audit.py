@@ -109,8 +109,11 @@ def test_a_campaign_goes_on_where_it_was_and_takes_no_other_scores(tmp_path: Pat
     assert file.read_text().startswith(kept)
     assert done == [0, 50, 10, 60, 20]
     assert [len(part) for part in scores.split(80)] == [40, 40]
-    with pytest.raises(ConfigError, match="another audit"):
-        Scores(file, "second")
+    for name, kept in (("scores.jsonl", file.read_text()), ("notes.txt", "mine, without an end of line")):
+        (tmp_path / name).write_text(kept)
+        with pytest.raises(ConfigError, match="another audit"):
+            Scores(tmp_path / name, "second")
+        assert (tmp_path / name).read_text() == kept
 
 
 def test_canaries_are_what_they_are_called() -> None:

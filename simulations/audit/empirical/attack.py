@@ -14,12 +14,13 @@ from common.progress import ProgressFactory
 from common.sections import RunConfig
 from server.run_directory import RunDirectory
 from server.statement import versions
-from simulations.audit.empirical.campaign import SCORES, MakeExperiment, Scores, run_campaign, scratch
+from simulations.audit.empirical.campaign import SCORES, MakeExperiment, Scores, run_campaign
 from simulations.audit.empirical.canaries import CanaryKind
 from simulations.audit.empirical.judging import Bounds, bounds_of
 from simulations.audit.empirical.picture import draw_audit
 from simulations.audit.empirical.presets import PRESETS, preset_experiment
-from simulations.audit.empirical.trial import AdversaryKind, Experiment, configured
+from simulations.audit.empirical.trial import AdversaryKind, configured
+from simulations.audit.scratch import scratch
 
 FIGURES, PICTURE = "empirical.json", "empirical.png"
 _FEWEST = 20
@@ -57,7 +58,7 @@ def of_preset(name: str, trials: int | None) -> Campaign:
 
 
 def of_config(
-    config: RunConfig, *, canary: CanaryKind, adversary: AdversaryKind, images: int, trials: int | None
+    config: RunConfig, *, canary: CanaryKind, adversary: AdversaryKind, images: int | None, trials: int | None
 ) -> Campaign:
     """The campaign of a configuration of one's own."""
     what = {"canary": canary, "adversary": adversary, "images": images}
@@ -90,9 +91,9 @@ def attack(
             f"{campaign.trials} and {confidence}"
         )
     with scratch() as place:
-        experiment = campaign.make(place)
+        experiment = campaign.make(Path(place))
         plan, adversary = experiment.bench.plan, experiment.adversary
-        _check(experiment)
+        experiment.score(inside=True)  # one training before thousands: whoever cannot be audited is told now
     folder = folder or Path("runs") / f"empirical-{campaign.what.get('preset', 'own')}-{campaign.digest}"
     scores = Scores(folder / SCORES, campaign.digest)
     run_campaign(
@@ -109,8 +110,3 @@ def attack(
     RunDirectory(folder).write_json(FIGURES, found)
     draw_audit(folder / PICTURE, inside, outside, bounds)
     return bounds, found, folder
-
-
-def _check(experiment: Experiment) -> None:
-    """One training before thousands: whoever cannot be audited is told now."""
-    experiment.score(inside=True)

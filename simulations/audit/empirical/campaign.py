@@ -1,23 +1,22 @@
 """Many trainings side by side, each on one thread; what is done is kept, and an interrupted campaign goes on."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import ConfigError
 from simulations.audit.empirical.trial import Experiment
+from simulations.audit.scratch import scratch
 from simulations.audit.workers import worker_pool
 
 # Makes the experiment in a scratch folder; a worker process calls it once.
 MakeExperiment = Callable[[Path], Experiment]
 SCORES = "scores.jsonl"
 _AT_ONCE = 50
-_made: list[tuple[tempfile.TemporaryDirectory[str], Experiment]] = []
+_made: list[tuple[object, Experiment]] = []  # with the folder, which goes when it is forgotten
 
 
 class Scores:
@@ -32,14 +31,16 @@ class Scores:
     """
 
     def __init__(self, file: Path, what: str) -> None:
-        self._file = file
+        self._file, header = file, json.dumps({"audit": what}) + "\n"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"audit": what}) + "\n")
-        lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        file.write_text("".join(lines))  # half a line of a run that was killed goes
-        if not lines or json.loads(lines[0]) != {"audit": what}:
+            file.write_text(header)
+        lines = file.read_text().splitlines(keepends=True)
+        if lines[:1] != [header]:
             raise ConfigError(f"{file} holds scores of another audit: choose another folder with --out, or remove it")
+        if not lines[-1].endswith("\n"):  # half a line of a run that was killed goes
+            lines.pop()
+            file.write_text("".join(lines))
         self._found = {int(number): float(score) for line in lines[1:] for number, score in json.loads(line)}
 
     def add(self, batch: Sequence[tuple[int, float]]) -> None:
@@ -80,7 +81,7 @@ def run_campaign(
 
 def _here(make: MakeExperiment, batches: Sequence[list[int]]) -> Iterator[list[tuple[int, float]]]:
     with scratch() as folder:
-        experiment = make(folder)
+        experiment = make(Path(folder))
         for batch in batches:
             yield _scored(experiment, batch)
 
@@ -94,7 +95,7 @@ def _side_by_side(
 
 
 def _begin(make: MakeExperiment) -> None:
-    folder = tempfile.TemporaryDirectory(prefix="bract-audit-", dir=_fast_place())
+    folder = scratch()
     _made.append((folder, make(Path(folder.name))))
 
 
@@ -104,15 +105,3 @@ def _work(batch: list[int]) -> list[tuple[int, float]]:
 
 def _scored(experiment: Experiment, batch: list[int]) -> list[tuple[int, float]]:
     return [(number, experiment.score(inside=number % 2 == 1)) for number in batch]
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for ledgers that nobody needs afterwards, in memory where the system has such a place."""
-    with tempfile.TemporaryDirectory(prefix="bract-audit-", dir=_fast_place()) as folder:
-        yield Path(folder)
-
-
-def _fast_place() -> str | None:
-    memory = Path("/dev/shm")  # noqa: S108 -- the folder in it is fresh and its owner's alone
-    return str(memory) if memory.is_dir() else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from common.errors import ConfigError
 from common.progress import ProgressFactory
 from common.sections import RunConfig
 from common.terminal import bar_factory, plain_errors
+from simulations.audit import options
 
 EMPIRICAL_HELP = """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound.
 
@@ -56,10 +58,10 @@ def empirical_command(
     preset: Annotated[
         str | None, typer.Option(metavar="gate|deep|deep-sampled", help="A configuration made for it.")
     ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Audit this run's settings, and attach what is found.")
+    run: options.Run = None,
+    adversary: Annotated[
+        Adversary | None, typer.Option(help="What the adversary sees; the final model if left out.")
     ] = None,
-    adversary: Annotated[Adversary, typer.Option(help="What the adversary sees.")] = "final-model",
     canary: Annotated[
         Canary | None,
         typer.Option(help="What is in or out; dirac (one long feature) on features, blank on pixels if left out."),
@@ -67,57 +69,64 @@ def empirical_command(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trainings, half of them with the canary; 1,000 if left out.")
     ] = None,
-    images: Annotated[int, typer.Option(min=0, help="Training images of the client that stay, at most.")] = 1_000_000,
+    images: Annotated[
+        int | None, typer.Option(min=0, help="Training images of the client that stay; all if left out.")
+    ] = None,
     one_run: Annotated[bool, typer.Option("--one-run", help="Many canaries in one ordinary run.")] = False,
-    canaries: Annotated[int, typer.Option(min=2, help="With --one-run: how many.")] = 1_000,
-    guesses: Annotated[int, typer.Option(min=2, help="With --one-run: how many are guessed, fixed beforehand.")] = 200,
+    canaries: Annotated[int | None, typer.Option(min=2, help="With --one-run: how many; 1,000 if left out.")] = None,
+    guesses: Annotated[
+        int | None, typer.Option(min=2, help="With --one-run: how many are guessed, fixed beforehand; 200 if left out.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Of the lower bounds.")] = 0.95,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for scores and results; named after the settings if left out."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of one thread each; as many as cores if left out.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Root seed of partition and start; never of noise.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+    out: options.OutFolder = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    set_: options.Sets = None,
+    config: options.ConfigFile = None,
+    as_json_: options.AsJson = False,
 ) -> None:
     """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound."""
     console = Console(stderr=as_json_)
-    with plain_errors("Stopped; the same command goes on where it was."):
-        audited = _config(run, set_ or [], config, seed, preset)
+    with plain_errors("Stopped." if one_run else "Stopped; the same command goes on where it was."):
+        many = {"--adversary": adversary, "--canary": canary, "--images": images, "--trials": trials}
+        own = {"--set": set_, "--config": config, "--seed": seed, "--run": run}
+        one = {"--canaries": canaries, "--guesses": guesses}
+        _refuse_idle("--one-run", many | {"--preset": preset, "--workers": workers}, one_run)
+        _refuse_idle("an audit of many trainings", one, not one_run)
+        _refuse_idle("--preset", own | many | {"--trials": None}, preset is not None)
+        audited = settings.parse(options.audited_settings(run, set_, config, seed))
         with bar_factory(console) as progress:
             if one_run:
-                verdict, found = _one_run(audited, preset, out, canaries, guesses, confidence, console, progress)
+                sizes = (canaries or 1_000, guesses or 200)
+                verdict, found = _one_run(audited, out, sizes, confidence, console, progress)
             else:
-                campaign = _campaign(audited, preset, canary, adversary, images, trials)
+                campaign = _campaign(audited, preset, canary, adversary or "final-model", images, trials)
                 verdict, found = _many(campaign, out, workers or os.cpu_count() or 1, confidence, console, progress)
         if run is not None:
             from server.audit.attached import AUDITS, attach_audit
 
             attach_audit(run, "one-run" if one_run else "empirical", found)
-            console.print(
-                f"Attached: {run / AUDITS}, and named in the run's statement", highlight=False, soft_wrap=True
-            )
+            console.print(f"Attached to the run's statement: {run / AUDITS}", highlight=False, soft_wrap=True)
         if as_json_:
             typer.echo(json.dumps(found, indent=2))
     if verdict == "violated":
         raise typer.Exit(1)
 
 
-def _config(run: Path | None, pairs: list[str], file: Path | None, seed: int | None, preset: str | None) -> RunConfig:
-    if preset is not None and (pairs or run is not None or file is not None or seed is not None):
-        raise ConfigError("--preset has settings of its own: leave --set, --config, --seed and --run out")
-    return settings.parse(settings.audited_settings(run, pairs, file, seed))
+def _refuse_idle(what: str, given: Mapping[str, object], chosen: bool) -> None:
+    """Options that would be left without effect."""
+    idle = [name for name, value in given.items() if value not in (None, [])]
+    if chosen and idle:
+        raise ConfigError(f"{what} has no use for {', '.join(idle)}: leave them out")
 
 
 def _campaign(
-    config: RunConfig, preset: str | None, canary: Canary | None, adversary: Adversary, images: int, trials: int | None
+    config: RunConfig,
+    preset: str | None,
+    canary: Canary | None,
+    adversary: Adversary,
+    images: int | None,
+    trials: int | None,
 ) -> Any:
     from simulations.audit.empirical.attack import of_config, of_preset
 
@@ -142,10 +151,8 @@ def _many(
 
 def _one_run(
     config: RunConfig,
-    preset: str | None,
     out: Path | None,
-    canaries: int,
-    guesses: int,
+    sizes: tuple[int, int],
     confidence: float,
     console: Console,
     progress: ProgressFactory,
@@ -154,9 +161,7 @@ def _one_run(
     from simulations.audit.empirical.one_run import audit_one_run
     from simulations.audit.empirical.view import show_one_run
 
-    if preset is not None:
-        raise ConfigError("--one-run plants canaries in a configuration of your own: leave --preset out")
-    folder = out or fresh_path(config)
+    folder, (canaries, guesses) = out or fresh_path(config), sizes
     found = audit_one_run(config, folder, canaries=canaries, guesses=guesses, confidence=confidence, progress=progress)
     if not console.stderr:
         show_one_run(found, console)

@@ -172,7 +172,7 @@ def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def configured(
-    config: RunConfig, canary: CanaryKind, adversary: AdversaryKind, images: int, folder: Path
+    config: RunConfig, canary: CanaryKind, adversary: AdversaryKind, images: int | None, folder: Path
 ) -> Experiment:
     """The first client of a configuration under attack, with its own images.
 
@@ -180,7 +180,7 @@ def configured(
         config: The run, with mechanism `dp-sgd`.
         canary: What is in or out.
         adversary: Who attacks.
-        images: How many of the client's training images stay, at most.
+        images: How many of the client's training images stay; all if left out.
         folder: Scratch for ledgers.
 
     Raises:
@@ -192,5 +192,5 @@ def configured(
             f"privacy.mechanism={config.privacy.mechanism!r}: clients add no noise, so there is no client to audit; "
             "`bract audit layers` tests noise at the server, `bract audit membership` attacks the final model"
         )
-    bench = Bench.of(config, folder, num_images=images, num_held_out=0, as_it_is=True)
+    bench = Bench.of(config, folder, num_images=images, num_held_out=0)
     return Experiment(bench, canary, adversary)

@@ -13,6 +13,7 @@ from common.errors import ConfigError
 from common.progress import ProgressFactory
 from common.sections import RunConfig
 from common.terminal import bar_factory, plain_errors
+from simulations.audit import options
 
 if TYPE_CHECKING:
     from simulations.audit.inversion.attack import Attack
@@ -66,11 +67,8 @@ def inversion_command(
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where the picture goes.")] = Path("inversion.png"),
     restarts: Annotated[int, typer.Option(min=1, max=100, help="Random images that the search starts from.")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of the search from each of them.")] = 400,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
+    set_: options.Sets = None,
+    config: options.ConfigFile = None,
     seed: Annotated[
         int | None, typer.Option(help="Of initial weights and of the search. DP noise is never seeded.")
     ] = None,

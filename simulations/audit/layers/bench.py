@@ -99,8 +99,8 @@ class Seen:
 class Bench:
     """One configuration under audit.
 
-    Layers arrange it for plain SGD with one pass a round: whatever the optimiser is, it only post-processes what
-    is released, and from plain SGD's steps the noised sum can be read off.
+    Layers take it `with_settings`, which is with plain SGD and one pass a round: whatever the optimiser is, it only
+    post-processes what is released, and from plain SGD's steps the noised sum can be read off.
 
     Attributes:
         config: The run.
@@ -117,17 +117,14 @@ class Bench:
     folder: Path
 
     @classmethod
-    def of(
-        cls, config: RunConfig, folder: Path, *, num_images: int = 8, num_held_out: int = 6, as_it_is: bool = False
-    ) -> "Bench":
+    def of(cls, config: RunConfig, folder: Path, *, num_images: int | None, num_held_out: int = 6) -> "Bench":
         """A few images of a configuration's first client.
 
         Args:
             config: The run.
             folder: Scratch.
-            num_images: How many that train, at most.
+            num_images: How many that train, at most; None for all.
             num_held_out: How many that evaluate, at most.
-            as_it_is: Keep optimiser and passes as they are configured.
 
         Raises:
             BractError: The configuration cannot be run.
@@ -137,8 +134,7 @@ class Bench:
         inputs = np.concatenate([rows.train_inputs[:num_images], rows.test_inputs[:num_held_out]])
         labels = np.concatenate([rows.train_labels[:num_images], rows.test_labels[:num_held_out]])
         images = Images.of(inputs, labels, held_out=len(rows.test_labels[:num_held_out]))
-        bench = cls(config, whole.learner.classes, images, rows.num_units, folder)
-        return bench if as_it_is else replace(bench, config=arranged(config, rows.num_units))
+        return cls(config, whole.learner.classes, images, rows.num_units, folder)
 
     @cached_property
     def plan(self) -> PrivacyPlan:
@@ -242,7 +238,7 @@ class Bench:
         return float(2.0**-23 * largest * np.sqrt(size) * self.plan.expected_batch_size / rate)
 
     def with_settings(self, *, local_epochs: int = 1, **sections: Mapping[str, object]) -> "Bench":
-        """The same bench under other settings, section by section, arranged anew."""
+        """The same bench as layers want it, under other settings of some sections."""
         update = {name: getattr(self.config, name).model_copy(update=values) for name, values in sections.items()}
         config = self.config.model_copy(update=update)
         return replace(self, config=arranged(config, self.num_units, local_epochs=local_epochs))

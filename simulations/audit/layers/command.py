@@ -10,6 +10,8 @@ from rich.table import Table
 
 from common import config as settings
 from common.terminal import bar_factory, plain_errors
+from simulations.audit import options
+from simulations.audit.scratch import scratch
 
 if TYPE_CHECKING:
     from simulations.audit.layers.findings import LayerReport
@@ -44,29 +46,26 @@ def layers_command(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show every check, not only those that fail.")
     ] = False,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Audit this run's settings, and attach what is found.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Root seed of partition and start; never of noise.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+    run: options.Run = None,
+    seed: options.Seed = None,
+    set_: options.Sets = None,
+    config: options.ConfigFile = None,
+    as_json_: options.AsJson = False,
 ) -> None:
     """Try to break a configuration's guarantee, layer by layer."""
     console = Console(stderr=as_json_)
     with plain_errors():
-        from simulations.audit.empirical.campaign import scratch
-        from simulations.audit.layers.suite import audit_layers, layer_names
+        from simulations.audit.layers.bench import Bench
+        from simulations.audit.layers.findings import run_layer
+        from simulations.audit.layers.suite import layers_of
 
-        audited = settings.parse(settings.audited_settings(run, set_ or [], config, seed))
+        audited = settings.parse(options.audited_settings(run, set_, config, seed))
         reports = []
         with bar_factory(console) as progress, scratch() as folder:
-            advance = progress(len(layer_names(audited)), "Layers")
-            for report in audit_layers(audited, folder, num_images=images):
-                reports.append(report)
+            layers = layers_of(Bench.of(audited, Path(folder), num_images=images).with_settings())
+            advance = progress(len(layers), "Layers")
+            for layer, checks in layers.items():
+                reports.append(run_layer(layer, checks))
                 advance(1)
         found = as_json(reports)
         if run is not None:

@@ -1,15 +1,13 @@
-"""All layers over one configuration, as a privacy officer runs them."""
+"""Which layers a configuration has, and what each makes of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
-from common.sections import RunConfig
 from simulations.audit.layers.accountant import accountant
 from simulations.audit.layers.bench import Bench
 from simulations.audit.layers.central import central_noise_scale, central_replay
 from simulations.audit.layers.faults import faults
-from simulations.audit.layers.findings import Check, LayerReport, run_layer
+from simulations.audit.layers.findings import Check
 from simulations.audit.layers.independence import independence
 from simulations.audit.layers.noise_scale import noise_scale
 from simulations.audit.layers.replay import boundary_replay, neighbour_replay
@@ -56,30 +54,7 @@ def layers_of(bench: Bench) -> dict[str, Callable[[], Iterable[Check]]]:
     return dict(sorted(found.items()))
 
 
-def layer_names(config: RunConfig) -> tuple[str, ...]:
-    """Layers that a configuration's mechanism has; T4 only where batches are sampled, which its plan tells."""
-    if config.privacy.mechanism == "none":
-        return ("T6",)
-    return ("T1", "T2", "T6") if config.privacy.mechanism == "client-dp" else tuple(ABOUT)
-
-
 def _replays(bench: Bench) -> Iterator[Check]:
     yield from neighbour_replay(bench)
     if bench.config.closed_form:
         yield from boundary_replay(bench)
-
-
-def audit_layers(config: RunConfig, folder: Path, *, num_images: int = 8) -> Iterator[LayerReport]:
-    """Run all layers, one after another.
-
-    Args:
-        config: The run.
-        folder: Scratch for ledgers.
-        num_images: Training images of the first client that go on the bench.
-
-    Raises:
-        BractError: The configuration cannot be run.
-    """
-    bench = Bench.of(config, folder, num_images=num_images)
-    for layer, checks in layers_of(bench).items():
-        yield run_layer(layer, checks)

@@ -11,6 +11,7 @@ from rich.console import Console
 from common import config as settings
 from common.errors import ConfigError
 from common.terminal import bar_factory, plain_errors
+from simulations.audit import options
 
 MEMBERSHIP_HELP = """Attack the final model: whose images was it trained on?
 
@@ -45,20 +46,12 @@ def membership_command(
         str, typer.Option(metavar="E,E,...", help="Runs on one picture: none, and target epsilons.")
     ] = "none,8,2,1",
     models: Annotated[int, typer.Option(min=8, help="Federations for each; more make the attack stronger.")] = 32,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for scores and results; named after the settings if left out."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of one thread each; as many as cores if left out.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Root seed of partition, coins and start; never of noise.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+    out: options.OutFolder = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    set_: options.Sets = None,
+    config: options.ConfigFile = None,
+    as_json_: options.AsJson = False,
 ) -> None:
     """Attack the final model: whose images was it trained on?"""
     console = Console(stderr=as_json_)

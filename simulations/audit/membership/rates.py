@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, rankdata
+from scipy.stats import rankdata
+
+from simulations.audit.estimators.binomial import rate_lower_bound, rate_upper_bound
+from simulations.audit.estimators.epsilon_delta import epsilon_trade_off
 
 CONFIDENCE = 0.95
 # An excess over what epsilon allows is an accusation: it wants more certainty than a figure does.
@@ -139,7 +142,7 @@ def _within(roc: Roc, hits: int, alarms: int, epsilon: float, delta: float) -> b
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Exact two-sided interval of a probability.
+    """Exact two-sided interval of a probability; all of [0, 1] without a trial.
 
     >>> low, high = clopper_pearson(0, 10, 0.95)
     >>> low, round(high, 4)
@@ -147,10 +150,8 @@ def clopper_pearson(hits: int, trials: int, confidence: float) -> tuple[float, f
     """
     if not trials:
         return 0.0, 1.0
-    tail = (1 - confidence) / 2
-    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, trials - hits + 1))
-    high = 1.0 if hits == trials else float(beta.ppf(1 - tail, hits + 1, trials - hits))
-    return low, high
+    each = (1 + confidence) / 2
+    return rate_lower_bound(hits, trials, confidence=each), rate_upper_bound(hits, trials, confidence=each)
 
 
 def largest_tpr(fpr: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
@@ -161,6 +162,4 @@ def largest_tpr(fpr: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
     >>> largest_tpr(np.array([0.01, 0.9]), 1.0, 0.0).round(4).tolist()
     [0.0272, 0.9632]
     """
-    rising = math.exp(epsilon) * fpr + delta
-    falling = 1 - (1 - delta - fpr) * math.exp(-epsilon)
-    return np.asarray(np.clip(np.minimum(rising, falling), 0.0, 1.0))
+    return 1.0 - epsilon_trade_off(fpr, epsilon=epsilon, delta=delta)
