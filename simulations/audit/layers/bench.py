@@ -181,7 +181,7 @@ class Bench:
             name: Name of the client.
         """
         content = self.content(kind, arrays=arrays, server_round=server_round, settings=settings, run=run)
-        with in_place(self.local(images, name, policy), self.folder, ledger, streams), _log_lines() as lines:
+        with in_place(self.local(images, name, policy), self.folder, ledger, streams), log_lines() as lines:
             reply = self.send(kind, content)
         failure = str(reply.error.reason) if reply.has_error() else ""
         left = RecordDict() if failure else reply.content
@@ -288,7 +288,8 @@ def _bytes_of(reply: Message) -> bytes:
 
 
 @contextmanager
-def _log_lines() -> Iterator[list[str]]:
+def log_lines() -> Iterator[list[str]]:
+    """What clients log, kept from the screen: an audit provokes what a user should not have to read."""
     lines: list[str] = []
 
     class Keep(logging.Handler):

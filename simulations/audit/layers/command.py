@@ -37,7 +37,7 @@ Examples:
 
   bract audit layers --set model.backbone=resnet18 --set model.tuning=norm --set model.weights=random
 
-  bract audit layers --set privacy.mechanism=client-dp --set num-clients=1000 --set privacy.delta=1e-4
+  bract audit layers --set privacy.mechanism=client-dp --set num-clients=100 --set privacy.delta=1e-3
 """
 
 

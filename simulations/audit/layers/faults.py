@@ -25,7 +25,7 @@ from common.ledger.holder import Holder, simulated_holder
 from common.ledger.open_books import close_below
 from common.records import decode_head, record_to_arrays
 from common.releases import ARRAYS
-from simulations.audit.layers.bench import Bench, Seen, in_place
+from simulations.audit.layers.bench import Bench, Seen, in_place, log_lines
 from simulations.audit.layers.findings import Check
 
 _RUN = "f" * 32
@@ -183,7 +183,7 @@ def _race(bench: Bench) -> Iterator[Check]:
         return bench.send("train", bench.content("train", server_round=1 + number // 2, run=_RUN))
 
     client = in_place(bench.local(bench.images), bench.folder, "one")
-    with client, patch.object(Learner, "train", train), ThreadPoolExecutor(4) as pool:
+    with client, log_lines(), patch.object(Learner, "train", train), ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(send, range(2 * planned + 4)))
     charged = _entries(bench).count("reserve")
     records = [reply.content.array_records[ARRAYS] for reply in replies if not reply.has_error()]
