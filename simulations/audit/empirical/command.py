@@ -38,7 +38,8 @@ or out by a coin, and guesses the coins (Steinke et al. 2023; Mahloujifar et
 al. 2024). --run DIR takes the settings of a run that has ended and attaches
 what is found to its statement.
 
-Scores are kept as they come: after Ctrl-C the same command goes on.
+Trainings of your own settings take minutes: all rounds, each time. Scores
+are kept as they come: after Ctrl-C the same command goes on.
 
 Examples:
 

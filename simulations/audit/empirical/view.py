@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from common.audit.audit_command import figure
 from simulations.audit.empirical.judging import Bounds
 from simulations.audit.empirical.one_run import OneRun
+from simulations.audit.estimators.verdict import rounded_down
 
 
 def show_bounds(bounds: Bounds, found: Mapping[str, Any], console: Console) -> None:
@@ -26,15 +28,17 @@ def show_bounds(bounds: Bounds, found: Mapping[str, Any], console: Console) -> N
         highlight=False,
     )
     table = _table()
-    table.add_row("Clopper-Pearson", f"{bounds.clopper_pearson:.3f}", "nothing")
+    table.add_row("Clopper-Pearson", rounded_down(bounds.clopper_pearson), "nothing")
     if bounds.gaussian is not None:
-        table.add_row("GDP mu", f"{bounds.gaussian:.3f}", f"a Gaussian mechanism; mu >= {bounds.mu:.3f}")
+        table.add_row(
+            "GDP mu", rounded_down(bounds.gaussian), f"a Gaussian mechanism; mu >= {rounded_down(bounds.mu or 0.0)}"
+        )
     table.add_row(
         "PLD family",
-        f"{bounds.family:.3f}",
+        rounded_down(bounds.family),
         f"the plan but for its noise, of which there is <= {bounds.noise_factor:.3g} x",
     )
-    table.add_row("ledger", f"<= {bounds.upper:.3f}", "the upper bound", style="bold")
+    table.add_row("ledger", f"<= {figure(bounds.upper)}", "the upper bound", style="bold")
     console.print(table)
     _say_verdict(bounds.judgement.sentence, str(bounds.judgement.verdict), console)
 
@@ -54,9 +58,9 @@ def show_one_run(found: OneRun, console: Console) -> None:
         highlight=False,
     )
     table = _table()
-    table.add_row("Steinke et al. 2023", f"{found.any_mechanism.epsilon:.3f}", "nothing")
-    table.add_row("f-DP, Mahloujifar et al. 2024", f"{guessed.epsilon:.3f}", "a Gaussian mechanism")
-    table.add_row("ledger", f"<= {found.upper:.3f}", "the upper bound", style="bold")
+    table.add_row("Steinke et al. 2023", rounded_down(found.any_mechanism.epsilon), "nothing")
+    table.add_row("f-DP, Mahloujifar et al. 2024", rounded_down(guessed.epsilon), "a Gaussian mechanism")
+    table.add_row("ledger", f"<= {figure(found.upper)}", "the upper bound", style="bold")
     console.print(table)
     _say_verdict(found.judgement.sentence, str(found.judgement.verdict), console)
 

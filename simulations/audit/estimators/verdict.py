@@ -59,7 +59,7 @@ def judge(
         )
     verdict = _verdict(lower_bound if alarm_bound is None else alarm_bound, upper_bound, seen)
     figures = (
-        f"epsilon lower bound >= {_down(lower_bound)} ({100 * confidence:.6g} %) for the stated adversary "
+        f"epsilon lower bound >= {rounded_down(lower_bound)} ({100 * confidence:.6g} %) for the stated adversary "
         f"({adversary}); ledger upper bound <= {_up(upper_bound)}"
     )
     chance = ""
@@ -83,12 +83,17 @@ def _power(seen: Detectable | None) -> str:
     if seen.noise_factor == 0:
         return "Not even a sixteenth of the declared noise would have been seen."
     return (
-        f"The smallest violation this audit could have seen: noise of {_down(seen.noise_factor)} times what was "
+        f"The smallest violation this audit could have seen: noise of {rounded_down(seen.noise_factor)} times what was "
         f"declared (found in {100 * seen.power:.6g} % of such audits)."
     )
 
 
-def _down(figure: float) -> str:
+def rounded_down(figure: float) -> str:
+    """A lower bound as people read it: never more than it is.
+
+    >>> rounded_down(9.2469)
+    '9.246'
+    """
     return f"{math.floor(figure * 1000) / 1000:.3f}"
 
 
