@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from power_cases import sum_score_rates
 from scipy.special import ndtr, ndtri
 
 from common.errors import ConfigError
@@ -14,7 +15,6 @@ from simulations.audit.estimators.pld_family import (
     SubsampledGaussians,
     log_likelihood_ratios,
     noise_upper_bound,
-    sum_score_rates,
     trade_off_curve,
 )
 

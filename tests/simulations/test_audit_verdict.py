@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from power_cases import detectable_gaussian
 from scipy.special import ndtr
 from scipy.stats import binom
 
@@ -12,7 +13,6 @@ from simulations.audit.estimators.detectable import (
     Detectable,
     alarm_probability,
     detectable,
-    detectable_gaussian,
     mean_alarm_probability,
 )
 from simulations.audit.estimators.gaussian_dp import gaussian_trade_off, mu_lower_bound

@@ -17,9 +17,12 @@ from common.sections import RunConfig
 from simulations.audit.empirical.attack import FIGURES, PICTURE, attack, of_config, of_preset
 from simulations.audit.empirical.campaign import Scores, run_campaign
 from simulations.audit.empirical.canaries import with_canary
-from simulations.audit.empirical.judging import Bounds
+from simulations.audit.empirical.judging import ALARM, Bounds, bounds_of
+from simulations.audit.empirical.power import smallest_seen
 from simulations.audit.empirical.presets import preset_experiment
 from simulations.audit.empirical.trial import ADVERSARIES
+from simulations.audit.estimators.attack import bound_mean_error, bound_rates
+from simulations.audit.estimators.gaussian_dp import mu_lower_bound
 from simulations.audit.estimators.verdict import Verdict
 from simulations.audit.layers.images import Images
 
@@ -164,3 +167,34 @@ def test_too_few_trainings_are_too_weak_to_tell(tmp_path: Path) -> None:
 
     assert found.judgement.verdict == Verdict.TOO_WEAK
     assert found.upper == pytest.approx(9.997, abs=1e-3)
+
+
+def gate_scores(distance: float, noise_factor: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    noise = 0.5 * noise_factor * rng.standard_normal((2, 500))
+    return 0.5 + distance / 2 + noise[0], 0.5 - distance / 2 + noise[1]
+
+
+@pytest.mark.parametrize("distance", [1.0, 0.8])
+def test_what_an_audit_says_it_could_have_seen_it_does_find(tmp_path: Path, distance: float) -> None:
+    plan, rng = preset_experiment("gate", tmp_path).bench.plan, np.random.default_rng(3)
+
+    def alarms(noise_factor: float) -> int:
+        scores = (gate_scores(distance, noise_factor, rng) for _ in range(40))
+        bounds = (mu_lower_bound(bound_mean_error(*each, confidence=ALARM, threshold=0.5)).mu for each in scores)
+        return sum(mu > 2.0 for mu in bounds)
+
+    scores = gate_scores(distance, 1.0, rng)
+    seen = smallest_seen(*scores, plan, "final-model", bound_rates(*scores, confidence=ALARM, threshold=0.5))
+
+    assert 0.5 < seen.noise_factor < (0.85 if distance == 1.0 else 0.7)  # a weaker attack sees less
+    assert alarms(seen.noise_factor - 0.06) >= 34
+    assert alarms(seen.noise_factor + 0.15) <= 6
+
+
+def test_an_attack_that_sees_nothing_says_so(tmp_path: Path) -> None:
+    plan = preset_experiment("gate", tmp_path).bench.plan
+    scores = gate_scores(0.05, 1.0, np.random.default_rng(5))
+
+    judged = bounds_of(*scores, plan, "final-model", confidence=0.95).judgement
+
+    assert judged.verdict == Verdict.TOO_WEAK

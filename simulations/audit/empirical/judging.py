@@ -8,25 +8,14 @@ import numpy as np
 
 from common.privacy.accounting import spent_by
 from common.privacy.plan import PrivacyPlan
+from simulations.audit.empirical.declared import family_of, threshold_of
+from simulations.audit.empirical.power import smallest_seen
 from simulations.audit.empirical.trial import AdversaryKind
 from simulations.audit.estimators.attack import BoundedRates, bound_mean_error, bound_rates
-from simulations.audit.estimators.detectable import (
-    POWER,
-    Detectable,
-    alarm_probability,
-    detectable,
-    detectable_gaussian,
-)
+from simulations.audit.estimators.detectable import Detectable
 from simulations.audit.estimators.epsilon_delta import epsilon_lower_bound
 from simulations.audit.estimators.gaussian_dp import epsilon_of_mu, mu_lower_bound
-from simulations.audit.estimators.pld_family import (
-    NoiseUpperBound,
-    SubsampledGaussians,
-    log_likelihood_ratios,
-    noise_upper_bound,
-    sum_score_rates,
-    trade_off_curve,
-)
+from simulations.audit.estimators.pld_family import NoiseUpperBound, noise_upper_bound
 from simulations.audit.estimators.verdict import Judgement, judge
 
 ADVERSARIES_IN_WORDS: Mapping[str, str] = {
@@ -37,8 +26,6 @@ ADVERSARIES_IN_WORDS: Mapping[str, str] = {
 }
 # An accusation takes more certainty than a figure: one audit in ten thousand accuses where nothing is wrong.
 ALARM = 1 - 1e-4
-_SIMULATED = 20_000
-_OUT_THAT_EXCEED = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ class Bounds:
         noise_factor: The noise is at most so many times what was declared, by that family.
         upper: The ledger's epsilon.
         judgement: The verdict, by `gaussian` where there is one and by `family` elsewhere.
-        seen: The smallest violation that this audit could have seen; None if nobody knows.
+        seen: The smallest violation that this audit could have seen.
     """
 
     plan: PrivacyPlan
@@ -71,7 +58,7 @@ class Bounds:
     noise_factor: float
     upper: float
     judgement: Judgement
-    seen: Detectable | None
+    seen: Detectable
 
     @property
     def lower(self) -> float:
@@ -93,7 +80,7 @@ class Bounds:
                 "pld_family": {"epsilon": self.family, "noise_is_at_most_times_declared": self.noise_factor},
             },
             "threshold": {"value": self.threshold, "fixed_in_advance": self.fixed},
-            "smallest_violation_seen": None if self.seen is None else vars(self.seen),
+            "smallest_violation_seen": vars(self.seen),
             "plan": self.plan.as_json(),
         }
 
@@ -128,14 +115,15 @@ def bounds_of(
     rates, mu, member = found_at(confidence)
     assert member is not None  # noqa: S101 -- at this level it is always computed
     lower = epsilon_of(mu, member)
-    seen = smallest_seen(plan, adversary, len(scores_in), len(scores_out), ALARM)
+    accusing, mu_beyond_doubt, member_beyond_doubt = found_at(max(ALARM, confidence))
+    seen = smallest_seen(scores_in, scores_out, plan, adversary, accusing)
     judgement = judge(
         lower_bound=lower,
         upper_bound=upper,
         confidence=confidence,
         adversary=ADVERSARIES_IN_WORDS[adversary],
         seen=seen,
-        alarm_bound=epsilon_of(*found_at(max(ALARM, confidence))[1:]),
+        alarm_bound=epsilon_of(mu_beyond_doubt, member_beyond_doubt),
     )
     return Bounds(
         plan=plan,
@@ -184,72 +172,3 @@ def _family_bound(
         for one in every
     ]
     return max(found, key=lambda bound: bound.epsilon)
-
-
-def family_of(plan: PrivacyPlan) -> SubsampledGaussians:
-    """The plan's mechanism, whatever its noise."""
-    return SubsampledGaussians(plan.sample_rate, plan.steps_per_round * plan.num_rounds)
-
-
-def threshold_of(plan: PrivacyPlan, adversary: AdversaryKind) -> float | None:
-    """Where to cut, from the declared mechanism alone; None if half of the scores must tell.
-
-    Scores along a canary's direction are 0 without it, and 1 if it had been in every step.
-    """
-    steps = plan.steps_per_round * plan.num_rounds
-    if adversary == "black-box":
-        return None
-    if adversary == "single-steps":
-        return float(np.quantile(_simulated(plan, 1.0)[1], 1 - _OUT_THAT_EXCEED))
-    if plan.sample_rate == 1.0:
-        return 0.5
-    return float(0.5 * plan.noise_multiplier / np.sqrt(steps))
-
-
-def smallest_seen(
-    plan: PrivacyPlan, adversary: AdversaryKind, num_in: int, num_out: int, confidence: float
-) -> Detectable | None:
-    """The smallest fault of the noise that an audit of this size finds, if its canary is as good as can be."""
-    steps, threshold = plan.steps_per_round * plan.num_rounds, threshold_of(plan, adversary)
-    if threshold is None:
-        return None
-    if plan.sample_rate == 1.0:
-        mu = float(np.sqrt(steps)) / plan.noise_multiplier
-        return detectable_gaussian(mu, num_in=num_in, num_out=num_out, confidence=confidence, pooled=True)
-    family = family_of(plan)
-    each = (1 + confidence) / 2 if adversary == "single-steps" else confidence
-
-    def rates_at(factor: float) -> tuple[float, float]:
-        if adversary != "single-steps":
-            return sum_score_rates(family, noise_multiplier=plan.noise_multiplier * factor, threshold=threshold * steps)
-        inside, outside = _simulated(plan, factor)
-        return float((outside > threshold).mean()), float((inside <= threshold).mean())
-
-    def alarm(false_positive_rate: float, false_negative_rate: float) -> float:
-        return alarm_probability(
-            false_positive_rate,
-            false_negative_rate,
-            trade_off=lambda rate: trade_off_curve(rate, family, noise_multiplier=plan.noise_multiplier),
-            num_in=num_in,
-            num_out=num_out,
-            confidence=each,
-        )
-
-    if adversary == "single-steps":  # beyond some fault the likelihoods mislead: look from small faults to large ones
-        factors = np.arange(0.98, 0.3, -0.02)
-        found = next((float(f) for f in factors if alarm(*rates_at(float(f))) >= POWER), 0.0)
-        return Detectable(found, POWER, alarm(*rates_at(1.0)))
-    return detectable(rates_at, alarm)
-
-
-def _simulated(plan: PrivacyPlan, noise_factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of an adversary of single steps, as the declared mechanism would give them: with the canary, without."""
-    rng, steps = np.random.default_rng(2024), plan.steps_per_round * plan.num_rounds
-    found = []
-    for inside in (True, False):
-        joined = (rng.random((_SIMULATED, steps)) < plan.sample_rate) * float(inside)
-        noise = plan.noise_multiplier * noise_factor * rng.standard_normal((_SIMULATED, steps))
-        found.append(
-            log_likelihood_ratios(joined + noise, sample_rate=plan.sample_rate, noise_multiplier=plan.noise_multiplier)
-        )
-    return found[0], found[1]

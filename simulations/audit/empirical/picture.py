@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from common.privacy.plan import PrivacyPlan
-from simulations.audit.empirical.judging import Bounds, family_of
-from simulations.audit.estimators.gaussian_dp import gaussian_trade_off
-from simulations.audit.estimators.pld_family import trade_off_curve
+from simulations.audit.empirical.declared import declared_curve
+from simulations.audit.empirical.judging import Bounds
 
 _IN, _OUT, _GREY = "#b4552d", "#3f6fa3", "#8a8f94"
 _TAIL = 1e-3
@@ -60,19 +58,6 @@ def _trade_off(axes: Any, scores_in: np.ndarray, scores_out: np.ndarray, bounds:
     axes.set(xlabel='"in" though the canary is out', ylabel='"out" though the canary is in')
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
-
-
-def declared_curve(rates: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
-    """(n,) least false negative rates that a plan leaves to any attack.
-
-    Args:
-        rates: (n,) false positive rates.
-        plan: What was declared.
-    """
-    if plan.sample_rate == 1.0:
-        mu = float(np.sqrt(plan.steps_per_round * plan.num_rounds)) / plan.noise_multiplier
-        return gaussian_trade_off(rates, mu=mu)
-    return trade_off_curve(rates, family_of(plan), noise_multiplier=plan.noise_multiplier)
 
 
 def _reached(scores_in: np.ndarray, scores_out: np.ndarray) -> tuple[Sequence[float], Sequence[float]]:

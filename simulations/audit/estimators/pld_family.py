@@ -11,8 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
-from scipy.stats import binom
 
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
@@ -151,23 +149,6 @@ def log_likelihood_ratios(step_scores: npt.ArrayLike, *, sample_rate: float, noi
     drawn = np.log(sample_rate) + (2.0 * scores - 1.0) / (2.0 * noise_multiplier**2)
     skipped = math.log1p(-sample_rate) if sample_rate < 1 else -math.inf
     return np.asarray(np.logaddexp(skipped, drawn).sum(axis=1))
-
-
-def sum_score_rates(family: SubsampledGaussians, *, noise_multiplier: float, threshold: float) -> tuple[float, float]:
-    """The exact error rates of an attacker who adds up the scores of all steps.
-
-    Args:
-        family: The mechanisms.
-        noise_multiplier: Which of them; positive.
-        threshold: Of the sum, in canary norms.
-
-    Returns:
-        False positive rate, false negative rate.
-    """
-    stddev = noise_multiplier * math.sqrt(family.steps)
-    drawn = np.arange(family.steps + 1)
-    chances = binom.pmf(drawn, family.steps, family.sample_rate)
-    return float(ndtr(-threshold / stddev)), float(chances @ ndtr((threshold - drawn) / stddev))
 
 
 @lru_cache(maxsize=256)
