@@ -195,6 +195,6 @@ def test_an_attack_that_sees_nothing_says_so(tmp_path: Path) -> None:
     plan = preset_experiment("gate", tmp_path).bench.plan
     scores = gate_scores(0.05, 1.0, np.random.default_rng(5))
 
-    judged = bounds_of(*scores, plan, "final-model", confidence=0.95).judgement
+    judged = bounds_of(*scores, plan, "final-model", threshold=0.5, confidence=0.95).judgement
 
     assert judged.verdict == Verdict.TOO_WEAK

@@ -16,6 +16,7 @@ from server.run_directory import RunDirectory
 from server.statement import versions
 from simulations.audit.empirical.campaign import SCORES, MakeExperiment, Scores, run_campaign
 from simulations.audit.empirical.canaries import CanaryKind
+from simulations.audit.empirical.declared import threshold_of
 from simulations.audit.empirical.judging import Bounds, bounds_of
 from simulations.audit.empirical.picture import draw_audit
 from simulations.audit.empirical.presets import PRESETS, preset_experiment
@@ -34,11 +35,13 @@ class Campaign:
         make: Makes the attacked client; picklable.
         what: Plain values that name the audit: scores of another one are never mixed in.
         trials: Trainings, half of them with the canary.
+        ideal: Whether scores are as theory has them, so that they may be cut where theory says.
     """
 
     make: MakeExperiment
     what: Mapping[str, Any]
     trials: int
+    ideal: bool = False
 
     @property
     def digest(self) -> str:
@@ -54,7 +57,7 @@ def of_preset(name: str, trials: int | None) -> Campaign:
     """
     if name not in PRESETS:
         raise ConfigError(f"--preset {name}: there are {', '.join(PRESETS)}")
-    return Campaign(partial(preset_experiment, name), {"preset": name}, trials or PRESETS[name].trials)
+    return Campaign(partial(preset_experiment, name), {"preset": name}, trials or PRESETS[name].trials, ideal=True)
 
 
 def of_config(
@@ -100,7 +103,8 @@ def attack(
         campaign.make, scores, campaign.trials, workers=workers, advance=progress(campaign.trials, "Trainings")
     )
     inside, outside = scores.split(campaign.trials)
-    bounds = bounds_of(inside, outside, plan, adversary, confidence=confidence)
+    threshold = threshold_of(plan, adversary) if campaign.ideal else None
+    bounds = bounds_of(inside, outside, plan, adversary, threshold=threshold, confidence=confidence)
     found = bounds.as_json() | {
         "trainings": campaign.trials,
         "confidence": confidence,

@@ -19,16 +19,16 @@ def family_of(plan: PrivacyPlan) -> SubsampledGaussians:
 def threshold_of(plan: PrivacyPlan, adversary: AdversaryKind) -> float | None:
     """Where to cut, from the declared mechanism alone; None if half of the scores must tell.
 
-    Scores along a canary's direction are 0 without it, and 1 if it had been in every step.
+    It is for steps so short that no gradient turns: scores along the canary are then 0 without it, and 1 if it
+    had been in every step. Elsewhere noise itself moves what the canary does, by as much as thirty times.
     """
-    steps = plan.steps_per_round * plan.num_rounds
     if adversary == "black-box":
         return None
     if adversary == "single-steps":
         return float(np.quantile(simulated_scores(plan, 1.0)[1], 1 - _OUT_THAT_EXCEED))
     if plan.sample_rate == 1.0:
         return 0.5
-    return float(0.5 * plan.noise_multiplier / np.sqrt(steps))
+    return float(0.5 * plan.noise_multiplier / np.sqrt(plan.steps_per_round * plan.num_rounds))
 
 
 def declared_curve(rates: np.ndarray, plan: PrivacyPlan) -> np.ndarray:

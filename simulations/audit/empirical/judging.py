@@ -8,7 +8,7 @@ import numpy as np
 
 from common.privacy.accounting import spent_by
 from common.privacy.plan import PrivacyPlan
-from simulations.audit.empirical.declared import family_of, threshold_of
+from simulations.audit.empirical.declared import family_of
 from simulations.audit.empirical.power import smallest_seen
 from simulations.audit.empirical.trial import AdversaryKind
 from simulations.audit.estimators.attack import BoundedRates, bound_mean_error, bound_rates
@@ -86,7 +86,13 @@ class Bounds:
 
 
 def bounds_of(
-    scores_in: np.ndarray, scores_out: np.ndarray, plan: PrivacyPlan, adversary: AdversaryKind, *, confidence: float
+    scores_in: np.ndarray,
+    scores_out: np.ndarray,
+    plan: PrivacyPlan,
+    adversary: AdversaryKind,
+    *,
+    threshold: float | None,
+    confidence: float,
 ) -> Bounds:
     """Bound epsilon from below in three ways, and compare with the ledger's.
 
@@ -95,17 +101,17 @@ def bounds_of(
         scores_out: (m,) float64 of trainings without it.
         plan: The audited client's.
         adversary: Who made the scores.
+        threshold: Where to cut, fixed before any score was seen; None chooses it on half of them.
         confidence: Of each bound, in [0.75, 1).
 
     Raises:
         ConfigError: There are too few scores, or one is not finite.
     """
-    threshold = threshold_of(plan, adversary)
     upper = spent_by([plan.event()], delta=plan.delta).pld
 
     def found_at(level: float) -> tuple[BoundedRates, float | None, NoiseUpperBound | None]:
         rates = bound_rates(scores_in, scores_out, confidence=level, threshold=threshold)
-        mu = _mu(scores_in, scores_out, rates, plan, fixed=threshold is not None)
+        mu = _mu(scores_in, scores_out, rates, plan)
         needed = mu is None or level == confidence
         return rates, mu, _family_bound(scores_in, scores_out, rates, plan, adversary) if needed else None
 
@@ -141,13 +147,11 @@ def bounds_of(
     )
 
 
-def _mu(
-    scores_in: np.ndarray, scores_out: np.ndarray, rates: BoundedRates, plan: PrivacyPlan, *, fixed: bool
-) -> float | None:
+def _mu(scores_in: np.ndarray, scores_out: np.ndarray, rates: BoundedRates, plan: PrivacyPlan) -> float | None:
     """The largest refuted mu, where the mechanism is a Gaussian one."""
     if plan.sample_rate < 1:
         return None
-    if not fixed:
+    if rates.num_choosing:
         return mu_lower_bound(rates).mu
     return mu_lower_bound(
         bound_mean_error(scores_in, scores_out, confidence=rates.confidence, threshold=rates.threshold)
@@ -162,7 +166,7 @@ def _family_bound(
     They assume the declared noise, and a much smaller one would move them below the fixed threshold.
     """
     every = [rates]
-    if adversary == "single-steps":
+    if adversary == "single-steps" and not rates.num_choosing:
         each = (1 + rates.confidence) / 2
         cuts = (rates.threshold, None)
         every = [bound_rates(scores_in, scores_out, confidence=each, threshold=cut) for cut in cuts]

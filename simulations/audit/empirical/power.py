@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.privacy.plan import PrivacyPlan
-from simulations.audit.empirical.declared import declared_curve, declared_mu, simulated_scores, threshold_of
+from simulations.audit.empirical.declared import declared_curve, declared_mu, simulated_scores
 from simulations.audit.empirical.trial import AdversaryKind
 from simulations.audit.estimators.attack import BoundedRates
 from simulations.audit.estimators.detectable import POWER, Detectable, alarm_probability, mean_alarm_probability
@@ -24,28 +24,29 @@ def smallest_seen(
         adversary: Who made the scores.
         rates: Bounded at the alarm's confidence; where they were cut and how many were counted.
     """
-    pooled = plan.sample_rate == 1.0 and threshold_of(plan, adversary) is not None
+    fixed = not rates.num_choosing
+    likelihoods = fixed and adversary == "single-steps"
 
     def alarm(false_positive_rate: float, false_negative_rate: float) -> float:
-        both = (false_positive_rate, false_negative_rate)
-        if pooled:
-            count, mu = min(rates.num_in, rates.num_out), declared_mu(plan)
-            return mean_alarm_probability(*both, mu=mu, num_each=count, confidence=rates.confidence)
-        # Likelihoods of single steps are judged at two thresholds, see `_family_bound`.
-        confidence = (1 + rates.confidence) / 2 if adversary == "single-steps" else rates.confidence
-        sizes = (rates.num_in, rates.num_out)
+        if fixed and plan.sample_rate == 1.0:
+            return mean_alarm_probability(
+                false_positive_rate,
+                false_negative_rate,
+                mu=declared_mu(plan),
+                num_each=min(rates.num_in, rates.num_out),
+                confidence=rates.confidence,
+            )
         return alarm_probability(
-            *both,
+            false_positive_rate,
+            false_negative_rate,
             trade_off=lambda rate: declared_curve(rate, plan),
-            num_in=sizes[0],
-            num_out=sizes[1],
-            confidence=confidence,
+            num_in=rates.num_in,
+            num_out=rates.num_out,
+            confidence=(1 + rates.confidence) / 2 if likelihoods else rates.confidence,  # they are cut twice
         )
 
     def chance(factor: float) -> float:
-        inside, outside = (
-            simulated_scores(plan, factor) if adversary == "single-steps" else _narrowed(scores_in, scores_out, factor)
-        )
+        inside, outside = simulated_scores(plan, factor) if likelihoods else _narrowed(scores_in, scores_out, factor)
         return alarm(_share(outside > rates.threshold), _share(inside <= rates.threshold))
 
     # From small faults to large ones: beyond some fault, likelihoods under the declared noise mislead.
