@@ -5,7 +5,7 @@ import numpy as np
 from common.privacy.plan import PrivacyPlan
 from simulations.audit.empirical.declared import declared_curve, declared_mu, simulated_scores
 from simulations.audit.empirical.trial import AdversaryKind
-from simulations.audit.estimators.attack import BoundedRates
+from simulations.audit.estimators.attack import BoundedRates, bound_rates
 from simulations.audit.estimators.detectable import POWER, Detectable, alarm_probability, mean_alarm_probability
 
 _FACTORS = np.arange(0.98, 0.05, -0.02).round(2).tolist()
@@ -47,7 +47,8 @@ def smallest_seen(
 
     def chance(factor: float) -> float:
         inside, outside = simulated_scores(plan, factor) if likelihoods else _narrowed(scores_in, scores_out, factor)
-        return alarm(_share(outside > rates.threshold), _share(inside <= rates.threshold))
+        cut = rates.threshold if fixed else bound_rates(inside, outside, confidence=rates.confidence).threshold
+        return alarm(_share(outside > cut), _share(inside <= cut))
 
     # From small faults to large ones: beyond some fault, likelihoods under the declared noise mislead.
     found = next((factor for factor in _FACTORS if chance(factor) >= POWER), 0.0)
