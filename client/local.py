@@ -195,7 +195,7 @@ def _own_weights(named: str, site: Site) -> str:
         return named
     if not site.weights:
         raise ConfigError(f"the run's weights are a file: name yours as weights in {site.folder / SITE_FILE}")
-    return site.weights
+    return str(site.folder / site.weights)
 
 
 def _everything(prepared: Prepared, site: Site) -> Partition:

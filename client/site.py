@@ -35,7 +35,7 @@ class Site:
         num_groups: Declared number of groups of images, such as patients.
         test_fraction: Share of the images that is held out, if the source has no test set: no server may move
             an image from training to evaluation or back.
-        weights: File of the backbone's weights; empty if it is the installed package's or the hub's.
+        weights: File of the backbone's weights, seen from the folder; empty if they are the package's or the hub's.
     """
 
     folder: Path

@@ -180,4 +180,7 @@ def test_no_server_has_a_file_of_its_choice_read_and_its_hash_sent(
     site = client.folder / "client.toml"
     site.write_text(site.read_text().replace('weights = ""', f'weights = "{own}"'))
     hashes = [declared(client.ask(each, "query", run="first"))["backbone-hash"] for each in (config, other)]
-    assert hashes[0] == hashes[1] != ""
+    (client.folder / "mine.safetensors").write_bytes(own.read_bytes())
+    site.write_text(site.read_text().replace(str(own), "mine.safetensors"))  # seen from the client's folder
+    hashes.append(declared(client.ask(config, "query", run="first"))["backbone-hash"])
+    assert hashes[0] == hashes[1] == hashes[2] != ""
