@@ -110,7 +110,7 @@ def _site_text(site: Site) -> str:
             "# Share of the images that is held out for evaluation, if the source has no test set. Leave it: an image",
             "# that was trained on must not be evaluated on.",
             f"test-fraction = {site.test_fraction}",
-            "# File of the backbone's weights, here or elsewhere, for a run whose weights are a file: no server names files.",
+            "# File of the backbone's weights, for a run whose weights are a file: no server names one.",
             f"weights = {json.dumps(site.weights)}",
             "",
         ]
