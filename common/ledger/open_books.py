@@ -77,7 +77,7 @@ def _open(file: Path, make: Callable[[], Books]) -> tuple[Books, tuple[int, int]
 def _give_back(key: _Key, books: Books, place: tuple[int, int] | None) -> None:
     spare: list[Books] = []
     with _lock:
-        if place is None or place != _place(key[1]) or key in _idle:
+        if place is None or key in _idle:
             spare.append(books)
         else:
             _idle[key] = (books, place)

@@ -78,6 +78,10 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
     "the run": (lambda s: s.update(run="another"), "has nothing about this run"),
     "a head": (lambda s: s["clients"]["00001"]["ledger"].update(head="0" * 64), "not among those that were kept"),
     "an older head": (lambda s: s["clients"]["00001"]["ledger"].update(seq=1), "not among those that were kept"),
+    "another client's head": (
+        lambda s: s["clients"]["00001"].update(ledger=s["clients"]["00000"]["ledger"]),
+        "stated for client 00001 is not among those that were kept",
+    ),
     "no head": (lambda s: s["clients"]["00001"].pop("ledger"), "not among those that were kept"),
     "no clients": (lambda s: s.update(clients={}), "about no client"),
     "no privacy": (lambda s: s.update(private=False), "configured for dp-sgd"),
