@@ -85,7 +85,7 @@ def test_layers_of_noise_at_the_server_and_of_no_noise() -> None:
     assert "T6 hold" in bract("audit", "layers", "--set", "privacy.mechanism=none", "--images", "2")
 
 
-def test_one_run_with_canaries_proves_a_third_of_epsilon_at_least(tmp_path: Path) -> None:
+def test_one_run_with_canaries_proves_a_third_of_epsilon_at_least(tmp_path: Path, run: Path) -> None:
     settings = ("--set", "training.batch-size=1400", "--set", "privacy.metrics=none")
     said = json.loads(bract("audit", "empirical", "--one-run", *settings, "--out", tmp_path / "run", "--json"))
 
@@ -94,6 +94,11 @@ def test_one_run_with_canaries_proves_a_third_of_epsilon_at_least(tmp_path: Path
     assert set(said["sample_rates"].values()) == {1.0}
     assert 0.3 * 8 <= said["epsilon_lower_bound"] <= said["epsilon_upper_bound_of_the_ledger"] <= 8.0
     assert said["verdict"] != "violated"
+    declared, before = (
+        [client["num_units"] for client in json.loads((folder / "privacy.json").read_text())["clients"].values()]
+        for folder in (tmp_path / "run", run)
+    )
+    assert declared == [size + 200 for size in before]  # whoever is in: the size must not tell
     assert audit_run(tmp_path / "run").remarks.doubts == []  # an ordinary run, with its ledgers and statement
 
 
