@@ -15,6 +15,7 @@ import server.app as server_app
 from client.app import app as client_app
 from common.config import Scalar, resolved
 from common.data.prepared import Prepared
+from common.errors import ConfigError
 from common.sections import RunConfig
 from server.app import create_app
 from simulations.app import surround
@@ -192,3 +193,14 @@ def test_run_job_complete_evaluates_the_final_model(run: Callable[..., tuple[dic
     for name, settings in (("a", OPEN), ("b", {})):
         summary, _ = run(name, settings)
         assert summary["evaluated_model"] == summary["rounds"] == 3
+
+
+def test_a_run_over_clients_of_their_own_is_no_simulation(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config({"data.source": "clients", "data.classes": "a,b", "output-dir": str(tmp_path / "run")})
+
+    with pytest.raises(ConfigError, match="flwr run"):
+        run_job(config, engine="in-process", baselines=False, console=QUIET)
+    around = surround(config)
+
+    assert not (tmp_path / "run").exists()
+    assert (around.simulated, around.evaluate, around.class_counts) == (False, None, None)  # out of the server's reach
