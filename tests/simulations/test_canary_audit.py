@@ -42,7 +42,8 @@ def test_the_gate_finds_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
     found = audit("gate", tmp_path / "gate", trials=1_000)
 
     assert found.judgement.verdict == Verdict.CONSISTENT, found.judgement.sentence
-    assert 6.0 < found.lower < found.upper == pytest.approx(9.997, abs=1e-3)
+    assert found.lower > 6.0  # at 95 %: one time in twenty it is above the ledger's, and accuses nobody
+    assert found.upper == pytest.approx(9.997, abs=1e-3)
     assert json.loads((tmp_path / "gate" / FIGURES).read_text())["verdict"] == "consistent"
     assert (tmp_path / "gate" / PICTURE).read_bytes().startswith(b"\x89PNG")
 
@@ -150,7 +151,7 @@ def test_own_settings_are_audited_as_they_are(tmp_path: Path, make_config: Calla
 
     assert found["audit"]["privacy.target-epsilon"] == 50.0
     assert bounds.plan.num_units > 20  # the declared size, whatever is on the bench
-    assert bounds.lower <= bounds.upper <= 50.0
+    assert bounds.upper <= 50.0
 
 
 def test_clients_that_add_no_noise_are_not_audited(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
