@@ -83,7 +83,7 @@ def init_client(folder: Path, source: str, *, path: str, name: str, progress: Pr
     refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
-    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction, "")
+    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction, "", "", "")
     holder = own_holder()
     with holder.books():
         pass
@@ -112,6 +112,9 @@ def _site_text(site: Site) -> str:
             f"test-fraction = {site.test_fraction}",
             "# File of the backbone's weights, for a run whose weights are a file: no server names one.",
             f"weights = {json.dumps(site.weights)}",
+            "# Where the federation's server listens, as host:port, and the certificate that its own must be signed by.",
+            f"superlink = {json.dumps(site.superlink)}",
+            f"authority = {json.dumps(site.authority)}",
             "",
         ]
     )

@@ -9,6 +9,7 @@ from common.errors import ConfigError
 
 SITE_FILE = "client.toml"
 POLICY_FILE = "policy.toml"
+NODE_KEY_FILE = "node.key"
 NODE_KEY = "bract-client"
 SIMULATION_KEY = "bract-simulation"
 _FIELDS = {
@@ -19,6 +20,8 @@ _FIELDS = {
     "num-groups": int,
     "test-fraction": float,
     "weights": str,
+    "superlink": str,
+    "authority": str,
 }
 
 
@@ -36,6 +39,8 @@ class Site:
         test_fraction: Share of the images that is held out, if the source has no test set: no server may move
             an image from training to evaluation or back.
         weights: File of the backbone's weights, seen from the folder; empty if they are the package's or the hub's.
+        superlink: Where the federation's server listens, as `host:port`; empty if this is not known yet.
+        authority: File of the certificate that the server's own must be signed by, seen from the folder.
     """
 
     folder: Path
@@ -46,11 +51,28 @@ class Site:
     num_groups: int
     test_fraction: float
     weights: str
+    superlink: str
+    authority: str
 
     @property
     def policy_file(self) -> Path:
         """The holder's policy for this client."""
         return self.folder / POLICY_FILE
+
+    @property
+    def authority_file(self) -> Path:
+        """Certificate of the authority that signed the server's."""
+        return self.folder / self.authority
+
+    @property
+    def key_file(self) -> Path:
+        """Private key of this client's node, OpenSSH; mode 0600."""
+        return self.folder / NODE_KEY_FILE
+
+    @property
+    def public_key_file(self) -> Path:
+        """What the server's operator admits."""
+        return self.folder / f"{Path(NODE_KEY_FILE).stem}.pub"
 
 
 def check_name(name: str) -> None:

@@ -41,6 +41,8 @@ class Policy(BaseModel):
             clients itself, that the server keeps to it is taken on trust.
         accept_group_bound: Allow groups of images to be protected that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
+        bundle: Digest of the only bundle of code that may run here, see `common.bundle`; empty where any may.
+            Checked by the launcher, before any of the bundle's code runs.
     """
 
     model_config = ConfigDict(
@@ -62,6 +64,7 @@ class Policy(BaseModel):
     least_cohort: Annotated[int, Field(ge=1)] = 1
     accept_group_bound: bool = False
     expires: date | None = None
+    bundle: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
     @property
     def digest(self) -> str:

@@ -29,6 +29,7 @@ units = ["group"]
 least-cohort = 4
 accept-group-bound = true
 expires = 2031-02-03
+bundle = "abababababababababababababababababababababababababababababababab"
 """
 
 
@@ -57,6 +58,7 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         least_cohort=4,
         accept_group_bound=True,
         expires=date(2031, 2, 3),
+        bundle="ab" * 32,
     )
     assert {name.replace("_", "-") for name in Policy.model_fields} == {
         line.partition(" =")[0] for line in EVERY_KEY.split("\n") if line
@@ -106,6 +108,7 @@ def test_load_policy_refuses_a_policy_without(write: Callable[[str], Path], key:
         ("accept-group-bound = 'yes'", "accept-group-bound"),
         ("expires = '2031-01-01'", "expires"),
         ("expires = 2031-01-01T10:00:00", "expires"),
+        ("bundle = 'any'", "bundle"),
         ("max-epsilom = 3", "max-epsilom"),
         ("MAX-EPSILON = 3", "MAX-EPSILON"),
         ("max_epsilon = 800", "max_epsilon"),  # the key a second time, in another spelling
