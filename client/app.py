@@ -15,10 +15,9 @@ from common.config import parse
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.heads import SignedHead
 from common.privacy.plan import PrivacyPlan
+from common.record_checks import check_incoming, check_release, check_tensor
 from common.records import (
     Declaration,
-    check_incoming,
-    check_release,
     encode_declaration,
     encode_findings,
     encode_head,
@@ -78,9 +77,12 @@ def _config(items: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfi
 def _incoming(content: RecordDict, local: Local) -> Arrays:
     """The model in a message, checked before it touches any image."""
     try:
-        arrays = record_to_arrays(content.array_records[ARRAYS])
+        record = content.array_records[ARRAYS]
     except KeyError:
         raise FederationError("a message lacks the model") from None
+    for name, array in record.items():
+        check_tensor(array, local.travelling.get(name, ()))
+    arrays = record_to_arrays(record)
     check_incoming(arrays, local.travelling)
     return arrays
 

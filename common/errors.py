@@ -27,6 +27,10 @@ class PolicyError(PrivacyError):
     """The data holder's policy, or what is left of a budget, does not allow what was asked."""
 
 
+class BundleError(PrivacyError):
+    """The code that a server sent is not the code that is pinned here, or no bundle at all: nothing of it may run."""
+
+
 class LedgerError(PrivacyError):
     """A ledger is damaged, older than it should be, or cannot be written: nothing may be computed."""
 
@@ -50,6 +54,7 @@ class ClientFailure(IntEnum):
     MESSAGE = 1005
     POLICY = 1006
     LEDGER = 1007
+    BUNDLE = 1008
 
     @classmethod
     def of(cls, error: Exception) -> "ClientFailure":
@@ -66,6 +71,7 @@ class ClientFailure(IntEnum):
             (WeightsError, cls.WEIGHTS),
             (PolicyError, cls.POLICY),
             (LedgerError, cls.LEDGER),
+            (BundleError, cls.BUNDLE),
             (PrivacyError, cls.PRIVACY),
             (FederationError, cls.MESSAGE),
         ]

@@ -1,6 +1,6 @@
 """The wire contract: key names, and RecordDict to and from domain types.
 
-What a client may send is declared in `common.releases`; `check_release` refuses
+What a client may send is declared in `common.releases`; `common.record_checks` refuses
 anything else.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from common.errors import ClientFailure, FederationError, PrivacyError
+from common.errors import ClientFailure, FederationError
 from common.ledger.heads import SignedHead
 from common.metrics import Counts, NoisedCounts, total
 from common.releases import (
@@ -29,14 +29,12 @@ from common.releases import (
     PERSONAL_COUNTS,
     TRAIN_LOSS,
     WRONG,
-    Releases,
 )
 
 CONFIG = "config"
 SERVER_ROUND = "server-round"
 RUN_ID = "run-id"
 _CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}  # a client takes the last from its own configuration
-_KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
 
 
 @dataclass(frozen=True)
@@ -121,6 +119,8 @@ def decode_declaration(content: RecordDict) -> Declaration:
         raise FederationError(f"a client's declaration lacks {error}") from None
     if not (isinstance(name, str) and type(units) is int and units > 0 and isinstance(digest, str)):
         raise FederationError("a client's declaration has a field of the wrong type")
+    if not 0 < len(name) <= 64 or not name.isprintable():
+        raise FederationError("a client calls itself by a name that cannot be shown")
     if not (isinstance(classes, list) and isinstance(shape, list)):
         raise FederationError("a client's declaration has a field of the wrong type")
     if not (all(isinstance(label, str) for label in classes) and all(type(n) is int and n > 0 for n in shape)):
@@ -308,81 +308,3 @@ def decode_head(content: RecordDict) -> SignedHead:
     if type(seq) is not int or not all(isinstance(text, str) for text in (ledger, head, key, signature)):
         raise FederationError("the head of a client's ledger has a field of the wrong type")
     return SignedHead(str(ledger), seq, str(head), str(key), str(signature))
-
-
-def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a model that is not the agreed one, before it touches any image.
-
-    A wrong shape that only some labels trip over would tell the server which labels
-    there are, by whether the client fails.
-
-    Raises:
-        FederationError: Names, shapes or types differ, or a value is not finite.
-    """
-    if {name: array.shape for name, array in arrays.items()} != dict(trainable):
-        raise FederationError("the server sent tensors of other names or shapes than the model has")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise FederationError("the server sent a tensor with values that are not finite")
-
-
-def check_release(
-    content: RecordDict, *, message_type: str, releases: Releases, travelling: Mapping[str, tuple[int, ...]]
-) -> RecordDict:
-    """Let a reply pass only if its fields are exactly those of the allow-list.
-
-    Args:
-        content: What is about to leave.
-        message_type: `query`, `query.close`, `train` or `evaluate`.
-        releases: What this run's replies carry.
-        travelling: Names and shapes of the tensors that travel.
-
-    Raises:
-        PrivacyError: A record or field is not declared, is missing, or has another shape.
-    """
-    allowed = releases.fields(message_type)
-    if set(content) != set(allowed):
-        raise PrivacyError(f"records {sorted(content)} may not leave, only {sorted(allowed)}")
-    for name, keys in allowed.items():
-        if not isinstance(content[name], _KINDS[name]):
-            raise PrivacyError(f"record {name!r} is of another kind than declared")
-        if set(content[name]) != set(travelling if keys is None else keys):
-            raise PrivacyError(f"record {name!r} holds other fields than declared")
-    for record in content.array_records.values():
-        if any(tuple(array.shape) != travelling[name] for name, array in record.items()):
-            raise PrivacyError("a tensor has another shape than declared")
-    return content
-
-
-def check_reply(
-    content: RecordDict,
-    declared: Declaration,
-    *,
-    message_type: str,
-    releases: Releases,
-    travelling: Mapping[str, tuple[int, ...]],
-) -> Findings | None:
-    """What a reply says of the incoming model, if the server may use the reply at all.
-
-    Flower's strategies pair tensors of clients by position, so their order counts too.
-
-    Args:
-        content: What arrived.
-        declared: What its sender declared before round 1.
-        message_type: `train`, `evaluate` or `query.close`.
-        releases: What this run's replies carry.
-        travelling: Names and shapes of the tensors that were sent, in order.
-
-    Raises:
-        FederationError: The reply is not what the run's clients agreed to send.
-    """
-    try:
-        check_release(content, message_type=message_type, releases=releases, travelling=travelling)
-    except PrivacyError as error:
-        raise FederationError(f"client {declared.name} sent another reply than agreed: {error}") from None
-    if any(list(record) != list(travelling) for record in content.array_records.values()):
-        raise FederationError(f"client {declared.name} sent its tensors in another order than it got them")
-    if METRICS not in content:
-        return None
-    if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:
-        raise FederationError(f"client {declared.name} weighs its update by another size than it declared")
-    return decode_findings(content, len(declared.classes))

@@ -190,6 +190,10 @@ class RunConfig(_Section):
     num_clients: PositiveInt
     client_fraction: Fraction
     min_clients: OpenInt
+    join_deadline: PositiveFloat
+    round_deadline: OpenFloat
+    round_retries: Annotated[int, Field(ge=0, le=100)]
+    max_update_norm: OpenFloat
     output_dir: str
     resume: bool
     data: DataConfig
@@ -266,6 +270,11 @@ class RunConfig(_Section):
             )
         if self.min_clients is not None and self.min_clients > self.cohort_size:
             raise ValueError(f"min-clients={self.min_clients} but a round has only {self.cohort_size} clients")
+        if mechanism == "client-dp" and self.max_update_norm is not None:
+            raise ValueError(
+                "max-update-norm leaves whole updates out; with privacy.mechanism='client-dp' they are clipped "
+                "instead, by privacy.clipping-norm"
+            )
 
     @property
     def metrics(self) -> Metrics:

@@ -76,7 +76,7 @@ def check_strategy(config: RunConfig) -> None:
     trim = given.get("trim_fraction", 0.0)
     if trim >= 0.5:
         raise ConfigError(f"strategy.trim-fraction={trim} is cut off at both ends and must stay below 0.5")
-    least, why = _least_cohort(config)
+    least, why = least_cohort(config)
     if config.cohort_size < least:
         raise ConfigError(
             f"strategy.name={name!r} needs at least {least} clients a round ({why}), the run has "
@@ -106,8 +106,11 @@ def _kebab(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _least_cohort(config: RunConfig) -> tuple[int, str]:
+def least_cohort(config: RunConfig) -> tuple[int, str]:
     """The smallest cohort at which a strategy's guarantee can hold, and why.
+
+    Args:
+        config: The run.
 
     Source: Blanchard et al. 2017, arXiv:1703.02757 (Krum, n >= 2f + 3); El Mhamdi et
     al. 2018, arXiv:1802.07927 (Bulyan, n >= 4f + 3).

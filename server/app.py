@@ -19,18 +19,22 @@ from common.privacy.plan import server_plan
 from common.records import Declaration, Findings
 from common.releases import Releases
 from common.sections import RunConfig
-from server.aggregation import build_strategy
+from server.aggregation import build_strategy, least_cohort
 from server.checkpoint import Checkpoint
 from server.clock import Clock
 from server.cohort import draw_cohorts, shrunk_cohort
 from server.gathering import Wire
-from server.meeting import Meeting, meet_clients
+from server.latecomers import LateComers, join
+from server.meeting import meet_clients
 from server.outcome import Outcome
-from server.resume import check_same, open_checkpoint, restore
+from server.resume import open_checkpoint, restore, reunite
 from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
 from server.run_directory import RunDirectory
 from server.saving import draw_outcome, save_checkpoint_of, save_progress, save_statement
 from server.tracking import FileTracker, LogTracker, Tracker, Trackers
+
+# How long a round of real clients waits where round-deadline is left open.
+_ROUND_DEADLINE = 600.0
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,8 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
     around = surround(config)
     directory = RunDirectory.open(config) if config.resume else RunDirectory.create(config)
     wire = _wire(grid, releases, directory, around, earlier)
-    outcome = _begin(wire, config, around, clock)
+    outcome = _begin(wire, config, around, clock, earlier)
     if earlier is not None:
-        check_same(earlier, outcome)
         restore(earlier, outcome, strategy, clock)
     save_statement(directory, outcome, wire.keeper)
     save_checkpoint_of(directory, outcome, strategy, clock)
@@ -102,8 +105,18 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
         save_progress(directory, outcome, clock)
     if outcome.status == "complete":  # said last, when everything else is written: what was killed before it goes on
         save_checkpoint_of(directory, outcome, strategy, clock)
-        close_at_clients(wire, outcome.clients)
+        close_at_clients(wire, outcome.clients, seconds=_deadline(config, around))
     return outcome
+
+
+def _deadline(config: RunConfig, around: Surroundings) -> float | None:
+    """Seconds that a round waits; a simulation waits for its clients, which nothing can cut off."""
+    return config.round_deadline or (None if around.simulated else _ROUND_DEADLINE)
+
+
+def _least(config: RunConfig, around: Surroundings) -> int | None:
+    """How many clients are enough to begin with; None for all."""
+    return None if around.simulated else config.min_clients
 
 
 def _run(
@@ -116,13 +129,22 @@ def _run(
     directory: RunDirectory,
 ) -> None:
     config = outcome.config
+
+    def joined() -> None:
+        save_statement(directory, outcome, wire.keeper)
+        save_checkpoint_of(directory, outcome, strategy, clock)
+
     simulates_evaluation = config.private and config.metrics != "exact"
     course = Course(
         outcome.clients,
         outcome.cohorts,
-        min_clients=config.min_clients or 1,
+        min_clients=max(config.min_clients or 1, least_cohort(config)[0]),
         central=server_plan(config) if config.privacy.mechanism == "client-dp" else None,
         evaluate=around.evaluate if simulates_evaluation else None,
+        seconds=_deadline(config, around),
+        retries=config.round_retries,
+        max_update_norm=config.max_update_norm,
+        before_round=_nobody if around.simulated else LateComers(wire, outcome, joined).look,
     )
     gc.freeze()  # some of Flower's strategies collect garbage for every array: what is loaded by now is none
     with clock.phase("rounds"):
@@ -155,19 +177,36 @@ def _wire(
     return Wire(grid, releases, run_id, HeadKeeper(files))
 
 
-def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock) -> Outcome:
-    """Meet the clients and make every plan; nothing has been trained yet."""
+def _nobody(_: int) -> None:
+    """In a simulation nobody comes late."""
+
+
+def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, earlier: Checkpoint | None) -> Outcome:
+    """Meet the clients and make every plan; nothing has been trained yet, or nothing since the checkpoint."""
     for phase, seconds in around.seconds.items():
         clock.add(phase, seconds)
     with clock.phase("meet_clients"):
-        meeting = meet_clients(wire.grid, config.num_clients, run_id=wire.run_id, keeper=wire.keeper)
-    declared = next(iter(meeting.clients.values())).declaration
+        meeting = meet_clients(
+            wire.grid,
+            config.num_clients,
+            run_id=wire.run_id,
+            keeper=wire.keeper,
+            least=_least(config, around),
+            wait_seconds=config.join_deadline,
+        )
+    clients = dict(meeting.clients)
+    joined: dict[str, int] = {}
+    if earlier is not None:
+        clients, joined = reunite(earlier, meeting, least=_least(config, around)), dict(earlier.facts["joined"])
+        joined |= {name: len(earlier.facts["rounds"]) + 1 for name in clients if name not in earlier.facts["clients"]}
+    first = {name: client for name, client in clients.items() if name not in joined}
+    declared = next(iter(clients.values())).declaration
     outcome = Outcome(
         config,
         wire.run_id,
-        meeting.clients,
+        first,
         meeting.refusals,
-        _cohorts(config, meeting),
+        _cohorts(config, list(first)),
         _travelling(config, declared),
         around.class_counts,
         images_unused=around.images_unused,
@@ -176,18 +215,20 @@ def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock) ->
     )
     with clock.phase("accounting"):
         outcome.register()
+        for name in sorted(joined, key=lambda name: (joined[name], name)):
+            join(outcome, clients[name], joined[name])
     return outcome
 
 
-def _cohorts(config: RunConfig, meeting: Meeting) -> list[list[str]]:
-    """Cohorts of those that take part; smaller ones where some refused, so that nobody's plan is exceeded."""
-    size = shrunk_cohort(config, len(meeting.clients))
+def _cohorts(config: RunConfig, names: list[str]) -> list[list[str]]:
+    """Cohorts of those that take part; smaller ones where some do not, so that nobody's plan is exceeded."""
+    size = shrunk_cohort(config, len(names))
     if size < (config.min_clients or 1):
         raise FederationError(
-            f"only {len(meeting.clients)} of {config.num_clients} clients take part: a round of {size} of them is less "
+            f"only {len(names)} of {config.num_clients} clients take part: a round of {size} of them is less "
             f"than min-clients={config.min_clients or 1}"
         )
-    return draw_cohorts(list(meeting.clients), cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
+    return draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
 
 
 def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
@@ -206,7 +247,9 @@ def _close(wire: Wire, strategy: Strategy, outcome: Outcome, around: Surrounding
     config, last = outcome.config, len(outcome.cohorts)
     found: Closing = {}
     if config.metrics != "none":
-        found = evaluate_at_clients(wire, strategy, outcome.final, outcome.clients, last)
+        found, outcome.closing_failures = evaluate_at_clients(
+            wire, strategy, outcome.final, outcome.clients, last, seconds=_deadline(config, around)
+        )
     if config.private and config.metrics != "exact" and around.evaluate_by_client:
         seen = around.evaluate_by_client(outcome.final)
         return {name: Findings(seen.get(name), noised=_noised(found, name)) for name in {*seen, *found}}

@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import ConfigError
 
 CHECKPOINT = "checkpoint.safetensors"
-_FORMAT = "1"
+_FORMAT = "2"
 _MODEL, _BEST, _STRATEGY = "model", "best", "strategy"
 
 

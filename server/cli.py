@@ -1,4 +1,4 @@
-"""The command about runs that have ended: `bract audit run`."""
+"""The server's commands: `bract server`, and `bract audit run` about runs that have ended."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from common.audit.audit_command import audit_app, figure, plain, say, show_remarks, show_verdict
 from common.terminal import bar_factory, plain_errors
+from server.deployment import commands
 
 if TYPE_CHECKING:
     from server.audit.run_report import RunReport
@@ -29,8 +30,9 @@ Example:
 _MOST_CLIENTS = 20
 
 
-def mount(_: typer.Typer) -> None:
+def mount(app: typer.Typer) -> None:
     """Add this room's commands to those that others have mounted at the front door."""
+    commands.mount(app)
     audit_app.command("run", help=RUN_HELP)(audit_run_command)
 
 

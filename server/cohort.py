@@ -62,6 +62,28 @@ def shrunk_cohort(config: RunConfig, num_clients: int) -> int:
     return config.cohort_size * num_clients // config.num_clients
 
 
+def join_cohorts(
+    cohorts: Sequence[Sequence[str]], name: str, first: int, *, cohort_size: int, participations: int
+) -> list[list[str]]:
+    """Cohorts with a client that came late: where there is room, and no more often than its plan allows.
+
+    Args:
+        cohorts: Names of each round.
+        name: Who came.
+        first: The first round that it can take part in, from 1.
+        cohort_size: The most clients of a round.
+        participations: The most rounds that a client's plan is for.
+
+    >>> join_cohorts([["a"], ["a"], ["a", "b"]], "c", 2, cohort_size=2, participations=9)
+    [['a'], ['a', 'c'], ['a', 'b']]
+    """
+    joined = [list(cohort) for cohort in cohorts]
+    for cohort in [one for one in joined[first - 1 :] if len(one) < cohort_size and name not in one][:participations]:
+        cohort.append(name)
+        cohort.sort()
+    return joined
+
+
 class CohortGrid(Grid):
     """A view of a grid that lists only one cohort's nodes.
 

@@ -4,18 +4,23 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import ClientFailure, FederationError
 from common.ledger.heads import HeadKeeper, SignedHead
-from common.records import Findings, check_reply, decode_head
-from common.releases import LEDGER, Releases
+from common.record_checks import check_reply
+from common.records import Findings, decode_head, record_to_arrays
+from common.releases import ARRAYS, LEDGER, Releases
+from server.absurd import absurd_updates, update_norm
 from server.cohort import CohortGrid
+from server.delivery import LATE, UNREACHABLE, deliver, failure_of
 from server.meeting import Client
 
 _log = logging.getLogger("bract.server")
 Usable = dict[str, tuple[Message, Findings | None]]
+ABSURD = "NORM"
 
 
 @dataclass(frozen=True)
@@ -40,32 +45,51 @@ class Gathering:
 
     Args:
         wire: How.
-        clients: To whom, by name.
+        clients: To whom, by name; one without a node is not asked.
         shapes: Names and shapes of the tensors that travel, in order.
     """
 
     def __init__(self, wire: Wire, clients: Mapping[str, Client], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.view = CohortGrid(wire.grid, [client.node_id for client in clients.values()])
+        self._there = {name: client for name, client in clients.items() if client.node_id is not None}
+        self._away = sorted(set(clients) - set(self._there))
+        self.view = CohortGrid(wire.grid, list(self.nodes.values()))
         self._wire = wire
-        self._clients = {client.node_id: (name, client) for name, client in clients.items()}
         self._shapes = dict(shapes)
 
-    def replies(self, messages: Sequence[Message]) -> tuple[Usable, dict[str, str]]:
-        """Replies and failure codes by name, sorted, so that sums of floats do not depend on arrival."""
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Client name -> the node that is asked for it."""
+        return {name: client.node_id for name, client in self._there.items() if client.node_id is not None}
+
+    def replies(self, messages: Sequence[Message], *, seconds: float | None = None) -> tuple[Usable, dict[str, str]]:
+        """Replies and failure codes by name, sorted, so that sums of floats do not depend on arrival.
+
+        Args:
+            messages: At most one a client.
+            seconds: How long to wait; None waits for all.
+        """
         good: Usable = {}
-        failed: dict[str, str] = {}
-        arrived = {self._clients[r.metadata.src_node_id]: r for r in self.view.send_and_receive(list(messages))}
-        for (name, client), reply in sorted(arrived.items(), key=lambda item: item[0][0]):
-            if reply.has_error():
-                failed[name] = str(reply.error.reason)
+        failed = dict.fromkeys(self._away, UNREACHABLE)
+        asked = {message.metadata.dst_node_id for message in messages}
+        arrived = deliver(self.view, messages, seconds=seconds)
+        for name, node in sorted(self.nodes.items()):
+            if node not in asked:
                 continue
-            try:
-                good[name] = (reply, self._check(client, reply, messages[0].metadata.message_type))
-            except FederationError as error:
-                _log.error("left out: %s", error)
-                failed[name] = ClientFailure.MESSAGE.name
+            if node not in arrived:
+                failed[name] = LATE
+            elif arrived[node].has_error():
+                failed[name] = failure_of(arrived[node])
+            else:
+                self._judge(name, arrived[node], messages[0].metadata.message_type, good, failed)
         self._drop_bad_heads(good, failed)
         return good, dict(sorted(failed.items()))
+
+    def _judge(self, name: str, reply: Message, kind: str, good: Usable, failed: dict[str, str]) -> None:
+        try:
+            good[name] = (reply, self._check(self._there[name], reply, kind))
+        except FederationError as error:
+            _log.error("left out: client %s: %s", name, error)
+            failed[name] = ClientFailure.MESSAGE.name
 
     def _check(self, client: Client, reply: Message, kind: str) -> Findings | None:
         found = check_reply(
@@ -86,3 +110,24 @@ class Gathering:
             _log.error("left out: %s", why)
             del good[name]
             failed[name] = ClientFailure.LEDGER.name
+
+
+def drop_absurd(
+    good: Usable, failed: dict[str, str], before: Mapping[str, np.ndarray], *, max_update_norm: float | None
+) -> None:
+    """Leave out updates that are too long to be meant; not for a server that clips and noises itself.
+
+    Args:
+        good: Replies to a training message; changed.
+        failed: Why others were left out; changed.
+        before: The model that was sent.
+        max_update_norm: See `absurd_updates`.
+    """
+    norms = {
+        name: update_norm(before, record_to_arrays(reply.content.array_records[ARRAYS]))
+        for name, (reply, _) in good.items()
+    }
+    for name in sorted(absurd_updates(norms, max_update_norm=max_update_norm)):
+        _log.error("left out: client %s sent an update of length %.3g", name, norms[name])
+        del good[name]
+        failed[name] = ABSURD

@@ -2,28 +2,29 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common.errors import ClientFailure, FederationError
-from common.ledger.heads import HeadKeeper
+from common.ledger.heads import HeadKeeper, SignedHead
 from common.records import CONFIG, Declaration, decode_declaration, decode_head, run_config
-from common.releases import LEDGER
+from server.delivery import DECIDED, LATE, deliver, failure_of
 
 _log = logging.getLogger("bract.server")
-# A client that says one of these has decided for itself; the others have not, and go on.
-_REFUSALS = {ClientFailure.POLICY.name, ClientFailure.LEDGER.name}
+DISAGREES, SAME_NAME = "DISAGREES", "SAME-NAME"
+_COMMON = ("classes", "input_shape", "backbone_hash")
 
 
 @dataclass(frozen=True)
 class Client:
-    """One client of this run: what it declared, and where Flower reaches it."""
+    """One client of this run: what it declared, and where Flower reaches it; None while it is away."""
 
     declaration: Declaration
-    node_id: int
+    node_id: int | None
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,26 @@ class Meeting:
     refusals: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Declared:
+    """A client's answer to the question who it is."""
+
+    client: Client
+    reply: Message
+
+    @property
+    def name(self) -> str:
+        """What the client calls itself."""
+        return self.client.declaration.name
+
+
 def meet_clients(
     grid: Grid,
     num_clients: int,
     *,
     run_id: str,
     keeper: HeadKeeper | None = None,
+    least: int | None = None,
     poll_seconds: float = 0.5,
     wait_seconds: float = 120.0,
 ) -> Meeting:
@@ -57,71 +72,154 @@ def meet_clients(
         num_clients: How many clients the run is configured for.
         run_id: The run's name, the same when it is resumed.
         keeper: Remembers the heads of the clients' ledgers, where replies carry them.
+        least: How many clients are enough: others may be away, fail, or disagree with most, and are left out and
+            named. None where all must come, and a failure is a mistake to be mended.
         poll_seconds: Pause between looks while some are missing.
-        wait_seconds: How long to wait for them.
+        wait_seconds: How long to wait for them, and for their answers.
 
     Raises:
         FederationError: Too few clients came or agreed, a client failed, two have one name, or they
             disagree on classes, input shape or backbone.
     """
-    node_ids = _wait_for(grid, num_clients, poll_seconds, wait_seconds)
-    queries = [Message(RecordDict({CONFIG: run_config(run_id)}), node, MessageType.QUERY) for node in node_ids]
-    clients: dict[str, Client] = {}
-    refusals: dict[str, str] = {}
-    replies = list(grid.send_and_receive(queries))
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            if reply.error.reason not in _REFUSALS:
-                raise FederationError(f"a client could not declare itself: {reply.error.reason}; its own log says more")
-            refusals[f"node {node}"] = str(reply.error.reason)
-            continue
-        declared = decode_declaration(reply.content)
-        if declared.name in clients:
-            raise FederationError(f"two clients call themselves {declared.name!r}")
-        clients[declared.name] = Client(declared, node)
-    if len(replies) < num_clients:
-        raise FederationError(f"only {len(replies)} of {num_clients} clients declared themselves")
+    node_ids = _wait_for(grid, num_clients, least, poll_seconds, wait_seconds)
+    answers, failures = ask_to_declare(grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=least is None)
+    refusals = {f"node {node}": why for node, why in failures.items()}
     if keeper is not None:
-        refusals |= _drop_bad_heads(clients, replies, keeper)
-    if not clients:
-        raise FederationError(f"no client takes part: {', '.join(sorted(set(refusals.values())))}")
+        answers = drop_bad_heads(answers, keeper, refusals)
+    if least is None:
+        _check_names(answers)
+    else:
+        answers = _drop_same_names(answers, refusals)
+    if not answers:
+        raise FederationError(f"no client takes part: {', '.join(sorted(set(refusals.values()))) or 'nobody answered'}")
+    if least is None:
+        _check_agreement([one.client.declaration for one in answers])
+    else:
+        answers = _drop_minority(answers, refusals)
     for who, why in refusals.items():
         _log.error("%s does not take part: %s", who, why)
-    _check_agreement([client.declaration for client in clients.values()])
-    return Meeting(dict(sorted(clients.items())), refusals)
+    return Meeting({one.name: one.client for one in sorted(answers, key=lambda one: one.name)}, refusals)
 
 
-def _wait_for(grid: Grid, num_clients: int, poll_seconds: float, wait_seconds: float) -> list[int]:
+def ask_to_declare(
+    grid: Grid, node_ids: Iterable[int], *, run_id: str, seconds: float, strict: bool
+) -> tuple[list[Declared], dict[int, str]]:
+    """Ask nodes who they are, which is also when they agree to the run or refuse it.
+
+    Args:
+        grid: Any Flower grid.
+        node_ids: Whom to ask.
+        run_id: The run's name.
+        seconds: How long to wait for answers.
+        strict: Whether a failure that is no refusal ends the run.
+
+    Returns:
+        What was declared, and why others did not, by node.
+
+    Raises:
+        FederationError: With `strict`: a client failed, is missing, or declared something malformed.
+    """
+    asked = sorted(node_ids)
+    queries = [Message(RecordDict({CONFIG: run_config(run_id)}), node, MessageType.QUERY) for node in asked]
+    replies = deliver(grid, queries, seconds=seconds)
+    answers: list[Declared] = []
+    failures = {node: LATE for node in asked if node not in replies}
+    for node, reply in sorted(replies.items()):
+        if reply.has_error():
+            failures[node] = failure_of(reply)
+            if strict and failures[node] not in DECIDED:
+                raise FederationError(f"a client could not declare itself: {failures[node]}; its own log says more")
+            continue
+        try:
+            answers.append(Declared(Client(decode_declaration(reply.content), node), reply))
+        except FederationError as error:
+            if strict:
+                raise
+            _log.error("node %s: %s", node, error)
+            failures[node] = ClientFailure.MESSAGE.name
+    if strict and LATE in failures.values():
+        raise FederationError(f"only {len(replies)} of {len(asked)} clients declared themselves")
+    return answers, failures
+
+
+def drop_bad_heads(answers: Sequence[Declared], keeper: HeadKeeper, refusals: dict[str, str]) -> list[Declared]:
+    """Those whose ledger is what it was, or newer; the others are added to the refusals.
+
+    Args:
+        answers: What was declared.
+        keeper: Remembers the heads.
+        refusals: Who does not take part, and why; changed.
+    """
+    heads: list[tuple[str, SignedHead]] = []
+    for one in answers:
+        try:
+            heads.append((one.name, decode_head(one.reply.content)))
+        except FederationError as error:
+            _log.error("client %s: %s", one.name, error)
+            refusals[f"client {one.name}"] = ClientFailure.MESSAGE.name
+    refused = keeper.accept(heads)
+    for name, why in refused.items():
+        _log.error("%s", why)
+        refusals[f"client {name}"] = ClientFailure.LEDGER.name
+    accepted = {name for name, _ in heads} - set(refused)
+    return [one for one in answers if one.name in accepted]
+
+
+def agrees(declaration: Declaration, other: Declaration) -> bool:
+    """Whether two clients can train one model."""
+    return all(getattr(declaration, name) == getattr(other, name) for name in _COMMON)
+
+
+def _wait_for(grid: Grid, num_clients: int, least: int | None, poll_seconds: float, wait_seconds: float) -> list[int]:
     deadline = time.monotonic() + wait_seconds
     while len(node_ids := sorted(grid.get_node_ids())) < num_clients:
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
+            if least is not None and len(node_ids) >= least:
+                _log.error("%d of %d clients are there after %.0f s", len(node_ids), num_clients, wait_seconds)
+                break
+            fewer = "min-clients lets a run begin with fewer" if least is None else f"min-clients={least} are needed"
             raise FederationError(
-                f"num-clients={num_clients} but only {len(node_ids)} nodes are there after {wait_seconds:.0f} s; with "
-                f"`flwr run`, pass --federation-config num-supernodes={num_clients}"
+                f"num-clients={num_clients} but only {len(node_ids)} nodes are there after {wait_seconds:.0f} s: "
+                f"{fewer}; under Ray, pass --federation-config num-supernodes={num_clients}"
             )
         time.sleep(poll_seconds)
     return node_ids
 
 
-def _drop_bad_heads(clients: dict[str, Client], replies: Sequence[Message], keeper: HeadKeeper) -> dict[str, str]:
-    """Take clients out whose ledger is older than it was, or another one."""
-    names = {client.node_id: name for name, client in clients.items()}
-    heads = [
-        (names[reply.metadata.src_node_id], decode_head(reply.content))
-        for reply in replies
-        if not reply.has_error() and LEDGER in reply.content
-    ]
-    refused = keeper.accept(heads)
-    for name, why in refused.items():
-        _log.error("%s", why)
-        del clients[name]
-    return {f"client {name}": ClientFailure.LEDGER.name for name in refused}
+def _check_names(answers: Sequence[Declared]) -> None:
+    for name, times in Counter(one.name for one in answers).items():
+        if times > 1:
+            raise FederationError(f"two clients call themselves {name!r}")
+
+
+def _drop_same_names(answers: Sequence[Declared], refusals: dict[str, str]) -> list[Declared]:
+    times = Counter(one.name for one in answers)
+    for one in answers:
+        if times[one.name] > 1:
+            refusals[f"node {one.client.node_id}"] = SAME_NAME
+    return [one for one in answers if times[one.name] == 1]
 
 
 def _check_agreement(declarations: Sequence[Declaration]) -> None:
     first = declarations[0]
     for other in declarations[1:]:
-        for field_name in ("classes", "input_shape", "backbone_hash"):
+        for field_name in _COMMON:
             if getattr(other, field_name) != getattr(first, field_name):
                 raise FederationError(f"clients {first.name} and {other.name} disagree on {field_name}")
+
+
+def _drop_minority(answers: Sequence[Declared], refusals: dict[str, str]) -> list[Declared]:
+    """Those that agree with most; where it is a draw there is no telling who is right.
+
+    Raises:
+        FederationError: It is a draw.
+    """
+    groups = Counter(tuple(getattr(one.client.declaration, name) for name in _COMMON) for one in answers)
+    ranked = groups.most_common(2)
+    if len(ranked) > 1 and ranked[0][1] == ranked[1][1]:
+        _check_agreement([one.client.declaration for one in answers])
+    kept = [one for one in answers if tuple(getattr(one.client.declaration, name) for name in _COMMON) == ranked[0][0]]
+    for one in answers:
+        if one not in kept:
+            refusals[f"client {one.name}"] = DISAGREES
+    return kept

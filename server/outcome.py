@@ -1,6 +1,6 @@
 """What a run has come to so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,9 @@ class Outcome:
     Attributes:
         config: The run.
         run_id: Its name, the same when it is resumed.
-        clients: By name.
+        clients: By name; extended when one comes late.
         refusals: Why others do not take part, by node.
-        cohorts: Names of each planned round.
+        cohorts: Names of each planned round; likewise.
         arrays: Global model after the last complete round, without what stays at clients.
         class_counts: (classes, clients) images held; simulations only.
         images_unused: Images given to nobody; simulations only.
@@ -40,13 +40,15 @@ class Outcome:
         early: Whether the run stopped before its last round, by choice.
         spending: Privacy spent; the whole plan until the run is complete.
         choice: The best model so far, and when to stop.
+        joined: First round of each client that came late.
+        closing_failures: Why clients are missing in the closing counts.
     """
 
     config: RunConfig
     run_id: str
-    clients: Mapping[str, Client]
+    clients: dict[str, Client]
     refusals: Mapping[str, str]
-    cohorts: Sequence[Sequence[str]]
+    cohorts: list[list[str]]
     arrays: Arrays
     class_counts: np.ndarray | None
     images_unused: int = 0
@@ -62,6 +64,8 @@ class Outcome:
     status: str = "interrupted"
     early: bool = False
     spending: Spending | None = None
+    joined: dict[str, int] = field(default_factory=dict)
+    closing_failures: dict[str, str] = field(default_factory=dict)
     choice: Choice = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +81,8 @@ class Outcome:
         record = result.record
         self.early = self.choice.see(record, self.arrays) and record.server_round < len(self.cohorts)
         self.arrays = result.arrays
-        self.last, self.last_personal, self.last_noised = record.counts, record.personal, record.noised
+        if not record.skipped:
+            self.last, self.last_personal, self.last_noised = record.counts, record.personal, record.noised
         self.rounds.append(record.as_dict(self.counts_noise))
 
     @property
@@ -138,4 +143,5 @@ class Outcome:
         """The round after which the model was that `counts` belong to; 0 is the start."""
         if self.closing:
             return self.final_round
-        return self.rounds[-1].get("evaluated_model") if self.rounds else None
+        counted = [line for line in self.rounds if not line.get("skipped")]
+        return counted[-1].get("evaluated_model") if counted else None

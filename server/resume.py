@@ -11,9 +11,11 @@ from flwr.serverapp.strategy import Strategy
 from common.config import resolved
 from common.errors import ConfigError, FederationError
 from common.metrics import Counts, NoisedCounts
+from common.records import Declaration
 from common.sections import RunConfig
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.clock import Clock
+from server.meeting import Client, Meeting
 from server.outcome import Outcome
 from server.strategy_state import read_state, write_state
 
@@ -28,7 +30,9 @@ def checkpoint_of(outcome: Outcome, strategy: Strategy, clock: Clock) -> Checkpo
     facts = {
         "run": outcome.run_id,
         "settings": _settings(outcome.config),
-        "clients": _declared(outcome),
+        "clients": {name: client.declaration.num_units for name, client in outcome.clients.items()},
+        "joined": dict(outcome.joined),
+        "agreed": _agreed(next(iter(outcome.clients.values())).declaration),
         "rounds": outcome.rounds,
         "early": outcome.early,
         "status": outcome.status,
@@ -91,30 +95,57 @@ def open_checkpoint(config: RunConfig) -> Checkpoint | None:
     return checkpoint
 
 
-def check_same(checkpoint: Checkpoint, outcome: Outcome) -> None:
-    """Refuse to go on with other clients.
+def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> dict[str, Client]:
+    """The clients of a run that goes on, each where it is now; those that are away are asked when they are back.
+
+    Args:
+        checkpoint: Where the run stopped.
+        meeting: Who came.
+        least: How many clients of before are enough; None where all must be there, and nobody else.
+
+    Returns:
+        Clients of before and new ones, by name.
 
     Raises:
-        FederationError: Other clients came, or they declare something else than before.
+        FederationError: Too few came, or one declares something else than before.
     """
-    before, now = checkpoint.facts["clients"], _declared(outcome)
-    if before != now:
-        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    facts = checkpoint.facts
+    before = {name: _declaration(name, units, facts["agreed"]) for name, units in facts["clients"].items()}
+    now = meeting.clients
+    changed = {name for name in before if name in now and now[name].declaration != before[name]}
+    changed |= {name for name in now if _agreed(now[name].declaration) != facts["agreed"]}
+    if least is None:
+        changed |= set(before) ^ set(now)
+    if changed:
         raise FederationError(
             f"the run cannot be resumed: {len(changed)} clients are missing, new or declare something else than before "
-            f"({', '.join(changed[:5])})"
+            f"({', '.join(sorted(changed)[:5])})"
         )
+    if least is not None and len(set(before) & set(now)) < least:
+        raise FederationError(
+            f"the run cannot be resumed yet: {len(set(before) & set(now))} of its clients are there, and "
+            f"min-clients={least} are needed"
+        )
+    away = {name: Client(declaration, None) for name, declaration in before.items()}
+    return dict(sorted((away | dict(now)).items()))
+
+
+def _agreed(declaration: Declaration) -> dict[str, Any]:
+    """What all clients of a run declare alike."""
+    return {
+        "classes": list(declaration.classes),
+        "input_shape": list(declaration.input_shape),
+        "backbone_hash": declaration.backbone_hash,
+    }
+
+
+def _declaration(name: str, num_units: int, agreed: dict[str, Any]) -> Declaration:
+    return Declaration(name, num_units, tuple(agreed["classes"]), tuple(agreed["input_shape"]), agreed["backbone_hash"])
 
 
 def _settings(config: RunConfig) -> str:
     fixed = {key: value for key, value in resolved(config).items() if key not in _FREE}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
-
-
-def _declared(outcome: Outcome) -> dict[str, str]:
-    return {
-        name: hashlib.sha256(repr(client.declaration).encode()).hexdigest() for name, client in outcome.clients.items()
-    }
 
 
 def _plain(counts: Counts | None) -> dict[str, Any] | None:

@@ -43,6 +43,7 @@ def save_statement(directory: RunDirectory, outcome: Outcome, keeper: HeadKeeper
         heads={} if keeper is None else keeper.latest(outcome.clients),
         simulated=outcome.simulated,
         early=outcome.early,
+        joined_late=outcome.joined,
     )
     directory.write_json("privacy.json", statement)
 

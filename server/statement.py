@@ -40,6 +40,7 @@ def privacy_statement(
     heads: Mapping[str, SignedHead] | None = None,
     simulated: bool = False,
     early: bool = False,
+    joined_late: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The content of `privacy.json`.
 
@@ -52,6 +53,7 @@ def privacy_statement(
         heads: Latest head of each client's ledger.
         simulated: Whether the clients are a simulation's.
         early: Whether the run ended before its last round, by choice.
+        joined_late: First round of each client that came late.
     """
     if spending is None:
         return {
@@ -86,6 +88,8 @@ def privacy_statement(
         "status": status,
         "not_protected": _not_protected(config),
         "refusals": dict(refusals or {}),
+        "absent": max(0, config.num_clients - len(spending.shares) - len(refusals or {})),
+        "joined_late": dict(joined_late or {}),
         "clients": {name: _client(share, (heads or {}).get(name)) for name, share in spending.shares.items()},
         "versions": versions(),
     }

@@ -32,6 +32,7 @@ class RoundRecord:
         bytes_up: Mean bytes one client sent.
         bytes_down: Mean bytes one client received.
         noised: What the clients said of the model that entered the round, with noise.
+        skipped: Too few updates could be used: nothing was aggregated, and the model stayed as it was.
     """
 
     server_round: int
@@ -44,6 +45,7 @@ class RoundRecord:
     bytes_down: float
     personal: Counts | None = None
     noised: NoisedCounts | None = None
+    skipped: bool = False
 
     def as_dict(self, counts_noise: float = 0.0) -> dict[str, Any]:
         """The line that goes into `rounds.jsonl`; `evaluated_model` is the round that made the evaluated model.
@@ -59,6 +61,8 @@ class RoundRecord:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
+        if self.skipped:
+            line["skipped"] = True
         if self.counts is not None and self.counts.num_examples:
             line |= {
                 "evaluated_model": self.server_round if self.simulation_only else self.server_round - 1,

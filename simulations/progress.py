@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from common.terminal import new_bar
@@ -52,6 +53,8 @@ class TerminalProgress:
     def round_done(self, line: dict[str, Any]) -> None:
         """Print one line of `rounds.jsonl` and move the bar."""
         text = f"round {line['round']:>3}/{self._num_rounds}  {line['clients']} clients"
+        if "skipped" in line:
+            text += "  [red]skipped: too few updates[/red]"
         if "accuracy" in line:
             before = "" if line["simulation_only"] else " before it"
             text += f"  accuracy{before} {line['accuracy']:.3f}  F1 {line['macro_f1']:.3f}"
@@ -61,7 +64,7 @@ class TerminalProgress:
         if "private" in line:
             text += f"  private {_plus_minus(line['private'])}"
         if line["failures"]:
-            text += f"  [red]{len(line['failures'])} failed[/red]"
+            text += f"  [red]{len(line['failures'])} failed[/red] ({_causes(line['failures'])})"
         self._console.print(text, highlight=False, soft_wrap=True)
         if self._bar is not None:
             self._bar.update(self._task, completed=line["round"])
@@ -71,6 +74,12 @@ class TerminalProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _causes(failures: dict[str, str]) -> str:
+    """Who failed and why, as far as it fits a line."""
+    shown = [f"{escape(name)}: {escape(why)}" for name, why in list(failures.items())[:3]]
+    return ", ".join([*shown, *(["..."] if len(failures) > 3 else [])])
 
 
 def _plus_minus(private: dict[str, Any]) -> str:

@@ -30,6 +30,8 @@ FIELDS = (
     "status",
     "not_protected",
     "refusals",
+    "absent",
+    "joined_late",
     "clients",
     "versions",
 )
@@ -93,6 +95,7 @@ class Stated:
         whole_plan: Whether the whole plan is charged, because the run stopped early.
         simulated: Whether the clients are a simulation's.
         clients: By name.
+        joined_late: First round of each client that came late.
         text: Everything, as it was written.
     """
 
@@ -104,6 +107,7 @@ class Stated:
     whole_plan: bool
     simulated: bool
     clients: dict[str, StatedClient]
+    joined_late: dict[str, int]
     text: dict[str, Any]
 
     @classmethod
@@ -118,6 +122,9 @@ class Stated:
             raise PrivacyError(f"it lacks {', '.join(missing)}")
         texts = ("statement", "mechanism", "run", "charged", "ledger", "status")
         _check(found, dict.fromkeys(texts, str) | {"clients": dict, "refusals": dict, "metrics": dict})
+        _check(found, {"absent": int, "joined_late": dict})
+        if any(type(first) is not int or first < 1 for first in found["joined_late"].values()):
+            raise PrivacyError("joined_late is not of the kind that a run writes")
         if found["charged"] not in CHARGED or found["status"] not in ("complete", "interrupted"):
             raise PrivacyError("it does not say what was charged, or whether the run is complete")
         if not found["clients"]:
@@ -131,6 +138,7 @@ class Stated:
             whole_plan=found["charged"] != CHARGED[0],
             simulated=found["ledger"].startswith("simulated"),
             clients={name: StatedClient.of(client) for name, client in found["clients"].items()},
+            joined_late=found["joined_late"],
             text=found,
         )
 

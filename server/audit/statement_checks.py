@@ -14,7 +14,7 @@ from common.privacy.events import merged
 from common.privacy.plan import CountsPlan, PrivacyPlan, plan_for, server_plan
 from common.sections import RunConfig
 from server.audit.stated import Stated, StatedClient
-from server.cohort import draw_cohorts, shrunk_cohort
+from server.cohort import draw_cohorts, join_cohorts, shrunk_cohort
 from server.spending import Share
 
 _EXACT = 1e-9
@@ -73,10 +73,10 @@ def check_terms(stated: Stated, config: RunConfig, remarks: Remarks) -> None:
             remarks.warnings.append(
                 f"the statement names another {name.replace('_', ' ')} than this version: {text[name]!r}"
             )
-    if len(stated.clients) + len(text["refusals"]) < config.num_clients:
+    if len(stated.clients) + len(text["refusals"]) + text["absent"] < config.num_clients:
         remarks.doubts.append(
-            f"the statement is about {len(stated.clients)} clients and {len(text['refusals'])} refusals, the run had "
-            f"{config.num_clients}"
+            f"the statement is about {len(stated.clients)} clients and {len(text['refusals'])} refusals, "
+            f"the run had {config.num_clients}"
         )
 
 
@@ -103,8 +103,14 @@ def _check_events(client: StatedClient, plan: PrivacyPlan, rounds: int) -> None:
 
 def _asked(stated: Stated, config: RunConfig) -> Counter[str]:
     """Client -> rounds of a whole run in which it was asked: cohorts follow from the names and the seed."""
-    names, size = list(stated.clients), shrunk_cohort(config, len(stated.clients))
+    names = [name for name in stated.clients if name not in stated.joined_late]
+    size = shrunk_cohort(config, len(names))
     cohorts = draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
+    late = {name: first for name, first in stated.joined_late.items() if name in stated.clients}
+    for name in sorted(late, key=lambda name: (late[name], name)):
+        cohorts = join_cohorts(
+            cohorts, name, late[name], cohort_size=config.cohort_size, participations=config.participations
+        )
     return Counter(name for cohort in cohorts for name in cohort)
 
 

@@ -8,6 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.errors import (
     BractError,
+    BundleError,
     ClientFailure,
     ConfigError,
     DataError,
@@ -48,6 +49,7 @@ class _SubclassOfDataError(DataError):
         (FederationError(_DETAILS), 1005),
         (PolicyError(_DETAILS), 1006),
         (LedgerError(_DETAILS), 1007),
+        (BundleError(_DETAILS), 1008),
         (BractError(_DETAILS), 1000),
         (KeyError(_DETAILS), 1000),
     ],
@@ -73,6 +75,6 @@ def test_failure_reply_answers_the_message_it_was_given(request_message: Message
 
 def test_failure_codes_are_all_reachable_and_distinct() -> None:
     errors = [ConfigError(), DataError(), WeightsError(), PrivacyError(), FederationError(), ValueError()]
-    errors += [PolicyError(), LedgerError()]
+    errors += [PolicyError(), LedgerError(), BundleError()]
 
     assert sorted(ClientFailure.of(error) for error in errors) == sorted(ClientFailure)

@@ -8,7 +8,8 @@ from flwr.app import ConfigRecord, RecordDict
 from record_cases import DECLARED, EVERYTHING, FOUND, LEGAL, PRIVATE, RUNS, WEIGHTS, reply
 
 from common.errors import FederationError, PrivacyError
-from common.records import Findings, arrays_to_record, check_release, check_reply, encode_findings, encode_update
+from common.record_checks import check_release, check_reply
+from common.records import Findings, arrays_to_record, encode_findings, encode_update
 from common.releases import (
     ARRAYS,
     CONFUSION,

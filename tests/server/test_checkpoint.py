@@ -75,7 +75,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_a_file_whose_list_of_tensors_does_not_fit_is_damaged(tmp_path: Path, order: str) -> None:
     from safetensors.numpy import save_file
 
-    save_file({"model/z": np.zeros(1)}, tmp_path / CHECKPOINT, {"format": "1", "order": order, "facts": "{}"})
+    save_file({"model/z": np.zeros(1)}, tmp_path / CHECKPOINT, {"format": "2", "order": order, "facts": "{}"})
 
     with pytest.raises(ConfigError, match="damaged"):
         load_checkpoint(tmp_path)

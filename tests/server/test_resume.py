@@ -17,9 +17,9 @@ from server import clock as clock_module
 from server.aggregation import build_strategy
 from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.clock import Clock
-from server.meeting import Client
+from server.meeting import Client, Meeting
 from server.outcome import Outcome
-from server.resume import check_same, checkpoint_of, open_checkpoint, restore
+from server.resume import checkpoint_of, open_checkpoint, restore, reunite
 from server.rounds import RoundResult
 from server.tracking import RoundRecord
 
@@ -195,6 +195,8 @@ def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: Outcome, tmp_pa
         "run",
         "settings",
         "clients",
+        "joined",
+        "agreed",
         "rounds",
         "early",
         "status",
@@ -206,7 +208,8 @@ def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: Outcome, tmp_pa
         "seconds",
     }
     assert (set(found.model), set(found.best), set(found.strategy)) == ({"w"}, {"w"}, set())
-    assert all(len(digest) == 64 for digest in found.facts["clients"].values())
+    assert found.facts["clients"] == {"x": 10, "y": 10}
+    assert found.facts["agreed"] == {"classes": ["a", "b"], "input_shape": [8, 8, 1], "backbone_hash": "cafe"}
 
 
 @pytest.mark.parametrize(
@@ -265,12 +268,17 @@ def test_open_checkpoint_refuses_a_run_whose_checkpoint_is_gone(config: RunConfi
         open_checkpoint(config)
 
 
-def test_check_same_lets_the_same_clients_come_back_at_other_nodes(
-    stopped: Outcome, config: RunConfig, tmp_path: Path
-) -> None:
-    again = outcome_of(config, dict(reversed(DECLARED.items())), first_node=77)
+def meeting_of(declared: dict[str, Declaration], first_node: int = 2) -> Meeting:
+    return Meeting({name: Client(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)})
 
-    check_same(reloaded(stopped, tmp_path), again)
+
+def test_reunite_lets_the_same_clients_come_back_at_other_nodes(stopped: Outcome, tmp_path: Path) -> None:
+    came = meeting_of(dict(reversed(DECLARED.items())), first_node=77)
+
+    clients = reunite(reloaded(stopped, tmp_path), came, least=None)
+
+    assert clients == {"x": Client(DECLARED["x"], 78), "y": Client(DECLARED["y"], 77)}
+    assert list(clients) == ["x", "y"]
 
 
 CHANGED: dict[str, dict[str, Any]] = {
@@ -281,21 +289,37 @@ CHANGED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("least", [None, 1])
 @pytest.mark.parametrize("what", CHANGED)
-def test_check_same_refuses_a_client_that_declares_something_else(
-    stopped: Outcome, config: RunConfig, tmp_path: Path, what: str
+def test_reunite_refuses_a_client_that_declares_something_else(
+    stopped: Outcome, tmp_path: Path, what: str, least: int | None
 ) -> None:
-    other = outcome_of(config, DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
+    came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
 
     with pytest.raises(FederationError, match=r"1 clients .*\(y\)"):
-        check_same(reloaded(stopped, tmp_path), other)
+        reunite(reloaded(stopped, tmp_path), came, least=least)
 
 
-def test_check_same_refuses_missing_and_new_clients(stopped: Outcome, config: RunConfig, tmp_path: Path) -> None:
+def test_reunite_refuses_missing_and_new_clients_where_all_must_be_there(stopped: Outcome, tmp_path: Path) -> None:
     checkpoint = reloaded(stopped, tmp_path)
-    fewer = outcome_of(config, {"x": DECLARED["x"]})
-    others = outcome_of(config, {"x": DECLARED["x"], "z": replace(DECLARED["y"], name="z")})
+    fewer = meeting_of({"x": DECLARED["x"]})
+    others = meeting_of({"x": DECLARED["x"], "z": replace(DECLARED["y"], name="z")})
 
-    for outcome, named in ((fewer, r"\(y\)"), (others, r"\(y, z\)")):
+    for came, named in ((fewer, r"\(y\)"), (others, r"\(y, z\)")):
         with pytest.raises(FederationError, match=named):
-            check_same(checkpoint, outcome)
+            reunite(checkpoint, came, least=None)
+
+
+def test_reunite_goes_on_without_clients_that_are_away_and_with_new_ones(stopped: Outcome, tmp_path: Path) -> None:
+    new = replace(DECLARED["y"], name="z", num_units=33)
+
+    clients = reunite(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=1)
+
+    assert clients == {"x": Client(DECLARED["x"], 2), "y": Client(DECLARED["y"], None), "z": Client(new, 3)}
+
+
+def test_reunite_waits_for_enough_clients_of_before(stopped: Outcome, tmp_path: Path) -> None:
+    new = replace(DECLARED["y"], name="z")
+
+    with pytest.raises(FederationError, match=r"cannot be resumed yet: 1 .* min-clients=2"):
+        reunite(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=2)

@@ -79,8 +79,8 @@ def toy_app(
 class ScrambledGrid(InProcessGrid):
     """Replies arrive in any order."""
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        replies = list(super().send_and_receive(messages, timeout=timeout))
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
         random.shuffle(replies)
         return replies
 
@@ -206,9 +206,12 @@ def test_evaluate_at_clients_leaves_out_malformed_counts() -> None:
     grid = InProcessGrid(toy_app(spoilt={3: {"confusion": [1, 2, 3]}}), 6, {})
     clients = meet(grid)
 
-    found = evaluate_at_clients(Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
+    found, failures = evaluate_at_clients(
+        Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
+    )
 
     assert sorted(found) == ["00000", "00001", "00002", "00004", "00005"]
+    assert failures == {"00003": "MESSAGE"}
 
 
 def test_run_rounds_stops_when_nobody_sends_an_update() -> None:
@@ -224,8 +227,11 @@ def test_evaluate_at_clients_gives_counts_by_name() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
     clients = meet(grid)
 
-    found = evaluate_at_clients(Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
+    found, failures = evaluate_at_clients(
+        Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
+    )
 
+    assert failures == {}
     counts = [found[name].counts for name in sorted(found)]
     assert [count.confusion[0, 0] for count in counts if count is not None] == [0, 1, 2, 3, 4, 5]
 

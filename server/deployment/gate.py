@@ -1,0 +1,182 @@
+"""What a stranger may ask of the server: the one port serves administration too, and Flower asks nobody who they are.
+
+Flower 1.41 answers Control, Fleet and Runtime requests at one port, and without an account service it takes every
+caller for the owner: whoever reaches the port could admit themselves, start a program on the server, or take its
+tasks. This stands in front of it. The Fleet API, which checks each node's key, is open to other machines; all else
+is for this machine itself.
+"""
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from server.deployment.rare_warnings import RareWarnings
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FLEET = "/v1/fleet/"
+# What a node with a key of its own needs. Not among them: register-node and unregister-node, which are for nodes
+# without one.
+OPEN_TO_NODES = frozenset(
+    FLEET + name
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+# What a node without a key asks first. It would hang on a 403, and exits with our words on Flower's own code for this.
+_KEYLESS = FLEET + "register-node"
+# The largest honest request is one piece of an array, 5 MiB and a few hundred bytes.
+LARGEST_BODY = 16 * 1024 * 1024
+# Flower reads a body before it looks at the key, so strangers could fill the memory with many at once.
+LARGEST_IN_FLIGHT = 64 * LARGEST_BODY
+# A proxy on this machine makes strangers look local; an honest one says so.
+_PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip", b"x-forwarded-host"})
+
+
+class Gate:
+    """ASGI middleware: lets nodes pass, keeps administration on this machine, and bounds what is read into memory.
+
+    Guarantee: a request from another machine reaches the app only if its path is in `OPEN_TO_NODES`; no Fleet
+    request, wherever from, hands the app more than `largest_body` bytes of body, whatever its headers say; all
+    Fleet bodies of other machines together never hold more than `largest_in_flight`.
+    """
+
+    def __init__(
+        self, app: App, *, largest_body: int = LARGEST_BODY, largest_in_flight: int = LARGEST_IN_FLIGHT
+    ) -> None:
+        self._app = app
+        self._largest_body = largest_body
+        self._largest_in_flight = largest_in_flight
+        self._in_flight = 0
+        self._log = RareWarnings()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        local = is_local(scope)
+        if not local and (scope["type"] != "http" or scope["path"] not in OPEN_TO_NODES):
+            self._log.warn(f"refused to {_who(scope)}, not this machine: {_what(scope)}")
+            if scope["path"] == _KEYLESS:
+                await _refuse(
+                    scope, send, 412, "A node needs an admitted key: --auth-supernode-private-key.", code=2001
+                )
+            else:
+                await _refuse(scope, send, 403, "Only clients' nodes may ask this server from another machine.")
+        elif scope["type"] == "http" and scope["path"].startswith(FLEET):
+            await self._within_bounds(scope, receive, send, local)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _within_bounds(self, scope: Scope, receive: Receive, send: Send, local: bool) -> None:
+        """Read the body here, as far as it may go, and hand it on only if it is whole."""
+        if _declared_length(scope) > self._largest_body:
+            await self._too_large(scope, send)
+            return
+        body = bytearray()
+        counted = 0
+        try:
+            while True:
+                event = await receive()
+                if event["type"] != "http.request":
+                    return
+                body += event.get("body", b"")
+                if len(body) > self._largest_body:
+                    await self._too_large(scope, send)
+                    return
+                if not local:
+                    self._in_flight += len(body) - counted
+                    counted = len(body)
+                    if self._in_flight > self._largest_in_flight:
+                        self._log.warn(f"too much is being sent at once; {_who(scope)} was told to come again")
+                        await _refuse(scope, send, 503, "Too much is being sent at once. Come again.")
+                        return
+                if not event.get("more_body", False):
+                    break
+            await self._app(scope, _replay(bytes(body), receive), send)
+        finally:
+            self._in_flight -= counted
+
+    async def _too_large(self, scope: Scope, send: Send) -> None:
+        self._log.warn(f"refused to {_who(scope)}, larger than {self._largest_body} bytes: {_what(scope)}")
+        await _refuse(scope, send, 413, f"A request may have {self._largest_body} bytes.")
+
+
+def is_local(scope: Scope) -> bool:
+    """Whether a request comes from this machine itself.
+
+    Guarantee: true only if the peer's address is loopback, or is the very address of this machine at which the
+    connection arrived; never if it came through a proxy that says so. Headers can take trust away, never give it.
+
+    Args:
+        scope: Of ASGI; under uvicorn `client` and `server` are the two ends of the socket, as long as its handling of
+            proxy headers is off (`superlink.py` sees to that).
+    """
+    if any(name.lower() in _PROXY_HEADERS for name, _ in scope.get("headers", ())):
+        return False
+    peer = _address(scope.get("client"))
+    if peer is None:
+        return False
+    own = _address(scope.get("server"))
+    return peer.is_loopback or (own is not None and not own.is_unspecified and peer == own)
+
+
+def _address(end: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        parsed = ipaddress.ip_address(end[0])
+    except (ValueError, TypeError, IndexError):
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed
+
+
+def _declared_length(scope: Scope) -> int:
+    """What the header says; it may lie, or be missing."""
+    declared = [value for name, value in scope.get("headers", ()) if name.lower() == b"content-length"]
+    return max((int(value) for value in declared if value.isdigit() and len(value) < 20), default=0)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body once, then whatever comes after it (a disconnect)."""
+    waiting: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Event:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+async def _refuse(scope: Scope, send: Send, status: int, why: str, **more: int) -> None:
+    if scope["type"] != "http":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    content = json.dumps({"detail": why, **more}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _who(scope: Scope) -> str:
+    address = _address(scope.get("client"))
+    return "somebody unknown" if address is None else str(address)
+
+
+def _what(scope: Scope) -> str:
+    """The path, so that a stranger cannot write lines into the log."""
+    return ascii(str(scope.get("path", ""))[:80])

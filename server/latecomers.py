@@ -1,0 +1,113 @@
+"""Clients that come after a run has begun, or come back: met as all others were, before they get any work."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from common.errors import ClientFailure, ConfigError, FederationError
+from common.privacy.plan import plan_for
+from server.cohort import join_cohorts
+from server.gathering import Wire
+from server.meeting import DISAGREES, SAME_NAME, Client, Declared, agrees, ask_to_declare, drop_bad_heads
+from server.outcome import Outcome
+
+_log = logging.getLogger("bract.server")
+_LONGEST_WAIT = 60.0
+
+
+class LateComers:
+    """Looks before each round whether a client has come that the run still lacks.
+
+    Args:
+        wire: How to ask.
+        outcome: The run; its clients, cohorts and plans are extended.
+        joined: Called when somebody has come, so that the statement can be written anew.
+    """
+
+    def __init__(self, wire: Wire, outcome: Outcome, joined: Callable[[], None]) -> None:
+        self._wire = wire
+        self._outcome = outcome
+        self._joined = joined
+        self._turned_away: set[int] = set()
+
+    def look(self, server_round: int) -> None:
+        """Meet whoever has come since the last look, if the run lacks anybody.
+
+        Args:
+            server_round: The round that is about to begin.
+        """
+        outcome = self._outcome
+        there = set(self._wire.grid.get_node_ids())
+        lacking = {name for name, client in outcome.clients.items() if client.node_id not in there}
+        if not lacking and len(outcome.clients) >= outcome.config.num_clients:
+            return
+        known = {client.node_id for client in outcome.clients.values()}
+        strangers = there - known - self._turned_away
+        if not strangers:
+            return
+        answers, failures = ask_to_declare(
+            self._wire.grid, strangers, run_id=self._wire.run_id, seconds=_LONGEST_WAIT, strict=False
+        )
+        refusals = {f"node {node}": why for node, why in failures.items()}
+        if self._wire.keeper is not None:
+            answers = drop_bad_heads(answers, self._wire.keeper, refusals)
+        for one in answers:
+            self._take(one, lacking, refusals, server_round)
+        taken = {client.node_id for client in outcome.clients.values()}
+        self._turned_away |= strangers - taken
+        for who, why in refusals.items():
+            _log.error("%s does not take part: %s", who, why)
+        outcome.refusals = dict(outcome.refusals) | refusals
+        self._joined()
+
+    def _take(self, one: Declared, lacking: set[str], refusals: dict[str, str], server_round: int) -> None:
+        outcome, name, declared = self._outcome, one.name, one.client.declaration
+        anybody = next(iter(outcome.clients.values())).declaration
+        if name in outcome.clients:
+            if name not in lacking:
+                refusals[f"node {one.client.node_id}"] = SAME_NAME
+            elif declared != outcome.clients[name].declaration:
+                refusals[f"client {name}"] = DISAGREES
+            else:
+                outcome.clients[name] = replace(outcome.clients[name], node_id=one.client.node_id)
+                _log.error("client %s is back", name)
+        elif not agrees(declared, anybody):
+            refusals[f"client {name}"] = DISAGREES
+        elif len(outcome.clients) < outcome.config.num_clients:
+            self._join(one, refusals, server_round)
+        else:
+            refusals[f"client {name}"] = "NO-ROOM"
+
+    def _join(self, one: Declared, refusals: dict[str, str], server_round: int) -> None:
+        try:
+            join(self._outcome, one.client, server_round)
+        except FederationError as error:
+            _log.error("%s", error)
+            refusals[f"client {one.name}"] = ClientFailure.CONFIG.name
+            return
+        _log.error("client %s has come and takes part from round %d", one.name, server_round)
+
+
+def join(outcome: Outcome, client: Client, server_round: int) -> None:
+    """Let a client take part from a round on, with a plan like everybody's.
+
+    Args:
+        outcome: The run; changed.
+        client: Who came.
+        server_round: The first round that it can take part in.
+
+    Raises:
+        FederationError: The client admits no plan.
+    """
+    config, name = outcome.config, client.declaration.name
+    if config.noises_gradients:
+        try:
+            plan_for(config, client.declaration.num_units)
+        except ConfigError as error:
+            raise FederationError(f"client {name} admits no plan: {error}") from None
+    outcome.clients[name] = client
+    outcome.joined[name] = server_round
+    outcome.cohorts[:] = join_cohorts(
+        outcome.cohorts, name, server_round, cohort_size=config.cohort_size, participations=config.participations
+    )
+    outcome.register()

@@ -1,0 +1,265 @@
+"""Rounds that survive: late and missing clients, quorum, retries, skipped rounds, clients that come late."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from own_home_cases import own_home_fixture  # noqa: F401
+from safetensors.numpy import load_file
+from survival_cases import clients_of, federate, round_of, survival_config
+
+from common.audit.ledger_audit import audit_ledger, kept_heads
+from common.errors import FederationError
+from server.audit.run_audit import audit_run
+
+
+@pytest.fixture(name="folders")
+def folders_fixture(tmp_path: Path, own_home: Path) -> list[Path]:
+    return clients_of(tmp_path)
+
+
+@pytest.fixture(name="output")
+def output_fixture(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "rounds.jsonl").read_text().splitlines()]
+
+
+def summary(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return found
+
+
+def charged(home: Path, output: Path) -> dict[str, tuple[int, int]]:
+    """Client -> rounds reserved and releases committed, the closing one among them, by a ledger that verifies."""
+    report = audit_ledger(home / "holder" / "ledger.sqlite", kept_heads(output / "heads.jsonl"))
+    assert (report.verdict, report.remarks.doubts) == ("verified", [])
+    return {run.client: (run.rounds, run.sent) for run in report.runs}
+
+
+def checked(output: Path) -> None:
+    report = audit_run(output)
+    assert report.remarks.doubts == []
+
+
+def test_a_late_client_is_reported_and_left_out_and_its_round_goes_on(
+    folders: list[Path], output: Path, own_home: Path
+) -> None:
+    outcome, _ = federate(folders, survival_config(output), lost=lambda n, message: (n, round_of(message)) == (1, 2))
+
+    assert outcome.status == "complete"
+    assert [(line["clients"], line["failures"]) for line in lines(output)] == [
+        (3, {}),
+        (2, {"ward-1": "LATE"}),
+        (3, {}),
+        (3, {}),
+    ]
+    assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (3, 4), "ward-2": (4, 5)}
+    assert json.loads((output / "privacy.json").read_text())["clients"]["ward-1"]["rounds"] == 4  # what was asked
+    checked(output)
+
+
+def test_a_round_below_quorum_is_tried_again_and_nobody_is_charged_twice(
+    folders: list[Path], output: Path, own_home: Path
+) -> None:
+    tries: list[int] = []
+
+    def deaf_once(number: int, message: Message) -> bool:
+        if (number, round_of(message)) != (2, 3):
+            return False
+        tries.append(number)
+        return len(tries) == 1
+
+    config = survival_config(output, min_clients=3)
+    _, grid = federate(folders, config, lost=deaf_once)
+
+    assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
+    assert [line["failures"] for line in lines(output)] == [{}] * 4
+    asked = [who for who, kind, number in grid.asked if (kind, number) == ("train", 3)]
+    assert (sorted(asked[:3]), asked[3:]) == ([0, 1, 2], [2])
+    assert charged(own_home, output) == dict.fromkeys(("ward-0", "ward-1", "ward-2"), (4, 5))
+
+
+def test_a_client_whose_reply_was_lost_sends_the_same_bytes_when_it_is_asked_again(
+    folders: list[Path], output: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from client.learner import Learner
+
+    trained: list[str] = []
+    train = Learner.train
+
+    def counted(self: Learner, *args: Any, **more: Any) -> Any:
+        trained.append(f"{more['name']} {more['server_round']}")
+        return train(self, *args, **more)
+
+    monkeypatch.setattr(Learner, "train", counted)
+    tries: list[int] = []
+
+    def unheard_once(number: int, message: Message) -> bool:
+        if (number, round_of(message), message.metadata.message_type) != (1, 2, "train"):
+            return False
+        tries.append(number)
+        return len(tries) == 1
+
+    federate(folders, survival_config(output, min_clients=3), unheard=unheard_once)
+
+    assert len(tries) == 2
+    assert trained.count("ward-1 2") == 1
+    assert charged(own_home, output)["ward-1"] == (4, 5)
+    assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
+
+
+def test_a_round_that_stays_below_quorum_is_skipped_and_moves_nothing(
+    folders: list[Path], output: Path, own_home: Path
+) -> None:
+    models: list[np.ndarray] = []
+
+    def watch(number: int, message: Message) -> bool:
+        if message.metadata.message_type == "train" and number == 0:
+            models.append(next(iter(message.content.array_records["arrays"].values())).numpy().copy())
+        return number == 1 and round_of(message) == 2
+
+    outcome, grid = federate(folders, survival_config(output, min_clients=3), lost=watch)
+
+    second = lines(output)[1]
+    assert (second["skipped"], second["clients"], second["failures"]) == (True, 2, {"ward-1": "LATE"})
+    assert "private" not in second
+    asked = [who for who, kind, number in grid.asked if (kind, number) == ("train", 2)]
+    assert (sorted(asked[:3]), asked[3:]) == ([0, 1, 2], [1])
+    assert np.array_equal(models[1], models[2])  # what entered rounds 2 and 3
+    assert not np.array_equal(models[0], models[1])
+    assert outcome.status == "complete"
+    assert (summary(output)["rounds"], summary(output)["rounds_skipped"]) == (4, 1)
+    assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (3, 4), "ward-2": (4, 5)}
+    checked(output)
+
+
+def test_three_skipped_rounds_in_a_row_stop_the_run_and_one_command_resumes_it(
+    folders: list[Path], output: Path, own_home: Path
+) -> None:
+    config = survival_config(output, min_clients=3, num_rounds=6)
+
+    with pytest.raises(FederationError, match=r"round 4: 2 clients sent an update, and 3 are needed \(LATE\)"):
+        federate(folders, config, lost=lambda n, message: n == 2 and round_of(message) > 1)
+    assert summary(output)["status"] == "interrupted"
+    assert [line.get("skipped", False) for line in lines(output)] == [False, True, True]
+
+    outcome, _ = federate(folders, config.model_copy(update={"resume": True}))
+
+    assert outcome.status == "complete"
+    assert [line.get("skipped", False) for line in lines(output)] == [False, True, True, False, False, False]
+    assert charged(own_home, output) == {"ward-0": (6, 7), "ward-1": (6, 7), "ward-2": (4, 5)}
+    checked(output)
+
+
+def test_a_run_whose_rounds_were_all_skipped_is_not_complete(folders: list[Path], output: Path) -> None:
+    with pytest.raises(FederationError, match="round 2: 0 clients"):
+        federate(folders, survival_config(output, num_rounds=2), lost=lambda _, message: round_of(message) > 0)
+
+    assert summary(output)["status"] == "interrupted"
+
+
+def test_a_client_that_refuses_is_not_asked_again(folders: list[Path], output: Path) -> None:
+    policy = folders[1] / "policy.toml"
+
+    def withdraw(number: int, message: Message) -> bool:
+        if (number, round_of(message)) == (1, 2):
+            policy.write_text(policy.read_text().replace("max-epsilon = 5.0", "max-epsilon = 0.01"))
+        return False
+
+    config = survival_config(output, min_clients=3, num_rounds=4, round_retries=5)
+    with pytest.raises(FederationError, match="POLICY"):
+        federate(folders, config, lost=withdraw)
+
+    assert lines(output)[1]["failures"] == {"ward-1": "POLICY"}
+
+
+def test_a_client_that_comes_late_takes_part_from_then_on_with_a_plan_of_its_own(
+    folders: list[Path], output: Path, own_home: Path
+) -> None:
+    rounds: set[int] = set()
+
+    def note(_: int, message: Message) -> bool:
+        rounds.add(round_of(message))
+        return False
+
+    outcome, grid = federate(folders, survival_config(output), lost=note, there=lambda n: n != 2 or 2 in rounds)
+
+    assert [line["clients"] for line in lines(output)] == [2, 2, 3, 3]
+    assert outcome.joined == summary(output)["joined_late"] == {"ward-2": 3}
+    assert grid.asked[[who for who, _, _ in grid.asked].index(2)] == (2, "query", 0)  # met before it is asked anything
+    assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (4, 5), "ward-2": (2, 3)}
+    statement = json.loads((output / "privacy.json").read_text())
+    assert {name: one["rounds"] for name, one in statement["clients"].items()} == {
+        "ward-0": 4,
+        "ward-1": 4,
+        "ward-2": 2,
+    }
+    checked(output)
+
+
+def test_a_run_does_not_begin_below_its_quorum(folders: list[Path], output: Path, own_home: Path) -> None:
+    with pytest.raises(FederationError, match=r"only 1 nodes .* min-clients=2 are needed"):
+        federate(folders, survival_config(output), there=lambda n: n == 0)
+
+    assert not (own_home / "holder" / "ledger.sqlite").exists() or charged_nothing(own_home)
+
+
+def charged_nothing(home: Path) -> bool:
+    return audit_ledger(home / "holder" / "ledger.sqlite", ()).runs == ()
+
+
+def test_a_resumed_run_goes_on_without_a_client_that_is_away_and_takes_it_back(
+    folders: list[Path], output: Path, own_home: Path
+) -> None:
+    config = survival_config(output, num_rounds=6)
+
+    def stop(_: int, message: Message) -> bool:
+        if round_of(message) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    interrupted, _ = federate(folders, config, lost=stop)
+    assert interrupted.status == "interrupted"
+    seen: set[int] = set()
+
+    def note(_: int, message: Message) -> bool:
+        seen.add(round_of(message))
+        return False
+
+    outcome, _ = federate(
+        folders, config.model_copy(update={"resume": True}), lost=note, there=lambda n: n != 0 or 4 in seen
+    )
+
+    assert outcome.status == "complete"
+    assert [line["clients"] for line in lines(output)] == [3, 3, 2, 2, 3, 3]
+    assert lines(output)[2]["failures"] == {"ward-0": "UNREACHABLE"}
+    assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (6, 7), "ward-2": (6, 7)}
+    checked(output)
+
+
+def test_a_run_with_a_late_client_is_resumed_with_the_same_cohorts(folders: list[Path], output: Path) -> None:
+    config = survival_config(output, num_rounds=6, client_fraction=0.7, min_clients=1)
+    seen: set[int] = set()
+    before: list[list[str]] = []
+
+    def stop(_: int, message: Message) -> bool:
+        seen.add(round_of(message))
+        if round_of(message) == 4:
+            raise KeyboardInterrupt
+        return False
+
+    interrupted, _ = federate(folders, config, lost=stop, there=lambda n: n != 1 or 1 in seen)
+    before = [list(cohort) for cohort in interrupted.cohorts]
+
+    outcome, _ = federate(folders, config.model_copy(update={"resume": True}))
+
+    assert interrupted.joined == {"ward-1": 2}
+    assert outcome.cohorts == before
+    assert max(sum(name in cohort for cohort in before) for name in outcome.clients) <= config.participations
+    assert load_file(output / "model" / "model.safetensors")

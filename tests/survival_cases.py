@@ -1,0 +1,95 @@
+"""A federation of clients with images of their own in one process, whose network fails as a test says."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from own_clients import SMALL, OwnClient, write_images
+
+import client.app as client_app
+from client.local import local_of
+from common.config import Scalar, defaults, override, parse, resolved
+from common.sections import RunConfig
+from server.app import Surroundings, run_federation
+from server.outcome import Outcome
+from simulations.in_process import InProcessGrid
+
+Fails = Callable[[int, Message], bool]
+FIRST_NODE = 2
+
+
+def never(_: int, __: Message) -> bool:
+    return False
+
+
+def round_of(message: Message) -> int:
+    """The round a message belongs to; 0 for those that belong to none."""
+    return int(message.content.config_records["config"].get("server-round", 0))
+
+
+class FailingGrid(InProcessGrid):
+    """Real clients behind a network of the test's making.
+
+    Args:
+        folders: One client a node.
+        config: The run.
+        lost: Which messages never reach a client.
+        unheard: Which replies never come back, though the client has done its work.
+        there: Whether a node is listed; it is asked before each look.
+    """
+
+    def __init__(
+        self,
+        folders: list[Path],
+        config: RunConfig,
+        *,
+        lost: Fails = never,
+        unheard: Fails = never,
+        there: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        super().__init__(client_app.app, len(folders), resolved(config))
+        self._folders = folders
+        self._lost, self._unheard, self._there = lost, unheard, there
+        self.asked: list[tuple[int, str, int]] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [node for node in super().get_node_ids() if self._there(node - FIRST_NODE)]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            number, kind = message.metadata.dst_node_id - FIRST_NODE, message.metadata.message_type
+            self.asked.append((number, kind, round_of(message)))
+            if self._lost(number, message):
+                ids.append(f"lost-{len(self.asked)}")
+                continue
+            (key,) = super().push_messages([message])
+            if self._unheard(number, message):
+                del self._replies[key]
+            ids.append(key)
+        return ids
+
+    def _new_context(self, node_id: int) -> Context:
+        local_of.cache_clear()
+        settings = {"bract-client": str(self._folders[node_id - FIRST_NODE])}
+        return Context(1, node_id, settings, RecordDict(), dict(self._run_config))
+
+
+def clients_of(root: Path, count: int = 3) -> list[Path]:
+    """So many clients, each with 60 images of its own."""
+    images = [write_images(root / f"images-{n}", range(60 * n, 60 * n + 60)) for n in range(count)]
+    return [OwnClient(root, folder, name=f"ward-{n}").folder for n, folder in enumerate(images)]
+
+
+def survival_config(output: Path, **more: Scalar) -> RunConfig:
+    """Three clients, four rounds, a network that is waited for a tenth of a second."""
+    own: dict[str, Scalar] = {"num-clients": 3, "num-rounds": 4, "output-dir": str(output)}
+    own |= {"round-deadline": 0.1, "join-deadline": 0.1, "min-clients": 2}
+    given = {name.replace("_", "-"): value for name, value in more.items()}
+    return parse(override(defaults(), SMALL | own | given))
+
+
+def federate(folders: list[Path], config: RunConfig, **network: Any) -> tuple[Outcome, FailingGrid]:
+    grid = FailingGrid(folders, config, **network)
+    return run_federation(grid, config, lambda _: Surroundings()), grid
