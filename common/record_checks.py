@@ -128,9 +128,9 @@ def check_tensor(array: Array, shape: tuple[int, ...]) -> None:
     size = math.prod(shape)
     if len(array.data) > _WIDEST * size + _HEADER_BYTES:
         raise FederationError("a tensor that is larger than agreed")
+    if array.stype != _NUMPY:
+        raise FederationError("a tensor that numpy did not write")
     try:
-        if array.stype != _NUMPY:
-            raise ValueError("not as numpy writes it")
         stream = BytesIO(array.data)
         read = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(stream)]
         found, _, dtype = read(stream)

@@ -4,6 +4,7 @@ import gc
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Context
@@ -11,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from common.config import bract_home, parse
-from common.errors import FederationError
+from common.errors import BractError, FederationError
 from common.ledger.heads import HeadKeeper
 from common.metrics import Counts, NoisedCounts
 from common.models.initial import initial_arrays
@@ -29,7 +30,7 @@ from server.meeting import meet_clients
 from server.outcome import Outcome
 from server.resume import open_checkpoint, restore, reunite
 from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
-from server.run_directory import RunDirectory
+from server.run_directory import RunDirectory, leave_word
 from server.saving import draw_outcome, save_checkpoint_of, save_progress, save_statement
 from server.tracking import FileTracker, LogTracker, Tracker, Trackers
 
@@ -270,7 +271,12 @@ def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:
 
     @created.main()
     def main(grid: Grid, context: Context) -> None:
-        run_federation(grid, parse(context.run_config), surround)
+        config = parse(context.run_config)
+        try:
+            run_federation(grid, config, surround)
+        except BractError as error:
+            leave_word(Path(config.output_dir), error)
+            raise
 
     return created
 

@@ -12,11 +12,12 @@ from rich.text import Text
 from common.audit.audit_command import audit_app, figure, plain, say, show_remarks, show_verdict
 from common.terminal import bar_factory, plain_errors
 from server.deployment import commands
+from server.deployment.run_command import RUN_HELP, run_command
 
 if TYPE_CHECKING:
     from server.audit.run_report import RunReport
 
-RUN_HELP = """Check a run's statement: does privacy.json follow from its clients' ledgers? Nothing is written.
+AUDIT_HELP = """Check a run's statement: does privacy.json follow from its clients' ledgers? Nothing is written.
 
 Every epsilon is computed anew from the events. The verdict is "verified" where every client's ledger was seen and has
 all that its signed heads say; a run of real clients has their heads only, and is "internally consistent" at best.
@@ -33,7 +34,8 @@ _MOST_CLIENTS = 20
 def mount(app: typer.Typer) -> None:
     """Add this room's commands to those that others have mounted at the front door."""
     commands.mount(app)
-    audit_app.command("run", help=RUN_HELP)(audit_run_command)
+    app.command("run", help=RUN_HELP)(run_command)
+    audit_app.command("run", help=AUDIT_HELP)(audit_run_command)
 
 
 def audit_run_command(

@@ -11,8 +11,11 @@ import numpy as np
 import tomli_w
 
 from common.config import nest, resolved
-from common.errors import ConfigError
+from common.errors import BractError, ConfigError
 from common.sections import RunConfig
+
+# Why a run stopped, where it did.
+STOPPED = "stopped.txt"
 
 
 class RunDirectory:
@@ -48,6 +51,7 @@ class RunDirectory:
         path = Path(config.output_dir)
         if not config.output_dir or not (path / "config.toml").is_file():
             raise ConfigError(f"--resume {path or '(no folder)'}: no run lies there (it has no config.toml)")
+        (path / STOPPED).unlink(missing_ok=True)
         return cls(path)
 
     def write_text(self, name: str, text: str) -> None:
@@ -72,6 +76,17 @@ class RunDirectory:
         scratch.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
         os.replace(scratch, folder / "model.safetensors")
         self.write_json("model/card.json", card)
+
+
+def leave_word(folder: Path, why: BractError) -> None:
+    """Write down why a run stopped, for whoever follows it from outside; a folder that is not there is no matter.
+
+    Args:
+        folder: The run's.
+        why: What its process died of.
+    """
+    if (folder / "config.toml").is_file():
+        RunDirectory(folder).write_text(STOPPED, f"{type(why).__name__}: {why}\n")
 
 
 def check_free(path: Path) -> None:

@@ -87,11 +87,24 @@ def privacy_statement(
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,
         "not_protected": _not_protected(config),
-        "refusals": dict(refusals or {}),
-        "absent": max(0, config.num_clients - len(spending.shares) - len(refusals or {})),
-        "joined_late": dict(joined_late or {}),
-        "clients": {name: _client(share, (heads or {}).get(name)) for name, share in spending.shares.items()},
+        **_parties(config, spending, refusals or {}, heads or {}, joined_late or {}),
         "versions": versions(),
+    }
+
+
+def _parties(
+    config: RunConfig,
+    spending: Spending,
+    refusals: Mapping[str, str],
+    heads: Mapping[str, SignedHead],
+    joined_late: Mapping[str, int],
+) -> dict[str, Any]:
+    """Who took part, who refused, and how many never came."""
+    return {
+        "refusals": dict(refusals),
+        "absent": max(0, config.num_clients - len(spending.shares) - len(refusals)),
+        "joined_late": dict(joined_late),
+        "clients": {name: _client(share, heads.get(name)) for name, share in spending.shares.items()},
     }
 
 

@@ -14,8 +14,8 @@ from common.models.initial import initial_arrays
 from common.privacy.plan import plan_for
 from common.sections import RunConfig
 from common.streams import public_stream
+from server.terminal_progress import TerminalProgress
 from simulations.evaluator import PooledEvaluator
-from simulations.progress import TerminalProgress
 
 _MOST_ALONE = 10
 

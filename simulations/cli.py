@@ -1,9 +1,6 @@
 """`bract simulate`, one command, no services; and the attacks of `bract audit`."""
 
-import importlib
 import json
-import logging
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,10 +10,9 @@ from rich.console import Console
 
 from common import config as settings
 from common.audit.audit_command import audit_app
-from common.data.sources import names_a_place
-from common.errors import ConfigError
-from common.models.weights import RANDOM
+from common.given import given_to_resume, given_to_run
 from common.terminal import plain_errors
+from server.log_levels import set_log_levels
 from simulations.audit.empirical.command import EMPIRICAL_HELP, empirical_command
 from simulations.audit.inversion.command import INVERSION_HELP, inversion_command
 from simulations.audit.layers.command import LAYERS_HELP, layers_command
@@ -101,11 +97,12 @@ def simulate(
 ) -> None:
     """Simulate a federation on this machine."""
     console = Console(stderr=as_json, quiet=quiet and not verbose)
-    _logging(verbose)
+    set_log_levels(verbose=verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
-        if resume is not None:
-            _refuse_changes(set_, config, out, seed)
-        given = _given(set_ or [], config, out, seed, device) if resume is None else _of_run(resume, device)
+        if resume is None:
+            given = given_to_run(set_ or [], config, out, seed, device)
+        else:
+            given = given_to_resume(resume, device, set_, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), given))
         if dry_run:
             from simulations.dry_run import show
@@ -118,60 +115,8 @@ def simulate(
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:
-            from simulations.closing import show_closing
+            from server.closing import show_closing
 
             show_closing(summary, folder, Console())
         if summary["status"] != "complete":
             raise typer.Exit(130)
-
-
-def _refuse_changes(*given: object) -> None:
-    if any(value is not None and value != [] for value in given):
-        raise ConfigError("--resume goes on with a run's own settings: leave --set, --config, --out and --seed out")
-
-
-def _of_run(folder: Path, device: str | None) -> dict[str, settings.Scalar]:
-    """The settings that a run was started with; only the device may be another one."""
-    given = settings.load_file(folder / "config.toml", "--resume")
-    given |= {"resume": True, "output-dir": _absolute("--resume", str(folder))}
-    return given | ({} if device is None else {"system.device": device})
-
-
-def _given(
-    pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
-) -> dict[str, settings.Scalar]:
-    """All settings the user gave, the command line over the file, paths made absolute."""
-    given = settings.given_settings(
-        pairs,
-        file,
-        {
-            "--seed": ("seed", seed),
-            "--device": ("system.device", device),
-            "--out": ("output-dir", None if out is None else str(out)),
-        },
-    )
-    for key in ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source"):
-        value = given.get(key)
-        names_a_file = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
-        if isinstance(value, str) and value and names_a_file:
-            given[key] = _absolute(key, value)
-    return given
-
-
-def _absolute(key: str, value: str) -> str:
-    try:
-        return str(Path(value).expanduser().resolve())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{key}={value!r} is not a usable path ({error})") from None
-
-
-def _logging(verbose: bool) -> None:
-    """Set log levels; Flower sets its own when it is first imported, so that comes first."""
-    importlib.import_module("flwr.app")
-    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
-    logging.getLogger("flwr").propagate = False
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logger = logging.getLogger("bract")
-    logger.setLevel(logging.INFO if verbose else logging.ERROR)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler(sys.stderr))

@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from common.ledger.open_books import close_below
 from common.sections import RunConfig
 from server.run_directory import RunDirectory, check_free, fresh_path
-from simulations.progress import TerminalProgress
+from server.terminal_progress import TerminalProgress
 
 
 def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console) -> tuple[dict[str, Any], Path]:

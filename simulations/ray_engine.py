@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,15 +15,16 @@ from pathlib import Path
 
 import tomli_w
 
+from common.bundle import stage_app
 from common.config import resolved
 from common.data.deal import deal
 from common.data.prepared import prepare
 from common.errors import ConfigError, FederationError
 from common.sections import RunConfig
+from server.following import follow_run, run_status
 from server.run_directory import RunDirectory
-from simulations.progress import TerminalProgress
+from server.terminal_progress import TerminalProgress
 
-_ROOMS = ("common", "client", "server", "simulations")
 _STARTUP_SECONDS = 60.0
 _ENDING_SECONDS = 15.0
 
@@ -56,7 +56,7 @@ def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
                 _flwr_run(config, home, address, progress)
         except KeyboardInterrupt:
             interrupted = True
-        if _status(folder) != "complete" and not (interrupted and (folder / "summary.json").is_file()):
+        if run_status(folder) != "complete" and not (interrupted and (folder / "summary.json").is_file()):
             raise FederationError(f"the run under Ray left no result; the end of its log:\n{_tail(home)}")
     summary = json.loads((folder / "summary.json").read_text())
     summary["seconds"]["features"] = round(prepared.seconds, 3)
@@ -138,51 +138,19 @@ def _flwr_run(config: RunConfig, home: Path, address: str, progress: TerminalPro
     with (home / "run.log").open("wb") as log:
         process = subprocess.Popen(command, env=_environment(home), stdout=log, stderr=log)  # noqa: S603
         try:
-            _follow(process, Path(config.output_dir), config, progress)
+            follow_run(
+                Path(config.output_dir),
+                progress,
+                num_rounds=config.num_rounds,
+                num_clients=config.num_clients,
+                ended=lambda: process.poll() is not None,
+            )
             process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         finally:
             process.terminate()
             process.wait()
-
-
-def _follow(process: "subprocess.Popen[bytes]", folder: Path, config: RunConfig, progress: TerminalProgress) -> None:
-    """Show rounds as they appear in `rounds.jsonl`, until the run has ended."""
-    progress.start(config.num_rounds, config.num_clients, 0)
-    shown = 0
-    while True:
-        ended = process.poll() is not None or _status(folder) == "complete"
-        file = folder / "rounds.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        for line in lines[shown:]:
-            progress.round_done(json.loads(line))
-        shown = len(lines)
-        if ended:
-            progress.stop()
-            return
-        time.sleep(0.2)
-
-
-def _status(folder: Path) -> str:
-    file = folder / "summary.json"
-    return str(json.loads(file.read_text())["status"]) if file.is_file() else "not started"
-
-
-def stage_app(home: Path) -> Path:
-    """Copy the rooms and pyproject.toml into a folder that `flwr run` can bundle."""
-    here = Path(__file__).resolve().parents[1]
-    app = home / "bract"
-    app.mkdir()
-    for room in _ROOMS:
-        shutil.copytree(here / room, app / room, ignore=shutil.ignore_patterns("__pycache__", "pyproject.toml"))
-    shutil.copy(here / "bract.py", app / "bract.py")
-    project = here / "pyproject.toml"
-    shutil.copy(project if project.is_file() else here / "common" / "pyproject.toml", app / "pyproject.toml")
-    # Flower refuses an exclude pattern that matches nothing.
-    (app / "tests").mkdir()
-    (app / "tests" / "__init__.py").touch()
-    return app
 
 
 def _tail(home: Path) -> str:

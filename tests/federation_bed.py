@@ -12,9 +12,9 @@ from pathlib import Path
 
 import tomli_w
 
+from common.bundle import stage_app
 from common.config import resolved
 from common.sections import RunConfig
-from simulations.ray_engine import stage_app
 
 STARTUP_SECONDS = 60.0
 
@@ -76,7 +76,7 @@ def federation(home: Path, node_configs: Sequence[str], **more: str) -> Iterator
     with ExitStack() as stack:
         link = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
         stack.enter_context(process(link, home / "superlink.log", env))
-        _wait_for(address)
+        wait_for(address)
         for number, config in enumerate(node_configs):
             node = ["flower-supernode", "--insecure", "--superlink", address, "--host", "127.0.0.1"]
             node += ["--port", str(free_port()), "--node-config", config]
@@ -84,7 +84,7 @@ def federation(home: Path, node_configs: Sequence[str], **more: str) -> Iterator
         yield address
 
 
-def _wait_for(address: str) -> None:
+def wait_for(address: str) -> None:
     deadline = time.monotonic() + STARTUP_SECONDS
     host, _, port = address.rpartition(":")
     while time.monotonic() < deadline:
@@ -95,10 +95,20 @@ def _wait_for(address: str) -> None:
     raise TimeoutError(f"nothing listens at {address}")
 
 
-def flwr_run(home: Path, address: str, config: RunConfig, *, seconds: float, **more: str) -> str:
-    """Submit the app as `flwr run` does and follow it to its end; gives what was streamed."""
-    app = stage_app(home)
-    connection = {"superlink": {"default": "bract", "bract": {"address": address, "insecure": True}}}
+def flwr_run(
+    home: Path,
+    address: str,
+    config: RunConfig,
+    *,
+    seconds: float,
+    app: Path | None = None,
+    authority: Path | None = None,
+    **more: str,
+) -> str:
+    """Submit the app, or a changed one, as `flwr run` does and follow it to its end; gives what was streamed."""
+    app = app or stage_app(home)
+    trusted: dict[str, object] = {"root-certificates": str(authority)} if authority else {"insecure": True}
+    connection = {"superlink": {"default": "bract", "bract": {"address": address, **trusted}}}
     (home / "flwr" / "config.toml").write_text(tomli_w.dumps(connection))
     (home / "run.toml").write_text(tomli_w.dumps(resolved(config)))
     command = ["flwr", "run", str(app), "bract", "--stream", "--run-config", str(home / "run.toml")]

@@ -28,7 +28,6 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.proto.message_pb2",
         "flwr.proto.node_pb2",
         "flwr.proto.runtime_pb2",
-        "flwr.supercore.constant",
         "flwr.supercore.heartbeat",
         "flwr.supercore.inflatable.inflatable_protobuf_utils",
         "flwr.supercore.inflatable.inflatable_utils",
@@ -39,13 +38,21 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.supercore.task_identity",
         "flwr.supernode.runtime.run_clientapp",
     },
+    "client/deployment/offers.py": {
+        "flwr.proto.runtime_pb2",
+        "flwr.supercore.constant",
+        "flwr.supercore.interceptors",
+        "flwr.supercore.runtime",
+    },
     # Ends children with their parent where the kernel cannot.
     "client/deployment/tether.py": {"flwr.supercore.app_utils"},
-    # Admits nodes, and removes them, as `flwr supernode` does.
+    # Admits nodes and removes them as `flwr supernode` does, starts runs as `flwr run` does.
     "server/deployment/control.py": {
+        "flwr.common.serde",
         "flwr.proto.control_pb2",
         "flwr.supercore.control",
         "flwr.supercore.error",
+        "flwr.supercore.fab",
     },
     # Starts the SuperLink.
     "server/deployment/superlink.py": {"flwr.superlink", "flwr.superlink.cli.flower_superlink"},
@@ -94,7 +101,13 @@ def test_flowers_internals_are_listed_for_files_that_are_there() -> None:
 def test_common_imports_flower_in_few_files() -> None:
     users = [name_of(f) for f in FILES if f.is_relative_to(ROOT / "common") and any("flwr" in m for m in imports(f))]
 
-    few = {"common/records.py", "common/record_checks.py", "common/reply_bytes.py", "common/bundle.py"}
+    few = {
+        "common/records.py",
+        "common/record_checks.py",
+        "common/reply_bytes.py",
+        "common/bundle.py",
+        "common/given.py",
+    }
     few |= {"common/data/partition.py"}
     assert set(users) == few
 

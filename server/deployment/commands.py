@@ -161,7 +161,7 @@ def revoke_command(
 
 
 def _say(line: str) -> None:
-    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _flush() -> None:

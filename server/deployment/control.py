@@ -4,13 +4,15 @@ Flower's own client class is used, not its `flwr supernode` commands: they start
 keys, and tell errors only in text.
 """
 
+import hashlib
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.config import Scalar
 from common.errors import ConfigError, FederationError
 from server.deployment.home import ServerHome
 from server.deployment.keys import PublicKey
@@ -91,6 +93,40 @@ class Control:
 
         with _refusal(_NOT_FOUND, f"the server has no node {node_id}"):
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+
+    def start_run(self, bundle: bytes, settings: Mapping[str, Scalar]) -> int:
+        """Submit a run; gives Flower's number of it.
+
+        Args:
+            bundle: The code that server and clients run, as `flwr build` makes it.
+            settings: The whole run configuration, flat.
+
+        Raises:
+            FederationError: The server took it for no run.
+        """
+        from flwr.common.serde import fab_to_proto, user_config_to_proto
+        from flwr.proto.control_pb2 import StartRunRequest
+        from flwr.supercore.fab import Fab
+
+        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
+        asked = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(settings)))
+        reply = self._client.StartRun(asked)
+        if not reply.HasField("run_id"):
+            raise FederationError("the server did not start the run; its own log says why")
+        return int(reply.run_id)
+
+    def run_state(self, run_id: int) -> str:
+        """Where a run is: `pending`, `starting`, `running` or `finished`, and how it finished."""
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        status = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        return ":".join(filter(None, (status.status, status.sub_status)))
+
+    def stop_run(self, run_id: int) -> None:
+        """Stop a run; what it has saved stays."""
+        from flwr.proto.control_pb2 import StopRunRequest
+
+        self._client.StopRun(StopRunRequest(run_id=run_id))
 
 
 @contextmanager

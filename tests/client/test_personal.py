@@ -24,7 +24,7 @@ from common.data.shards import Shard, shard
 from common.models.initial import initial_arrays
 from common.records import arrays_to_record, record_to_arrays
 from common.sections import RunConfig
-from simulations.closing import show_closing
+from server.closing import show_closing
 from simulations.evaluator import PooledEvaluator
 from simulations.job import run_job
 

@@ -20,7 +20,7 @@ from server.report import draw_curves
 from server.rounds import RoundResult
 from server.summary import summarise
 from server.tracking import RoundRecord
-from simulations.closing import show_closing
+from server.closing import show_closing
 
 MakeConfig = Callable[..., RunConfig]
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-clients": 2, "num-rounds": 1}

@@ -8,13 +8,16 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def show_closing(summary: dict[str, Any], folder: Path, console: Console) -> None:
+def show_closing(
+    summary: dict[str, Any], folder: Path, console: Console, *, resume: str = "bract simulate --resume"
+) -> None:
     """Print the result of a run.
 
     Args:
         summary: Content of `summary.json`.
         folder: The run directory.
         console: Where to print.
+        resume: The command that goes on with a run, without its folder.
     """
     table = Table(show_header=False, title=_title(summary), title_justify="left")
     table.add_column(style="bold")
@@ -22,7 +25,7 @@ def show_closing(summary: dict[str, Any], folder: Path, console: Console) -> Non
     for name, text in _rows(summary, _shown(folder)):
         table.add_row(name, escape(text))
     console.print(table)
-    for line in _next_steps(summary, _shown(folder)):
+    for line in _next_steps(summary, _shown(folder), resume):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -52,6 +55,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _noised(summary)
     rows += _personal(summary["personal"])
     rows += _left_out(summary)
+    rows += _hard_times(summary)
     rows.append(("privacy", _privacy(summary)))
     if summary["refusals"]:
         why = ", ".join(f"{who} ({reason})" for who, reason in list(summary["refusals"].items())[:5])
@@ -95,6 +99,21 @@ def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _hard_times(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a network that fails has left its marks on."""
+    rows = []
+    if summary["failures"] or summary["rounds_skipped"]:
+        skipped = f", {summary['rounds_skipped']} rounds skipped" if summary["rounds_skipped"] else ""
+        rows.append(("failures", f"{summary['failures']} updates did not come{skipped}: rounds.jsonl names each"))
+    if summary["joined_late"]:
+        late = ", ".join(f"{name} from round {first}" for name, first in list(summary["joined_late"].items())[:5])
+        rows.append(("came late", late))
+    if summary["missing_at_close"]:
+        missing = ", ".join(f"{name} ({why})" for name, why in list(summary["missing_at_close"].items())[:5])
+        rows.append(("not in the last counts", missing))
+    return rows
+
+
 def _privacy(summary: dict[str, Any]) -> str:
     if not summary["private"]:
         return "NOT PRIVATE: updates and exact counts left every client"
@@ -125,13 +144,13 @@ def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [("accuracy, private", f"{text}{which}: counts with noise, what a real federation sees")]
 
 
-def _next_steps(summary: dict[str, Any], folder: str) -> list[str]:
+def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:
     lines = [
         *_pictures(folder),
         f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
     ]
     if summary["status"] != "complete":
-        return [*lines, f"Next     bract simulate --resume {folder} goes on after round {summary['rounds']}"]
+        return [*lines, f"Next     {resume} {folder} goes on after round {summary['rounds']}"]
     compare = "" if "baselines" in summary else ", --baselines: did federating help?"
     if summary["private"]:
         return [*lines, f"Next     --set privacy.target-epsilon=2 for less leakage{compare}"]
