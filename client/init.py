@@ -1,9 +1,15 @@
 """Set up a client on a machine of its own: what it declares, and a policy with safe defaults."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
-from client.site import SITE_FILE, Site, check_name
+from cryptography import x509
+
+from client.deployment.authority import as_pem, read_authority
+from client.deployment.node_key import make_node_key
+from client.site import AUTHORITY_FILE, SITE_FILE, Site, check_name, server_place
 from common.config import defaults, override, parse
 from common.data.scan import refuse_if_too_bad, scan_source, source_entries
 from common.data.sources import names_a_place, open_source
@@ -51,30 +57,65 @@ accept-group-bound = false
 
 # Last day on which anything is allowed; without it there is no end.
 # expires = 2030-12-31
+
+# Code that a server sends runs here only if it is exactly this: the Bract that is installed here, named by the digest
+# of its files. Every promise above is kept by that code, so an empty pin ("") means trusting whoever sends it.
+# Before you change it: `bract client review DIR BUNDLE` shows what another bundle does differently, and ends with
+# the line to put here.
+bundle = "PINNED"
 """
 
 
-def init_client(folder: Path, source: str, *, path: str, name: str, progress: ProgressFactory) -> tuple[Site, Holder]:
+def init_client(
+    folder: Path,
+    source: str,
+    *,
+    path: str,
+    name: str,
+    progress: ProgressFactory,
+    server: str = "",
+    authority: Path | None = None,
+) -> tuple[Site, Holder]:
     """Write a client's folder, and make the holder's ledger and keys if this user has none yet.
 
     Guarantee: a second client over the same images finds what they have spent: ledger and keys belong to
     the user, not to the folder.
 
     Args:
-        folder: Where to write; must not hold a client yet.
+        folder: Where to write; must not hold a client yet. A policy and a node's key that lie there are kept.
         source: As `data.source`: a folder of images, a manifest, or a known name.
         path: As `data.path`.
         name: What servers call the client.
         progress: Called with a total and a label.
+        server: Where the server listens, as `host:port`; empty if this is not known yet.
+        authority: Certificate that the server's own must be signed by; None if it is not there yet.
 
     Raises:
-        ConfigError: The folder holds a client, or the name is empty or longer than 64 characters.
+        ConfigError: The folder holds a client, or the name, the server's address, the authority's certificate, or
+            a policy or key that lies there cannot be used.
         DataError: The images are missing, or too many are unusable; lists them.
         LedgerError: The holder's folder cannot be used.
     """
     if (folder / SITE_FILE).exists():
         raise ConfigError(f"{folder} holds a client already: edit {folder / SITE_FILE}, or name another folder")
     check_name(name)
+    if server:
+        server_place(server)
+    certificates = () if authority is None else read_authority(authority)
+    site, grouped = _declared(folder, source, path, name, progress)
+    site = replace(site, superlink=server, authority=AUTHORITY_FILE if certificates else "")
+    policy = None if site.policy_file.exists() else _policy_text(grouped)
+    if policy is None:
+        load_policy(site.policy_file)
+    holder = own_holder()
+    with holder.books():
+        pass
+    _write(site, policy, certificates)
+    return site, holder
+
+
+def _declared(folder: Path, source: str, path: str, name: str, progress: ProgressFactory) -> tuple[Site, bool]:
+    """The client, with the numbers it declares, and whether its images come in groups."""
     place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
     data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
     images = open_source(data)
@@ -84,16 +125,28 @@ def init_client(folder: Path, source: str, *, path: str, name: str, progress: Pr
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
     site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction, "", "", "")
-    holder = own_holder()
-    with holder.books():
-        pass
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not site.policy_file.exists():
-        units = '["image", "group"]' if groups is None else '["group"]'
-        site.policy_file.write_text(_POLICY.replace("UNITS", units), encoding="utf-8")
-    load_policy(site.policy_file)
-    (folder / SITE_FILE).write_text(_site_text(site), encoding="utf-8")
-    return site, holder
+    return site, groups is not None
+
+
+def _policy_text(grouped: bool) -> str:
+    from common.bundle import bundle_digest, installed_bundle
+
+    units = '["group"]' if grouped else '["image", "group"]'
+    return _POLICY.replace("UNITS", units).replace("PINNED", bundle_digest(installed_bundle()))
+
+
+def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...]) -> None:
+    """The file that makes the folder a client comes last: what was cut short can be done again."""
+    site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_node_key(site)
+    if policy is not None:
+        site.policy_file.write_text(policy, encoding="utf-8")
+        load_policy(site.policy_file)
+    if authority:
+        site.authority_file.write_bytes(as_pem(authority))
+    scratch = site.folder / f".{SITE_FILE}.part"
+    scratch.write_text(_site_text(site), encoding="utf-8")
+    os.replace(scratch, site.folder / SITE_FILE)
 
 
 def _site_text(site: Site) -> str:
@@ -112,7 +165,7 @@ def _site_text(site: Site) -> str:
             f"test-fraction = {site.test_fraction}",
             "# File of the backbone's weights, for a run whose weights are a file: no server names one.",
             f"weights = {json.dumps(site.weights)}",
-            "# Where the federation's server listens, as host:port, and the certificate that its own must be signed by.",
+            "# Where the federation's server listens, as host:port, and the certificate that signs its own.",
             f"superlink = {json.dumps(site.superlink)}",
             f"authority = {json.dumps(site.authority)}",
             "",

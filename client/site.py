@@ -10,6 +10,8 @@ from common.errors import ConfigError
 SITE_FILE = "client.toml"
 POLICY_FILE = "policy.toml"
 NODE_KEY_FILE = "node.key"
+AUTHORITY_FILE = "authority.pem"
+LOCK_FILE = "client.lock"
 NODE_KEY = "bract-client"
 SIMULATION_KEY = "bract-simulation"
 _FIELDS = {
@@ -60,6 +62,11 @@ class Site:
         return self.folder / POLICY_FILE
 
     @property
+    def lock_file(self) -> Path:
+        """Held locked by `bract client start` while the client runs."""
+        return self.folder / LOCK_FILE
+
+    @property
     def authority_file(self) -> Path:
         """Certificate of the authority that signed the server's."""
         return self.folder / self.authority
@@ -85,6 +92,26 @@ def check_name(name: str) -> None:
         raise ConfigError(f"the name {name!r} cannot be used: give 1 to 64 printable characters")
 
 
+def server_place(address: str) -> tuple[str, int]:
+    """Host and port of a server's address.
+
+    >>> server_place("fl.example.org:9092"), server_place("[::1]:9092")
+    (('fl.example.org', 9092), ('::1', 9092))
+
+    Raises:
+        ConfigError: It is not a host and a port.
+    """
+    host, _, port = address.rpartition(":")
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    plain = bool(name) and not set(name) & set(" /@?#[]") and name.isprintable() and (":" not in name or name != host)
+    if not plain or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"the server's address {address!r} cannot be used: write it as HOST:PORT, without https://, such as "
+            "fl.example.org:9092"
+        )
+    return name, int(port)
+
+
 def load_site(folder: Path) -> Site:
     """Read what `bract client init` wrote.
 
@@ -106,4 +133,6 @@ def load_site(folder: Path) -> Site:
     if not 0 < found["test-fraction"] < 1:
         raise ConfigError(f"{file}: test-fraction is between 0 and 1")
     check_name(found["name"])
+    if found["superlink"]:
+        server_place(found["superlink"])
     return Site(folder, **{key.replace("-", "_"): value for key, value in found.items()})

@@ -34,7 +34,7 @@ def client_init(tmp_path: Path, number: int) -> str:
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, check=True
     )
-    assert f'bract-client="{folder}"' in done.stdout.replace("\n", "")
+    assert f"bract client start {folder}" in done.stdout
     return f'bract-client="{folder}"'
 
 

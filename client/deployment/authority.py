@@ -1,0 +1,55 @@
+"""The certificate that a server's own must be signed by: read, judged, and named by its fingerprint."""
+
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from common.errors import ConfigError
+
+
+def read_authority(file: Path) -> tuple[x509.Certificate, ...]:
+    """The certificates of a file that may sign others, at least one.
+
+    Raises:
+        ConfigError: The file is missing, is no PEM file of certificates, holds a private key, or one of its
+            certificates may not sign others.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the authority's certificate {file} cannot be read ({error.strerror})") from None
+    if b"PRIVATE KEY" in content:
+        raise ConfigError(
+            f"{file} holds a private key: ask the server's operator for the authority's certificate alone, and tell "
+            "them that this key is not secret any more"
+        )
+    try:
+        found = tuple(x509.load_pem_x509_certificates(content))
+    except ValueError:
+        raise ConfigError(f"{file} holds no certificate in PEM format") from None
+    for certificate in found:
+        if not _may_sign(certificate):
+            raise ConfigError(
+                f"{file} holds a certificate that may not sign others ({certificate.subject.rfc4514_string()}): ask "
+                "the server's operator for the one of the authority, often called ca.pem or ca.crt"
+            )
+    return found
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def certificate_fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 over the certificate's DER bytes, as `openssl x509 -fingerprint -sha256` shows it."""
+    return certificate.fingerprint(SHA256()).hex(":").upper()
+
+
+def as_pem(certificates: tuple[x509.Certificate, ...]) -> bytes:
+    """Certificates and nothing else, as a PEM file."""
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)

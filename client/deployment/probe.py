@@ -1,0 +1,164 @@
+"""One look at a server from outside: name, port, TLS, clock, and whether it knows this client's key.
+
+Nothing here changes anything at the server, and nothing about images is sent.
+"""
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+_MOST_BYTES = 65536
+_ACTIVATE = "/v1/fleet/activate-node"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, and how long to wait for it.
+
+    Attributes:
+        host: Name or number.
+        port: TCP port.
+        seconds: For each step.
+    """
+
+    host: str
+    port: int
+    seconds: float = 5.0
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """As `socket` wants it."""
+        return self.host, self.port
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A server's answer to one request.
+
+    Attributes:
+        status: Of HTTP.
+        content: The first 64 KB.
+        date: What the server's clock said; None if it did not say.
+        ahead: Seconds by which this machine's clock is ahead of the server's; None if it is not known.
+    """
+
+    status: int
+    content: bytes
+    date: datetime | None
+    ahead: float | None
+
+    @property
+    def code(self) -> int | None:
+        """Flower's number of an error; None if there is none."""
+        try:
+            code = json.loads(self.content)["code"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return code if type(code) is int else None
+
+
+def presented_certificate(address: Address) -> x509.Certificate | None:
+    """The certificate a server shows, believed or not: for a person to look at, never to trust."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(address.pair, address.seconds) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as secured,
+        ):
+            shown = secured.getpeercert(binary_form=True)
+            return None if shown is None else x509.load_der_x509_certificate(shown)
+    except (OSError, ValueError):
+        return None
+
+
+def speaks_plain_http(address: Address) -> bool:
+    """Whether HTTP without TLS is answered."""
+    connection = http.client.HTTPConnection(*address.pair, timeout=address.seconds)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status > 0
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def ask_anything(address: Address, context: ssl.SSLContext) -> Answer:
+    """A request that any server answers somehow, for the date that comes with the answer, where there is no key.
+
+    Raises:
+        OSError: No connection, or no TLS.
+        http.client.HTTPException: What came is not HTTP.
+    """
+    return _ask(address, context, "GET", "/health", b"", {})
+
+
+def ask_whether_admitted(address: Address, context: ssl.SSLContext, key: ec.EllipticCurvePrivateKey) -> Answer:
+    """Ask a SuperLink whether it knows a key, without becoming active.
+
+    The request to activate a node names a heartbeat interval of zero, which no server accepts. A server looks
+    the key up before it looks at the interval, and changes nothing: the answer's code says which of the two
+    it did not like. A client that is running does not notice.
+
+    Raises:
+        OSError: No connection, or no TLS.
+        http.client.HTTPException: What came is not HTTP.
+    """
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    now = datetime.now(UTC).isoformat()
+    signature = key.sign(now.encode("ascii"), ec.ECDSA(SHA256()))
+    headers = {
+        "content-type": "application/protobuf",
+        "accept": "application/protobuf",
+        "flwr-public-key": base64.b64encode(public).decode("ascii"),
+        "flwr-timestamp": now,
+        "flwr-signature": base64.b64encode(signature).decode("ascii"),
+    }
+    return _ask(address, context, "POST", _ACTIVATE, activation_without_interval(public), headers)
+
+
+def activation_without_interval(public: bytes) -> bytes:
+    """A protobuf message `ActivateNodeRequest`: field 1 is the public key; field 2, the interval, stays zero."""
+    size, length = len(public), bytearray()
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([1 << 3 | 2, *length, size]) + public
+
+
+def _ask(
+    address: Address, context: ssl.SSLContext, method: str, path: str, body: bytes, headers: dict[str, str]
+) -> Answer:
+    connection = http.client.HTTPSConnection(*address.pair, timeout=address.seconds, context=context)
+    try:
+        connection.connect()
+        before = time.time()
+        connection.request(method, path, body or None, headers)
+        response = connection.getresponse()
+        after = time.time()
+        date = _date_of(response.getheader("date"))
+        # The header has whole seconds, cut off: the middle of that second is the best guess.
+        ahead = None if date is None else (before + after) / 2 - (date.timestamp() + 0.5)
+        return Answer(response.status, response.read(_MOST_BYTES), date, ahead)
+    finally:
+        connection.close()
+
+
+def _date_of(header: str | None) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(header or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -1,0 +1,68 @@
+"""What a SuperNode logs is told to the operator in plain words, once."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from client.deployment.node_log import NodeLog
+from client.deployment.voice import voice_of
+from client.site import Site
+
+SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9092", "authority.pem")
+
+
+def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[str], code: int | None) -> str:
+    shown = StringIO()
+    with voice_of(tmp_path, Console(file=shown)) as voice:
+        log = NodeLog(voice, SITE)
+        log.heard(lines)
+        if code is not None:
+            log.ended(code)
+    return shown.getvalue() + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("[code: 2004] Failed to activate SuperNode.", "send /ward-7/node.pub to the server's operator"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "is not signed by /ward-7/authority.pem"),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: IP address mismatch, certificate is not valid "
+            "for '10.0.0.1'.",
+            "is for another name or address",
+        ),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired", "has expired"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS"),
+    ],
+)
+def test_the_end_of_a_supernode_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, hint: str
+) -> None:
+    said = told(tmp_path, capsys, ["\x1b[91mERROR\x1b[0m : Exit Code: 305", "{not a format}", line], 1)
+
+    assert hint in said
+    assert "ended with code 1" in said
+    assert "{not a format}" in said
+    assert line in said
+
+
+def test_a_lost_connection_is_told_once_each_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retry, again = "Connection attempt failed, retrying in 1.00 seconds", "Connection successful after 3.00 seconds"
+    lines = [retry, retry, again, "INFO : SuperNode ID: 7", retry, again, again]
+
+    said = told(tmp_path, capsys, lines, None).splitlines()
+
+    assert [line.split()[0] for line in said] == ["Nobody", "Connected", "Connected", "Nobody", "Connected"]
+    assert "retrying in 1.00" in (tmp_path / "client.log").read_text()
+
+
+def test_what_a_terminal_would_obey_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = StringIO()
+    with voice_of(tmp_path, Console(file=shown)) as voice:
+        voice.say("round 1, \x1b]0;owned\x07train [bold]x[/]")
+        voice.log(40, "refused \x1b[2J")
+
+    assert "\x1b" not in shown.getvalue() + capsys.readouterr().err + (tmp_path / "client.log").read_text()
+    assert "[bold]x[/]" in shown.getvalue()
