@@ -101,13 +101,7 @@ def test_flowers_internals_are_listed_for_files_that_are_there() -> None:
 def test_common_imports_flower_in_few_files() -> None:
     users = [name_of(f) for f in FILES if f.is_relative_to(ROOT / "common") and any("flwr" in m for m in imports(f))]
 
-    few = {
-        "common/records.py",
-        "common/record_checks.py",
-        "common/reply_bytes.py",
-        "common/bundle.py",
-        "common/given.py",
-    }
+    few = {"common/records.py", "common/record_checks.py", "common/reply_bytes.py", "common/bundle.py"}
     few |= {"common/data/partition.py"}
     assert set(users) == few
 
