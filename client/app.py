@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from client.evaluation import findings_of
 from client.learner import Arrays
-from client.local import Local, admit, local_of, place_of
+from client.local import Local, admit, local_of, pinned_by, place_of
 from common.config import parse
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.heads import SignedHead
@@ -50,8 +50,9 @@ def _release(kind: str) -> Callable[[_Work], Handler]:
                 releases = Releases.of(config)
                 releases.fields(kind)  # refuses before anything is computed
                 place = place_of(context.node_config)
-                admit(config, place, run_id_of(message.content), kind)
-                local = local_of(config, place)
+                pinned = pinned_by(context.node_config)
+                admit(config, place, pinned, run_id_of(message.content), kind)
+                local = local_of(config, place, pinned)
                 content, head = work(message.content, local)
                 if head is not None:
                     content[LEDGER] = encode_head(head)
@@ -98,7 +99,7 @@ def declare(content: RecordDict, local: Local) -> Answer:
         digest = backbone_facts(learner.config).sha256
     run = run_id_of(content)
     head = local.guard(run).agree(run)
-    declared = Declaration(local.name, local.rows.num_units, learner.classes, learner.input_shape, digest)
+    declared = Declaration(local.name, local.rows.num_units, learner.classes, learner.input_shape, digest, local.pinned)
     return encode_declaration(declared), head
 
 

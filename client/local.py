@@ -12,7 +12,7 @@ import numpy as np
 from client.guard import Guard, note_refusal
 from client.learner import Arrays, Learner
 from client.personal_state import PersonalState
-from client.site import NODE_KEY, SIMULATION_KEY, SITE_FILE, Site, load_site
+from client.site import BUNDLE_KEY, NODE_KEY, SIMULATION_KEY, SITE_FILE, Site, load_site
 from common.config import bract_home
 from common.data.deal import Partition, deal
 from common.data.partition import hold_out
@@ -39,6 +39,7 @@ class Local:
         learner: Trains and scores.
         policy_file: The holder's policy; None where anything goes, because whoever simulates sets both sides.
         place: See `place_of`.
+        pinned: Digest of the bundle of code that this client runs, and no other; empty if it runs any.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Local:
     learner: Learner
     policy_file: Path | None
     place: Place
+    pinned: str = ""
 
     @property
     def travelling(self) -> dict[str, tuple[int, ...]]:
@@ -132,12 +134,18 @@ def _runs_in_ray() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def admit(config: RunConfig, place: Place, run: str, kind: str) -> None:
+def pinned_by(node_config: Mapping[str, object]) -> str:
+    """The bundle of code that this node's launcher has checked; empty if nothing has."""
+    return str(node_config.get(BUNDLE_KEY, ""))
+
+
+def admit(config: RunConfig, place: Place, pinned: str, run: str, kind: str) -> None:
     """Refuse what a real client's policy rules out before any of its images is opened.
 
     Args:
         config: What the server wants.
         place: See `place_of`; a simulated client's guard does this later.
+        pinned: See `pinned_by`.
         run: The server's name for the run.
         kind: What it asks for.
 
@@ -149,7 +157,10 @@ def admit(config: RunConfig, place: Place, run: str, kind: str) -> None:
         return
     site = load_site(Path(place))
     try:
-        load_policy(site.policy_file).check_run(config)
+        policy = load_policy(site.policy_file)
+        policy.check_run(config)
+        if policy.bundle and policy.bundle != pinned:
+            raise PolicyError("the policy pins a bundle of code, and nothing has checked it: use `bract client start`")
     except PolicyError as error:
         with own_holder().books() as books:
             note_refusal(books, run, site.name, 0, kind, error)
@@ -157,7 +168,7 @@ def admit(config: RunConfig, place: Place, run: str, kind: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def local_of(config: RunConfig, place: Place) -> Local:
+def local_of(config: RunConfig, place: Place, pinned: str = "") -> Local:
     """What the client at a place has at hand for a run.
 
     Raises:
@@ -166,14 +177,14 @@ def local_of(config: RunConfig, place: Place) -> Local:
         WeightsError: The backbone's weights are missing or wrong.
     """
     if isinstance(place, str):
-        return _own(config, load_site(Path(place)))
+        return _own(config, load_site(Path(place)), pinned)
     prepared, partition = _population(config)
     rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
     policy = Path(config.privacy.policy) if config.privacy.policy else None
     return Local(client_name(place), rows, Learner(config, prepared.inputs.shape[1:], prepared.classes), policy, place)
 
 
-def _own(config: RunConfig, site: Site) -> Local:
+def _own(config: RunConfig, site: Site, pinned: str) -> Local:
     if config.data.source != OWN_IMAGES:
         raise ConfigError(f"this run is a simulation's: a run over clients with images of their own has {OWN_IMAGES!r}")
     if len(parts(config.data.classes)) < 2:
@@ -186,7 +197,7 @@ def _own(config: RunConfig, site: Site) -> Local:
     prepared = prepare(config, shows_nothing=True)
     rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
     learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
-    return Local(site.name, rows, learner, site.policy_file, str(site.folder))
+    return Local(site.name, rows, learner, site.policy_file, str(site.folder), pinned)
 
 
 def _own_weights(named: str, site: Site) -> str:

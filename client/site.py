@@ -13,6 +13,8 @@ NODE_KEY_FILE = "node.key"
 AUTHORITY_FILE = "authority.pem"
 LOCK_FILE = "client.lock"
 NODE_KEY = "bract-client"
+# What the launcher says of the code that it lets run: the digest that it has checked.
+BUNDLE_KEY = "bract-bundle"
 SIMULATION_KEY = "bract-simulation"
 _FIELDS = {
     "name": str,

@@ -64,6 +64,8 @@ class Declaration:
         classes: Class names, equal at all clients.
         input_shape: Shape of one input to the trainable part.
         backbone_hash: Hash of the frozen weights; empty if there are none.
+        bundle: Digest of the bundle of code that the client has pinned and its launcher has checked; empty where
+            it runs whatever the server sends.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Declaration:
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     backbone_hash: str
+    bundle: str = ""
 
 
 def arrays_to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
@@ -100,6 +103,7 @@ def encode_declaration(declaration: Declaration) -> RecordDict:
             "classes": list(declaration.classes),
             "input-shape": list(declaration.input_shape),
             "backbone-hash": declaration.backbone_hash,
+            "bundle": declaration.bundle,
         }
     )
     return RecordDict({CLIENT: record})
@@ -114,10 +118,12 @@ def decode_declaration(content: RecordDict) -> Declaration:
     try:
         record = content.config_records[CLIENT]
         name, units, digest = record["name"], record["num-units"], record["backbone-hash"]
-        classes, shape = record["classes"], record["input-shape"]
+        classes, shape, bundle = record["classes"], record["input-shape"], record["bundle"]
     except KeyError as error:
         raise FederationError(f"a client's declaration lacks {error}") from None
     if not (isinstance(name, str) and type(units) is int and units > 0 and isinstance(digest, str)):
+        raise FederationError("a client's declaration has a field of the wrong type")
+    if not (isinstance(bundle, str) and re.fullmatch("([0-9a-f]{64})?", bundle)):
         raise FederationError("a client's declaration has a field of the wrong type")
     if not 0 < len(name) <= 64 or not name.isprintable():
         raise FederationError("a client calls itself by a name that cannot be shown")
@@ -125,7 +131,7 @@ def decode_declaration(content: RecordDict) -> Declaration:
         raise FederationError("a client's declaration has a field of the wrong type")
     if not (all(isinstance(label, str) for label in classes) and all(type(n) is int and n > 0 for n in shape)):
         raise FederationError("a client's declaration has a field of the wrong type")
-    return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest)
+    return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest, bundle)
 
 
 def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, findings: Findings | None) -> RecordDict:

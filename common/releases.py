@@ -22,7 +22,7 @@ CORRECT = "noised-correct"
 WRONG = "noised-wrong"
 NOISED_CONFUSION = "noised-confusion"
 
-DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash")
+DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
 PERSONAL_COUNTS = (PERSONAL_CONFUSION, PERSONAL_LOSS_SUM)
 

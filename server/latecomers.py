@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from common.errors import ClientFailure, ConfigError, FederationError
 from common.privacy.plan import plan_for
@@ -66,10 +65,10 @@ class LateComers:
         if name in outcome.clients:
             if name not in lacking:
                 refusals[f"node {one.client.node_id}"] = SAME_NAME
-            elif declared != outcome.clients[name].declaration:
+            elif declared.num_units != outcome.clients[name].declaration.num_units or not agrees(declared, anybody):
                 refusals[f"client {name}"] = DISAGREES
             else:
-                outcome.clients[name] = replace(outcome.clients[name], node_id=one.client.node_id)
+                outcome.clients[name] = one.client
                 _log.error("client %s is back", name)
         elif not agrees(declared, anybody):
             refusals[f"client {name}"] = DISAGREES

@@ -112,7 +112,7 @@ def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> d
     facts = checkpoint.facts
     before = {name: _declaration(name, units, facts["agreed"]) for name, units in facts["clients"].items()}
     now = meeting.clients
-    changed = {name for name in before if name in now and now[name].declaration != before[name]}
+    changed = {name for name in before if name in now and now[name].declaration.num_units != before[name].num_units}
     changed |= {name for name in now if _agreed(now[name].declaration) != facts["agreed"]}
     if least is None:
         changed |= set(before) ^ set(now)

@@ -13,7 +13,7 @@ from server.outcome import Outcome
 from server.report import draw_confusion, draw_curves, draw_partition
 from server.resume import checkpoint_of
 from server.run_directory import RunDirectory
-from server.statement import privacy_statement
+from server.statement import Parties, privacy_statement
 from server.summary import summarise
 from server.tracking import figures, personal_figures
 
@@ -39,11 +39,14 @@ def save_statement(directory: RunDirectory, outcome: Outcome, keeper: HeadKeeper
         outcome.spending,
         status=outcome.status,
         run_id=outcome.run_id,
-        refusals=outcome.refusals,
-        heads={} if keeper is None else keeper.latest(outcome.clients),
+        parties=Parties(
+            outcome.refusals,
+            {} if keeper is None else keeper.latest(outcome.clients),
+            outcome.joined,
+            {name: client.declaration.bundle for name, client in outcome.clients.items()},
+        ),
         simulated=outcome.simulated,
         early=outcome.early,
-        joined_late=outcome.joined,
     )
     directory.write_json("privacy.json", statement)
 

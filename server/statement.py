@@ -1,6 +1,7 @@
 """What a run states about privacy: events, the bound they imply, and what is not protected."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +20,10 @@ _ALWAYS = (
 _AT_CLIENTS = (
     "images that another client also holds: epsilon is per client",
     "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
-    "anything, against a server that changes the code clients run: clients trust the server's code",
+)
+_UNPINNED = (
+    "anything, against a server that changes the code clients run: {} of {} clients have not pinned it, and trust the "
+    "server's code"
 )
 _AT_SERVER = ("anything, against the server: it sees each client's exact update and must be trusted",)
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
@@ -30,17 +34,35 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in VERSIONED}
 
 
+@dataclass(frozen=True)
+class Parties:
+    """Who took part in a run, and how.
+
+    Attributes:
+        refusals: Why clients did not take part, by node.
+        heads: Latest head of each client's ledger.
+        joined_late: First round of each client that came late.
+        bundles: The bundle of code that each client says it has pinned; empty for those that run any.
+    """
+
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, SignedHead] = field(default_factory=dict)
+    joined_late: Mapping[str, int] = field(default_factory=dict)
+    bundles: Mapping[str, str] = field(default_factory=dict)
+
+
+NOBODY = Parties()
+
+
 def privacy_statement(
     config: RunConfig,
     spending: Spending | None,
     *,
     status: str,
     run_id: str = "",
-    refusals: Mapping[str, str] | None = None,
-    heads: Mapping[str, SignedHead] | None = None,
+    parties: Parties = NOBODY,
     simulated: bool = False,
     early: bool = False,
-    joined_late: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The content of `privacy.json`.
 
@@ -49,11 +71,9 @@ def privacy_statement(
         spending: None if no mechanism was on.
         status: `complete` or `interrupted`.
         run_id: The run's name.
-        refusals: Why clients did not take part, by node.
-        heads: Latest head of each client's ledger.
+        parties: Who took part and who did not.
         simulated: Whether the clients are a simulation's.
         early: Whether the run ended before its last round, by choice.
-        joined_late: First round of each client that came late.
     """
     if spending is None:
         return {
@@ -62,7 +82,7 @@ def privacy_statement(
             "mechanism": config.privacy.mechanism,
             "run": run_id,
             "status": status,
-            "refusals": dict(refusals or {}),
+            "refusals": dict(parties.refusals),
             "versions": versions(),
         }
     plan = spending.any_plan
@@ -86,25 +106,20 @@ def privacy_statement(
         "ledger": _ledger(config, simulated=simulated),
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,
-        "not_protected": _not_protected(config),
-        **_parties(config, spending, refusals or {}, heads or {}, joined_late or {}),
+        "not_protected": _not_protected(config, spending, parties),
+        **_who(config, spending, parties),
         "versions": versions(),
     }
 
 
-def _parties(
-    config: RunConfig,
-    spending: Spending,
-    refusals: Mapping[str, str],
-    heads: Mapping[str, SignedHead],
-    joined_late: Mapping[str, int],
-) -> dict[str, Any]:
+def _who(config: RunConfig, spending: Spending, parties: Parties) -> dict[str, Any]:
     """Who took part, who refused, and how many never came."""
     return {
-        "refusals": dict(refusals),
-        "absent": max(0, config.num_clients - len(spending.shares) - len(refusals)),
-        "joined_late": dict(joined_late),
-        "clients": {name: _client(share, heads.get(name)) for name, share in spending.shares.items()},
+        "refusals": dict(parties.refusals),
+        "absent": max(0, config.num_clients - len(spending.shares) - len(parties.refusals)),
+        "joined_late": dict(parties.joined_late),
+        "bundles": dict(parties.bundles),
+        "clients": {name: _client(share, parties.heads.get(name)) for name, share in spending.shares.items()},
     }
 
 
@@ -138,9 +153,11 @@ def _ledger(config: RunConfig, *, simulated: bool) -> str:
     return "each client's own; only its signed heads are known here"
 
 
-def _not_protected(config: RunConfig) -> list[str]:
+def _not_protected(config: RunConfig, spending: Spending, parties: Parties) -> list[str]:
+    loose = [name for name in spending.shares if not parties.bundles.get(name)]
+    code = (_UNPINNED.format(len(loose), len(spending.shares)),) if loose and config.noises_gradients else ()
     exact = ("held-out images: their exact counts left",) if config.metrics == "exact" else ()
-    return [*_ALWAYS, *(_AT_CLIENTS if config.noises_gradients else _AT_SERVER), *exact]
+    return [*_ALWAYS, *(_AT_CLIENTS if config.noises_gradients else _AT_SERVER), *code, *exact]
 
 
 def _client(share: Share, head: SignedHead | None) -> dict[str, Any]:

@@ -65,7 +65,15 @@ class OwnClient:
         init_client(self.folder, str(images), path="", name=name or self.folder.name, progress=no_progress)
 
     def ask(
-        self, config: RunConfig, kind: str, *, run: str, server_round: int = 1, fill: float = 0.0, **extra: Scalar
+        self,
+        config: RunConfig,
+        kind: str,
+        *,
+        run: str,
+        server_round: int = 1,
+        fill: float = 0.0,
+        node: dict[str, Scalar] | None = None,
+        **extra: Scalar,
     ) -> Message:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         local_of.cache_clear()  # a client process a message, as on the deployment runtime
@@ -75,7 +83,8 @@ class OwnClient:
             settings["server-round"] = server_round
             start = initial_arrays(config, (8, 8, 3), CLASSES)
             content["arrays"] = arrays_to_record({name: array + np.float32(fill) for name, array in start.items()})
-        context = Context(1, 2, {"bract-client": str(self.folder)}, RecordDict(), resolved(config))
+        own = {"bract-client": str(self.folder)} | (node or {})
+        context = Context(1, 2, own, RecordDict(), resolved(config))
         return client_app.app(Message(content, 2, kind), context)
 
 

@@ -22,7 +22,7 @@ from common.sections import RunConfig
 from server.audit.run_audit import audit_run
 from server.run_directory import RunDirectory
 from server.spending import account
-from server.statement import privacy_statement
+from server.statement import Parties, privacy_statement
 
 MakeConfig = Callable[..., RunConfig]
 Statement = dict[str, Any]
@@ -66,7 +66,7 @@ def write_run(
         spending,
         status="complete" if complete else "interrupted",
         run_id=RUN,
-        heads=keeper.latest(SIZES),
+        parties=Parties(heads=keeper.latest(SIZES)),
         simulated=simulated,
     )
     directory.write_json("privacy.json", statement)

@@ -100,7 +100,7 @@ def load_app(files: Mapping[str, bytes], folder: Path) -> ClientApp:
     finder = BundleFinder(files, folder)
     for name in [name for name in sys.modules if name.partition(".")[0] in finder.names]:
         del sys.modules[name]
-    sys.path.insert(0, str(folder))
+    sys.meta_path.insert(0, finder)
     importlib.invalidate_caches()
     app = getattr(importlib.import_module(module), attribute, None)
     if not isinstance(app, ClientApp):

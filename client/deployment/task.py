@@ -16,7 +16,7 @@ from client.deployment.loading import keep_bundle, load_app
 from client.deployment.order import Order, Report
 from client.deployment.tether import die_with
 from client.guard import note_refusal
-from client.site import NODE_KEY, Site, load_site
+from client.site import BUNDLE_KEY, NODE_KEY, Site, load_site
 from common.bundle import bundle_files, files_digest
 from common.errors import BractError, BundleError, ClientFailure, FederationError, LedgerError, PolicyError
 from common.ledger.holder import own_holder
@@ -103,7 +103,7 @@ def _answer(folder: Path, task: Task, report: Report) -> Message:
     message = task.message(max_bytes=MAX_MESSAGE_BYTES)
     report.round(_round_of(message) or task.round)
     # From our own settings: whoever else listens on the SuperNode's port does not say which folder is meant.
-    task.context.node_config = {NODE_KEY: str(folder)}
+    task.context.node_config = {NODE_KEY: str(folder), BUNDLE_KEY: policy.bundle}
     app = load_app(files, keep_bundle(files, folder / BUNDLES / digest))
     return app(message=message, context=task.context)
 

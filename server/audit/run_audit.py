@@ -30,7 +30,7 @@ from server.audit.statement_checks import (
 )
 
 _TRUST = {
-    "dp-sgd": "each client adds its own noise; clients trust the code that the server sends",
+    "dp-sgd": "each client adds its own noise",
     "client-dp": "the server must be trusted: it sees each client's exact update and adds the noise itself",
     "none": "everybody must be trusted",
 }
@@ -101,7 +101,7 @@ def _report(
 ) -> RunReport:
     run, mechanism, statement = (str(found.get(name, "")) for name in ("run", "mechanism", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
-    trust = _TRUST.get(mechanism, "") + (_SIMULATED if stated is not None and stated.simulated else "")
+    trust = _TRUST.get(mechanism, "") + _code(stated) + (_SIMULATED if stated and stated.simulated else "")
     return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks)
 
 
@@ -147,3 +147,13 @@ def _check_copies(folder: Path, stated: Stated, remarks: Remarks) -> None:
             said = read_json(folder / name).get("epsilon_max")
             if said != stated.spent.pld:
                 raise PrivacyError(f"it says epsilon_max {said}, the statement {stated.spent.pld}")
+
+
+def _code(stated: Stated | None) -> str:
+    """Whether clients say that they run only what they have pinned."""
+    if stated is None or stated.mechanism != "dp-sgd":
+        return ""
+    loose = [name for name in stated.clients if not stated.text["bundles"].get(name)]
+    if not loose:
+        return "; each says that it runs only the code that it has pinned"
+    return f"; {len(loose)} of {len(stated.clients)} clients have pinned no code, and trust what the server sends"

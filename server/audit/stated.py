@@ -32,6 +32,7 @@ FIELDS = (
     "refusals",
     "absent",
     "joined_late",
+    "bundles",
     "clients",
     "versions",
 )
@@ -122,7 +123,7 @@ class Stated:
             raise PrivacyError(f"it lacks {', '.join(missing)}")
         texts = ("statement", "mechanism", "run", "charged", "ledger", "status")
         _check(found, dict.fromkeys(texts, str) | {"clients": dict, "refusals": dict, "metrics": dict})
-        _check(found, {"absent": int, "joined_late": dict})
+        _check(found, {"absent": int, "joined_late": dict, "bundles": dict})
         if any(type(first) is not int or first < 1 for first in found["joined_late"].values()):
             raise PrivacyError("joined_late is not of the kind that a run writes")
         if found["charged"] not in CHARGED or found["status"] not in ("complete", "interrupted"):

@@ -81,7 +81,7 @@ def test_query_sends_declared_constants_only(digits: Prepared, make_config: Make
     reply = ask(make_config(), "query", query_content())
 
     assert set(reply.content) == {"client", "ledger"}
-    assert set(reply.content["client"]) == {"name", "num-units", "classes", "input-shape", "backbone-hash"}
+    assert set(reply.content["client"]) == {"name", "num-units", "classes", "input-shape", "backbone-hash", "bundle"}
 
 
 @pytest.mark.parametrize(

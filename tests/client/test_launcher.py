@@ -137,7 +137,9 @@ def test_the_nodes_configuration_comes_from_the_launcher(bed: Runtime, folder: P
 
     with launched(folder, bed, os.environ):
         bed.offer(bundle)
-        assert code_of(bed) == str({"bract-client": str(folder)})
+        said = code_of(bed)
+
+    assert said == str({"bract-client": str(folder), "bract-bundle": bundle_digest(bundle)})
 
 
 def test_an_unpinned_bundle_is_refused_under_dp_and_runs_without(bed: Runtime, folder: Path) -> None:

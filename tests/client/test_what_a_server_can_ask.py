@@ -184,3 +184,30 @@ def test_no_server_has_a_file_of_its_choice_read_and_its_hash_sent(
     site.write_text(site.read_text().replace(str(own), "mine.safetensors"))  # seen from the client's folder
     hashes.append(declared(client.ask(config, "query", run="first"))["backbone-hash"])
     assert hashes[0] == hashes[1] == hashes[2] != ""
+
+
+def test_a_pin_that_nothing_has_checked_is_refused_before_any_image_is_opened(
+    tmp_path: Path, images: Path, make_config: MakeConfig
+) -> None:
+    client = OwnClient(tmp_path, images, POLICY + f'bundle = "{"ab" * 32}"\n')
+    for file in images.rglob("*.png"):
+        file.unlink()
+
+    config = make_config(SMALL)
+    for checked in ({}, {"bract-bundle": "cd" * 32}):  # a node started by hand; one whose launcher let other code in
+        assert code(client.ask(config, "query", run="first", node=checked)) == "POLICY"
+
+
+def test_a_client_declares_the_bundle_that_its_launcher_has_checked(
+    tmp_path: Path, images: Path, make_config: MakeConfig
+) -> None:
+    pinned, loose = (
+        OwnClient(tmp_path, images, POLICY + f'bundle = "{"ab" * 32}"\n'),
+        OwnClient(tmp_path, images),
+    )
+
+    assert (
+        declared(pinned.ask(make_config(SMALL), "query", run="a", node={"bract-bundle": "ab" * 32}))["bundle"]
+        == "ab" * 32
+    )
+    assert declared(loose.ask(make_config(SMALL), "query", run="b"))["bundle"] == ""

@@ -14,13 +14,13 @@ from common.metrics import Counts
 from common.records import Declaration, Findings
 from common.sections import RunConfig
 from server import card
+from server.closing import show_closing
 from server.meeting import Client
 from server.outcome import Outcome
 from server.report import draw_curves
 from server.rounds import RoundResult
 from server.summary import summarise
 from server.tracking import RoundRecord
-from server.closing import show_closing
 
 MakeConfig = Callable[..., RunConfig]
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-clients": 2, "num-rounds": 1}

@@ -8,7 +8,7 @@ from dp_accounting.pld import PLDAccountant
 
 from common.sections import RunConfig
 from server.spending import account
-from server.statement import privacy_statement
+from server.statement import Parties, privacy_statement
 
 MakeConfig = Callable[..., RunConfig]
 UNITS = {"00000": 300, "00001": 90, "00002": 500}
@@ -63,8 +63,24 @@ def test_privacy_statement_says_what_is_not_protected(make_config: MakeConfig) -
 
     assert statement["private"] is True
     assert "signed heads" in statement["ledger"]
-    assert any("server's code" in line for line in statement["not_protected"])
+    assert any("3 of 3 clients have not pinned it" in line for line in statement["not_protected"])
     assert {"mechanism", "privacy_unit", "neighboring_relation", "sampling_method", "accountant"} <= set(statement)
+
+
+@pytest.mark.parametrize(("loose", "said"), [((), None), (("x",), "1 of 3 clients have not pinned it")])
+def test_privacy_statement_says_who_trusts_the_servers_code(
+    make_config: MakeConfig, loose: tuple[str, ...], said: str | None
+) -> None:
+    run, names = config(make_config), list(UNITS)
+    bundles = {name: "" if place < len(loose) else "ab" * 32 for place, name in enumerate(names)}
+    spending = account(run, UNITS, cohorts(4), complete=True)
+
+    statement = privacy_statement(run, spending, status="complete", parties=Parties(bundles=bundles))
+
+    lines = [line for line in statement["not_protected"] if "pinned" in line]
+    assert [said in line for line in lines if said] == ([True] if said else [])
+    assert len(lines) == len(loose)
+    assert statement["bundles"] == bundles
 
 
 def test_privacy_statement_without_a_mechanism_says_not_private(make_config: MakeConfig) -> None:
