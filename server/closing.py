@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+SIMULATED = "bract simulate --resume"
 
-def show_closing(
-    summary: dict[str, Any], folder: Path, console: Console, *, resume: str = "bract simulate --resume"
-) -> None:
+
+def show_closing(summary: dict[str, Any], folder: Path, console: Console, *, resume: str = SIMULATED) -> None:
     """Print the result of a run.
 
     Args:
@@ -151,6 +151,8 @@ def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:
     ]
     if summary["status"] != "complete":
         return [*lines, f"Next     {resume} {folder} goes on after round {summary['rounds']}"]
+    if resume != SIMULATED:
+        return [*lines, f"Next     bract audit run {folder} checks what it states"]
     compare = "" if "baselines" in summary else ", --baselines: did federating help?"
     if summary["private"]:
         return [*lines, f"Next     --set privacy.target-epsilon=2 for less leakage{compare}"]
