@@ -27,6 +27,7 @@ from server.cohort import draw_cohorts, shrunk_cohort
 from server.gathering import Wire
 from server.latecomers import LateComers, join
 from server.meeting import meet_clients
+from server.node_book import NodeBook
 from server.outcome import Outcome
 from server.resume import open_checkpoint, restore, reunite
 from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
@@ -170,12 +171,13 @@ def _wire(
     run_id = secrets.token_hex(16) if earlier is None else str(earlier.facts["run"])
     if not releases.signed:
         return Wire(grid, releases, run_id)
-    files = [directory.path / "heads.jsonl"]
+    files, nodes = [directory.path / "heads.jsonl"], None
     if not around.simulated:  # what a ledger had once must be there in every later run
         folder = bract_home() / "server"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         files.append(folder / "heads.jsonl")
-    return Wire(grid, releases, run_id, HeadKeeper(files))
+        nodes = NodeBook(folder / "nodes.jsonl")
+    return Wire(grid, releases, run_id, HeadKeeper(files), nodes)
 
 
 def _nobody(_: int) -> None:
@@ -192,6 +194,7 @@ def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, ea
             config.num_clients,
             run_id=wire.run_id,
             keeper=wire.keeper,
+            nodes=wire.nodes,
             least=_least(config, around),
             wait_seconds=config.join_deadline,
         )

@@ -17,6 +17,7 @@ from server.absurd import absurd_updates, update_norm
 from server.cohort import CohortGrid
 from server.delivery import LATE, UNREACHABLE, deliver, failure_of
 from server.meeting import Client
+from server.node_book import NodeBook
 
 _log = logging.getLogger("bract.server")
 Usable = dict[str, tuple[Message, Findings | None]]
@@ -32,12 +33,14 @@ class Wire:
         releases: What replies carry.
         run_id: The run's name, which goes out with every message.
         keeper: Remembers the heads of the clients' ledgers, where replies carry them.
+        nodes: Remembers which node came with which ledger; not in a simulation.
     """
 
     grid: Grid
     releases: Releases
     run_id: str
     keeper: HeadKeeper | None = None
+    nodes: NodeBook | None = None
 
 
 class Gathering:

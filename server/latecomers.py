@@ -49,7 +49,7 @@ class LateComers:
         )
         refusals = {f"node {node}": why for node, why in failures.items()}
         if self._wire.keeper is not None:
-            answers = drop_bad_heads(answers, self._wire.keeper, refusals)
+            answers = drop_bad_heads(answers, self._wire.keeper, self._wire.nodes, refusals)
         for one in answers:
             self._take(one, lacking, refusals, server_round)
         taken = {client.node_id for client in outcome.clients.values()}

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.errors import ClientFailure, FederationError
+from common.errors import ClientFailure, FederationError, LedgerError
 from common.ledger.heads import HeadKeeper, SignedHead
 from common.records import CONFIG, Declaration, decode_declaration, decode_head, run_config
 from server.delivery import DECIDED, LATE, deliver, failure_of
+from server.node_book import NodeBook
 
 _log = logging.getLogger("bract.server")
 DISAGREES, SAME_NAME = "DISAGREES", "SAME-NAME"
@@ -59,6 +60,7 @@ def meet_clients(
     *,
     run_id: str,
     keeper: HeadKeeper | None = None,
+    nodes: NodeBook | None = None,
     least: int | None = None,
     poll_seconds: float = 0.5,
     wait_seconds: float = 120.0,
@@ -72,6 +74,7 @@ def meet_clients(
         num_clients: How many clients the run is configured for.
         run_id: The run's name, the same when it is resumed.
         keeper: Remembers the heads of the clients' ledgers, where replies carry them.
+        nodes: Remembers which node came with which ledger.
         least: How many clients are enough: others may be away, fail, or disagree with most, and are left out and
             named. None where all must come, and a failure is a mistake to be mended.
         poll_seconds: Pause between looks while some are missing.
@@ -85,7 +88,7 @@ def meet_clients(
     answers, failures = ask_to_declare(grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=least is None)
     refusals = {f"node {node}": why for node, why in failures.items()}
     if keeper is not None:
-        answers = drop_bad_heads(answers, keeper, refusals)
+        answers = drop_bad_heads(answers, keeper, nodes, refusals)
     if least is None:
         _check_names(answers)
     else:
@@ -142,18 +145,28 @@ def ask_to_declare(
     return answers, failures
 
 
-def drop_bad_heads(answers: Sequence[Declared], keeper: HeadKeeper, refusals: dict[str, str]) -> list[Declared]:
+def drop_bad_heads(
+    answers: Sequence[Declared], keeper: HeadKeeper, nodes: NodeBook | None, refusals: dict[str, str]
+) -> list[Declared]:
     """Those whose ledger is what it was, or newer; the others are added to the refusals.
 
     Args:
         answers: What was declared.
         keeper: Remembers the heads.
+        nodes: Remembers which node came with which ledger.
         refusals: Who does not take part, and why; changed.
     """
     heads: list[tuple[str, SignedHead]] = []
     for one in answers:
         try:
-            heads.append((one.name, decode_head(one.reply.content)))
+            head = decode_head(one.reply.content)
+            head.check()
+            if nodes is not None and one.client.node_id is not None:
+                nodes.check(one.client.node_id, head.ledger)
+            heads.append((one.name, head))
+        except LedgerError as error:
+            _log.error("client %s: %s", one.name, error)
+            refusals[f"client {one.name}"] = ClientFailure.LEDGER.name
         except FederationError as error:
             _log.error("client %s: %s", one.name, error)
             refusals[f"client {one.name}"] = ClientFailure.MESSAGE.name

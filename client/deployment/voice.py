@@ -22,7 +22,7 @@ class Voice:
     def say(self, line: str) -> None:
         """One line for the operator."""
         line = _plain(line)
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
         _log.info(line)
 
     def warn(self, line: str) -> None:

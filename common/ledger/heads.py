@@ -111,7 +111,7 @@ class HeadKeeper:
             self._ledger_of[who] = head.ledger
         lines = "".join(json.dumps({"client": who} | asdict(head)) + "\n" for who, head in accepted)
         for file in self._files if accepted else ():
-            _add(file, lines.encode())
+            append_lines(file, lines.encode())
         return refused
 
     def _check(self, who: str, head: SignedHead) -> None:
@@ -126,8 +126,13 @@ class HeadKeeper:
             )
 
 
-def _add(file: Path, lines: bytes) -> None:
-    """Half a line that a crash left goes first: what is added to it could not be read again."""
+def append_lines(file: Path, lines: bytes) -> None:
+    """Add whole lines to a file. Half a line that a crash left goes first: what is added to it could not be read again.
+
+    Args:
+        file: Made if it is not there, for this user only.
+        lines: Each with its end.
+    """
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a+b") as stream:
         _wait_for_others(stream.fileno())  # a line that another server is writing is half a line, too

@@ -1,5 +1,6 @@
 """Who takes part: refusals are heard and the run goes on, disagreement stops it, older ledgers are left out."""
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from common.errors import ClientFailure, FederationError
+from common.errors import ClientFailure, FederationError, LedgerError
 from common.ledger.heads import HeadKeeper, SignedHead, read_heads, sign_head
 from common.ledger.keys import HolderKeys
 from common.ledger.ledger import Head
@@ -29,6 +30,7 @@ from common.records import (
 from common.releases import ARRAYS, CLIENT, LEDGER, Releases
 from server.gathering import Gathering, Wire
 from server.meeting import Client, Meeting, meet_clients
+from server.node_book import NodeBook
 from simulations.in_process import InProcessGrid
 
 RUN = "ab" * 16
@@ -313,3 +315,29 @@ def test_replies_leave_a_client_out_that_sends_exact_counts_in_a_private_run(kee
 
     assert list(good) == ["00000"]
     assert failed == {"00001": "MESSAGE", "00002": "POLICY"}
+
+
+def test_meet_clients_leaves_a_node_out_that_comes_with_another_ledger_under_another_name(
+    keeper: HeadKeeper, tmp_path: Path
+) -> None:
+    def came(name: str, ledger: int) -> Meeting:
+        queried = {0: declares(0, head_of(0, 5)), 1: declares(1, head_of(ledger, 5), name=name)}
+        grid = InProcessGrid(app_of(queried), 2, {})
+        return meet_clients(grid, 2, run_id=RUN, keeper=keeper, nodes=NodeBook(tmp_path / "nodes.jsonl"))
+
+    assert list(came("ann", 1).clients) == ["00000", "ann"]
+    assert list(came("bob", 1).clients) == ["00000", "bob"]  # a client may be renamed
+    assert came("cid", 77).refusals == {"client cid": "LEDGER"}
+    assert list(came("bob", 1).clients) == ["00000", "bob"]
+
+
+def test_a_damaged_list_of_nodes_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "nodes.jsonl"
+    NodeBook(file).check(7, "ab")
+    file.write_text(file.read_text() + '{"node": 8, "led')
+    NodeBook(file).check(9, "cd")  # half a line that a crash left goes
+    assert [json.loads(line)["node"] for line in file.read_text().splitlines()] == [7, 9]
+
+    file.write_text("nonsense\n")
+    with pytest.raises(LedgerError, match="list of nodes"):
+        NodeBook(file)
