@@ -15,7 +15,7 @@ from common.config import parse
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.heads import SignedHead
 from common.privacy.plan import PrivacyPlan
-from common.record_checks import check_incoming, check_release, check_tensor
+from common.record_checks import check_incoming, check_release, check_request, check_tensor
 from common.records import (
     Declaration,
     encode_declaration,
@@ -50,6 +50,7 @@ def _release(kind: str) -> Callable[[_Work], Handler]:
                 releases = Releases.of(config)
                 releases.fields(kind)  # refuses before anything is computed
                 place = place_of(context.node_config)
+                check_request(message.content, message_type=kind)
                 pinned = pinned_by(context.node_config)
                 admit(config, place, pinned, run_id_of(message.content), kind)
                 local = local_of(config, place, pinned)

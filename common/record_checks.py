@@ -12,11 +12,26 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from common.errors import FederationError, PrivacyError
-from common.records import Declaration, Findings, decode_findings
+from common.records import CONFIG, Declaration, Findings, decode_findings
 from common.releases import ARRAYS, CLIENT, LEDGER, METRICS, NUM_EXAMPLES, Releases
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
 _NUMPY, _WIDEST, _HEADER_BYTES = "numpy.ndarray", 8, 4096
+
+
+def check_request(content: RecordDict, *, message_type: str) -> None:
+    """Refuse a message that brings more than its kind needs: what nobody reads could be of any size.
+
+    Args:
+        content: What a server sent.
+        message_type: `query`, `query.close`, `train` or `evaluate`.
+
+    Raises:
+        FederationError: A record is extra.
+    """
+    allowed = {CONFIG} if message_type.startswith("query") else {CONFIG, ARRAYS}
+    if strangers := set(content) - allowed:
+        raise FederationError(f"a message brings {len(strangers)} records that no message of its kind has")
 
 
 def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:

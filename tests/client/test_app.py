@@ -91,6 +91,7 @@ def test_query_sends_declared_constants_only(digits: Prepared, make_config: Make
         train_content({HEAD_WEIGHT: np.zeros((10, 3), dtype=np.float32)}),
         train_content({"secret.weight": np.zeros((2, 2), dtype=np.float32)}),
         train_content(server_round=0),
+        RecordDict(dict(train_content()) | {"more": ConfigRecord({"text": "x" * 100_000})}),
     ],
 )
 def test_train_answers_a_hostile_message_with_a_bare_code(
