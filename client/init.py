@@ -58,6 +58,10 @@ accept-group-bound = false
 # Last day on which anything is allowed; without it there is no end.
 # expires = 2030-12-31
 
+# The only list of classes that a run may have, in this order; without it any will do. A client refuses no list because
+# of the images it has: the server could tell from it which classes these are.
+# classes = ["normal", "tumour"]
+
 # Code that a server sends runs here only if it is exactly this: the Bract that is installed here, named by the digest
 # of its files. Every promise above is kept by that code, so an empty pin ("") means trusting whoever sends it.
 # Before you change it: `bract client review DIR BUNDLE` shows what another bundle does differently, and ends with

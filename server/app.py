@@ -216,6 +216,7 @@ def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, ea
         images_unused=around.images_unused,
         skipped_files=around.skipped_files,
         simulated=around.simulated,
+        turned_away=meeting.turned_away,
     )
     with clock.phase("accounting"):
         outcome.register()

@@ -1,17 +1,21 @@
 """Clients that come after a run has begun, or come back: met as all others were, before they get any work."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from common.errors import ClientFailure, ConfigError, FederationError
 from common.privacy.plan import plan_for
 from server.cohort import join_cohorts
+from server.delivery import LATE, UNREACHABLE
 from server.gathering import Wire
 from server.meeting import DISAGREES, SAME_NAME, Client, Declared, agrees, ask_to_declare, drop_bad_heads
 from server.outcome import Outcome
 
 _log = logging.getLogger("bract.server")
 _LONGEST_WAIT = 60.0
+_MOST_TRIES = 3
+_PASSING = (LATE, UNREACHABLE, ClientFailure.INTERNAL.name)
 
 
 class LateComers:
@@ -27,7 +31,7 @@ class LateComers:
         self._wire = wire
         self._outcome = outcome
         self._joined = joined
-        self._turned_away: set[int] = set()
+        self._tries: Counter[int] = Counter(dict.fromkeys(outcome.turned_away, _MOST_TRIES))
 
     def look(self, server_round: int) -> None:
         """Meet whoever has come since the last look, if the run lacks anybody.
@@ -41,7 +45,7 @@ class LateComers:
         if not lacking and len(outcome.clients) >= outcome.config.num_clients:
             return
         known = {client.node_id for client in outcome.clients.values()}
-        strangers = there - known - self._turned_away
+        strangers = {node for node in there - known if self._tries[node] < _MOST_TRIES}
         if not strangers:
             return
         answers, failures = ask_to_declare(
@@ -52,8 +56,8 @@ class LateComers:
             answers = drop_bad_heads(answers, self._wire.keeper, self._wire.nodes, refusals)
         for one in answers:
             self._take(one, lacking, refusals, server_round)
-        taken = {client.node_id for client in outcome.clients.values()}
-        self._turned_away |= strangers - taken
+        for node in strangers:  # one that was only slow is asked again, but not for ever: each time holds up a round
+            self._tries[node] += 1 if failures.get(node) in _PASSING else _MOST_TRIES
         for who, why in refusals.items():
             _log.error("%s does not take part: %s", who, why)
         outcome.refusals = dict(outcome.refusals) | refusals

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from common.errors import ClientFailure, FederationError, LedgerError
 from common.ledger.heads import HeadKeeper, SignedHead
 from common.records import CONFIG, Declaration, decode_declaration, decode_head, run_config
-from server.delivery import DECIDED, LATE, deliver, failure_of
+from server.delivery import DECIDED, LATE, UNREACHABLE, deliver, failure_of
 from server.node_book import NodeBook
 
 _log = logging.getLogger("bract.server")
@@ -35,10 +35,12 @@ class Meeting:
     Attributes:
         clients: Those that take part, by name, sorted.
         refusals: Why others do not, by Flower's number of their node.
+        turned_away: Their nodes, without those that were only late.
     """
 
     clients: Mapping[str, Client]
     refusals: Mapping[str, str] = field(default_factory=dict)
+    turned_away: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def meet_clients(
         answers = _drop_minority(answers, refusals)
     for who, why in refusals.items():
         _log.error("%s does not take part: %s", who, why)
-    return Meeting({one.name: one.client for one in sorted(answers, key=lambda one: one.name)}, refusals)
+    taken = {one.client.node_id for one in answers}
+    away = frozenset(node for node in node_ids if node not in taken and failures.get(node) not in (LATE, UNREACHABLE))
+    return Meeting({one.name: one.client for one in sorted(answers, key=lambda one: one.name)}, refusals, away)
 
 
 def ask_to_declare(

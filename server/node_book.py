@@ -46,5 +46,5 @@ class NodeBook:
             append_lines(self._file, (json.dumps({"node": node, "ledger": ledger}) + "\n").encode())
         elif known != ledger:
             raise LedgerError(
-                f"node {node} came with ledger {ledger[:8]}, and before with {known[:8]}: what it had spent is not there"
+                f"node {node} came with ledger {ledger[:8]}, before with {known[:8]}: what it had spent is not there"
             )

@@ -40,6 +40,7 @@ class Outcome:
         early: Whether the run stopped before its last round, by choice.
         spending: Privacy spent; the whole plan until the run is complete.
         choice: The best model so far, and when to stop.
+        turned_away: Nodes that do not take part by their own decision or the server's.
         joined: First round of each client that came late.
         closing_failures: Why clients are missing in the closing counts.
     """
@@ -64,6 +65,7 @@ class Outcome:
     status: str = "interrupted"
     early: bool = False
     spending: Spending | None = None
+    turned_away: frozenset[int] = frozenset()
     joined: dict[str, int] = field(default_factory=dict)
     closing_failures: dict[str, str] = field(default_factory=dict)
     choice: Choice = field(init=False)

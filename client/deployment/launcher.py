@@ -80,6 +80,11 @@ class Launcher:
             if token is not None:
                 self._start(Order(self._address, token, str(self._folder), os.getpid()))
 
+    @property
+    def idle(self) -> bool:
+        """Whether no task runs."""
+        return self._running is None
+
     def wait(self, seconds: float) -> None:
         """Do nothing for so long, or until the running task says something."""
         if self._running is None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from client.deployment.authority import read_authority
 from client.deployment.launcher import Launcher
 from client.deployment.node_key import read_node_key
 from client.deployment.node_log import NodeLog
+from client.deployment.reconnect import Next, Reconnecting
 from client.deployment.supernode import SuperNode, supernode_of
 from client.deployment.task import check_pinned
 from client.deployment.voice import Voice, voice_of
@@ -132,22 +134,55 @@ def _say_whose_code(voice: Voice, policy: Policy) -> None:
 def _run(site: Site, voice: Voice) -> int:
     # A proxy of the organisation is for the server, not for this machine's own SuperNode.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
+    tries = Reconnecting(site.folder / "flwr" / "connected")
+    told = False
+    try:
+        while True:
+            log = NodeLog(voice, site)
+            code = _run_node(site, voice, log, tries, quiet=told)
+            if tries.after(log, code) is Next.STOP:
+                log.ended(0 if code is None else code)
+                return code if code and code > 0 else 1
+            voice.say(_why_again(log, tries.pause))
+            told = True
+            time.sleep(tries.pause)
+    finally:
+        tries.left()
+
+
+def _why_again(log: NodeLog, pause: float) -> str:
+    if log.refused:
+        return (
+            f"The server does not let this client in yet: it may hold the last connection, which ended without a word, "
+            f"for alive. Trying again in {pause:.0f} s."
+        )
+    return f"The connection broke off. Trying again in {pause:.0f} s."
+
+
+def _run_node(site: Site, voice: Voice, log: NodeLog, tries: Reconnecting, *, quiet: bool) -> int | None:
+    """One SuperNode from its start to its end; its exit code, or None where it had stopped working."""
     with supernode_of(site) as (node, command):
-        voice.say(f"Client    {site.name}, for the server at {site.superlink}")
-        voice.say(f"Command   {command}")
+        if not quiet:
+            voice.say(f"Client    {site.name}, for the server at {site.superlink}")
+            voice.say(f"Command   {command}")
         launcher = Launcher(site.folder, node.address, node.secret, voice)
         try:
-            return _loop(node, launcher, NodeLog(voice, site))
+            return _loop(node, launcher, log, tries)
         finally:
             launcher.close()
 
 
-def _loop(node: SuperNode, launcher: Launcher, log: NodeLog) -> int:
+def _loop(node: SuperNode, launcher: Launcher, log: NodeLog, tries: Reconnecting) -> int | None:
+    entered = False
     while (code := node.exit_code) is None:
         lines = node.new_lines()
         log.heard(lines)
+        if log.was_connected and not entered:
+            entered = True
+            tries.connected()
+        if log.broken and launcher.idle:
+            return None
         launcher.turn(stirred=bool(lines))
         launcher.wait(_TURN_SECONDS)
     log.heard(node.new_lines())
-    log.ended(code)
-    return code if code > 0 else 1
+    return code

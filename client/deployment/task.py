@@ -97,7 +97,8 @@ def _answer(folder: Path, task: Task, report: Report) -> Message:
         files = bundle_files(task.bundle)
         digest = check_bundle(policy, files)
     except BundleError as error:
-        task.discard()
+        # Only bytes, and nobody looks at them: a SuperNode that still fetches them would lose the task with them.
+        task.message(max_bytes=MAX_MESSAGE_BYTES)
         _note(site, task, error)
         raise
     message = task.message(max_bytes=MAX_MESSAGE_BYTES)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.plan import PrivacyPlan
-from common.sections import Mechanism, Metrics, RunConfig, Unit
+from common.sections import Mechanism, Metrics, RunConfig, Unit, parts
 
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 
@@ -41,6 +41,8 @@ class Policy(BaseModel):
             clients itself, that the server keeps to it is taken on trust.
         accept_group_bound: Allow groups of images to be protected that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
+        classes: The only list of classes that a run may have; empty where any will do. What is in it is the holder's
+            own choice and need not be what the images have.
         bundle: Digest of the only bundle of code that may run here, see `common.bundle`; empty where any may.
             Checked by the launcher, before any of the bundle's code runs.
     """
@@ -64,6 +66,7 @@ class Policy(BaseModel):
     least_cohort: Annotated[int, Field(ge=1)] = 1
     accept_group_bound: bool = False
     expires: date | None = None
+    classes: Annotated[tuple[str, ...], Listed] = ()
     bundle: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
     @property
@@ -93,6 +96,8 @@ class Policy(BaseModel):
         for setting, value, allowed in wanted:
             if value not in allowed:
                 raise PolicyError(f"{setting}={value!r} is not allowed, only {', '.join(allowed) or 'nothing'}")
+        if self.classes and parts(config.data.classes) != self.classes:
+            raise PolicyError(f"data.classes={config.data.classes!r} is not the list that the policy has")
         if (config.min_clients or 1) < self.least_cohort:
             raise PolicyError(
                 f"a round may go on with {config.min_clients or 1} clients (min-clients), the policy wants at least "

@@ -142,12 +142,14 @@ def _result(home: ServerHome, folder: Path, state: str) -> dict[str, Any]:
     go_on = f"go on with: bract run {home.folder} --resume {folder}"
     if (folder / STOPPED).is_file():
         raise FederationError(f"{(folder / STOPPED).read_text().strip()}\nThe run is saved; {go_on}")
-    if run_status(folder) == "not started":
+    if run_status(folder) == "not started" and not (folder / "checkpoint.safetensors").is_file():
         raise FederationError(
             f"the run ended before its first round ({state or 'stopped'}); the server's own output says why"
             + (f"; {go_on}" if (folder / "config.toml").is_file() else "")
         )
     if run_status(folder) != "complete" and state == "server gone":
         raise FederationError(f"the server ended; start it again with `bract server start {home.folder}`, then {go_on}")
+    if run_status(folder) == "not started" or (run_status(folder) != "complete" and state == "finished:failed"):
+        raise FederationError(f"the run's process ended ({state or 'stopped'}); {go_on}")
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return found

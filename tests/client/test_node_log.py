@@ -66,3 +66,24 @@ def test_what_a_terminal_would_obey_is_not_shown(tmp_path: Path, capsys: pytest.
 
     assert "\x1b" not in shown.getvalue() + capsys.readouterr().err + (tmp_path / "client.log").read_text()
     assert "[bold]x[/]" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("line", "broken"),
+    [
+        ("ERROR :      SSL/TLS handshake error detected.", True),
+        ("ERROR :      Server error '500 Internal Server Error' for url", True),
+        ("ERROR :      Failed to receive message 12: gone", False),
+        ("ERROR :      Failed to send message 12: gone", False),
+        ("INFO :      an ERROR in the middle", False),
+        ("WARNING :   Connection attempt failed, retrying in 1.00 seconds", False),
+    ],
+)
+def test_an_error_after_which_a_supernode_does_nothing_more_is_noticed(tmp_path: Path, line: str, broken: bool) -> None:
+    with voice_of(tmp_path, Console(quiet=True)) as voice:
+        log = NodeLog(voice, SITE)
+        log.heard([f"\x1b[91m{line}"])
+        before = log.broken
+        log.heard(["INFO : SuperNode ID: 7", line])
+
+    assert (before, log.broken) == (False, broken)

@@ -29,6 +29,7 @@ units = ["group"]
 least-cohort = 4
 accept-group-bound = true
 expires = 2031-02-03
+classes = ["tumour", "normal"]
 bundle = "abababababababababababababababababababababababababababababababab"
 """
 
@@ -58,6 +59,7 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         least_cohort=4,
         accept_group_bound=True,
         expires=date(2031, 2, 3),
+        classes=("tumour", "normal"),
         bundle="ab" * 32,
     )
     assert {name.replace("_", "-") for name in Policy.model_fields} == {
@@ -109,6 +111,8 @@ def test_load_policy_refuses_a_policy_without(write: Callable[[str], Path], key:
         ("expires = '2031-01-01'", "expires"),
         ("expires = 2031-01-01T10:00:00", "expires"),
         ("bundle = 'any'", "bundle"),
+        ("classes = 'dark'", "classes"),
+        ("classes = [1, 2]", "classes"),
         ("max-epsilom = 3", "max-epsilom"),
         ("MAX-EPSILON = 3", "MAX-EPSILON"),
         ("max_epsilon = 800", "max_epsilon"),  # the key a second time, in another spelling
@@ -160,6 +164,8 @@ REFUSED: list[tuple[dict[str, Scalar], dict[str, Any], str]] = [
     ({"privacy.metrics": "private"}, {"metrics": ("none", "exact")}, "privacy.metrics"),
     ({"privacy.unit": "image"}, {"units": ("group",)}, "privacy.unit"),
     ({"min-clients": 2}, {"least_cohort": 3}, "min-clients"),
+    ({"data.classes": "normal,tumour"}, {"classes": ("tumour", "normal")}, "data.classes"),
+    ({}, {"classes": ("tumour", "normal")}, "data.classes"),
 ]
 
 
@@ -232,3 +238,9 @@ def test_anything_refuses_no_figure_but_one_that_is_none() -> None:
 def test_policy_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ANYTHING.max_epsilon = 1.0  # type: ignore[misc]
+
+
+def test_check_run_lets_the_policys_own_list_of_classes_pass(make_config: Callable[..., RunConfig]) -> None:
+    policy = ANYTHING.model_copy(update={"classes": ("tumour", "normal")})
+
+    policy.check_run(make_config({"data.classes": "tumour, normal"}))

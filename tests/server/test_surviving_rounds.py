@@ -13,6 +13,7 @@ from survival_cases import clients_of, federate, round_of, survival_config
 
 from common.audit.ledger_audit import audit_ledger, kept_heads
 from common.errors import FederationError
+from server import latecomers
 from server.audit.run_audit import audit_run
 
 
@@ -263,3 +264,44 @@ def test_a_run_with_a_late_client_is_resumed_with_the_same_cohorts(folders: list
     assert outcome.cohorts == before
     assert max(sum(name in cohort for cohort in before) for name in outcome.clients) <= config.participations
     assert load_file(output / "model" / "model.safetensors")
+
+
+def test_a_client_that_refused_at_the_meeting_is_not_asked_again_before_each_round(
+    folders: list[Path], output: Path
+) -> None:
+    policy = folders[2] / "policy.toml"
+    policy.write_text(policy.read_text().replace("max-epsilon = 5.0", "max-epsilon = 0.01"))
+
+    outcome, grid = federate(folders, survival_config(output))
+
+    assert [line["clients"] for line in lines(output)] == [2, 2, 2, 2]
+    assert dict(outcome.refusals) == {"node 4": "POLICY"}
+    assert [kind for who, kind, _ in grid.asked if who == 2] == ["query"]
+
+
+def test_a_client_that_was_only_slow_is_asked_again_but_not_for_ever(
+    folders: list[Path], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latecomers, "_LONGEST_WAIT", 0.05)
+    slow = survival_config(output, num_rounds=6)
+
+    _, grid = federate(folders, slow, lost=lambda n, message: n == 2 and message.metadata.message_type == "query")
+
+    assert [kind for who, kind, _ in grid.asked if who == 2] == ["query"] * 4  # at the meeting, then three times
+    assert [line["clients"] for line in lines(output)] == [2] * 6
+
+
+def test_a_client_that_was_slow_at_the_meeting_takes_part_when_it_answers(folders: list[Path], output: Path) -> None:
+    asked: list[int] = []
+
+    def slow(number: int, message: Message) -> bool:
+        if (number, message.metadata.message_type) != (2, "query"):
+            return False
+        asked.append(number)
+        return len(asked) == 1
+
+    outcome, _ = federate(folders, survival_config(output), lost=slow)
+
+    assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
+    assert outcome.joined == {"ward-2": 1}
+    checked(output)
