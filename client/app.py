@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from flwr.app import Context, Message, RecordDict
@@ -53,7 +54,9 @@ def _release(kind: str) -> Callable[[_Work], Handler]:
                 check_request(message.content, message_type=kind)
                 pinned = pinned_by(context.node_config)
                 admit(config, place, pinned, run_id_of(message.content), kind)
-                local = local_of(config, place, pinned)
+                local = local_of(config, place)
+                if pinned:
+                    local = replace(local, pinned=pinned)
                 content, head = work(message.content, local)
                 if head is not None:
                     content[LEDGER] = encode_head(head)

@@ -168,7 +168,7 @@ def admit(config: RunConfig, place: Place, pinned: str, run: str, kind: str) -> 
 
 
 @lru_cache(maxsize=64)
-def local_of(config: RunConfig, place: Place, pinned: str = "") -> Local:
+def local_of(config: RunConfig, place: Place) -> Local:
     """What the client at a place has at hand for a run.
 
     Raises:
@@ -177,14 +177,14 @@ def local_of(config: RunConfig, place: Place, pinned: str = "") -> Local:
         WeightsError: The backbone's weights are missing or wrong.
     """
     if isinstance(place, str):
-        return _own(config, load_site(Path(place)), pinned)
+        return _own(config, load_site(Path(place)))
     prepared, partition = _population(config)
     rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
     policy = Path(config.privacy.policy) if config.privacy.policy else None
     return Local(client_name(place), rows, Learner(config, prepared.inputs.shape[1:], prepared.classes), policy, place)
 
 
-def _own(config: RunConfig, site: Site, pinned: str) -> Local:
+def _own(config: RunConfig, site: Site) -> Local:
     if config.data.source != OWN_IMAGES:
         raise ConfigError(f"this run is a simulation's: a run over clients with images of their own has {OWN_IMAGES!r}")
     if len(parts(config.data.classes)) < 2:
@@ -197,7 +197,7 @@ def _own(config: RunConfig, site: Site, pinned: str) -> Local:
     prepared = prepare(config, shows_nothing=True)
     rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
     learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
-    return Local(site.name, rows, learner, site.policy_file, str(site.folder), pinned)
+    return Local(site.name, rows, learner, site.policy_file, str(site.folder))
 
 
 def _own_weights(named: str, site: Site) -> str:

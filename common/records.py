@@ -34,6 +34,7 @@ from common.releases import (
 CONFIG = "config"
 SERVER_ROUND = "server-round"
 RUN_ID = "run-id"
+_LONGEST_HEX, _MOST_CLASSES, _LONGEST_CLASS = 128, 100_000, 1000
 _CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}  # a client takes the last from its own configuration
 
 
@@ -129,6 +130,8 @@ def decode_declaration(content: RecordDict) -> Declaration:
         raise FederationError("a client calls itself by a name that cannot be shown")
     if not (isinstance(classes, list) and isinstance(shape, list)):
         raise FederationError("a client's declaration has a field of the wrong type")
+    if len(classes) > _MOST_CLASSES or len(shape) > 4 or any(len(str(label)) > _LONGEST_CLASS for label in classes):
+        raise FederationError("a client's declaration is longer than any that this server takes")
     if not (all(isinstance(label, str) for label in classes) and all(type(n) is int and n > 0 for n in shape)):
         raise FederationError("a client's declaration has a field of the wrong type")
     return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest, bundle)
@@ -313,4 +316,6 @@ def decode_head(content: RecordDict) -> SignedHead:
         raise FederationError("a client's reply lacks the head of its ledger") from None
     if type(seq) is not int or not all(isinstance(text, str) for text in (ledger, head, key, signature)):
         raise FederationError("the head of a client's ledger has a field of the wrong type")
+    if max(map(len, map(str, (ledger, head, key, signature)))) > _LONGEST_HEX:
+        raise FederationError("the head of a client's ledger has a field that is too long")
     return SignedHead(str(ledger), seq, str(head), str(key), str(signature))

@@ -180,6 +180,7 @@ class SystemConfig(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     physical_batch_size: OpenInt
     ledger: Literal["simulated", "durable"]
+    bundle: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 
 
 class RunConfig(_Section):
@@ -194,6 +195,8 @@ class RunConfig(_Section):
     round_deadline: OpenFloat
     round_retries: Annotated[int, Field(ge=0, le=100)]
     max_update_norm: OpenFloat
+    max_num_units: OpenInt
+    node_keys: bool
     output_dir: str
     resume: bool
     data: DataConfig

@@ -8,6 +8,8 @@ import numpy as np
 # Noise and sizes make honest clients differ by tens; a broken or hostile one by orders of magnitude.
 _TIMES_THE_MEDIAN = 1000.0
 _LEAST_TO_COMPARE = 3
+# However few there are: longer than so many times the model itself, or than this where the model is small.
+_TIMES_THE_MODEL = 1e6
 
 
 def update_norm(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
@@ -17,7 +19,7 @@ def update_norm(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray
     return math.sqrt(total) if math.isfinite(total) else math.inf
 
 
-def absurd_updates(norms: Mapping[str, float], *, max_update_norm: float | None) -> set[str]:
+def absurd_updates(norms: Mapping[str, float], *, max_update_norm: float | None, model_norm: float = 0.0) -> set[str]:
     """Names of clients whose updates are too long to be meant.
 
     Compares clients with each other, so it must not stand before clipping and noise at the server, where one client
@@ -25,6 +27,7 @@ def absurd_updates(norms: Mapping[str, float], *, max_update_norm: float | None)
 
     Args:
         norms: Client name -> length of its update.
+        model_norm: Length of the model that was sent.
         max_update_norm: The longest that is allowed; None compares with the round's median alone.
 
     >>> sorted(absurd_updates({"a": 1.0, "b": 2.0, "c": 1.5, "d": 3e7}, max_update_norm=None))
@@ -32,7 +35,8 @@ def absurd_updates(norms: Mapping[str, float], *, max_update_norm: float | None)
     >>> sorted(absurd_updates({"a": 1.0, "b": 9.0}, max_update_norm=5.0))
     ['b']
     """
-    found = {name for name, norm in norms.items() if not math.isfinite(norm)}
+    most = _TIMES_THE_MODEL * max(1.0, model_norm)
+    found = {name for name, norm in norms.items() if not norm <= most}
     if max_update_norm is not None:
         found |= {name for name, norm in norms.items() if norm > max_update_norm}
     finite = {name: norm for name, norm in norms.items() if name not in found}

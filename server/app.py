@@ -3,7 +3,8 @@
 import gc
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +13,24 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from common.config import bract_home, parse
-from common.errors import BractError, FederationError
+from common.errors import BractError, ConfigError, FederationError
 from common.ledger.heads import HeadKeeper
 from common.metrics import Counts, NoisedCounts
 from common.models.initial import initial_arrays
 from common.privacy.plan import server_plan
 from common.records import Declaration, Findings
 from common.releases import Releases
-from common.sections import RunConfig
+from common.sections import RunConfig, parts
 from server.aggregation import build_strategy, least_cohort
 from server.checkpoint import Checkpoint
 from server.clock import Clock
 from server.cohort import draw_cohorts, shrunk_cohort
 from server.gathering import Wire
-from server.latecomers import LateComers, join
+from server.latecomers import LateComers, join, unfit
 from server.meeting import meet_clients
 from server.node_book import NodeBook
 from server.outcome import Outcome
-from server.resume import open_checkpoint, restore, reunite
+from server.resume import left_out, open_checkpoint, restore, reunite
 from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
 from server.run_directory import RunDirectory, leave_word
 from server.saving import draw_outcome, save_checkpoint_of, save_progress, save_statement
@@ -87,7 +88,7 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
     earlier = open_checkpoint(config) if config.resume else None
     around = surround(config)
     directory = RunDirectory.open(config) if config.resume else RunDirectory.create(config)
-    wire = _wire(grid, releases, directory, around, earlier)
+    wire = _wire(grid, config, releases, directory, around, earlier)
     outcome = _begin(wire, config, around, clock, earlier)
     if earlier is not None:
         restore(earlier, outcome, strategy, clock)
@@ -146,6 +147,7 @@ def _run(
         seconds=_deadline(config, around),
         retries=config.round_retries,
         max_update_norm=config.max_update_norm,
+        before=[bool(line.get("skipped")) for line in outcome.rounds],
         before_round=_nobody if around.simulated else LateComers(wire, outcome, joined).look,
     )
     gc.freeze()  # some of Flower's strategies collect garbage for every array: what is loaded by now is none
@@ -166,22 +168,34 @@ def _run(
 
 
 def _wire(
-    grid: Grid, releases: Releases, directory: RunDirectory, around: Surroundings, earlier: Checkpoint | None
+    grid: Grid,
+    config: RunConfig,
+    releases: Releases,
+    directory: RunDirectory,
+    around: Surroundings,
+    earlier: Checkpoint | None,
 ) -> Wire:
     run_id = secrets.token_hex(16) if earlier is None else str(earlier.facts["run"])
-    if not releases.signed:
-        return Wire(grid, releases, run_id)
-    files, nodes = [directory.path / "heads.jsonl"], None
-    if not around.simulated:  # what a ledger had once must be there in every later run
-        folder = bract_home() / "server"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files.append(folder / "heads.jsonl")
+    nodes, real = None, not around.simulated
+    if config.node_keys:
+        folder = _home()
         nodes = NodeBook(folder / "nodes.jsonl")
-    return Wire(grid, releases, run_id, HeadKeeper(files), nodes)
+    if not releases.signed:
+        return Wire(grid, releases, run_id, nodes=nodes, one_by_one=real)
+    files = [directory.path / "heads.jsonl"]
+    if not around.simulated:  # what a ledger had once must be there in every later run
+        files.append(_home() / "heads.jsonl")
+    return Wire(grid, releases, run_id, HeadKeeper(files), nodes, one_by_one=real)
 
 
 def _nobody(_: int) -> None:
     """In a simulation nobody comes late."""
+
+
+def _home() -> Path:
+    folder = bract_home() / "server"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, earlier: Checkpoint | None) -> Outcome:
@@ -195,6 +209,9 @@ def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, ea
             run_id=wire.run_id,
             keeper=wire.keeper,
             nodes=wire.nodes,
+            classes=parts(config.data.classes) if _least(config, around) else (),
+            refuse=partial(unfit, config),
+            one_by_one=wire.one_by_one,
             least=_least(config, around),
             wait_seconds=config.join_deadline,
         )
@@ -202,7 +219,9 @@ def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, ea
     joined: dict[str, int] = {}
     if earlier is not None:
         clients, joined = reunite(earlier, meeting, least=_least(config, around)), dict(earlier.facts["joined"])
-        joined |= {name: len(earlier.facts["rounds"]) + 1 for name in clients if name not in earlier.facts["clients"]}
+        known = earlier.facts["clients"]
+        joined |= {name: len(earlier.facts["rounds"]) + 1 for name in clients if name not in known}
+        meeting = replace(meeting, refusals={**meeting.refusals, **left_out(earlier, meeting)})
     first = {name: client for name, client in clients.items() if name not in joined}
     declared = next(iter(clients.values())).declaration
     outcome = Outcome(
@@ -220,7 +239,7 @@ def _begin(wire: Wire, config: RunConfig, around: Surroundings, clock: Clock, ea
     )
     with clock.phase("accounting"):
         outcome.register()
-        for name in sorted(joined, key=lambda name: (joined[name], name)):
+        for name in joined:  # in the order in which they came: each takes the room that those before it left
             join(outcome, clients[name], joined[name])
     return outcome
 
@@ -279,7 +298,8 @@ def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:
         try:
             run_federation(grid, config, surround)
         except BractError as error:
-            leave_word(Path(config.output_dir), error)
+            if not (config.resume and isinstance(error, ConfigError)):  # which says that nothing was touched
+                leave_word(Path(config.output_dir), error)
             raise
 
     return created

@@ -33,7 +33,8 @@ class Wire:
         releases: What replies carry.
         run_id: The run's name, which goes out with every message.
         keeper: Remembers the heads of the clients' ledgers, where replies carry them.
-        nodes: Remembers which node came with which ledger; not in a simulation.
+        nodes: Remembers which node came with which name and ledger; only where nodes have keys.
+        one_by_one: Whether replies are fetched apart, see `deliver`.
     """
 
     grid: Grid
@@ -41,6 +42,7 @@ class Wire:
     run_id: str
     keeper: HeadKeeper | None = None
     nodes: NodeBook | None = None
+    one_by_one: bool = False
 
 
 class Gathering:
@@ -74,16 +76,16 @@ class Gathering:
         good: Usable = {}
         failed = dict.fromkeys(self._away, UNREACHABLE)
         asked = {message.metadata.dst_node_id for message in messages}
-        arrived = deliver(self.view, messages, seconds=seconds)
+        arrived = deliver(self.view, messages, seconds=seconds, one_by_one=self._wire.one_by_one)
         for name, node in sorted(self.nodes.items()):
             if node not in asked:
                 continue
             if node not in arrived:
                 failed[name] = LATE
-            elif arrived[node].has_error():
-                failed[name] = failure_of(arrived[node])
+            elif (reply := arrived[node]) is None or reply.has_error():
+                failed[name] = failure_of(reply)
             else:
-                self._judge(name, arrived[node], messages[0].metadata.message_type, good, failed)
+                self._judge(name, reply, messages[0].metadata.message_type, good, failed)
         self._drop_bad_heads(good, failed)
         return good, dict(sorted(failed.items()))
 
@@ -130,7 +132,8 @@ def drop_absurd(
         name: update_norm(before, record_to_arrays(reply.content.array_records[ARRAYS]))
         for name, (reply, _) in good.items()
     }
-    for name in sorted(absurd_updates(norms, max_update_norm=max_update_norm)):
+    sent = update_norm({name: np.zeros_like(array) for name, array in before.items()}, before)
+    for name in sorted(absurd_updates(norms, max_update_norm=max_update_norm, model_norm=sent)):
         _log.error("left out: client %s sent an update of length %.3g", name, norms[name])
         del good[name]
         failed[name] = ABSURD

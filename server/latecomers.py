@@ -4,17 +4,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-from common.errors import ClientFailure, ConfigError, FederationError
+from common.errors import ClientFailure, ConfigError
 from common.privacy.plan import plan_for
+from common.records import Declaration
+from common.sections import RunConfig
 from server.cohort import join_cohorts
 from server.delivery import LATE, UNREACHABLE
 from server.gathering import Wire
-from server.meeting import DISAGREES, SAME_NAME, Client, Declared, agrees, ask_to_declare, drop_bad_heads
+from server.meeting import DISAGREES, SAME_NAME, Client, Declared, agrees, ask_to_declare, drop_impostors
 from server.outcome import Outcome
 
 _log = logging.getLogger("bract.server")
 _LONGEST_WAIT = 60.0
 _MOST_TRIES = 3
+TOO_LARGE = "TOO-LARGE"
 _PASSING = (LATE, UNREACHABLE, ClientFailure.INTERNAL.name)
 
 
@@ -49,11 +52,15 @@ class LateComers:
         if not strangers:
             return
         answers, failures = ask_to_declare(
-            self._wire.grid, strangers, run_id=self._wire.run_id, seconds=_LONGEST_WAIT, strict=False
+            self._wire.grid,
+            strangers,
+            run_id=self._wire.run_id,
+            seconds=_LONGEST_WAIT,
+            strict=False,
+            one_by_one=self._wire.one_by_one,
         )
         refusals = {f"node {node}": why for node, why in failures.items()}
-        if self._wire.keeper is not None:
-            answers = drop_bad_heads(answers, self._wire.keeper, self._wire.nodes, refusals)
+        answers = drop_impostors(answers, self._wire.keeper, self._wire.nodes, refusals, strict=False)
         for one in answers:
             self._take(one, lacking, refusals, server_round)
         for node in strangers:  # one that was only slow is asked again, but not for ever: each time holds up a round
@@ -74,21 +81,15 @@ class LateComers:
             else:
                 outcome.clients[name] = one.client
                 _log.error("client %s is back", name)
+        elif why := unfit(outcome.config, declared):
+            refusals[f"client {name}"] = why
         elif not agrees(declared, anybody):
             refusals[f"client {name}"] = DISAGREES
         elif len(outcome.clients) < outcome.config.num_clients:
-            self._join(one, refusals, server_round)
+            join(outcome, one.client, server_round)
+            _log.error("client %s has come and takes part from round %d", name, server_round)
         else:
             refusals[f"client {name}"] = "NO-ROOM"
-
-    def _join(self, one: Declared, refusals: dict[str, str], server_round: int) -> None:
-        try:
-            join(self._outcome, one.client, server_round)
-        except FederationError as error:
-            _log.error("%s", error)
-            refusals[f"client {one.name}"] = ClientFailure.CONFIG.name
-            return
-        _log.error("client %s has come and takes part from round %d", one.name, server_round)
 
 
 def join(outcome: Outcome, client: Client, server_round: int) -> None:
@@ -100,17 +101,31 @@ def join(outcome: Outcome, client: Client, server_round: int) -> None:
         server_round: The first round that it can take part in.
 
     Raises:
-        FederationError: The client admits no plan.
+        ConfigError: The client admits no plan, see `unfit`.
     """
     config, name = outcome.config, client.declaration.name
-    if config.noises_gradients:
-        try:
-            plan_for(config, client.declaration.num_units)
-        except ConfigError as error:
-            raise FederationError(f"client {name} admits no plan: {error}") from None
     outcome.clients[name] = client
     outcome.joined[name] = server_round
     outcome.cohorts[:] = join_cohorts(
         outcome.cohorts, name, server_round, cohort_size=config.cohort_size, participations=config.participations
     )
     outcome.register()
+
+
+def unfit(config: RunConfig, declaration: Declaration) -> str:
+    """Why a run has no place for a client, or an empty text.
+
+    Args:
+        config: The run.
+        declaration: What the client says of itself.
+    """
+    units, most = declaration.num_units, config.max_num_units
+    if most is not None and units > most:
+        return TOO_LARGE
+    if config.noises_gradients:
+        try:
+            plan_for(config, units)
+        except ConfigError as error:
+            _log.error("client %s admits no plan: %s", declaration.name, error)
+            return ClientFailure.CONFIG.name
+    return ""

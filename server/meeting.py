@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
@@ -64,6 +64,9 @@ def meet_clients(
     keeper: HeadKeeper | None = None,
     nodes: NodeBook | None = None,
     least: int | None = None,
+    classes: tuple[str, ...] = (),
+    refuse: Callable[[Declaration], str] = lambda _: "",
+    one_by_one: bool = False,
     poll_seconds: float = 0.5,
     wait_seconds: float = 120.0,
 ) -> Meeting:
@@ -76,9 +79,12 @@ def meet_clients(
         num_clients: How many clients the run is configured for.
         run_id: The run's name, the same when it is resumed.
         keeper: Remembers the heads of the clients' ledgers, where replies carry them.
-        nodes: Remembers which node came with which ledger.
+        nodes: Remembers which node came with which name and ledger.
         least: How many clients are enough: others may be away, fail, or disagree with most, and are left out and
             named. None where all must come, and a failure is a mistake to be mended.
+        classes: What all must declare, with `least`; empty where the clients' own lists decide.
+        refuse: Why the run has no place for a client, or an empty text; asked with `least`.
+        one_by_one: See `deliver`.
         poll_seconds: Pause between looks while some are missing.
         wait_seconds: How long to wait for them, and for their answers.
 
@@ -87,14 +93,13 @@ def meet_clients(
             disagree on classes, input shape or backbone.
     """
     node_ids = _wait_for(grid, num_clients, least, poll_seconds, wait_seconds)
-    answers, failures = ask_to_declare(grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=least is None)
+    answers, failures = ask_to_declare(
+        grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=least is None, one_by_one=one_by_one
+    )
     refusals = {f"node {node}": why for node, why in failures.items()}
-    if keeper is not None:
-        answers = drop_bad_heads(answers, keeper, nodes, refusals)
-    if least is None:
-        _check_names(answers)
-    else:
-        answers = _drop_same_names(answers, refusals)
+    if least is not None:
+        answers = _drop_unfit(answers, classes, refuse, refusals)
+    answers = drop_impostors(answers, keeper, nodes, refusals, strict=least is None)
     if not answers:
         raise FederationError(f"no client takes part: {', '.join(sorted(set(refusals.values()))) or 'nobody answered'}")
     if least is None:
@@ -109,7 +114,7 @@ def meet_clients(
 
 
 def ask_to_declare(
-    grid: Grid, node_ids: Iterable[int], *, run_id: str, seconds: float, strict: bool
+    grid: Grid, node_ids: Iterable[int], *, run_id: str, seconds: float, strict: bool, one_by_one: bool = False
 ) -> tuple[list[Declared], dict[int, str]]:
     """Ask nodes who they are, which is also when they agree to the run or refuse it.
 
@@ -119,6 +124,7 @@ def ask_to_declare(
         run_id: The run's name.
         seconds: How long to wait for answers.
         strict: Whether a failure that is no refusal ends the run.
+        one_by_one: See `deliver`.
 
     Returns:
         What was declared, and why others did not, by node.
@@ -128,11 +134,11 @@ def ask_to_declare(
     """
     asked = sorted(node_ids)
     queries = [Message(RecordDict({CONFIG: run_config(run_id)}), node, MessageType.QUERY) for node in asked]
-    replies = deliver(grid, queries, seconds=seconds)
+    replies = deliver(grid, queries, seconds=seconds, one_by_one=one_by_one)
     answers: list[Declared] = []
     failures = {node: LATE for node in asked if node not in replies}
     for node, reply in sorted(replies.items()):
-        if reply.has_error():
+        if reply is None or reply.has_error():
             failures[node] = failure_of(reply)
             if strict and failures[node] not in DECIDED:
                 raise FederationError(f"a client could not declare itself: {failures[node]}; its own log says more")
@@ -149,37 +155,88 @@ def ask_to_declare(
     return answers, failures
 
 
-def drop_bad_heads(
-    answers: Sequence[Declared], keeper: HeadKeeper, nodes: NodeBook | None, refusals: dict[str, str]
+def drop_impostors(
+    answers: Sequence[Declared],
+    keeper: HeadKeeper | None,
+    nodes: NodeBook | None,
+    refusals: dict[str, str],
+    *,
+    strict: bool,
 ) -> list[Declared]:
-    """Those whose ledger is what it was, or newer; the others are added to the refusals.
+    """Those that are who they say, with the ledger they had; the others are added to the refusals, by their nodes.
+
+    Names first: a head is kept under a name, and must not be kept under another's.
 
     Args:
         answers: What was declared.
-        keeper: Remembers the heads.
-        nodes: Remembers which node came with which ledger.
+        keeper: Remembers the heads; None in runs without.
+        nodes: Remembers which node came with which name and ledger.
         refusals: Who does not take part, and why; changed.
+        strict: Whether two of one name end the run.
+
+    Raises:
+        FederationError: With `strict`: two clients have one name.
     """
-    heads: list[tuple[str, SignedHead]] = []
-    for one in answers:
-        try:
-            head = decode_head(one.reply.content)
-            head.check()
-            if nodes is not None and one.client.node_id is not None:
-                nodes.check(one.client.node_id, head.ledger)
-            heads.append((one.name, head))
-        except LedgerError as error:
-            _log.error("client %s: %s", one.name, error)
-            refusals[f"client {one.name}"] = ClientFailure.LEDGER.name
-        except FederationError as error:
-            _log.error("client %s: %s", one.name, error)
-            refusals[f"client {one.name}"] = ClientFailure.MESSAGE.name
-    refused = keeper.accept(heads)
+    owned = [one for one in answers if _may_have_name(one, nodes, refusals)]
+    if strict:
+        _check_names(owned)
+    named = _drop_same_names(owned, refusals)
+    heads = {one.name: head for one in named if (head := _head_of(one, keeper, nodes, refusals)) is not None}
+    refused = {} if keeper is None else keeper.accept(heads.items())
     for name, why in refused.items():
         _log.error("%s", why)
         refusals[f"client {name}"] = ClientFailure.LEDGER.name
-    accepted = {name for name, _ in heads} - set(refused)
-    return [one for one in answers if one.name in accepted]
+    if keeper is not None:
+        named = [one for one in named if one.name in heads and one.name not in refused]
+    return named
+
+
+def _may_have_name(one: Declared, nodes: NodeBook | None, refusals: dict[str, str]) -> bool:
+    node = one.client.node_id
+    if nodes is None or node is None or nodes.owns(node, one.name):
+        return True
+    _log.error("node %s calls itself %s, which is another node's name", node, one.name)
+    refusals[f"node {node}"] = SAME_NAME
+    return False
+
+
+def _head_of(
+    one: Declared, keeper: HeadKeeper | None, nodes: NodeBook | None, refusals: dict[str, str]
+) -> SignedHead | None:
+    """The head that a client came with, if it is its own; remembers the node with it."""
+    node, head = one.client.node_id, None
+    try:
+        if keeper is not None:
+            head = decode_head(one.reply.content)
+            head.check()
+        if nodes is not None and node is not None:
+            nodes.check(node, one.name, "" if head is None else head.ledger)
+    except LedgerError as error:
+        _log.error("client %s: %s", one.name, error)
+        refusals[f"client {one.name}"] = ClientFailure.LEDGER.name
+        return None
+    except FederationError as error:
+        _log.error("client %s: %s", one.name, error)
+        refusals[f"client {one.name}"] = ClientFailure.MESSAGE.name
+        return None
+    return head
+
+
+def _drop_unfit(
+    answers: Sequence[Declared],
+    classes: tuple[str, ...],
+    refuse: Callable[[Declaration], str],
+    refusals: dict[str, str],
+) -> list[Declared]:
+    kept = []
+    for one in answers:
+        declared = one.client.declaration
+        why = DISAGREES if classes and declared.classes != classes else refuse(declared)
+        if why:
+            refusals[f"client {one.name}"] = why
+        else:
+            kept.append(one)
+    return kept
 
 
 def agrees(declaration: Declaration, other: Declaration) -> bool:

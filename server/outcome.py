@@ -42,6 +42,7 @@ class Outcome:
         choice: The best model so far, and when to stop.
         turned_away: Nodes that do not take part by their own decision or the server's.
         joined: First round of each client that came late.
+        earlier_bundles: What clients said of their pins before the run was resumed.
         closing_failures: Why clients are missing in the closing counts.
     """
 
@@ -67,6 +68,7 @@ class Outcome:
     spending: Spending | None = None
     turned_away: frozenset[int] = frozenset()
     joined: dict[str, int] = field(default_factory=dict)
+    earlier_bundles: dict[str, str] = field(default_factory=dict)
     closing_failures: dict[str, str] = field(default_factory=dict)
     choice: Choice = field(init=False)
 
@@ -86,6 +88,20 @@ class Outcome:
         if not record.skipped:
             self.last, self.last_personal, self.last_noised = record.counts, record.personal, record.noised
         self.rounds.append(record.as_dict(self.counts_noise))
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The code that each client has pinned during the whole run; empty for one that has not, or has changed it.
+
+        A pin counts only if it is of the bundle that the run sends, where that is known.
+        """
+        found: dict[str, str] = {}
+        for name, client in self.clients.items():
+            said = client.declaration.bundle if client.node_id is not None else self.earlier_bundles.get(name, "")
+            sent = self.config.system.bundle or said
+            same = self.earlier_bundles.get(name, said) == said and said == sent
+            found[name] = said if same else ""
+        return found
 
     @property
     def final(self) -> Arrays:

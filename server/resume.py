@@ -15,12 +15,12 @@ from common.records import Declaration
 from common.sections import RunConfig
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.clock import Clock
-from server.meeting import Client, Meeting
+from server.meeting import DISAGREES, Client, Meeting
 from server.outcome import Outcome
 from server.strategy_state import read_state, write_state
 
 # What may differ between the processes of one run: where it runs, not what it does.
-_FREE = ("resume", "output-dir", "system.device", "system.physical-batch-size")
+_FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
 
 
 def checkpoint_of(outcome: Outcome, strategy: Strategy, clock: Clock) -> Checkpoint:
@@ -32,6 +32,7 @@ def checkpoint_of(outcome: Outcome, strategy: Strategy, clock: Clock) -> Checkpo
         "settings": _settings(outcome.config),
         "clients": {name: client.declaration.num_units for name, client in outcome.clients.items()},
         "joined": dict(outcome.joined),
+        "bundles": dict(outcome.bundles),
         "agreed": _agreed(next(iter(outcome.clients.values())).declaration),
         "rounds": outcome.rounds,
         "early": outcome.early,
@@ -68,6 +69,7 @@ def restore(checkpoint: Checkpoint, outcome: Outcome, strategy: Strategy, clock:
     best, choice = facts["best"], outcome.choice
     choice.best, choice.best_round, choice.waited = best["accuracy"], best["round"], best["waited"]
     choice.arrays = dict(checkpoint.best)
+    outcome.earlier_bundles = dict(facts["bundles"])
     clock.go_on_from(facts["seconds"])
 
 
@@ -110,13 +112,12 @@ def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> d
         FederationError: Too few came, or one declares something else than before.
     """
     facts = checkpoint.facts
-    before = {name: _declaration(name, units, facts["agreed"]) for name, units in facts["clients"].items()}
-    now = meeting.clients
-    changed = {name for name in before if name in now and now[name].declaration.num_units != before[name].num_units}
-    changed |= {name for name in now if _agreed(now[name].declaration) != facts["agreed"]}
+    before = {name: _declaration(name, units, facts) for name, units in facts["clients"].items()}
+    changed = _changed(checkpoint, meeting)
+    now = {name: client for name, client in meeting.clients.items() if name not in changed}
     if least is None:
         changed |= set(before) ^ set(now)
-    if changed:
+    if changed and least is None:
         raise FederationError(
             f"the run cannot be resumed: {len(changed)} clients are missing, new or declare something else than before "
             f"({', '.join(sorted(changed)[:5])})"
@@ -127,7 +128,25 @@ def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> d
             f"min-clients={least} are needed"
         )
     away = {name: Client(declaration, None) for name, declaration in before.items()}
-    return dict(sorted((away | dict(now)).items()))
+    return dict(sorted((away | now).items()))
+
+
+def left_out(checkpoint: Checkpoint, meeting: Meeting) -> dict[str, str]:
+    """Why clients that came do not take part in a run that goes on: they declare something else than it is about.
+
+    Args:
+        checkpoint: Where the run stopped.
+        meeting: Who came.
+    """
+    return {f"client {name}": DISAGREES for name in sorted(_changed(checkpoint, meeting))}
+
+
+def _changed(checkpoint: Checkpoint, meeting: Meeting) -> set[str]:
+    facts, now = checkpoint.facts, meeting.clients
+    changed = {
+        name for name, units in facts["clients"].items() if name in now and now[name].declaration.num_units != units
+    }
+    return changed | {name for name in now if _agreed(now[name].declaration) != facts["agreed"]}
 
 
 def _agreed(declaration: Declaration) -> dict[str, Any]:
@@ -139,7 +158,8 @@ def _agreed(declaration: Declaration) -> dict[str, Any]:
     }
 
 
-def _declaration(name: str, num_units: int, agreed: dict[str, Any]) -> Declaration:
+def _declaration(name: str, num_units: int, facts: dict[str, Any]) -> Declaration:
+    agreed = facts["agreed"]
     return Declaration(name, num_units, tuple(agreed["classes"]), tuple(agreed["input_shape"]), agreed["backbone_hash"])
 
 

@@ -51,6 +51,7 @@ class Course:
         seconds: How long a round waits for updates; None waits for all.
         retries: How often a round is tried again before it is skipped.
         max_update_norm: Longest update, in weight units, that is taken; None compares with the round's median alone.
+        before: Of each earlier round of a run that is resumed, whether it was skipped.
         before_round: Called with each round's number before it, for clients that come late.
     """
 
@@ -62,6 +63,7 @@ class Course:
     seconds: float | None = None
     retries: int = 0
     max_update_norm: float | None = None
+    before: Sequence[bool] = ()
     before_round: Callable[[int], None] = lambda _: None
 
 
@@ -87,7 +89,7 @@ def run_rounds(
     Raises:
         FederationError: Three rounds in a row, or all there are, got too few updates.
     """
-    skipped, released, last = 0, first > 1, len(course.cohorts)
+    skipped, released, last = 0, not all(course.before), len(course.cohorts)
     for number in range(first, last + 1):
         course.before_round(number)
         started = time.perf_counter()
@@ -101,6 +103,8 @@ def run_rounds(
         merged = _aggregate(strategy, number, arrays, sent.good, course.central)
         if merged is None:
             raise FederationError(f"round {number}: the strategy could not aggregate {len(sent.good)} updates")
+        if not all(np.isfinite(array).all() for array in merged.values()):
+            raise FederationError(f"round {number}: the strategy made a model that is not finite; it was not kept")
         arrays, skipped, released = merged, 0, True
         yield RoundResult(arrays, _record(sent, course, arrays, started))
 

@@ -43,7 +43,7 @@ def save_statement(directory: RunDirectory, outcome: Outcome, keeper: HeadKeeper
             outcome.refusals,
             {} if keeper is None else keeper.latest(outcome.clients),
             outcome.joined,
-            {name: client.declaration.bundle for name, client in outcome.clients.items()},
+            outcome.bundles,
         ),
         simulated=outcome.simulated,
         early=outcome.early,

@@ -37,6 +37,7 @@ class FailingGrid(InProcessGrid):
         lost: Which messages never reach a client.
         unheard: Which replies never come back, though the client has done its work.
         there: Whether a node is listed; it is asked before each look.
+        pinned: The bundle that the launchers say they have checked, of all or of each.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class FailingGrid(InProcessGrid):
         lost: Fails = never,
         unheard: Fails = never,
         there: Callable[[int], bool] = lambda _: True,
+        pinned: str | dict[int, str] = "",
     ) -> None:
         super().__init__(client_app.app, len(folders), resolved(config))
         self._folders = folders
         self._lost, self._unheard, self._there = lost, unheard, there
+        self._pinned = pinned if isinstance(pinned, dict) else dict.fromkeys(range(len(folders)), pinned)
         self.asked: list[tuple[int, str, int]] = []
 
     def get_node_ids(self) -> Iterable[int]:
@@ -72,7 +75,10 @@ class FailingGrid(InProcessGrid):
 
     def _new_context(self, node_id: int) -> Context:
         local_of.cache_clear()
-        settings = {"bract-client": str(self._folders[node_id - FIRST_NODE])}
+        number = node_id - FIRST_NODE
+        settings: dict[str, Scalar] = {"bract-client": str(self._folders[number])}
+        if self._pinned[number]:
+            settings["bract-bundle"] = self._pinned[number]
         return Context(1, node_id, settings, RecordDict(), dict(self._run_config))
 
 
@@ -86,7 +92,7 @@ def survival_config(output: Path, **more: Scalar) -> RunConfig:
     """Three clients, four rounds, a network that is waited for a tenth of a second."""
     own: dict[str, Scalar] = {"num-clients": 3, "num-rounds": 4, "output-dir": str(output)}
     own |= {"round-deadline": 0.1, "join-deadline": 0.1, "min-clients": 2}
-    given = {name.replace("_", "-"): value for name, value in more.items()}
+    given = {name.replace("__", ".").replace("_", "-"): value for name, value in more.items()}
     return parse(override(defaults(), SMALL | own | given))
 
 

@@ -29,6 +29,7 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.proto.node_pb2",
         "flwr.proto.runtime_pb2",
         "flwr.supercore.heartbeat",
+        "flwr.supercore.inflatable.inflatable_object",
         "flwr.supercore.inflatable.inflatable_protobuf_utils",
         "flwr.supercore.inflatable.inflatable_utils",
         "flwr.supercore.interceptors",

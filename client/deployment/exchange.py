@@ -1,5 +1,6 @@
 """One task of a SuperNode, as its Runtime API hands it out: with `offers`, all here that speaks Flower's protocol."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from flwr.proto.message_pb2 import Message as WireMessage
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullTaskInputRequest
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -30,6 +32,7 @@ from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 from common.errors import FederationError
 
 COMPONENT = "bract-client"
+_log = logging.getLogger("bract.client")
 Pull = Callable[[str], bytes]
 RunEnded = RunNotRunningException
 
@@ -82,6 +85,24 @@ class Task:
             raise
         message.metadata.__dict__["_message_id"] = self.tree.object_id  # as Flower's own client does
         return message
+
+    def ignore(self, *, max_bytes: int) -> None:
+        """Let the SuperNode have the message whole, which it may be fetching still, and then forget it.
+
+        Only bytes come here, and nobody looks at them. Whatever goes wrong is the server's own loss.
+
+        Args:
+            max_bytes: Most that is fetched.
+        """
+        node, run = Node(node_id=self.context.node_id), self.context.run_id
+        pull = _counting(make_pull_object_fn_protobuf(self.client.PullObject, node, run), max_bytes)
+        try:
+            pull_objects([tree.object_id for tree in iterate_object_tree(self.tree)], pull_object_fn=pull)
+            self.discard()
+        except (RunEnded, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            _log.warning("a refused message could not be fetched (%s)", type(error).__name__)
 
     def discard(self) -> None:
         """Let the SuperNode forget the message's content, which will not be pulled."""

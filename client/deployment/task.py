@@ -78,12 +78,12 @@ def _reply(folder: Path, task: Task, report: Report) -> Message:
     try:
         return _answer(folder, task, report)
     except BractError as error:
-        _log.error("refused %s: %s", task.kind, error)
+        _log.error("refused %r: %s", task.kind[:40], error)
         return failure_reply(ClientFailure.of(error), task.asked)
     except (RunEnded, KeyboardInterrupt):
         raise
     except BaseException as error:  # of code that is not ours: SystemExit too
-        _log.exception("failed in %s", task.kind)
+        _log.exception("failed in %r", task.kind[:40])
         return failure_reply(
             ClientFailure.of(error) if isinstance(error, Exception) else ClientFailure.INTERNAL, task.asked
         )
@@ -97,9 +97,8 @@ def _answer(folder: Path, task: Task, report: Report) -> Message:
         files = bundle_files(task.bundle)
         digest = check_bundle(policy, files)
     except BundleError as error:
-        # Only bytes, and nobody looks at them: a SuperNode that still fetches them would lose the task with them.
-        task.message(max_bytes=MAX_MESSAGE_BYTES)
         _note(site, task, error)
+        task.ignore(max_bytes=MAX_MESSAGE_BYTES)
         raise
     message = task.message(max_bytes=MAX_MESSAGE_BYTES)
     report.round(_round_of(message) or task.round)

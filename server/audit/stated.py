@@ -1,6 +1,7 @@
 """A run's statement, read back: what `privacy.json` says, as values."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ FIELDS = (
 
 
 # What `server.statement` writes under "charged": as many rounds as were sent, or all that were planned.
+_DIGEST = re.compile("([0-9a-f]{64})?")
 CHARGED = ("rounds sent", "the whole plan, because the run stopped early")
 
 
@@ -126,6 +128,9 @@ class Stated:
         _check(found, {"absent": int, "joined_late": dict, "bundles": dict})
         if any(type(first) is not int or first < 1 for first in found["joined_late"].values()):
             raise PrivacyError("joined_late is not of the kind that a run writes")
+        for name, bundle in found["bundles"].items():
+            if name not in found["clients"] or type(bundle) is not str or not _DIGEST.fullmatch(bundle):
+                raise PrivacyError("bundles is not of the kind that a run writes")
         if found["charged"] not in CHARGED or found["status"] not in ("complete", "interrupted"):
             raise PrivacyError("it does not say what was charged, or whether the run is complete")
         if not found["clients"]:

@@ -18,6 +18,8 @@ from server.cohort import draw_cohorts, join_cohorts, shrunk_cohort
 from server.spending import Share
 
 _EXACT = 1e-9
+# Heads of the first meeting, of the closing counts, and of the end of a run.
+_BESIDE_ROUNDS = 3
 _AFTER_THE_END = 1  # heads that follow a complete run's statement: the answer to its closing message
 
 
@@ -106,10 +108,11 @@ def _asked(stated: Stated, config: RunConfig) -> Counter[str]:
     names = [name for name in stated.clients if name not in stated.joined_late]
     size = shrunk_cohort(config, len(names))
     cohorts = draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
-    late = {name: first for name, first in stated.joined_late.items() if name in stated.clients}
-    for name in sorted(late, key=lambda name: (late[name], name)):
+    for name, first in stated.joined_late.items():  # in the order in which they came
+        if name not in stated.clients:
+            continue
         cohorts = join_cohorts(
-            cohorts, name, late[name], cohort_size=config.cohort_size, participations=config.participations
+            cohorts, name, first, cohort_size=config.cohort_size, participations=config.participations
         )
     return Counter(name for cohort in cohorts for name in cohort)
 
@@ -174,5 +177,15 @@ def check_heads_of(stated: Stated, heads: Iterable[tuple[str, SignedHead]], rema
         mine = kept.get(name, set())
         if client.head not in of_any or client.head[0] not in {ledger for ledger, *_ in mine}:
             remarks.doubts.append(f"the head that is stated for client {name} is not among those that were kept")
+        elif len(mine) > client.rounds + _BESIDE_ROUNDS and _alone(name, kept):
+            remarks.doubts.append(
+                f"client {name} has sent {len(mine)} different heads, which {client.rounds} rounds do not explain"
+            )
         elif stated.complete and sum(seq > client.head[1] for _, seq, _ in mine) > _AFTER_THE_END:
             remarks.doubts.append(f"client {name} has sent heads after the one that is stated at the end of the run")
+
+
+def _alone(name: str, kept: Mapping[str, set[tuple[str, int, str]]]) -> bool:
+    """Whether no other client has the ledger: others' entries would move its heads."""
+    mine = {ledger for ledger, *_ in kept[name]}
+    return not any(mine & {ledger for ledger, *_ in heads} for other, heads in kept.items() if other != name)

@@ -6,6 +6,7 @@ tasks. This stands in front of it. The Fleet API, which checks each node's key, 
 is for this machine itself.
 """
 
+import asyncio
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -43,6 +44,13 @@ _KEYLESS = FLEET + "register-node"
 LARGEST_BODY = 16 * 1024 * 1024
 # Flower reads a body before it looks at the key, so strangers could fill the memory with many at once.
 LARGEST_IN_FLIGHT = 64 * LARGEST_BODY
+# What one machine may hold of it: a few pieces at once.
+LARGEST_OF_ONE = 8 * LARGEST_BODY
+# Nothing but these two carries more than a few lines.
+_CARRIERS = frozenset({FLEET + "push-object", FLEET + "push-messages"})
+_LARGEST_OTHER = 1024 * 1024
+# Longer than 16 MiB take at 1 Mbit/s.
+LONGEST_SECONDS = 180.0
 # A proxy on this machine makes strangers look local; an honest one says so.
 _PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip", b"x-forwarded-host"})
 
@@ -52,16 +60,26 @@ class Gate:
 
     Guarantee: a request from another machine reaches the app only if its path is in `OPEN_TO_NODES`; no Fleet
     request, wherever from, hands the app more than `largest_body` bytes of body, whatever its headers say; all
-    Fleet bodies of other machines together never hold more than `largest_in_flight`.
+    Fleet bodies of other machines together never hold more than `largest_in_flight`, those of one machine never more
+    than `largest_of_one`, and none for longer than `longest_seconds`.
     """
 
     def __init__(
-        self, app: App, *, largest_body: int = LARGEST_BODY, largest_in_flight: int = LARGEST_IN_FLIGHT
+        self,
+        app: App,
+        *,
+        largest_body: int = LARGEST_BODY,
+        largest_in_flight: int = LARGEST_IN_FLIGHT,
+        largest_of_one: int = LARGEST_OF_ONE,
+        longest_seconds: float = LONGEST_SECONDS,
     ) -> None:
         self._app = app
         self._largest_body = largest_body
         self._largest_in_flight = largest_in_flight
+        self._largest_of_one = largest_of_one
+        self._longest_seconds = longest_seconds
         self._in_flight = 0
+        self._held: dict[str, int] = {}
         self._log = RareWarnings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,24 +103,33 @@ class Gate:
 
     async def _within_bounds(self, scope: Scope, receive: Receive, send: Send, local: bool) -> None:
         """Read the body here, as far as it may go, and hand it on only if it is whole."""
-        if _declared_length(scope) > self._largest_body:
-            await self._too_large(scope, send)
+        most = self._largest_body if scope["path"] in _CARRIERS else min(self._largest_body, _LARGEST_OTHER)
+        if _declared_length(scope) > most:
+            await self._too_large(scope, send, most)
             return
         body = bytearray()
-        counted = 0
+        counted, peer = 0, _who(scope)
+        until = asyncio.get_running_loop().time() + self._longest_seconds
         try:
             while True:
-                event = await receive()
+                try:
+                    async with asyncio.timeout_at(until):
+                        event = await receive()
+                except TimeoutError:
+                    self._log.warn(f"too slow: {peer} took more than {self._longest_seconds:.0f} s for a request")
+                    await _refuse(scope, send, 408, "A request may not take so long.")
+                    return
                 if event["type"] != "http.request":
                     return
                 body += event.get("body", b"")
-                if len(body) > self._largest_body:
-                    await self._too_large(scope, send)
+                if len(body) > most:
+                    await self._too_large(scope, send, most)
                     return
                 if not local:
                     self._in_flight += len(body) - counted
+                    self._held[peer] = self._held.get(peer, 0) + len(body) - counted
                     counted = len(body)
-                    if self._in_flight > self._largest_in_flight:
+                    if self._in_flight > self._largest_in_flight or self._held[peer] > self._largest_of_one:
                         self._log.warn(f"too much is being sent at once; {_who(scope)} was told to come again")
                         await _refuse(scope, send, 503, "Too much is being sent at once. Come again.")
                         return
@@ -110,11 +137,19 @@ class Gate:
                     break
             await self._app(scope, _replay(bytes(body), receive), send)
         finally:
-            self._in_flight -= counted
+            self._let_go(peer, counted)
 
-    async def _too_large(self, scope: Scope, send: Send) -> None:
-        self._log.warn(f"refused to {_who(scope)}, larger than {self._largest_body} bytes: {_what(scope)}")
-        await _refuse(scope, send, 413, f"A request may have {self._largest_body} bytes.")
+    def _let_go(self, peer: str, counted: int) -> None:
+        self._in_flight -= counted
+        left = self._held.get(peer, 0) - counted
+        if left > 0:
+            self._held[peer] = left
+        else:
+            self._held.pop(peer, None)
+
+    async def _too_large(self, scope: Scope, send: Send, most: int) -> None:
+        self._log.warn(f"refused to {_who(scope)}, larger than {most} bytes: {_what(scope)}")
+        await _refuse(scope, send, 413, f"A request may have {most} bytes.")
 
 
 def is_local(scope: Scope) -> bool:

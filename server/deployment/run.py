@@ -45,7 +45,7 @@ def run_config_of(home: ServerHome, given: dict[str, Scalar]) -> RunConfig:
             f"data.source={source!r}: a run over real clients has data.source={OWN_IMAGES!r}, since each brings its "
             "own images; `bract simulate` runs over other sources"
         )
-    given = {**given, "data.source": OWN_IMAGES}
+    given = {**given, "data.source": OWN_IMAGES, "node-keys": True}
     if "num-clients" not in given:
         with control(home) as server:
             admitted = sum(node.status != "unregistered" for node in server.nodes())
@@ -117,8 +117,9 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     folder = Path(config.output_dir) if config.output_dir else home.runs / fresh_path(config).name
     if not config.resume:
         check_free(folder)
-    config = config.model_copy(update={"output_dir": str(folder)})
     bundle = installed_bundle()
+    system = config.system.model_copy(update={"bundle": bundle_digest(bundle)})
+    config = config.model_copy(update={"output_dir": str(folder), "system": system})
     (home.folder / BUNDLE).write_bytes(bundle)
     with control(home) as server:
         run_id = server.start_run(bundle, resolved(config))

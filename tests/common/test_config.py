@@ -181,6 +181,7 @@ def test_system_settings_cannot_change_the_privacy_plan(make_config: MakeConfig)
         "system.device": ["auto", "cpu", "cuda", "mps"],
         "system.physical-batch-size": [1, 16],
         "system.ledger": ["simulated", "durable"],
+        "system.bundle": ["", "ab" * 32],
     }
     assert {key for key in defaults() if key.startswith("system.")} == set(choices), "a new setting needs a row here"
     private: dict[str, Scalar] = {"privacy.noise-multiplier": 1.0, "num-rounds": 2}

@@ -60,7 +60,7 @@ def test_decode_declaration_is_the_inverse_of_encode() -> None:
     assert decode_declaration(encode_declaration(DECLARED)) == DECLARED
 
 
-@pytest.mark.parametrize("field", ["name", "num-units", "classes", "input-shape", "backbone-hash"])
+@pytest.mark.parametrize("field", ["name", "num-units", "classes", "input-shape", "backbone-hash", "bundle"])
 def test_decode_declaration_names_a_missing_field(field: str) -> None:
     content = encode_declaration(DECLARED)
     del content.config_records[CLIENT][field]
@@ -85,13 +85,21 @@ def test_decode_declaration_refuses_a_reply_without_its_record() -> None:
         ("classes", "cat"),
         ("input-shape", 8),
         ("backbone-hash", b"2cae"),
+        ("bundle", "2cae"),
+        ("bundle", 7),
+        ("name", "x" * 65),
+        ("name", "\x1b[2Jward"),
+        ("name", ""),
+        ("classes", ["x" * 2000, "y"]),
+        ("classes", [str(n) for n in range(200_000)]),
+        ("input-shape", [1] * 5),
     ],
 )
 def test_decode_declaration_refuses_a_wrong_type_or_size(field: str, value: str | int | float | bytes) -> None:
     content = encode_declaration(DECLARED)
     content.config_records[CLIENT][field] = value
 
-    with pytest.raises(FederationError, match="wrong type"):
+    with pytest.raises(FederationError, match=r"wrong type|cannot be shown|is longer than any"):
         decode_declaration(content)
 
 

@@ -58,7 +58,7 @@ def main(grid, context):
 MODES: dict[str, dict[str, Scalar]] = {
     "head, dp-sgd": {},
     "head, none": {"privacy.mechanism": "none"},
-    "norm, dp-sgd": {"model.tuning": "norm", "num-rounds": 2},
+    "mlp head, dp-sgd": {"model.head": "mlp", "num-rounds": 4},
     "full cnn, dp-sgd": {"model.backbone": "cnn", "num-rounds": 4},
 }
 

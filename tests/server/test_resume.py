@@ -19,7 +19,7 @@ from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.clock import Clock
 from server.meeting import Client, Meeting
 from server.outcome import Outcome
-from server.resume import checkpoint_of, open_checkpoint, restore, reunite
+from server.resume import checkpoint_of, left_out, open_checkpoint, restore, reunite
 from server.rounds import RoundResult
 from server.tracking import RoundRecord
 
@@ -197,6 +197,7 @@ def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: Outcome, tmp_pa
         "clients",
         "joined",
         "agreed",
+        "bundles",
         "rounds",
         "early",
         "status",
@@ -289,15 +290,27 @@ CHANGED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("least", [None, 1])
 @pytest.mark.parametrize("what", CHANGED)
-def test_reunite_refuses_a_client_that_declares_something_else(
-    stopped: Outcome, tmp_path: Path, what: str, least: int | None
-) -> None:
+def test_reunite_refuses_a_client_that_declares_something_else(stopped: Outcome, tmp_path: Path, what: str) -> None:
     came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
 
     with pytest.raises(FederationError, match=r"1 clients .*\(y\)"):
-        reunite(reloaded(stopped, tmp_path), came, least=least)
+        reunite(reloaded(stopped, tmp_path), came, least=None)
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_reunite_leaves_a_client_out_that_declares_something_else_where_others_are_enough(
+    stopped: Outcome, tmp_path: Path, what: str
+) -> None:
+    checkpoint = reloaded(stopped, tmp_path)
+    came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
+
+    clients = reunite(checkpoint, came, least=1)
+
+    assert clients == {"x": Client(DECLARED["x"], 2), "y": Client(DECLARED["y"], None)}
+    assert left_out(checkpoint, came) == {"client y": "DISAGREES"}
+    with pytest.raises(FederationError, match="cannot be resumed yet: 1 "):
+        reunite(checkpoint, came, least=2)
 
 
 def test_reunite_refuses_missing_and_new_clients_where_all_must_be_there(stopped: Outcome, tmp_path: Path) -> None:

@@ -305,3 +305,103 @@ def test_a_client_that_was_slow_at_the_meeting_takes_part_when_it_answers(folder
     assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
     assert outcome.joined == {"ward-2": 1}
     checked(output)
+
+
+@pytest.mark.usefixtures("own_home")
+def test_clients_that_come_together_get_the_same_rounds_after_a_resume(tmp_path: Path, output: Path) -> None:
+    """The order in which they came, not their names', decides who gets the room that is left."""
+    folders = clients_of(tmp_path, 4)
+    for place, name in ((2, "zed"), (3, "amy")):
+        site = folders[place] / "client.toml"
+        site.write_text(site.read_text().replace(f"ward-{place}", name))
+    config = survival_config(output, num_clients=4, num_rounds=6, client_fraction=0.5, min_clients=1)
+    seen: set[int] = set()
+
+    def stop(_: int, message: Message) -> bool:
+        seen.add(round_of(message))
+        if round_of(message) == 5:
+            raise KeyboardInterrupt
+        return False
+
+    interrupted, _ = federate(folders, config, lost=stop, there=lambda n: n < 2 or 1 in seen)
+    before = [list(cohort) for cohort in interrupted.cohorts]
+    outcome, _ = federate(folders, config.model_copy(update={"resume": True}))
+
+    assert list(interrupted.joined.items()) == [("zed", 2), ("amy", 2)]
+    assert outcome.cohorts == before
+    assert all(line["failures"] == {} for line in lines(output))
+    checked(output)
+
+
+def test_a_resumed_run_in_which_nothing_was_ever_released_is_not_complete(folders: list[Path], output: Path) -> None:
+    config = survival_config(output, min_clients=3, num_rounds=4)
+
+    def stop(number: int, message: Message) -> bool:
+        if round_of(message) == 3:
+            raise KeyboardInterrupt
+        return number == 2 and round_of(message) > 0
+
+    federate(folders, config, lost=stop)
+
+    with pytest.raises(FederationError, match="round 4: 2 clients"):
+        federate(
+            folders,
+            config.model_copy(update={"resume": True}),
+            lost=lambda number, message: number == 2 and round_of(message) > 0,
+        )
+    assert summary(output)["status"] == "interrupted"
+
+
+def test_a_statement_that_lies_about_late_clients_is_a_doubt(folders: list[Path], output: Path) -> None:
+    federate(folders, survival_config(output))
+    checked(output)
+    file = output / "privacy.json"
+    statement = json.loads(file.read_text())
+    statement["joined_late"] = dict.fromkeys(statement["clients"], 4)
+    file.write_text(json.dumps(statement))
+
+    assert any(
+        "different heads" in doubt or "rounds are charged" in doubt for doubt in audit_run(output).remarks.doubts
+    )
+
+
+def test_a_pin_counts_only_where_it_held_for_the_whole_run(folders: list[Path], output: Path) -> None:
+    config = survival_config(output)
+
+    def stop(_: int, message: Message) -> bool:
+        if round_of(message) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    federate(folders, config, lost=stop)
+    for folder in folders:
+        policy = folder / "policy.toml"
+        policy.write_text(policy.read_text() + f'bundle = "{"ab" * 32}"\n')
+
+    outcome, _ = federate(folders, config.model_copy(update={"resume": True}), pinned="ab" * 32)
+
+    assert outcome.status == "complete"
+    assert outcome.bundles == dict.fromkeys(("ward-0", "ward-1", "ward-2"), "")
+    statement = json.loads((output / "privacy.json").read_text())
+    assert any("3 of 3 clients have not pinned it" in line for line in statement["not_protected"])
+
+
+def test_a_pin_of_another_bundle_than_the_run_sends_does_not_count(folders: list[Path], output: Path) -> None:
+    for folder, pin in zip(folders, ("ab", "ab", "cd"), strict=True):
+        policy = folder / "policy.toml"
+        policy.write_text(policy.read_text() + f'bundle = "{pin * 32}"\n')
+    config = survival_config(output, system__bundle="ab" * 32)
+
+    outcome, _ = federate(folders, config, pinned={0: "ab" * 32, 1: "ab" * 32, 2: "cd" * 32})
+
+    assert outcome.bundles == {"ward-0": "ab" * 32, "ward-1": "ab" * 32, "ward-2": ""}
+
+
+def test_a_client_too_large_for_any_plan_is_left_out_and_the_run_goes_on(folders: list[Path], output: Path) -> None:
+    site = folders[1] / "client.toml"
+    site.write_text(site.read_text().replace("num-images = 60", "num-images = 1000000"))
+
+    outcome, _ = federate(folders, survival_config(output))
+
+    assert outcome.status == "complete"
+    assert dict(outcome.refusals) == {"node 3": "CONFIG"}

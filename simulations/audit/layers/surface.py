@@ -13,7 +13,7 @@ from simulations.audit.layers.findings import Check
 
 # Said once more, apart from the list that the code goes by: it must not grow unseen.
 _HEAD = {"ledger": {"ledger-id", "seq", "head", "public-key", "signature"}}
-_DECLARED = {"client": {"name", "num-units", "classes", "input-shape", "backbone-hash"}}
+_DECLARED = {"client": {"name", "num-units", "classes", "input-shape", "backbone-hash", "bundle"}}
 _COUNTS = {
     ("dp-sgd", "private", "train"): {"noised-correct", "noised-wrong"},
     ("dp-sgd", "private", "evaluate"): {"noised-confusion"},
