@@ -80,14 +80,22 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
         surround: Makes the surroundings, once, before any client is asked.
 
     Raises:
-        ConfigError: A setting cannot be honoured; nothing was trained.
+        ConfigError: A setting cannot be honoured, or another process runs this run; nothing was trained.
         FederationError: Clients disagree, or a round got too few updates.
     """
     clock = Clock()
-    strategy, releases = build_strategy(config), Releases.of(config)
-    earlier = open_checkpoint(config) if config.resume else None
+    build_strategy(config)
+    if config.resume:
+        open_checkpoint(config)  # a mistake shows before anything is prepared
     around = surround(config)
     directory = RunDirectory.open(config) if config.resume else RunDirectory.create(config)
+    with directory.alone():
+        return _federate(grid, config, around, clock, directory)
+
+
+def _federate(grid: Grid, config: RunConfig, around: Surroundings, clock: Clock, directory: RunDirectory) -> Outcome:
+    strategy, releases = build_strategy(config), Releases.of(config)
+    earlier = open_checkpoint(config) if config.resume else None  # as it is now that nobody else writes it
     wire = _wire(grid, config, releases, directory, around, earlier)
     outcome = _begin(wire, config, around, clock, earlier)
     if earlier is not None:

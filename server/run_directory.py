@@ -3,7 +3,10 @@
 import json
 import os
 import secrets
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,29 @@ class RunDirectory:
             raise ConfigError(f"--resume {path or '(no folder)'}: no run lies there (it has no config.toml)")
         (path / STOPPED).unlink(missing_ok=True)
         return cls(path)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of this run until the end, however this one ends.
+
+        Raises:
+            ConfigError: One is at it already.
+        """
+        if sys.platform == "win32":
+            yield  # has no lock that goes with its process on a folder
+            return
+        import fcntl
+
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ConfigError(f"{self.path} is being run by another process: wait for it, or stop it first") from None
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole: beside it first, then moved into place."""

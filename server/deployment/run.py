@@ -16,7 +16,7 @@ from common.sections import RunConfig, parts
 from server.deployment.control import Control, NotRunningError, control
 from server.deployment.home import ServerHome
 from server.following import follow_run, run_status
-from server.run_directory import STOPPED, check_free, fresh_path
+from server.run_directory import STOPPED, RunDirectory, check_free, fresh_path
 from server.terminal_progress import TerminalProgress
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -112,11 +112,14 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
 
     Raises:
         FederationError: The server does not run, or the run ended without being complete.
-        ConfigError: The run's folder is in use.
+        ConfigError: The run's folder is in use, or the run that is to go on still runs.
     """
     folder = Path(config.output_dir) if config.output_dir else home.runs / fresh_path(config).name
     if not config.resume:
         check_free(folder)
+    elif folder.is_dir():
+        with RunDirectory(folder).alone():  # a run goes on when its command is gone: it is not resumed beside itself
+            pass
     bundle = installed_bundle()
     system = config.system.model_copy(update={"bundle": bundle_digest(bundle)})
     config = config.model_copy(update={"output_dir": str(folder), "system": system})

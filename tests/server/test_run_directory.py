@@ -58,3 +58,12 @@ def test_write_model_gives_equal_bytes_for_equal_models(tmp_path: Path) -> None:
 
     files = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert files[0] == files[1]
+
+
+def test_a_run_has_one_process_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with run.alone(), pytest.raises(ConfigError, match="run by another process"), RunDirectory(tmp_path).alone():
+        pass
+
+    with RunDirectory(tmp_path).alone():
+        pass
