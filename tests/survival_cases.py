@@ -1,5 +1,6 @@
 """A federation of clients with images of their own in one process, whose network fails as a test says."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class FailingGrid(InProcessGrid):
         lost: Which messages never reach a client.
         unheard: Which replies never come back, though the client has done its work.
         there: Whether a node is listed; it is asked before each look.
+        homes: Home of each client's holder; one for all if left out.
         pinned: The bundle that the launchers say they have checked, of all or of each.
     """
 
@@ -49,11 +51,13 @@ class FailingGrid(InProcessGrid):
         unheard: Fails = never,
         there: Callable[[int], bool] = lambda _: True,
         pinned: str | dict[int, str] = "",
+        homes: list[Path] | None = None,
     ) -> None:
         super().__init__(client_app.app, len(folders), resolved(config))
         self._folders = folders
         self._lost, self._unheard, self._there = lost, unheard, there
         self._pinned = pinned if isinstance(pinned, dict) else dict.fromkeys(range(len(folders)), pinned)
+        self._homes = homes
         self.asked: list[tuple[int, str, int]] = []
 
     def get_node_ids(self) -> Iterable[int]:
@@ -67,6 +71,8 @@ class FailingGrid(InProcessGrid):
             if self._lost(number, message):
                 ids.append(f"lost-{len(self.asked)}")
                 continue
+            if self._homes is not None:
+                os.environ["BRACT_HOME"] = str(self._homes[number])
             (key,) = super().push_messages([message])
             if self._unheard(number, message):
                 del self._replies[key]
@@ -86,6 +92,16 @@ def clients_of(root: Path, count: int = 3) -> list[Path]:
     """So many clients, each with 60 images of its own."""
     images = [write_images(root / f"images-{n}", range(60 * n, 60 * n + 60)) for n in range(count)]
     return [OwnClient(root, folder, name=f"ward-{n}").folder for n, folder in enumerate(images)]
+
+
+def clients_at(root: Path, homes: list[Path]) -> list[Path]:
+    """One client a home, so that each has a ledger of its own."""
+    folders = []
+    for number, home in enumerate(homes):
+        os.environ["BRACT_HOME"] = str(home)
+        images = write_images(root / f"images-{number}", range(60 * number, 60 * number + 60))
+        folders.append(OwnClient(root, images, name=f"ward-{number}").folder)
+    return folders
 
 
 def survival_config(output: Path, **more: Scalar) -> RunConfig:

@@ -23,6 +23,7 @@ from server.audit.statement_checks import (
     check_end,
     check_epsilons,
     check_heads_of,
+    check_number_of_heads,
     check_plans,
     check_target,
     check_terms,
@@ -78,6 +79,7 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     if stated.mechanism == "dp-sgd":
         heads = _heads(folder, remarks)
         check_heads_of(stated, heads, remarks)
+        check_number_of_heads(stated, heads, remarks)
         reports = audit_ledgers(folder, stated, heads, remarks, progress)
     clients = compare_clients(stated, costs, plans, reports, _silent(lines, config), remarks)
     return _report(folder, found, stated, len(reports), clients, remarks)

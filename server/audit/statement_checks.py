@@ -177,12 +177,28 @@ def check_heads_of(stated: Stated, heads: Iterable[tuple[str, SignedHead]], rema
         mine = kept.get(name, set())
         if client.head not in of_any or client.head[0] not in {ledger for ledger, *_ in mine}:
             remarks.doubts.append(f"the head that is stated for client {name} is not among those that were kept")
-        elif len(mine) > client.rounds + _BESIDE_ROUNDS and _alone(name, kept):
-            remarks.doubts.append(
-                f"client {name} has sent {len(mine)} different heads, which {client.rounds} rounds do not explain"
-            )
         elif stated.complete and sum(seq > client.head[1] for _, seq, _ in mine) > _AFTER_THE_END:
             remarks.doubts.append(f"client {name} has sent heads after the one that is stated at the end of the run")
+
+
+def check_number_of_heads(stated: Stated, heads: Iterable[tuple[str, SignedHead]], remarks: Remarks) -> None:
+    """A client does not sign more different heads than the rounds that are charged explain.
+
+    Each round leaves two entries, and a head with its reply. More heads than rounds come from a client that was killed
+    between its entries, or that refused something; more than entries come from nowhere.
+    """
+    kept: dict[str, set[tuple[str, int, str]]] = {}
+    for who, head in heads:
+        kept.setdefault(who, set()).add((head.ledger, head.seq, head.hash))
+    for name, client in stated.clients.items():
+        mine = kept.get(name, set())
+        if not mine or not _alone(name, kept):
+            continue
+        said = f"client {name} has sent {len(mine)} different heads, and {client.rounds} rounds are charged"
+        if len(mine) > 2 * client.rounds + _BESIDE_ROUNDS + 1:
+            remarks.doubts.append(f"{said}: there were more")
+        elif len(mine) > client.rounds + _BESIDE_ROUNDS:
+            remarks.warnings.append(f"{said}: kills or refusals on the way would explain it")
 
 
 def _alone(name: str, kept: Mapping[str, set[tuple[str, int, str]]]) -> bool:

@@ -9,12 +9,15 @@ import pytest
 from flwr.app import Message
 from own_home_cases import own_home_fixture  # noqa: F401
 from safetensors.numpy import load_file
-from survival_cases import clients_of, federate, round_of, survival_config
+from survival_cases import clients_at, clients_of, federate, round_of, survival_config
 
 from common.audit.ledger_audit import audit_ledger, kept_heads
 from common.errors import FederationError
+from common.privacy.events import as_json
+from common.privacy.plan import plan_for
 from server import latecomers
 from server.audit.run_audit import audit_run
+from server.spending import Share
 
 
 @pytest.fixture(name="folders")
@@ -352,17 +355,35 @@ def test_a_resumed_run_in_which_nothing_was_ever_released_is_not_complete(folder
     assert summary(output)["status"] == "interrupted"
 
 
-def test_a_statement_that_lies_about_late_clients_is_a_doubt(folders: list[Path], output: Path) -> None:
-    federate(folders, survival_config(output))
-    checked(output)
+def lie(output: Path, rounds: int) -> list[str]:
+    """Charge every client so many rounds, as if it had come for the last ones only; gives the audit's doubts."""
     file = output / "privacy.json"
     statement = json.loads(file.read_text())
-    statement["joined_late"] = dict.fromkeys(statement["clients"], 4)
+    statement["joined_late"] = dict.fromkeys(statement["clients"], 6 - rounds + 1)
+    config, plans = survival_config(output, num_rounds=6), {}
+    for name, client in statement["clients"].items():
+        plans[name] = plan_for(config, client["num_units"])
+        share = Share(plans[name], rounds, True, plans[name].spent(rounds))
+        client |= {"rounds": rounds, "epsilon": share.spent.pld, "epsilon_rdp": share.spent.rdp}
+        client["events"] = {part: [as_json(event) for event in events] for part, events in share.events.items()}
+    statement |= {"epsilon_max": share.spent.pld, "epsilon_max_rdp": share.spent.rdp}
+    for copy in (output / "summary.json", output / "model" / "card.json"):
+        found = json.loads(copy.read_text())
+        copy.write_text(json.dumps(found | {"epsilon_max": share.spent.pld}))
     file.write_text(json.dumps(statement))
+    return audit_run(output).remarks.doubts
 
-    assert any(
-        "different heads" in doubt or "rounds are charged" in doubt for doubt in audit_run(output).remarks.doubts
-    )
+
+def test_a_statement_that_says_clients_came_late_is_refuted_by_what_they_signed(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRACT_HOME", "")  # set by the grid for each client, and as before afterwards
+    homes = [tmp_path / f"home-{number}" for number in range(3)]
+    folders = clients_at(tmp_path, homes)
+    federate(folders, survival_config(output, num_rounds=6), homes=homes)
+    checked(output)
+
+    assert any("there were more" in doubt for doubt in lie(output, 1))
 
 
 def test_a_pin_counts_only_where_it_held_for_the_whole_run(folders: list[Path], output: Path) -> None:
