@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from common.errors import ConfigError
 from common.terminal import plain_errors
 
 INIT_HELP = """Make a server's folder: certificate authority, certificate, settings.
@@ -35,6 +36,10 @@ REVOKE_HELP = """Cut a client off. Its node is refused at its next request, with
 
 What it has contributed to runs stays in them.
 """
+BUNDLE_HELP = """Write the bundle of code that this server sends to clients, for their operators to review and pin.
+
+Example: bract server bundle bundle.fab
+"""
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")]
 Server = Annotated[Path, typer.Option("--server", metavar="DIR", help="The server's folder.")]
 
@@ -47,6 +52,7 @@ def mount(app: typer.Typer) -> None:
     server.command("admit", help=ADMIT_HELP)(admit_command)
     server.command("list", help=LIST_HELP)(list_command)
     server.command("revoke", help=REVOKE_HELP)(revoke_command)
+    server.command("bundle", help=BUNDLE_HELP)(bundle_command)
     app.add_typer(server, name="server")
 
 
@@ -158,6 +164,23 @@ def revoke_command(
         client = revoke(load_home(server), name)
     _say(f"Revoked      {client.name}: its node is refused from now on")
     _say(f"Key          {client.key}, kept in clients/revoked")
+
+
+def bundle_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("bundle.fab"),
+) -> None:
+    """Write the bundle of the Bract that is installed here."""
+    from common.bundle import bundle_digest, installed_bundle
+    from server.deployment.making import write_whole
+
+    with plain_errors():
+        bundle = installed_bundle()
+        try:
+            write_whole(file, bundle)
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be written ({error.strerror})") from None
+    _say(f"Bundle       {file}: clients see what it changes with `bract client review CLIENT {file.name}`")
+    _say(f"Digest       {bundle_digest(bundle)}: read it to them by telephone")
 
 
 def _say(line: str) -> None:

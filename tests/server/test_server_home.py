@@ -13,6 +13,7 @@ from federation_bed import free_port
 from typer.testing import CliRunner
 
 import bract
+from common.bundle import bundle_digest, installed_bundle
 from common.errors import ConfigError
 from server.deployment import making, starting
 from server.deployment.authority import Certificate, fingerprint, new_authority, new_server_certificate
@@ -289,6 +290,15 @@ def test_init_prints_what_operators_compare(tmp_path: Path) -> None:
     assert "fl.example.org:9444" in done.output
     for command in ("bract server start", "bract client init", "bract server admit"):
         assert command in done.output
+
+
+def test_the_bundle_that_is_written_is_the_one_that_clients_pin(tmp_path: Path) -> None:
+    done = RUNNER.invoke(bract.app, ["server", "bundle", str(tmp_path / "bundle.fab")])
+    nowhere = RUNNER.invoke(bract.app, ["server", "bundle", str(tmp_path / "no" / "bundle.fab")])
+
+    assert bundle_digest((tmp_path / "bundle.fab").read_bytes()) == bundle_digest(installed_bundle())
+    assert bundle_digest(installed_bundle()) in done.output
+    assert nowhere.exit_code == 2
 
 
 def test_mistakes_of_the_command_line_are_plain(tmp_path: Path) -> None:
