@@ -169,7 +169,7 @@ def revoke_command(
 def bundle_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("bundle.fab"),
 ) -> None:
-    """Write the bundle of the Bract that is installed here."""
+    """Write the bundle of the Bract that is installed here; a ConfigError says why it cannot be written."""
     from common.bundle import bundle_digest, installed_bundle
     from server.deployment.making import write_whole
 
