@@ -153,4 +153,4 @@ def test_a_folder_without_a_client_is_told(tmp_path: Path) -> None:
     done = CliRunner().invoke(bract.app, ["client", "status", str(tmp_path)])
 
     assert done.exit_code == 2
-    assert "bract client init" in done.stderr
+    assert "bract client init" in done.stderr.replace("\n", "")
