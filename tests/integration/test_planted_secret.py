@@ -40,22 +40,15 @@ def plant(name, module):
             raise ValueError("cannot read /data/SECRET/melanoma-0007.png: label melanoma, shape (3, 17, 29)")
         module.Learner.train = train
     else:
-        replies = module.Gathering.replies
-        def watched(self, messages):
-            class View:
-                def send_and_receive(_, batch):
-                    got = list(view.send_and_receive(batch))
-                    with open(os.environ["ARRIVED"], "a") as stream:
-                        for reply in got:
-                            parts = vars(reply.error) if reply.has_error() else dict(reply.content)
-                            stream.write(f"{reply.metadata.message_type} {parts} {vars(reply.metadata)}\\n")
-                    return got
-            view, self.view = self.view, View()
-            try:
-                return replies(self, messages)
-            finally:
-                self.view = view
-        module.Gathering.replies = watched
+        deliver = module.deliver
+        def watched(*asked, **how):
+            arrived = deliver(*asked, **how)
+            with open(os.environ["ARRIVED"], "a") as stream:
+                for reply in arrived.values():
+                    parts = vars(reply.error) if reply.has_error() else dict(reply.content)
+                    stream.write(f"{reply.metadata.message_type} {parts} {vars(reply.metadata)}\\n")
+            return arrived
+        module.deliver = watched
 
 sys.meta_path.insert(0, Planter())
 """.replace("SECRET", SECRET)
@@ -73,7 +66,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(tmp_path: Path) -> dict[str, str | int]:
-    return {"num-clients": 2, "num-rounds": 1, "output-dir": str(tmp_path / "run"), "data.partitioner": "iid"}
+    run = {"num-clients": 2, "num-rounds": 1, "round-retries": 0, "data.partitioner": "iid"}
+    return run | {"output-dir": str(tmp_path / "run")}
 
 
 def check(arrived: Path, folder: Path) -> None:
