@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow and not soak" --numprocesses auto --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m "slow and not soak"
+	$(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile
 
 # Takes an hour or so: fifty kills of each kind, the whole grid of accounting. Figures go into the closing note of a change.
 soak: $(VENV)/.installed-dev

@@ -1,7 +1,8 @@
-"""Clients with images of their own on Flower's deployment runtime: what README says to do by hand."""
+"""Clients with images of their own on Flower's deployment runtime, by Flower's own commands: nothing is pinned."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,8 @@ def client_init(tmp_path: Path, number: int) -> str:
         command, cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, check=True
     )
     assert f"bract client start {folder}" in done.stdout
+    policy = folder / "policy.toml"  # a node that is started by hand checks no code: see test_pinned_bundle
+    policy.write_text(re.sub(r'(?m)^bundle = ".*"$', 'bundle = ""', policy.read_text()))
     return f'bract-client="{folder}"'
 
 
@@ -50,6 +53,7 @@ def test_a_federation_of_own_images_runs_and_its_statement_follows_from_its_ledg
     assert (summary["status"], summary["rounds"], summary["clients"]) == ("complete", 2, 2)
     assert (summary["accuracy"], summary["simulation_only"]) == (None, False)  # the server has no image to count on
     assert statement["ledger"].startswith("each client's own")
+    assert any("2 of 2 clients have not pinned it" in line for line in statement["not_protected"])
     assert not (run / "partition.png").exists()
     report = audit_run(run)
     assert (report.verdict, report.remarks.doubts) == ("internally consistent", [])
