@@ -22,7 +22,9 @@ def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
     try:
         yield
     except BractError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
+        Console(stderr=True).print(
+            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         Console(stderr=True).print(stopped)

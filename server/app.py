@@ -28,7 +28,7 @@ from server.cohort import draw_cohorts, shrunk_cohort
 from server.gathering import Wire
 from server.latecomers import LateComers, join, unfit
 from server.meeting import meet_clients
-from server.node_book import NodeBook
+from server.node_book import NODES_FILE, NodeBook
 from server.outcome import Outcome
 from server.resume import left_out, open_checkpoint, restore, reunite
 from server.rounds import Arrays, Closing, Course, Evaluate, close_at_clients, evaluate_at_clients, run_rounds
@@ -187,7 +187,7 @@ def _wire(
     nodes, real = None, not around.simulated
     if config.node_keys:
         folder = _home()
-        nodes = NodeBook(folder / "nodes.jsonl")
+        nodes = NodeBook(folder / NODES_FILE)
     if not releases.signed:
         return Wire(grid, releases, run_id, nodes=nodes, one_by_one=real)
     files = [directory.path / "heads.jsonl"]

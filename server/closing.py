@@ -59,7 +59,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows.append(("privacy", _privacy(summary)))
     if summary["refusals"]:
         why = ", ".join(f"{who} ({reason})" for who, reason in list(summary["refusals"].items())[:5])
-        rows.append(("not taking part", f"{len(summary['refusals'])} by their own policy or ledger: {why}"))
+        rows.append(("not taking part", f"{len(summary['refusals'])} of those that were there: {why}"))
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
     seconds = summary["seconds"]

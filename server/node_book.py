@@ -5,10 +5,35 @@ whenever it starts, and is nobody that could be remembered.
 """
 
 import json
+import os
 from pathlib import Path
 
 from common.errors import LedgerError
 from common.ledger.heads import append_lines
+
+NODES_FILE = "nodes.jsonl"
+
+
+def forget_node(file: Path, node: int) -> None:
+    """Let a node's name go: its key was revoked.
+
+    Args:
+        file: Of a `NodeBook`; need not be there.
+        node: Flower's number of it.
+
+    Raises:
+        LedgerError: The file is damaged, or cannot be written.
+    """
+    if not file.is_file():
+        return
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in lines if int(json.loads(line)["node"]) != node]
+        scratch = file.with_name(f".{file.name}.part")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        os.replace(scratch, file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LedgerError(f"{file} cannot be read as a list of nodes ({type(error).__name__})") from None
 
 
 class NodeBook:
@@ -35,7 +60,7 @@ class NodeBook:
     def owns(self, node: int, name: str) -> bool:
         """Whether a node may call itself so: nobody else has, in any run on this server.
 
-        A client that gets a new key keeps its name only if the line of its old node is taken out of the file.
+        A client that gets a new key has its name again when the old one was revoked, see `forget_node`.
         """
         return self._owner_of.get(name, node) == node
 

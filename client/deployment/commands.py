@@ -40,8 +40,8 @@ Example: bract client status ward-7
 REVIEW_HELP = """Show what a bundle of code does differently, before you pin it.
 
 With DIR and a bundle: the Bract installed here against the bundle. With two bundles: the first against the second. With
-DIR alone: what is pinned against what is installed. The server's operator has the bundle: `bract run` writes it into
-the run's folder as bundle.fab. The last line is the one to put into policy.toml.
+DIR alone: what is pinned against what is installed. The server's operator makes the bundle with
+`bract server bundle`. The last line is the one to put into policy.toml.
 
 Exit code: 0 the same code, 1 different code, 2 no bundle.
 

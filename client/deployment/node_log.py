@@ -73,6 +73,8 @@ class NodeLog:
         hint = next((hint for mark, hint in _HINTS.items() if mark in text), "")
         hint = hint.format(server=self._site.superlink, key=self._site.public_key_file, file=self._site.authority_file)
         ended = f"The SuperNode ended with code {code}."
+        if code == 0:
+            hint = "The server has sent this client away: its key was revoked, or is no longer known there."
         self._voice.warn("\n".join([ended, *([hint] if hint else []), "The end of its log:", *self._last]))
 
 

@@ -83,12 +83,12 @@ def closing_lines(facts: Mapping[str, Any], out: Path, config: RunConfig) -> lis
             f"Left out: {facts['images_unusable']:,} files that cannot be used; `bract data inspect` lists them"
         )
     lines.append(f"See {out / 'partition.png'} for who holds what, {out / 'partition.json'} for the settings.")
-    lines.append(f"Give each operator one folder, {facts['clients'][0]['folder']} to {last}. Each sets their own")
+    lines.append(f"Give each operator one folder, {facts['clients'][0]['folder']} to {last}. Each sets up a client:")
     own = f"/path/to/client-00000{'/' + MANIFEST if facts['units'] else ''}"
-    lines.append(f"  --set data.source={own}")
+    lines.append(f"  bract client init NAME --data {own}")
     if facts["units"]:
         lines.append("  (the manifest: it says which images share a unit, which folders alone do not)")
-    lines.append("and all set the same class list, also those who have no image of some class:")
+    lines.append("and the run has the class list of all, also for those who have no image of some class:")
     lines.append(f"  --set {shlex.quote('data.classes=' + ','.join(facts['class_folders']))}")
     if facts["class_folders"] != facts["classes"]:
         lines.append(f"Some class names are no folder names; {out / 'classes.txt'} says which folder is which class.")

@@ -9,12 +9,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.config import bract_home
 from common.errors import ConfigError, FederationError
 from server.deployment.control import UNREGISTERED, Node, control
 from server.deployment.home import ServerHome
 from server.deployment.keys import PublicKey, check_client_name, read_public_key
 from server.deployment.making import write_whole
 from server.deployment.roster import Client, key_files
+from server.node_book import NODES_FILE, forget_node
 
 
 def admit(home: ServerHome, file: Path, name: str | None, *, again: bool = False) -> Client:
@@ -73,6 +75,7 @@ def revoke(home: ServerHome, name: str) -> Client:
         node = _active([node for node in server.nodes() if node.pem == key.pem])
         if node is not None:
             server.unregister(node.node_id)
+            forget_node(bract_home() / "server" / NODES_FILE, node.node_id)  # its name may be another key's from now on
     # A name can be revoked more than once, each time with another key.
     mark = "".join(filter(str.isalnum, key.fingerprint.removeprefix("SHA256:")))[:8]
     write_whole(home.revoked / f"{name}.{mark}.pub", f"{key.line} {name}\n".encode())

@@ -145,7 +145,7 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
 def _result(home: ServerHome, folder: Path, state: str) -> dict[str, Any]:
     go_on = f"go on with: bract run {home.folder} --resume {folder}"
     if (folder / STOPPED).is_file():
-        raise FederationError(f"{(folder / STOPPED).read_text().strip()}\nThe run is saved; {go_on}")
+        raise FederationError(f"{(folder / STOPPED).read_text().strip().partition(': ')[2]}\nThe run is saved; {go_on}")
     if run_status(folder) == "not started" and not (folder / "checkpoint.safetensors").is_file():
         raise FederationError(
             f"the run ended before its first round ({state or 'stopped'}); the server's own output says why"

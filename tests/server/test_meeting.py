@@ -30,7 +30,7 @@ from common.records import (
 from common.releases import ARRAYS, CLIENT, LEDGER, Releases
 from server.gathering import Gathering, Wire
 from server.meeting import Client, Meeting, meet_clients
-from server.node_book import NodeBook
+from server.node_book import NodeBook, forget_node
 from simulations.in_process import InProcessGrid
 
 RUN = "ab" * 16
@@ -362,6 +362,19 @@ def test_a_name_that_two_nodes_want_first_is_neither_ones_and_no_head_is_kept_un
     assert list(meeting.clients) == ["max"]
     assert meeting.refusals == {"node 2": "SAME-NAME", "node 3": "SAME-NAME"}
     assert list(came(keeper, book, ("zoe", 0), ("ann", 1), ("max", 2)).clients) == ["ann", "max", "zoe"]
+
+
+def test_a_revoked_nodes_name_may_be_another_keys(tmp_path: Path) -> None:
+    book = tmp_path / "nodes.jsonl"
+    came(None, book, ("zoe", 0), ("ann", 1))
+
+    forget_node(book, 2)
+
+    assert {name: client.node_id for name, client in came(None, book, ("max", 0), ("zoe", 1)).clients.items()} == {
+        "max": 2,
+        "zoe": 3,
+    }
+    forget_node(tmp_path / "not-there.jsonl", 2)
 
 
 def test_the_runs_own_list_of_classes_decides_where_it_is_one_against_one(tmp_path: Path) -> None:
