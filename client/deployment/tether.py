@@ -6,12 +6,19 @@ import signal
 import sys
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux' prctl(2)
-# Where the kernel cannot do it: the process watches for its parent itself.
+# Where the kernel cannot do it: the process watches for its parent itself. Flower's own watcher (for Windows, where a
+# parent's number outlives it) asks the main thread to end, which may be asleep for minutes between two attempts.
 _WATCHING_NODE = (
-    "import sys\n"
+    "import os, sys, threading, time\n"
+    "parent = int(sys.argv.pop(1))\n"
+    "def watch():\n"
+    "    while os.getppid() == parent:\n"
+    "        time.sleep(0.2)\n"
+    "    os._exit(1)\n"
+    "threading.Thread(target=watch, daemon=True).start()\n"
     "from flwr.supercore.app_utils import start_parent_process_monitor\n"
     "from flwr.supernode.cli.flower_supernode import flower_supernode\n"
-    "start_parent_process_monitor(int(sys.argv.pop(1)))\n"
+    "start_parent_process_monitor(parent)\n"
     "flower_supernode()\n"
 )
 
