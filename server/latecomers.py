@@ -79,6 +79,8 @@ class LateComers:
             elif declared.num_units != outcome.clients[name].declaration.num_units or not agrees(declared, anybody):
                 refusals[f"client {name}"] = DISAGREES
             else:
+                # A pin that it did not have before does not count for the rounds before.
+                outcome.earlier_bundles.setdefault(name, outcome.clients[name].declaration.bundle)
                 outcome.clients[name] = one.client
                 _log.error("client %s is back", name)
         elif why := unfit(outcome.config, declared):

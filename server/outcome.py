@@ -42,7 +42,7 @@ class Outcome:
         choice: The best model so far, and when to stop.
         turned_away: Nodes that do not take part by their own decision or the server's.
         joined: First round of each client that came late.
-        earlier_bundles: What clients said of their pins before the run was resumed.
+        earlier_bundles: What clients said of their pins before the run was resumed, or they came back.
         closing_failures: Why clients are missing in the closing counts.
     """
 

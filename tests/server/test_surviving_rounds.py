@@ -407,6 +407,31 @@ def test_a_pin_counts_only_where_it_held_for_the_whole_run(folders: list[Path], 
     assert any("3 of 3 clients have not pinned it" in line for line in statement["not_protected"])
 
 
+def test_a_client_that_comes_back_with_a_pin_had_none_before(folders: list[Path], output: Path) -> None:
+    """The same client at another node, as one without a key is after a restart."""
+    seen: set[int] = set()
+    again = [*folders, folders[2]]
+
+    def note(_: int, message: Message) -> bool:
+        seen.add(round_of(message))
+        if 2 in seen and "bundle" not in (folders[2] / "policy.toml").read_text():
+            policy = folders[2] / "policy.toml"
+            policy.write_text(policy.read_text() + f'bundle = "{"ab" * 32}"\n')
+        return False
+
+    outcome, _ = federate(
+        again,
+        survival_config(output),
+        lost=note,
+        there=lambda n: n < 2 or (2 in seen) == (n == 3),
+        pinned={0: "", 1: "", 2: "", 3: "ab" * 32},
+    )
+
+    assert outcome.clients["ward-2"].node_id == 5
+    assert outcome.bundles["ward-2"] == ""
+    assert lines(output)[-1]["clients"] == 3
+
+
 def test_a_pin_of_another_bundle_than_the_run_sends_does_not_count(folders: list[Path], output: Path) -> None:
     for folder, pin in zip(folders, ("ab", "ab", "cd"), strict=True):
         policy = folder / "policy.toml"
