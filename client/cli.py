@@ -27,7 +27,7 @@ Examples:
 
   bract client init ward-7 --data /data/xrays --name "Ward 7"
 
-  bract client init ward-7 --data /data/xrays --server fl.example.org:9092 --authority ca.pem
+  bract client init ward-7 --data /data/xrays --server fl.example.org:9443 --authority ca.pem
 
 What is written: DIR/client.toml (where the images lie, how many are declared, where the server is), DIR/policy.toml
 (what may be done with the images: read it), DIR/node.key and DIR/node.pub (by which the server knows this client). The

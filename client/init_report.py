@@ -3,9 +3,10 @@
 import shlex
 from pathlib import Path
 
-from client.deployment.authority import certificate_fingerprint, read_authority
-from client.deployment.node_key import key_fingerprint, read_node_key
+from client.deployment.authority import read_authority
+from client.deployment.node_key import public_line, read_node_key
 from client.site import SITE_FILE, Site
+from common.fingerprints import certificate_fingerprint, key_fingerprint
 from common.ledger.holder import Holder
 from common.privacy.policy import load_policy
 
@@ -23,7 +24,7 @@ def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: b
         ConfigError: What was just written cannot be read.
     """
     kept = " (it was there and is left as it is)" if policy_was_there else ""
-    key = read_node_key(site.key_file)
+    key = public_line(read_node_key(site.key_file), "").decode()
     return [
         f"Client    {site.name}, {site.num_images} training images declared, in {site.folder}",
         f"Policy    {site.policy_file}{kept}: read it; a server gets nothing beyond it",

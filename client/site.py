@@ -97,8 +97,8 @@ def check_name(name: str) -> None:
 def server_place(address: str) -> tuple[str, int]:
     """Host and port of a server's address.
 
-    >>> server_place("fl.example.org:9092"), server_place("[::1]:9092")
-    (('fl.example.org', 9092), ('::1', 9092))
+    >>> server_place("fl.example.org:9443"), server_place("[::1]:9443")
+    (('fl.example.org', 9443), ('::1', 9443))
 
     Raises:
         ConfigError: It is not a host and a port.
@@ -109,7 +109,7 @@ def server_place(address: str) -> tuple[str, int]:
     if not plain or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(
             f"the server's address {address!r} cannot be used: write it as HOST:PORT, without https://, such as "
-            "fl.example.org:9092"
+            "fl.example.org:9443"
         )
     return name, int(port)
 

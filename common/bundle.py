@@ -140,24 +140,15 @@ def bundle_digest(content: bytes) -> str:
     return files_digest(bundle_files(content))
 
 
-def unpack_bundle(content: bytes, folder: Path) -> Path:
-    """Write exactly the digested files of a bundle to a fresh folder, which appears complete or not at all.
+def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Write files of a bundle to a fresh folder, which appears complete or not at all.
 
     Args:
-        content: A zip file.
+        files: As `bundle_files` gives them.
         folder: Must not be there yet; open to this user alone.
 
     Returns:
         The folder.
-
-    Raises:
-        BundleError: See `bundle_files`, or the folder is there.
-    """
-    return write_files(bundle_files(content), folder)
-
-
-def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Write files of a bundle to a fresh folder, see `unpack_bundle`.
 
     Raises:
         BundleError: The folder is there.

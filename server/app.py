@@ -21,7 +21,7 @@ from common.privacy.plan import server_plan
 from common.records import Declaration, Findings
 from common.releases import Releases
 from common.sections import RunConfig, parts
-from server.aggregation import build_strategy, least_cohort
+from server.aggregation import build_strategy, check_strategy, least_cohort
 from server.checkpoint import Checkpoint
 from server.clock import Clock
 from server.cohort import draw_cohorts, shrunk_cohort
@@ -84,7 +84,7 @@ def run_federation(grid: Grid, config: RunConfig, surround: Callable[[RunConfig]
         FederationError: Clients disagree, or a round got too few updates.
     """
     clock = Clock()
-    build_strategy(config)
+    check_strategy(config)
     if config.resume:
         open_checkpoint(config)  # a mistake shows before anything is prepared
     around = surround(config)

@@ -82,14 +82,14 @@ class LateComers:
                 # A pin that it did not have before does not count for the rounds before.
                 outcome.earlier_bundles.setdefault(name, outcome.clients[name].declaration.bundle)
                 outcome.clients[name] = one.client
-                _log.error("client %s is back", name)
+                _log.warning("client %s is back", name)
         elif why := unfit(outcome.config, declared):
             refusals[f"client {name}"] = why
         elif not agrees(declared, anybody):
             refusals[f"client {name}"] = DISAGREES
         elif len(outcome.clients) < outcome.config.num_clients:
             join(outcome, one.client, server_round)
-            _log.error("client %s has come and takes part from round %d", name, server_round)
+            _log.warning("client %s has come and takes part from round %d", name, server_round)
         else:
             refusals[f"client {name}"] = "NO-ROOM"
 

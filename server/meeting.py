@@ -249,7 +249,7 @@ def _wait_for(grid: Grid, num_clients: int, least: int | None, poll_seconds: flo
     while len(node_ids := sorted(grid.get_node_ids())) < num_clients:
         if time.monotonic() >= deadline:
             if least is not None and len(node_ids) >= least:
-                _log.error("%d of %d clients are there after %.0f s", len(node_ids), num_clients, wait_seconds)
+                _log.warning("%d of %d clients are there after %.0f s", len(node_ids), num_clients, wait_seconds)
                 break
             fewer = "min-clients lets a run begin with fewer" if least is None else f"min-clients={least} are needed"
             raise FederationError(

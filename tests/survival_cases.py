@@ -1,18 +1,22 @@
 """A federation of clients with images of their own in one process, whose network fails as a test says."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flwr.app import Context, Message, RecordDict
 from own_clients import SMALL, OwnClient, write_images
 
 import client.app as client_app
 from client.local import local_of
+from common.audit.ledger_audit import audit_ledger, kept_heads
 from common.config import Scalar, defaults, override, parse, resolved
 from common.sections import RunConfig
 from server.app import Surroundings, run_federation
+from server.audit.run_audit import audit_run
 from server.outcome import Outcome
 from simulations.in_process import InProcessGrid
 
@@ -115,3 +119,34 @@ def survival_config(output: Path, **more: Scalar) -> RunConfig:
 def federate(folders: list[Path], config: RunConfig, **network: Any) -> tuple[Outcome, FailingGrid]:
     grid = FailingGrid(folders, config, **network)
     return run_federation(grid, config, lambda _: Surroundings()), grid
+
+
+@pytest.fixture(name="folders")
+def folders_fixture(tmp_path: Path, own_home: Path) -> list[Path]:
+    return clients_of(tmp_path)
+
+
+@pytest.fixture(name="output")
+def output_fixture(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "rounds.jsonl").read_text().splitlines()]
+
+
+def summary(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return found
+
+
+def charged(home: Path, output: Path) -> dict[str, tuple[int, int]]:
+    """Client -> rounds reserved and releases committed, the closing one among them, by a ledger that verifies."""
+    report = audit_ledger(home / "holder" / "ledger.sqlite", kept_heads(output / "heads.jsonl"))
+    assert (report.verdict, report.remarks.doubts) == ("verified", [])
+    return {run.client: (run.rounds, run.sent) for run in report.runs}
+
+
+def checked(output: Path) -> None:
+    report = audit_run(output)
+    assert report.remarks.doubts == []

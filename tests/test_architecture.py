@@ -45,7 +45,13 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.supercore.interceptors",
         "flwr.supercore.runtime",
     },
-    # Ends children with their parent where the kernel cannot.
+    # Runs the SuperNode, which then says no durations.
+    "client/deployment/node.py": {
+        "flwr.proto.fleet_pb2",
+        "flwr.supernode.cli.flower_supernode",
+        "flwr.supernode.fleet_http_client",
+    },
+    # Ends children with their parent on Windows.
     "client/deployment/tether.py": {"flwr.supercore.app_utils"},
     # Admits nodes and removes them as `flwr supernode` does, starts runs as `flwr run` does.
     "server/deployment/control.py": {

@@ -15,6 +15,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from federation_bed import environment, free_port, process, wait_for
 
+# A client, as `bract client start` starts it: the folder is the one argument.
+START = (
+    "import sys\n"
+    "from pathlib import Path\n"
+    "from rich.console import Console\n"
+    "from client.deployment.start import start_client\n"
+    "sys.exit(start_client(Path(sys.argv[1]), Console()))\n"
+)
+
 
 def write_certificates(folder: Path) -> Path:
     """An authority and a server's certificate for loopback; gives the authority's file."""

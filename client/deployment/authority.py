@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import ConfigError
@@ -43,11 +42,6 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, ValueError):
         return False
-
-
-def certificate_fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 over the certificate's DER bytes, as `openssl x509 -fingerprint -sha256` shows it."""
-    return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
 def as_pem(certificates: tuple[x509.Certificate, ...]) -> bytes:

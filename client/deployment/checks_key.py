@@ -6,9 +6,10 @@ from shlex import quote
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.deployment.finding import Finding, fail, ok
-from client.deployment.node_key import is_public_half, key_fingerprint, read_node_key
+from client.deployment.node_key import is_public_half, public_line, read_node_key
 from client.site import Site
 from common.errors import ConfigError
+from common.fingerprints import key_fingerprint
 
 _OTHERS = 0o077
 
@@ -44,4 +45,5 @@ def check_key(site: Site) -> tuple[ec.EllipticCurvePrivateKey | None, Finding]:
             "does not know this client",
             f"{rewrite}, and send {site.public_key_file.name} to the server's operator again",
         )
-    return key, ok("node key", f"{key_fingerprint(key)}, EC P-384")
+    shown = key_fingerprint(public_line(key, "").decode())
+    return key, ok("node key", f"{shown}, EC P-384")

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from client.deployment.authority import certificate_fingerprint, read_authority
+from client.deployment.authority import read_authority
 from client.deployment.finding import Finding, fail, ok, warn
 from client.deployment.probe import Address, presented_certificate, speaks_plain_http
 from client.site import SITE_FILE, Site
 from common.errors import ConfigError
+from common.fingerprints import certificate_fingerprint
 
 _NOT_YET, _EXPIRED, _WRONG_NAME, _WRONG_NUMBER = 9, 10, 62, 64  # of OpenSSL's X509_V_ERR
 _OTHER_AUTHORITY = (2, 7, 18, 19, 20, 21)  # no issuer, a signature that does not fit, self-signed

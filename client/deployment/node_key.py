@@ -1,8 +1,6 @@
 """The key pair by which a server knows this client's node: made once, kept by the client."""
 
-import base64
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 
@@ -92,9 +90,3 @@ def is_public_half(file: Path, key: ec.EllipticCurvePrivateKey) -> bool:
     except (ValueError, UnsupportedAlgorithm):
         return False
     return found == key.public_key()
-
-
-def key_fingerprint(key: ec.EllipticCurvePrivateKey) -> str:
-    """What `ssh-keygen -l` shows of the public half: to be read out on the telephone."""
-    blob = base64.b64decode(public_line(key, "").split()[1])
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.deployment.tether import die_with, kernel_can_tether, watching_command
+from client.deployment.node import PARENT
+from client.deployment.tether import die_with, kernel_can_tether
 from client.site import NODE_KEY, Site
 from common.errors import ConfigError
 
@@ -70,14 +70,10 @@ def command_for(site: Site, *, port: int, secret_file: Path) -> list[str]:
     """The command line of a client's SuperNode; never without TLS, never without a key.
 
     Raises:
-        ConfigError: Flower is not installed beside Python, or the folder's name cannot be said to it.
+        ConfigError: The folder's name cannot be said to it.
     """
     if set(str(site.folder)) & set("\"'\\\n\r"):
         raise ConfigError(f"{site.folder}: a client's folder cannot have quotes, backslashes or line ends in its name")
-    beside = Path(sys.executable).parent / "flower-supernode"
-    program = str(beside) if beside.is_file() else shutil.which("flower-supernode")
-    if program is None:
-        raise ConfigError("flower-supernode is not installed: reinstall bract")
     options = {
         "--superlink": site.superlink,
         "--root-certificates": str(site.authority_file),
@@ -88,7 +84,8 @@ def command_for(site: Site, *, port: int, secret_file: Path) -> list[str]:
         "--port": str(port),
         "--superexec-auth-secret-file": str(secret_file),
     }
-    return [program, *(word for pair in options.items() for word in pair)]
+    program = [sys.executable, "-P", "-m", "client.deployment.node"]
+    return [*program, *(word for pair in options.items() for word in pair)]
 
 
 @contextmanager
@@ -125,9 +122,11 @@ def _start(command: list[str], home: Path, log: Path) -> "subprocess.Popen[bytes
         "PYTHONUNBUFFERED": "1",
     }
     parent, tethered = os.getpid(), kernel_can_tether()
+    if not tethered:
+        environment[PARENT] = str(parent)
     with log.open("ab") as stream:
         return subprocess.Popen(  # noqa: S603
-            command if tethered else watching_command(command[1:]),
+            command,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,

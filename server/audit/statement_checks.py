@@ -18,6 +18,8 @@ from server.cohort import draw_cohorts, join_cohorts, shrunk_cohort
 from server.spending import Share
 
 _EXACT = 1e-9
+# Client -> ledger, number and hash of each head that was kept.
+Kept = dict[str, set[tuple[str, int, str]]]
 # Heads of the first meeting, of the closing counts, and of the end of a run.
 _BESIDE_ROUNDS = 3
 _AFTER_THE_END = 1  # heads that follow a complete run's statement: the answer to its closing message
@@ -163,7 +165,7 @@ def check_end(stated: Stated, config: RunConfig, lines: Sequence[Mapping[str, An
 
 def check_heads_of(stated: Stated, heads: Iterable[tuple[str, SignedHead]], remarks: Remarks) -> None:
     """Every stated head is signed and was kept, and nobody whose head was kept is left out."""
-    kept: dict[str, set[tuple[str, int, str]]] = {}
+    kept: Kept = {}
     # Clients of one holder share a ledger, so that the latest head of one may have been sent by another.
     of_any: set[tuple[str, int, str]] = set()
     for who, head in heads:
@@ -187,7 +189,7 @@ def check_number_of_heads(stated: Stated, heads: Iterable[tuple[str, SignedHead]
     Each round leaves two entries, and a head with its reply. More heads than rounds come from a client that was killed
     between its entries, or that refused something; more than entries come from nowhere.
     """
-    kept: dict[str, set[tuple[str, int, str]]] = {}
+    kept: Kept = {}
     for who, head in heads:
         kept.setdefault(who, set()).add((head.ledger, head.seq, head.hash))
     for name, client in stated.clients.items():
@@ -201,7 +203,7 @@ def check_number_of_heads(stated: Stated, heads: Iterable[tuple[str, SignedHead]
             remarks.warnings.append(f"{said}: kills or refusals on the way would explain it")
 
 
-def _alone(name: str, kept: Mapping[str, set[tuple[str, int, str]]]) -> bool:
+def _alone(name: str, kept: Kept) -> bool:
     """Whether no other client has the ledger: others' entries would move its heads."""
     mine = {ledger for ledger, *_ in kept[name]}
     return not any(mine & {ledger for ledger, *_ in heads} for other, heads in kept.items() if other != name)

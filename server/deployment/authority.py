@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import ConfigError
+from common.fingerprints import certificate_fingerprint
 
 # Clocks of clients may be behind: a certificate counts as valid for them from this long before it was made.
 _BACKDATED = timedelta(hours=1)
@@ -92,13 +93,12 @@ def new_server_certificate(
 
 
 def fingerprint(certificate: bytes) -> str:
-    """SHA-256 of a PEM certificate, in pairs, as `openssl x509 -fingerprint -sha256` prints it.
+    """The fingerprint of a PEM certificate.
 
     Raises:
         ValueError: It is no PEM certificate.
     """
-    digest = x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
-    return digest.hex(":").upper()
+    return certificate_fingerprint(x509.load_pem_x509_certificate(certificate))
 
 
 def _builder(

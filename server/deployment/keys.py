@@ -1,7 +1,5 @@
 """Clients' public keys: reading what an operator was handed, and how a key is told from another."""
 
-import base64
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.errors import ConfigError
+from common.fingerprints import key_fingerprint
 
 _LARGEST = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,8 +32,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """SHA-256, as `ssh-keygen -lf` prints it."""
-        digest = hashlib.sha256(base64.b64decode(self.line.split()[1])).digest()
-        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        return key_fingerprint(self.line)
 
 
 def read_public_key(file: Path) -> PublicKey:

@@ -15,6 +15,7 @@ from common.errors import ConfigError, FederationError
 from common.sections import RunConfig, parts
 from server.deployment.control import Control, NotRunningError, control
 from server.deployment.home import ServerHome
+from server.deployment.making import write_whole
 from server.following import follow_run, run_status
 from server.run_directory import STOPPED, RunDirectory, check_free, fresh_path
 from server.terminal_progress import TerminalProgress
@@ -123,7 +124,7 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     bundle = installed_bundle()
     system = config.system.model_copy(update={"bundle": bundle_digest(bundle)})
     config = config.model_copy(update={"output_dir": str(folder), "system": system})
-    (home.folder / BUNDLE).write_bytes(bundle)
+    write_whole(home.folder / BUNDLE, bundle)
     with control(home) as server:
         run_id = server.start_run(bundle, resolved(config))
     kept = home.folder / BUNDLE

@@ -96,10 +96,10 @@ def test_a_fingerprint_is_printed_as_it_is_whatever_it_spells(
 
 
 def test_init_takes_the_server_and_its_authority(tmp_path: Path, images: Path, authority: Path) -> None:
-    done = init(tmp_path / "ward", images, "--server", "fl.example.org:9092", "--authority", str(authority))
+    done = init(tmp_path / "ward", images, "--server", "fl.example.org:9443", "--authority", str(authority))
 
     site = load_site(tmp_path / "ward")
-    assert (site.superlink, site.authority_file) == ("fl.example.org:9092", tmp_path / "ward" / "authority.pem")
+    assert (site.superlink, site.authority_file) == ("fl.example.org:9443", tmp_path / "ward" / "authority.pem")
     certificate = x509.load_pem_x509_certificate(site.authority_file.read_bytes())
     fingerprint = ":".join(f"{byte:02X}" for byte in certificate.fingerprint(SHA256()))
     assert f"Authority {fingerprint}: compare it" in done.stdout
@@ -124,7 +124,7 @@ def test_init_refuses_an_authority_that_is_none_and_writes_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "address", ["fl.example.org", "https://fl.example.org:9092", "a:0", "a:70000", ":9092", "::1:9"]
+    "address", ["fl.example.org", "https://fl.example.org:9443", "a:0", "a:70000", ":9443", "::1:9"]
 )
 def test_init_refuses_an_address_that_is_none(tmp_path: Path, images: Path, address: str) -> None:
     done = init(tmp_path / "ward", images, "--server", address)
@@ -135,10 +135,10 @@ def test_init_refuses_an_address_that_is_none(tmp_path: Path, images: Path, addr
 
 
 def test_an_address_may_be_a_number() -> None:
-    assert server_place("[fd00::1]:9092") == ("fd00::1", 9092)
+    assert server_place("[fd00::1]:9443") == ("fd00::1", 9443)
     assert server_place("10.0.0.7:443") == ("10.0.0.7", 443)
     with pytest.raises(ConfigError):
-        server_place("fd00::1:9092")
+        server_place("fd00::1:9443")
 
 
 def test_a_policy_that_was_there_stays_and_a_missing_pin_is_told(tmp_path: Path, images: Path) -> None:

@@ -10,7 +10,7 @@ from client.deployment.node_log import NodeLog
 from client.deployment.voice import voice_of
 from client.site import Site
 
-SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9092", "authority.pem")
+SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9443", "authority.pem")
 
 
 def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[str], code: int | None) -> str:

@@ -11,7 +11,7 @@ from client.deployment.reconnect import Next, Reconnecting
 from client.deployment.voice import voice_of
 from client.site import Site
 
-SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9092", "authority.pem")
+SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9443", "authority.pem")
 LET_IN = "INFO :      SuperNode ID: 7"
 REFUSED = "[code: 2004] Failed to activate SuperNode."
 EXPIRED = "certificate verify failed: certificate has expired"

@@ -13,23 +13,15 @@ import psutil
 import pytest
 from own_clients import POLICY, write_images
 from rich.console import Console
-from tls_bed import free_address, write_certificates
+from tls_bed import START, free_address, write_certificates
 
 from client.deployment.start import start_client
 from client.deployment.supernode import command_for
-from client.deployment.tether import watching_command
 from client.init import init_client
 from client.site import SITE_FILE, Site, load_site
 from common.errors import ConfigError
 from common.progress import no_progress
 
-START = (
-    "import sys\n"
-    "from pathlib import Path\n"
-    "from rich.console import Console\n"
-    "from client.deployment.start import start_client\n"
-    "sys.exit(start_client(Path(sys.argv[1]), Console()))\n"
-)
 PIN = "ab" * 32
 
 
@@ -94,7 +86,7 @@ def test_the_supernode_is_never_without_tls_or_key(site: Site, tmp_path: Path) -
 def test_every_option_is_one_that_flowers_supernode_has(site: Site, tmp_path: Path) -> None:
     command = command_for(site, port=9094, secret_file=tmp_path / "secret")
 
-    told = subprocess.run([command[0], "--help"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([*command[:4], "--help"], capture_output=True, text=True, check=True).stdout
 
     assert [word for word in command if word.startswith("--") and f" {word} " not in told] == []
 
@@ -167,10 +159,11 @@ def test_an_unpinned_client_without_dp_says_whom_it_trusts(site: Site) -> None:
 @pytest.mark.slow
 def test_where_the_kernel_cannot_a_supernode_watches_for_its_parent() -> None:
     code = (
-        "import subprocess, sys\nfrom client.deployment.tether import watching_command\n"
+        "import os, subprocess, sys\nos.environ['BRACT_PARENT'] = str(os.getpid())\n"
+        "command = [sys.executable, '-P', '-m', 'client.deployment.node']\n"
         "options = ['--insecure', '--superlink', '127.0.0.1:9', '--port', sys.argv[1], '--isolation', 'process']\n"
         "null = subprocess.DEVNULL\n"
-        "node = subprocess.Popen(watching_command(options), stdout=null, stderr=null)\n"
+        "node = subprocess.Popen(command + options, stdout=null, stderr=null)\n"
         "print(node.pid, flush=True)\nsys.stdin.read()\n"
     )
     port = free_address().rpartition(":")[2]
@@ -192,4 +185,3 @@ def test_where_the_kernel_cannot_a_supernode_watches_for_its_parent() -> None:
     until(lambda: ended(node))
     parent.stdin.close()  # type: ignore[union-attr]
     parent.stdout.close()
-    assert watching_command([])[0] == sys.executable

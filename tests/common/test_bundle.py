@@ -22,7 +22,7 @@ from common.bundle import (
     holds_exactly,
     installed_bundle,
     stage_app,
-    unpack_bundle,
+    write_files,
 )
 from common.errors import BundleError
 
@@ -97,7 +97,7 @@ def test_bundle_with_a_name_no_honest_server_makes_is_refused(name: str, tmp_pat
     content = zipped(FILES | {"x" * len(name.encode()): b"evil"}).replace(b"x" * len(name.encode()), name.encode())
 
     with pytest.raises(BundleError):
-        unpack_bundle(content, tmp_path / "in" / "it")
+        write_files(bundle_files(content), tmp_path / "in" / "it")
 
     assert [*tmp_path.rglob("*")] == []
 
@@ -166,13 +166,13 @@ def test_damaged_bundle_is_refused_or_is_what_its_digest_says(place: int, flip: 
 
 
 def test_unpacked_folder_holds_exactly_what_was_digested(tmp_path: Path) -> None:
-    folder = unpack_bundle(zipped(FILES | {".info/CONTENT": b"left out"}), tmp_path / "bundles" / "it")
+    folder = write_files(bundle_files(zipped(FILES | {".info/CONTENT": b"left out"})), tmp_path / "bundles" / "it")
 
     assert holds_exactly(folder, FILES)
     assert folder.stat().st_mode & 0o077 == 0
     assert [path.name for path in folder.parent.iterdir()] == ["it"]
     with pytest.raises(BundleError, match="is there already"):
-        unpack_bundle(zipped(FILES), folder)
+        write_files(bundle_files(zipped(FILES)), folder)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_unpacked_folder_holds_exactly_what_was_digested(tmp_path: Path) -> None
     ],
 )
 def test_a_folder_that_was_changed_is_noticed(tmp_path: Path, tamper: Callable[[Path], object]) -> None:
-    folder = unpack_bundle(zipped(FILES), tmp_path / "it")
+    folder = write_files(bundle_files(zipped(FILES)), tmp_path / "it")
     tamper(folder)
 
     assert not holds_exactly(folder, FILES)

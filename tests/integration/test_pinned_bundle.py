@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from federation_bed import environment, flwr_run, process
 from own_clients import POLICY, SMALL, write_images
-from tls_bed import free_address, secure_link, write_certificates
+from tls_bed import START, free_address, secure_link, write_certificates
 
 from client.init import init_client
 from client.site import Site
@@ -20,14 +20,9 @@ from common.progress import no_progress
 from common.sections import RunConfig
 
 pytestmark = pytest.mark.slow
+MakeConfig = Callable[..., RunConfig]
+Sites = tuple[str, list[Site], list[Path]]  # the address of their server, and their homes
 SETTINGS: dict[str, Scalar] = SMALL | {"num-clients": 2}
-START = (
-    "import sys\n"
-    "from pathlib import Path\n"
-    "from rich.console import Console\n"
-    "from client.deployment.start import start_client\n"
-    "sys.exit(start_client(Path(sys.argv[1]), Console()))\n"
-)
 
 
 def ready_client(root: Path, number: int, address: str, pin: str) -> Site:
@@ -60,7 +55,7 @@ def run_over(root: Path, address: str, sites: Sequence[Site], config: RunConfig,
 
 
 @pytest.fixture
-def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[Site], list[Path]]:
+def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sites:
     """Two clients, each of a data holder of its own, that pin the app in tmp_path/bract."""
     write_certificates(tmp_path)
     address, pin = free_address(), bundle_digest(bundle_of(stage_app(tmp_path)))
@@ -78,10 +73,7 @@ def refusals(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_federation_of_pinned_clients_runs_over_tls(
-    tmp_path: Path,
-    sites: tuple[str, list[Site], list[Path]],
-    make_config: Callable[..., RunConfig],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, sites: Sites, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, made, homes = sites
     run = tmp_path / "run"
@@ -100,10 +92,7 @@ def test_a_federation_of_pinned_clients_runs_over_tls(
 
 
 def test_every_client_refuses_a_bundle_that_is_not_the_pinned(
-    tmp_path: Path,
-    sites: tuple[str, list[Site], list[Path]],
-    make_config: Callable[..., RunConfig],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, sites: Sites, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, made, homes = sites
     run = tmp_path / "run"

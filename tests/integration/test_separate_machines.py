@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +96,13 @@ def test_nothing_but_tls_and_the_search_for_neighbours_crossed_the_wire(federati
     assert figures.clients == {client.machine.address for client in federation.clients}
     assert figures.bytes_up > 5 * 2 * 51_200  # five clients, two rounds, a head of 10 x 1280 float32
     assert figures.bytes_down > 5 * 2 * 51_200
+
+
+def test_the_server_was_not_told_how_long_clients_computed(federation: Federation) -> None:
+    with closing(sqlite3.connect(federation.server.folder / "superlink.sqlite")) as database:
+        told = [runtime for (runtime,) in database.execute("SELECT clientapp_runtime FROM run")]
+
+    assert told == [0.0]
 
 
 def ended(client: ClientSide) -> str:

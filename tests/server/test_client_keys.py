@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from federation_bed import free_port
+from server_homes import contents, home_fixture  # noqa: F401
 from typer.testing import CliRunner
 
 import bract
@@ -14,19 +14,9 @@ from common.errors import ConfigError, FederationError
 from server.deployment.admission import admit, revoke
 from server.deployment.home import ServerHome
 from server.deployment.keys import check_client_name, read_public_key
-from server.deployment.making import make_home
 from server.deployment.roster import list_clients
 
 RUNNER = CliRunner()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> ServerHome:
-    return make_home(tmp_path / "server", names=["fl.example.org"], port=free_port(), days=825)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def public_key(file: Path, comment: str = "", curve: Any = None) -> Path:

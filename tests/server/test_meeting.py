@@ -1,122 +1,31 @@
 """Who takes part: refusals are heard and the run goes on, disagreement stops it, older ledgers are left out."""
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Message
+from meeting_cases import (
+    RUN,
+    LossyGrid,
+    app_of,
+    declares,
+    fails,
+    head_of,
+    meet,
+)
+from meeting_cases import keeper_fixture as keeper_fixture  # noqa: PLC0414
+from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
-from common.errors import ClientFailure, FederationError, LedgerError
-from common.ledger.heads import HeadKeeper, SignedHead, read_heads, sign_head
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Head
-from common.metrics import Counts, NoisedCounts
+from common.errors import ClientFailure, FederationError
+from common.ledger.heads import HeadKeeper, SignedHead, read_heads
 from common.records import (
     CONFIG,
     RUN_ID,
-    Declaration,
-    Findings,
-    arrays_to_record,
-    encode_declaration,
-    encode_head,
-    encode_update,
-    run_config,
 )
-from common.releases import ARRAYS, CLIENT, LEDGER, Releases
-from server.gathering import Gathering, Wire
-from server.meeting import Client, Meeting, meet_clients
-from server.node_book import NodeBook, forget_node
+from common.releases import CLIENT
+from server.meeting import meet_clients
 from simulations.in_process import InProcessGrid
-
-RUN = "ab" * 16
-SHAPES: dict[str, tuple[int, ...]] = {"w": (2,)}
-PRIVATE = Releases("dp-sgd", "private")
-DECLARED: dict[str, Any] = {"num_units": 10, "classes": ("a", "b"), "input_shape": (2,), "backbone_hash": "cafe"}
-Say = Callable[[Message], Message]
-
-
-def head_of(client: int, seq: int, digit: str = "a") -> SignedHead:
-    return sign_head(HolderKeys.simulated(0, str(client)), Head(seq, digit * 64))
-
-
-def declares(client: int, head: SignedHead | None = None, **other: Any) -> Say:
-    """Answers a query with a declaration, and with a head if there is one."""
-
-    def say(message: Message) -> Message:
-        content = encode_declaration(Declaration(**{"name": f"{client:05d}"} | DECLARED | other))
-        if head is not None:
-            content[LEDGER] = encode_head(head)
-        return Message(content, reply_to=message)
-
-    return say
-
-
-def fails(failure: ClientFailure) -> Say:
-    return lambda message: Message(Error(int(failure), failure.name), reply_to=message)
-
-
-def updates(client: int, head: SignedHead | None = None) -> Say:
-    """Answers a training message as clients of a private run do."""
-
-    def say(message: Message) -> Message:
-        findings = Findings(noised=NoisedCounts(np.array([3, 4])))
-        content = encode_update({"w": np.full(2, client, dtype=np.float32)}, 10, findings)
-        if head is not None:
-            content[LEDGER] = encode_head(head)
-        return Message(content, reply_to=message)
-
-    return say
-
-
-def app_of(queried: Mapping[int, Say], trained: Mapping[int, Say] | None = None) -> ClientApp:
-    app = ClientApp()
-
-    @app.query()
-    def query(message: Message, context: Context) -> Message:
-        client = int(context.node_config["partition-id"])
-        return queried.get(client, declares(client))(message)
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        client = int(context.node_config["partition-id"])
-        return (trained or {}).get(client, updates(client))(message)
-
-    return app
-
-
-class LossyGrid(InProcessGrid):
-    """The last client's reply never arrives; every message that went out is kept."""
-
-    sent: list[Message]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self.sent = list(messages)
-        ids = list(super().push_messages(self.sent))
-        del self._replies[ids[-1]]
-        return ids
-
-
-def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Meeting:
-    if keeper is not None:  # who is not spoken of has a ledger as it should be
-        queried = {n: declares(n, head_of(n, 5)) for n in range(clients)} | dict(queried)
-    return meet_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)
-
-
-@pytest.fixture
-def keeper(tmp_path: Path) -> HeadKeeper:
-    return HeadKeeper([tmp_path / "heads.jsonl"])
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The log, at a level at which it shows refusals also where an earlier test has set another."""
-    caplog.set_level(logging.ERROR, logger="bract.server")
-    return caplog
 
 
 def test_meet_clients_names_and_sorts_those_that_came() -> None:
@@ -249,134 +158,6 @@ def test_meet_clients_stops_when_only_older_ledgers_came(keeper: HeadKeeper) -> 
         meet({0: declares(0, head_of(0, 8))}, keeper, clients=1)
 
 
-def gather(
-    trained: Mapping[int, Say], keeper: HeadKeeper | None, releases: Releases = PRIVATE
-) -> tuple[dict[str, Any], dict[str, str]]:
-    grid = InProcessGrid(app_of({}, trained), 3, {})
-    clients = {f"{n:05d}": Client(Declaration(f"{n:05d}", **DECLARED), n + 2) for n in range(3)}
-    gathering = Gathering(Wire(grid, releases, RUN, keeper), clients, SHAPES)
-    content = RecordDict({ARRAYS: arrays_to_record({"w": np.zeros(2, np.float32)}), CONFIG: run_config(RUN)})
-    messages = [Message(content.copy(), client.node_id, "train") for client in clients.values()]
-    return gathering.replies(messages[::-1])
-
-
-def test_replies_are_sorted_by_name_whatever_order_they_come_in(keeper: HeadKeeper) -> None:
-    good, failed = gather({n: updates(n, head_of(n, 5)) for n in range(3)}, keeper)
-
-    assert list(good) == ["00000", "00001", "00002"]
-    assert failed == {}
-    for client, (reply, findings) in enumerate(good.values()):
-        assert reply.content.array_records[ARRAYS]["w"].numpy().tolist() == [client, client]
-        assert findings.noised.cells.tolist() == [3, 4]
-
-
-@pytest.mark.parametrize("odd", [head_of(1, 8), head_of(1, 9, "b"), head_of(77, 99)], ids=["older", "fork", "other"])
-def test_replies_leave_a_client_out_whose_ledger_is_not_what_it_was(
-    keeper: HeadKeeper, odd: SignedHead, log: pytest.LogCaptureFixture
-) -> None:
-    keeper.accept([("00001", head_of(1, 9))])
-    said = {n: updates(n, head_of(n, 5)) for n in (0, 2)} | {1: updates(1, odd)}
-
-    good, failed = gather(said, keeper)
-
-    assert list(good) == ["00000", "00002"]
-    assert failed == {"00001": "LEDGER"}
-    assert keeper.latest(["00001"])["00001"].seq == 9
-    assert "left out: client 00001" in log.text
-
-
-def test_replies_accept_the_same_head_again_as_a_repeated_reply_brings_it(keeper: HeadKeeper) -> None:
-    keeper.accept([("00001", head_of(1, 9))])
-
-    _, failed = gather({n: updates(n, head_of(n, 9)) for n in range(3)}, keeper)
-
-    assert failed == {}
-
-
-def test_replies_leave_a_client_out_that_brings_no_head_or_a_broken_one(keeper: HeadKeeper) -> None:
-    def broken(message: Message) -> Message:
-        content = updates(2, head_of(2, 5))(message).content
-        content[LEDGER] = ConfigRecord(dict(content.config_records[LEDGER]) | {"seq": "5"})
-        return Message(content, reply_to=message)
-
-    good, failed = gather({0: updates(0, head_of(0, 5)), 1: updates(1), 2: broken}, keeper)
-
-    assert list(good) == ["00000"]
-    assert failed == {"00001": "MESSAGE", "00002": "MESSAGE"}
-
-
-def test_replies_leave_a_client_out_that_sends_exact_counts_in_a_private_run(keeper: HeadKeeper) -> None:
-    def exact(message: Message) -> Message:
-        content = encode_update({"w": np.zeros(2, np.float32)}, 10, Findings(Counts(np.eye(2, dtype=np.int64), 1.0)))
-        content[LEDGER] = encode_head(head_of(1, 5))
-        return Message(content, reply_to=message)
-
-    good, failed = gather({0: updates(0, head_of(0, 5)), 1: exact, 2: fails(ClientFailure.POLICY)}, keeper)
-
-    assert list(good) == ["00000"]
-    assert failed == {"00001": "MESSAGE", "00002": "POLICY"}
-
-
-def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: int | None = 1, **more: Any) -> Meeting:
-    """A meeting of nodes with keys: what each calls itself, and whose ledger it comes with."""
-    queried = {
-        n: declares(n, None if keeper is None else head_of(ledger, 5), name=name)
-        for n, (name, ledger) in enumerate(said)
-    }
-    grid = InProcessGrid(app_of(queried), len(said), {})
-    return meet_clients(
-        grid, len(said), run_id=RUN, keeper=keeper, nodes=NodeBook(book), least=least, wait_seconds=5.0, **more
-    )
-
-
-def test_a_node_that_comes_with_another_ledger_is_left_out_under_any_name(keeper: HeadKeeper, tmp_path: Path) -> None:
-    book = tmp_path / "nodes.jsonl"
-
-    assert list(came(keeper, book, ("zoe", 0), ("ann", 1)).clients) == ["ann", "zoe"]
-    assert list(came(keeper, book, ("zoe", 0), ("bob", 1)).clients) == ["bob", "zoe"]  # a client may be renamed
-    assert came(keeper, book, ("zoe", 0), ("cid", 77)).refusals == {"client cid": "LEDGER"}
-    assert list(came(keeper, book, ("zoe", 0), ("bob", 1)).clients) == ["bob", "zoe"]
-
-
-@pytest.mark.parametrize("ledgers", [True, False])
-def test_a_node_that_takes_anothers_name_is_left_out_and_the_other_is_not(
-    keeper: HeadKeeper, tmp_path: Path, ledgers: bool
-) -> None:
-    book, kept = tmp_path / "nodes.jsonl", keeper if ledgers else None
-    came(kept, book, ("zoe", 0), ("ann", 1))
-
-    meeting = came(kept, book, ("zoe", 0), ("zoe", 1))
-
-    assert {name: client.node_id for name, client in meeting.clients.items()} == {"zoe": 2}
-    assert meeting.refusals == {"node 3": "SAME-NAME"}
-    assert list(came(kept, book, ("zoe", 0), ("ann", 1)).clients) == ["ann", "zoe"]
-
-
-def test_a_name_that_two_nodes_want_first_is_neither_ones_and_no_head_is_kept_under_it(
-    keeper: HeadKeeper, tmp_path: Path
-) -> None:
-    book = tmp_path / "nodes.jsonl"
-
-    meeting = came(keeper, book, ("zoe", 0), ("zoe", 1), ("max", 2))
-
-    assert list(meeting.clients) == ["max"]
-    assert meeting.refusals == {"node 2": "SAME-NAME", "node 3": "SAME-NAME"}
-    assert list(came(keeper, book, ("zoe", 0), ("ann", 1), ("max", 2)).clients) == ["ann", "max", "zoe"]
-
-
-def test_a_revoked_nodes_name_may_be_another_keys(tmp_path: Path) -> None:
-    book = tmp_path / "nodes.jsonl"
-    came(None, book, ("zoe", 0), ("ann", 1))
-
-    forget_node(book, 2)
-
-    assert {name: client.node_id for name, client in came(None, book, ("max", 0), ("zoe", 1)).clients.items()} == {
-        "max": 2,
-        "zoe": 3,
-    }
-    forget_node(tmp_path / "not-there.jsonl", 2)
-
-
 def test_the_runs_own_list_of_classes_decides_where_it_is_one_against_one(tmp_path: Path) -> None:
     queried = {0: declares(0), 1: declares(1, classes=("x", "y"))}
     grid = InProcessGrid(app_of(queried), 2, {})
@@ -396,15 +177,3 @@ def test_a_client_that_the_run_has_no_place_for_is_left_out(tmp_path: Path) -> N
     )
 
     assert meeting.refusals == {"client 00001": "TOO-LARGE"}
-
-
-def test_a_damaged_list_of_nodes_is_one_clear_error(tmp_path: Path) -> None:
-    file = tmp_path / "nodes.jsonl"
-    NodeBook(file).check(7, "ann", "ab")
-    file.write_text(file.read_text() + '{"node": 8, "led')
-    NodeBook(file).check(9, "bob", "cd")  # half a line that a crash left goes
-    assert [json.loads(line)["node"] for line in file.read_text().splitlines()] == [7, 9]
-
-    file.write_text("nonsense\n")
-    with pytest.raises(LedgerError, match="list of nodes"):
-        NodeBook(file)

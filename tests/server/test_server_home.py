@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation_bed import free_port
+from server_homes import contents, home_fixture  # noqa: F401
 from typer.testing import CliRunner
 
 import bract
@@ -22,15 +22,6 @@ from server.deployment.home import ServerHome, load_home
 from server.deployment.making import make_home, renew
 
 RUNNER = CliRunner()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> ServerHome:
-    return make_home(tmp_path / "server", names=["fl.example.org"], port=free_port(), days=825)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def mode(file: Path) -> int:

@@ -1,0 +1,18 @@
+"""A server's folder that the tests of its commands share."""
+
+from pathlib import Path
+
+import pytest
+from federation_bed import free_port
+
+from server.deployment.home import ServerHome
+from server.deployment.making import make_home
+
+
+@pytest.fixture(name="home")
+def home_fixture(tmp_path: Path) -> ServerHome:
+    return make_home(tmp_path / "server", names=["fl.example.org"], port=free_port(), days=825)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
