@@ -21,6 +21,7 @@ from survival_cases import (  # noqa: F401
     survival_config,
 )
 
+from common.errors import ConfigError
 from server import latecomers
 
 
@@ -164,3 +165,39 @@ def test_clients_that_come_together_get_the_same_rounds_after_a_resume(tmp_path:
     assert outcome.cohorts == before
     assert all(line["failures"] == {} for line in lines(output))
     checked(output)
+
+
+def test_a_second_node_of_a_client_that_is_there_is_turned_away(folders: list[Path], output: Path) -> None:
+    seen: set[int] = set()
+
+    def note(_: int, message: Message) -> bool:
+        seen.add(round_of(message))
+        return False
+
+    twice = [*folders, folders[0]]
+    config = survival_config(output, num_clients=4)
+
+    outcome, grid = federate(twice, config, lost=note, there=lambda n: n < 3 or 2 in seen)
+
+    assert outcome.clients["ward-0"].node_id == 2
+    assert dict(outcome.refusals) == {"node 5": "SAME-NAME"}
+    assert [kind for who, kind, _ in grid.asked if who == 3] == ["query"]
+    assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
+
+
+def test_a_run_that_goes_on_cannot_be_resumed_beside_itself(folders: list[Path], output: Path) -> None:
+    config = survival_config(output)
+    said: list[str] = []
+
+    def beside(number: int, message: Message) -> bool:
+        if (number, round_of(message)) == (0, 2):
+            with pytest.raises(ConfigError, match="run by another process") as refused:
+                federate(folders, config.model_copy(update={"resume": True}))
+            said.append(str(refused.value))
+        return False
+
+    outcome, _ = federate(folders, config, lost=beside)
+
+    assert len(said) == 1
+    assert outcome.status == "complete"
+    assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
