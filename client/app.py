@@ -9,9 +9,10 @@ from functools import lru_cache
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.evaluation import findings_of
-from client.learner import Arrays
-from client.local import Local, admit, local_of, pinned_by, place_of
+from client.admission import admit, pinned_by, place_of
+from client.evaluation.evaluate import findings_of
+from client.session import Local, local_of
+from client.training.trainer import Arrays
 from common.config import parse
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.heads import SignedHead

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from client.learner import Arrays, Learner
-from client.local import client_name
+from client.session import client_name
+from client.training.trainer import Arrays, Learner
 from common.data.deal import Partition, deal
 from common.data.prepared import Prepared, prepare
 from common.data.shards import Shard, shard

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.config import bract_home, resolved
 from common.data.deal import check_batch
 from common.data.scan import source_entries

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.learner import Arrays, Learner
+from client.training.trainer import Arrays, Learner
 from common.data.images import BadImage, decode
 from common.data.shards import Holdings, Shard
 from common.data.sources import Entries

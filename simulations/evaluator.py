@@ -5,8 +5,8 @@ No real federation has one. Whatever it measures is marked `simulation_only`.
 
 import numpy as np
 
-from client.learner import Learner
-from client.local import client_name
+from client.session import client_name
+from client.training.trainer import Learner
 from common.data.deal import Partition
 from common.data.prepared import Prepared
 from common.metrics import Counts, count

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.site import SIMULATION_KEY
+from client.client_config import SIMULATION_KEY
 from common.config import Scalar
 
 _RUN_ID = 1

@@ -12,9 +12,9 @@ from ledger_cases import PLAN, holding, release
 from own_clients import write_images
 from own_home_cases import own_home_fixture  # noqa: F401
 
-from client.deployment.doctor import examine
-from client.deployment.finding import Finding
-from client.init import init_client
+from client.checks.check_result import Finding
+from client.checks.run_checks import examine
+from client.setup.init_client import init_client
 from common import bundle
 from common.ledger.holder import own_holder
 from common.ledger.open_books import close_below

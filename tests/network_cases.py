@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from client.network_training import Rows
-from client.private_training import PrivateStreams
-from client.settings import LocalSettings
+from client.training.dp_sgd import PrivateStreams
+from client.training.network_sgd import Rows
+from client.training.round_settings import LocalSettings
 from common.models.cnn import SmallCnn, initial_cnn
 from common.models.initial import initial_arrays
 from common.models.network import AnyNetwork, CnnNetwork, build_network

@@ -11,8 +11,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
 import client.app as client_app
-from client.init import init_client
-from client.local import local_of
+from client.session import local_of
+from client.setup.init_client import init_client
 from common.config import Scalar, resolved
 from common.models.initial import initial_arrays
 from common.progress import no_progress

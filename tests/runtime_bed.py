@@ -31,9 +31,9 @@ LAUNCH = """
 import sys, threading, time
 from pathlib import Path
 from rich.console import Console
-from client.deployment import task
-from client.deployment.launcher import Launcher
-from client.deployment.voice import voice_of
+from client.runtime import task
+from client.runtime.launcher import Launcher
+from client.runtime.operator_log import voice_of
 folder, address, secret = Path(sys.argv[1]), sys.argv[2], bytes.fromhex(sys.argv[3])
 task.MAX_MESSAGE_BYTES = int(sys.argv[4])
 if sys.argv[5] == "threaded":  # forking is not safe then

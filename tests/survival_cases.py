@@ -11,7 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from own_clients import SMALL, OwnClient, write_images
 
 import client.app as client_app
-from client.local import local_of
+from client.session import local_of
 from common.audit.ledger_audit import audit_ledger, kept_heads
 from common.config import Scalar, defaults, override, parse, resolved
 from common.sections import RunConfig

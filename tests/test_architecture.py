@@ -23,11 +23,12 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
     # Makes the bundle that `flwr run` would send.
     "common/bundle.py": {"flwr.cli.build"},
     # Speaks with a SuperNode in place of Flower's own ClientApp process.
-    "client/deployment/exchange.py": {
+    "client/runtime/supernode_api.py": {
         "flwr.common.serde",
         "flwr.proto.message_pb2",
         "flwr.proto.node_pb2",
         "flwr.proto.runtime_pb2",
+        "flwr.supercore.constant",
         "flwr.supercore.heartbeat",
         "flwr.supercore.inflatable.inflatable_object",
         "flwr.supercore.inflatable.inflatable_protobuf_utils",
@@ -39,20 +40,14 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.supercore.task_identity",
         "flwr.supernode.runtime.run_clientapp",
     },
-    "client/deployment/offers.py": {
-        "flwr.proto.runtime_pb2",
-        "flwr.supercore.constant",
-        "flwr.supercore.interceptors",
-        "flwr.supercore.runtime",
-    },
     # Runs the SuperNode, which then says no durations.
-    "client/deployment/node.py": {
+    "client/runtime/supernode_main.py": {
         "flwr.proto.fleet_pb2",
         "flwr.supernode.cli.flower_supernode",
         "flwr.supernode.fleet_http_client",
     },
     # Ends children with their parent on Windows.
-    "client/deployment/tether.py": {"flwr.supercore.app_utils"},
+    "client/runtime/process_lifetime.py": {"flwr.supercore.app_utils"},
     # Admits nodes and removes them as `flwr supernode` does, starts runs as `flwr run` does.
     "server/deployment/control.py": {
         "flwr.common.serde",
@@ -125,9 +120,9 @@ def test_no_seed_reaches_private_noise() -> None:
     makers = ("noise", "discrete_gaussian", "clipping")
     for name in (
         *(f"common/privacy/{maker}.py" for maker in makers),
-        "client/private_training.py",
-        "client/private_counts.py",
-        "client/evaluation.py",
+        "client/training/dp_sgd.py",
+        "client/evaluation/private_counts.py",
+        "client/evaluation/evaluate.py",
         "server/central_noise.py",
     ):
         text = (ROOT / name).read_text()

@@ -20,7 +20,7 @@ START = (
     "import sys\n"
     "from pathlib import Path\n"
     "from rich.console import Console\n"
-    "from client.deployment.start import start_client\n"
+    "from client.runtime.start import start_client\n"
     "sys.exit(start_client(Path(sys.argv[1]), Console()))\n"
 )
 

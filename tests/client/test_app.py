@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app as client_app
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.config import resolved
 from common.data.deal import deal
 from common.data.prepared import Prepared

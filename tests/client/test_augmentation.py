@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.augmentation import augment, quarter_turns, view_seeds
-from client.network_training import Rows
-from client.settings import LocalSettings
+from client.training.augmentation import augment, quarter_turns, view_seeds
+from client.training.network_sgd import Rows
+from client.training.round_settings import LocalSettings
 from common.models.network import build_network
 from common.sections import AUGMENTATIONS, RunConfig
 

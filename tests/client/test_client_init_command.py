@@ -20,8 +20,8 @@ from own_home_cases import (
 from typer.testing import CliRunner
 
 import bract
-from client import init_report
-from client.site import load_site, server_place
+from client.client_config import load_site, server_place
+from client.setup import init_report
 from common.bundle import bundle_digest, installed_bundle
 from common.errors import ConfigError
 from common.privacy.policy import load_policy

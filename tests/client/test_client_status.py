@@ -13,7 +13,7 @@ from own_home_cases import (
 from typer.testing import CliRunner
 
 import bract
-from client.deployment.status import client_status
+from client.status.status import client_status
 from common.audit.ledger_costs import cost_of
 from common.bundle import bundle_digest, installed_bundle
 from common.ledger.agreements import planned_events, released_events

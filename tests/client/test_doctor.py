@@ -15,7 +15,7 @@ from ledger_cases import PLAN
 from own_clients import write_images
 from own_home_cases import own_home_fixture  # noqa: F401
 
-from client.deployment.node_key import public_line
+from client.setup.node_key import public_line
 from common.models import weights
 
 Usage = namedtuple("Usage", "total used free")

@@ -18,7 +18,7 @@ from own_home_cases import own_home_fixture  # noqa: F401
 from typer.testing import CliRunner
 
 import bract
-from client.deployment.checks_server import MOST_AHEAD, MOST_BEHIND
+from client.checks.connection import MOST_AHEAD, MOST_BEHIND
 from common.ledger.holder import own_holder
 
 

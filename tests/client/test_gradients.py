@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from client import gradients
-from client.gradients import Examples, gradients_in_slots, gradients_one_by_one, providers_agree, slot_chunks
-from client.settings import LocalSettings
+from client.training import per_example_gradients as gradients
+from client.training.per_example_gradients import (
+    Examples,
+    gradients_in_slots,
+    gradients_one_by_one,
+    providers_agree,
+    slot_chunks,
+)
+from client.training.round_settings import LocalSettings
 from common.errors import ConfigError
 from common.models.heads import build_head
 from common.models.network import AnyNetwork, Network, build_network

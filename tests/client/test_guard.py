@@ -12,7 +12,7 @@ from own_home_cases import (
 )
 
 import client.guard as guard_module
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.config import Scalar
 from common.errors import LedgerError
 from common.ledger.books import Books

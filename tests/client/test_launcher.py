@@ -234,7 +234,7 @@ def is_alive(process: int) -> bool:
 def test_the_launcher_loads_nothing_heavy() -> None:
     heavy = {"torch", "torchvision", "timm", "datasets", "opacus", "sklearn", "ray", "matplotlib", "pandas"}
     code = (
-        "import sys, threading\nimport client.deployment.start\n"
+        "import sys, threading\nimport client.runtime.start\n"
         f"print(sorted({heavy!r} & set(sys.modules)), threading.active_count())\n"
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.settings import schedule_factor, settings_of
+from client.training.round_settings import schedule_factor, settings_of
 from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]

@@ -9,10 +9,10 @@ import torch
 from network_cases import SETTINGS, Arrays, MakeConfig, cnn, flat, load_cnn, repeating, rows_of, start, tuned_network
 from opacus import GradSampleModule
 
-from client.gradients import Examples, gradients_one_by_one
-from client.network_training import Rows, network_logits, train_network, train_network_privately
-from client.private_training import PrivateStreams
-from client.settings import LocalSettings
+from client.training.dp_sgd import PrivateStreams
+from client.training.network_sgd import Rows, network_logits, train_network, train_network_privately
+from client.training.per_example_gradients import Examples, gradients_one_by_one
+from client.training.round_settings import LocalSettings
 from common.models.cnn import to_pixels
 from common.models.initial import initial_arrays
 from common.models.network import AnyNetwork, build_network, load_arrays, network_for

@@ -5,7 +5,7 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supernode import fleet_http_client
 
-from client.deployment.node import say_no_durations
+from client.runtime.supernode_main import say_no_durations
 from common.errors import FederationError
 
 

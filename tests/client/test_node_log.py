@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client.deployment.node_log import NodeLog
-from client.deployment.voice import voice_of
-from client.site import Site
+from client.client_config import Site
+from client.runtime.operator_log import voice_of
+from client.runtime.supernode_log import NodeLog
 
 SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9443", "authority.pem")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.optimizer import ArrayOptimizer
-from client.settings import LocalSettings
+from client.training.optimizer import ArrayOptimizer
+from client.training.round_settings import LocalSettings
 
 STEPS = 25
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import client.app as client_app
-from client.learner import Learner
-from client.local import local_of
+from client.session import local_of
+from client.training.trainer import Learner
 from common.config import Scalar, resolved
 from common.data.deal import deal
 from common.data.prepared import Prepared, prepare

@@ -9,10 +9,10 @@ import pytest
 import torch
 from network_cases import SETTINGS, Arrays, MakeConfig, Repeating, cnn, flat, repeating, rows_of, start, tuned_network
 
-from client import network_training
-from client.network_training import Rows, train_network, train_network_privately
-from client.private_training import PrivateStreams
-from client.settings import LocalSettings
+from client.training import network_sgd as network_training
+from client.training.dp_sgd import PrivateStreams
+from client.training.network_sgd import Rows, train_network, train_network_privately
+from client.training.round_settings import LocalSettings
 from common.models.network import AnyNetwork
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan

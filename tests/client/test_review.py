@@ -15,7 +15,7 @@ from own_home_cases import (
 from typer.testing import CliRunner
 
 import bract
-from client.deployment.review import review, shown
+from client.bundle_review.compare import review, shown
 from common.bundle import bundle_digest, bundle_files, installed_bundle
 from common.privacy.policy import load_policy
 

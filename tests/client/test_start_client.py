@@ -15,10 +15,10 @@ from own_clients import POLICY, write_images
 from rich.console import Console
 from tls_bed import START, free_address, write_certificates
 
-from client.deployment.start import start_client
-from client.deployment.supernode import command_for
-from client.init import init_client
-from client.site import SITE_FILE, Site, load_site
+from client.client_config import SITE_FILE, Site, load_site
+from client.runtime.start import start_client
+from client.runtime.supernode import command_for
+from client.setup.init_client import init_client
 from common.errors import ConfigError
 from common.progress import no_progress
 
@@ -160,7 +160,7 @@ def test_an_unpinned_client_without_dp_says_whom_it_trusts(site: Site) -> None:
 def test_where_the_kernel_cannot_a_supernode_watches_for_its_parent() -> None:
     code = (
         "import os, subprocess, sys\nos.environ['BRACT_PARENT'] = str(os.getpid())\n"
-        "command = [sys.executable, '-P', '-m', 'client.deployment.node']\n"
+        "command = [sys.executable, '-P', '-m', 'client.runtime.supernode_main']\n"
         "options = ['--insecure', '--superlink', '127.0.0.1:9', '--port', sys.argv[1], '--isolation', 'process']\n"
         "null = subprocess.DEVNULL\n"
         "node = subprocess.Popen(command + options, stdout=null, stderr=null)\n"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from client import private_training
-from client.private_training import PrivateStreams, train_head_privately
-from client.settings import LocalSettings
-from client.training import shuffled_batches, train_head
+from client.training import dp_sgd as private_training
+from client.training.dp_sgd import PrivateStreams, train_head_privately
+from client.training.head_sgd import shuffled_batches, train_head
+from client.training.round_settings import LocalSettings
 from common.models.head import HEAD_WEIGHT, initial_head, residuals
 from common.privacy.plan import PrivacyPlan
 from common.streams import public_stream

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from client.network_training import Rows, network_logits, train_network, train_network_privately
-from client.private_training import PrivateStreams
-from client.settings import settings_of
+from client.training.dp_sgd import PrivateStreams
+from client.training.network_sgd import Rows, network_logits, train_network, train_network_privately
+from client.training.round_settings import settings_of
 from common.errors import ConfigError, WeightsError
 from common.models.backbones import backbone_facts, load_backbone
 from common.models.bodies import build_body

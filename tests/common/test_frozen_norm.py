@@ -9,9 +9,9 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from client.network_training import Rows, train_network, train_network_privately
-from client.private_training import PrivateStreams
-from client.settings import settings_of
+from client.training.dp_sgd import PrivateStreams
+from client.training.network_sgd import Rows, train_network, train_network_privately
+from client.training.round_settings import settings_of
 from common.models.bodies import Body, build_body
 from common.models.catalogue import resolve_name
 from common.models.frozen_norm import FrozenBatchNorm, freeze_batch_norm

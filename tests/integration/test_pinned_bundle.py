@@ -11,8 +11,8 @@ from federation_bed import environment, flwr_run, process
 from own_clients import POLICY, SMALL, write_images
 from tls_bed import START, free_address, secure_link, write_certificates
 
-from client.init import init_client
-from client.site import Site
+from client.client_config import Site
+from client.setup.init_client import init_client
 from common.bundle import bundle_digest, bundle_of, stage_app
 from common.config import Scalar
 from common.ledger.holder import own_holder

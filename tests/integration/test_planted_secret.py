@@ -23,7 +23,7 @@ import importlib.abc, importlib.util, os, sys
 
 class Planter(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name not in ("client.learner", "server.gathering"):
+        if name not in ("client.training.trainer", "server.gathering"):
             return None
         sys.meta_path.remove(self)
         try:
@@ -35,7 +35,7 @@ class Planter(importlib.abc.MetaPathFinder):
         return spec
 
 def plant(name, module):
-    if name == "client.learner":
+    if name == "client.training.trainer":
         def train(self, *_, **__):
             raise ValueError("cannot read /data/SECRET/melanoma-0007.png: label melanoma, shape (3, 17, 29)")
         module.Learner.train = train

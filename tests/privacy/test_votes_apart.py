@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.learner import Learner
-from client.network_training import network_logits
-from client.settings import settings_of
+from client.training.network_sgd import network_logits
+from client.training.round_settings import settings_of
+from client.training.trainer import Learner
 from common.models.head import HEAD_WEIGHT, head_logits
 from common.models.network import network_for
 

@@ -67,7 +67,7 @@ def test_a_round_below_quorum_is_tried_again_and_nobody_is_charged_twice(
 def test_a_client_whose_reply_was_lost_sends_the_same_bytes_when_it_is_asked_again(
     folders: list[Path], output: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from client.learner import Learner
+    from client.training.trainer import Learner
 
     trained: list[str] = []
     train = Learner.train

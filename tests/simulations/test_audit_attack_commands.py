@@ -65,7 +65,7 @@ def test_a_violation_that_was_attached_is_a_doubt(run: Path, tmp_path: Path) -> 
 def test_layers_say_what_fails_and_exit_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    import client.private_training as training
+    import client.training.dp_sgd as training
 
     def unclipped(features: np.ndarray, residuals: np.ndarray, **_: object) -> np.ndarray:
         return np.asarray(residuals.astype(np.float64).T @ features.astype(np.float64))

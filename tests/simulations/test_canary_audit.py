@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import client.private_training as client_training
+import client.training.dp_sgd as client_training
 from common.errors import ConfigError
 from common.privacy.noise import add_noise
 from common.progress import no_progress

@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.data.deal import Partition
 from common.data.prepared import Prepared, prepare
 from common.data.shards import shard

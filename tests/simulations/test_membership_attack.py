@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.config import Scalar, defaults, override
 from common.data.prepared import Prepared
 from common.data.shards import shard

@@ -15,9 +15,9 @@ from unittest.mock import patch
 import numpy as np
 
 import client.app as client_app
-import client.private_training as client_training
-from client.learner import Arrays, Learner
-from client.local import Local, local_of
+import client.training.dp_sgd as client_training
+from client.session import Local, local_of
+from client.training.trainer import Arrays, Learner
 from common.aligned import in_line
 from common.data.shards import Holdings, Shard
 from common.errors import ConfigError

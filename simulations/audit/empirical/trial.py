@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-import client.private_training as client_training
-from client.learner import Arrays
+import client.training.dp_sgd as client_training
+from client.training.trainer import Arrays
 from common.errors import ConfigError, PrivacyError
 from common.sections import RunConfig
 from simulations.audit.empirical.canaries import CanaryKind, with_canary

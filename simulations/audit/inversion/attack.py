@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from client.gradients import Examples, loss_sum
-from client.settings import LocalSettings
+from client.training.per_example_gradients import Examples, loss_sum
+from client.training.round_settings import LocalSettings
 from common.models.network import CnnNetwork, load_arrays
 from common.streams import public_stream
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from client.learner import Arrays
+from client.training.trainer import Arrays
 from common.errors import ConfigError
 from common.models.network import CnnNetwork, build_network
 from common.privacy.accounting import spent_by

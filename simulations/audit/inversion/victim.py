@@ -5,8 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from client.learner import Arrays, Learner
-from client.settings import LocalSettings, settings_of
+from client.training.round_settings import LocalSettings, settings_of
+from client.training.trainer import Arrays, Learner
 from common.data.prepared import Prepared
 from common.data.shards import Holdings, Shard
 from common.errors import ConfigError, DataError

@@ -18,11 +18,11 @@ import numpy as np
 from flwr.app import Array, ConfigRecord, Message, RecordDict
 
 import client.app as client_app
-import client.evaluation as client_evaluation
-import client.local as client_local
-import client.private_training as client_training
-from client.learner import Arrays, Learner
-from client.local import Local, local_of
+import client.evaluation.evaluate as client_evaluation
+import client.session as client_local
+import client.training.dp_sgd as client_training
+from client.session import Local, local_of
+from client.training.trainer import Arrays, Learner
 from common.config import Scalar, resolved
 from common.ledger.open_books import close_below
 from common.models.initial import initial_arrays

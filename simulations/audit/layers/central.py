@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from scipy import stats
 
 import server.rounds as server_rounds
-from client.local import client_name
+from client.session import client_name
 from common.config import resolved
 from common.privacy.plan import SENSITIVITY_SLACK, server_plan
 from common.records import Declaration, encode_update

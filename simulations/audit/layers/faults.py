@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 from flwr.app import Message
 
-import client.local as client_local
-from client.learner import Learner
+import client.session as client_local
+from client.training.trainer import Learner
 from common.errors import LedgerError
 from common.ledger.books import Books
 from common.ledger.heads import HeadKeeper

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.errors import ClientFailure
 from common.releases import Releases
 from simulations.audit.layers.bench import Bench, Seen

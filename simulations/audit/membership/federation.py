@@ -1,7 +1,7 @@
 """All rounds of a run over any partition, and nothing but its final model.
 
 Rounds, strategy, cohorts and noise at the server are those of every run (`server.rounds`),
-training at the clients too (`client.learner`). What is left out adds nothing to the
+training at the clients too (`client.training.trainer`). What is left out adds nothing to the
 model: ledgers, policies, evaluation, run directories.
 """
 
@@ -12,8 +12,8 @@ from functools import lru_cache
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.learner import Arrays, Learner
-from client.local import client_name
+from client.session import client_name
+from client.training.trainer import Arrays, Learner
 from common.data.deal import Partition
 from common.data.prepared import Prepared
 from common.data.shards import Shard, shard

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from client.learner import Learner
+from client.training.trainer import Learner
 from common.errors import FederationError
 from common.metrics import score
 from common.sections import RunConfig

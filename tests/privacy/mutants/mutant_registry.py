@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 
 import client.app as client_app
-import client.local as client_local
+import client.session as client_local
 import common.models.network as network_module
-from client import network_training
+from client.training import network_sgd as network_training
 from common.config import Scalar
 from common.privacy import accounting
 from simulations.audit.layers.accountant import accountant

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from client import private_counts
+from client.evaluation import private_counts
 from common.ledger import books
 from common.ledger.budget import Charge
 from common.metrics import Counts, NoisedCounts
@@ -167,6 +167,6 @@ def right_and_all_leave(patch: pytest.MonkeyPatch) -> None:
         right = int(np.trace(counts.confusion))
         return private_counts._noised(np.array([right, counts.num_examples]), noise_stddev, stream)
 
-    from client import evaluation
+    from client.evaluation import evaluate as evaluation
 
     patch.setattr(evaluation, "noised_pair", pair)

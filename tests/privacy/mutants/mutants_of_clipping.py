@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import client.private_training as head_training
-from client import network_training
+import client.training.dp_sgd as head_training
+from client.training import network_sgd as network_training
 from common.models.network import AnyNetwork
 from common.privacy import clipping
 from mutants.mutant_registry import mutant

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import client.private_training as head_training
-from client import private_counts
-from client.optimizer import ArrayOptimizer
+import client.training.dp_sgd as head_training
+from client.evaluation import private_counts
+from client.training.optimizer import ArrayOptimizer
 from common.metrics import Counts, NoisedCounts
 from common.privacy import noise
 from mutants.mutant_registry import mutant
@@ -147,7 +147,7 @@ def a_variance_is_taken_for_a_deviation(patch: pytest.MonkeyPatch) -> None:
 @mutant("T2", "noise of the closing matrix")
 def the_closing_matrix_is_exact(patch: pytest.MonkeyPatch) -> None:
     """The pair of each round is noised, the matrix at the end is not: it goes by the noised name."""
-    from client import evaluation
+    from client.evaluation import evaluate as evaluation
 
     def exact(counts: Counts, **_: Any) -> NoisedCounts:
         return NoisedCounts(counts.confusion.astype(np.int64))

@@ -8,10 +8,10 @@ import pytest
 from flwr.app import Error, Message
 
 import client.app as client_app
-from client import evaluation
-from client.learner import Learner
-from client.local import Local
-from client.private_training import PrivateStreams
+from client.evaluation import evaluate as evaluation
+from client.session import Local
+from client.training.dp_sgd import PrivateStreams
+from client.training.trainer import Learner
 from common import records
 from common.data.shards import Shard
 from common.errors import ClientFailure

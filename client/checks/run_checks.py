@@ -1,0 +1,51 @@
+"""`bract client check`: everything that a round would need, looked at before one begins.
+
+Nothing is written into the ledger, nothing about images is sent, and a client that is running does not notice.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from client.checks.budget import check_budget, check_ledger, check_pin, check_policy
+from client.checks.check_result import Finding, fail, ok
+from client.checks.connection import check_key, check_server
+from client.checks.inputs import check_data, check_disk, check_weights
+from client.client_config import SITE_FILE, load_site
+from client.runtime.client_lock import is_running
+from common.errors import ConfigError
+from common.progress import ProgressFactory
+
+
+def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
+    """Look at a client, one finding after the other; a check that needs what another one missed is left out.
+
+    Args:
+        folder: That `bract client init` made.
+        progress: Called with a total and a label.
+
+    Raises:
+        ConfigError: There is no client in the folder.
+    """
+    if not (folder / SITE_FILE).exists():
+        raise ConfigError(f"there is no client in {folder}: name the folder that `bract client init` made")
+    try:
+        site = load_site(folder)
+    except ConfigError as error:
+        yield fail("folder", str(error), "mend it, or set up a client in another folder: what was spent is found again")
+        return
+    yield ok("folder", f"{site.name}, {site.num_images} training images declared")
+    yield ok("running", "yes" if is_running(site.lock_file) else "no")
+    policy, finding = check_policy(site)
+    yield finding
+    if policy is not None:
+        yield check_pin(site, policy)
+    key, finding = check_key(site)
+    yield finding
+    yield check_data(site, progress)
+    yield from check_weights(site)
+    yield check_disk(site)
+    report, finding = check_ledger()
+    yield finding
+    if policy is not None and report is not None and not report.remarks.doubts:
+        yield check_budget(site.name, policy, report)
+    yield from check_server(site, key)

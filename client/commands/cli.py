@@ -1,0 +1,86 @@
+"""`bract client`: set up a client on a machine of its own, check it, start it, and see what it has spent."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.client_config import POLICY_FILE
+from client.commands.operate import (
+    CHECK_HELP,
+    REVIEW_HELP,
+    START_HELP,
+    STATUS_HELP,
+    check_command,
+    review_command,
+    start_command,
+    status_command,
+)
+from common.terminal import bar_factory, plain_errors
+
+_HELP = """Set up a client on this machine: its folder, its policy, its key, and this user's ledger.
+
+Needs no network. What the server's operator has not told you yet can be filled in later.
+
+Examples:
+
+  bract client init ward-7 --data /data/xrays --name "Ward 7"
+
+  bract client init ward-7 --data /data/xrays --server fl.example.org:9443 --authority ca.pem
+
+What is written: DIR/client.toml (where the images lie, how many are declared, where the server is), DIR/policy.toml
+(what may be done with the images: read it), DIR/node.key and DIR/node.pub (by which the server knows this client). The
+ledger and its keys lie in $BRACT_HOME/holder and belong to this user: all clients share them, so that no second client,
+renamed folder or copy resets a budget.
+"""
+
+
+def mount(app: typer.Typer) -> None:
+    """Add this room's commands to the front door."""
+    client = typer.Typer(no_args_is_help=True, help="Take part in a federation with images of your own.")
+    client.callback()(_client)
+    client.command("init", help=_HELP)(init_command)
+    client.command("check", help=CHECK_HELP)(check_command)
+    client.command("start", help=START_HELP)(start_command)
+    client.command("status", help=STATUS_HELP)(status_command)
+    client.command("review", help=REVIEW_HELP)(review_command)
+    app.add_typer(client, name="client")
+
+
+def _client() -> None:
+    """Take part in a federation with images of your own."""
+
+
+def init_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the client; made if it is not there.")],
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="A folder of images, a manifest, or a known source.")],
+    path: Annotated[str, typer.Option(help="Where a known source or a manifest finds its files.")] = "",
+    name: Annotated[
+        str | None, typer.Option(help="What servers call the client; the folder's name if left out.")
+    ] = None,
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the federation's server listens.")] = "",
+    authority: Annotated[
+        Path | None, typer.Option(metavar="CA.pem", help="Certificate that the server's own must be signed by.")
+    ] = None,
+) -> None:
+    """Set up a client on this machine."""
+    from client.setup.init_client import init_client
+    from client.setup.init_report import report_lines
+
+    wanted = folder.expanduser().resolve()
+    policy_was_there = (wanted / POLICY_FILE).exists()
+    with plain_errors():
+        with bar_factory(Console(stderr=True)) as progress:
+            site, holder = init_client(
+                wanted,
+                data,
+                path=path,
+                name=name or wanted.name,
+                progress=progress,
+                server=server,
+                authority=None if authority is None else authority.expanduser(),
+            )
+        lines = report_lines(site, holder, shown=folder, policy_was_there=policy_was_there)
+    for line in lines:
+        Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)

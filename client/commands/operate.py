@@ -1,0 +1,160 @@
+"""`bract client check | start | status | review`: what an operator types; the work is done elsewhere."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from common.progress import ProgressFactory
+from common.terminal import new_bar, plain_errors
+
+if TYPE_CHECKING:
+    from client.checks.check_result import Finding
+
+CHECK_HELP = """Check everything that a round would need, before one begins.
+
+Looks at the folder, the policy, the pinned code, the key, the images, the weights, the disk, the ledger and its budget,
+the server, its certificate, the clocks, and whether the server knows this client. Each line says what is so and, where
+it is wrong, what to do. Nothing is written into the ledger, nothing about the images is sent, and a client that is
+running does not notice.
+
+Exit code: 0 nothing fails, 1 something does, 2 there is no client.
+
+Example: bract client check ward-7
+"""
+START_HELP = """Run the client until it is stopped: it answers the server, with pinned code only.
+
+Example: bract client start ward-7
+"""
+STATUS_HELP = """Show what this client took part in, what it has spent, what is left, and what it refused.
+
+Reads the ledger only; a client that is running is not held up.
+
+Example: bract client status ward-7
+"""
+REVIEW_HELP = """Show what a bundle of code does differently, before you pin it.
+
+With DIR and a bundle: the Bract installed here against the bundle. With two bundles: the first against the second. With
+DIR alone: what is pinned against what is installed. The server's operator makes the bundle with
+`bract server bundle`. The last line is the one to put into policy.toml.
+
+Exit code: 0 the same code, 1 different code, 2 no bundle.
+
+Examples:
+
+  bract client review ward-7 bundle.fab
+
+  bract client review old.fab new.fab --names
+"""
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `bract client init` made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+_COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
+
+
+def check_command(folder: Folder, as_json: Json = False) -> None:
+    """Check a client."""
+    from client.checks.run_checks import examine
+
+    findings: list[Finding] = []
+    console = Console()
+    with plain_errors(), _bars_that_go(Console(stderr=True)) as progress:
+        for finding in examine(_place(folder), progress):
+            findings.append(finding)
+            if not as_json:
+                _show_finding(finding, console)
+    failed = sum(finding.state == "FAIL" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _show_sum(findings, failed, console)
+    raise typer.Exit(1 if failed else 0)
+
+
+@contextmanager
+def _bars_that_go(console: Console) -> Iterator[ProgressFactory]:
+    """A bar for each piece of long work, gone when that is done: lines come after it."""
+    with ExitStack() as stack:
+
+        def start(total: int, what: str) -> Callable[[int], None]:
+            if not total or not console.is_terminal:
+                return lambda _: None
+            bar = stack.enter_context(new_bar(console))
+            task = bar.add_task(what, total=total)
+
+            def advance(amount: int) -> None:
+                bar.advance(task, amount)
+                if bar.finished:
+                    stack.pop_all().close()
+
+            return advance
+
+        yield start
+
+
+def _show_finding(finding: "Finding", console: Console) -> None:
+    from rich.table import Table
+
+    from common.audit.audit_command import plain
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=4)
+    table.add_column(width=9)
+    table.add_column(overflow="fold")
+    table.add_row(plain(finding.state, _COLOURS[finding.state]), plain(finding.check), plain(finding.found))
+    if finding.remedy:
+        table.add_row("", "", plain(f"-> {finding.remedy}"))
+    console.print(table)
+
+
+def _show_sum(findings: "Sequence[Finding]", failed: int, console: Console) -> None:
+    warned = sum(finding.state == "warn" for finding in findings)
+    text = f"{len(findings)} checks, nothing fails" + (f", {warned} to know about" if warned else "")
+    if failed:
+        text = f"{failed} of {len(findings)} checks fail: mend them from the top, then check again"
+    console.print(text, highlight=False)
+
+
+def start_command(folder: Folder) -> None:
+    """Run a client until it is stopped."""
+    from client.runtime.start import start_client
+
+    with plain_errors():
+        code = start_client(_place(folder), Console())
+    raise typer.Exit(code)
+
+
+def status_command(folder: Folder, as_json: Json = False) -> None:
+    """Show where a client stands."""
+    from client.status.status import client_status
+    from client.status.view import show_status
+
+    with plain_errors():
+        status = client_status(_place(folder))
+    if as_json:
+        typer.echo(json.dumps(status.as_json(), indent=2))
+    else:
+        show_status(status, Console())
+
+
+def review_command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder of a client, or a bundle.")],
+    second: Annotated[Path | None, typer.Argument(metavar="B", help="A bundle.")] = None,
+    names: Annotated[bool, typer.Option("--names", help="Names of files only, no lines.")] = False,
+) -> None:
+    """Compare bundles."""
+    from client.bundle_review.compare import review
+    from client.bundle_review.view import show_review
+
+    with plain_errors():
+        found = review(_place(first), None if second is None else _place(second))
+    show_review(found, names_only=names)
+    raise typer.Exit(0 if found.same else 1)
+
+
+def _place(path: Path) -> Path:
+    return path.expanduser().resolve()

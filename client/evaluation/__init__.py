@@ -1,0 +1,1 @@
+"""Evaluation of the incoming model on held-out images."""

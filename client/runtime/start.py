@@ -1,0 +1,188 @@
+"""`bract client start`: one SuperNode, and the launcher that runs its tasks, until somebody ends them."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from types import FrameType
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from client.client_config import SITE_FILE, Site, load_site, server_place
+from client.runtime.launcher import Launcher
+from client.runtime.operator_log import Voice, voice_of
+from client.runtime.reconnect import Next, Reconnecting
+from client.runtime.supernode import SuperNode, supernode_of
+from client.runtime.supernode_log import NodeLog
+from client.runtime.task import check_pinned
+from client.setup.ca_certificate import read_authority
+from client.setup.node_key import read_node_key
+from common.bundle import bundle_digest, installed_bundle
+from common.errors import BundleError, ConfigError
+from common.privacy.policy import Policy, load_policy
+
+_TURN_SECONDS = 0.05
+_INTERRUPTED = 130
+
+
+class _EndedError(Exception):
+    """Somebody asked this process to end."""
+
+
+def start_client(folder: Path, console: Console) -> int:
+    """Run a client until it is interrupted or its SuperNode ends.
+
+    Guarantee: no code that a server sends runs here unless the policy's pin names it; without a pin none runs
+    where the policy allows dp-sgd. The SuperNode and the tasks end with this process, however it ends.
+
+    Args:
+        folder: The client's, as `bract client init` made it.
+        console: Where lines for the operator go.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 130 after Ctrl-C, otherwise the SuperNode's.
+
+    Raises:
+        ConfigError: The client is not ready to start, or runs already; says what to do.
+    """
+    folder = folder.expanduser().resolve()
+    site = load_site(folder)
+    policy = load_policy(site.policy_file)
+    _check_ready(site, policy)
+    with _alone(site), voice_of(folder, console) as voice, _signals():
+        try:
+            _say_whose_code(voice, policy)
+            return _run(site, voice)
+        except KeyboardInterrupt:
+            voice.say("Stopped.")
+            return _INTERRUPTED
+        except _EndedError:
+            voice.say("Ended.")
+            return 0
+
+
+def _check_ready(site: Site, policy: Policy) -> None:
+    settings = site.folder / SITE_FILE
+    if not site.superlink:
+        raise ConfigError(f'no server is named: put superlink = "HOST:PORT" into {settings}')
+    server_place(site.superlink)
+    if not site.authority:
+        raise ConfigError(
+            f"no certificate is named that the server's own must be signed by: put the server's ca.pem into "
+            f"{site.folder}, and its name as authority into {settings}"
+        )
+    read_authority(site.authority_file)
+    read_node_key(site.key_file)
+    if os.name == "posix" and site.key_file.stat().st_mode & 0o077:
+        raise ConfigError(f"{site.key_file} can be read by others: chmod 600 {quote(str(site.key_file))}")
+    try:
+        check_pinned(policy)
+    except BundleError as error:
+        raise ConfigError(
+            f"{error}. `bract client init` writes the pin, and `bract client review {quote(str(site.folder))}` shows "
+            f"the line to put into {site.policy_file}"
+        ) from None
+
+
+@contextmanager
+def _alone(site: Site) -> Iterator[None]:
+    lock = FileLock(site.lock_file, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"the client in {site.folder} is running already: end that one first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM, and the terminal going away, end the SuperNode and the tasks before this process."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_IGN)  # what is asked for once is being done
+        raise _EndedError
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_whose_code(voice: Voice, policy: Policy) -> None:
+    if not policy.bundle:
+        voice.warn(
+            "No bundle is pinned: this client runs whatever code the server sends, and so trusts the server with its "
+            "images."
+        )
+    elif bundle_digest(installed_bundle()) == policy.bundle:
+        voice.say(f"Code      only the Bract installed here, {policy.bundle[:16]}")
+    else:
+        voice.say(f"Code      only the bundle {policy.bundle[:16]}, which is not the Bract installed here")
+
+
+def _run(site: Site, voice: Voice) -> int:
+    # A proxy of the organisation is for the server, not for this machine's own SuperNode.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
+    tries = Reconnecting(site.folder / "flwr" / "connected")
+    told = False
+    try:
+        while True:
+            log = NodeLog(voice, site)
+            code = _run_node(site, voice, log, tries, quiet=told)
+            if tries.after(log, code) is Next.STOP:
+                log.ended(0 if code is None else code)
+                return code if code and code > 0 else 1
+            voice.say(_why_again(log, tries.pause))
+            told = True
+            time.sleep(tries.pause)
+    finally:
+        tries.left()
+
+
+def _why_again(log: NodeLog, pause: float) -> str:
+    if log.refused:
+        return (
+            f"The server does not let this client in yet: it may hold the last connection, which ended without a word, "
+            f"for alive. Trying again in {pause:.0f} s."
+        )
+    return f"The connection broke off. Trying again in {pause:.0f} s."
+
+
+def _run_node(site: Site, voice: Voice, log: NodeLog, tries: Reconnecting, *, quiet: bool) -> int | None:
+    """One SuperNode from its start to its end; its exit code, or None where it had stopped working."""
+    with supernode_of(site) as (node, command):
+        if not quiet:
+            voice.say(f"Client    {site.name}, for the server at {site.superlink}")
+            voice.say(f"Command   {command}")
+        launcher = Launcher(site.folder, node.address, node.secret, voice)
+        try:
+            return _loop(node, launcher, log, tries)
+        finally:
+            launcher.close()
+
+
+def _loop(node: SuperNode, launcher: Launcher, log: NodeLog, tries: Reconnecting) -> int | None:
+    entered = False
+    while (code := node.exit_code) is None:
+        lines = node.new_lines()
+        log.heard(lines)
+        if log.was_connected and not entered:
+            entered = True
+            tries.connected()
+        if log.broken and launcher.idle:
+            return None
+        launcher.turn(stirred=bool(lines))
+        launcher.wait(_TURN_SECONDS)
+    log.heard(node.new_lines())
+    return code

@@ -1,0 +1,177 @@
+"""Set up a client on a machine of its own: what it declares, and a policy with safe defaults."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography import x509
+
+from client.client_config import AUTHORITY_FILE, SITE_FILE, Site, check_name, server_place
+from client.setup.ca_certificate import as_pem, read_authority
+from client.setup.node_key import make_node_key
+from common.config import defaults, override, parse
+from common.data.scan import refuse_if_too_bad, scan_source, source_entries
+from common.data.sources import names_a_place, open_source
+from common.data.units import group_names
+from common.errors import ConfigError
+from common.ledger.holder import Holder, own_holder
+from common.privacy.policy import load_policy
+from common.progress import ProgressFactory
+
+_POLICY = """\
+# What may be done with the images of this client, whatever a server asks. Nothing a server sends can widen it.
+# A run that asks for more is refused before anything is computed, and the refusal is noted in the ledger.
+
+# The most that any image may ever have spent, over all runs and all clients of this user on this machine,
+# at this delta. A run registers its whole plan before round 1, and is refused if the total would be more.
+max-epsilon = 8.0
+delta = 1e-5
+
+# Which accountant the cap is for. "pld": plans that are fixed in advance (tighter). "rdp": also right where later
+# runs are planned after the results of earlier ones were seen (Renyi filter).
+accountant = "pld"
+
+# A plan with less noise is refused, whatever its epsilon.
+least-noise-multiplier = 0.3
+
+# "dp-sgd": noise is added here, nobody else is trusted. "client-dp" trusts the server with exact updates;
+# "none" protects nobody. Leave both out unless you mean it.
+mechanisms = ["dp-sgd"]
+
+# Ways of tuning: head, bias, norm, lora, last, full.
+tunings = ["head", "bias", "norm", "lora", "last", "full"]
+
+# How counts of held-out images may leave: "none", "private" (with noise, charged), "exact" (not protected).
+metrics = ["none", "private"]
+
+# What may be protected: "image", or "group": all images of one unit, such as a patient, together.
+units = UNITS
+
+# A run that would go on with fewer clients in a round (its min-clients) is refused. That the server keeps to what it
+# says is taken on trust.
+least-cohort = 1
+
+# Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
+accept-group-bound = false
+
+# Last day on which anything is allowed; without it there is no end.
+# expires = 2030-12-31
+
+# The only list of classes that a run may have, in this order; without it any will do. A client refuses no list because
+# of the images it has: the server could tell from it which classes these are.
+# classes = ["normal", "tumour"]
+
+# Code that a server sends runs here only if it is exactly this: the Bract that is installed here, named by the digest
+# of its files. Every promise above is kept by that code, so an empty pin ("") means trusting whoever sends it.
+# Before you change it: `bract client review DIR BUNDLE` shows what another bundle does differently, and ends with
+# the line to put here.
+bundle = "PINNED"
+"""
+
+
+def init_client(
+    folder: Path,
+    source: str,
+    *,
+    path: str,
+    name: str,
+    progress: ProgressFactory,
+    server: str = "",
+    authority: Path | None = None,
+) -> tuple[Site, Holder]:
+    """Write a client's folder, and make the holder's ledger and keys if this user has none yet.
+
+    Guarantee: a second client over the same images finds what they have spent: ledger and keys belong to
+    the user, not to the folder.
+
+    Args:
+        folder: Where to write; must not hold a client yet. A policy and a node's key that lie there are kept.
+        source: As `data.source`: a folder of images, a manifest, or a known name.
+        path: As `data.path`.
+        name: What servers call the client.
+        progress: Called with a total and a label.
+        server: Where the server listens, as `host:port`; empty if this is not known yet.
+        authority: Certificate that the server's own must be signed by; None if it is not there yet.
+
+    Raises:
+        ConfigError: The folder holds a client, or the name, the server's address, the authority's certificate, or
+            a policy or key that lies there cannot be used.
+        DataError: The images are missing, or too many are unusable; lists them.
+        LedgerError: The holder's folder cannot be used.
+    """
+    if (folder / SITE_FILE).exists():
+        raise ConfigError(f"{folder} holds a client already: edit {folder / SITE_FILE}, or name another folder")
+    check_name(name)
+    if server:
+        server_place(server)
+    certificates = () if authority is None else read_authority(authority)
+    site, grouped = _declared(folder, source, path, name, progress)
+    site = replace(site, superlink=server, authority=AUTHORITY_FILE if certificates else "")
+    policy = None if site.policy_file.exists() else _policy_text(grouped)
+    if policy is None:
+        load_policy(site.policy_file)
+    holder = own_holder()
+    with holder.books():
+        pass
+    _write(site, policy, certificates)
+    return site, holder
+
+
+def _declared(folder: Path, source: str, path: str, name: str, progress: ProgressFactory) -> tuple[Site, bool]:
+    """The client, with the numbers it declares, and whether its images come in groups."""
+    place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
+    data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
+    images = open_source(data)
+    entries = source_entries(images)
+    # Once, here, by the holder: later no server can ask by its settings how many files are bad.
+    refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
+    groups = group_names(entries.units)
+    num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
+    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction, "", "", "")
+    return site, groups is not None
+
+
+def _policy_text(grouped: bool) -> str:
+    from common.bundle import bundle_digest, installed_bundle
+
+    units = '["group"]' if grouped else '["image", "group"]'
+    return _POLICY.replace("UNITS", units).replace("PINNED", bundle_digest(installed_bundle()))
+
+
+def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...]) -> None:
+    """The file that makes the folder a client comes last: what was cut short can be done again."""
+    site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_node_key(site)
+    if policy is not None:
+        site.policy_file.write_text(policy, encoding="utf-8")
+        load_policy(site.policy_file)
+    if authority:
+        site.authority_file.write_bytes(as_pem(authority))
+    scratch = site.folder / f".{SITE_FILE}.part"
+    scratch.write_text(_site_text(site), encoding="utf-8")
+    os.replace(scratch, site.folder / SITE_FILE)
+
+
+def _site_text(site: Site) -> str:
+    return "\n".join(
+        [
+            "# One client of this machine, written by `bract client init`.",
+            f"name = {json.dumps(site.name)}",
+            f"source = {json.dumps(site.source)}",
+            f"path = {json.dumps(site.path)}",
+            "# Declared once, a public constant: it weighs this client's updates and sets its sample rate. It stays as",
+            "# it is when images come or go.",
+            f"num-images = {site.num_images}",
+            f"num-groups = {site.num_groups}",
+            "# Share of the images that is held out for evaluation, if the source has no test set. Leave it: an image",
+            "# that was trained on must not be evaluated on.",
+            f"test-fraction = {site.test_fraction}",
+            "# File of the backbone's weights, for a run whose weights are a file: no server names one.",
+            f"weights = {json.dumps(site.weights)}",
+            "# Where the federation's server listens, as host:port, and the certificate that signs its own.",
+            f"superlink = {json.dumps(site.superlink)}",
+            f"authority = {json.dumps(site.authority)}",
+            "",
+        ]
+    )

@@ -1,0 +1,92 @@
+"""The key pair by which a server knows this client's node: made once, kept by the client."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+
+from client.client_config import Site
+from common.errors import ConfigError
+
+
+def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
+    """Make a client's key pair, or complete the one that is there.
+
+    Guarantee: a private key that is there is never written over; a new one is readable by its owner only
+    from its first byte on.
+
+    Args:
+        site: The client; its folder exists.
+
+    Raises:
+        ConfigError: The key that is there cannot be used, or the folder cannot be written.
+    """
+    try:
+        if not site.key_file.exists():
+            _write_new(site.key_file, ec.generate_private_key(ec.SECP384R1()))
+        key = read_node_key(site.key_file)
+        if not site.public_key_file.exists():
+            site.public_key_file.write_bytes(public_line(key, site.name) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"the node's key {site.key_file} cannot be written ({error.strerror})") from None
+    return key
+
+
+def _write_new(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.unlink()  # half a key would stop the next try
+        raise
+
+
+def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key of a node.
+
+    Raises:
+        ConfigError: There is none, or it is not an EC P-384 key in OpenSSH's format without a passphrase.
+    """
+    try:
+        key = load_ssh_private_key(file.read_bytes(), password=None)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{file} is damaged, has a passphrase, or is no key in OpenSSH's format") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ConfigError(f"{file} is a key of another kind: servers admit EC P-384 keys only")
+    return key
+
+
+def public_line(key: ec.EllipticCurvePrivateKey, comment: str) -> bytes:
+    """The line that a server's operator admits: the public half in OpenSSH's format, and whose it is."""
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" " + comment.encode()
+
+
+def is_public_half(file: Path, key: ec.EllipticCurvePrivateKey) -> bool:
+    """Whether a file holds the public half of a key.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    try:
+        found = load_ssh_public_key(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return found == key.public_key()

@@ -1,0 +1,1 @@
+"""State of a client, as `bract client status` shows it."""

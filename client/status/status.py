@@ -1,0 +1,158 @@
+"""`bract client status`: what this client took part in and what it has spent, as its ledger has it.
+
+Read only; a client that is running is neither waited for nor held up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from client.checks.budget import installed_digest
+from client.client_config import Site, load_site
+from client.deployment.spending import Budget, budget_of
+from client.runtime.client_lock import is_running
+from common.audit.ledger_audit import audit_ledger
+from common.audit.ledger_costs import cost_of
+from common.audit.ledger_reading import ledger_on_loan
+from common.audit.ledger_report import AuditedRun, LedgerReport, Said, bounds
+from common.config import bract_home
+from common.errors import LedgerError
+from common.ledger.agreements import released_events
+from common.ledger.chain import Entry
+from common.ledger.holder import LEDGER_FILE
+from common.privacy.accounting import Spent
+from common.privacy.policy import Policy, load_policy
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run that this client took part in.
+
+    Attributes:
+        found: What an audit of the ledger says of it.
+        first: Time of its first entry, UTC.
+        last: Time of its last.
+        sent: What the releases cost that were committed, and so may have left.
+    """
+
+    found: AuditedRun
+    first: str
+    last: str
+    sent: Spent
+
+
+@dataclass(frozen=True)
+class ClientStatus:
+    """Where a client stands.
+
+    Attributes:
+        site: The client.
+        policy: Its policy.
+        running: Whether it is running now.
+        installed: Digest of the Bract installed here.
+        report: What an audit of the ledger found.
+        budget: What the policy leaves; None where the ledger is doubtful.
+        runs: Those with noise of this client, the newest last.
+        notes: What was noted about this client, such as runs without noise.
+        refusals: What it refused.
+    """
+
+    site: Site
+    policy: Policy
+    running: bool
+    installed: str
+    report: LedgerReport
+    budget: Budget | None
+    runs: tuple[RunStatus, ...]
+    notes: tuple[Said, ...]
+    refusals: tuple[Said, ...]
+
+    @property
+    def pin(self) -> str:
+        """`installed`, `other` or `none`: what the policy pins."""
+        if not self.policy.bundle:
+            return "none"
+        return "installed" if self.policy.bundle == self.installed else "other"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        budget = None if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
+        return {
+            "client": self.site.name,
+            "running": self.running,
+            "pin": self.pin,
+            "pinned": self.policy.bundle,
+            "installed": self.installed,
+            "ledger": {"id": self.report.ledger, "verdict": self.report.verdict, "doubts": self.report.remarks.doubts},
+            "max_epsilon": self.policy.max_epsilon,
+            "delta": self.policy.delta,
+            "accountant": self.policy.accountant,
+            "budget": budget,
+            "runs": [_plain(run) for run in self.runs],
+            "notes": [asdict(said) for said in self.notes],
+            "refusals": [asdict(said) for said in self.refusals],
+        }
+
+
+def _plain(run: RunStatus) -> dict[str, Any]:
+    found = run.found
+    return {
+        "run": found.run,
+        "first": run.first,
+        "last": run.last,
+        "plan": found.plan.as_json(),
+        "rounds": found.rounds,
+        "closing": found.closing,
+        "closed": found.closed,
+        "sent": bounds(run.sent),
+        "charged": bounds(found.spent),
+        "planned": bounds(found.planned),
+    }
+
+
+def client_status(folder: Path) -> ClientStatus:
+    """Where a client stands.
+
+    Args:
+        folder: That `bract client init` made.
+
+    Raises:
+        ConfigError: There is no client in the folder, or its policy cannot be used.
+        LedgerError: There is no ledger, or it cannot be read.
+    """
+    site = load_site(folder)
+    policy = load_policy(site.policy_file)
+    file = bract_home() / "holder" / LEDGER_FILE
+    if not file.is_file():
+        raise LedgerError(f"there is no ledger at {file}: is BRACT_HOME what it was at `bract client init`?")
+    report = audit_ledger(file)
+    doubtful = bool(report.remarks.doubts)
+    return ClientStatus(
+        site=site,
+        policy=policy,
+        running=is_running(site.lock_file),
+        installed=installed_digest(),
+        report=report,
+        budget=None if doubtful else budget_of(file, policy),
+        runs=() if doubtful else _runs(report, site.name),
+        notes=tuple(said for said in report.notes if said.client == site.name),
+        refusals=tuple(said for said in report.refusals if said.client == site.name),
+    )
+
+
+def _runs(report: LedgerReport, client: str) -> tuple[RunStatus, ...]:
+    with ledger_on_loan(report.file) as ledger:
+        entries = ledger.entries("json_extract(event, '$.client') = ?", (client,))
+    return tuple(
+        _run(found, [entry for entry in entries if entry.event["run"] == found.run])
+        for found in report.runs
+        if found.client == client
+    )
+
+
+def _run(found: AuditedRun, entries: Sequence[Entry]) -> RunStatus:
+    committed = [str(entry.event["release"]) for entry in entries if entry.kind == "commit"]
+    sent = cost_of(released_events(found.plan, committed), delta=found.plan.delta)
+    times = [entry.time[:16].replace("T", " ") for entry in entries]
+    return RunStatus(found, times[0], times[-1], sent)

@@ -1,0 +1,82 @@
+"""Where a client stands, for people: it can be read at 80 columns."""
+
+from rich.console import Console
+
+from client.status.status import ClientStatus, RunStatus
+from common.audit.audit_command import figure, plain, say
+
+_MOST = 10
+_PINS = {
+    "none": "NONE: whatever a server sends would be trusted; `bract client check` says what to do",
+    "installed": "the Bract installed here; no other code runs",
+    "other": "NOT the Bract installed here; `bract client review` says what is to be compared",
+}
+
+
+def show_status(status: ClientStatus, console: Console) -> None:
+    """Print where a client stands, what it has spent first."""
+    policy, pinned = status.policy, status.policy.bundle[:16]
+    console.print(plain(f"Client {status.site.name}: {'running' if status.running else 'not running'}", "bold"))
+    say(console, f"Code    {pinned + ', ' if pinned else ''}{_PINS[status.pin]}")
+    say(
+        console,
+        f"Policy  at most epsilon {policy.max_epsilon:g} ({policy.accountant.upper()}) at delta {policy.delta:g}"
+        + (f", until {policy.expires}" if policy.expires else ""),
+    )
+    _show_budget(status, console)
+    for run in status.runs:
+        _show_run(run, console)
+    if not status.runs:
+        say(console, "Runs    none with noise so far")
+    _show_said(status, console)
+
+
+def _show_budget(status: ClientStatus, console: Console) -> None:
+    budget = status.budget
+    if budget is None:
+        say(console, f"Ledger  DOUBTFUL: {status.report.remarks.doubts[0]}", "bold red")
+        say(console, "no figure in it can be relied on: `bract audit ledger` lists all; restore a backup", depth=10)
+        return
+    count = "1 entry" if status.report.entries == 1 else f"{status.report.entries} entries"
+    say(console, f"Ledger  {status.report.ledger[:8]}, {count}, {status.report.verdict}")
+    if not budget.images:
+        say(console, "Spent   nothing yet")
+        return
+    left = "used up" if budget.nothing_left else f"about {budget.left:.3f} left"
+    say(
+        console,
+        f"Spent   epsilon {figure(budget.spent)}, {left}: the image that has spent most, of {budget.images}, over all "
+        "clients of this user; a plan that was begun counts in full",
+    )
+
+
+def _show_run(run: RunStatus, console: Console) -> None:
+    found, plan = run.found, run.found.plan
+    state = "closed" if found.closed else "open"
+    console.print()
+    say(console, f"Run {found.run[:8]}  {run.first} to {run.last} UTC, {state}")
+    closing = "" if plan.counts is None else ", closing counts" + (" too" if found.closing else " not yet")
+    say(
+        console,
+        f"{plan.mechanism} for each {plan.privacy_unit}: noise multiplier {plan.noise_multiplier:.4g}, sample rate "
+        f"{plan.sample_rate:.3g}, delta {plan.delta:g}",
+        depth=4,
+    )
+    say(console, f"{found.rounds} of {plan.num_rounds} rounds answered{closing}", depth=4)
+    say(
+        console,
+        f"epsilon {figure(run.sent.pld)} for what left, {figure(found.spent.pld)} reserved, "
+        f"{figure(found.planned.pld)} the whole plan",
+        depth=4,
+    )
+
+
+def _show_said(status: ClientStatus, console: Console) -> None:
+    for title, found in (("Notes", status.notes), ("Refusals (the reasons stayed here)", status.refusals)):
+        if found:
+            console.print()
+            say(console, title)
+        for said in found[-_MOST:]:
+            say(console, f"{said.time[:16].replace('T', ' ')}  {said.run[:8]}  {said.text}", depth=4)
+        if len(found) > _MOST:
+            say(console, f"and {len(found) - _MOST} older ones, see --json", depth=4)

@@ -1,0 +1,1 @@
+"""Local training with and without differential privacy."""
