@@ -10,7 +10,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 import typer
 
 from client.commands import cli as client_cli
-from common import cli as common_cli
+from common.commands import cli as common_cli
 from server import cli as server_cli
 from simulations import cli as simulations_cli
 

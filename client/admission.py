@@ -7,10 +7,10 @@ from pathlib import Path
 from client.client_config import BUNDLE_KEY, NODE_KEY, SIMULATION_KEY, load_site
 from client.guard import note_refusal
 from client.session import Place
+from common.config.schema import RunConfig
 from common.errors import ConfigError, PolicyError
-from common.ledger.holder import own_holder
+from common.ledger.data_holder import own_holder
 from common.privacy.policy import load_policy
-from common.sections import RunConfig
 
 
 def place_of(node_config: Mapping[str, object]) -> Place:

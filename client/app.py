@@ -13,12 +13,12 @@ from client.admission import admit, pinned_by, place_of
 from client.evaluation.evaluate import findings_of
 from client.session import Local, local_of
 from client.training.trainer import Arrays
-from common.config import parse
+from common.config.loading import parse
+from common.config.schema import RunConfig
 from common.errors import BractError, ClientFailure, FederationError
-from common.ledger.heads import SignedHead
-from common.privacy.plan import PrivacyPlan
-from common.record_checks import check_incoming, check_release, check_request, check_tensor
-from common.records import (
+from common.ledger.signed_heads import SignedHead
+from common.messages.checks import check_incoming, check_release, check_request, check_tensor
+from common.messages.codec import (
     Declaration,
     encode_declaration,
     encode_findings,
@@ -29,9 +29,9 @@ from common.records import (
     run_id_of,
     server_round_of,
 )
-from common.releases import ARRAYS, LEDGER, Releases
-from common.sections import RunConfig
-from common.threads import pin_to_one_thread
+from common.messages.fields import ARRAYS, LEDGER, Releases
+from common.privacy.plan import PrivacyPlan
+from common.system.threads import pin_to_one_thread
 
 app = ClientApp()
 _log = logging.getLogger("bract.client")
@@ -99,7 +99,7 @@ def declare(content: RecordDict, local: Local) -> Answer:
     """Say who this client is, public constants only, and agree to the whole run or refuse it."""
     learner, digest = local.learner, ""
     if learner.config.model.backbone != "cnn":
-        from common.models.backbones import backbone_facts
+        from common.models.backbone_info import backbone_facts
 
         digest = backbone_facts(learner.config).sha256
     run = run_id_of(content)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from flwr.app import RecordDict
 
+from common.config.schema import RunConfig
 from common.errors import LedgerError, PolicyError
-from common.ledger.agreements import Registration, Release
-from common.ledger.books import Books
-from common.ledger.heads import SignedHead
-from common.ledger.holder import Holder
-from common.ledger.images import Holding
+from common.ledger.data_holder import Holder
+from common.ledger.image_index import Holding
+from common.ledger.registrations import Registration, Release
+from common.ledger.signed_heads import SignedHead
+from common.ledger.transactions import Books
+from common.messages.serialization import digest_of, pack, unpack
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
-from common.reply_bytes import digest_of, pack, unpack
-from common.sections import RunConfig
 
 _log = logging.getLogger("bract.client")
 # Computes a reply under an agreed plan; None where no plan is needed.

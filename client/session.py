@@ -11,18 +11,19 @@ from client.client_config import SITE_FILE, Site, load_site
 from client.guard import Guard
 from client.training.personal_tensors import PersonalState
 from client.training.trainer import Arrays, Learner
-from common.config import bract_home
-from common.data.deal import Partition, deal
-from common.data.partition import hold_out
-from common.data.prepared import Prepared, prepare
-from common.data.shards import Shard, shard
-from common.data.sources import OWN_IMAGES
+from common.config.schema import RunConfig, parts
+from common.data.client_dataset import Shard, shard
+from common.data.partitioning.assignment import deal
+from common.data.partitioning.partition import Partition
+from common.data.partitioning.partitioners import hold_out
+from common.data.preprocessing import Prepared, prepare
+from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.ledger.holder import Holder, own_holder, simulated_holder
-from common.models.weights import RANDOM
+from common.ledger.data_holder import Holder, own_holder, simulated_holder
+from common.models.weight_files import RANDOM
 from common.privacy.plan import PrivacyPlan, plan_for
 from common.privacy.policy import ANYTHING, load_policy
-from common.sections import RunConfig, parts
+from common.system.paths import bract_home
 
 Place = int | str  # number of a simulated client, or the folder of a real one
 

@@ -6,10 +6,10 @@ from typing import Any
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.records import sum_counts
-from common.releases import TRAIN_LOSS
-from common.sections import RunConfig
+from common.messages.codec import sum_counts
+from common.messages.fields import TRAIN_LOSS
 
 # Strategy -> setting -> what Flower calls it.
 _ADAPTIVE = {"server_learning_rate": "eta", "tau": "tau"}

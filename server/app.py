@@ -12,15 +12,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from common.config import bract_home, parse
+from common.config.loading import parse
+from common.config.schema import RunConfig, parts
 from common.errors import BractError, ConfigError, FederationError
-from common.ledger.heads import HeadKeeper
+from common.ledger.signed_heads import HeadKeeper
+from common.messages.codec import Declaration, Findings
+from common.messages.fields import Releases
 from common.metrics import Counts, NoisedCounts
-from common.models.initial import initial_arrays
+from common.models.initialization import initial_arrays
 from common.privacy.plan import server_plan
-from common.records import Declaration, Findings
-from common.releases import Releases
-from common.sections import RunConfig, parts
+from common.system.paths import bract_home
 from server.aggregation import build_strategy, check_strategy, least_cohort
 from server.checkpoint import Checkpoint
 from server.clock import Clock
@@ -268,7 +269,7 @@ def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
     arrays = initial_arrays(config, declared.input_shape, declared.classes)
     if not config.model.personal:
         return arrays
-    from common.models.network import personal_names
+    from common.models.classifier import personal_names
 
     kept = personal_names(config, declared.input_shape, len(declared.classes))
     return {name: array for name, array in arrays.items() if name not in kept}

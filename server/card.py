@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.sections import RunConfig
+from common.config.schema import RunConfig
 from server.outcome import Outcome
 
 
@@ -37,7 +37,7 @@ def model_card(outcome: Outcome) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _preprocessing(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    from common.models.backbones import describe
+    from common.models.backbone_info import describe
 
     return describe(config, input_shape)
 

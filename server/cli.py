@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.audit.audit_command import audit_app, figure, plain, say, show_remarks, show_verdict
-from common.terminal import bar_factory, plain_errors
+from common.commands.audit_ledger import audit_app
+from common.system.console import bar_factory, figure, plain, plain_errors, say, show_remarks, show_verdict
 from server.deployment import commands
 from server.deployment.run_command import RUN_HELP, run_command
 

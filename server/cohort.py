@@ -6,8 +6,8 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.config.schema import RunConfig
+from common.randomness import public_stream
 
 
 def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, seed: int) -> list[list[str]]:
@@ -55,7 +55,7 @@ def shrunk_cohort(config: RunConfig, num_clients: int) -> int:
         config: The run.
         num_clients: How many take part.
 
-    >>> from common.config import defaults, override, parse
+    >>> from common.config.loading import defaults, override, parse
     >>> shrunk_cohort(parse(override(defaults(), {"num-clients": 10, "client-fraction": 0.5})), 7)
     3
     """

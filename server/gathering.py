@@ -9,10 +9,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import ClientFailure, FederationError
-from common.ledger.heads import HeadKeeper, SignedHead
-from common.record_checks import check_reply
-from common.records import Findings, decode_head, record_to_arrays
-from common.releases import ARRAYS, LEDGER, Releases
+from common.ledger.signed_heads import HeadKeeper, SignedHead
+from common.messages.checks import check_reply
+from common.messages.codec import Findings, decode_head, record_to_arrays
+from common.messages.fields import ARRAYS, LEDGER, Releases
 from server.absurd import absurd_updates, update_norm
 from server.cohort import CohortGrid
 from server.delivery import LATE, UNREACHABLE, deliver, failure_of

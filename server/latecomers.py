@@ -4,10 +4,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
+from common.config.schema import RunConfig
 from common.errors import ClientFailure, ConfigError
+from common.messages.codec import Declaration
 from common.privacy.plan import plan_for
-from common.records import Declaration
-from common.sections import RunConfig
 from server.cohort import join_cohorts
 from server.delivery import LATE, UNREACHABLE
 from server.gathering import Wire

@@ -10,8 +10,8 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common.errors import ClientFailure, FederationError, LedgerError
-from common.ledger.heads import HeadKeeper, SignedHead
-from common.records import CONFIG, Declaration, decode_declaration, decode_head, run_config
+from common.ledger.signed_heads import HeadKeeper, SignedHead
+from common.messages.codec import CONFIG, Declaration, decode_declaration, decode_head, run_config
 from server.delivery import DECIDED, LATE, UNREACHABLE, deliver, failure_of
 from server.node_book import NodeBook
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from common.errors import LedgerError
-from common.ledger.heads import append_lines
+from common.ledger.signed_heads import append_lines
 
 NODES_FILE = "nodes.jsonl"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from common.config.schema import RunConfig
 from common.metrics import Counts, NoisedCounts, total
-from common.sections import RunConfig
 from server.meeting import Client
 from server.rounds import Arrays, Closing, RoundResult
 from server.spending import Spending, account

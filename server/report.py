@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.data.picture import draw_partition
+from common.data.partition_plot import draw_partition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from common.config import resolved
+from common.config.loading import resolved
+from common.config.schema import RunConfig
 from common.errors import ConfigError, FederationError
+from common.messages.codec import Declaration
 from common.metrics import Counts, NoisedCounts
-from common.records import Declaration
-from common.sections import RunConfig
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.clock import Clock
 from server.meeting import DISAGREES, Client, Meeting

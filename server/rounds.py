@@ -10,11 +10,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from common.errors import ClientFailure, FederationError
+from common.messages.codec import CONFIG, Findings, arrays_to_record, record_to_arrays, run_config
+from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
-from common.records import CONFIG, Findings, arrays_to_record, record_to_arrays, run_config
-from common.releases import ARRAYS, METRICS
 from server.central_noise import noised_average
 from server.delivery import DECIDED, wait_for_nodes
 from server.gathering import ABSURD, Gathering, Usable, Wire, drop_absurd

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from common.config import nest, resolved
+from common.config.loading import nest, resolved
+from common.config.schema import RunConfig
 from common.errors import BractError, ConfigError
-from common.sections import RunConfig
 
 # Why a run stopped, where it did.
 STOPPED = "stopped.txt"

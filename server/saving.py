@@ -4,7 +4,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from common.ledger.heads import HeadKeeper
+from common.ledger.signed_heads import HeadKeeper
 from common.metrics import total
 from server.card import model_card
 from server.checkpoint import save_checkpoint

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.ledger.agreements import planned_events, released_events
+from common.config.schema import RunConfig
+from common.ledger.registrations import planned_events, released_events
 from common.privacy.accounting import Spent
 from common.privacy.events import Event
 from common.privacy.plan import PrivacyPlan, plan_for, server_plan
-from common.sections import RunConfig
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from common.ledger.heads import SignedHead
+from common.config.schema import RunConfig
+from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
-from common.sections import RunConfig
 from server.spending import Share, Spending
 
 _ALWAYS = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.sections import StoppingConfig
+from common.config.schema import StoppingConfig
 from server.tracking import RoundRecord
 
 Arrays = dict[str, np.ndarray]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config import resolved
+from common.config.loading import resolved
 from common.metrics import Counts, Scores, score
 from server.outcome import Outcome
 from server.statement import versions

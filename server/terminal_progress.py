@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from common.terminal import new_bar
+from common.system.console import new_bar
 
 
 class TerminalProgress:

@@ -4,12 +4,13 @@ import time
 
 import numpy as np
 
-from common.data.deal import Partition, class_counts, deal
-from common.data.prepared import prepare
-from common.data.sources import OWN_IMAGES
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import deal
+from common.data.partitioning.partition import Partition, class_counts
+from common.data.preprocessing import prepare
+from common.data.sources.base_source import OWN_IMAGES
 from common.privacy.plan import plan_for, server_plan
-from common.progress import ProgressFactory, no_progress
-from common.sections import RunConfig
+from common.system.progress import ProgressFactory, no_progress
 from server.app import Surroundings, create_app
 from server.tracking import LogTracker, Tracker
 from simulations.evaluator import PooledEvaluator

@@ -6,14 +6,15 @@ import numpy as np
 
 from client.session import client_name
 from client.training.trainer import Arrays, Learner
-from common.data.deal import Partition, deal
-from common.data.prepared import Prepared, prepare
-from common.data.shards import Shard, shard
+from common.config.schema import RunConfig
+from common.data.client_dataset import Shard, shard
+from common.data.partitioning.assignment import deal
+from common.data.partitioning.partition import Partition
+from common.data.preprocessing import Prepared, prepare
 from common.metrics import score
-from common.models.initial import initial_arrays
+from common.models.initialization import initial_arrays
 from common.privacy.plan import plan_for
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.randomness import public_stream
 from server.terminal_progress import TerminalProgress
 from simulations.evaluator import PooledEvaluator
 

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from common import config as settings
-from common.audit.audit_command import audit_app
-from common.given import given_to_resume, given_to_run
-from common.terminal import plain_errors
-from server.log_levels import set_log_levels
+from common.commands.audit_ledger import audit_app
+from common.commands.run_settings import given_to_resume, given_to_run
+from common.config import loading as settings
+from common.system.console import plain_errors, set_log_levels
 from simulations.audit.empirical.command import EMPIRICAL_HELP, empirical_command
 from simulations.audit.inversion.command import INVERSION_HELP, inversion_command
 from simulations.audit.layers.command import LAYERS_HELP, layers_command

@@ -11,14 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.training.trainer import Learner
-from common.config import bract_home, resolved
-from common.data.deal import check_batch
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import check_batch
+from common.data.partitioning.client_sizes import client_sizes, client_units
 from common.data.scan import source_entries
-from common.data.sizes import client_sizes, client_units
-from common.data.sources import open_source
-from common.models.initial import initial_arrays
+from common.data.sources.registry import open_source
+from common.models.initialization import initial_arrays
 from common.privacy.plan import plan_for, server_plan
-from common.sections import RunConfig
+from common.system.paths import bract_home
 from server.aggregation import build_strategy
 from server.run_directory import check_free
 from simulations.estimates import backbone_seconds, input_shape, round_seconds

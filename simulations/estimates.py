@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.training.trainer import Arrays, Learner
-from common.data.images import BadImage, decode
-from common.data.shards import Holdings, Shard
-from common.data.sources import Entries
+from common.config.schema import RunConfig
+from common.data.client_dataset import Holdings, Shard
+from common.data.decoding import BadImage, decode
+from common.data.sources.base_source import Entries
 from common.errors import DataError
 from common.privacy.plan import plan_for
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +30,7 @@ def input_shape(config: RunConfig, entries: Entries) -> tuple[int, ...]:
         DataError: None of the first images can be read, and the small network takes their size.
     """
     if config.model.backbone != "cnn":
-        from common.models.backbones import backbone_facts
+        from common.models.backbone_info import backbone_facts
 
         facts = backbone_facts(config)
         if config.caches_features:
@@ -55,10 +55,10 @@ def backbone_seconds(config: RunConfig, entries: Entries) -> float:
     """Time of the first images through the frozen backbone, scaled up; 0 where no features are cached."""
     if not config.caches_features or config.model.backbone == "cnn":
         return 0.0
-    from common.features import FeatureExtractor, choose_device
-    from common.models.backbones import backbone_facts
-    from common.models.network import feature_network
-    from common.store import ContentStore
+    from common.data.feature_extraction import FeatureExtractor, choose_device
+    from common.models.backbone_info import backbone_facts
+    from common.models.classifier import feature_network
+    from common.system.content_store import ContentStore
 
     facts, shape, images = backbone_facts(config), input_shape(config, entries), list(_readable(entries))
     network, device = feature_network(config), choose_device(config.system.device)

@@ -7,10 +7,10 @@ import numpy as np
 
 from client.session import client_name
 from client.training.trainer import Learner
-from common.data.deal import Partition
-from common.data.prepared import Prepared
+from common.config.schema import RunConfig
+from common.data.partitioning.partition import Partition
+from common.data.preprocessing import Prepared
 from common.metrics import Counts, count
-from common.sections import RunConfig
 
 
 class PooledEvaluator:

@@ -17,7 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.client_config import SIMULATION_KEY
-from common.config import Scalar
+from common.config.loading import Scalar
 
 _RUN_ID = 1
 _SERVER_NODE = 1

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from common.config import resolved
-from common.data.sources import OWN_IMAGES
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.ledger.open_books import close_below
-from common.sections import RunConfig
+from common.ledger.connection_pool import close_below
 from server.run_directory import RunDirectory, check_free, fresh_path
 from server.terminal_progress import TerminalProgress
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import tomli_w
 
-from common.bundle import stage_app
-from common.config import resolved
-from common.data.deal import deal
-from common.data.prepared import prepare
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import deal
+from common.data.preprocessing import prepare
 from common.errors import ConfigError, FederationError
-from common.sections import RunConfig
+from common.system.app_bundle import stage_app
 from server.following import follow_run, run_status
 from server.run_directory import RunDirectory
 from server.terminal_progress import TerminalProgress

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import Scalar, defaults, override, parse
+from common.config.loading import Scalar, defaults, override, parse
 from simulations.audit.layers.bench import Bench, arranged
 from simulations.audit.layers.images import Images
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ledger_cases import KEYS, PLAN, holding
 
-from common.ledger.books import Books
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
+from common.ledger.transactions import Books
 from common.privacy.policy import Policy
 
 PARTS = (holding(0, 6), holding(6, 8))

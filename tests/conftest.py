@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from common.config import Scalar, defaults, override, parse
-from common.data.prepared import Prepared, prepare
-from common.sections import RunConfig
+from common.config.loading import Scalar, defaults, override, parse
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared, prepare
 
 
 @pytest.fixture(scope="session", autouse=True)

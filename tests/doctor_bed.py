@@ -15,10 +15,10 @@ from own_home_cases import own_home_fixture  # noqa: F401
 from client.checks.check_result import Finding
 from client.checks.run_checks import examine
 from client.setup.init_client import init_client
-from common import bundle
-from common.ledger.holder import own_holder
-from common.ledger.open_books import close_below
-from common.progress import no_progress
+from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import own_holder
+from common.system import app_bundle as bundle
+from common.system.progress import no_progress
 
 COUNT = 40
 _BUNDLE_OF_NOW = bundle.installed_bundle

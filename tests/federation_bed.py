@@ -12,9 +12,9 @@ from pathlib import Path
 
 import tomli_w
 
-from common.bundle import stage_app
-from common.config import resolved
-from common.sections import RunConfig
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.system.app_bundle import stage_app
 
 STARTUP_SECONDS = 60.0
 

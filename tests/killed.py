@@ -12,8 +12,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from common.ledger.chain import check_chain
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
+from common.ledger.hash_chain import check_chain
 
 # Runs `bract simulate`, and writes down every message that leaves a client before anybody gets it.
 SIMULATION = """
@@ -47,7 +47,7 @@ CLIENT = """
 import hashlib, json, sys
 from pathlib import Path
 from own_clients import OwnClient
-from common.config import parse
+from common.config.loading import parse
 
 config = parse(json.loads(Path(sys.argv[2]).read_text()))
 client = OwnClient.__new__(OwnClient)

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.ledger.agreements import Release
-from common.ledger.books import Books
 from common.ledger.budget import Charge, spent_with
-from common.ledger.chain import ORIGIN, Entry, canonical, hash_of
-from common.ledger.heads import SignedHead, sign_head
-from common.ledger.images import Members
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
+from common.ledger.hash_chain import ORIGIN, Entry, canonical, hash_of
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.image_index import Members
+from common.ledger.registrations import Release
+from common.ledger.signed_heads import SignedHead, sign_head
+from common.ledger.transactions import Books
 from common.privacy.accounting import Spent
 from common.privacy.plan import CountsPlan, PrivacyPlan
 from common.privacy.policy import ANYTHING

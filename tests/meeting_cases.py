@@ -11,18 +11,12 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from common.errors import ClientFailure
-from common.ledger.heads import HeadKeeper, SignedHead, sign_head
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Head
+from common.ledger.database import Head
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
+from common.messages.codec import Declaration, Findings, encode_declaration, encode_head, encode_update
+from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
-from common.records import (
-    Declaration,
-    Findings,
-    encode_declaration,
-    encode_head,
-    encode_update,
-)
-from common.releases import LEDGER, Releases
 from server.meeting import Meeting, meet_clients
 from simulations.in_process import InProcessGrid
 

@@ -8,11 +8,11 @@ import torch
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows
 from client.training.round_settings import LocalSettings
-from common.models.cnn import SmallCnn, initial_cnn
-from common.models.initial import initial_arrays
-from common.models.network import AnyNetwork, CnnNetwork, build_network
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.config.schema import RunConfig
+from common.models.classifier import AnyNetwork, CnnNetwork, build_network
+from common.models.initialization import initial_arrays
+from common.models.small_cnn import SmallCnn, initial_cnn
+from common.randomness import public_stream
 
 MakeConfig = Callable[..., RunConfig]
 Arrays = dict[str, np.ndarray]

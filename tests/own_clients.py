@@ -13,11 +13,11 @@ from PIL import Image
 import client.app as client_app
 from client.session import local_of
 from client.setup.init_client import init_client
-from common.config import Scalar, resolved
-from common.models.initial import initial_arrays
-from common.progress import no_progress
-from common.records import arrays_to_record
-from common.sections import RunConfig
+from common.config.loading import Scalar, resolved
+from common.config.schema import RunConfig
+from common.messages.codec import arrays_to_record
+from common.models.initialization import initial_arrays
+from common.system.progress import no_progress
 
 MakeConfig = Callable[..., RunConfig]
 CLASSES = ("dark", "bright")

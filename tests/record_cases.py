@@ -3,12 +3,12 @@
 import numpy as np
 from flwr.app import RecordDict
 
-from common.ledger.heads import sign_head
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Head
+from common.ledger.database import Head
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.signed_heads import sign_head
+from common.messages.codec import Declaration, Findings, encode_declaration, encode_findings, encode_head, encode_update
+from common.messages.fields import LEDGER, Releases
 from common.metrics import Counts, NoisedCounts
-from common.records import Declaration, Findings, encode_declaration, encode_findings, encode_head, encode_update
-from common.releases import LEDGER, Releases
 
 WEIGHTS: dict[str, np.ndarray] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from ledger_cases import ASKED, holding
 
-from common.config import Scalar
-from common.ledger.books import Books
-from common.ledger.heads import HeadKeeper, SignedHead, sign_head
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Ledger
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.ledger.database import Ledger
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
+from common.ledger.transactions import Books
 from common.privacy.accounting import spent_by
 from common.privacy.events import Event, from_json
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING
-from common.sections import RunConfig
 from server.audit.run_audit import audit_run
 from server.run_directory import RunDirectory
 from server.spending import account

@@ -12,9 +12,9 @@ from own_clients import SMALL, OwnClient, write_images
 
 import client.app as client_app
 from client.session import local_of
-from common.audit.ledger_audit import audit_ledger, kept_heads
-from common.config import Scalar, defaults, override, parse, resolved
-from common.sections import RunConfig
+from common.config.loading import Scalar, defaults, override, parse, resolved
+from common.config.schema import RunConfig
+from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.app import Surroundings, run_federation
 from server.audit.run_audit import audit_run
 from server.outcome import Outcome

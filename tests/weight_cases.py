@@ -6,8 +6,8 @@ from typing import Any
 import timm
 import torch
 
-from common.models.bodies import Body
-from common.sections import RunConfig
+from common.config.schema import RunConfig
+from common.models.backbone import Body
 
 MakeConfig = Callable[..., RunConfig]
 PACKAGED, SMALL = "efficientnet_lite0", "timm:mobilenetv3_small_050"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from client.bundle_review.flags import flags_of
 from client.client_config import SITE_FILE, load_site
-from common.bundle import bundle_files, files_digest, installed_bundle
 from common.errors import ConfigError
 from common.privacy.policy import load_policy
+from common.system.app_bundle import bundle_files, files_digest, installed_bundle
 
 Files = dict[str, bytes]
 

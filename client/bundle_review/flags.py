@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 _GUARDS = ("client/", "common/privacy/", "common/ledger/", "common/secagg/")
 _GATES = (
-    "common/records.py",
-    "common/record_checks.py",
-    "common/releases.py",
-    "common/reply_bytes.py",
-    "common/bundle.py",
+    "common/messages/codec.py",
+    "common/messages/checks.py",
+    "common/messages/fields.py",
+    "common/messages/serialization.py",
+    "common/system/app_bundle.py",
 )
 _SETTINGS = ("pyproject.toml",)
 _OUTWARD = frozenset(

@@ -9,15 +9,15 @@ from shlex import quote
 
 from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import Site
-from client.deployment.spending import Budget, budget_of
-from common.audit.audit_command import figure
-from common.audit.ledger_audit import audit_ledger
-from common.audit.ledger_report import LedgerReport
-from common.config import bract_home
 from common.errors import BractError, ConfigError, LedgerError
-from common.ledger.holder import LEDGER_FILE
-from common.ledger.keys import HolderKeys
+from common.ledger.audit.audit import audit_ledger
+from common.ledger.audit.report import LedgerReport
+from common.ledger.data_holder import LEDGER_FILE
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.remaining_budget import Budget, budget_of
 from common.privacy.policy import Policy, load_policy
+from common.system.console import figure
+from common.system.paths import bract_home
 
 _KEYS = ("fingerprint.key", "signing.key")
 _NEARLY = 0.25
@@ -189,6 +189,6 @@ def installed_digest() -> str:
     Raises:
         BractError: The installation is not whole.
     """
-    from common.bundle import bundle_digest, installed_bundle
+    from common.system.app_bundle import bundle_digest, installed_bundle
 
     return bundle_digest(installed_bundle())

@@ -15,7 +15,7 @@ from client.checks.tls import check_tls
 from client.client_config import SITE_FILE, Site, server_place
 from client.setup.node_key import is_public_half, public_line, read_node_key
 from common.errors import ConfigError
-from common.fingerprints import key_fingerprint
+from common.system.fingerprints import key_fingerprint
 
 # Flower takes a signed time that is at most so many seconds old, or ahead of its own clock, by so many.
 MOST_BEHIND = 305.0

@@ -11,13 +11,15 @@ import numpy as np
 
 from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import SITE_FILE, Site
-from common.config import bract_home, defaults, override, parse
+from common.config.loading import defaults, override, parse
 from common.data.scan import Scan, scan_source
-from common.data.sources import open_source
+from common.data.sources.registry import open_source
 from common.errors import BractError, WeightsError
-from common.models.catalogue import resolve_name
-from common.models.weights import RECORDED, hash_tensors, load_body, read_tensors
-from common.progress import ProgressFactory
+from common.models.loading import RECORDED, load_body
+from common.models.names import resolve_name
+from common.models.weight_files import hash_tensors, read_tensors
+from common.system.paths import bract_home
+from common.system.progress import ProgressFactory
 
 _SHOWN = 3
 _SHOWN_CLASSES = 12

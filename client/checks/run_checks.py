@@ -13,7 +13,7 @@ from client.checks.inputs import check_data, check_disk, check_weights
 from client.client_config import SITE_FILE, load_site
 from client.runtime.client_lock import is_running
 from common.errors import ConfigError
-from common.progress import ProgressFactory
+from common.system.progress import ProgressFactory
 
 
 def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:

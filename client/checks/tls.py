@@ -11,7 +11,7 @@ from client.checks.server_probe import Address, presented_certificate, speaks_pl
 from client.client_config import SITE_FILE, Site
 from client.setup.ca_certificate import read_authority
 from common.errors import ConfigError
-from common.fingerprints import certificate_fingerprint
+from common.system.fingerprints import certificate_fingerprint
 
 _NOT_YET, _EXPIRED, _WRONG_NAME, _WRONG_NUMBER = 9, 10, 62, 64  # of OpenSSL's X509_V_ERR
 _OTHER_AUTHORITY = (2, 7, 18, 19, 20, 21)  # no issuer, a signature that does not fit, self-signed

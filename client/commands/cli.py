@@ -17,7 +17,7 @@ from client.commands.operate import (
     start_command,
     status_command,
 )
-from common.terminal import bar_factory, plain_errors
+from common.system.console import bar_factory, plain_errors
 
 _HELP = """Set up a client on this machine: its folder, its policy, its key, and this user's ledger.
 

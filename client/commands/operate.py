@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from common.progress import ProgressFactory
-from common.terminal import new_bar, plain_errors
+from common.system.console import new_bar, plain_errors
+from common.system.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from client.checks.check_result import Finding
@@ -99,7 +99,7 @@ def _bars_that_go(console: Console) -> Iterator[ProgressFactory]:
 def _show_finding(finding: "Finding", console: Console) -> None:
     from rich.table import Table
 
-    from common.audit.audit_command import plain
+    from common.system.console import plain
 
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=4)

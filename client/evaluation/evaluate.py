@@ -4,11 +4,11 @@ from client.evaluation.private_counts import noised_matrix, noised_pair
 from client.session import Local
 from client.training.trainer import Arrays
 from common.errors import PrivacyError
+from common.messages.codec import Findings
+from common.messages.fields import Releases
 from common.metrics import Counts
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
-from common.records import Findings
-from common.releases import Releases
 
 
 def findings_of(

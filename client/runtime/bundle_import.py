@@ -14,8 +14,8 @@ from types import ModuleType
 
 from flwr.clientapp import ClientApp
 
-from common.bundle import ROOMS, holds_exactly, write_files
 from common.errors import BundleError
+from common.system.app_bundle import ROOMS, holds_exactly, write_files
 
 PROJECT_FILE = "pyproject.toml"
 _FRONT_DOOR = "bract"

@@ -21,9 +21,9 @@ from client.runtime.supernode_log import NodeLog
 from client.runtime.task import check_pinned
 from client.setup.ca_certificate import read_authority
 from client.setup.node_key import read_node_key
-from common.bundle import bundle_digest, installed_bundle
 from common.errors import BundleError, ConfigError
 from common.privacy.policy import Policy, load_policy
+from common.system.app_bundle import bundle_digest, installed_bundle
 
 _TURN_SECONDS = 0.05
 _INTERRUPTED = 130

@@ -17,11 +17,11 @@ from client.runtime.bundle_import import keep_bundle, load_app
 from client.runtime.process_lifetime import die_with
 from client.runtime.supernode_api import RunEnded, Task, as_bytes, from_bytes, task_of
 from client.runtime.task_protocol import Order, Report
-from common.bundle import bundle_files, files_digest
 from common.errors import BractError, BundleError, ClientFailure, FederationError, LedgerError, PolicyError
-from common.ledger.holder import own_holder
+from common.ledger.data_holder import own_holder
+from common.messages.codec import failure_reply, server_round_of
 from common.privacy.policy import Policy, load_policy
-from common.records import failure_reply, server_round_of
+from common.system.app_bundle import bundle_files, files_digest
 
 BUNDLES = "bundles"
 # Flower says nothing of a message's size before it is there, and the SuperNode holds it in memory by then.

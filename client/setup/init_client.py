@@ -10,14 +10,14 @@ from cryptography import x509
 from client.client_config import AUTHORITY_FILE, SITE_FILE, Site, check_name, server_place
 from client.setup.ca_certificate import as_pem, read_authority
 from client.setup.node_key import make_node_key
-from common.config import defaults, override, parse
+from common.config.loading import defaults, override, parse
+from common.data.partitioning.privacy_units import group_names
 from common.data.scan import refuse_if_too_bad, scan_source, source_entries
-from common.data.sources import names_a_place, open_source
-from common.data.units import group_names
+from common.data.sources.registry import names_a_place, open_source
 from common.errors import ConfigError
-from common.ledger.holder import Holder, own_holder
+from common.ledger.data_holder import Holder, own_holder
 from common.privacy.policy import load_policy
-from common.progress import ProgressFactory
+from common.system.progress import ProgressFactory
 
 _POLICY = """\
 # What may be done with the images of this client, whatever a server asks. Nothing a server sends can widen it.
@@ -133,7 +133,7 @@ def _declared(folder: Path, source: str, path: str, name: str, progress: Progres
 
 
 def _policy_text(grouped: bool) -> str:
-    from common.bundle import bundle_digest, installed_bundle
+    from common.system.app_bundle import bundle_digest, installed_bundle
 
     units = '["group"]' if grouped else '["image", "group"]'
     return _POLICY.replace("UNITS", units).replace("PINNED", bundle_digest(installed_bundle()))

@@ -6,9 +6,9 @@ from pathlib import Path
 from client.client_config import SITE_FILE, Site
 from client.setup.ca_certificate import read_authority
 from client.setup.node_key import public_line, read_node_key
-from common.fingerprints import certificate_fingerprint, key_fingerprint
-from common.ledger.holder import Holder
+from common.ledger.data_holder import Holder
 from common.privacy.policy import load_policy
+from common.system.fingerprints import certificate_fingerprint, key_fingerprint
 
 
 def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: bool) -> list[str]:

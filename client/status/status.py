@@ -10,19 +10,19 @@ from typing import Any
 
 from client.checks.budget import installed_digest
 from client.client_config import Site, load_site
-from client.deployment.spending import Budget, budget_of
 from client.runtime.client_lock import is_running
-from common.audit.ledger_audit import audit_ledger
-from common.audit.ledger_costs import cost_of
-from common.audit.ledger_reading import ledger_on_loan
-from common.audit.ledger_report import AuditedRun, LedgerReport, Said, bounds
-from common.config import bract_home
 from common.errors import LedgerError
-from common.ledger.agreements import released_events
-from common.ledger.chain import Entry
-from common.ledger.holder import LEDGER_FILE
+from common.ledger.audit.audit import audit_ledger
+from common.ledger.audit.costs import cost_of
+from common.ledger.audit.read_only import ledger_on_loan
+from common.ledger.audit.report import AuditedRun, LedgerReport, Said, bounds
+from common.ledger.data_holder import LEDGER_FILE
+from common.ledger.hash_chain import Entry
+from common.ledger.registrations import released_events
+from common.ledger.remaining_budget import Budget, budget_of
 from common.privacy.accounting import Spent
 from common.privacy.policy import Policy, load_policy
+from common.system.paths import bract_home
 
 
 @dataclass(frozen=True)

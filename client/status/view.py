@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from client.status.status import ClientStatus, RunStatus
-from common.audit.audit_command import figure, plain, say
+from common.system.console import figure, plain, say
 
 _MOST = 10
 _PINS = {

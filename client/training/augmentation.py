@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from common.models.torch_rng import seeded_torch
+from common.models.torch_seed import seeded_torch
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -37,7 +37,7 @@ def augment(images: np.ndarray, seeds: np.ndarray, names: Sequence[str]) -> np.n
     Args:
         images: (n, side, side, channels) uint8.
         seeds: (n,) from `view_seeds`.
-        names: Out of `common.sections.AUGMENTATIONS`; none returns the images.
+        names: Out of `common.config.schema.AUGMENTATIONS`; none returns the images.
 
     Returns:
         (n, side, side, channels) uint8, a new array.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.aligned import aligned, is_aligned
+from common.system.aligned_arrays import aligned, is_aligned
 
 
 class FeatureRows:

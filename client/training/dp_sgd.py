@@ -8,11 +8,11 @@ import numpy as np
 from client.training.batch_buffer import FeatureRows
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
-from common.aligned import aligned
-from common.models.head import HEAD_WEIGHT, residuals
+from common.models.linear_head import HEAD_WEIGHT, residuals
 from common.privacy.clipping import clipped_head_group_sum, clipped_head_sum, row_norms
 from common.privacy.noise import SecureStream, UniformStream, add_noise, poisson_batch
 from common.privacy.plan import PrivacyPlan
+from common.system.aligned_arrays import aligned
 
 # (flat weights, numbers of the units in a batch) -> sum of clipped per-unit gradients, both (p,) float64.
 ClippedSum = Callable[[np.ndarray, np.ndarray], np.ndarray]

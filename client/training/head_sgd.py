@@ -5,7 +5,7 @@ import numpy as np
 from client.training.batch_buffer import FeatureRows
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
-from common.models.head import HEAD_WEIGHT, residuals
+from common.models.linear_head import HEAD_WEIGHT, residuals
 
 
 def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Generator) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from client.training.per_example_gradients import (
     providers_agree,
 )
 from client.training.round_settings import LocalSettings
-from common.models.network import AnyNetwork, load_arrays, trained_arrays
+from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
 

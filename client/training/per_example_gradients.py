@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from client.training.round_settings import LocalSettings
-from common.models.network import AnyNetwork
+from common.models.classifier import AnyNetwork
 
 _AGREEMENT = 1e-3
 

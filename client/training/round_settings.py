@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from common.sections import RunConfig, parts
+from common.config.schema import RunConfig, parts
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class LocalSettings:
         weight_decay: Added to the gradient (sgd) or decoupled (adamw).
         proximal_mu: Weight of FedProx' pull to the incoming model; 0 is off.
         label_smoothing: Share of each label spread over all classes, in [0, 1).
-        augmentation: Names out of `common.sections.AUGMENTATIONS`.
+        augmentation: Names out of `common.config.schema.AUGMENTATIONS`.
         rotation_weight: Weight of predicting how an image was turned; 0 is off.
         autocast: `none` or `bfloat16`.
         physical_batch_size: Images in memory at once; None for the default. Never enters the maths.
-        stream: Names this round's public random choices, see `common.streams`.
+        stream: Names this round's public random choices, see `common.randomness`.
     """
 
     learning_rate: float

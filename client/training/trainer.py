@@ -13,18 +13,18 @@ import numpy as np
 from client.training.dp_sgd import PrivateStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
-from common.aligned import in_line
-from common.data.shards import Shard
+from common.config.schema import RunConfig
+from common.data.client_dataset import Shard
 from common.errors import PrivacyError
 from common.metrics import Counts, count
-from common.models.head import HEAD_WEIGHT, head_logits, head_logits_row_by_row
-from common.models.initial import initial_arrays
+from common.models.initialization import initial_arrays
+from common.models.linear_head import HEAD_WEIGHT, head_logits, head_logits_row_by_row
 from common.privacy.plan import PrivacyPlan
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.randomness import public_stream
+from common.system.aligned_arrays import in_line
 
 if TYPE_CHECKING:
-    from common.models.network import AnyNetwork
+    from common.models.classifier import AnyNetwork
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,7 +61,7 @@ class Learner:
         """
         if not self.config.model.personal:
             return frozenset()
-        from common.models.network import personal_names
+        from common.models.classifier import personal_names
 
         return personal_names(self.config, self.input_shape, len(self.classes))
 
@@ -136,8 +136,8 @@ class Learner:
         return count(self.logits(arrays, inputs, apart=apart), labels)
 
     def _network(self) -> "AnyNetwork":
-        from common.features import choose_device
-        from common.models.network import network_for
+        from common.data.feature_extraction import choose_device
+        from common.models.classifier import network_for
 
         network = network_for(self.config, self.input_shape, len(self.classes))
         return network.to(choose_device(self.config.system.device))

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config import cache_folder
-from common.data.images import BadImage, decode, file_digest, pixel_digest
-from common.data.sources import Entries, ImageSource
+from common.data.decoding import BadImage, decode, file_digest, pixel_digest
+from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
-from common.progress import ProgressFactory
+from common.system.paths import cache_folder
+from common.system.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from datasets import Dataset

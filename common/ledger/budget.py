@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.ledger.images import Members
+from common.config.schema import Unit
+from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
 from common.privacy.events import Event
-from common.sections import Unit
 
 Parts = Mapping[str, Members]
 

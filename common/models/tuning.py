@@ -4,10 +4,10 @@ import re
 
 from torch import nn
 
+from common.config.schema import TUNINGS
 from common.errors import ConfigError
-from common.models.bodies import Body
-from common.models.frozen_norm import FrozenBatchNorm
-from common.sections import TUNINGS
+from common.models.backbone import Body
+from common.models.frozen_batch_norm import FrozenBatchNorm
 
 _NORMS = (FrozenBatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -17,7 +17,7 @@ def tuned_names(body: Body, tuning: str, backbone: str) -> list[str]:
 
     Args:
         body: A backbone with frozen statistics, LoRA layers already in it for `lora`.
-        tuning: One of `common.sections.TUNINGS`.
+        tuning: One of `common.config.schema.TUNINGS`.
         backbone: Its name, for messages.
 
     Returns:

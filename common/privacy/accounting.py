@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
+from common.privacy.accounting_cache import remembered
 from common.privacy.events import DpSgdEvent, Event, merged
-from common.privacy.remembered import remembered
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution

@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
+from common.privacy.accounting_cache import remembered
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
-from common.privacy.remembered import remembered
 
 _COARSE = 1e-3
 _CLOSE = 1e-3  # relative: epsilon ends at most so far below the target, or noise so far above the least

@@ -50,7 +50,7 @@ def clipped_head_sum(
 
     Args:
         features: (n, d) float; may hold non-finite values, whose examples count as zero.
-        residuals: (n, classes) float, see `common.models.head.residuals`.
+        residuals: (n, classes) float, see `common.models.linear_head.residuals`.
         max_grad_norm: Bound on each example's gradient.
         feature_norms: (n,) float64, L2 norms of the features, if they are known.
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from common.config.schema import Mechanism, RunConfig, Unit
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import Spent, spent_by
 from common.privacy.calibration import calibrate, counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
-from common.sections import Mechanism, RunConfig, Unit
 
 # Rounding a clipped sum to the noise grid moves its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4

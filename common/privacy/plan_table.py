@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from common.config import resolved
+from common.config.loading import resolved
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent, spent_by
 from common.privacy.plan import PrivacyPlan, plan_for, server_plan
 from common.privacy.signal_to_noise import round_ratio, step_ratio
-from common.progress import ProgressFactory, no_progress
-from common.sections import RunConfig
+from common.system.progress import ProgressFactory, no_progress
 
 MOST_SHOWN = 5
 _MORE_EPSILON = 1.0

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from common.config.schema import Mechanism, Metrics, RunConfig, Unit, parts
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.plan import PrivacyPlan
-from common.sections import Mechanism, Metrics, RunConfig, Unit, parts
 
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 
@@ -43,7 +43,7 @@ class Policy(BaseModel):
         expires: Last day on which anything is allowed; None for no end.
         classes: The only list of classes that a run may have; empty where any will do. What is in it is the holder's
             own choice and need not be what the images have.
-        bundle: Digest of the only bundle of code that may run here, see `common.bundle`; empty where any may.
+        bundle: Digest of the only code bundle that may run here, see `common.system.app_bundle`; empty allows any.
             Checked by the launcher, before any of the bundle's code runs.
     """
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.audit.ledger_checks import Remarks
 from common.errors import ConfigError
+from common.ledger.audit.integrity_checks import Remarks
 from server.audit.stated import read_json
 from server.run_directory import RunDirectory
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from common.audit.ledger_audit import Heads, audit_ledger
-from common.audit.ledger_checks import Remarks
-from common.audit.ledger_report import AuditedRun, LedgerReport
+from common.ledger.audit.audit import Heads, audit_ledger
+from common.ledger.audit.integrity_checks import Remarks
+from common.ledger.audit.report import AuditedRun, LedgerReport
 from common.privacy.accounting import Spent
 from common.privacy.plan import PrivacyPlan
-from common.progress import ProgressFactory
+from common.system.progress import ProgressFactory
 from server.audit.run_report import AuditedClient
 from server.audit.stated import Stated
 from server.audit.statement_checks import is_same

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.audit.ledger_audit import Heads, kept_heads
-from common.audit.ledger_checks import Remarks
-from common.audit.ledger_costs import cost_of
-from common.audit.ledger_report import LedgerReport
-from common.config import defaults, load_file, override, parse
+from common.config.loading import defaults, load_file, override, parse
+from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
-from common.ledger.agreements import planned_events
+from common.ledger.audit.audit import Heads, kept_heads
+from common.ledger.audit.costs import cost_of
+from common.ledger.audit.integrity_checks import Remarks
+from common.ledger.audit.report import LedgerReport
+from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
-from common.progress import ProgressFactory, no_progress
-from common.sections import RunConfig
+from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached import check_attached
 from server.audit.ledger_comparison import audit_ledgers, compare_clients
 from server.audit.run_report import AuditedClient, RunReport

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.audit.ledger_checks import Remarks
-from common.audit.ledger_report import bounds
+from common.ledger.audit.integrity_checks import Remarks
+from common.ledger.audit.report import bounds
 from common.privacy.accounting import Spent
 
 Verdict = Literal["verified", "internally consistent", "DOUBTFUL", "NOT PRIVATE"]

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from common.audit.ledger_checks import Remarks
-from common.audit.ledger_costs import cost_of
+from common.config.schema import RunConfig
 from common.errors import PrivacyError
-from common.ledger.heads import SignedHead
+from common.ledger.audit.costs import cost_of
+from common.ledger.audit.integrity_checks import Remarks
+from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.events import merged
 from common.privacy.plan import CountsPlan, PrivacyPlan, plan_for, server_plan
-from common.sections import RunConfig
 from server.audit.stated import Stated, StatedClient
 from server.cohort import draw_cohorts, join_cohorts, shrunk_cohort
 from server.spending import Share

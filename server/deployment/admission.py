@@ -9,8 +9,8 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.config import bract_home
 from common.errors import ConfigError, FederationError
+from common.system.paths import bract_home
 from server.deployment.control import UNREGISTERED, Node, control
 from server.deployment.home import ServerHome
 from server.deployment.keys import PublicKey, check_client_name, read_public_key

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import ConfigError
-from common.fingerprints import certificate_fingerprint
+from common.system.fingerprints import certificate_fingerprint
 
 # Clocks of clients may be behind: a certificate counts as valid for them from this long before it was made.
 _BACKDATED = timedelta(hours=1)

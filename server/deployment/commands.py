@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from common.errors import ConfigError
-from common.terminal import plain_errors
+from common.system.console import plain_errors
 
 INIT_HELP = """Make a server's folder: certificate authority, certificate, settings.
 
@@ -170,7 +170,7 @@ def bundle_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("bundle.fab"),
 ) -> None:
     """Write the bundle of the Bract that is installed here; a ConfigError says why it cannot be written."""
-    from common.bundle import bundle_digest, installed_bundle
+    from common.system.app_bundle import bundle_digest, installed_bundle
     from server.deployment.making import write_whole
 
     with plain_errors():

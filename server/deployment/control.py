@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.config import Scalar
+from common.config.loading import Scalar
 from common.errors import ConfigError, FederationError
 from server.deployment.home import ServerHome
 from server.deployment.keys import PublicKey

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from common.bundle import bundle_digest, installed_bundle
-from common.config import Scalar, defaults, override, parse, resolved
-from common.data.sources import OWN_IMAGES
+from common.config.loading import Scalar, defaults, override, parse, resolved
+from common.config.schema import RunConfig, parts
+from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError, FederationError
-from common.sections import RunConfig, parts
+from common.system.app_bundle import bundle_digest, installed_bundle
 from server.deployment.control import Control, NotRunningError, control
 from server.deployment.home import ServerHome
 from server.deployment.making import write_whole

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common.terminal import plain_errors
+from common.system.console import plain_errors
 
 RUN_HELP = """Run a federation over the clients that are admitted to the server of this machine.
 
@@ -41,12 +41,12 @@ def run_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
 ) -> None:
     """Run a federation over real clients."""
-    from common.config import resolved
-    from common.given import given_to_resume, given_to_run
+    from common.commands.run_settings import given_to_resume, given_to_run
+    from common.config.loading import resolved
+    from common.system.console import set_log_levels
     from server.closing import show_closing
     from server.deployment.home import load_home
     from server.deployment.run import run_config_of, run_on_server
-    from server.log_levels import set_log_levels
 
     console = Console(stderr=as_json, quiet=quiet)
     set_log_levels(verbose=False)

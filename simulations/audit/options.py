@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from common import config as settings
+from common.commands.run_settings import given_settings
+from common.config import loading as settings
 from common.errors import ConfigError
 
 Sets = Annotated[
@@ -39,7 +40,7 @@ def audited_settings(
     Raises:
         ConfigError: A setting is wrong, both a run and settings were given, or the run has not ended.
     """
-    given = settings.given_settings(pairs or [], file, {"--seed": ("seed", seed)})
+    given = given_settings(pairs or [], file, {"--seed": ("seed", seed)})
     if run is not None:
         from server.audit.attached import check_ended
 

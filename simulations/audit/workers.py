@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from common.errors import ConfigError
-from common.threads import pin_to_one_thread
+from common.system.threads import pin_to_one_thread
 
 Begin = Callable[..., object]
 

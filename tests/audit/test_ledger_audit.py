@@ -26,17 +26,17 @@ from ledger_cases import (
 )
 from typer.testing import CliRunner
 
-from common.audit.audit_command import audit_app
-from common.audit.ledger_audit import audit_ledger, kept_heads
-from common.audit.ledger_costs import worst_image
+from common.commands.audit_ledger import audit_app
 from common.errors import LedgerError
-from common.ledger.agreements import charges_in
-from common.ledger.books import Books
+from common.ledger.audit.audit import audit_ledger, kept_heads
+from common.ledger.audit.costs import worst_image
 from common.ledger.budget import Charge
-from common.ledger.heads import SignedHead, sign_head
-from common.ledger.images import Members
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.image_index import Members
+from common.ledger.registrations import charges_in
+from common.ledger.signed_heads import SignedHead, sign_head
+from common.ledger.transactions import Books
 from common.privacy.events import CountsEvent, DpSgdEvent
 
 app = typer.Typer()

@@ -17,13 +17,13 @@ from ledger_cases import (
     tamper,
 )
 
-from common.audit.ledger_audit import audit_ledger
-from common.audit.ledger_checks import Remarks, check_entries
-from common.ledger.agreements import charges_in, place, request_id
-from common.ledger.chain import Entry
-from common.ledger.heads import SignedHead
-from common.ledger.images import PARTS, digest_of_added, digest_of_part
-from common.ledger.ledger import Ledger
+from common.ledger.audit.audit import audit_ledger
+from common.ledger.audit.integrity_checks import Remarks, check_entries
+from common.ledger.database import Ledger
+from common.ledger.hash_chain import Entry
+from common.ledger.image_index import PARTS, digest_of_added, digest_of_part
+from common.ledger.registrations import charges_in, place, request_id
+from common.ledger.signed_heads import SignedHead
 from common.privacy.plan import CountsPlan
 
 

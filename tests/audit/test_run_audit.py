@@ -25,10 +25,10 @@ from run_audit_cases import (
 )
 from typer.testing import CliRunner
 
-from common.audit.audit_command import audit_app
+from common.commands.audit_ledger import audit_app
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.plan import plan_for
-from common.sections import RunConfig
 from server import cli as server_cli
 from server.audit.run_audit import audit_run
 from server.run_directory import RunDirectory

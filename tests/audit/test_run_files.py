@@ -16,12 +16,12 @@ from run_audit_cases import (
     run_fixture,  # noqa: F401
 )
 
-from common.ledger.books import Books
-from common.ledger.heads import sign_head
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Ledger
+from common.config.schema import RunConfig
+from common.ledger.database import Ledger
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.signed_heads import sign_head
+from common.ledger.transactions import Books
 from common.privacy.plan import plan_for
-from common.sections import RunConfig
 from server.audit.run_audit import audit_run
 
 

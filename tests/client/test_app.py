@@ -13,14 +13,14 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client.app as client_app
 from client.training.trainer import Learner
-from common.config import resolved
-from common.data.deal import deal
-from common.data.prepared import Prepared
-from common.data.shards import shard
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.data.client_dataset import shard
+from common.data.partitioning.assignment import deal
+from common.data.preprocessing import Prepared
 from common.errors import ClientFailure
-from common.models.head import HEAD_WEIGHT, initial_head
-from common.records import arrays_to_record
-from common.sections import RunConfig
+from common.messages.codec import arrays_to_record
+from common.models.linear_head import HEAD_WEIGHT, initial_head
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -123,7 +123,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 from client.app import app
-from common.config import defaults, override, parse, resolved
+from common.config.loading import defaults, override, parse, resolved
 from tests.client.test_app import train_content
 config = resolved(parse(override(defaults(), {"privacy.mechanism": "none"})))
 context = Context(1, 2, {"partition-id": 0, "num-partitions": 5, "bract-simulation": True}, RecordDict(), config)
@@ -140,8 +140,8 @@ print(sorted(heavy & set(sys.modules)))
 _TRAIN_CONTENT = """
 import numpy as np
 from flwr.app import ConfigRecord
-from common.models.head import initial_head
-from common.records import arrays_to_record
+from common.models.linear_head import initial_head
+from common.messages.codec import arrays_to_record
 def train_content():
     settings = ConfigRecord({"server-round": 1, "run-id": "a1" * 16})
     return RecordDict({"arrays": arrays_to_record(initial_head(1280, 10)), "config": settings})

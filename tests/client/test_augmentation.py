@@ -10,8 +10,8 @@ import torch
 from client.training.augmentation import augment, quarter_turns, view_seeds
 from client.training.network_sgd import Rows
 from client.training.round_settings import LocalSettings
-from common.models.network import build_network
-from common.sections import AUGMENTATIONS, RunConfig
+from common.config.schema import AUGMENTATIONS, RunConfig
+from common.models.classifier import build_network
 
 RNG = np.random.default_rng(0)
 DIGESTS = RNG.integers(0, 256, (12, 32), dtype=np.uint8)

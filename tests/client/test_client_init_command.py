@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 import bract
 from client.client_config import load_site, server_place
 from client.setup import init_report
-from common.bundle import bundle_digest, installed_bundle
 from common.errors import ConfigError
 from common.privacy.policy import load_policy
+from common.system.app_bundle import bundle_digest, installed_bundle
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

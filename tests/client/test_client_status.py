@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 import bract
 from client.status.status import client_status
-from common.audit.ledger_costs import cost_of
-from common.bundle import bundle_digest, installed_bundle
-from common.ledger.agreements import planned_events, released_events
-from common.ledger.holder import own_holder
-from common.ledger.open_books import close_below
+from common.ledger.audit.costs import cost_of
+from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import own_holder
+from common.ledger.registrations import planned_events, released_events
+from common.system.app_bundle import bundle_digest, installed_bundle
 
 pytestmark = pytest.mark.usefixtures("own_home")
 POLICY = "max-epsilon = 8.0\ndelta = 1e-5\n"

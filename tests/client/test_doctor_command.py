@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import bract
 from client.checks.connection import MOST_AHEAD, MOST_BEHIND
-from common.ledger.holder import own_holder
+from common.ledger.data_holder import own_holder
 
 
 def test_a_client_in_good_health_has_nothing_to_mend(bed: Bed) -> None:

@@ -16,10 +16,10 @@ from client.training.per_example_gradients import (
     slot_chunks,
 )
 from client.training.round_settings import LocalSettings
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.models.heads import build_head
-from common.models.network import AnyNetwork, Network, build_network
-from common.sections import RunConfig
+from common.models.classifier import AnyNetwork, Network, build_network
+from common.models.torch_heads import build_head
 
 # Maps of one pixel take a path in torch that has no batched form; it is right, if slower.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")

@@ -13,12 +13,12 @@ from own_home_cases import (
 
 import client.guard as guard_module
 from client.training.trainer import Learner
-from common.config import Scalar
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
 from common.errors import LedgerError
-from common.ledger.books import Books
-from common.ledger.holder import own_holder
-from common.models.initial import initial_arrays
-from common.sections import RunConfig
+from common.ledger.data_holder import own_holder
+from common.ledger.transactions import Books
+from common.models.initialization import initial_arrays
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

@@ -13,9 +13,9 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from own_clients import POLICY, OwnClient, write_images
 from runtime_bed import Runtime, launched, runtime, saying, zipped
 
-from common.bundle import bundle_digest, write_files
 from common.errors import ClientFailure
-from common.ledger.holder import own_holder
+from common.ledger.data_holder import own_holder
+from common.system.app_bundle import bundle_digest, write_files
 
 Launch = Callable[[Path], object]
 

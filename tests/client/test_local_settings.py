@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from client.training.round_settings import schedule_factor, settings_of
-from common.sections import RunConfig
+from common.config.schema import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

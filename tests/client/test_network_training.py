@@ -13,11 +13,11 @@ from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows, network_logits, train_network, train_network_privately
 from client.training.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings
-from common.models.cnn import to_pixels
-from common.models.initial import initial_arrays
-from common.models.network import AnyNetwork, build_network, load_arrays, network_for
+from common.models.classifier import AnyNetwork, build_network, load_arrays, network_for
+from common.models.initialization import initial_arrays
+from common.models.small_cnn import to_pixels
 from common.privacy.plan import PrivacyPlan
-from common.streams import public_stream
+from common.randomness import public_stream
 
 
 @pytest.fixture(scope="module")

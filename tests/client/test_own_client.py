@@ -12,8 +12,8 @@ from own_home_cases import (
     own_home_fixture,  # noqa: F401
 )
 
-from common.ledger.holder import own_holder
-from common.sections import RunConfig
+from common.config.schema import RunConfig
+from common.ledger.data_holder import own_holder
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

@@ -17,13 +17,13 @@ from safetensors.numpy import load_file
 import client.app as client_app
 from client.session import local_of
 from client.training.trainer import Learner
-from common.config import Scalar, resolved
-from common.data.deal import deal
-from common.data.prepared import Prepared, prepare
-from common.data.shards import Shard, shard
-from common.models.initial import initial_arrays
-from common.records import arrays_to_record, record_to_arrays
-from common.sections import RunConfig
+from common.config.loading import Scalar, resolved
+from common.config.schema import RunConfig
+from common.data.client_dataset import Shard, shard
+from common.data.partitioning.assignment import deal
+from common.data.preprocessing import Prepared, prepare
+from common.messages.codec import arrays_to_record, record_to_arrays
+from common.models.initialization import initial_arrays
 from server.closing import show_closing
 from simulations.evaluator import PooledEvaluator
 from simulations.job import run_job

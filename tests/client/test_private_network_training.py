@@ -13,10 +13,10 @@ from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows, train_network, train_network_privately
 from client.training.round_settings import LocalSettings
-from common.models.network import AnyNetwork
+from common.models.classifier import AnyNetwork
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
-from common.streams import public_stream
+from common.randomness import public_stream
 
 
 @pytest.fixture(scope="module")

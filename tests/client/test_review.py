@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import bract
 from client.bundle_review.compare import review, shown
-from common.bundle import bundle_digest, bundle_files, installed_bundle
 from common.privacy.policy import load_policy
+from common.system.app_bundle import bundle_digest, bundle_files, installed_bundle
 
 POLICY = "max-epsilon = 8.0\ndelta = 1e-5\n"
 Files = dict[str, bytes]
@@ -62,13 +62,19 @@ def test_the_same_code_packed_otherwise_is_the_same(files: Files, packed: Callab
 def test_each_file_that_differs_is_shown_with_its_lines(files: Files, packed: Callable[[str, Files], Path]) -> None:
     old = packed("a.fab", files)
     new = files | {"common/metrics.py": files["common/metrics.py"] + b"ANSWER = 42\n", "common/fresh.py": b"X = 1\n"}
-    del new["common/listing.py"]
+    del new["common/commands/listing.py"]
     bundle = packed("b.fab", new)
 
     done = run(old, bundle)
 
     assert done.exit_code == 1
-    for line in ("  ~ common/metrics.py", "  + common/fresh.py", "  - common/listing.py", "+ANSWER = 42", "+X = 1"):
+    for line in (
+        "  ~ common/metrics.py",
+        "  + common/fresh.py",
+        "  - common/commands/listing.py",
+        "+ANSWER = 42",
+        "+X = 1",
+    ):
         assert line in done.stdout.splitlines()
     assert "1 added, 1 removed, 1 changed" in done.stdout
     assert done.stdout.splitlines()[-1] == f'bundle = "{bundle_digest(bundle.read_bytes())}"'
@@ -87,28 +93,33 @@ def test_what_guards_the_images_and_what_reaches_outward_comes_first_with_a_flag
 ) -> None:
     new = files | {
         name: files[name] + b"# changed\n"
-        for name in ("client/guard.py", "common/privacy/noise.py", "common/ledger/books.py", "common/records.py")
+        for name in (
+            "client/guard.py",
+            "common/privacy/noise.py",
+            "common/ledger/transactions.py",
+            "common/messages/codec.py",
+        )
     }
     new["common/metrics.py"] = b"import socket, numpy\nfrom subprocess import run\n" + files["common/metrics.py"]
-    new["common/listing.py"] = files["common/listing.py"] + b"\neval('1')\n"
-    new["common/streams.py"] = b"def (:\n"
-    new["common/aligned.py"] = files["common/aligned.py"] + b"# harmless\n"
+    new["common/commands/listing.py"] = files["common/commands/listing.py"] + b"\neval('1')\n"
+    new["common/randomness.py"] = b"def (:\n"
+    new["common/system/aligned_arrays.py"] = files["common/system/aligned_arrays.py"] + b"# harmless\n"
     new["common/fast.so"] = b"\x7fELF\0"
     new["pyproject.toml"] = files["pyproject.toml"] + b"\n"
 
     found = flags(packed("a.fab", files), packed("b.fab", new))
 
-    assert [*found][-1] == "common/aligned.py"  # all others have a flag
-    assert found["common/aligned.py"] == ""
+    assert [*found][-1] == "common/system/aligned_arrays.py"  # all others have a flag
+    assert found["common/system/aligned_arrays.py"] == ""
     assert "beside the images" in found["client/guard.py"]
     assert "budget" in found["common/privacy/noise.py"]
-    assert "budget" in found["common/ledger/books.py"]
-    assert "what may leave" in found["common/records.py"]
+    assert "budget" in found["common/ledger/transactions.py"]
+    assert "what may leave" in found["common/messages/codec.py"]
     assert (
         "reach a network: now imports socket; can run other code: now imports subprocess" in found["common/metrics.py"]
     )
-    assert "now calls eval" in found["common/listing.py"]
-    assert "cannot be parsed" in found["common/streams.py"]
+    assert "now calls eval" in found["common/commands/listing.py"]
+    assert "cannot be parsed" in found["common/randomness.py"]
     assert "no source code" in found["common/fast.so"]
     assert "names the apps" in found["pyproject.toml"]
 

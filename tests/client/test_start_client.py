@@ -20,7 +20,7 @@ from client.runtime.start import start_client
 from client.runtime.supernode import command_for
 from client.setup.init_client import init_client
 from common.errors import ConfigError
-from common.progress import no_progress
+from common.system.progress import no_progress
 
 PIN = "ab" * 32
 

@@ -11,8 +11,8 @@ from own_home_cases import (
 )
 
 import client.app as client_app
-from common.config import Scalar, resolved
-from common.ledger.holder import own_holder
+from common.config.loading import Scalar, resolved
+from common.ledger.data_holder import own_holder
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

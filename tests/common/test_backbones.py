@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from weight_cases import SMALL, MakeConfig, classifier_tensors, config_of
 
 from common.errors import ConfigError, WeightsError
-from common.models.backbones import backbone_facts, load_backbone
-from common.models.bodies import build_body
-from common.models.catalogue import SHORT_NAMES, known_backbones, resolve_name
-from common.models.weights import hash_tensors, load_body
+from common.models.backbone_info import backbone_facts, load_backbone
+from common.models.loading import build_body, load_body
+from common.models.names import SHORT_NAMES, known_backbones, resolve_name
+from common.models.weight_files import hash_tensors
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_backbone_facts_notice_that_the_file_has_changed(
 def test_backbone_facts_are_remembered_across_processes(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from common.models import backbones
+    from common.models import backbone_info as backbones
 
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     config = config_of(make_config, SMALL, **{"seed": 77})

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import bundle as bundles
-from common.bundle import (
+from common.errors import BundleError
+from common.system import app_bundle as bundles
+from common.system.app_bundle import (
     bundle_digest,
     bundle_files,
     bundle_of,
@@ -24,7 +25,6 @@ from common.bundle import (
     stage_app,
     write_files,
 )
-from common.errors import BundleError
 
 FILES = {"pyproject.toml": b"[project]", "client/app.py": b"app = 1\n", "client/__init__.py": b""}
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,7 +199,9 @@ def test_installed_bundle_is_what_its_folder_and_a_copy_elsewhere_give(tmp_path:
     wheel = tmp_path / "wheel"  # as a wheel lays it out: pyproject.toml inside of common
     shutil.copytree(app, wheel, ignore=shutil.ignore_patterns("tests"))
     (wheel / "pyproject.toml").rename(wheel / "common" / "pyproject.toml")
-    code = "from common.bundle import bundle_digest, installed_bundle; print(bundle_digest(installed_bundle()))"
+    code = (
+        "from common.system.app_bundle import bundle_digest, installed_bundle; print(bundle_digest(installed_bundle()))"
+    )
 
     there = subprocess.run(
         [sys.executable, "-c", code],
@@ -212,7 +214,9 @@ def test_installed_bundle_is_what_its_folder_and_a_copy_elsewhere_give(tmp_path:
 
     assert there.stdout.strip() == digest
     assert bundle_digest(bundle_of(app)) == digest
-    assert {"client/app.py", "common/bundle.py", "bract.py", "pyproject.toml"} <= set(bundle_files(bundle_of(app)))
+    assert {"client/app.py", "common/system/app_bundle.py", "bract.py", "pyproject.toml"} <= set(
+        bundle_files(bundle_of(app))
+    )
 
 
 def test_installed_bundle_has_one_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows, network_logits, train_network, train_network_privately
 from client.training.round_settings import settings_of
+from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
-from common.models.backbones import backbone_facts, load_backbone
-from common.models.bodies import build_body
-from common.models.catalogue import resolve_name
-from common.models.clip import PROMPT, clip_with_weights, text_head
-from common.models.initial import initial_arrays
-from common.models.network import build_network, feature_network
+from common.models.backbone_info import backbone_facts, load_backbone
+from common.models.classifier import build_network, feature_network
+from common.models.initialization import initial_arrays
+from common.models.loading import build_body
+from common.models.names import resolve_name
+from common.models.providers.open_clip_models import PROMPT, clip_with_weights, text_head
 from common.models.tuning import tuned_names
 from common.privacy.plan import PrivacyPlan
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.randomness import public_stream
 
 CLASSES = ("cat", "red_panda", "violin")
 SIDE = 32

@@ -5,8 +5,8 @@ import pytest
 import torch
 from network_cases import load_cnn
 
-from common.models.cnn import SmallCnn, initial_cnn, to_pixels
-from common.models.network import CnnNetwork, load_arrays, trained_arrays
+from common.models.classifier import CnnNetwork, load_arrays, trained_arrays
+from common.models.small_cnn import SmallCnn, initial_cnn, to_pixels
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -10,10 +10,10 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
-from common.config import Scalar, defaults, flatten, nest, override, parse, resolved
+from common.config.loading import Scalar, defaults, flatten, nest, override, parse, resolved
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.plan import plan_for
-from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 _PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"

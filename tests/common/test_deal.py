@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import Scalar, bract_home
-from common.data.deal import Partition, class_counts, deal, deal_afresh
-from common.data.shards import shard
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.client_dataset import shard
+from common.data.partitioning.assignment import deal, deal_afresh
+from common.data.partitioning.partition import Partition, class_counts
 from common.errors import ConfigError, DataError
-from common.sections import RunConfig
+from common.system.paths import bract_home
 
 MakeConfig = Callable[..., RunConfig]
 COUNT = 600
@@ -233,7 +235,7 @@ def _same(one: Partition, other: Partition) -> bool:
 
 def test_deal_is_read_the_second_time(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = deal(make_config(), _content())
-    monkeypatch.setattr("common.data.deal.deal_afresh", lambda *_: pytest.fail("dealt again"))
+    monkeypatch.setattr("common.data.partitioning.assignment.deal_afresh", lambda *_: pytest.fail("dealt again"))
 
     assert _same(deal(make_config(), _content()), first)
 
@@ -289,7 +291,7 @@ def test_deal_leaves_no_half_written_file(make_config: MakeConfig, monkeypatch: 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("common.data.deal.np.savez", stop)
+    monkeypatch.setattr("common.data.partitioning.assignment.np.savez", stop)
     with pytest.raises(KeyboardInterrupt):
         deal(make_config(), _content())
 

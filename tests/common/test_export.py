@@ -15,14 +15,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bract import app
-from common.config import Scalar
-from common.data.deal import deal_afresh
-from common.data.export import export_partition, folder_names
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import deal_afresh
+from common.data.partitioning.export import export_partition, folder_names
 from common.data.scan import Scan, scan_source
-from common.data.sources import open_source
+from common.data.sources.registry import open_source
 from common.errors import DataError
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 
 MakeConfig = Callable[..., RunConfig]
 Found = Counter[tuple[str, str, bytes]]
@@ -235,7 +235,7 @@ def test_export_says_why_it_cannot_write(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("common.data.export.shutil.copyfile", full)
+    monkeypatch.setattr("common.data.partitioning.export.shutil.copyfile", full)
     with pytest.raises(DataError, match=r"cannot write to .*out: No space left on device; nothing was left there"):
         export_partition(config, open_source(config.data), area / "out", no_progress)
 

@@ -18,7 +18,7 @@ from common.errors import (
     PrivacyError,
     WeightsError,
 )
-from common.records import failure_reply
+from common.messages.codec import failure_reply
 
 _DETAILS = "patient-4711 in /ward-7, label 3, shape (8, 8)"
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import Scalar, bract_home
-from common.data.images import pixel_digest
-from common.data.prepared import Prepared, prepare
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.decoding import pixel_digest
+from common.data.feature_extraction import CHUNK, FeatureExtractor, PixelCollector, choose_device, square
+from common.data.preprocessing import Prepared, prepare
 from common.errors import DataError
-from common.features import CHUNK, FeatureExtractor, PixelCollector, choose_device, square
-from common.models.network import Network, feature_network
-from common.sections import RunConfig
-from common.store import ContentStore
+from common.models.classifier import Network, feature_network
+from common.system.content_store import ContentStore
+from common.system.paths import bract_home
 
 MakeConfig = Callable[[dict[str, Scalar]], RunConfig]
 SIDE = 32
@@ -127,8 +128,8 @@ def test_a_second_run_re_uses_features_with_another_seed(digits: Prepared, make_
 
 _KILLED = """
 import sys
-from common.config import defaults, override, parse
-from common.data.prepared import prepare
+from common.config.loading import defaults, override, parse
+from common.data.preprocessing import prepare
 def progress(total, what):
     done = []
     def advance(amount):

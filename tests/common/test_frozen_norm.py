@@ -12,13 +12,14 @@ from torch import nn
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows, train_network, train_network_privately
 from client.training.round_settings import settings_of
-from common.models.bodies import Body, build_body
-from common.models.catalogue import resolve_name
-from common.models.frozen_norm import FrozenBatchNorm, freeze_batch_norm
-from common.models.network import build_network, trained_arrays
+from common.config.schema import RunConfig
+from common.models.backbone import Body
+from common.models.classifier import build_network, trained_arrays
+from common.models.frozen_batch_norm import FrozenBatchNorm, freeze_batch_norm
+from common.models.loading import build_body
+from common.models.names import resolve_name
 from common.privacy.plan import PrivacyPlan
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.randomness import public_stream
 
 # timm with and without fused activations, torchvision with and without an epsilon of its own.
 WITH_BATCH_NORM = (

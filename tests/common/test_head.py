@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.models.head import HEAD_WEIGHT, head_logits, initial_head, residuals
-from common.models.initial import initial_arrays
-from common.sections import RunConfig
+from common.config.schema import RunConfig
+from common.models.initialization import initial_arrays
+from common.models.linear_head import HEAD_WEIGHT, head_logits, initial_head, residuals
 
 
 def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

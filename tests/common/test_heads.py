@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.models.heads import HIDDEN, build_head, scale_features
+from common.models.torch_heads import HIDDEN, build_head, scale_features
 
 
 def rows(number: int = 5, width: int = 12) -> torch.Tensor:

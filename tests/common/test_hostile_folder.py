@@ -10,11 +10,11 @@ from hostile_files import BAD, GOOD, build_hostile_folder, picture
 from typer.testing import CliRunner
 
 from bract import app
+from common.config.schema import RunConfig
 from common.data.scan import Scan, refuse_if_too_bad, scan_source
-from common.data.sources import open_source
+from common.data.sources.registry import open_source
 from common.errors import DataError
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_hostile_folder_decodes_alike_under_all_lossless_colour_formats(scan: Sc
     kinds = [name for name in sorted(GOOD) if name.partition(".")[0] in lossless]
     digests = {bytes(digest) for digest in scan.digests}
 
-    from common.data.images import pixel_digest
+    from common.data.decoding import pixel_digest
 
     for kind in kinds:
         assert pixel_digest(picture(128, seed=sorted(GOOD).index(kind))) in digests, kind

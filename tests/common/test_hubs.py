@@ -13,12 +13,13 @@ from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageColumn
 from hostile_files import encode, picture
 
-from common.data import hubs
-from common.data.class_names import MEDMNIST_CLASSES
-from common.data.images import decode
-from common.data.sources import Entries, ImageSource, open_source
+from common.config.schema import RunConfig
+from common.data.decoding import decode
+from common.data.sources import torchvision_sets as hubs
+from common.data.sources.base_source import Entries, ImageSource
+from common.data.sources.class_names import MEDMNIST_CLASSES
+from common.data.sources.registry import open_source
 from common.errors import DataError
-from common.sections import RunConfig
 
 Open = Callable[..., ImageSource]
 
@@ -235,9 +236,9 @@ def test_medmnist_is_downloaded_once(open_named: Open, own_home: Path, monkeypat
     content = _npz(
         own_home / "published" / "bloodmnist.npz", train_labels=np.zeros((4, 1)), test_labels=np.ones((2, 1))
     )
-    monkeypatch.setattr(hubs, "MEDMNIST_URL", (own_home / "published").as_uri() + "/{name}.npz")
+    monkeypatch.setattr("common.data.sources.medmnist.MEDMNIST_URL", (own_home / "published").as_uri() + "/{name}.npz")
     first = open_named("medmnist:bloodmnist")
-    monkeypatch.setattr(hubs, "MEDMNIST_URL", "file:///gone/{name}.npz")
+    monkeypatch.setattr("common.data.sources.medmnist.MEDMNIST_URL", "file:///gone/{name}.npz")
 
     again = open_named("medmnist:bloodmnist")
 

@@ -12,7 +12,7 @@ import pytest
 from hostile_files import BAD, GOOD, bomb, chunk, deep, encode, picture, rotated
 from PIL import Image, ImageFile
 
-from common.data.images import FORMATS, MAX_PIXELS, BadImage, decode, pixel_digest
+from common.data.decoding import FORMATS, MAX_PIXELS, BadImage, decode, pixel_digest
 
 
 def _cell(content: bytes) -> dict[str, Any]:

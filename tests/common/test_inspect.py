@@ -14,13 +14,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bract import app
-from common.data.contact_sheet import MAX_CLASSES, draw_source
+from common.config.schema import RunConfig
 from common.data.duplicates import Sketches, find_equal, find_near
-from common.data.inspect import inspect_source, show_facts
 from common.data.scan import scan_source
-from common.data.sources import open_source
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.data.source_plot import MAX_CLASSES, draw_source
+from common.data.source_report import inspect_source, show_facts
+from common.data.sources.registry import open_source
+from common.system.progress import no_progress
 
 Inspect = Callable[..., dict[str, Any]]
 

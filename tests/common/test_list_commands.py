@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bract import app
-from common import listing
-from common.config import defaults
-from common.data.sources import KNOWN_SOURCES
-from common.models.catalogue import SHORT_NAMES
-from common.sections import Partitioner, StrategyName
+from common.commands import listing
+from common.config.loading import defaults
+from common.config.schema import Partitioner, StrategyName
+from common.data.sources.registry import KNOWN_SOURCES
+from common.models.names import SHORT_NAMES
 from server import aggregation
 
 LISTS = ("backbones", "sources", "strategies", "partitioners")

@@ -11,12 +11,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageColumn
 from hostile_files import encode, picture
 
-from common.data.images import decode
+from common.config.schema import RunConfig
+from common.data.decoding import decode
 from common.data.scan import scan_source
-from common.data.sources import Entries, ImageSource, open_source
+from common.data.sources.base_source import Entries, ImageSource
+from common.data.sources.registry import open_source
 from common.errors import DataError
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 
 Open = Callable[..., ImageSource]
 

@@ -12,11 +12,12 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from common.data.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES
-from common.data.images import decode
-from common.data.sources import Entries, ImageSource, open_source
+from common.config.schema import DataConfig, RunConfig
+from common.data.decoding import decode
+from common.data.sources.base_source import Entries, ImageSource
+from common.data.sources.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES
+from common.data.sources.registry import open_source
 from common.errors import DataError
-from common.sections import DataConfig, RunConfig
 
 Open = Callable[..., ImageSource]
 

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.models.backbones import backbone_facts, describe, load_backbone, scaling_of
-from common.models.bodies import build_body
-from common.models.catalogue import resolve_name
-from common.models.initial import initial_arrays
-from common.models.network import (
+from common.models.backbone_info import backbone_facts, describe, load_backbone, scaling_of
+from common.models.classifier import (
     CnnNetwork,
     Network,
     build_network,
@@ -22,7 +20,9 @@ from common.models.network import (
     personal_names,
     trained_arrays,
 )
-from common.sections import RunConfig
+from common.models.initialization import initial_arrays
+from common.models.loading import build_body
+from common.models.names import resolve_name
 
 MakeConfig = Callable[..., RunConfig]
 SHAPE, CLASSES = (32, 32, 3), ("a", "b", "c")

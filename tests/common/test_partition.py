@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import Scalar, defaults, override, parse
-from common.data.partition import assign_clients, assign_test, hold_out
-from common.data.units import group_names, group_rows, most_frequent
+from common.config.loading import Scalar, defaults, override, parse
+from common.config.schema import DataConfig
+from common.data.partitioning.partitioners import assign_clients, assign_test, hold_out
+from common.data.partitioning.privacy_units import group_names, group_rows, most_frequent
 from common.errors import DataError
-from common.sections import DataConfig
 
 
 def _config(partitioner: str, alpha: float = 1.0, **given: Scalar) -> DataConfig:
@@ -222,7 +222,7 @@ def test_assign_clients_tries_further_seeds_before_it_gives_up() -> None:
             assign_clients(labels, config, num_clients=8, seed=seed)
             found += 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.data.partition.TRIES", 1)
+        patch.setattr("common.data.partitioning.partitioners.TRIES", 1)
         first = 0
         for seed in range(30):
             with contextlib.suppress(DataError):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import Scalar
-from common.data.prepared import Prepared, prepare
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared, prepare
 from common.errors import DataError, WeightsError
-from common.models import backbones
-from common.sections import RunConfig
+from common.models import backbone_info as backbones
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -201,8 +201,8 @@ def test_what_is_ready_is_found_without_heavy_libraries(make_config: MakeConfig,
     prepare(make_config())  # or looked at the digits with another class list
     code = (
         "import sys\n"
-        "from common.config import defaults, parse\n"
-        "from common.data.prepared import prepare\n"
+        "from common.config.loading import defaults, parse\n"
+        "from common.data.preprocessing import prepare\n"
         "prepared = prepare(parse(defaults()))\n"
         "assert len(prepared.labels) == 1797\n"
         "print(sorted({'torch', 'timm', 'torchvision', 'datasets', 'sklearn', 'PIL', 'flwr'} & set(sys.modules)))\n"

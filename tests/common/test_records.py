@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from record_cases import COUNTS, DECLARED, EVERYTHING, FOUND, HEAD, OWN_COUNTS, WEIGHTS, reply
 
 from common.errors import FederationError
-from common.records import (
+from common.messages.codec import (
     CONFIG,
     SERVER_ROUND,
     arrays_to_record,
@@ -22,7 +22,7 @@ from common.records import (
     server_round_of,
     sum_counts,
 )
-from common.releases import (
+from common.messages.fields import (
     CLIENT,
     CONFUSION,
     LEDGER,

@@ -7,10 +7,11 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 from record_cases import DECLARED, EVERYTHING, FOUND, LEGAL, PRIVATE, RUNS, WEIGHTS, reply
 
+from common.config.schema import RunConfig
 from common.errors import FederationError, PrivacyError
-from common.record_checks import check_release, check_reply
-from common.records import Findings, arrays_to_record, encode_findings, encode_update
-from common.releases import (
+from common.messages.checks import check_release, check_reply
+from common.messages.codec import Findings, arrays_to_record, encode_findings, encode_update
+from common.messages.fields import (
     ARRAYS,
     CONFUSION,
     CORRECT,
@@ -24,7 +25,6 @@ from common.releases import (
     WRONG,
     Releases,
 )
-from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from hostile_files import encode, picture
 
+from common.config.schema import RunConfig
 from common.data import scan as scanning
-from common.data.images import pixel_digest
+from common.data.decoding import pixel_digest
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
-from common.data.sources import ImageSource, open_source
+from common.data.sources.base_source import ImageSource
+from common.data.sources.registry import open_source
 from common.errors import DataError
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 
 Look = Callable[..., tuple[Scan, list[int]]]
 
@@ -223,8 +224,9 @@ def test_scan_that_cannot_be_written_keeps_the_earlier_one(
 
 def test_scan_by_two_processes_at_once_decodes_each_image_once(root: Path, home: Path) -> None:
     program = (
-        "import sys; from common.config import defaults, override, parse; from common.data.sources import open_source;"
-        "from common.data.scan import scan_source; from common.progress import no_progress; rows = [];"
+        "import sys; from common.config.loading import defaults, override, parse;"
+        "from common.data.sources.registry import open_source; from common.data.scan import scan_source;"
+        "from common.system.progress import no_progress; rows = [];"
         f"source = open_source(parse(override(defaults(), {{'data.source': {str(root)!r}}})).data);"
         "scan = scan_source(source, progress=no_progress, sink=lambda row, *_: rows.append(row));"
         "print(len(rows), scan.usable.sum(), scan.digests.tobytes().hex())"

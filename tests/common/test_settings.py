@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Scalar, bract_home, defaults, flatten, load_file, nest, override, parse, set_value
+from common.commands.run_settings import set_value
+from common.config.loading import Scalar, defaults, flatten, load_file, nest, override, parse
 from common.errors import ConfigError
+from common.system.paths import bract_home
 
 _NAMES = st.text("abcdefgh-", min_size=1, max_size=6)
 _VALUES = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8))

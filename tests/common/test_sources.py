@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.images import decode
-from common.data.sources import KNOWN_SOURCES, Entries, ImageSource, describe_sources, names_a_place, open_source
+from common.config.schema import DataConfig, RunConfig
+from common.data.decoding import decode
+from common.data.sources.base_source import Entries, ImageSource
+from common.data.sources.registry import KNOWN_SOURCES, describe_sources, names_a_place, open_source
 from common.errors import DataError
-from common.sections import DataConfig, RunConfig
 
 Open = Callable[..., ImageSource]
 
@@ -270,8 +271,8 @@ def test_describe_sources_names_every_known_source() -> None:
 def test_opening_a_source_imports_nothing_heavy(source: str, tmp_path: Path) -> None:
     named = str(_two_classes(tmp_path)) if source == "folder" else source
     program = (
-        "import sys; from common.config import defaults, override, parse; from common.data.sources import open_source;"
-        "import common.data.scan; "
+        "import sys; from common.config.loading import defaults, override, parse;"
+        "from common.data.sources.registry import open_source; import common.data.scan; "
         f"open_source(parse(override(defaults(), {{'data.source': {named!r}}})).data);"
         "print([m for m in ('PIL', 'datasets', 'pyarrow', 'sklearn', 'torch', 'pandas') if m in sys.modules])"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.store import ContentStore
+from common.system.content_store import ContentStore
 
 FLOAT = np.dtype(np.float32)
 
@@ -111,7 +111,7 @@ def test_files_belong_to_their_owner_only(tmp_path: Path) -> None:
 _WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from common.store import ContentStore
+from common.system.content_store import ContentStore
 store = ContentStore(Path(sys.argv[1]), (3,), np.dtype(np.float32))
 for number in range(int(sys.argv[2]), 1000, 2):
     store.append([number.to_bytes(32, "big")], np.array([[number, 10 * number, -number]], dtype=np.float32))

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from common.streams import keyed_uniform, public_stream
+from common.randomness import keyed_uniform, public_stream
 
 
 def _digests(count: int, salt: str = "") -> np.ndarray:

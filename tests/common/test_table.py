@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.commands.tunings import TUNINGS, TuningRow, markdown, tuning_table
 from common.errors import ConfigError
-from common.models.table import TUNINGS, TuningRow, markdown, tuning_table
 
 
 def parameters(rows: list[TuningRow]) -> dict[str, int]:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from common.config.schema import TUNINGS, RunConfig
 from common.errors import ConfigError
-from common.models.backbones import load_backbone
-from common.models.bodies import Body, Preprocessing
-from common.models.initial import initial_arrays
-from common.models.network import Network, build_network
+from common.models.backbone import Body, Preprocessing
+from common.models.backbone_info import load_backbone
+from common.models.classifier import Network, build_network
+from common.models.initialization import initial_arrays
 from common.models.tuning import add_lora, possible_tunings, tuned_names
-from common.sections import TUNINGS, RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 FAMILIES = ("vgg16", "resnet18", "mobilenet_v3_small", "efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224")

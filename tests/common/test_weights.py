@@ -18,9 +18,10 @@ from sklearn.datasets import load_sample_image
 from weight_cases import PACKAGED, SMALL, MakeConfig, body_tensors, classifier_tensors, config_of
 
 from common.errors import ConfigError, WeightsError
-from common.models.backbones import backbone_facts, load_backbone
-from common.models.catalogue import resolve_name
-from common.models.weights import RECORDED, check_weights_file, hash_tensors, load_body
+from common.models.backbone_info import backbone_facts, load_backbone
+from common.models.loading import RECORDED, load_body
+from common.models.names import resolve_name
+from common.models.weight_files import check_weights_file, hash_tensors
 
 # ImageNet-1k classes: monastery, palace; daisy.
 _EXPECTED = {"china.jpg": {663, 698}, "flower.jpg": {985}}
@@ -68,14 +69,14 @@ def test_packaged_weights_are_those_on_record(make_config: MakeConfig) -> None:
 def test_packaged_weights_that_differ_in_one_number_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from common.models import weights
+    from common.models import loading
 
-    original = weights.read_tensors(weights._packaged_file())
+    original = loading.read_tensors(loading._packaged_file())
     changed = original["_conv_stem.weight"].clone()
     changed[0, 0, 0, 0] += 1e-4
     file = tmp_path / "changed.pth"
     torch.save(original | {"_conv_stem.weight": changed}, file)
-    monkeypatch.setattr(weights, "_packaged_file", lambda: file)
+    monkeypatch.setattr(loading, "_packaged_file", lambda: file)
 
     with pytest.raises(WeightsError, match=f"on record is {RECORDED[PACKAGED][:16]}"):
         load_body(resolve_name(PACKAGED), "", side=64, seed=0)
@@ -83,9 +84,9 @@ def test_packaged_weights_that_differ_in_one_number_are_refused(
 
 def test_packaged_file_can_be_given_by_hand(make_config: MakeConfig) -> None:
     """What the error about a missing package tells people to do must work."""
-    from common.models import weights
+    from common.models import loading
 
-    facts = backbone_facts(config_of(make_config, PACKAGED, weights._packaged_file()))
+    facts = backbone_facts(config_of(make_config, PACKAGED, loading._packaged_file()))
 
     assert facts.sha256 == RECORDED[PACKAGED]
 

@@ -12,8 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from network_cases import load_cnn
 from opacus import GradSampleModule
 
-from common.models.cnn import initial_cnn, to_pixels
-from common.streams import public_stream
+from common.models.small_cnn import initial_cnn, to_pixels
+from common.randomness import public_stream
 
 
 def test_flower_is_the_minor_version_that_was_read() -> None:

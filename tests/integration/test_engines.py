@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.data.prepared import Prepared
-from common.sections import RunConfig
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared
 from simulations.job import run_job
 
 pytestmark = pytest.mark.slow

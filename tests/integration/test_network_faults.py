@@ -18,7 +18,7 @@ from federation_machines import PORT, ClientSide, ServerSide, make_clients
 from network_bed import Bed, Disk, Program, Relay, machines, needs, wait_until
 from own_clients import CLASSES, write_images
 
-from common.audit.ledger_audit import audit_ledger, kept_heads
+from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.run_audit import audit_run
 
 SETTINGS: dict[str, object] = {

@@ -12,9 +12,9 @@ import pytest
 from federation_bed import federation, flwr_run
 from own_clients import SMALL, write_images
 
-from common.audit.ledger_audit import audit_ledger, kept_heads
-from common.config import Scalar
-from common.sections import RunConfig
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.run_audit import audit_run
 
 pytestmark = pytest.mark.slow

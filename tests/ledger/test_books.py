@@ -16,10 +16,10 @@ from books_cases import (
 from ledger_cases import ASKED, KEYS, PLAN, Holding, holding, release
 
 from common.errors import LedgerError, PolicyError
-from common.ledger.agreements import Registration, charges_in
-from common.ledger.books import Books
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.registrations import Registration, charges_in
+from common.ledger.transactions import Books
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
 

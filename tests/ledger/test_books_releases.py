@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from ledger_cases import ASKED, PLAN, release, spent_so_far
 
 from common.errors import LedgerError, PolicyError
-from common.ledger.agreements import Release, charges_in, is_closed, releases_of
-from common.ledger.books import Books
-from common.ledger.chain import check_chain
+from common.ledger.hash_chain import check_chain
+from common.ledger.registrations import Release, charges_in, is_closed, releases_of
+from common.ledger.transactions import Books
 from common.privacy.accounting import Spent, spent_by
 from common.privacy.events import DpSgdEvent
 from common.privacy.policy import ANYTHING

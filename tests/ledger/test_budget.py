@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_cases import spent_so_far
 
-from common.audit.ledger_costs import worst_image
+from common.config.schema import Unit
 from common.errors import ConfigError
+from common.ledger.audit.costs import worst_image
 from common.ledger.budget import Charge, spent_with
-from common.ledger.images import Members
+from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
-from common.sections import Unit
 
 DELTA = 1e-5
 TRAINED, HELD_OUT = DpSgdEvent(1.0, 9.0, 4), CountsEvent(30.0, 3)

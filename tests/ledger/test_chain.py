@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import LedgerError
-from common.ledger.chain import ORIGIN, Entry, canonical, check_chain, hash_of
+from common.ledger.hash_chain import ORIGIN, Entry, canonical, check_chain, hash_of
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

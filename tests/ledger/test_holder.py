@@ -13,16 +13,16 @@ from killed import start
 from ledger_cases import KEYS
 
 from common.errors import LedgerError
-from common.ledger.books import Books
-from common.ledger.holder import Holder, own_holder, simulated_holder
-from common.ledger.ledger import Ledger
-from common.ledger.open_books import close_below, opened
+from common.ledger.connection_pool import close_below, opened
+from common.ledger.data_holder import Holder, own_holder, simulated_holder
+from common.ledger.database import Ledger
+from common.ledger.transactions import Books
 
 # Writes one entry more and dies with the log unread.
 KILLED = """
 import os, sys
 from pathlib import Path
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
 ledger = Ledger(Path(sys.argv[1]), durable=True)
 with ledger.transaction():
     ledger.append("note", "the last one", {})

@@ -9,9 +9,9 @@ import pytest
 from ledger_cases import KEYS
 
 from common.errors import LedgerError
-from common.ledger.heads import HeadKeeper, SignedHead, read_heads, sign_head
-from common.ledger.keys import HolderKeys, is_signed, ledger_id_of
-from common.ledger.ledger import Head
+from common.ledger.database import Head
+from common.ledger.holder_keys import HolderKeys, is_signed, ledger_id_of
+from common.ledger.signed_heads import HeadKeeper, SignedHead, read_heads, sign_head
 
 OTHER = HolderKeys.simulated(0, "b")
 

@@ -12,10 +12,10 @@ from killed import start
 from ledger_cases import KEYS, PLAN, write_honest
 
 from common.errors import LedgerError
-from common.ledger.agreements import charges_in
-from common.ledger.books import Books
-from common.ledger.chain import ORIGIN, check_chain
-from common.ledger.ledger import Head, Ledger
+from common.ledger.database import Head, Ledger
+from common.ledger.hash_chain import ORIGIN, check_chain
+from common.ledger.registrations import charges_in
+from common.ledger.transactions import Books
 from common.privacy.accounting import spent_by
 
 # Two of these start at once: each says that it is ready, waits for a line, and then adds as fast as it can.
@@ -23,7 +23,7 @@ APPENDING = """
 import sys
 from pathlib import Path
 from common.errors import LedgerError
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
 
 me, file = sys.argv[1], Path(sys.argv[2])
 print("ready", flush=True)
@@ -44,8 +44,8 @@ from dataclasses import replace
 from pathlib import Path
 from ledger_cases import ASKED, KEYS, PLAN, holding
 from common.errors import PolicyError
-from common.ledger.books import Books
-from common.ledger.ledger import Ledger
+from common.ledger.transactions import Books
+from common.ledger.database import Ledger
 from common.privacy.policy import ANYTHING
 
 me, file = int(sys.argv[1]), Path(sys.argv[2])
@@ -67,8 +67,8 @@ import sys
 from pathlib import Path
 from ledger_cases import ASKED, KEYS, PLAN, holding
 from common.errors import PolicyError
-from common.ledger.books import Books
-from common.ledger.ledger import Ledger
+from common.ledger.transactions import Books
+from common.ledger.database import Ledger
 from common.privacy.policy import load_policy
 
 me, file = sys.argv[1], Path(sys.argv[2])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ledger_cases import KEYS, PLAN, Holding, holding, release
 
 from common.errors import LedgerError, PolicyError
-from common.ledger import images
-from common.ledger.books import Books
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Ledger
+from common.ledger import image_index as images
+from common.ledger.database import Ledger
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.transactions import Books
 from common.privacy.policy import Policy
 
 # Exactly one plan: whoever finds a charged image finds nothing left.

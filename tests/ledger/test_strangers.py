@@ -6,10 +6,10 @@ import pytest
 from ledger_cases import KEYS, PLAN, holding, release
 
 from common.errors import LedgerError
-from common.ledger.agreements import charges_in
-from common.ledger.books import Books
-from common.ledger.heads import HeadKeeper, sign_head
-from common.ledger.ledger import Head, Ledger
+from common.ledger.database import Head, Ledger
+from common.ledger.registrations import charges_in
+from common.ledger.signed_heads import HeadKeeper, sign_head
+from common.ledger.transactions import Books
 from common.privacy.policy import ANYTHING
 
 

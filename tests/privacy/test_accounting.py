@@ -10,8 +10,8 @@ from dp_accounting.pld import PLDAccountant
 from ledger_cases import ASKED, KEYS, PLAN, holding
 
 from common.errors import ConfigError, PrivacyError
-from common.ledger.books import Books
-from common.ledger.ledger import Ledger
+from common.ledger.database import Ledger
+from common.ledger.transactions import Books
 from common.privacy import accounting
 from common.privacy.accounting import MOST_EPSILON, NOTHING, spent_by
 from common.privacy.calibration import calibrate

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError
-from common.models.head import residuals
+from common.models.linear_head import residuals
 from common.privacy.clipping import clip_factors, clipped_head_sum, clipped_sum
 
 BOUND = 0.3

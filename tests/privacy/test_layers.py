@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bench_cases import MODES, bench_of
 
-from common.config import Scalar
+from common.config.loading import Scalar
 from simulations.audit.layers.bench import Bench
 from simulations.audit.layers.findings import LayerReport, run_layer
 from simulations.audit.layers.independence import independence

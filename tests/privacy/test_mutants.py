@@ -20,7 +20,7 @@ from mutants import (  # noqa: F401 -- each registers its mutants
 )
 from mutants.mutant_registry import CENTRAL, LAYERS, MUTANTS, Mutant, checks_of, forget
 
-from common.config import Scalar
+from common.config.loading import Scalar
 from simulations.audit.layers.bench import Bench
 from simulations.audit.layers.central import released
 from simulations.audit.layers.findings import Check, run_layer

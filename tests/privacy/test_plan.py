@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
 from common.privacy.calibration import calibrate
 from common.privacy.events import DpSgdEvent
 from common.privacy.plan import plan_for, round_up_rate
-from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from common.config import Scalar
+from common.commands.plan_view import curve_rounds
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import spent_by
 from common.privacy.plan import PrivacyPlan, server_plan
 from common.privacy.plan_table import MOST_SHOWN, PlanTable, as_json, every_round, held_out, make_table, milestones
-from common.privacy.plan_view import curve_rounds
 from common.privacy.signal_to_noise import round_ratio, step_ratio
-from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 DELTA = 1e-5

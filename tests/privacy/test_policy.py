@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from ledger_cases import PLAN
 
-from common.config import Scalar
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.policy import ANYTHING, Policy, load_policy
-from common.sections import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 LEAST = "max-epsilon = 8.0\ndelta = 1e-5\n"

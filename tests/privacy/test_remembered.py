@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.privacy import remembered as module
-from common.privacy.remembered import remembered
+from common.privacy import accounting_cache as module
+from common.privacy.accounting_cache import remembered
 
 Forget = Callable[[], None]
 

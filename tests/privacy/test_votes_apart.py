@@ -7,8 +7,8 @@ import torch
 from client.training.network_sgd import network_logits
 from client.training.round_settings import settings_of
 from client.training.trainer import Learner
-from common.models.head import HEAD_WEIGHT, head_logits
-from common.models.network import network_for
+from common.models.classifier import network_for
+from common.models.linear_head import HEAD_WEIGHT, head_logits
 
 NUM, DIMENSIONS, CLASSES = 98, 1280, 8
 

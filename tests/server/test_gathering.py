@@ -21,9 +21,8 @@ from meeting_cases import keeper_fixture as keeper_fixture  # noqa: PLC0414
 from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import ClientFailure
-from common.ledger.heads import HeadKeeper, SignedHead
-from common.metrics import Counts
-from common.records import (
+from common.ledger.signed_heads import HeadKeeper, SignedHead
+from common.messages.codec import (
     CONFIG,
     Declaration,
     Findings,
@@ -32,7 +31,8 @@ from common.records import (
     encode_update,
     run_config,
 )
-from common.releases import ARRAYS, LEDGER, Releases
+from common.messages.fields import ARRAYS, LEDGER, Releases
+from common.metrics import Counts
 from server.gathering import Gathering, Wire
 from server.meeting import Client
 from simulations.in_process import InProcessGrid

@@ -12,11 +12,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from common.config import Scalar, defaults, override, parse
+from common.config.loading import Scalar, defaults, override, parse
 from common.errors import ConfigError
+from common.messages.codec import Declaration, Findings, encode_update
+from common.messages.fields import ARRAYS, Releases
 from common.metrics import Counts
-from common.records import Declaration, Findings, encode_update
-from common.releases import ARRAYS, Releases
 from server.absurd import absurd_updates
 from server.aggregation import build_strategy
 from server.delivery import deliver, failure_of

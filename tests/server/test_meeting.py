@@ -18,12 +18,9 @@ from meeting_cases import keeper_fixture as keeper_fixture  # noqa: PLC0414
 from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import ClientFailure, FederationError
-from common.ledger.heads import HeadKeeper, SignedHead, read_heads
-from common.records import (
-    CONFIG,
-    RUN_ID,
-)
-from common.releases import CLIENT
+from common.ledger.signed_heads import HeadKeeper, SignedHead, read_heads
+from common.messages.codec import CONFIG, RUN_ID
+from common.messages.fields import CLIENT
 from server.meeting import meet_clients
 from simulations.in_process import InProcessGrid
 

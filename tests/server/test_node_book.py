@@ -15,7 +15,7 @@ from meeting_cases import keeper_fixture as keeper_fixture  # noqa: PLC0414
 from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import LedgerError
-from common.ledger.heads import HeadKeeper
+from common.ledger.signed_heads import HeadKeeper
 from server.meeting import Meeting, meet_clients
 from server.node_book import NodeBook, forget_node
 from simulations.in_process import InProcessGrid

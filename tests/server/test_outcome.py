@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from common.config import Scalar
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.messages.codec import Declaration, Findings
 from common.metrics import Counts
-from common.records import Declaration, Findings
-from common.sections import RunConfig
 from server import card
 from server.closing import show_closing
 from server.meeting import Client

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config import Scalar
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
 from common.errors import ConfigError, FederationError
+from common.messages.codec import Declaration
 from common.metrics import Counts, NoisedCounts
-from common.records import Declaration
-from common.sections import RunConfig
 from server import clock as clock_module
 from server.aggregation import build_strategy
 from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -10,10 +10,10 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from common.config import Scalar, defaults, override, parse
+from common.config.loading import Scalar, defaults, override, parse
+from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError, FederationError
-from common.metrics import Counts
-from common.records import (
+from common.messages.codec import (
     Declaration,
     Findings,
     encode_declaration,
@@ -22,8 +22,8 @@ from common.records import (
     record_to_arrays,
     sum_counts,
 )
-from common.releases import METRICS, Releases
-from common.sections import RunConfig, StrategyName
+from common.messages.fields import METRICS, Releases
+from common.metrics import Counts
 from server.aggregation import build_strategy
 from server.gathering import Wire
 from server.meeting import Client, meet_clients

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import defaults as all_defaults
-from common.config import load_file, override, parse
+from common.config.loading import defaults as all_defaults
+from common.config.loading import load_file, override, parse
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.sections import RunConfig
 from server.run_directory import RunDirectory
 
 MakeConfig = Callable[..., RunConfig]

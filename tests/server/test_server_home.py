@@ -13,8 +13,8 @@ from server_homes import contents, home_fixture  # noqa: F401
 from typer.testing import CliRunner
 
 import bract
-from common.bundle import bundle_digest, installed_bundle
 from common.errors import ConfigError
+from common.system.app_bundle import bundle_digest, installed_bundle
 from server.deployment import making, starting
 from server.deployment.authority import Certificate, fingerprint, new_authority, new_server_certificate
 from server.deployment.checks import check_start

@@ -6,7 +6,7 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from common.sections import RunConfig
+from common.config.schema import RunConfig
 from server.spending import account
 from server.statement import Parties, privacy_statement
 

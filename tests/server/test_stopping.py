@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from common.config.schema import StoppingConfig
 from common.metrics import Counts, NoisedCounts
-from common.sections import StoppingConfig
 from server.stopping import Choice
 from server.tracking import RoundRecord
 

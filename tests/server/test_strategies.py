@@ -8,12 +8,12 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from common.config import Scalar, defaults, override, parse
+from common.config.loading import Scalar, defaults, override, parse
+from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError
+from common.messages.codec import Declaration, Findings, encode_declaration, encode_update, record_to_arrays
+from common.messages.fields import Releases
 from common.metrics import Counts
-from common.records import Declaration, Findings, encode_declaration, encode_update, record_to_arrays
-from common.releases import Releases
-from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy, check_strategy
 from server.gathering import Wire
 from server.meeting import meet_clients

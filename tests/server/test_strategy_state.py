@@ -8,8 +8,8 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 from test_rounds import START, Course, InProcessGrid, Releases, Wire, config_for, meet, run_rounds, toy_app
 
+from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError
-from common.sections import RunConfig, StrategyName
 from server.aggregation import build_strategy
 from server.strategy_state import CARRIED, read_state, write_state
 

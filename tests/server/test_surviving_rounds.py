@@ -22,8 +22,8 @@ from survival_cases import (  # noqa: F401
     survival_config,
 )
 
-from common.audit.ledger_audit import audit_ledger
 from common.errors import FederationError
+from common.ledger.audit.audit import audit_ledger
 
 
 def test_a_late_client_is_reported_and_left_out_and_its_round_goes_on(

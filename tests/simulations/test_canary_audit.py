@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import client.training.dp_sgd as client_training
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.noise import add_noise
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 from simulations.audit.empirical.attack import FIGURES, PICTURE, attack, of_config, of_preset
 from simulations.audit.empirical.campaign import Scores, run_campaign
 from simulations.audit.empirical.canaries import with_canary

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bract import app
-from common.data.prepared import Prepared
+from common.data.preprocessing import Prepared
 
 RUNNER = CliRunner()
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from common.config import Scalar
-from common.data.deal import deal_afresh
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import deal_afresh
 from common.data.scan import scan_source
-from common.data.sources import open_source
+from common.data.sources.registry import open_source
 from common.errors import ConfigError
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.system.progress import no_progress
 from simulations.dry_run import foresee
 
 MakeConfig = Callable[..., RunConfig]

@@ -13,13 +13,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from client.training.trainer import Learner
-from common.data.deal import Partition
-from common.data.prepared import Prepared, prepare
-from common.data.shards import shard
+from common.config.schema import RunConfig
+from common.data.client_dataset import shard
+from common.data.partitioning.partition import Partition
+from common.data.preprocessing import Prepared, prepare
 from common.errors import ConfigError, DataError
-from common.models.network import CnnNetwork, load_arrays
-from common.progress import no_progress
-from common.sections import RunConfig
+from common.models.classifier import CnnNetwork, load_arrays
+from common.system.progress import no_progress
 from simulations.audit.inversion.attack import Attack, gradient_of, inner_maps_of, label_of, rebuild
 from simulations.audit.inversion.command import inversion_command
 from simulations.audit.inversion.findings import Likeness, invert_both, psnr, ssim, verdict

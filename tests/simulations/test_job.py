@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 
 import server.app as server_app
 from client.app import app as client_app
-from common.config import Scalar, resolved
-from common.data.prepared import Prepared
+from common.config.loading import Scalar, resolved
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared
 from common.errors import ConfigError
-from common.sections import RunConfig
 from server.app import create_app
 from simulations.app import surround
 from simulations.in_process import run_in_process

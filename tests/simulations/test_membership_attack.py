@@ -10,11 +10,11 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from client.training.trainer import Learner
-from common.config import Scalar, defaults, override
-from common.data.prepared import Prepared
-from common.data.shards import shard
+from common.config.loading import Scalar, defaults, override
+from common.config.schema import RunConfig
+from common.data.client_dataset import shard
+from common.data.preprocessing import Prepared
 from common.errors import ConfigError, FederationError
-from common.sections import RunConfig
 from simulations.audit.membership import training, work
 from simulations.audit.membership.attack import attack
 from simulations.audit.membership.curves import Curve, curves_of

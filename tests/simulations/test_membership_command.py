@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from common.config import Scalar, defaults, override
-from common.data.prepared import Prepared
-from common.sections import RunConfig
+from common.config.loading import Scalar, defaults, override
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared
 from simulations.audit.membership import work
 from simulations.audit.membership.command import MEMBERSHIP_HELP, membership_command
 from simulations.audit.membership.curves import curves_of

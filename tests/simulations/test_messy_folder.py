@@ -6,8 +6,8 @@ import pytest
 from hostile_files import build_hostile_folder
 from rich.console import Console
 
-from common.config import defaults, override, parse
-from common.data.prepared import prepare
+from common.config.loading import defaults, override, parse
+from common.data.preprocessing import prepare
 from common.errors import DataError
 from simulations.job import run_job
 

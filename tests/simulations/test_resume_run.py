@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import server.app as server_app
 from bract import app
-from common.config import Scalar
-from common.data.prepared import Prepared
-from common.sections import RunConfig
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared
 from server.audit.run_audit import audit_run
 from simulations.job import run_job
 

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.config import resolved
+from common.config.loading import resolved
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.progress import ProgressFactory
-from common.sections import RunConfig
+from common.system.progress import ProgressFactory
 from server.run_directory import RunDirectory
 from server.statement import versions
 from simulations.audit.empirical.campaign import SCORES, MakeExperiment, Scores, run_campaign

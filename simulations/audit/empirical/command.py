@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from common import config as settings
+from common.config import loading as settings
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.progress import ProgressFactory
-from common.sections import RunConfig
-from common.terminal import bar_factory, plain_errors
+from common.system.console import bar_factory, plain_errors
+from common.system.progress import ProgressFactory
 from simulations.audit import options
 
 EMPIRICAL_HELP = """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound.

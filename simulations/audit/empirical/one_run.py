@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.config import resolved
+from common.config.loading import resolved
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.progress import ProgressFactory
-from common.sections import RunConfig
+from common.system.progress import ProgressFactory
 from simulations.audit.empirical.planted_run import Planted
 from simulations.audit.estimators.one_run import (
     OneRunLowerBound,
@@ -91,7 +91,7 @@ def audit_one_run(
 
 def _simulate(config: RunConfig, planted: Planted, progress: ProgressFactory) -> None:
     from client.app import app as client_app
-    from common.ledger.open_books import close_below
+    from common.ledger.connection_pool import close_below
     from server.app import create_app
     from server.run_directory import check_free
     from simulations.app import surround

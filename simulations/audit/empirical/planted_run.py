@@ -18,12 +18,12 @@ import client.app as client_app
 import client.training.dp_sgd as client_training
 from client.session import Local, local_of
 from client.training.trainer import Arrays, Learner
-from common.aligned import in_line
-from common.data.shards import Holdings, Shard
+from common.config.schema import RunConfig
+from common.data.client_dataset import Holdings, Shard
 from common.errors import ConfigError
-from common.models.head import HEAD_WEIGHT
+from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.plan import PrivacyPlan
-from common.sections import RunConfig
+from common.system.aligned_arrays import in_line
 from simulations.audit.layers.streams import Repeated, Silent, StreamFactory
 
 _NORM = 100.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import Scalar, defaults, override, parse
+from common.config.loading import Scalar, defaults, override, parse
 from simulations.audit.empirical.trial import AdversaryKind, Experiment
 from simulations.audit.layers.bench import Bench
 from simulations.audit.layers.images import Images

@@ -19,8 +19,8 @@ import numpy as np
 
 import client.training.dp_sgd as client_training
 from client.training.trainer import Arrays
+from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
-from common.sections import RunConfig
 from simulations.audit.empirical.canaries import CanaryKind, with_canary
 from simulations.audit.estimators.pld_family import log_likelihood_ratios
 from simulations.audit.layers.bench import Bench, Streams

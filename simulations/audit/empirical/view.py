@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from common.audit.audit_command import figure
+from common.system.console import figure
 from simulations.audit.empirical.judging import Bounds
 from simulations.audit.empirical.one_run import OneRun
 from simulations.audit.estimators.verdict import rounded_down

@@ -12,8 +12,8 @@ import torch
 
 from client.training.per_example_gradients import Examples, loss_sum
 from client.training.round_settings import LocalSettings
-from common.models.network import CnnNetwork, load_arrays
-from common.streams import public_stream
+from common.models.classifier import CnnNetwork, load_arrays
+from common.randomness import public_stream
 
 Arrays = dict[str, np.ndarray]
 _TINY = 1e-20

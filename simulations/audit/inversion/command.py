@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from common import config as settings
+from common.commands.run_settings import given_settings
+from common.config import loading as settings
+from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.progress import ProgressFactory
-from common.sections import RunConfig
-from common.terminal import bar_factory, plain_errors
+from common.system.console import bar_factory, plain_errors
+from common.system.progress import ProgressFactory
 from simulations.audit import options
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _check_picture(file: Path) -> None:
 
 def _run(pairs: list[str], file: Path | None, seed: int | None) -> RunConfig:
     """The run that the victim takes part in; what the demo cannot honour is refused."""
-    given = settings.given_settings(pairs, file, {"--seed": ("seed", seed)})
+    given = given_settings(pairs, file, {"--seed": ("seed", seed)})
     run = settings.parse(settings.override(settings.defaults(), _OWN | given))
     _refuse_what_it_cannot_show(run)
     return run
@@ -134,8 +135,8 @@ def _refuse_what_it_cannot_show(run: RunConfig) -> None:
 
 
 def _victim(run: RunConfig, image: int, progress: ProgressFactory) -> "Victim":
-    from common.data.prepared import prepare
-    from common.threads import pin_to_one_thread
+    from common.data.preprocessing import prepare
+    from common.system.threads import pin_to_one_thread
     from simulations.audit.inversion.victim import victim_of
 
     victim = victim_of(run, prepare(run, progress), image)

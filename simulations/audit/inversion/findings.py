@@ -8,9 +8,9 @@ import numpy as np
 
 from client.training.trainer import Arrays
 from common.errors import ConfigError
-from common.models.network import CnnNetwork, build_network
+from common.models.classifier import CnnNetwork, build_network
 from common.privacy.accounting import spent_by
-from common.progress import ProgressFactory
+from common.system.progress import ProgressFactory
 from simulations.audit.inversion.attack import Attack, Rebuilt, rebuild
 from simulations.audit.inversion.victim import Victim, mean_image, rank_of
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from client.training.round_settings import LocalSettings, settings_of
 from client.training.trainer import Arrays, Learner
-from common.data.prepared import Prepared
-from common.data.shards import Holdings, Shard
+from common.config.schema import RunConfig
+from common.data.client_dataset import Holdings, Shard
+from common.data.preprocessing import Prepared
 from common.errors import ConfigError, DataError
-from common.models.initial import initial_arrays
+from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan, plan_for
-from common.sections import RunConfig
 
 _CHUNK = 4096
 _NAME = "victim"

@@ -10,12 +10,12 @@ from dp_accounting import DpEvent, GaussianDpEvent, NeighboringRelation, Poisson
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism
 
-from common.audit.ledger_audit import audit_ledger
-from common.ledger.open_books import close_below
+from common.ledger.audit.audit import audit_ledger
+from common.ledger.connection_pool import close_below
+from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.plan import PrivacyPlan
-from common.releases import CORRECT, NOISED_CONFUSION, WRONG
 from simulations.audit.layers.bench import Bench
 from simulations.audit.layers.findings import Check
 from simulations.audit.layers.replay import counts_moved

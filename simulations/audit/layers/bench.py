@@ -23,14 +23,14 @@ import client.session as client_local
 import client.training.dp_sgd as client_training
 from client.session import Local, local_of
 from client.training.trainer import Arrays, Learner
-from common.config import Scalar, resolved
-from common.ledger.open_books import close_below
-from common.models.initial import initial_arrays
+from common.config.loading import Scalar, resolved
+from common.config.schema import RunConfig
+from common.ledger.connection_pool import close_below
+from common.messages.codec import CONFIG, RUN_ID, SERVER_ROUND, arrays_to_record, record_to_arrays
+from common.messages.fields import ARRAYS, METRICS
+from common.models.initialization import initial_arrays
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan, plan_for
-from common.records import CONFIG, RUN_ID, SERVER_ROUND, arrays_to_record, record_to_arrays
-from common.releases import ARRAYS, METRICS
-from common.sections import RunConfig
 from simulations.audit.layers.images import Images
 from simulations.audit.layers.streams import Draw, Joins, Repeated, Silent, StreamFactory
 from simulations.in_process import InProcessGrid

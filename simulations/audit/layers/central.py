@@ -12,11 +12,11 @@ from scipy import stats
 
 import server.rounds as server_rounds
 from client.session import client_name
-from common.config import resolved
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.messages.codec import Declaration, encode_update
+from common.messages.fields import Releases
 from common.privacy.plan import SENSITIVITY_SLACK, server_plan
-from common.records import Declaration, encode_update
-from common.releases import Releases
-from common.sections import RunConfig
 from server.aggregation import build_strategy
 from server.gathering import Wire
 from server.meeting import Client

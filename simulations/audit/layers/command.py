@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common import config as settings
-from common.terminal import bar_factory, plain_errors
+from common.config import loading as settings
+from common.system.console import bar_factory, plain_errors
 from simulations.audit import options
 from simulations.audit.scratch import scratch
 

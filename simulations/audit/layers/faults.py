@@ -19,12 +19,12 @@ from flwr.app import Message
 import client.session as client_local
 from client.training.trainer import Learner
 from common.errors import LedgerError
-from common.ledger.books import Books
-from common.ledger.heads import HeadKeeper
-from common.ledger.holder import Holder, simulated_holder
-from common.ledger.open_books import close_below
-from common.records import decode_head, record_to_arrays
-from common.releases import ARRAYS
+from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import Holder, simulated_holder
+from common.ledger.signed_heads import HeadKeeper
+from common.ledger.transactions import Books
+from common.messages.codec import decode_head, record_to_arrays
+from common.messages.fields import ARRAYS
 from simulations.audit.layers.bench import Bench, Seen, in_place, log_lines
 from simulations.audit.layers.findings import Check
 

@@ -6,11 +6,11 @@ from typing import cast
 
 import numpy as np
 
-from common.data.deal import Partition
-from common.data.prepared import Prepared
-from common.data.shards import Shard, shard
-from common.sections import RunConfig
-from common.store import StoredRows
+from common.config.schema import RunConfig
+from common.data.client_dataset import Shard, shard
+from common.data.partitioning.partition import Partition
+from common.data.preprocessing import Prepared
+from common.system.content_store import StoredRows
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
 from common.privacy.plan import SENSITIVITY_SLACK
-from common.releases import CORRECT, NOISED_CONFUSION, WRONG
 from simulations.audit.layers.bench import Bench, Seen, Streams
 from simulations.audit.layers.findings import Check
 from simulations.audit.layers.images import Images

@@ -7,7 +7,7 @@ import numpy as np
 
 from client.training.trainer import Learner
 from common.errors import ClientFailure
-from common.releases import Releases
+from common.messages.fields import Releases
 from simulations.audit.layers.bench import Bench, Seen
 from simulations.audit.layers.findings import Check
 

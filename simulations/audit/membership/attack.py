@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.progress import ProgressFactory, no_progress
+from common.system.progress import ProgressFactory, no_progress
 from server.aggregation import check_strategy
 from simulations.audit.membership.curves import Curve, check_plans, shared_settings
 from simulations.audit.membership.report import Found, as_json, judge

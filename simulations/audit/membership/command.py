@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common import config as settings
+from common.commands.run_settings import given_settings, set_value
+from common.config import loading as settings
 from common.errors import ConfigError
-from common.terminal import bar_factory, plain_errors
+from common.system.console import bar_factory, plain_errors
 from simulations.audit import options
 
 MEMBERSHIP_HELP = """Attack the final model: whose images was it trained on?
@@ -76,9 +77,9 @@ def membership_command(
 
 def _given(pairs: list[str], file: Path | None, seed: int | None) -> dict[str, settings.Scalar]:
     """All settings the user gave, the command line over the file; epsilons come from --compare alone."""
-    said = dict(settings.set_value(pair) for pair in pairs)
+    said = dict(set_value(pair) for pair in pairs)
     for key in _OUT_OF_COMPARE:
         if key in said:
             raise ConfigError(f"--set {key}: here epsilons are named by --compare, such as --compare none,{said[key]}")
-    given = settings.given_settings(pairs, file, {"--seed": ("seed", seed)})
+    given = given_settings(pairs, file, {"--seed": ("seed", seed)})
     return {key: value for key, value in given.items() if key not in _OUT_OF_COMPARE}

@@ -6,12 +6,12 @@ from math import exp
 
 import numpy as np
 
-from common.config import Scalar, parse, resolved
-from common.data.deal import Partition
-from common.data.sources import OWN_IMAGES
+from common.config.loading import Scalar, parse, resolved
+from common.config.schema import RunConfig, parts
+from common.data.partitioning.partition import Partition
+from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.privacy.plan import plan_for, server_plan
-from common.sections import RunConfig, parts
 
 NO_PRIVACY = "none"
 # What may differ between runs whose scores lie in one folder.

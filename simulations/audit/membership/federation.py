@@ -14,13 +14,13 @@ from flwr.clientapp import ClientApp
 
 from client.session import client_name
 from client.training.trainer import Arrays, Learner
-from common.data.deal import Partition
-from common.data.prepared import Prepared
-from common.data.shards import Shard, shard
-from common.models.initial import initial_arrays
+from common.data.client_dataset import Shard, shard
+from common.data.partitioning.partition import Partition
+from common.data.preprocessing import Prepared
+from common.messages.codec import Declaration, Findings, encode_update, record_to_arrays, server_round_of
+from common.messages.fields import ARRAYS, Releases
+from common.models.initialization import initial_arrays
 from common.privacy.plan import plan_for, server_plan
-from common.records import Declaration, Findings, encode_update, record_to_arrays, server_round_of
-from common.releases import ARRAYS, Releases
 from server.aggregation import build_strategy
 from server.cohort import draw_cohorts
 from server.gathering import Wire

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config import resolved
+from common.config.loading import resolved
 from simulations.audit.membership.curves import Curve
 from simulations.audit.membership.lira import likelihood_ratios
 from simulations.audit.membership.rates import Rate, Roc, auc_of, rate_at, roc_of

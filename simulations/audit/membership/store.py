@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config import Scalar
+from common.config.loading import Scalar
 from common.errors import ConfigError
 from simulations.audit.membership.training import Scored
 

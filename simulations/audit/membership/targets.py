@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.data.deal import Partition, deal
-from common.data.prepared import Prepared, prepare
-from common.progress import ProgressFactory, no_progress
-from common.sections import RunConfig
-from common.streams import public_stream
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import deal
+from common.data.partitioning.partition import Partition
+from common.data.preprocessing import Prepared, prepare
+from common.randomness import public_stream
+from common.system.progress import ProgressFactory, no_progress
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from client.training.trainer import Learner
+from common.config.schema import RunConfig
 from common.errors import FederationError
 from common.metrics import score
-from common.sections import RunConfig
-from common.threads import pin_to_one_thread
+from common.system.threads import pin_to_one_thread
 from simulations.audit.membership.federation import federate
 from simulations.audit.membership.lira import logit_confidence
 from simulations.audit.membership.targets import Population, members_of, populate

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 
-from common.progress import ProgressFactory, no_progress
+from common.system.progress import ProgressFactory, no_progress
 from simulations.audit.membership.curves import Curve
 from simulations.audit.membership.store import ScoreStore
 from simulations.audit.membership.training import Scored, train_and_score

@@ -8,9 +8,9 @@ import pytest
 
 import client.app as client_app
 import client.session as client_local
-import common.models.network as network_module
+import common.models.classifier as network_module
 from client.training import network_sgd as network_training
-from common.config import Scalar
+from common.config.loading import Scalar
 from common.privacy import accounting
 from simulations.audit.layers.accountant import accountant
 from simulations.audit.layers.bench import Bench

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from client.evaluation import private_counts
-from common.ledger import books
+from common.ledger import transactions as books
 from common.ledger.budget import Charge
 from common.metrics import Counts, NoisedCounts
 from common.privacy import accounting

@@ -5,7 +5,7 @@ import pytest
 
 import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
-from common.models.network import AnyNetwork
+from common.models.classifier import AnyNetwork
 from common.privacy import clipping
 from mutants.mutant_registry import mutant
 

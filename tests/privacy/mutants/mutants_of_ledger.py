@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from flwr.app import RecordDict
 
-import common.ledger.holder as holder_module
+import common.ledger.data_holder as holder_module
 from client.guard import Compute, Guard
 from common.errors import LedgerError
-from common.ledger import agreements
-from common.ledger.books import Books
-from common.ledger.heads import HeadKeeper
-from common.ledger.holder import Holder
-from common.ledger.ledger import Ledger
-from common.reply_bytes import digest_of, pack
+from common.ledger import registrations as agreements
+from common.ledger.data_holder import Holder
+from common.ledger.database import Ledger
+from common.ledger.signed_heads import HeadKeeper
+from common.ledger.transactions import Books
+from common.messages.serialization import digest_of, pack
 from mutants.mutant_registry import mutant
 
 

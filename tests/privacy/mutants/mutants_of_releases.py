@@ -12,10 +12,10 @@ from client.evaluation import evaluate as evaluation
 from client.session import Local
 from client.training.dp_sgd import PrivateStreams
 from client.training.trainer import Learner
-from common import records
-from common.data.shards import Shard
+from common.data.client_dataset import Shard
 from common.errors import ClientFailure
-from common.releases import ARRAYS, CONFUSION, METRICS, Fields, Releases
+from common.messages import codec as records
+from common.messages.fields import ARRAYS, CONFUSION, METRICS, Fields, Releases
 from mutants.mutant_registry import mutant
 from mutants.mutants_of_replay import send_statistics
 from mutants.mutants_of_streams import Seeded, asked

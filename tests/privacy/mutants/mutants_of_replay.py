@@ -17,9 +17,9 @@ from client.training import network_sgd as network_training
 from client.training.per_example_gradients import Examples
 from client.training.round_settings import LocalSettings
 from client.training.trainer import Learner
-from common.data import shards
-from common.models.frozen_norm import FrozenBatchNorm
-from common.models.network import AnyNetwork
+from common.data import client_dataset as shards
+from common.models.classifier import AnyNetwork
+from common.models.frozen_batch_norm import FrozenBatchNorm
 from common.privacy.plan import PrivacyPlan
 from mutants.mutant_registry import mutant
 

@@ -1,0 +1,68 @@
+"""`bract data inspect`: what is in a source, before anybody trains on it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from common.commands.run_settings import set_value
+from common.config import loading as settings
+from common.data.sources.registry import open_source
+from common.errors import DataError
+from common.system.console import bar_factory, plain_errors
+
+INSPECT_HELP = """Look at every image of a source: counts, sizes, formats, bad files, duplicates.
+
+SOURCE is what data.source takes: a folder with one sub-folder a class, a CSV or Parquet manifest,
+or a known name (`bract list sources`). Nothing is changed and nothing leaves this machine.
+
+Examples:
+
+  bract data inspect photos/
+
+  bract data inspect photos/ --out photos.png --set data.classes=cat,dog
+
+  bract data inspect cifar10 --json --set data.path=/path/to/cifar10
+"""
+
+
+def inspect_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest or known name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw counts and examples of each class.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as data.classes=a,b; may be repeated."),
+    ] = None,
+) -> None:
+    """Look at every image of a source: counts, sizes, formats, bad files, duplicates."""
+    console = Console(stderr=as_json)
+    with plain_errors():
+        given: dict[str, settings.Scalar] = dict(set_value(pair) for pair in set_ or [])
+        config = settings.parse(settings.override(settings.defaults(), given | {"data.source": source}))
+        _check_picture(out)
+        opened = open_source(config.data)
+        from common.data.source_report import inspect_source, show_facts
+
+        with bar_factory(console) as progress:
+            facts = inspect_source(opened, progress)
+            if out is not None:
+                from common.data.scan import scan_source
+                from common.data.source_plot import draw_source
+
+                draw_source(out, opened, scan_source(opened, progress=progress), facts)
+        if as_json:
+            typer.echo(json.dumps(facts, indent=2))
+            return
+        show_facts(facts, console)
+        console.print(f"Picture: {out}" if out else "--out FILE.png draws it.", markup=False, highlight=False)
+
+
+def _check_picture(out: Path | None) -> None:
+    """Say before minutes of reading that the picture could not be written after them."""
+    if out is not None and (out.suffix.lower() != ".png" or not out.parent.is_dir()):
+        raise DataError(f"--out {out}: give a file ending in .png in a folder that exists")

@@ -1,0 +1,126 @@
+"""What each backbone trains and sends under each way of tuning: README's table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from common.config.loading import defaults, override, parse
+from common.errors import ConfigError
+from common.system.console import plain_errors
+
+BACKBONES = (
+    "efficientnet_lite0",
+    "mobilenet_v3_small",
+    "resnet18",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "vgg16",
+)
+TUNINGS = ("head", "bias", "norm", "lora", "last:1", "full")
+_BYTES = 4
+TABLE_HELP = """Show what each backbone trains and sends under each way of tuning.
+
+Without names: a backbone of each family. Architectures are built with random weights, so
+nothing is downloaded. Example: bract list tunings timm:resnet34 vgg16 --num-classes 3
+"""
+
+
+@dataclass(frozen=True)
+class TuningRow:
+    """One cell: a backbone under a way of tuning.
+
+    Attributes:
+        backbone: Its name.
+        tuning: The way of tuning.
+        parameters: Trained values, those of a linear head included; 0 where impossible.
+        num_bytes: What one client sends in a round, as float32, without the envelope.
+        refusal: Why the pair is impossible; empty if it is not.
+    """
+
+    backbone: str
+    tuning: str
+    parameters: int
+    num_bytes: int
+    refusal: str
+
+
+def tuning_table(backbones: Sequence[str], tunings: Sequence[str], *, num_classes: int = 10) -> list[TuningRow]:
+    """Count what is trained, from the networks themselves.
+
+    Args:
+        backbones: Names as in `model.backbone`.
+        tunings: Ways of tuning.
+        num_classes: Size of the linear head.
+
+    Raises:
+        ConfigError: A backbone is unknown.
+    """
+    from common.models.names import resolve_name
+
+    for backbone in backbones:
+        resolve_name(backbone)
+    return [_row(backbone, tuning, num_classes) for backbone in backbones for tuning in tunings]
+
+
+def _row(backbone: str, tuning: str, num_classes: int) -> TuningRow:
+    from common.models.backbone_info import backbone_facts
+    from common.models.classifier import build_network
+
+    given = {"model.backbone": backbone, "model.tuning": tuning, "model.weights": "random"}
+    try:
+        config = parse(override(defaults(), given))
+        facts = backbone_facts(config)
+        side = facts.image_size
+        shape = (facts.num_features,) if config.caches_features else (side, side, 3)
+        network = build_network(config, shape, num_classes)
+    except ConfigError as error:
+        return TuningRow(backbone, tuning, 0, 0, str(error))
+    named = dict(network.named_parameters())
+    count = sum(named[name].numel() for name in network.trained)
+    return TuningRow(backbone, tuning, count, _BYTES * count, "")
+
+
+def markdown(rows: Sequence[TuningRow]) -> str:
+    """The rows as a table: a line a backbone, a column a way of tuning."""
+    tunings = list(dict.fromkeys(row.tuning for row in rows))
+    cells = {(row.backbone, row.tuning): row for row in rows}
+    lines = [
+        "| backbone | " + " | ".join(f"`{tuning}`" for tuning in tunings) + " |",
+        "|---" * (len(tunings) + 1) + "|",
+    ]
+    for backbone in dict.fromkeys(row.backbone for row in rows):
+        words = [_cell(cells[backbone, tuning]) for tuning in tunings]
+        lines.append(f"| `{backbone}` | " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: TuningRow) -> str:
+    return "no such layers" if row.refusal else f"{_short(row.parameters).strip()}, {_short(row.num_bytes)}B, DP yes"
+
+
+def _short(amount: int) -> str:
+    """Three digits and a unit.
+
+    >>> _short(12_800), _short(3_379_968), _short(640)
+    ('12.8 k', '3.38 M', '640 ')
+    """
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if amount >= size:
+            return f"{amount / size:.3g} {unit}"
+    return f"{amount} "
+
+
+def table_command(
+    backbones: Annotated[list[str] | None, typer.Argument(help="Names as in model.backbone.")] = None,
+    num_classes: Annotated[int, typer.Option(min=2, help="Size of the linear head.")] = 10,
+) -> None:
+    """Show what each backbone trains and sends under each way of tuning."""
+    with plain_errors():
+        rows = tuning_table(backbones or BACKBONES, TUNINGS, num_classes=num_classes)
+        typer.echo("Trained parameters, and bytes a client sends in a round (float32)\n")
+        typer.echo(markdown(rows))
+        for row in rows:
+            if row.refusal:
+                typer.echo(f"\n{row.refusal}")

@@ -1,0 +1,1 @@
+"""Typed settings, their defaults and how they are read."""

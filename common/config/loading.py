@@ -1,0 +1,194 @@
+"""Run configuration: typed, validated once at the edge; the only reader of kebab-case keys."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from common.config.schema import RunConfig, float_keys
+from common.errors import ConfigError
+
+Scalar = str | int | float | bool
+RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
+
+
+@cache
+def _project() -> dict[str, Any]:
+    """The `tool` tables of Bract's own pyproject.toml: beside the rooms, or in an installed wheel."""
+    here = Path(__file__).resolve()
+    for candidate in (here.parents[2] / "pyproject.toml", here.parents[1] / "pyproject.toml"):
+        if candidate.is_file():
+            tool: dict[str, Any] = tomllib.loads(candidate.read_text(encoding="utf-8")).get("tool", {})
+            if "bract" in tool:
+                return tool
+    raise ConfigError(f"Bract's pyproject.toml is not beside {here.parents[1]}: reinstall bract")
+
+
+def defaults() -> dict[str, Scalar]:
+    """The flat defaults of `[tool.flwr.app.config]`, the one place they live.
+
+    Raises:
+        ConfigError: The project's own pyproject.toml cannot be found.
+    """
+    return flatten(_project()["flwr"]["app"]["config"])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Nested TOML tables to flat dotted keys.
+
+    >>> flatten({"seed": 1, "data": {"alpha": 0.5}})
+    {'seed': 1, 'data.alpha': 0.5}
+    """
+    flat: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Flat dotted keys to nested tables; the inverse of `flatten`.
+
+    >>> nest({"seed": 1, "data.alpha": 0.5})
+    {'seed': 1, 'data': {'alpha': 0.5}}
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, leaf = key.split(".")
+        node = tree
+        for table in tables:
+            node = node.setdefault(table, {})
+        node[leaf] = value
+    return tree
+
+
+def override(base: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Lay settings the user gave over the defaults.
+
+    A noise multiplier that was given unsets the default target epsilon.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest known key is named), or both
+            rivals were given.
+    """
+    for key in given:
+        if key not in base:
+            near = difflib.get_close_matches(key, base, n=1, cutoff=0.5)
+            leaf = [known for known in base if known.rsplit(".", 1)[-1] == key]
+            hint = f"; did you mean {(leaf or near)[0]!r}?" if leaf or near else ""
+            raise ConfigError(f"unknown setting {key!r}{hint}\n  known: {', '.join(base)}")
+    merged = dict(base) | {key: _as_declared(base[key], value) for key, value in given.items()}
+    rivals = RIVALS
+    if all(given.get(key, "") != "" for key in rivals):
+        raise ConfigError(f"give {rivals[0]} or {rivals[1]}, not both: one determines the other")
+    if given.get(rivals[0], "") != "":
+        merged[rivals[1]] = ""
+    return merged
+
+
+def _as_declared(default: Scalar, value: Scalar) -> Scalar:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    try:
+        return float(value) if whole and isinstance(default, float) else value
+    except OverflowError:
+        raise ConfigError(f"a number of {len(str(value))} digits is not a setting") from None
+
+
+def parse(flat: Mapping[str, Scalar]) -> RunConfig:
+    """Validate a complete flat configuration and fill in what was left open.
+
+    Args:
+        flat: Every known key, as Flower's run configuration holds them.
+
+    Returns:
+        The frozen configuration; `resolved` turns it back into flat keys.
+
+    Raises:
+        ConfigError: Names each setting that is wrong, what was given and what is allowed.
+    """
+    try:
+        config = RunConfig.model_validate(nest(_whole_to_float(flat)))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+    if config.private and (config.privacy.target_epsilon is None) == (config.privacy.noise_multiplier is None):
+        raise ConfigError(
+            f"privacy.mechanism={config.privacy.mechanism!r} needs exactly one of privacy.target-epsilon and "
+            "privacy.noise-multiplier"
+        )
+    return _fill_open_values(config)
+
+
+def _whole_to_float(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """TOML writers drop the point of 8.0; strict typing would then refuse the 8."""
+    floats = float_keys()
+    return {key: _as_declared(0.0, value) if key in floats else value for key, value in flat.items()}
+
+
+def _fill_open_values(config: RunConfig) -> RunConfig:
+    chosen = _project()["bract"]["open-values"][_open_kind(config)]
+    rate = config.training.learning_rate or float(chosen["learning-rate"])
+    norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
+    clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"tuning": config.tuning}),
+            "training": config.training.model_copy(update={"learning_rate": rate}),
+            "privacy": config.privacy.model_copy(update={"max_grad_norm": norm, "clipping_norm": clip}),
+        }
+    )
+
+
+def _open_kind(config: RunConfig) -> str:
+    """Which row of the open values fits: by what is trained, then by the optimiser."""
+    if config.model.backbone == "cnn":
+        part = "scratch"
+    elif config.tuning == "head":
+        part = "head" if config.model.head != "mlp" else "mlp"
+    else:
+        part = "backbone"
+    return f"{part}-{config.training.optimizer}"
+
+
+def resolved(config: RunConfig) -> dict[str, Scalar]:
+    """The configuration as flat kebab-case keys, unset values as empty strings."""
+    tree = config.model_dump(by_alias=True)
+    flat = flatten(tree)
+    return {key: "" if value is None else value for key, value in flat.items()}
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        given = "" if item["type"] == "missing" or not key else f", got {item['input']!r}"
+        lines.append(f"{key}: {message}{given}" if key else message)
+    return "\n".join(lines)
+
+
+def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
+    """Read settings from a TOML file, nested or dotted.
+
+    Args:
+        path: The file.
+        option: How the user named it.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or holds lists.
+    """
+    try:
+        flat = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{option} {path}: not a TOML file ({error})") from None
+    for key, value in flat.items():
+        if not isinstance(value, str | int | float | bool):
+            raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
+    return flat

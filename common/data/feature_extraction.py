@@ -1,0 +1,198 @@
+"""One pass of each image through a frozen backbone, in its life.
+
+Features are extracted in chunks of exactly 32 images, the last one padded, so
+that an image's features do not depend on which images came with it or on how
+many threads ran: a test holds this to the bit.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import DataError
+from common.system.content_store import ContentStore
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from common.models.classifier import Network
+
+CHUNK = 32
+Progress = Callable[[int], None]
+
+
+def choose_device(wanted: str) -> str:
+    """The torch device for `system.device`; `auto` takes the best one present.
+
+    Raises:
+        DataError: The device was asked for by name and is not there.
+    """
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+    if not present[wanted]:
+        raise DataError(f"system.device={wanted!r} is not present here; 'auto' takes the best there is")
+    return wanted
+
+
+def fast_dtype(device: str) -> str:
+    """`bfloat16` where the device computes it natively, else `float32`."""
+    import torch
+
+    if device == "cpu":
+        flags = torch.backends.cpu.get_cpu_capability()
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return "bfloat16" if native and "AVX512" in flags else "float32"
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "float32"
+
+
+def square(image: "Image", side: int, interpolation: str = "bicubic") -> "Image":
+    """Scale the shorter side to `side` pixels and cut the middle square."""
+    from PIL import Image, ImageOps
+
+    if image.size == (side, side):
+        return image
+    method = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
+    return ImageOps.fit(image, (side, side), method=method)
+
+
+class FeatureExtractor:
+    """Takes images one by one and leaves their features in a store, chunk by chunk.
+
+    Use it as a context manager: leaving it finishes what is under way. A process that
+    is killed loses the chunks its threads had in hand; all others are in the store.
+
+    Args:
+        network: The frozen network, whose `features` are kept.
+        store: Where rows go.
+        side: Side of the square images, in pixels.
+        interpolation: How images are scaled.
+        device: Torch device; bf16 and channels_last are used where native.
+        progress: Called with the number of images of each chunk that is safely stored.
+    """
+
+    def __init__(
+        self, network: "Network", store: ContentStore, *, side: int, interpolation: str, device: str, progress: Progress
+    ) -> None:
+        import torch
+
+        self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._store, self._side, self._interpolation = store, side, interpolation
+        self._device, self._progress = device, progress
+        # Chunks side by side on one thread each beat many threads on one chunk, most of all on a busy machine.
+        self._workers = (os.cpu_count() or 1) if device == "cpu" else 1
+        self._pool = ThreadPoolExecutor(self._workers)
+        self._pending: dict[Future[np.ndarray], list[bytes]] = {}
+        self._images: list[np.ndarray] = []
+        self._digests: list[bytes] = []
+        self._seen: set[bytes] = set()
+        self._threads = torch.get_num_threads()
+
+    def __enter__(self) -> "FeatureExtractor":
+        import torch
+
+        if self._device == "cpu":
+            torch.set_num_threads(1)
+        return self
+
+    def push(self, row: int, image: "Image", digest: bytes) -> None:
+        """Take one decoded image; equal images pass the backbone once."""
+        del row
+        if digest in self._store or digest in self._seen:
+            self._progress(1)
+            return
+        self._seen.add(digest)
+        self._images.append(np.asarray(square(image, self._side, self._interpolation).convert("RGB")))
+        self._digests.append(digest)
+        if len(self._images) == CHUNK:
+            self._submit()
+
+    def _submit(self) -> None:
+        chunk = np.zeros((CHUNK, self._side, self._side, 3), dtype=np.uint8)
+        chunk[: len(self._images)] = self._images
+        self._pending[self._pool.submit(self._forward, chunk)] = self._digests
+        self._images, self._digests = [], []
+        self._collect(2 * self._workers)
+
+    def _collect(self, allowed: int) -> None:
+        """Store what is finished; wait while more than `allowed` chunks are under way."""
+        while self._pending:
+            block = len(self._pending) > allowed
+            done, _ = wait(self._pending, timeout=None if block else 0, return_when=FIRST_COMPLETED)
+            if not done:
+                return
+            for future in done:
+                digests = self._pending.pop(future)
+                self._store.append(digests, future.result()[: len(digests)])
+                self._progress(len(digests))
+
+    def _forward(self, chunk: np.ndarray) -> np.ndarray:
+        import torch
+
+        inputs = self._network.prepare(chunk).to(self._device).contiguous(memory_format=torch.channels_last)
+        low = fast_dtype(self._device) == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
+            features = self._network.features(inputs)
+        return np.asarray(features.float().cpu().numpy())
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        import torch
+
+        try:
+            if kind is None:
+                if self._images:
+                    self._submit()
+                self._collect(0)
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(self._threads)
+
+
+class PixelCollector:
+    """Takes images one by one and leaves their pixels in a store, for networks that train on pixels.
+
+    Args:
+        store: Where rows (side, side, channels) go.
+        side: Side of the square images, in pixels.
+        channels: 1 or 3.
+        interpolation: How images are scaled.
+        progress: Called with the number of images stored.
+    """
+
+    def __init__(
+        self, store: ContentStore, *, side: int, channels: int, interpolation: str, progress: Progress
+    ) -> None:
+        self._store, self._side, self._interpolation = store, side, interpolation
+        self._mode, self._shape = ("L" if channels == 1 else "RGB"), (side, side, channels)
+        self._progress = progress
+        self._held: dict[bytes, np.ndarray] = {}
+
+    def __enter__(self) -> "PixelCollector":
+        return self
+
+    def push(self, row: int, image: "Image", digest: bytes) -> None:
+        """Take one decoded image."""
+        del row
+        self._progress(1)
+        if digest in self._store or digest in self._held:
+            return
+        pixels = np.asarray(square(image, self._side, self._interpolation).convert(self._mode))
+        self._held[digest] = pixels.reshape(self._shape)
+        if len(self._held) == 8 * CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._store.append(list(self._held), np.stack(list(self._held.values())))
+            self._held = {}
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._flush()

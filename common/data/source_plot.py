@@ -1,0 +1,109 @@
+"""A picture of a source: how many images each class has, and what they look like."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.data.decoding import decode
+from common.data.scan import Scan, source_entries
+from common.data.source_report import read_cells
+from common.data.sources.base_source import ImageSource
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL.Image import Image
+
+MAX_CLASSES = 40
+_EXAMPLES = 8
+_CELL = 64
+_LONGEST = 28
+_COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
+
+
+def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str, Any]) -> None:
+    """Draw bars of the class counts beside examples of each class.
+
+    Of many classes the largest and the smallest are shown, and the title says so.
+
+    Args:
+        file: PNG to write.
+        source: What was inspected.
+        scan: Of the source.
+        facts: From `inspect_source`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = _choose(facts["classes"])
+    figure = Figure(figsize=(11.5, 1.5 + 0.62 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    bars, examples = figure.subplots(1, 2, width_ratios=(6.2, 5.0))
+    _draw_bars(bars, facts, shown)
+    mosaic = _mosaic(source, scan, shown)
+    examples.imshow(mosaic, extent=(0, _EXAMPLES, len(shown) - 0.5, -0.5), aspect="auto")
+    examples.set(xticks=[], yticks=[], title="examples")
+    figure.suptitle(_title(facts, len(shown)))
+    figure.savefig(file, dpi=100)
+
+
+def _choose(classes: list[dict[str, Any]]) -> list[int]:
+    """Which classes to show: all in their order, or the largest and the smallest."""
+    if len(classes) <= MAX_CLASSES:
+        return list(range(len(classes)))
+    by_size = sorted(range(len(classes)), key=lambda number: -classes[number]["train"] - classes[number]["test"])
+    return [*by_size[: MAX_CLASSES // 2], *by_size[-MAX_CLASSES // 2 :]]
+
+
+def _draw_bars(axes: "Axes", facts: Mapping[str, Any], shown: list[int]) -> None:
+    rows = [facts["classes"][number] for number in shown]
+    places, start = np.arange(len(rows)), np.zeros(len(rows))
+    for part in ("train", "test"):
+        amounts = np.array([row[part] for row in rows])
+        if amounts.any():
+            axes.barh(places, amounts, left=start, color=_COLOURS[part], label=part, height=0.7)
+        start = start + amounts
+    for place, total in enumerate(start.tolist()):
+        axes.text(total, place, f" {int(total):,}", va="center", fontsize=9)
+    axes.set_yticks(places, [_short(row["name"]) for row in rows])
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, max(1.0, 1.15 * start.max(initial=0))), xlabel="usable images")
+    if facts["test"]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str) -> str:
+    name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+    return name.replace("$", r"\$")  # a dollar sign would start a formula
+
+
+def _title(facts: Mapping[str, Any], shown: int) -> str:
+    title = f"{_short(facts['source'])}: {facts['usable']:,} usable images of {len(facts['classes']):,} classes"
+    if facts["bad"]:
+        title += f", {len(facts['bad']):,} bad files"
+    if shown < len(facts["classes"]):
+        title += f"\nthe {shown // 2} largest and the {shown // 2} smallest classes"
+    return title
+
+
+def _mosaic(source: ImageSource, scan: Scan, shown: list[int]) -> np.ndarray:
+    """(rows x cell, examples x cell, 3) uint8, a row a class; its examples are spread over its images."""
+    canvas = np.full((len(shown) * _CELL, _EXAMPLES * _CELL, 3), 255, dtype=np.uint8)
+    spots: dict[int, tuple[int, int]] = {}
+    for line, number in enumerate(shown):
+        rows = np.flatnonzero(scan.usable & (scan.labels == number))
+        chosen = rows[np.linspace(0, len(rows) - 1, min(_EXAMPLES, len(rows))).astype(int)] if len(rows) else rows
+        spots |= {int(row): (line, column) for column, row in enumerate(chosen)}
+    for row, cell in read_cells(source_entries(source), np.array(sorted(spots), dtype=np.int64)):
+        line, column = spots[row]
+        top, left = line * _CELL + 2, column * _CELL + 2
+        canvas[top : top + _CELL - 4, left : left + _CELL - 4] = np.asarray(_thumbnail(decode(cell)))
+    return canvas
+
+
+def _thumbnail(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    side = _CELL - 4
+    return ImageOps.pad(image.convert("RGB"), (side, side), color=(235, 235, 235))

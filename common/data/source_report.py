@@ -1,0 +1,202 @@
+"""What is in a source: counts, sizes, formats, bad files, duplicates. Facts first, then the same for people."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.data.decoding import decode
+from common.data.duplicates import METHOD, Sketches, find_equal, find_near
+from common.data.scan import Scan, scan_source, source_entries
+from common.data.sources.base_source import Entries, ImageSource
+from common.system.progress import ProgressFactory
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_READ_AHEAD = 256
+_SHOWN = 20
+_SHOWN_CLASSES = 60
+
+
+def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, Any]:
+    """Everything that `bract data inspect` says, as plain values for JSON.
+
+    Args:
+        source: Any source.
+        progress: Called with a total and a label; returns what to call with each advance.
+
+    Returns:
+        Counts of entries; `classes` with train and test counts of usable images;
+        `missing_classes`; `widths` and `heights`; `formats`; `channels`; `bad`, each
+        unusable entry once; `duplicates` and `near_duplicates`.
+
+    Raises:
+        DataError: The source as a whole cannot be read.
+    """
+    entries = source_entries(source)
+    sketches = Sketches.empty(len(entries.labels))
+    seen = np.zeros(len(entries.labels), dtype=bool)
+
+    def sketch(row: int, image: Any, digest: bytes) -> None:
+        del digest
+        sketches.note(row, image)
+        seen[row] = True
+
+    scan = scan_source(source, progress=progress, sink=sketch)
+    left = np.flatnonzero(scan.usable & ~seen)
+    advance = progress(len(left), "Comparing images")
+    for row, cell in read_cells(entries, left):
+        sketch(row, decode(cell), b"")
+        advance(1)
+    return _facts(source, scan) | _twice(entries, scan, sketches)
+
+
+def read_cells(entries: Entries, rows: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Row and encoded image of some entries, a few hundred in memory at once.
+
+    Args:
+        entries: Of a source.
+        rows: Which, in order.
+    """
+    for start in range(0, len(rows), _READ_AHEAD):
+        block = rows[start : start + _READ_AHEAD].tolist()
+        yield from zip(block, entries.images[block]["image"], strict=True)
+
+
+def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
+    count = len(scan.labels)
+    in_train = np.arange(count) < scan.num_train
+    per_class = [
+        np.bincount(scan.labels[scan.usable & part], minlength=len(scan.classes)).tolist()
+        for part in (in_train, ~in_train)
+    ]
+    classes = [
+        {"name": name, "train": train, "test": test} for name, train, test in zip(scan.classes, *per_class, strict=True)
+    ]
+    bands = Counter(scan.channels[scan.usable].tolist())
+    return {
+        "source": source.name,
+        "entries": count,
+        "usable": int(scan.usable.sum()),
+        "train": scan.num_train,
+        "test": count - scan.num_train,
+        "classes": classes,
+        "missing_classes": [row["name"] for row in classes if not row["train"] + row["test"]],
+        "widths": _spread(scan.widths[scan.usable]),
+        "heights": _spread(scan.heights[scan.usable]),
+        "formats": dict(Counter(kind for kind in scan.formats if kind).most_common()),
+        "channels": {str(number): bands[number] for number in sorted(bands)},
+        "units": _num_units(scan),
+        "clients": None if scan.owners is None else len(scan.client_names),
+        "bad": [{"place": fault.place, "reason": fault.reason} for fault in scan.faults],
+    }
+
+
+def _num_units(scan: Scan) -> int | None:
+    """How many different units the usable images are of, copies counted once."""
+    return None if scan.unit_digests is None else len(np.unique(scan.unit_digests[scan.usable], axis=0))
+
+
+def _spread(values: np.ndarray) -> dict[str, int] | None:
+    if not len(values):
+        return None
+    return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
+
+
+def _twice(entries: Entries, scan: Scan, sketches: Sketches) -> dict[str, Any]:
+    rows = np.flatnonzero(scan.usable)
+    train, test = rows[rows < scan.num_train], rows[rows >= scan.num_train]
+    groups = find_equal(scan.digests, rows)
+    near = find_near(sketches, test, train) if len(test) else find_near(sketches, train, None)
+    digests = scan.digests
+    return {
+        "duplicates": [
+            {
+                "places": [entries.place(row) for row in group],
+                "across_train_and_test": group[0] < scan.num_train <= group[-1],
+                "labels_differ": len(set(scan.labels[group].tolist())) > 1,
+            }
+            for group in groups
+        ],
+        "near_duplicates": [
+            {"places": [entries.place(one), entries.place(other)], "correlation": round(score, 3)}
+            for one, other, score in near
+            if not np.array_equal(digests[one], digests[other])
+        ],
+        "near_duplicates_between": "train and test" if len(test) else "all images",
+        "near_duplicates_method": METHOD,
+    }
+
+
+def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
+    """Print what `inspect_source` found.
+
+    Args:
+        facts: From `inspect_source`.
+        console: Where to print.
+    """
+    from rich.markup import escape
+
+    def say(text: str) -> None:
+        clean = "".join(
+            letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text
+        )
+        console.print(escape(clean), highlight=False, soft_wrap=True)
+
+    say(
+        f"{facts['source']}: {facts['entries']:,} images, {facts['usable']:,} usable; {facts['train']:,} for training, "
+        f"{facts['test']:,} in a test part of its own"
+    )
+    _show_classes(facts, console)
+    if facts["missing_classes"]:
+        say(f"Classes without a usable image: {', '.join(facts['missing_classes'])}")
+    for name in ("widths", "heights"):
+        if spread := facts[name]:
+            say(f"{name.capitalize():<9}{spread['min']} to {spread['max']} pixels, median {spread['median']}")
+    say(f"Formats  {', '.join(f'{kind} {count:,}' for kind, count in facts['formats'].items()) or 'none'}")
+    say(f"Channels {', '.join(f'{number}: {count:,}' for number, count in facts['channels'].items()) or 'none'}")
+    for name in ("units", "clients"):
+        if facts[name] is not None:
+            say(f"{name.capitalize():<9}{facts[name]:,}")
+    for line in _problem_lines(facts):
+        say(line)
+
+
+def _show_classes(facts: Mapping[str, Any], console: "Console") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", title=None)
+    for name in ("train", "test"):
+        table.add_column(name, justify="right")
+    rows = facts["classes"]
+    for row in rows[:_SHOWN_CLASSES]:
+        table.add_row(Text(row["name"]), f"{row['train']:,}", f"{row['test']:,}")
+    console.print(table)
+    if len(rows) > _SHOWN_CLASSES:
+        console.print(f"and {len(rows) - _SHOWN_CLASSES} more classes; --json has all")
+
+
+def _problem_lines(facts: Mapping[str, Any]) -> list[str]:
+    bad, equal, near = facts["bad"], facts["duplicates"], facts["near_duplicates"]
+    across = [group for group in equal if group["across_train_and_test"]]
+    lines = [f"Bad files: {len(bad):,}", *(f"  {fault['place']}: {fault['reason']}" for fault in bad)]
+    lines.append(f"Equal images: {len(equal):,} groups, {len(across):,} of them across train and test")
+    lines += _some([_group_line(group) for group in equal])
+    lines.append(
+        f"Near-duplicates between {facts['near_duplicates_between']}: {len(near):,} (look at them: a suspicion)"
+    )
+    lines += _some([f"  {'  ~  '.join(pair['places'])}  ({pair['correlation']:.3f})" for pair in near])
+    return [*lines, f"  method: {facts['near_duplicates_method']}"]
+
+
+def _group_line(group: Mapping[str, Any]) -> str:
+    return f"  {'  =  '.join(group['places'])}{'  (under different classes)' if group['labels_differ'] else ''}"
+
+
+def _some(lines: list[str]) -> list[str]:
+    if len(lines) <= _SHOWN:
+        return lines
+    return [*lines[:_SHOWN], f"  and {len(lines) - _SHOWN:,} more; --json has all"]

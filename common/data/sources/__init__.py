@@ -1,0 +1,1 @@
+"""Image sources, one module each, behind one contract."""

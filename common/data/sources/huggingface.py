@@ -1,0 +1,57 @@
+"""Data sets of the Hugging Face hub and of its local cache."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from common.config.schema import DataConfig
+from common.data.sources.base_source import (
+    Entries,
+    ImageSource,
+    _split_name,
+    fingerprint_of,
+)
+from common.data.sources.datasets_library import entries_of, is_saved, open_saved
+from common.errors import DataError
+from common.system.paths import bract_home
+
+
+def _hugging_face(config: DataConfig) -> ImageSource:
+    """Loaded once; then its Arrow files are known, and opening it needs neither network nor imports."""
+    name, variant = _split_name(config.source)
+    if config.path and is_saved(Path(config.path)):
+        return open_saved(config.model_copy(update={"source": config.path, "path": ""}))
+    asked = hashlib.sha256(f"{name}\0{variant}\0{config.path}".encode()).hexdigest()[:16]
+    pointer = bract_home() / "datasets" / "hf" / f"{asked}.json"
+    files = [Path(file) for file in json.loads(pointer.read_text())] if pointer.is_file() else []
+    if not files or not all(file.is_file() for file in files):
+        files = _arrow_files(_load_hugging_face(config, name, variant))
+        pointer.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pointer.touch(mode=0o600)
+        pointer.write_text(json.dumps([str(file) for file in files]))
+
+    def load() -> Entries:
+        return entries_of(_load_hugging_face(config, name, variant), config.source)
+
+    return ImageSource(config.source, fingerprint_of(files, name, variant), load, config.path)
+
+
+def _load_hugging_face(config: DataConfig, name: str, variant: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(config.path or name, variant or None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no reason given')}"
+        raise DataError(
+            f"data.source={config.source!r} can neither be read from the local cache nor downloaded ({reason})\n"
+            "  where there is a network: datasets.load_dataset(...).save_to_disk(folder); copy the folder here and use "
+            "data.source=/path/to/folder"
+        ) from None
+
+
+def _arrow_files(data: Any) -> list[Path]:
+    found = data.cache_files
+    groups = found.values() if isinstance(found, dict) else [found]
+    return sorted({Path(item["filename"]) for group in groups for item in group})

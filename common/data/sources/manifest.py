@@ -1,0 +1,167 @@
+"""Manifests: a CSV or Parquet table with one image a row, and what is known about it."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.config.schema import DataConfig
+from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows
+from common.data.sources.labels import numbered
+from common.errors import DataError
+from common.system.paths import bract_home
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_COLUMNS = ("path", "label", "unit", "client", "split")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The known columns of a manifest as text, and where its images are."""
+
+    file: Path
+    root: Path
+    columns: Mapping[str, list[str]]
+
+    @property
+    def holds_bytes(self) -> bool:
+        return "path" not in self.columns
+
+    def files(self) -> list[Path]:
+        return [self.root / name for name in self.columns.get("path", [])]
+
+
+def open_manifest(config: DataConfig) -> ImageSource:
+    """A table with columns `path` or `image` (bytes, Parquet), `label`, and if wanted `unit`, `client`, `split`.
+
+    Paths count from the manifest's folder, or from `data.path` if that is set. A
+    row whose file is missing is a fault of that row alone.
+
+    Raises:
+        DataError: The file is missing, is not such a table, lacks a column or has no rows.
+    """
+    file = Path(config.source)
+    if not file.is_file():
+        raise DataError(f"data.source={config.source!r}: there is no such file")
+    root = Path(config.path) if config.path else file.parent
+    read = _read_csv if file.suffix == ".csv" else _read_parquet
+    table = _Table(file, root, read(file))
+    _check(table)
+    fingerprint = fingerprint_of([file, *table.files()], root.resolve())
+    return ImageSource(file.stem, fingerprint, lambda: _load(table), f"{file.resolve()}\0{root.resolve()}")
+
+
+def _read_csv(file: Path) -> dict[str, list[str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True, restval="")
+            rows = list(reader)
+            names = [name for name in reader.fieldnames or [] if name in _COLUMNS]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is not a CSV file in UTF-8 ({error})") from None
+    return {name: [row[name].strip() for row in rows] for name in names}
+
+
+def _read_parquet(file: Path) -> dict[str, list[str]]:
+    from pyarrow import ArrowException
+    from pyarrow import parquet as pq
+
+    try:
+        present = pq.read_schema(file).names
+        wanted = [name for name in _COLUMNS if name in present and not (name == "path" and "image" in present)]
+        columns = pq.read_table(file, columns=wanted).to_pydict()
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{file} is not a Parquet file that can be read ({type(error).__name__})") from None
+    if "image" not in present and "path" not in present:
+        raise _missing(file, "path or image")
+    return {name: [_text(value) for value in values] for name, values in columns.items()}
+
+
+def _text(value: Any) -> str:
+    """A cell as text; a whole number that a data frame turned into a float is a whole number."""
+    if value is None or value != value:  # noqa: PLR0124 -- not a number
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _missing(file: Path, column: str) -> DataError:
+    return DataError(
+        f"{file} lacks the column {column}\n  a manifest has path (or image, with bytes, in Parquet) and label; unit, "
+        "client and split (train or test) if wanted"
+    )
+
+
+def _check(table: _Table) -> None:
+    file = table.file
+    if file.suffix == ".csv" and "path" not in table.columns:
+        raise _missing(file, "path")
+    if "label" not in table.columns:
+        raise _missing(file, "label")
+    if not table.columns["label"]:
+        raise DataError(f"{file} has no rows")
+    if not table.root.is_dir():
+        raise DataError(f"data.path={str(table.root)!r}: there is no such folder; paths in {file} count from it")
+    other = sorted({split for split in table.columns.get("split", []) if split.lower() not in ("", "train", "test")})
+    if other:
+        raise DataError(f"{file}: the column split holds {', '.join(other[:5])}; it may hold train or test")
+    if not _order(table)[1]:
+        raise DataError(f"{file}: every row is of the split test; there must be rows to train on")
+
+
+def _order(table: _Table) -> tuple[np.ndarray, int]:
+    """Rows in the order of entries, training rows first, and how many those are."""
+    splits = table.columns.get("split")
+    if splits is None:
+        count = len(table.columns["label"])
+        return np.arange(count), count
+    is_test = np.array([split.lower() == "test" for split in splits])
+    return np.argsort(is_test, kind="stable"), int((~is_test).sum())
+
+
+def _load(table: _Table) -> Entries:
+    order, num_train = _order(table)
+    labels, classes = numbered(table.columns["label"])
+    labels = labels[order]
+    units, clients = (
+        tuple(table.columns[name][row] for row in order) if name in table.columns else None
+        for name in ("unit", "client")
+    )
+    files = table.files()
+    name = table.file.name
+    return Entries(
+        images=_stored_images(table.file).select(order)
+        if table.holds_bytes
+        else image_rows([_cell(table, row) for row in order.tolist()]),
+        labels=labels,
+        num_train=num_train,
+        classes=classes,
+        item_keys=None if table.holds_bytes else file_keys(files[row] for row in order.tolist()),
+        units=units,
+        clients=clients,
+        label_faults=dict.fromkeys(np.flatnonzero(labels < 0).tolist(), "no label"),
+        root=str(table.root),
+        parts=(name, name) if num_train == len(labels) else (f"the train rows of {name}", f"the test rows of {name}"),
+    )
+
+
+def _cell(table: _Table, row: int) -> dict[str, str | None]:
+    name = table.columns["path"][row]
+    return {"bytes": None, "path": str(table.root / name) if name else None}
+
+
+def _stored_images(file: Path) -> "Dataset":
+    """The column `image`: plain bytes, or the pair of bytes and path that `datasets` writes."""
+    from datasets import Dataset, Image
+
+    try:
+        rows = Dataset.from_parquet(str(file), columns=["image"], cache_dir=str(bract_home() / "datasets"))
+        return rows.cast_column("image", Image(decode=False))
+    except Exception as error:
+        raise DataError(
+            f"{file}: the column image must hold encoded images as bytes ({type(error).__name__})"
+        ) from None

@@ -1,0 +1,157 @@
+"""Data sets of torchvision, read from disk or downloaded."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.config.schema import DataConfig
+from common.data.sources.base_source import (
+    Entries,
+    ImageSource,
+    _split_name,
+    encoded_rows,
+    file_keys,
+    fingerprint_of,
+    image_rows,
+)
+from common.errors import DataError
+from common.system.paths import bract_home
+
+_TRAIN_SPLITS = ("train", "trainval")
+
+
+def open_instead(config: DataConfig, source: str, missing: DataError) -> ImageSource:
+    """The hub's copy of a named source whose own files are not there.
+
+    Args:
+        config: Asks for the named source.
+        source: The hub's name for it.
+        missing: What was wrong with the files.
+
+    Raises:
+        DataError: The hub's copy cannot be had either; says both.
+    """
+    try:
+        return _torchvision(config.model_copy(update={"source": source}))
+    except DataError as error:
+        raise DataError(f"{missing}\n  nor is there a copy as {source}: {error}") from None
+
+
+def torchvision_root(name: str) -> Path:
+    """Where a data set of torchvision is looked for and downloaded to if `data.path` names no folder."""
+    return bract_home() / "datasets" / "torchvision" / name
+
+
+def _torchvision(config: DataConfig) -> ImageSource:
+    name, variant = _split_name(config.source)
+    root = Path(config.path) if config.path else torchvision_root(name)
+    files = _files_below(root)
+    if not files:
+        root.mkdir(parents=True, exist_ok=True)
+        _torchvision_parts(config, root, name, variant)
+        files = _files_below(root)
+
+    def load() -> Entries:
+        return _torchvision_entries(config, _torchvision_parts(config, root, name, variant))
+
+    return ImageSource(config.source, fingerprint_of(files, variant), load, str(root.resolve()))
+
+
+def _files_below(root: Path) -> list[Path]:
+    return sorted(file for file in root.rglob("*") if file.is_file())
+
+
+def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) -> list[Any]:
+    """The training part and, where the set has one, the test part."""
+    from torchvision import datasets
+
+    kind = getattr(datasets, name, None) if name in datasets.__all__ else None
+    known = inspect.signature(kind.__init__).parameters if kind is not None else {}
+    if kind is None or "root" not in known or name in ("ImageFolder", "DatasetFolder", "VisionDataset"):
+        raise DataError(
+            f"data.source={config.source!r}: torchvision has no data set {name!r}; write it as in its documentation, "
+            "such as torchvision:CIFAR100 or torchvision:EMNIST:letters"
+        )
+    common: dict[str, Any] = {"root": str(root)}
+    if "loader" in known:
+        common["loader"] = str  # gives the file instead of decoding it
+    if variant or name == "EMNIST":
+        common["split"] = variant or "balanced"
+    takes_train = "train" in known or name == "EMNIST"
+    choices: list[list[dict[str, Any]]] = [[{}]]
+    if takes_train:
+        choices = [[{"train": True}], [{"train": False}]]
+    elif "split" in known:
+        choices = [[{"split": split} for split in _TRAIN_SPLITS], [{"split": "test"}, {"split": "val"}]]
+    downloads = "download" in known or "kwargs" in known
+    return [_construct(config, kind, [common | choice for choice in part], root, downloads) for part in choices]
+
+
+def _construct(config: DataConfig, kind: Any, choices: list[dict[str, Any]], root: Path, downloads: bool) -> Any:
+    """The data set under the first split name that it knows: from local files, else downloaded."""
+    reasons = []
+    for arguments in choices:
+        for download in (False, True) if downloads else (False,):
+            more = {"download": download} if downloads else {}
+            try:
+                return kind(**arguments, **more)
+            except ValueError as error:  # no such split
+                reasons.append(str(error))
+                break
+            except Exception as error:  # torchvision raises whatever the failed step raised
+                reasons.append(f"{type(error).__name__}: {error}")
+    raise DataError(
+        f"data.source={config.source!r} is neither in {root} nor can it be downloaded\n  {reasons[-1]}\n"
+        "  put the files there as torchvision lays them out, or name their folder with data.path"
+    )
+
+
+def _torchvision_entries(config: DataConfig, parts: list[Any]) -> Entries:
+    pairs = [list(_torchvision_items(part)) for part in parts]
+    images = [image for part in pairs for image, _ in part]
+    files = [Path(image) for image in images if isinstance(image, str | Path)]
+    if len(files) not in (0, len(images)):
+        raise DataError(f"data.source={config.source!r} mixes files and arrays")
+    names: list[str] = []
+    for part, found in zip(parts, pairs, strict=True):
+        names += _torchvision_names(config, part, [label for _, label in found])
+    classes = tuple(dict.fromkeys([*_listed(parts), *sorted(set(names), key=lambda name: (len(name), name))]))
+    index = {name: number for number, name in enumerate(classes)}
+    return Entries(
+        images=image_rows([{"bytes": None, "path": str(file)} for file in files])
+        if files
+        else encoded_rows([np.asarray(image) for image in images]),
+        labels=np.array([index[name] for name in names], dtype=np.int64),
+        num_train=len(pairs[0]),
+        classes=classes,
+        item_keys=file_keys(files) if files else None,
+        root=str(parts[0].root) if files else "",
+        parts=(f"the training part of {config.source}", f"the test part of {config.source}"),
+    )
+
+
+def _listed(parts: list[Any]) -> list[str]:
+    """Class names that the parts list themselves, those of the training part first."""
+    return [str(name) for part in parts for name in getattr(part, "classes", None) or ()]
+
+
+def _torchvision_names(config: DataConfig, part: Any, labels: list[Any]) -> list[str]:
+    """The class name of each label; a number counts along the part's own list, which may differ between parts."""
+    listed = _listed([part])
+    if any(isinstance(label, bool) or not isinstance(label, int | np.integer) or label < 0 for label in labels):
+        raise DataError(f"data.source={config.source!r} does not have one class an image: Bract classifies images")
+    if listed and max(labels, default=-1) >= len(listed):
+        raise DataError(f"data.source={config.source!r} has labels beyond its list of {len(listed)} classes")
+    return [listed[label] if listed else str(label) for label in labels]
+
+
+def _torchvision_items(part: Any) -> Any:
+    """Pairs of image and label; the image is a file where the set lists its files."""
+    samples = getattr(part, "_samples", None)
+    if samples and isinstance(samples[0], tuple) and isinstance(samples[0][0], str | Path):
+        return samples
+    if hasattr(part, "_images") and hasattr(part, "_labels"):
+        return zip(part._images, part._labels, strict=True)
+    return (part[row] for row in range(len(part)))

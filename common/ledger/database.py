@@ -1,0 +1,243 @@
+"""The ledger of one data holder: an append-only SQLite file, each entry chained to the one before.
+
+What an entry means is decided elsewhere (`common.ledger.transactions`, `client.guard`);
+here is how it is kept: nothing is changed or deleted, an entry is on disk before
+its transaction returns, and several processes take turns.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from common.errors import LedgerError
+from common.ledger.hash_chain import ORIGIN, Entry, Kind, canonical, hash_of
+
+_FIELDS = (
+    "seq",
+    "prev_hash",
+    "kind",
+    "time",
+    "request_id",
+    "content_digest",
+    "dataset",
+    "event",
+    "versions",
+    "hash",
+)
+_APPEND_ONLY = ("entry", "fingerprint", "link", "part")
+_BUSY_SECONDS = 60.0
+_PAUSE_SECONDS = 0.002
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry (
+    seq INTEGER PRIMARY KEY, prev_hash TEXT NOT NULL, kind TEXT NOT NULL, time TEXT NOT NULL, request_id TEXT NOT NULL,
+    content_digest TEXT NOT NULL, dataset TEXT NOT NULL, event TEXT NOT NULL, versions TEXT NOT NULL,
+    hash TEXT NOT NULL, UNIQUE (request_id, kind)
+);
+CREATE INDEX IF NOT EXISTS entry_of_run ON entry (json_extract(event, '$.run'), json_extract(event, '$.client'), kind);
+CREATE TABLE IF NOT EXISTS fingerprint (
+    row INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, image INTEGER NOT NULL, seq INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS fingerprint_of_entry ON fingerprint (seq);
+CREATE TABLE IF NOT EXISTS link (
+    row INTEGER PRIMARY KEY, image INTEGER NOT NULL, same INTEGER NOT NULL, seq INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS part (
+    dataset TEXT NOT NULL, name TEXT NOT NULL, unit TEXT NOT NULL, images BLOB NOT NULL, units BLOB NOT NULL,
+    PRIMARY KEY (dataset, name)
+);
+CREATE TABLE IF NOT EXISTS reply (
+    request_id TEXT PRIMARY KEY, run TEXT NOT NULL, client TEXT NOT NULL, seq INTEGER NOT NULL, content BLOB NOT NULL
+);
+"""
+_FOLLOWS = """
+CREATE TRIGGER IF NOT EXISTS entry_follows BEFORE INSERT ON entry
+WHEN NEW.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM entry)
+    OR NEW.prev_hash <> coalesce((SELECT hash FROM entry ORDER BY seq DESC LIMIT 1), printf('%064d', 0))
+BEGIN SELECT RAISE(ABORT, 'an entry must follow the last one'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a ledger stands.
+
+    Attributes:
+        seq: Number of its last entry.
+        hash: Hash of that entry.
+    """
+
+    seq: int
+    hash: str
+
+
+class Ledger:
+    """An open ledger file. Use `transaction` to write; reads outside of one see what is committed.
+
+    Args:
+        path: The file; made if it is not there, readable by its owner only.
+        durable: Every transaction is on disk when it returns, even if the power fails. Without it
+            a killed process loses nothing, a power failure may: for simulations only.
+
+    Raises:
+        LedgerError: The file is no ledger or cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self.path = path
+        try:
+            with suppress(FileExistsError):  # never open and close one that is there: that drops SQLite's locks on it
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+            if tables and "reply" not in tables:
+                raise sqlite3.DatabaseError("it is another program's database")
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            _use_write_ahead_log(self._connection)  # after the line above, or it waits for the disk in simulations, too
+            self._connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE deletes unseen
+            if not tables:
+                self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_triggers()}COMMIT;")
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerError(f"the ledger {path} cannot be opened ({error})") from None
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and alone: other writers wait.
+
+        Raises:
+            LedgerError: It could not be written; nothing of it is there.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a SELECT.
+
+        Raises:
+            LedgerError: The file is damaged.
+        """
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {self.path} cannot be read ({error})") from None
+
+    def insert(self, table: str, rows: Sequence[Sequence[Any]], columns: str) -> None:
+        """Add rows to a table; inside a transaction."""
+        marks = ", ".join("?" * len(columns.split(",")))
+        self._connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+
+    def append(self, kind: Kind, request_id: str, event: dict[str, Any], **more: str) -> Entry:
+        """Add an entry; inside a transaction.
+
+        Args:
+            kind: What happened.
+            request_id: What it belongs to; one entry of a kind each.
+            event: Plain values.
+            **more: `content_digest` and `dataset`, where they apply.
+        """
+        head = self.head()
+        versions = _versions() if kind in ("genesis", "register") else {}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        draft = Entry(head.seq + 1, head.hash, kind, now, request_id, event=event, versions=versions, **more)
+        entry = replace(draft, hash=hash_of(draft))
+        values = vars(entry) | {"event": canonical(event), "versions": canonical(versions)}
+        self.insert("entry", [[values[name] for name in _FIELDS]], ", ".join(_FIELDS))
+        return entry
+
+    def head(self) -> Head:
+        """Where the ledger stands; number 0 if it has no entries."""
+        rows = self.query("SELECT seq, hash FROM entry ORDER BY seq DESC LIMIT 1")
+        return Head(*rows[0]) if rows else Head(0, ORIGIN)
+
+    def entries(self, where: str = "1", values: Sequence[Any] = ()) -> list[Entry]:
+        """Entries in order.
+
+        Args:
+            where: SQL condition.
+            values: For its question marks.
+
+        Raises:
+            LedgerError: The file is damaged.
+        """
+        found = self.query(f"SELECT {', '.join(_FIELDS)} FROM entry WHERE {where} ORDER BY seq", values)  # noqa: S608
+        try:
+            rows = [dict(zip(_FIELDS, row, strict=True)) for row in found]
+            return [Entry(**row | {name: json.loads(row[name]) for name in ("event", "versions")}) for row in rows]
+        except ValueError:
+            raise LedgerError(f"the ledger {self.path} is damaged: an entry cannot be read") from None
+
+    def keep_reply(self, request_id: str, run: str, client: str, content: bytes) -> None:
+        """Keep what is about to be sent, so that it can be sent again; inside a transaction."""
+        values = [request_id, run, client, self.head().seq, content]
+        self.insert("reply", [values], "request_id, run, client, seq, content")
+
+    def reply(self, request_id: str) -> bytes | None:
+        """What was sent in answer to a request, if it is still kept."""
+        rows = self.query("SELECT content FROM reply WHERE request_id = ?", (request_id,))
+        return bytes(rows[0][0]) if rows else None
+
+    def forget_replies(self, run: str, client: str, *, keep: int) -> None:
+        """Drop all but the newest replies of a client in a run; inside a transaction."""
+        self._connection.execute(
+            "DELETE FROM reply WHERE run = ?1 AND client = ?2 AND seq NOT IN "
+            "(SELECT seq FROM reply WHERE run = ?1 AND client = ?2 ORDER BY seq DESC LIMIT ?3)",
+            (run, client, keep),
+        )
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """SQLite itself waits for nobody here, and of two who open a new file at once one would fail."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _triggers() -> str:
+    """What forbids change: even a bug of ours cannot take an entry back."""
+    rules = [
+        f"CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} BEGIN "
+        f"SELECT RAISE(ABORT, 'a ledger is only ever added to'); END;"
+        for table in _APPEND_ONLY
+        for verb in ("UPDATE", "DELETE")
+    ]
+    return "\n".join([*rules, _FOLLOWS])
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("bract", "dp-accounting", "flwr", "numpy")}

@@ -1,0 +1,1 @@
+"""Libraries that backbones come from, one module each."""

@@ -1,0 +1,63 @@
+"""Backbones of the timm library."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.errors import ConfigError
+from common.models.backbone import CONV_SIDE, TOKEN_SIDE, Body, Preprocessing, times255
+from common.models.names import BackboneName
+
+
+class TimmBody(Body):
+    """One of timm's image models."""
+
+    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Timm's `forward_features`."""
+        out: torch.Tensor = self.model.forward_features(pixels)  # type: ignore[operator]
+        return out
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Timm's pooling and norm before the classifier; positions are averaged where it has none."""
+        out: torch.Tensor = self.model.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        return out if out.ndim == 2 else out.mean(dim=(2, 3))
+
+    def groups(self) -> list[list[str]]:
+        """Timm's own coarse groups."""
+        from timm.models import group_parameters
+
+        matcher = self.model.group_matcher(coarse=True)  # type: ignore[operator]
+        found: dict[Any, list[str]] = group_parameters(self.model, matcher)
+        return [[f"model.{name}" for name in found[key]] for key in sorted(found)]
+
+
+def _timm_body(name: BackboneName, side: int | None) -> Body:
+    import timm
+
+    if not timm.is_model(name.architecture):
+        close = ", ".join(timm.list_models(f"*{name.architecture.split('.')[0]}*")[:5]) or "see timm.list_models()"
+        raise ConfigError(f"model.backbone={name.given!r}: timm has no such model; {close}")
+    model: Any = timm.create_model(name.architecture, pretrained=False, num_classes=0)
+    native = int(model.pretrained_cfg["input_size"][1])
+    tokens = hasattr(model, "patch_embed") and hasattr(model, "pos_embed")
+    wanted = side or (min(native, TOKEN_SIDE) if not _is_conv(model) else CONV_SIDE)
+    if tokens and wanted != native:
+        model = timm.create_model(name.architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
+        patch = int(model.patch_embed.patch_size[0])
+        if wanted % patch:
+            raise ConfigError(
+                f"data.image-size={wanted} with model.backbone={name.given!r}: its patches are {patch} pixels wide, so "
+                f"take a multiple, such as {max(1, wanted // patch) * patch}"
+            )
+    if hasattr(model, "pre_logits") and not isinstance(model.pre_logits, nn.Identity) and hasattr(model, "features"):
+        model.pre_logits = nn.Identity()  # VGG's two dense layers of 4,096: a classifier, not a backbone
+    cfg = model.pretrained_cfg
+    facts = Preprocessing(times255(cfg["mean"]), times255(cfg["std"]), str(cfg["interpolation"]), wanted)
+    if name.architecture == "tf_efficientnet_lite0":
+        facts = Preprocessing((127.0,) * 3, (128.0,) * 3, facts.interpolation, wanted)  # as its authors trained it
+    return TimmBody(model, facts)
+
+
+def _is_conv(model: nn.Module) -> bool:
+    return not hasattr(model, "patch_embed") and any(isinstance(layer, nn.Conv2d) for layer in model.modules())

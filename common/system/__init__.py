@@ -1,0 +1,1 @@
+"""Files, paths, threads and the terminal."""
