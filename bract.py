@@ -11,8 +11,8 @@ import typer
 
 from client.commands import cli as client_cli
 from common.commands import cli as common_cli
-from server import cli as server_cli
-from simulations import cli as simulations_cli
+from server.commands import cli as server_cli
+from simulations.commands import cli as simulations_cli
 
 app = typer.Typer(
     name="bract",

@@ -11,9 +11,10 @@ from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
 from common.privacy.plan import plan_for, server_plan
 from common.system.progress import ProgressFactory, no_progress
-from server.app import Surroundings, create_app
-from server.tracking import LogTracker, Tracker
-from simulations.evaluator import PooledEvaluator
+from server.app import create_app
+from server.reporting.trackers import LogTracker, Tracker
+from server.run_context import Surroundings
+from simulations.pooled_evaluator import PooledEvaluator
 
 
 def surround(

@@ -15,8 +15,8 @@ from common.metrics import score
 from common.models.initialization import initial_arrays
 from common.privacy.plan import plan_for
 from common.randomness import public_stream
-from server.terminal_progress import TerminalProgress
-from simulations.evaluator import PooledEvaluator
+from server.reporting.terminal_progress import TerminalProgress
+from simulations.pooled_evaluator import PooledEvaluator
 
 _MOST_ALONE = 10
 

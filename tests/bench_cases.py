@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from common.config.loading import Scalar, defaults, override, parse
-from simulations.audit.layers.bench import Bench, arranged
-from simulations.audit.layers.images import Images
+from simulations.harness.client_harness import Bench, arranged
+from simulations.harness.harness_images import Images
 
 CLASSES = ("a", "b", "c")
 BASE: dict[str, Scalar] = {

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from server.deployment.gate import Gate
+from server.deployment.request_filter import Gate
 
 STRANGER = ("203.0.113.9", 40000)
 SERVER = ("198.51.100.1", 9443)

@@ -18,7 +18,7 @@ from common.ledger.hash_chain import check_chain
 # Runs `bract simulate`, and writes down every message that leaves a client before anybody gets it.
 SIMULATION = """
 import hashlib, json, os, sys
-import simulations.in_process as engine
+import simulations.engines.in_process as engine
 
 deliver = engine.InProcessGrid._deliver
 

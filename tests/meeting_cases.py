@@ -17,8 +17,8 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
 from common.messages.codec import Declaration, Findings, encode_declaration, encode_head, encode_update
 from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
-from server.meeting import Meeting, meet_clients
-from simulations.in_process import InProcessGrid
+from server.rounds.enrollment import Meeting, meet_clients
+from simulations.engines.in_process import InProcessGrid
 
 RUN = "ab" * 16
 SHAPES: dict[str, tuple[int, ...]] = {"w": (2,)}

@@ -6,15 +6,15 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from simulations.audit.estimators.detectable import (
+from simulations.attacks.estimators.gaussian_dp import gaussian_trade_off
+from simulations.attacks.estimators.pld_family import SubsampledGaussians
+from simulations.attacks.estimators.power import (
     POWER,
     Detectable,
     alarm_probability,
     detectable,
     mean_alarm_probability,
 )
-from simulations.audit.estimators.gaussian_dp import gaussian_trade_off
-from simulations.audit.estimators.pld_family import SubsampledGaussians
 
 
 def detectable_gaussian(

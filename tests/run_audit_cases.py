@@ -19,10 +19,10 @@ from common.privacy.accounting import spent_by
 from common.privacy.events import Event, from_json
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING
-from server.audit.run_audit import audit_run
-from server.run_directory import RunDirectory
-from server.spending import account
-from server.statement import Parties, privacy_statement
+from server.audit.audit import audit_run
+from server.reporting.privacy_statement import Parties, privacy_statement
+from server.state.privacy_spent import account
+from server.state.run_directory import RunDirectory
 
 MakeConfig = Callable[..., RunConfig]
 Statement = dict[str, Any]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from federation_bed import free_port
 
-from server.deployment.home import ServerHome
-from server.deployment.making import make_home
+from server.deployment.server_folder import ServerHome
+from server.deployment.setup import make_home
 
 
 @pytest.fixture(name="home")

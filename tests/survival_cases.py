@@ -15,10 +15,11 @@ from client.session import local_of
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.ledger.audit.audit import audit_ledger, kept_heads
-from server.app import Surroundings, run_federation
-from server.audit.run_audit import audit_run
-from server.outcome import Outcome
-from simulations.in_process import InProcessGrid
+from server.audit.audit import audit_run
+from server.federation import run_federation
+from server.run_context import Surroundings
+from server.state.run_state import Outcome
+from simulations.engines.in_process import InProcessGrid
 
 Fails = Callable[[int, Message], bool]
 FIRST_NODE = 2

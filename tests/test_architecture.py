@@ -19,7 +19,7 @@ PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp
 # Which files may import which internals of Flower, and why; they change monthly, so nothing else may.
 FLOWER_INTERNALS: dict[str, set[str]] = {
     # Builds messages outside a Flower process.
-    "simulations/in_process.py": {"flwr.supercore.task_identity", "flwr.supercore.run"},
+    "simulations/engines/in_process.py": {"flwr.supercore.task_identity", "flwr.supercore.run"},
     # Makes the bundle that `flwr run` would send.
     "common/system/app_bundle.py": {"flwr.cli.build"},
     # Speaks with a SuperNode in place of Flower's own ClientApp process.
@@ -49,7 +49,7 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
     # Ends children with their parent on Windows.
     "client/runtime/process_lifetime.py": {"flwr.supercore.app_utils"},
     # Admits nodes and removes them as `flwr supernode` does, starts runs as `flwr run` does.
-    "server/deployment/control.py": {
+    "server/deployment/superlink_control.py": {
         "flwr.common.serde",
         "flwr.proto.control_pb2",
         "flwr.supercore.control",
@@ -57,7 +57,7 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.supercore.fab",
     },
     # Starts the SuperLink.
-    "server/deployment/superlink.py": {"flwr.superlink", "flwr.superlink.cli.flower_superlink"},
+    "server/deployment/superlink_main.py": {"flwr.superlink", "flwr.superlink.cli.flower_superlink"},
 }
 FILES = sorted([*(file for room in ROOMS for file in (ROOT / room).rglob("*.py")), ROOT / "bract.py"])
 
@@ -128,7 +128,7 @@ def test_no_seed_reaches_private_noise() -> None:
         "client/training/dp_sgd.py",
         "client/evaluation/private_counts.py",
         "client/evaluation/evaluate.py",
-        "server/central_noise.py",
+        "server/aggregation/central_dp.py",
     ):
         text = (ROOT / name).read_text()
         assert "default_rng" not in text

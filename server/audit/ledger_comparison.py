@@ -11,8 +11,8 @@ from common.privacy.accounting import Spent
 from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory
 from server.audit.run_report import AuditedClient
-from server.audit.stated import Stated
 from server.audit.statement_checks import is_same
+from server.audit.statement_reader import Stated
 
 _SLACK = 1e-3  # relative: so much more may be stated than its ledger has
 

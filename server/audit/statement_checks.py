@@ -13,9 +13,9 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.events import merged
 from common.privacy.plan import CountsPlan, PrivacyPlan, plan_for, server_plan
-from server.audit.stated import Stated, StatedClient
-from server.cohort import draw_cohorts, join_cohorts, shrunk_cohort
-from server.spending import Share
+from server.audit.statement_reader import Stated, StatedClient
+from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
+from server.state.privacy_spent import Share
 
 _EXACT = 1e-9
 # Client -> ledger, number and hash of each head that was kept.

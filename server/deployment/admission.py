@@ -11,12 +11,12 @@ from pathlib import Path
 
 from common.errors import ConfigError, FederationError
 from common.system.paths import bract_home
-from server.deployment.control import UNREGISTERED, Node, control
-from server.deployment.home import ServerHome
-from server.deployment.keys import PublicKey, check_client_name, read_public_key
-from server.deployment.making import write_whole
-from server.deployment.roster import Client, key_files
-from server.node_book import NODES_FILE, forget_node
+from server.deployment.client_keys import PublicKey, check_client_name, read_public_key
+from server.deployment.client_list import Client, key_files
+from server.deployment.server_folder import ServerHome
+from server.deployment.setup import write_whole
+from server.deployment.superlink_control import UNREGISTERED, Node, control
+from server.rounds.node_registry import NODES_FILE, forget_node
 
 
 def admit(home: ServerHome, file: Path, name: str | None, *, again: bool = False) -> Client:

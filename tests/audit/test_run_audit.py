@@ -29,10 +29,10 @@ from common.commands.audit_ledger import audit_app
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.plan import plan_for
-from server import cli as server_cli
-from server.audit.run_audit import audit_run
-from server.run_directory import RunDirectory
-from server.statement import privacy_statement
+from server.audit.audit import audit_run
+from server.commands import cli as server_cli
+from server.reporting.privacy_statement import privacy_statement
+from server.state.run_directory import RunDirectory
 
 app = typer.Typer()
 app.add_typer(audit_app, name="audit")

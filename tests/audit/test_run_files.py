@@ -22,7 +22,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
 from common.ledger.transactions import Books
 from common.privacy.plan import plan_for
-from server.audit.run_audit import audit_run
+from server.audit.audit import audit_run
 
 
 def test_audit_misses_a_ledger(run: Path) -> None:

@@ -19,7 +19,7 @@ from run_audit_cases import (
     without_client,
 )
 
-from server.audit.run_audit import audit_run
+from server.audit.audit import audit_run
 
 
 def more_noise_in_counts(statement: Statement) -> None:

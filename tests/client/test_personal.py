@@ -24,9 +24,9 @@ from common.data.partitioning.assignment import deal
 from common.data.preprocessing import Prepared, prepare
 from common.messages.codec import arrays_to_record, record_to_arrays
 from common.models.initialization import initial_arrays
-from server.closing import show_closing
-from simulations.evaluator import PooledEvaluator
-from simulations.job import run_job
+from server.reporting.summary_view import show_closing
+from simulations.pooled_evaluator import PooledEvaluator
+from simulations.simulate import run_job
 
 MakeConfig = Callable[..., RunConfig]
 Arrays = dict[str, np.ndarray]

@@ -12,7 +12,7 @@ from common.config.loading import defaults
 from common.config.schema import Partitioner, StrategyName
 from common.data.sources.registry import KNOWN_SOURCES
 from common.models.names import SHORT_NAMES
-from server import aggregation
+from server.aggregation import strategies as aggregation
 
 LISTS = ("backbones", "sources", "strategies", "partitioners")
 

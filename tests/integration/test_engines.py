@@ -15,7 +15,7 @@ from rich.console import Console
 
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
-from simulations.job import run_job
+from simulations.simulate import run_job
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

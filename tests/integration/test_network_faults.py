@@ -19,7 +19,7 @@ from network_bed import Bed, Disk, Program, Relay, machines, needs, wait_until
 from own_clients import CLASSES, write_images
 
 from common.ledger.audit.audit import audit_ledger, kept_heads
-from server.audit.run_audit import audit_run
+from server.audit.audit import audit_run
 
 SETTINGS: dict[str, object] = {
     "data.classes": ",".join(CLASSES),

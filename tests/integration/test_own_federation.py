@@ -15,7 +15,7 @@ from own_clients import SMALL, write_images
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.ledger.audit.audit import audit_ledger, kept_heads
-from server.audit.run_audit import audit_run
+from server.audit.audit import audit_run
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Scalar] = SMALL | {"num-clients": 2}

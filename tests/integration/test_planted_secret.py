@@ -12,7 +12,7 @@ from rich.console import Console
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
 from common.errors import FederationError
-from simulations.job import run_job
+from simulations.simulate import run_job
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]
@@ -23,7 +23,7 @@ import importlib.abc, importlib.util, os, sys
 
 class Planter(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name not in ("client.training.trainer", "server.gathering"):
+        if name not in ("client.training.trainer", "server.rounds.replies"):
             return None
         sys.meta_path.remove(self)
         try:

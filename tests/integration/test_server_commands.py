@@ -20,12 +20,12 @@ from federation_bed import environment, free_port, process
 
 from common.errors import ConfigError
 from server.deployment.admission import admit, revoke
-from server.deployment.authority import Certificate, new_authority, new_server_certificate
-from server.deployment.gate import LARGEST_BODY
-from server.deployment.home import ServerHome
-from server.deployment.making import make_home, renew
-from server.deployment.roster import list_clients
-from server.deployment.starting import start_changes, start_command
+from server.deployment.certificates import Certificate, new_authority, new_server_certificate
+from server.deployment.client_list import list_clients
+from server.deployment.request_filter import LARGEST_BODY
+from server.deployment.server_folder import ServerHome
+from server.deployment.setup import make_home, renew
+from server.deployment.start import start_changes, start_command
 
 pytestmark = pytest.mark.slow
 PROTOBUF = {"content-type": "application/protobuf"}

@@ -6,13 +6,13 @@ import pytest
 from bench_cases import MODES, bench_of
 
 from common.config.loading import Scalar
-from simulations.audit.layers.bench import Bench
-from simulations.audit.layers.findings import LayerReport, run_layer
-from simulations.audit.layers.independence import independence
-from simulations.audit.layers.noise_scale import noise_scale
-from simulations.audit.layers.replay import neighbour_replay
-from simulations.audit.layers.suite import layers_of
-from simulations.audit.layers.surface import release_surface
+from simulations.harness.client_harness import Bench
+from simulations.privacy_tests.check import LayerReport, run_layer
+from simulations.privacy_tests.independence import independence
+from simulations.privacy_tests.neighbouring_data import neighbour_replay
+from simulations.privacy_tests.noise_scale import noise_scale
+from simulations.privacy_tests.released_fields import release_surface
+from simulations.privacy_tests.suite import layers_of
 
 CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
 SURFACES: dict[str, dict[str, Scalar]] = {

@@ -21,9 +21,9 @@ from mutants import (  # noqa: F401 -- each registers its mutants
 from mutants.mutant_registry import CENTRAL, LAYERS, MUTANTS, Mutant, checks_of, forget
 
 from common.config.loading import Scalar
-from simulations.audit.layers.bench import Bench
-from simulations.audit.layers.central import released
-from simulations.audit.layers.findings import Check, run_layer
+from simulations.harness.client_harness import Bench
+from simulations.privacy_tests.central_dp import released
+from simulations.privacy_tests.check import Check, run_layer
 
 CLIENT_DP: dict[str, Scalar] = {"privacy.mechanism": CENTRAL, "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
 LISTED = """

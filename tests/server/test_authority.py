@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from common.errors import ConfigError
-from server.deployment.authority import Certificate, fingerprint, new_authority, new_server_certificate
+from server.deployment.certificates import Certificate, fingerprint, new_authority, new_server_certificate
 
 NOW = datetime.now(UTC)
 

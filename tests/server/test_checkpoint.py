@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError
-from server.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from server.state.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
 
 MODEL = {"z.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.array([1.5], dtype=np.float64)}
 

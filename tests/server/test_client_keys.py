@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 import bract
 from common.errors import ConfigError, FederationError
 from server.deployment.admission import admit, revoke
-from server.deployment.home import ServerHome
-from server.deployment.keys import check_client_name, read_public_key
-from server.deployment.roster import list_clients
+from server.deployment.client_keys import check_client_name, read_public_key
+from server.deployment.client_list import list_clients
+from server.deployment.server_folder import ServerHome
 
 RUNNER = CliRunner()
 

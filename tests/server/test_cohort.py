@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.cohort import draw_cohorts
+from server.rounds.cohorts import draw_cohorts
 
 
 @given(st.integers(1, 30), st.data(), st.integers(1, 40), st.integers(0, 5))

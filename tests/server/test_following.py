@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server.following import follow_run
+from server.reporting.follow_run import follow_run
 
 
 class Listener:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from gate_cases import SERVER, STRANGER, App, ask, scope
 
-from server.deployment.gate import OPEN_TO_NODES, Gate, is_local
-from server.deployment.rare_warnings import RareWarnings
+from server.deployment.request_filter import OPEN_TO_NODES, Gate, RareWarnings, is_local
 
 FORBIDDEN = [
     "/v1/control/register-node",

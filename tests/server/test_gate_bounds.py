@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from gate_cases import HEARTBEAT, PUSH, STRANGER, App, Caller, Stalled, ask, scope
 
-from server.deployment.gate import Gate
+from server.deployment.request_filter import Gate
 
 
 @pytest.mark.parametrize("client", [STRANGER, ("127.0.0.1", 5)])

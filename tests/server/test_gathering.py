@@ -33,9 +33,9 @@ from common.messages.codec import (
 )
 from common.messages.fields import ARRAYS, LEDGER, Releases
 from common.metrics import Counts
-from server.gathering import Gathering, Wire
-from server.meeting import Client
-from simulations.in_process import InProcessGrid
+from server.rounds.enrollment import Client
+from server.rounds.replies import Gathering, Wire
+from simulations.engines.in_process import InProcessGrid
 
 
 def gather(

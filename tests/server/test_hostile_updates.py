@@ -17,13 +17,13 @@ from common.errors import ConfigError
 from common.messages.codec import Declaration, Findings, encode_update
 from common.messages.fields import ARRAYS, Releases
 from common.metrics import Counts
-from server.absurd import absurd_updates
-from server.aggregation import build_strategy
-from server.delivery import deliver, failure_of
-from server.gathering import Wire
-from server.meeting import Client
-from server.rounds import Course, RoundResult, run_rounds
-from simulations.in_process import InProcessGrid
+from server.aggregation.strategies import build_strategy
+from server.rounds.enrollment import Client
+from server.rounds.loop import Course, RoundResult, run_rounds
+from server.rounds.messaging import deliver, failure_of
+from server.rounds.replies import Wire
+from server.rounds.update_filter import absurd_updates
+from simulations.engines.in_process import InProcessGrid
 
 START = {"w": np.zeros((2, 3), dtype=np.float32), "b": np.zeros(2, dtype=np.float32)}
 Spoil = Callable[[Message], Message]

@@ -22,7 +22,7 @@ from survival_cases import (  # noqa: F401
 )
 
 from common.errors import ConfigError
-from server import latecomers
+from server import late_joining as latecomers
 
 
 def test_a_client_that_comes_late_takes_part_from_then_on_with_a_plan_of_its_own(

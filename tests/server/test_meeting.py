@@ -21,8 +21,8 @@ from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import HeadKeeper, SignedHead, read_heads
 from common.messages.codec import CONFIG, RUN_ID
 from common.messages.fields import CLIENT
-from server.meeting import meet_clients
-from simulations.in_process import InProcessGrid
+from server.rounds.enrollment import meet_clients
+from simulations.engines.in_process import InProcessGrid
 
 
 def test_meet_clients_names_and_sorts_those_that_came() -> None:

@@ -16,9 +16,9 @@ from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import LedgerError
 from common.ledger.signed_heads import HeadKeeper
-from server.meeting import Meeting, meet_clients
-from server.node_book import NodeBook, forget_node
-from simulations.in_process import InProcessGrid
+from server.rounds.enrollment import Meeting, meet_clients
+from server.rounds.node_registry import NodeBook, forget_node
+from simulations.engines.in_process import InProcessGrid
 
 
 def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: int | None = 1, **more: Any) -> Meeting:

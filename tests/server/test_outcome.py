@@ -13,14 +13,14 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.messages.codec import Declaration, Findings
 from common.metrics import Counts
-from server import card
-from server.closing import show_closing
-from server.meeting import Client
-from server.outcome import Outcome
-from server.report import draw_curves
-from server.rounds import RoundResult
-from server.summary import summarise
-from server.tracking import RoundRecord
+from server.reporting import model_card as card
+from server.reporting.plots import draw_curves
+from server.reporting.summary import summarise
+from server.reporting.summary_view import show_closing
+from server.rounds.enrollment import Client
+from server.rounds.loop import RoundResult
+from server.rounds.round_record import RoundRecord
+from server.state.run_state import Outcome
 
 MakeConfig = Callable[..., RunConfig]
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-clients": 2, "num-rounds": 1}

@@ -13,15 +13,15 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError, FederationError
 from common.messages.codec import Declaration
 from common.metrics import Counts, NoisedCounts
-from server import clock as clock_module
-from server.aggregation import build_strategy
-from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from server.clock import Clock
-from server.meeting import Client, Meeting
-from server.outcome import Outcome
-from server.resume import checkpoint_of, left_out, open_checkpoint, restore, reunite
-from server.rounds import RoundResult
-from server.tracking import RoundRecord
+from server.aggregation.strategies import build_strategy
+from server.rounds.enrollment import Client, Meeting
+from server.rounds.loop import RoundResult
+from server.rounds.round_record import RoundRecord
+from server.state import phase_timer as clock_module
+from server.state.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server.state.phase_timer import Clock
+from server.state.resume import checkpoint_of, left_out, open_checkpoint, restore, reunite
+from server.state.run_state import Outcome
 
 MakeConfig = Callable[..., RunConfig]
 Make = Callable[..., Outcome]

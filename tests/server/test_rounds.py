@@ -24,11 +24,11 @@ from common.messages.codec import (
 )
 from common.messages.fields import METRICS, Releases
 from common.metrics import Counts
-from server.aggregation import build_strategy
-from server.gathering import Wire
-from server.meeting import Client, meet_clients
-from server.rounds import Course, RoundResult, evaluate_at_clients, run_rounds
-from simulations.in_process import InProcessGrid
+from server.aggregation.strategies import build_strategy
+from server.rounds.enrollment import Client, meet_clients
+from server.rounds.loop import Course, RoundResult, evaluate_at_clients, run_rounds
+from server.rounds.replies import Wire
+from simulations.engines.in_process import InProcessGrid
 
 SHIFTS = np.array([0.1, 0.4, -0.2, 0.9, 0.3, 0.5], dtype=np.float32)
 START = {"w": np.zeros(2, dtype=np.float32)}

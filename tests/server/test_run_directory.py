@@ -10,7 +10,7 @@ from common.config.loading import defaults as all_defaults
 from common.config.loading import load_file, override, parse
 from common.config.schema import RunConfig
 from common.errors import ConfigError
-from server.run_directory import RunDirectory
+from server.state.run_directory import RunDirectory
 
 MakeConfig = Callable[..., RunConfig]
 

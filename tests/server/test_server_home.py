@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 import bract
 from common.errors import ConfigError
 from common.system.app_bundle import bundle_digest, installed_bundle
-from server.deployment import making, starting
-from server.deployment.authority import Certificate, fingerprint, new_authority, new_server_certificate
-from server.deployment.checks import check_start
-from server.deployment.home import ServerHome, load_home
-from server.deployment.making import make_home, renew
+from server.deployment import setup as making
+from server.deployment import start as starting
+from server.deployment.certificates import Certificate, fingerprint, new_authority, new_server_certificate
+from server.deployment.server_folder import ServerHome, load_home
+from server.deployment.setup import make_home, renew
+from server.deployment.start_checks import check_start
 
 RUNNER = CliRunner()
 
@@ -260,7 +261,7 @@ def test_server_runs_with_tls_keys_and_the_gate(home: ServerHome, monkeypatch: p
 
     umask, _, command, environment = told
     assert umask == 0o077
-    assert command[1:4] == ["-P", "-m", "server.deployment.superlink"]
+    assert command[1:4] == ["-P", "-m", "server.deployment.superlink_main"]
     assert {"--enable-supernode-auth", "--ssl-certfile", "--disable-runtime-dependency-installation"} <= set(command)
     assert "--insecure" not in command
     assert "FLWR_INTERNAL_GRPC_FLEET_API" not in environment

@@ -22,8 +22,8 @@ from survival_cases import (  # noqa: F401
 
 from common.privacy.events import as_json
 from common.privacy.plan import plan_for
-from server.audit.run_audit import audit_run
-from server.spending import Share
+from server.audit.audit import audit_run
+from server.state.privacy_spent import Share
 
 
 def lie(output: Path, rounds: int) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from common.config.schema import RunConfig
-from server.spending import account
-from server.statement import Parties, privacy_statement
+from server.reporting.privacy_statement import Parties, privacy_statement
+from server.state.privacy_spent import account
 
 MakeConfig = Callable[..., RunConfig]
 UNITS = {"00000": 300, "00001": 90, "00002": 500}

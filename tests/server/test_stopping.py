@@ -5,8 +5,8 @@ import pytest
 
 from common.config.schema import StoppingConfig
 from common.metrics import Counts, NoisedCounts
-from server.stopping import Choice
-from server.tracking import RoundRecord
+from server.rounds.round_record import RoundRecord
+from server.state.early_stopping import Choice
 
 
 def record(number: int, accuracy: float, *, simulation_only: bool = False, noised: float | None = None) -> RoundRecord:

@@ -14,11 +14,11 @@ from common.errors import ConfigError
 from common.messages.codec import Declaration, Findings, encode_declaration, encode_update, record_to_arrays
 from common.messages.fields import Releases
 from common.metrics import Counts
-from server.aggregation import build_strategy, check_strategy
-from server.gathering import Wire
-from server.meeting import meet_clients
-from server.rounds import Course, run_rounds
-from simulations.in_process import InProcessGrid
+from server.aggregation.strategies import build_strategy, check_strategy
+from server.rounds.enrollment import meet_clients
+from server.rounds.loop import Course, run_rounds
+from server.rounds.replies import Wire
+from simulations.engines.in_process import InProcessGrid
 
 # Seven clients, two parameters; the last two are far from the others.
 TARGETS = np.array([[1.0, 2.0], [1.2, 1.7], [0.9, 2.3], [1.4, 2.1], [0.7, 1.8], [9.0, -8.0], [5.0, 7.0]])

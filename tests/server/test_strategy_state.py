@@ -10,8 +10,8 @@ from test_rounds import START, Course, InProcessGrid, Releases, Wire, config_for
 
 from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError
-from server.aggregation import build_strategy
-from server.strategy_state import CARRIED, read_state, write_state
+from server.aggregation.strategies import build_strategy
+from server.aggregation.strategy_state import CARRIED, read_state, write_state
 
 NAMES = get_args(StrategyName)
 # Changed while a strategy works, and set anew at the start of each round.

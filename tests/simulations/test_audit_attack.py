@@ -6,8 +6,8 @@ from scipy.special import ndtr
 from scipy.stats import binom
 
 from common.errors import ConfigError
-from simulations.audit.estimators.attack import bound_mean_error, bound_rates, gaussian_distance
-from simulations.audit.estimators.binomial import Floats, rate_upper_bound, rate_upper_bounds
+from simulations.attacks.estimators.binomial import Floats, rate_upper_bound, rate_upper_bounds
+from simulations.attacks.estimators.error_rates import bound_mean_error, bound_rates, gaussian_distance
 
 INSIDE = [3.0, 0.5, 2.0, 1.0, 4.0]
 OUTSIDE = [0.0, 1.5, -1.0, 1.0]

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bract import app
-from server.audit.run_audit import audit_run
+from server.audit.audit import audit_run
 
 SMALL = ("--set", "num-rounds=2", "--set", "privacy.metrics=none", "--set", "training.batch-size=1400")
 
@@ -52,7 +52,7 @@ def test_an_audit_that_was_changed_or_found_something_is_a_doubt(run: Path) -> N
 
 
 def test_a_violation_that_was_attached_is_a_doubt(run: Path, tmp_path: Path) -> None:
-    from server.audit.attached import attach_audit
+    from server.audit.attached_attacks import attach_audit
 
     attach_audit(run, "empirical", {"verdict": "violated", "sentence": "more was found"})
     found = audit_run(run).remarks.doubts

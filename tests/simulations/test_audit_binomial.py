@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from common.errors import ConfigError
-from simulations.audit.estimators.binomial import rate_lower_bound, rate_upper_bound, rate_upper_bounds
+from simulations.attacks.estimators.binomial import rate_lower_bound, rate_upper_bound, rate_upper_bounds
 
 
 def test_upper_bound_equals_the_hand_solution_when_nothing_or_one_thing_happened() -> None:

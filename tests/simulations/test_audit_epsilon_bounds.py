@@ -8,9 +8,9 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from scipy.special import ndtr
 
 from common.errors import ConfigError
-from simulations.audit.estimators.attack import BoundedMeanError, BoundedRates
-from simulations.audit.estimators.epsilon_delta import epsilon_lower_bound, epsilon_trade_off
-from simulations.audit.estimators.gaussian_dp import epsilon_of_mu, gaussian_trade_off, mu_lower_bound, mu_of_epsilon
+from simulations.attacks.estimators.epsilon_delta import epsilon_lower_bound, epsilon_trade_off
+from simulations.attacks.estimators.error_rates import BoundedMeanError, BoundedRates
+from simulations.attacks.estimators.gaussian_dp import epsilon_of_mu, gaussian_trade_off, mu_lower_bound, mu_of_epsilon
 
 DELTA = 1e-5
 

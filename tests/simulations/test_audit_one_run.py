@@ -7,8 +7,12 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from common.errors import ConfigError
-from simulations.audit.estimators.gaussian_dp import epsilon_of_mu
-from simulations.audit.estimators.one_run import one_run_epsilon_lower_bound, one_run_mu_lower_bound, refutes_trade_off
+from simulations.attacks.estimators.gaussian_dp import epsilon_of_mu
+from simulations.attacks.estimators.one_run import (
+    one_run_epsilon_lower_bound,
+    one_run_mu_lower_bound,
+    refutes_trade_off,
+)
 
 ASKED = {"delta": 1e-5, "confidence": 0.95}
 

@@ -8,10 +8,10 @@ from scipy.special import ndtr, ndtri
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
 from common.privacy.events import DpSgdEvent
-from simulations.audit.estimators.attack import BoundedRates, bound_rates
-from simulations.audit.estimators.binomial import Floats
-from simulations.audit.estimators.gaussian_dp import gaussian_trade_off
-from simulations.audit.estimators.pld_family import (
+from simulations.attacks.estimators.binomial import Floats
+from simulations.attacks.estimators.error_rates import BoundedRates, bound_rates
+from simulations.attacks.estimators.gaussian_dp import gaussian_trade_off
+from simulations.attacks.estimators.pld_family import (
     SubsampledGaussians,
     log_likelihood_ratios,
     noise_upper_bound,

@@ -12,12 +12,12 @@ import pytest
 from power_cases import detectable_gaussian, sum_score_rates
 from scipy.special import expit
 
-from simulations.audit.estimators.attack import bound_mean_error, bound_rates
-from simulations.audit.estimators.binomial import Floats, rate_upper_bounds
-from simulations.audit.estimators.detectable import alarm_probability, mean_alarm_probability
-from simulations.audit.estimators.epsilon_delta import epsilon_lower_bound, epsilon_trade_off
-from simulations.audit.estimators.gaussian_dp import epsilon_of_mu, gaussian_trade_off, mu_lower_bound
-from simulations.audit.estimators.pld_family import SubsampledGaussians, trade_off_curve
+from simulations.attacks.estimators.binomial import Floats, rate_upper_bounds
+from simulations.attacks.estimators.epsilon_delta import epsilon_lower_bound, epsilon_trade_off
+from simulations.attacks.estimators.error_rates import bound_mean_error, bound_rates
+from simulations.attacks.estimators.gaussian_dp import epsilon_of_mu, gaussian_trade_off, mu_lower_bound
+from simulations.attacks.estimators.pld_family import SubsampledGaussians, trade_off_curve
+from simulations.attacks.estimators.power import alarm_probability, mean_alarm_probability
 
 MU = 2.0
 DELTA = 1e-5

@@ -7,16 +7,11 @@ from scipy.special import ndtr
 from scipy.stats import binom
 
 from common.errors import ConfigError
-from simulations.audit.estimators.attack import BoundedMeanError, BoundedRates
-from simulations.audit.estimators.binomial import rate_upper_bounds
-from simulations.audit.estimators.detectable import (
-    Detectable,
-    alarm_probability,
-    detectable,
-    mean_alarm_probability,
-)
-from simulations.audit.estimators.gaussian_dp import gaussian_trade_off, mu_lower_bound
-from simulations.audit.estimators.verdict import Judgement, Verdict, judge
+from simulations.attacks.estimators.binomial import rate_upper_bounds
+from simulations.attacks.estimators.error_rates import BoundedMeanError, BoundedRates
+from simulations.attacks.estimators.gaussian_dp import gaussian_trade_off, mu_lower_bound
+from simulations.attacks.estimators.power import Detectable, alarm_probability, detectable, mean_alarm_probability
+from simulations.attacks.estimators.verdict import Judgement, Verdict, judge
 
 RATES = (0.12, 0.2)
 

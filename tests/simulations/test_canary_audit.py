@@ -14,17 +14,17 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.noise import add_noise
 from common.system.progress import no_progress
-from simulations.audit.empirical.attack import FIGURES, PICTURE, attack, of_config, of_preset
-from simulations.audit.empirical.campaign import Scores, run_campaign
-from simulations.audit.empirical.canaries import with_canary
-from simulations.audit.empirical.judging import ALARM, Bounds, bounds_of
-from simulations.audit.empirical.power import smallest_seen
-from simulations.audit.empirical.presets import preset_experiment
-from simulations.audit.empirical.trial import ADVERSARIES
-from simulations.audit.estimators.attack import bound_mean_error, bound_rates
-from simulations.audit.estimators.gaussian_dp import mu_lower_bound
-from simulations.audit.estimators.verdict import Verdict
-from simulations.audit.layers.images import Images
+from simulations.attacks.canary.bounds import ALARM, Bounds, bounds_of
+from simulations.attacks.canary.campaign import Scores, run_campaign
+from simulations.attacks.canary.campaign_report import FIGURES, PICTURE, attack, of_config, of_preset
+from simulations.attacks.canary.canaries import with_canary
+from simulations.attacks.canary.power import smallest_seen
+from simulations.attacks.canary.presets import preset_experiment
+from simulations.attacks.canary.trial import ADVERSARIES
+from simulations.attacks.estimators.error_rates import bound_mean_error, bound_rates
+from simulations.attacks.estimators.gaussian_dp import mu_lower_bound
+from simulations.attacks.estimators.verdict import Verdict
+from simulations.harness.harness_images import Images
 
 
 def audit(name: str, folder: Path, *, trials: int, confidence: float = 0.95) -> Bounds:

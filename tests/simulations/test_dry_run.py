@@ -11,7 +11,7 @@ from common.data.scan import scan_source
 from common.data.sources.registry import open_source
 from common.errors import ConfigError
 from common.system.progress import no_progress
-from simulations.dry_run import foresee
+from simulations.commands.dry_run import foresee
 
 MakeConfig = Callable[..., RunConfig]
 CNN: dict[str, Scalar] = {"model.backbone": "cnn", "privacy.mechanism": "none", "training.batch-size": 16}

@@ -20,10 +20,10 @@ from common.data.preprocessing import Prepared, prepare
 from common.errors import ConfigError, DataError
 from common.models.classifier import CnnNetwork, load_arrays
 from common.system.progress import no_progress
-from simulations.audit.inversion.attack import Attack, gradient_of, inner_maps_of, label_of, rebuild
-from simulations.audit.inversion.command import inversion_command
-from simulations.audit.inversion.findings import Likeness, invert_both, psnr, ssim, verdict
-from simulations.audit.inversion.victim import Victim, mean_image, rank_of, victim_of
+from simulations.attacks.inversion.findings import Likeness, invert_both, psnr, ssim, verdict
+from simulations.attacks.inversion.reconstruct import Attack, gradient_of, inner_maps_of, label_of, rebuild
+from simulations.attacks.inversion.victim import Victim, mean_image, rank_of, victim_of
+from simulations.commands.audit_inversion import inversion_command
 
 # Noise as set spares the search for it; about what epsilon 8 over 30 rounds needs.
 NOISE = 3.3

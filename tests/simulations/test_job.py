@@ -19,8 +19,8 @@ from common.data.preprocessing import Prepared
 from common.errors import ConfigError
 from server.app import create_app
 from simulations.app import surround
-from simulations.in_process import run_in_process
-from simulations.job import run_job
+from simulations.engines.in_process import run_in_process
+from simulations.simulate import run_job
 
 MakeConfig = Callable[..., RunConfig]
 QUIET = Console(quiet=True)

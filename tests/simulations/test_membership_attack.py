@@ -15,17 +15,18 @@ from common.config.schema import RunConfig
 from common.data.client_dataset import shard
 from common.data.preprocessing import Prepared
 from common.errors import ConfigError, FederationError
-from simulations.audit.membership import training, work
-from simulations.audit.membership.attack import attack
-from simulations.audit.membership.curves import Curve, curves_of
-from simulations.audit.membership.federation import federate
-from simulations.audit.membership.lira import likelihood_ratios
-from simulations.audit.membership.rates import auc_of
-from simulations.audit.membership.report import Found
-from simulations.audit.membership.store import ScoreStore
-from simulations.audit.membership.targets import Population, members_of, populate
-from simulations.audit.membership.training import Scored, train_and_score
-from simulations.job import run_job
+from simulations.attacks.membership import parallel as work
+from simulations.attacks.membership import training
+from simulations.attacks.membership.curves import Curve, curves_of
+from simulations.attacks.membership.federation import federate
+from simulations.attacks.membership.lira import likelihood_ratios
+from simulations.attacks.membership.report import Found
+from simulations.attacks.membership.roc import auc_of
+from simulations.attacks.membership.run_attack import attack
+from simulations.attacks.membership.score_store import ScoreStore
+from simulations.attacks.membership.targets import Population, members_of, populate
+from simulations.attacks.membership.training import Scored, train_and_score
+from simulations.simulate import run_job
 
 MakeConfig = Callable[..., RunConfig]
 MODELS = 10

@@ -12,12 +12,12 @@ from typer.testing import CliRunner, Result
 from common.config.loading import Scalar, defaults, override
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
-from simulations.audit.membership import work
-from simulations.audit.membership.command import MEMBERSHIP_HELP, membership_command
-from simulations.audit.membership.curves import curves_of
-from simulations.audit.membership.report import Found, judge, verdict
-from simulations.audit.membership.training import Scored
-from simulations.audit.membership.view import show_membership
+from simulations.attacks.membership import parallel as work
+from simulations.attacks.membership.curves import curves_of
+from simulations.attacks.membership.report import Found, judge, verdict
+from simulations.attacks.membership.training import Scored
+from simulations.attacks.membership.view import show_membership
+from simulations.commands.audit_membership import MEMBERSHIP_HELP, membership_command
 
 APP = typer.Typer(pretty_exceptions_enable=False)
 APP.command("membership", help=MEMBERSHIP_HELP)(membership_command)

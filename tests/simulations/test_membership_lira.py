@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from simulations.audit.membership.lira import likelihood_ratios, logit_confidence
-from simulations.audit.membership.rates import auc_of, clopper_pearson, largest_tpr, rate_at, roc_of
+from simulations.attacks.membership.lira import likelihood_ratios, logit_confidence
+from simulations.attacks.membership.roc import auc_of, clopper_pearson, largest_tpr, rate_at, roc_of
 
 MODELS, IMAGES = 48, 200
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from common.config.loading import defaults, override, parse
 from common.data.preprocessing import prepare
 from common.errors import DataError
-from simulations.job import run_job
+from simulations.simulate import run_job
 
 SMALL = {
     "num-rounds": 2,

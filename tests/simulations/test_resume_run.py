@@ -15,8 +15,8 @@ from bract import app
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
-from server.audit.run_audit import audit_run
-from simulations.job import run_job
+from server.audit.audit import audit_run
+from simulations.simulate import run_job
 
 MakeConfig = Callable[..., RunConfig]
 QUIET = Console(quiet=True)

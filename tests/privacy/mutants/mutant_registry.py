@@ -12,16 +12,16 @@ import common.models.classifier as network_module
 from client.training import network_sgd as network_training
 from common.config.loading import Scalar
 from common.privacy import accounting
-from simulations.audit.layers.accountant import accountant
-from simulations.audit.layers.bench import Bench
-from simulations.audit.layers.central import central_noise_scale, central_replay
-from simulations.audit.layers.faults import faults
-from simulations.audit.layers.findings import Check
-from simulations.audit.layers.independence import independence
-from simulations.audit.layers.noise_scale import noise_scale
-from simulations.audit.layers.replay import boundary_replay, neighbour_replay
-from simulations.audit.layers.sampler import sampler
-from simulations.audit.layers.surface import release_surface
+from simulations.harness.client_harness import Bench
+from simulations.privacy_tests.accounting import accountant
+from simulations.privacy_tests.central_dp import central_noise_scale, central_replay
+from simulations.privacy_tests.check import Check
+from simulations.privacy_tests.fault_injection import faults
+from simulations.privacy_tests.independence import independence
+from simulations.privacy_tests.neighbouring_data import boundary_replay, neighbour_replay
+from simulations.privacy_tests.noise_scale import noise_scale
+from simulations.privacy_tests.released_fields import release_surface
+from simulations.privacy_tests.sampling import sampler
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 CENTRAL = "client-dp"  # the mode in which the server adds the noise

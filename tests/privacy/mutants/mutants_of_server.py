@@ -10,7 +10,8 @@ import pytest
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from mutants.mutant_registry import CENTRAL, mutant
-from server import central_noise, rounds
+from server.aggregation import central_dp as central_noise
+from server.rounds import loop as rounds
 
 _TOO_FAR = "moves a sum by no more than C"
 

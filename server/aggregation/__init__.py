@@ -1,0 +1,1 @@
+"""Aggregation of client updates into the next global model."""

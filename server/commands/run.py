@@ -1,0 +1,69 @@
+"""The command that runs a federation of real clients: `bract run`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from common.system.console import plain_errors
+
+RUN_HELP = """Run a federation over the clients that are admitted to the server of this machine.
+
+The server must run (bract server start), and so must the clients (bract client start). The run goes on on the server;
+this command follows it. Ctrl-C stops it after the last complete round, --resume goes on.
+
+Examples:
+
+  bract run federation --set data.classes=normal,tumour
+
+  bract run federation --config study.toml --set min-clients=3 --set round-deadline=900
+
+  bract run federation --resume federation/runs/NAME
+"""
+
+
+def run_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in DIR/runs if left out.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped or killed, in its own folder.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Root seed of batches, cohorts and start; never of noise.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; submit nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
+) -> None:
+    """Run a federation over real clients."""
+    from common.commands.run_settings import given_to_resume, given_to_run
+    from common.config.loading import resolved
+    from common.system.console import set_log_levels
+    from server.deployment.server_folder import load_home
+    from server.deployment.submit_run import run_config_of, run_on_server
+    from server.reporting.summary_view import show_closing
+
+    console = Console(stderr=as_json, quiet=quiet)
+    set_log_levels(verbose=False)
+    with plain_errors("Stopped before the run was submitted."):
+        home = load_home(folder)
+        if resume is None:
+            given = given_to_run(set_ or [], config, out, seed, None)
+        else:
+            given = given_to_resume(resume, None, set_, config, out, seed)
+        run_config = run_config_of(home, given)
+        if dry_run:
+            typer.echo(json.dumps(resolved(run_config), indent=2))
+            return
+        summary, where = run_on_server(home, run_config, console)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        show_closing(summary, where, Console(), resume=f"bract run {folder} --resume")
+    if summary["status"] != "complete":
+        raise typer.Exit(130)

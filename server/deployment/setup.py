@@ -1,0 +1,145 @@
+"""Making a server's folder, and renewing its certificate."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import ConfigError
+from server.deployment.certificates import Certificate, new_authority, new_server_certificate
+from server.deployment.server_folder import ServerHome, checked, connection_text, load_home, settings_text
+
+
+def make_home(folder: Path, *, names: Sequence[str], port: int, days: int) -> ServerHome:
+    """Make a new server's folder: authority, certificate, settings.
+
+    Guarantee: nothing that exists is changed; if it fails, nothing stays behind. Keys are never readable by others.
+
+    Args:
+        folder: New or empty; gets mode 0700.
+        names: By which clients reach the server; this machine's own if empty.
+        port: To listen at, 1 to 65535.
+        days: How long the certificate is valid.
+
+    Raises:
+        ConfigError: The folder is not empty or cannot be written, or a value is not possible.
+    """
+    where = folder.expanduser().resolve()
+    wanted = tuple(dict.fromkeys(names)) or tuple(local_names())
+    home = checked(ServerHome(where, "0.0.0.0", port, wanted, days))  # noqa: S104
+    authority = new_authority(wanted[0] if wanted else where.name)
+    server = new_server_certificate(authority, (*wanted, home.control_host), days=days)
+    try:
+        if where.exists() and (not where.is_dir() or any(where.iterdir())):
+            hint = ": it holds a server already; --renew makes a new certificate" if home.settings_file.exists() else ""
+            raise ConfigError(f"{folder} is not empty{hint or ': name a new folder'}")
+        fresh = not where.exists()
+        where.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _fill(home, authority, server, fresh=fresh)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
+    return home
+
+
+def renew(folder: Path, *, names: Sequence[str], days: int | None) -> ServerHome:
+    """Make a new key and certificate for the server, signed by the same authority: clients keep what they have.
+
+    Args:
+        folder: The server's folder.
+        names: Replace those in `server.toml`, which stay if this is empty.
+        days: Replaces that in `server.toml`, if given.
+
+    Raises:
+        ConfigError: It is no server's folder, its authority cannot be read or has ended, or a name is not possible.
+    """
+    home = load_home(folder)
+    home = replace(home, names=tuple(dict.fromkeys(names)) or home.names, days=home.days if days is None else days)
+    try:
+        authority = Certificate(home.authority_file.read_bytes(), home.authority_key_file.read_bytes())
+        server = new_server_certificate(authority, (*home.names, home.control_host), days=home.days)
+        write_whole(home.key_file, server.key)
+        write_whole(home.certificate_file, server.certificate)
+        if names or days is not None:
+            write_whole(home.settings_file, settings_text(home).encode())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{home.folder}: cannot be renewed ({error})") from None
+    return home
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file that only this user can read; it is whole or as before.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    scratch = file.with_name(f".{file.name}.part")
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(scratch, file)
+
+
+def _fill(home: ServerHome, authority: Certificate, server: Certificate, *, fresh: bool) -> None:
+    """The settings come last: a folder without them is no server's."""
+    contents = {
+        home.authority_file: authority.certificate,
+        home.authority_key_file: authority.key,
+        home.certificate_file: server.certificate,
+        home.key_file: server.key,
+        home.flower / "config.toml": connection_text(home).encode(),
+        home.settings_file: settings_text(home).encode(),
+    }
+    folders = (home.clients, home.revoked, home.flower, home.runs)
+    try:
+        home.folder.chmod(0o700)
+        for folder in folders:
+            folder.mkdir(mode=0o700)
+        for file, content in contents.items():
+            write_whole(file, content)
+    except BaseException:
+        for file in contents:
+            file.unlink(missing_ok=True)
+        for folder in (*reversed(folders), *([home.folder] if fresh else [])):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def local_names() -> list[str]:
+    """The hostname, its full form, and this machine's addresses as it sees them; loopback and link-local are left out.
+
+    Guarantee: nothing is sent anywhere. Best effort: behind NAT the public name is not among them.
+    """
+    host = socket.gethostname()
+    names = [name for name in (socket.getfqdn(), host) if name and name != "localhost"]
+    return list(dict.fromkeys([*(name for name in names if not _is_address(name)), *_addresses(host)]))
+
+
+def _addresses(host: str) -> list[str]:
+    found: set[str] = set()
+    with suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    # Which address would a packet to elsewhere leave from? Connecting a datagram socket sends nothing.
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
+            found.add(str(probe.getsockname()[0]))
+    return sorted(address for address in found if _is_useful(address))
+
+
+def _is_useful(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return not (parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,46 @@
+"""What `model/card.json` says of a model."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from common.config.schema import RunConfig
+from server.state.run_state import Outcome
+
+
+def model_card(outcome: Outcome) -> dict[str, Any]:
+    """The content of `model/card.json`: all that is needed to use the model; no times, no paths.
+
+    `weights` is empty for the installed package or the hub, `random`, or a file's name.
+    """
+    config, spending = outcome.config, outcome.spending
+    declared = next(iter(outcome.clients.values())).declaration
+    card: dict[str, Any] = {
+        "format": 1,
+        "classes": list(outcome.classes),
+        "backbone": config.model.backbone,
+        "backbone_sha256": declared.backbone_hash,
+        "weights": _weights(config.model.weights),
+        "head": config.model.head,
+        "tuning": config.model.tuning,
+        "personal": config.model.personal,
+        "input_shape": list(declared.input_shape),
+        "tensors": {name: list(array.shape) for name, array in outcome.final.items()},
+        "preprocessing": _preprocessing(config, declared.input_shape),
+        "mechanism": config.privacy.mechanism,
+        "private": spending is not None,
+    }
+    if spending is not None:
+        card |= {"epsilon_max": spending.epsilon_max, "delta": config.privacy.delta}
+    return card
+
+
+@lru_cache(maxsize=1)
+def _preprocessing(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    from common.models.backbone_info import describe
+
+    return describe(config, input_shape)
+
+
+def _weights(given: str) -> str:
+    return given if given in ("", "random") else Path(given).name

@@ -1,0 +1,174 @@
+"""What a run states about privacy: events, the bound they imply, and what is not protected."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from common.config.schema import RunConfig
+from common.ledger.signed_heads import SignedHead
+from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
+from common.privacy.events import as_json
+from server.state.privacy_spent import Share, Spending
+
+_ALWAYS = (
+    "how many units each client declares, and so its share of the average",
+    "which clients took part in which round",
+    "the list of class names",
+    "the time each client took",
+)
+_AT_CLIENTS = (
+    "images that another client also holds: epsilon is per client",
+    "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
+)
+_UNPINNED = (
+    "anything, against a server that changes the code clients run: {} of {} clients have not pinned it, and trust the "
+    "server's code"
+)
+_AT_SERVER = ("anything, against the server: it sees each client's exact update and must be trusted",)
+VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    return {name: version(name) for name in VERSIONED}
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Who took part in a run, and how.
+
+    Attributes:
+        refusals: Why clients did not take part, by node.
+        heads: Latest head of each client's ledger.
+        joined_late: First round of each client that came late.
+        bundles: The bundle of code that each client says it has pinned; empty for those that run any.
+    """
+
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, SignedHead] = field(default_factory=dict)
+    joined_late: Mapping[str, int] = field(default_factory=dict)
+    bundles: Mapping[str, str] = field(default_factory=dict)
+
+
+NOBODY = Parties()
+
+
+def privacy_statement(
+    config: RunConfig,
+    spending: Spending | None,
+    *,
+    status: str,
+    run_id: str = "",
+    parties: Parties = NOBODY,
+    simulated: bool = False,
+    early: bool = False,
+) -> dict[str, Any]:
+    """The content of `privacy.json`.
+
+    Args:
+        config: The run.
+        spending: None if no mechanism was on.
+        status: `complete` or `interrupted`.
+        run_id: The run's name.
+        parties: Who took part and who did not.
+        simulated: Whether the clients are a simulation's.
+        early: Whether the run ended before its last round, by choice.
+    """
+    if spending is None:
+        return {
+            "private": False,
+            "statement": "NOT PRIVATE: updates and exact counts left every client",
+            "mechanism": config.privacy.mechanism,
+            "run": run_id,
+            "status": status,
+            "refusals": dict(parties.refusals),
+            "versions": versions(),
+        }
+    plan = spending.any_plan
+    whole = status == "complete" and not early
+    return {
+        "private": True,
+        "statement": _statement(config, spending),
+        "mechanism": plan.mechanism,
+        "run": run_id,
+        "privacy_unit": plan.privacy_unit,
+        "neighboring_relation": NEIGHBORING_RELATION,
+        "sampling_method": "Poisson, public rate" if plan.mechanism == "dp-sgd" else "none: every round counts in full",
+        "accountant": ACCOUNTANT,
+        "delta": config.privacy.delta,
+        "epsilon_max": spending.epsilon_max,
+        "epsilon_max_rdp": spending.rdp_max,
+        "max_grad_norm": plan.max_grad_norm,
+        "metrics": _metrics(config, spending),
+        "charged": "rounds sent" if whole else "the whole plan, because the run stopped early",
+        "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
+        "ledger": _ledger(config, simulated=simulated),
+        "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
+        "status": status,
+        "not_protected": _not_protected(config, spending, parties),
+        **_who(config, spending, parties),
+        "versions": versions(),
+    }
+
+
+def _who(config: RunConfig, spending: Spending, parties: Parties) -> dict[str, Any]:
+    """Who took part, who refused, and how many never came."""
+    return {
+        "refusals": dict(parties.refusals),
+        "absent": max(0, config.num_clients - len(spending.shares) - len(parties.refusals)),
+        "joined_late": dict(parties.joined_late),
+        "bundles": dict(parties.bundles),
+        "clients": {name: _client(share, parties.heads.get(name)) for name, share in spending.shares.items()},
+    }
+
+
+def _statement(config: RunConfig, spending: Spending) -> str:
+    plan = spending.any_plan
+    where = "noise added at its own client" if plan.mechanism == "dp-sgd" else "noise added at the server"
+    exact = "; EXACT COUNTS of held-out images left and are not covered" if config.metrics == "exact" else ""
+    return (
+        f"each {plan.privacy_unit}: epsilon <= {spending.epsilon_max:.4f} at delta {config.privacy.delta:g} "
+        f"({NEIGHBORING_RELATION}), {where}{exact}"
+    )
+
+
+def _metrics(config: RunConfig, spending: Spending) -> dict[str, Any]:
+    counts = spending.any_plan.counts
+    if counts is None:
+        return {"release": config.metrics}
+    return {
+        "release": config.metrics,
+        "mechanism": "exact discrete Gaussian, one vote a unit",
+        "counts_noise_stddev": counts.noise_stddev,
+        "closing_noise_stddev": counts.closing_noise_stddev,
+    }
+
+
+def _ledger(config: RunConfig, *, simulated: bool) -> str:
+    if config.privacy.mechanism == "client-dp":
+        return "none at the clients, which trust the server; the run's checkpoint holds its rounds"
+    if simulated:
+        return f"simulated ({config.system.ledger}): one a client, in this run's folder; a new run starts new budgets"
+    return "each client's own; only its signed heads are known here"
+
+
+def _not_protected(config: RunConfig, spending: Spending, parties: Parties) -> list[str]:
+    loose = [name for name in spending.shares if not parties.bundles.get(name)]
+    code = (_UNPINNED.format(len(loose), len(spending.shares)),) if loose and config.noises_gradients else ()
+    exact = ("held-out images: their exact counts left",) if config.metrics == "exact" else ()
+    return [*_ALWAYS, *(_AT_CLIENTS if config.noises_gradients else _AT_SERVER), *code, *exact]
+
+
+def _client(share: Share, head: SignedHead | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "epsilon": share.spent.pld,
+        "epsilon_rdp": share.spent.rdp,
+        "rounds": share.rounds,
+        "closing": share.closing,
+        "num_units": share.plan.num_units,
+        "events": {part: [as_json(event) for event in events] for part, events in share.events.items()},
+    }
+    if head is not None:
+        found["ledger"] = {"id": head.ledger, "seq": head.seq, "head": head.hash}
+    return found

@@ -1,0 +1,1 @@
+"""One round after another, from cohort to aggregated update."""

@@ -1,0 +1,1 @@
+"""State of a run in memory and on disk."""

@@ -1,0 +1,215 @@
+"""What the inversion demo found: how like the truth each rebuilt image is, and what may be said about it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from client.training.trainer import Arrays
+from common.errors import ConfigError
+from common.models.classifier import CnnNetwork, build_network
+from common.privacy.accounting import spent_by
+from common.system.progress import ProgressFactory
+from simulations.attacks.inversion.reconstruct import Attack, Rebuilt, rebuild
+from simulations.attacks.inversion.victim import Victim, mean_image, rank_of
+
+_WINDOW = 7
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like the victim's image a guess is.
+
+    Attributes:
+        psnr: In dB.
+        ssim: In [-1, 1].
+        rank: 1 if no other image of the source is as like the guess; None for the average, where it says nothing.
+    """
+
+    psnr: float
+    ssim: float
+    rank: int | None = None
+
+    def gives_away(self, blind: "Likeness") -> bool:
+        """Whether a guess picks the image out among all, and is nearer to it than a blind guess."""
+        return self.rank == 1 and self.psnr > blind.psnr
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Both attacks on one victim.
+
+    Attributes:
+        victim: Whose image was looked for.
+        plain: Rebuilt from the update without privacy.
+        noised: Rebuilt from the update with privacy.
+        average: (side, side, channels) float64 in [0, 255], the blind guess.
+        epsilon: Of the whole run, for the victim's image.
+        epsilon_of_update: Of the one update that was attacked.
+        num_images: Images that rank is among.
+    """
+
+    victim: Victim
+    plain: Rebuilt
+    noised: Rebuilt
+    average: np.ndarray
+    epsilon: float
+    epsilon_of_update: float
+    num_images: int
+
+    def likeness(self, guess: Rebuilt) -> Likeness:
+        """How like the truth what an attack made is."""
+        truth, pixels = self.victim.pixels, guess.pixels
+        return Likeness(psnr(truth, pixels), ssim(truth, pixels), rank_of(self.victim, pixels))
+
+    @property
+    def blind(self) -> Likeness:
+        """How like the truth the average image is."""
+        return Likeness(psnr(self.victim.pixels, self.average), ssim(self.victim.pixels, self.average))
+
+    @property
+    def verdict(self) -> str:
+        """Two sentences."""
+        return verdict(self.likeness(self.plain), self.likeness(self.noised), self.blind, epsilon=self.epsilon)
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What stands behind the verdict, a line each."""
+        classes, plan = self.victim.prepared.classes, self.victim.plan
+        ranks = [self.likeness(guess).rank for guess in (self.plain, self.noised)]
+        return (
+            f"Class {classes[self.victim.label]} was read as {classes[self.plain.label]} without privacy, as "
+            f"{classes[self.noised.label]} with it. Of {self.num_images:,} images the true one is no. {ranks[0]:,} in "
+            f"likeness to what was rebuilt without privacy, no. {ranks[1]:,} with it.",
+            f"Epsilon <= {rounded_up(self.epsilon)} is for all {plan.num_rounds} rounds at delta {plan.delta:g}; for "
+            f"the one update shown it is {rounded_up(self.epsilon_of_update)}.",
+        )
+
+
+def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Findings:
+    """Attack the victim's update without privacy, then the one with it, in the same way.
+
+    Args:
+        victim: One client, one image.
+        attack: How hard to try.
+        progress: Told of every step of the search.
+
+    Raises:
+        ConfigError: No noise meets the target epsilon.
+        PrivacyError: The accountants disagree.
+    """
+    plan = victim.plan
+    epsilon, one = plan.epsilon(), spent_by([plan.event(1)], delta=plan.delta).pld
+    network = build_network(victim.config, victim.pixels.shape, len(victim.prepared.classes))
+    if not isinstance(network, CnnNetwork):
+        raise ConfigError("the inversion demo attacks model.backbone='cnn' alone")
+
+    def attacked(what: str, reply: Arrays) -> Rebuilt:
+        advance = progress(attack.restarts * attack.steps, what)
+        shape = victim.pixels.shape
+        return rebuild(network, victim.start, reply, victim.settings, attack, input_shape=shape, advance=advance)
+
+    return Findings(
+        victim=victim,
+        plain=attacked("Without privacy", victim.reply(private=False)),
+        noised=attacked("With privacy", victim.reply(private=True)),
+        average=mean_image(victim),
+        epsilon=epsilon,
+        epsilon_of_update=one,
+        num_images=int(victim.prepared.usable.sum()),
+    )
+
+
+def verdict(plain: Likeness, noised: Likeness, blind: Likeness, *, epsilon: float) -> str:
+    """What may be said, and no more: two sentences that follow from the figures.
+
+    Args:
+        plain: Of what the update without privacy gave.
+        noised: Of what the update with privacy gave.
+        blind: Of the average image.
+        epsilon: Of the whole run.
+
+    >>> print(verdict(Likeness(39, 0.99, 1), Likeness(6, 0.01, 700), Likeness(13, 0.2), epsilon=8.0))
+    Recognisable without privacy: PSNR 39.0 dB. With epsilon 8: 6.0 dB, no better than an average image (13.0 dB).
+    """
+    average = f"an average image ({blind.psnr:.1f} dB)"
+    if not plain.gives_away(blind):
+        return (
+            f"The attack failed even without privacy: PSNR {plain.psnr:.1f} dB, {average} to compare. "
+            "So this picture says nothing about privacy: try more --restarts or --steps, or another --image."
+        )
+    first = f"Recognisable without privacy: PSNR {plain.psnr:.1f} dB."
+    second = f"With epsilon {rounded_up(epsilon)}: {noised.psnr:.1f} dB,"
+    if noised.gives_away(blind):
+        return f"{first} RECOGNISABLE WITH PRIVACY TOO. {second} better than {average}: this epsilon is too large."
+    if noised.psnr > blind.psnr:
+        return f"{first} {second} above {average}, yet other images of the source look more like it than the true one."
+    return f"{first} {second} no better than {average}."
+
+
+def rounded_up(epsilon: float) -> str:
+    """An epsilon to two decimals, never below what it is.
+
+    >>> rounded_up(7.9987), rounded_up(1.1489)
+    ('8', '1.15')
+    """
+    return f"{math.ceil(epsilon * 100) / 100:g}"
+
+
+def as_json(findings: Findings) -> dict[str, Any]:
+    """Plain values: the figures, and what they hang on."""
+    victim, plan = findings.victim, findings.victim.plan
+    guesses = {"without_privacy": findings.plain, "with_privacy": findings.noised}
+    return {
+        "verdict": findings.verdict,
+        "image": victim.image,
+        "label": victim.prepared.classes[victim.label],
+        "average_image": {"psnr": findings.blind.psnr, "ssim": findings.blind.ssim},
+        **{name: _guess_as_json(findings, guess) for name, guess in guesses.items()},
+        "images_compared": findings.num_images,
+        "privacy": {
+            "mechanism": plan.mechanism,
+            "epsilon": findings.epsilon,
+            "epsilon_of_this_update": findings.epsilon_of_update,
+            "delta": plan.delta,
+            "num_rounds": plan.num_rounds,
+            "noise_multiplier": plan.noise_multiplier,
+            "max_grad_norm": plan.max_grad_norm,
+        },
+    }
+
+
+def _guess_as_json(findings: Findings, guess: Rebuilt) -> dict[str, Any]:
+    found = findings.likeness(guess)
+    label = findings.victim.prepared.classes[guess.label]
+    return {"psnr": found.psnr, "ssim": found.ssim, "rank": found.rank, "label": label, "misfit": guess.misfit}
+
+
+def psnr(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of images in [0, 255] of one shape; infinite if they are equal.
+
+    >>> psnr(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8))
+    0.0
+    """
+    error = float(np.mean((truth.astype(np.float64) - guess.astype(np.float64)) ** 2))
+    return float(20 * np.log10(255.0) - 10 * np.log10(error)) if error else float("inf")
+
+
+def ssim(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Structural similarity in [-1, 1] of (side, side, channels) images in [0, 255], over windows of at most 7 x 7.
+
+    Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861, with a uniform window.
+    """
+    size = min(_WINDOW, len(truth))
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(image.astype(np.float64), (size, size), axis=(0, 1))
+        for image in (truth, guess)
+    ]
+    (mean_a, mean_b), (var_a, var_b) = (
+        [getattr(window, moment)(axis=(-2, -1)) for window in windows] for moment in ("mean", "var")
+    )
+    together = (windows[0] * windows[1]).mean(axis=(-2, -1)) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    likeness = (2 * mean_a * mean_b + c1) * (2 * together + c2)
+    return float(np.mean(likeness / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))

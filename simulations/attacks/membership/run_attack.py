@@ -1,0 +1,85 @@
+"""A whole membership attack: from settings to figures, a picture and a folder to go on from."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.system.progress import ProgressFactory, no_progress
+from server.aggregation.strategies import check_strategy
+from simulations.attacks.membership.curves import Curve, check_plans, shared_settings
+from simulations.attacks.membership.parallel import score_models
+from simulations.attacks.membership.report import Found, as_json, judge
+from simulations.attacks.membership.score_store import ScoreStore
+from simulations.attacks.membership.targets import members_of, populate
+from simulations.attacks.membership.view import draw_membership
+
+FIGURES = "membership.json"
+PICTURE = "membership.png"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What came of it.
+
+    Attributes:
+        results: One for each curve, in their order.
+        folder: Where scores, figures and picture lie.
+        trained: How many models were trained now; the others were found.
+    """
+
+    results: tuple[Found, ...]
+    folder: Path
+    trained: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return as_json(self.results, self.results[0].curve.config.seed)
+
+
+def attack(
+    curves: Sequence[Curve],
+    folder: Path | None,
+    *,
+    models: int,
+    workers: int = 1,
+    progress: ProgressFactory = no_progress,
+) -> Attack:
+    """Train, score and judge whatever is not in the folder yet, and leave figures and picture there.
+
+    Everything is checked before anything is trained.
+
+    Args:
+        curves: From `curves_of`.
+        folder: Where to; None takes a name below `runs/` that follows from the settings.
+        models: Federations for each curve.
+        workers: Processes; cannot change what is found, but for the noise that no run repeats.
+        progress: Shows how far it is.
+
+    Raises:
+        BractError: A setting is wrong, images or weights are missing, or a model diverged.
+    """
+    for curve in curves:
+        check_strategy(curve.config)
+    population = populate(curves[0].config, progress)
+    for curve in curves:
+        check_plans(curve, population.partition)
+    shared = shared_settings(curves)
+    store = ScoreStore.open(folder or _named(shared), shared, population.digest)
+    trained = score_models(curves, store, models=models, workers=workers, progress=progress)
+    seed = curves[0].config.seed
+    members = np.array([members_of(seed, number, len(population.targets)) for number in range(models)])
+    results = tuple(judge(curve, [store.get(curve.name, n) for n in range(models)], members) for curve in curves)
+    done = Attack(results, store.folder, trained)
+    draw_membership(store.folder / PICTURE, results)
+    store.write_json(FIGURES, done.as_json())
+    return done
+
+
+def _named(shared: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"membership-{Path(str(shared['data.source'])).name}-{digest[:8]}"

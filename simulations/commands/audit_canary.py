@@ -1,0 +1,170 @@
+"""`bract audit empirical`: attack the guarantee with canaries, and compare with what the ledger says."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from common.config import loading as settings
+from common.config.schema import RunConfig
+from common.errors import ConfigError
+from common.system.console import bar_factory, plain_errors
+from common.system.progress import ProgressFactory
+from simulations.commands import audit_options as options
+
+EMPIRICAL_HELP = """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound.
+
+One client of your own configuration trains many times, through real
+messages: half of the times with one more unit, the canary. An adversary who
+knows everything but the noise scores each training. How well the scores tell
+both kinds apart proves a lower bound on epsilon, at 95 % by default:
+Clopper-Pearson for any mechanism, GDP mu where every unit is in every step,
+and the family of the plan's own mechanism.
+
+consistent      the bound is below the ledger's; half the noise would have shown
+violated        it is above, at 99.99 %: less protection than is stated; exit code 1
+too weak        this audit could not have seen a violation
+
+A lower bound is never the guarantee: a better attack may find more.
+Presets audit one client with nothing but a canary, where a fault shows
+soonest: gate (seconds), deep and deep-sampled (minutes).
+
+--one-run plants many canaries in one ordinary federated run instead, each in
+or out by a coin, and guesses the coins (Steinke et al. 2023; Mahloujifar et
+al. 2024). --run DIR takes the settings of a run that has ended and attaches
+what is found to its statement.
+
+Trainings of your own settings take minutes: all rounds, each time. Scores
+are kept as they come: after Ctrl-C the same command goes on.
+
+Examples:
+
+  bract audit empirical --preset gate
+
+  bract audit empirical --set num-rounds=5 --adversary transcript --trials 2000
+
+  bract audit empirical --one-run --canaries 1000 --guesses 200
+
+  bract audit empirical --run runs/NAME
+"""
+Adversary = Literal["final-model", "transcript", "single-steps", "black-box"]
+Canary = Literal["dirac", "mislabelled", "blank"]
+
+
+def empirical_command(
+    preset: Annotated[
+        str | None, typer.Option(metavar="gate|deep|deep-sampled", help="A configuration made for it.")
+    ] = None,
+    run: options.Run = None,
+    adversary: Annotated[
+        Adversary | None, typer.Option(help="What the adversary sees; the final model if left out.")
+    ] = None,
+    canary: Annotated[
+        Canary | None,
+        typer.Option(help="What is in or out; dirac (one long feature) on features, blank on pixels if left out."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trainings, half of them with the canary; 1,000 if left out.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=0, help="Training images of the client that stay; all if left out.")
+    ] = None,
+    one_run: Annotated[bool, typer.Option("--one-run", help="Many canaries in one ordinary run.")] = False,
+    canaries: Annotated[int | None, typer.Option(min=2, help="With --one-run: how many; 1,000 if left out.")] = None,
+    guesses: Annotated[
+        int | None, typer.Option(min=2, help="With --one-run: how many are guessed, fixed beforehand; 200 if left out.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the lower bounds.")] = 0.95,
+    out: options.OutFolder = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    set_: options.Sets = None,
+    config: options.ConfigFile = None,
+    as_json_: options.AsJson = False,
+) -> None:
+    """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound."""
+    console = Console(stderr=as_json_)
+    with plain_errors("Stopped." if one_run else "Stopped; the same command goes on where it was."):
+        many = {"--adversary": adversary, "--canary": canary, "--images": images, "--trials": trials}
+        own = {"--set": set_, "--config": config, "--seed": seed, "--run": run}
+        one = {"--canaries": canaries, "--guesses": guesses}
+        _refuse_idle("--one-run", many | {"--preset": preset, "--workers": workers}, one_run)
+        _refuse_idle("an audit of many trainings", one, not one_run)
+        _refuse_idle("--preset", own | many | {"--trials": None}, preset is not None)
+        audited = settings.parse(options.audited_settings(run, set_, config, seed))
+        with bar_factory(console) as progress:
+            if one_run:
+                sizes = (canaries or 1_000, guesses or 200)
+                verdict, found = _one_run(audited, out, sizes, confidence, console, progress)
+            else:
+                campaign = _campaign(audited, preset, canary, adversary or "final-model", images, trials)
+                verdict, found = _many(campaign, out, workers or os.cpu_count() or 1, confidence, console, progress)
+        if run is not None:
+            from server.audit.attached_attacks import AUDITS, attach_audit
+
+            attach_audit(run, "one-run" if one_run else "empirical", found)
+            console.print(f"Attached to the run's statement: {run / AUDITS}", highlight=False, soft_wrap=True)
+        if as_json_:
+            typer.echo(json.dumps(found, indent=2))
+    if verdict == "violated":
+        raise typer.Exit(1)
+
+
+def _refuse_idle(what: str, given: Mapping[str, object], chosen: bool) -> None:
+    """Options that would be left without effect."""
+    idle = [name for name, value in given.items() if value not in (None, [])]
+    if chosen and idle:
+        raise ConfigError(f"{what} has no use for {', '.join(idle)}: leave them out")
+
+
+def _campaign(
+    config: RunConfig,
+    preset: str | None,
+    canary: Canary | None,
+    adversary: Adversary,
+    images: int | None,
+    trials: int | None,
+) -> Any:
+    from simulations.attacks.canary.campaign_report import of_config, of_preset
+
+    if preset is not None:
+        return of_preset(preset, trials)
+    chosen = canary or ("dirac" if config.closed_form else "blank")
+    return of_config(config, canary=chosen, adversary=adversary, images=images, trials=trials)
+
+
+def _many(
+    campaign: Any, out: Path | None, workers: int, confidence: float, console: Console, progress: ProgressFactory
+) -> tuple[str, dict[str, Any]]:
+    from simulations.attacks.canary.campaign_report import PICTURE, attack
+    from simulations.attacks.canary.view import show_bounds
+
+    bounds, found, folder = attack(campaign, out, workers=workers, confidence=confidence, progress=progress)
+    if not console.stderr:
+        show_bounds(bounds, found, console)
+    console.print(f"Picture: {folder / PICTURE}", markup=False, highlight=False, soft_wrap=True)
+    return str(bounds.judgement.verdict), found
+
+
+def _one_run(
+    config: RunConfig,
+    out: Path | None,
+    sizes: tuple[int, int],
+    confidence: float,
+    console: Console,
+    progress: ProgressFactory,
+) -> tuple[str, dict[str, Any]]:
+    from server.state.run_directory import fresh_path
+    from simulations.attacks.canary.one_run import audit_one_run
+    from simulations.attacks.canary.view import show_one_run
+
+    folder, (canaries, guesses) = out or fresh_path(config), sizes
+    found = audit_one_run(config, folder, canaries=canaries, guesses=guesses, confidence=confidence, progress=progress)
+    if not console.stderr:
+        show_one_run(found, console)
+    console.print(f"Run: {folder}", markup=False, highlight=False, soft_wrap=True)
+    return str(found.judgement.verdict), found.as_json()

@@ -1,0 +1,51 @@
+"""What the commands that attack share: options, and whose settings are attacked."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.commands.run_settings import given_settings
+from common.config import loading as settings
+from common.errors import ConfigError
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings; --set wins over it.")]
+Seed = Annotated[int | None, typer.Option(help="Root seed of partition, coins and start; never of noise.")]
+Run = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Audit this run's settings, and attach what is found.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes of one thread each; as many as cores if left out.")]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder for scores and results; named after the settings if left out."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+
+
+def audited_settings(
+    run: Path | None, pairs: list[str] | None, file: Path | None, seed: int | None
+) -> dict[str, settings.Scalar]:
+    """Complete settings of what is to be audited: a run's own, or those that the user gave.
+
+    Args:
+        run: Folder of a run that has ended, or None.
+        pairs: `key=value`, each a `--set`.
+        file: Of `--config`, or None.
+        seed: Of `--seed`, or None.
+
+    Raises:
+        ConfigError: A setting is wrong, both a run and settings were given, or the run has not ended.
+    """
+    given = given_settings(pairs or [], file, {"--seed": ("seed", seed)})
+    if run is not None:
+        from server.audit.attached_attacks import check_ended
+
+        if given:
+            raise ConfigError("--run has settings of its own: leave --set, --config and --seed out")
+        given = settings.load_file(run / "config.toml", "--run")
+        check_ended(run)
+    return settings.override(settings.defaults(), given)

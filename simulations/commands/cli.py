@@ -1,0 +1,121 @@
+"""`bract simulate`, one command, no services; and the attacks of `bract audit`."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from common.commands.audit_ledger import audit_app
+from common.commands.run_settings import given_to_resume, given_to_run
+from common.config import loading as settings
+from common.system.console import plain_errors, set_log_levels
+from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
+from simulations.commands.audit_inversion import INVERSION_HELP, inversion_command
+from simulations.commands.audit_layers import LAYERS_HELP, layers_command
+from simulations.commands.audit_membership import MEMBERSHIP_HELP, membership_command
+
+_HELP = """Simulate a federation on this machine.
+
+Without arguments: 1,797 real images of digits, a pretrained EfficientNet-Lite0, five clients, and
+differential privacy at each client with epsilon 8 over the whole run.
+
+Examples:
+
+  bract simulate --set privacy.target-epsilon=2
+
+  bract simulate --set privacy.mechanism=none --baselines
+
+  bract simulate --set data.source=/path/to/folder --set num-clients=10
+
+  bract simulate --set data.source=fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
+
+  bract simulate --resume runs/NAME
+"""
+
+
+def mount(app: typer.Typer) -> None:
+    """Add this room's commands to the front door."""
+    app.command("simulate", help=_HELP)(simulate)
+    audit_app.command("layers", help=LAYERS_HELP)(layers_command)
+    audit_app.command("empirical", help=EMPIRICAL_HELP)(empirical_command)
+    audit_app.command("membership", help=MEMBERSHIP_HELP)(membership_command)
+    audit_app.command("inversion", help=INVERSION_HELP)(inversion_command)
+    app.callback()(_root)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bract {version('bract')}")
+        raise typer.Exit
+
+
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Private federated image classification on Flower."""
+
+
+def simulate(
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in runs/ if left out.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped or killed, in its own folder.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Root seed of partition, batches, cohorts and start. Runs without privacy repeat to the bit; "
+            "under DP the noise is never seeded, so they do not."
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["in-process", "ray"],
+        typer.Option(help="in-process: fast, one machine. ray: Flower's own engine."),
+    ] = "in-process",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where the backbone runs.")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also train each client alone and all data pooled.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, privacy plan, time and disk; train nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Flower logs.")] = False,
+) -> None:
+    """Simulate a federation on this machine."""
+    console = Console(stderr=as_json, quiet=quiet and not verbose)
+    set_log_levels(verbose=verbose)
+    with plain_errors("Stopped before the first round; nothing was written."):
+        if resume is None:
+            given = given_to_run(set_ or [], config, out, seed, device)
+        else:
+            given = given_to_resume(resume, device, set_, config, out, seed)
+        run_config = settings.parse(settings.override(settings.defaults(), given))
+        if dry_run:
+            from simulations.commands.dry_run import show
+
+            show(run_config, Console(stderr=False), as_json=as_json)
+            return
+        from simulations.simulate import run_job
+
+        summary, folder = run_job(run_config, engine=engine, baselines=baselines, console=console)
+        if as_json:
+            typer.echo(json.dumps(summary, indent=2))
+        else:
+            from server.reporting.summary_view import show_closing
+
+            show_closing(summary, folder, Console())
+        if summary["status"] != "complete":
+            raise typer.Exit(130)

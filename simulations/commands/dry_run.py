@@ -1,0 +1,148 @@
+"""What a run would do: settings, privacy plan, time and disk, without training anything."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from client.training.trainer import Learner
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import check_batch
+from common.data.partitioning.client_sizes import client_sizes, client_units
+from common.data.scan import source_entries
+from common.data.sources.registry import open_source
+from common.models.initialization import initial_arrays
+from common.privacy.plan import plan_for, server_plan
+from common.system.paths import bract_home
+from server.aggregation.strategies import build_strategy
+from server.state.run_directory import check_free
+from simulations.estimates import backbone_seconds, input_shape, round_seconds
+
+
+def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
+    """Print the resolved settings, the plan of each client size, and estimates.
+
+    Args:
+        config: The run.
+        console: Where to print.
+        as_json: Print one JSON object instead of tables.
+
+    Raises:
+        BractError: What would stop the run stops the dry run too.
+    """
+    facts = foresee(config)
+    if as_json:
+        console.print_json(json.dumps(facts))
+        return
+    table = Table(title="Settings (change any with --set KEY=VALUE)", title_justify="left", show_header=False)
+    for key, value in facts["config"].items():
+        table.add_row(key, "(not set)" if value == "" else escape(str(value)))
+    console.print(table)
+    for line in _lines(facts):
+        console.print(line, highlight=False, markup=False)
+
+
+def foresee(config: RunConfig) -> dict[str, Any]:
+    """Settings, plan and estimates as one dictionary.
+
+    Images are counted, not decoded: bad ones are found when the run prepares them.
+
+    Raises:
+        BractError: What would stop the run.
+    """
+    build_strategy(config)
+    if config.output_dir:
+        check_free(Path(config.output_dir))
+    entries = source_entries(open_source(config.data))
+    check_batch(config, entries.num_train)
+    sizes, unused = client_sizes(config, entries)
+    shape = input_shape(config, entries)
+    arrays = initial_arrays(config, shape, entries.classes)
+    item = int(np.prod(shape)) * (4 if config.caches_features else 1)
+    return {
+        "config": resolved(config),
+        "images": len(entries.labels),
+        "images_unused": unused,
+        "classes": list(entries.classes),
+        "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
+        "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
+        "model": _model(config, arrays, Learner(config, shape, entries.classes)),
+        "plan": _plan(config, client_units(config, entries)[0]),
+        "seconds": {
+            "backbone_pass_if_not_cached": backbone_seconds(config, entries),
+            "rounds": round_seconds(config, arrays, shape, entries.classes, int(np.median(sizes))),
+        },
+        "disk_bytes": {"cache": item * len(entries.labels), "results_about": 400_000},
+        "disk_free_bytes": shutil.disk_usage(bract_home().anchor or "/").free,
+    }
+
+
+def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
+    if not config.private:
+        return None
+    if config.privacy.mechanism == "client-dp":
+        plans = {"every": server_plan(config)}
+    else:
+        plans = {
+            which: plan_for(config, int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))
+        }
+    return {
+        which: {
+            "num_units": plan.num_units,
+            "sample_rate": plan.sample_rate,
+            "steps_a_round": plan.steps_per_round,
+            "rounds_at_most": plan.num_rounds,
+            "noise_multiplier": plan.noise_multiplier,
+            "epsilon_whole_run": plan.epsilon(),
+            "delta": plan.delta,
+        }
+        for which, plan in plans.items()
+    }
+
+
+def _model(config: RunConfig, arrays: dict[str, np.ndarray], learner: Learner) -> dict[str, Any]:
+    travelling = [array for name, array in arrays.items() if name not in learner.personal]
+    return {
+        "tensors": len(arrays),
+        "trained_parameters": int(sum(array.size for array in arrays.values())),
+        "bytes_a_client_and_round": int(sum(array.nbytes for array in travelling)),
+        "tuning": config.tuning,
+    }
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    sizes = facts["client_sizes"]
+    lines = [
+        f"Data      {facts['images']} images of {len(facts['classes'])} classes: {_shortened(facts['classes'])}",
+        f"Clients   {facts['config']['num-clients']}, holding {sizes['min']} to {sizes['max']} images to train on"
+        + (f", about {facts['held_out']:.0%} of them held out" if facts["held_out"] else "")
+        + (f"; {facts['images_unused']} training images unused" if facts["images_unused"] else ""),
+        f"Model     {facts['config']['model.backbone']}, tuning {facts['model']['tuning']}: "
+        f"{facts['model']['trained_parameters']:,} trained parameters, each client sends "
+        f"{facts['model']['bytes_a_client_and_round'] / 1e6:.2f} MB a round",
+    ]
+    if facts["plan"] is None:
+        lines.append("Privacy   NOT PRIVATE: updates and exact counts leave every client")
+    for which, plan in (facts["plan"] or {}).items():
+        lines.append(
+            f"Privacy   {which} client: noise multiplier {plan['noise_multiplier']:.4g}, sample rate "
+            f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps, epsilon "
+            f"{plan['epsilon_whole_run']:.3f} at delta {plan['delta']:g} over the whole run"
+        )
+    seconds, disk = facts["seconds"], facts["disk_bytes"]
+    lines.append(
+        f"Time      about {seconds['backbone_pass_if_not_cached']:.0f} s for the backbone pass (0 if cached), "
+        f"about {seconds['rounds']:.0f} s for all rounds on this machine"
+    )
+    lines.append(f"Disk      {disk['cache'] / 1e6:.1f} MB cache below {bract_home()}, under 1 MB of results")
+    return [*lines, "Nothing was trained, and no results were written."]

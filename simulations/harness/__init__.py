@@ -1,0 +1,1 @@
+"""A real client under controlled data and randomness."""

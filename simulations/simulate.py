@@ -1,0 +1,74 @@
+"""One simulation from its configuration to its run directory."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.config.loading import resolved
+from common.config.schema import RunConfig
+from common.data.sources.base_source import OWN_IMAGES
+from common.errors import ConfigError
+from common.ledger.connection_pool import close_below
+from server.reporting.terminal_progress import TerminalProgress
+from server.state.run_directory import RunDirectory, check_free, fresh_path
+
+
+def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console) -> tuple[dict[str, Any], Path]:
+    """Run a simulation and read back what it left.
+
+    Args:
+        config: The run.
+        engine: `in-process` or `ray`.
+        baselines: Also train each client alone and all data pooled.
+        console: Where progress goes.
+
+    Returns:
+        The summary and the run directory.
+
+    Raises:
+        ConfigError: The run is over clients with images of their own.
+        BractError: Anything else that the user can act on.
+    """
+    if config.data.source == OWN_IMAGES:
+        raise ConfigError(f"data.source={OWN_IMAGES!r} is no simulation's: `flwr run` submits it to a federation")
+    folder = Path(config.output_dir) if config.output_dir else fresh_path(config).resolve()
+    if not config.resume:
+        check_free(folder)
+    config = config.model_copy(update={"output_dir": str(folder)})
+    progress = TerminalProgress(console)
+    try:
+        if engine == "ray":
+            from simulations.engines.ray import run_under_ray
+
+            run_under_ray(config, progress)
+        else:
+            _in_process(config, progress)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["engine"] = engine
+        seconds = summary["seconds"]
+        summary["backbone_share_of_time"] = round(seconds.get("features", 0.0) / seconds["total"], 4)
+        if baselines and summary["status"] == "complete":
+            from simulations.baselines import train_baselines
+
+            summary["baselines"] = train_baselines(config, progress)
+    finally:
+        progress.stop()
+        close_below(folder / "ledgers")
+    RunDirectory(folder).write_json("summary.json", summary)
+    return summary, folder
+
+
+def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
+    from client.app import app as client_app
+    from server.app import create_app
+    from simulations.app import surround
+    from simulations.engines.in_process import run_in_process
+
+    server_app = create_app(partial(surround, tracker=progress, progress=progress.work))
+    # A network spends its time in torch, which runs beside other threads.
+    workers = 1 if config.closed_form else (os.cpu_count() or 1)
+    run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients, num_workers=workers)
