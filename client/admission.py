@@ -6,14 +6,14 @@ from pathlib import Path
 
 from client.client_config import BUNDLE_KEY, NODE_KEY, SIMULATION_KEY, load_site
 from client.guard import note_refusal
-from client.session import Place
+from client.session import ClientRef
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.privacy.policy import load_policy
 
 
-def place_of(node_config: Mapping[str, object]) -> Place:
+def client_ref(node_config: Mapping[str, object]) -> ClientRef:
     """Which client this node is, from its own channel: the server cannot set it.
 
     A simulated client does what the server says. So a node counts as one only if it is known to be one: by its own
@@ -46,12 +46,12 @@ def pinned_by(node_config: Mapping[str, object]) -> str:
     return str(node_config.get(BUNDLE_KEY, ""))
 
 
-def admit(config: RunConfig, place: Place, pinned: str, run: str, kind: str) -> None:
+def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str) -> None:
     """Refuse what a real client's policy rules out before any of its images is opened.
 
     Args:
         config: What the server wants.
-        place: See `place_of`; a simulated client's guard does this later.
+        place: See `client_ref`; a simulated client's guard does this later.
         pinned: See `pinned_by`.
         run: The server's name for the run.
         kind: What it asks for.
@@ -69,6 +69,6 @@ def admit(config: RunConfig, place: Place, pinned: str, run: str, kind: str) -> 
         if policy.bundle and policy.bundle != pinned:
             raise PolicyError("the policy pins a bundle of code, and nothing has checked it: use `bract client start`")
     except PolicyError as error:
-        with own_holder().books() as books:
-            note_refusal(books, run, site.name, 0, kind, error)
+        with own_holder().open_session() as session:
+            note_refusal(session, run, site.name, 0, kind, error)
         raise

@@ -13,7 +13,7 @@ from common.ledger.data_holder import Holder
 from common.ledger.image_index import Holding
 from common.ledger.registrations import Registration, Release
 from common.ledger.signed_heads import SignedHead
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.messages.serialization import digest_of, pack, unpack
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
@@ -56,18 +56,18 @@ class Guard:
             PolicyError: The policy or the budget does not allow it.
             LedgerError: The ledger cannot be used.
         """
-        with self._books(run, 0, "query") as books:
-            if books is None:
+        with self._books(run, 0, "query") as session:
+            if session is None:
                 return None
             if self.plan is None:
-                self._note_mechanism(books, run)
+                self._note_mechanism(session, run)
                 return None
-            self._register(books, run)
-            return self._head(books)
+            self._register(session, run)
+            return self._head(session)
 
-    def _note_mechanism(self, books: Books, run: str) -> None:
+    def _note_mechanism(self, session: LedgerSession, run: str) -> None:
         """What leaves unprotected is no event, but it is not forgotten either."""
-        books.note(run, self.client, f"took part with privacy.mechanism={self.config.privacy.mechanism!r}")
+        session.note(run, self.client, f"took part with privacy.mechanism={self.config.privacy.mechanism!r}")
 
     def answer(
         self, run: str, server_round: int, release: Release, asked: RecordDict, compute: Compute
@@ -90,58 +90,58 @@ class Guard:
             PolicyError: The policy or the budget does not allow it.
             LedgerError: The ledger cannot be used.
         """
-        with self._books(run, server_round, release) as books:
-            if books is None or self.holder is None:
+        with self._books(run, server_round, release) as session:
+            if session is None or self.holder is None:
                 return compute(None), None
             if self.plan is None:
-                self._note_mechanism(books, run)
+                self._note_mechanism(session, run)
                 return compute(None), None
-            agreed = self._register(books, run)
-            sent = books.reserve(agreed, server_round, release, digest_of(asked), self.policy)
+            agreed = self._register(session, run)
+            sent = session.reserve(agreed, server_round, release, digest_of(asked), self.policy)
             if sent is not None:
-                return unpack(sent), self._head(books)
+                return unpack(sent), self._head(session)
             reply = compute(agreed.plan)
             packed = pack(reply)
-            sent = books.commit(agreed, server_round, release, packed, keep=self.holder.replies_kept)
-            return reply if sent is packed else unpack(sent), self._head(books)
+            sent = session.commit(agreed, server_round, release, packed, keep=self.holder.replies_kept)
+            return reply if sent is packed else unpack(sent), self._head(session)
 
     def close(self, run: str) -> SignedHead | None:
         """The server has all it will ask for: nothing more can be reserved in this run."""
-        with self._books(run, 0, "close") as books:
-            if books is None or self.plan is None or books.registration(run, self.client) is None:
+        with self._books(run, 0, "close") as session:
+            if session is None or self.plan is None or session.registration(run, self.client) is None:
                 return None
-            books.close(run, self.client)
-            return self._head(books)
+            session.close(run, self.client)
+            return self._head(session)
 
-    def _register(self, books: Books, run: str) -> Registration:
+    def _register(self, session: LedgerSession, run: str) -> Registration:
         assert self.plan is not None  # noqa: S101 -- callers have checked
-        agreed = books.register(run, self.client, self.plan, self.parts, self.policy)
+        agreed = session.register(run, self.client, self.plan, self.parts, self.policy)
         if self.config.metrics == "exact":
-            books.note(run, self.client, "exact counts of held-out images left")
+            session.note(run, self.client, "exact counts of held-out images left")
         return agreed
 
-    def _head(self, books: Books) -> SignedHead | None:
-        return None if self.holder is None else self.holder.head(books)
+    def _head(self, session: LedgerSession) -> SignedHead | None:
+        return None if self.holder is None else self.holder.head(session)
 
     @contextmanager
-    def _books(self, run: str, server_round: int, kind: str) -> Iterator[Books | None]:
+    def _books(self, run: str, server_round: int, kind: str) -> Iterator[LedgerSession | None]:
         """The holder's ledger, if there is one; a refusal on the way is noted in it."""
         if self.holder is None:
             self.policy.check_run(self.config)
             yield None
             return
-        with self.holder.books() as books:
+        with self.holder.open_session() as session:
             try:
                 self.policy.check_run(self.config)
-                yield books
+                yield session
             except PolicyError as error:
-                note_refusal(books, run, self.client, server_round, kind, error)
+                note_refusal(session, run, self.client, server_round, kind, error)
                 raise
 
 
-def note_refusal(books: Books, run: str, client: str, server_round: int, kind: str, why: PolicyError) -> None:
+def note_refusal(session: LedgerSession, run: str, client: str, server_round: int, kind: str, why: PolicyError) -> None:
     """Note a refusal in the ledger; it stands whether that works or not."""
     try:
-        books.refuse(run, client, server_round, kind, str(why))
+        session.refuse(run, client, server_round, kind, str(why))
     except LedgerError as error:
         _log.error("a refusal could not be written down: %s", error)

@@ -10,10 +10,10 @@ import numpy as np
 from client.client_config import SITE_FILE, Site, load_site
 from client.guard import Guard
 from client.training.personal_tensors import PersonalState
-from client.training.trainer import Arrays, Learner
-from common.config.schema import RunConfig, parts
+from client.training.trainer import Arrays, Trainer
+from common.config.schema import RunConfig, split_list
 from common.data.client_dataset import Shard, shard
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
 from common.data.partitioning.partitioners import hold_out
 from common.data.preprocessing import Prepared, prepare
@@ -25,37 +25,37 @@ from common.privacy.plan import PrivacyPlan, plan_for
 from common.privacy.policy import ANYTHING, load_policy
 from common.system.paths import bract_home
 
-Place = int | str  # number of a simulated client, or the folder of a real one
+ClientRef = int | str  # number of a simulated client, or the folder of a real one
 
 
 @dataclass(frozen=True)
-class Local:
+class ClientSession:
     """One client.
 
     Attributes:
         name: Stable name, a public constant.
         rows: Its images as rows.
-        learner: Trains and scores.
+        trainer: Trains and scores.
         policy_file: The holder's policy; None where anything goes, because whoever simulates sets both sides.
-        place: See `place_of`.
+        place: See `client_ref`.
         pinned: Digest of the bundle of code that this client runs, and no other; empty if it runs any.
     """
 
     name: str
     rows: Shard
-    learner: Learner
+    trainer: Trainer
     policy_file: Path | None
-    place: Place
+    place: ClientRef
     pinned: str = ""
 
     @property
     def travelling(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors that travel."""
-        return _travelling(self.learner)
+        return _travelling(self.trainer)
 
     def common_start(self) -> Arrays:
         """The values that tensors which stay with clients start from, everywhere."""
-        return _common_start(self.learner)
+        return _common_start(self.trainer)
 
     def guard(self, run: str) -> Guard:
         """The guard of this client in one run.
@@ -64,7 +64,7 @@ class Local:
             ConfigError: The policy cannot be used.
             LedgerError: The holder's folder cannot be used.
         """
-        config = self.learner.config
+        config = self.trainer.config
         held = (self.rows.train_holdings, self.rows.test_holdings)
         policy = ANYTHING if self.policy_file is None else load_policy(self.policy_file)  # as it is now
         return Guard(config, self.name, policy, self._holder(run), self.plan, held)
@@ -76,11 +76,11 @@ class Local:
         Raises:
             ConfigError: The run's settings admit none for so many units.
         """
-        config = self.learner.config
+        config = self.trainer.config
         return plan_for(config, self.rows.num_units) if config.noises_gradients else None
 
     def _holder(self, run: str) -> Holder | None:
-        config = self.learner.config
+        config = self.trainer.config
         if isinstance(self.place, str):
             return own_holder()
         if not config.private:
@@ -92,7 +92,7 @@ class Local:
 
     def personal(self, run: str) -> PersonalState:
         """Where tensors that stay at this client are kept: in one run, under one plan, and in no other."""
-        config = self.learner.config
+        config = self.trainer.config
         home = bract_home() / "holder" if isinstance(self.place, str) else simulation_folder(config, run)
         protected = config.privacy.mechanism if self.plan is None else self.plan.digest
         agreed = hashlib.sha256(f"{run}\x1f{protected}".encode()).hexdigest()[:32]
@@ -106,7 +106,7 @@ def simulation_folder(config: RunConfig, run: str) -> Path:
 
 
 @lru_cache(maxsize=64)
-def local_of(config: RunConfig, place: Place) -> Local:
+def open_session(config: RunConfig, place: ClientRef) -> ClientSession:
     """What the client at a place has at hand for a run.
 
     Raises:
@@ -119,13 +119,15 @@ def local_of(config: RunConfig, place: Place) -> Local:
     prepared, partition = _population(config)
     rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
     policy = Path(config.privacy.policy) if config.privacy.policy else None
-    return Local(client_name(place), rows, Learner(config, prepared.inputs.shape[1:], prepared.classes), policy, place)
+    return ClientSession(
+        client_name(place), rows, Trainer(config, prepared.inputs.shape[1:], prepared.classes), policy, place
+    )
 
 
-def _own(config: RunConfig, site: Site) -> Local:
+def _own(config: RunConfig, site: Site) -> ClientSession:
     if config.data.source != OWN_IMAGES:
         raise ConfigError(f"this run is a simulation's: a run over clients with images of their own has {OWN_IMAGES!r}")
-    if len(parts(config.data.classes)) < 2:
+    if len(split_list(config.data.classes)) < 2:
         raise ConfigError(
             "a run over clients with images of their own needs data.classes: nobody may learn it from them"
         )
@@ -134,8 +136,8 @@ def _own(config: RunConfig, site: Site) -> Local:
     config = config.model_copy(update={"data": data, "model": model})
     prepared = prepare(config, shows_nothing=True)
     rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
-    learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
-    return Local(site.name, rows, learner, site.policy_file, str(site.folder))
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+    return ClientSession(site.name, rows, trainer, site.policy_file, str(site.folder))
 
 
 def _own_weights(named: str, site: Site) -> str:
@@ -165,19 +167,19 @@ def _everything(prepared: Prepared, site: Site) -> Partition:
 
 
 @lru_cache(maxsize=4)
-def _travelling(learner: Learner) -> dict[str, tuple[int, ...]]:
-    return {name: shape for name, shape in learner.trainable.items() if name not in learner.personal}
+def _travelling(trainer: Trainer) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in trainer.trainable.items() if name not in trainer.personal}
 
 
 @lru_cache(maxsize=1)
-def _common_start(learner: Learner) -> Arrays:
-    return learner.initial_personal()
+def _common_start(trainer: Trainer) -> Arrays:
+    return trainer.initial_personal()
 
 
 @lru_cache(maxsize=1)
 def _population(config: RunConfig) -> tuple[Prepared, Partition]:
     prepared = prepare(config)
-    return prepared, deal(config, prepared)
+    return prepared, load_or_make_partition(config, prepared)
 
 
 def client_name(partition_id: int) -> str:

@@ -10,15 +10,15 @@ from common.config.loading import parse
 from common.config.schema import RunConfig
 from common.errors import BractError, ConfigError
 from server.federation import run_federation
-from server.run_context import Surroundings
+from server.run_context import RunContext
 from server.state.run_directory import leave_word
 
 
-def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:
+def create_app(make_context: Callable[[RunConfig], RunContext]) -> ServerApp:
     """A ServerApp with surroundings made from its configuration.
 
     Args:
-        surround: See `run_federation`.
+        make_context: See `run_federation`.
     """
     created = ServerApp()
 
@@ -26,7 +26,7 @@ def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         config = parse(context.run_config)
         try:
-            run_federation(grid, config, surround)
+            run_federation(grid, config, make_context)
         except BractError as error:
             if not (config.resume and isinstance(error, ConfigError)):  # which says that nothing was touched
                 leave_word(Path(config.output_dir), error)
@@ -35,4 +35,4 @@ def create_app(surround: Callable[[RunConfig], Surroundings]) -> ServerApp:
     return created
 
 
-app = create_app(lambda _: Surroundings())
+app = create_app(lambda _: RunContext())

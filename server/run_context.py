@@ -11,7 +11,7 @@ from server.rounds.loop import Arrays, Evaluate
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What is around a federation, outside every client and message.
 
     Attributes:

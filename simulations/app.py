@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition, class_counts
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
@@ -13,13 +13,13 @@ from common.privacy.plan import plan_for, server_plan
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
-from server.run_context import Surroundings
+from server.run_context import RunContext
 from simulations.pooled_evaluator import PooledEvaluator
 
 
-def surround(
+def make_context(
     config: RunConfig, *, tracker: Tracker | None = None, progress: ProgressFactory = no_progress
-) -> Surroundings:
+) -> RunContext:
     """Prepare the source and the partition, and an evaluator beside the federation.
 
     Args:
@@ -32,13 +32,13 @@ def surround(
         WeightsError: Pretrained weights are missing or wrong.
     """
     if config.data.source == OWN_IMAGES:  # no simulation: the images are out of the server's reach
-        return Surroundings(tracker=tracker or LogTracker())
+        return RunContext(tracker=tracker or LogTracker())
     prepared = prepare(config, progress)
-    partition = deal(config, prepared)
+    partition = load_or_make_partition(config, prepared)
     evaluator = PooledEvaluator(config, prepared, partition)
     started = time.perf_counter()
     _try_plans(config, partition)
-    return Surroundings(
+    return RunContext(
         tracker=tracker or LogTracker(),
         simulated=True,
         evaluate=evaluator.pooled,
@@ -60,4 +60,4 @@ def _try_plans(config: RunConfig, partition: Partition) -> None:
         server_plan(config).spent()
 
 
-app = create_app(surround)
+app = create_app(make_context)

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from client.session import client_name
-from client.training.trainer import Arrays, Learner
+from client.training.trainer import Arrays, Trainer
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared, prepare
 from common.metrics import score
@@ -39,7 +39,7 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
         ConfigError: The pooled data admits no privacy plan.
     """
     prepared = prepare(config)
-    partition = deal(config, prepared)
+    partition = load_or_make_partition(config, prepared)
     evaluator = PooledEvaluator(config, prepared, partition)
     rng = public_stream(config.seed, "baselines")
     chosen = sorted(rng.permutation(config.num_clients)[:_MOST_ALONE].tolist())
@@ -70,11 +70,11 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 
 
 def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
-    learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
     arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.classes)
     plan = plan_for(config, rows.num_units) if config.noises_gradients else None
     for server_round in range(1, config.participations + 1):
-        arrays = learner.train(arrays, rows, name=name, server_round=server_round, plan=plan)
+        arrays = trainer.train(arrays, rows, name=name, server_round=server_round, plan=plan)
     return arrays
 
 

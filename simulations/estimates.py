@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.training.trainer import Arrays, Learner
+from client.training.trainer import Arrays, Trainer
 from common.config.schema import RunConfig
-from common.data.client_dataset import Holdings, Shard
+from common.data.client_dataset import ImageDigests, Shard
 from common.data.decoding import BadImage, decode
 from common.data.sources.base_source import Entries
 from common.errors import DataError
@@ -30,11 +30,11 @@ def input_shape(config: RunConfig, entries: Entries) -> tuple[int, ...]:
         DataError: None of the first images can be read, and the small network takes their size.
     """
     if config.model.backbone != "cnn":
-        from common.models.backbone_info import backbone_facts
+        from common.models.backbone_info import backbone_info
 
-        facts = backbone_facts(config)
+        facts = backbone_info(config)
         if config.caches_features:
-            return (facts.num_mapped if config.model.head == "mlp" else facts.num_features,)
+            return (facts.num_flattened if config.model.head == "mlp" else facts.num_features,)
         return (facts.image_size, facts.image_size, 3)
     images = [image for image, _ in zip(_readable(entries), range(8), strict=False)]
     if not images:
@@ -56,11 +56,11 @@ def backbone_seconds(config: RunConfig, entries: Entries) -> float:
     if not config.caches_features or config.model.backbone == "cnn":
         return 0.0
     from common.data.feature_extraction import FeatureExtractor, choose_device
-    from common.models.backbone_info import backbone_facts
+    from common.models.backbone_info import backbone_info
     from common.models.classifier import feature_network
     from common.system.content_store import ContentStore
 
-    facts, shape, images = backbone_facts(config), input_shape(config, entries), list(_readable(entries))
+    facts, shape, images = backbone_info(config), input_shape(config, entries), list(_readable(entries))
     network, device = feature_network(config), choose_device(config.system.device)
     took = 0.0
     for _ in range(2):  # the first pass pays for warming up
@@ -89,16 +89,16 @@ def round_seconds(
     A network is timed on one epoch over a few rows and scaled up.
     """
     rows, epochs = size, config.training.local_epochs
-    if not config.closed_form:
+    if not config.needs_no_torch:
         rows, epochs = min(size, 256 if len(shape) == 1 or config.model.backbone == "cnn" else 32), 1
     training = config.training.model_copy(update={"local_epochs": epochs})
-    learner = Learner(config.model_copy(update={"training": training}), shape, classes)
+    trainer = Trainer(config.model_copy(update={"training": training}), shape, classes)
     shard = _made_up(config, shape, len(classes), rows)
-    plan = plan_for(learner.config, rows) if config.noises_gradients else None
-    if not config.closed_form:
-        learner.train(arrays, shard, name="dry-run", server_round=1, plan=plan)  # loads the network and warms up
+    plan = plan_for(trainer.config, rows) if config.noises_gradients else None
+    if not config.needs_no_torch:
+        trainer.train(arrays, shard, name="dry-run", server_round=1, plan=plan)  # loads the network and warms up
     started = time.perf_counter()
-    learner.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
+    trainer.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
     took = (time.perf_counter() - started) * size / rows * config.training.local_epochs / epochs
     return round(took * config.cohort_size * config.num_rounds, 1)
 
@@ -112,5 +112,5 @@ def _made_up(config: RunConfig, shape: tuple[int, ...], num_classes: int, rows: 
     labels = rng.integers(0, num_classes, rows)
     digests = rng.integers(0, 255, (rows, 32)).astype(np.uint8)
     none, units = np.zeros(0, dtype=np.int64), np.arange(rows)
-    held = Holdings(digests, digests, units)
+    held = ImageDigests(digests, digests, units)
     return Shard(inputs, labels, inputs[:0], labels[:0], rows, digests, units, none, held, held)

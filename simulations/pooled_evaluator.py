@@ -6,7 +6,7 @@ No real federation has one. Whatever it measures is marked `simulation_only`.
 import numpy as np
 
 from client.session import client_name
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.schema import RunConfig
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared
@@ -28,7 +28,7 @@ class PooledEvaluator:
     def __init__(self, config: RunConfig, prepared: Prepared, partition: Partition) -> None:
         rows = np.flatnonzero(partition.held_out)
         order = rows[np.argsort(partition.owner[rows], kind="stable")]
-        self._learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
+        self._learner = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
         self._start = self._learner.initial_personal()
         self._inputs = np.ascontiguousarray(prepared.inputs[order])
         self._labels = prepared.labels[order]

@@ -65,10 +65,10 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
 def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
     from client.app import app as client_app
     from server.app import create_app
-    from simulations.app import surround
+    from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    server_app = create_app(partial(surround, tracker=progress, progress=progress.work))
+    server_app = create_app(partial(make_context, tracker=progress, progress=progress.work))
     # A network spends its time in torch, which runs beside other threads.
-    workers = 1 if config.closed_form else (os.cpu_count() or 1)
+    workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
     run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients, num_workers=workers)

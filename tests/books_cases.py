@@ -7,7 +7,7 @@ import pytest
 from ledger_cases import KEYS, PLAN, holding
 
 from common.ledger.database import Ledger
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.policy import Policy
 
 PARTS = (holding(0, 6), holding(6, 8))
@@ -15,19 +15,19 @@ OTHERS = (holding(10, 16), holding(16, 18))
 ONE_PLAN = Policy(max_epsilon=PLAN.spent().pld, delta=PLAN.delta)
 
 
-def opened(folder: Path) -> Books:
-    return Books(Ledger(folder / "ledger.sqlite", durable=False), KEYS, simulated=True)
+def opened(folder: Path) -> LedgerSession:
+    return LedgerSession(Ledger(folder / "ledger.sqlite", durable=False), KEYS, simulated=True)
 
 
-@pytest.fixture(name="books")
-def books_fixture(tmp_path: Path) -> Iterator[Books]:
+@pytest.fixture(name="session")
+def session_fixture(tmp_path: Path) -> Iterator[LedgerSession]:
     found = opened(tmp_path)
     yield found
     found.ledger.close()
 
 
-def everything(books: Books) -> list[str]:
-    return list(books.ledger._connection.iterdump())
+def everything(session: LedgerSession) -> list[str]:
+    return list(session.ledger._connection.iterdump())
 
 
 def capped(epsilon: float, accountant: str = "pld") -> Policy:

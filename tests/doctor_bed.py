@@ -58,10 +58,10 @@ class Bed:
         return self.home / "holder" / "ledger.sqlite"
 
     def spend(self) -> None:
-        with own_holder().books() as books:
+        with own_holder().open_session() as session:
             parts = (holding(0, 6), holding(6, 8))
-            release(books, "first", PLAN, parts, [(1, "train"), (2, "train"), (3, "train"), (3, "closing")])
-            books.close("first", "a")
+            release(session, "first", PLAN, parts, [(1, "train"), (2, "train"), (3, "train"), (3, "closing")])
+            session.close("first", "a")
 
 
 @cache

@@ -18,7 +18,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.ledger.image_index import Members
 from common.ledger.registrations import Release
 from common.ledger.signed_heads import SignedHead, sign_head
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import Spent
 from common.privacy.plan import CountsPlan, PrivacyPlan
 from common.privacy.policy import ANYTHING
@@ -49,26 +49,26 @@ def holding(first: int, last: int, unit_size: int = 1) -> Holding:
 
 
 def release(
-    books: Books, run: str, plan: PrivacyPlan, parts: tuple[Holding, Holding], what: list[tuple[int, Release]]
+    session: LedgerSession, run: str, plan: PrivacyPlan, parts: tuple[Holding, Holding], what: list[tuple[int, Release]]
 ) -> None:
-    agreed = books.register(run, "a", plan, parts, ANYTHING)
+    agreed = session.register(run, "a", plan, parts, ANYTHING)
     for server_round, kind in what:
-        books.reserve(agreed, server_round, kind, ASKED, ANYTHING)
-        books.commit(agreed, server_round, kind, f"reply {server_round} {kind}".encode(), keep=2)
+        session.reserve(agreed, server_round, kind, ASKED, ANYTHING)
+        session.commit(agreed, server_round, kind, f"reply {server_round} {kind}".encode(), keep=2)
 
 
 def write_honest(file: Path, plan: PrivacyPlan = PLAN) -> list[SignedHead]:
     """A ledger with a run that is over, one that goes on over some of its images, a note and a refusal."""
     ledger = Ledger(file, durable=False)
-    books, heads = Books(ledger, KEYS, simulated=True), []
-    release(books, "first", plan, (holding(0, 6), holding(6, 8)), [(1, "train"), (2, "train")])
+    session, heads = LedgerSession(ledger, KEYS, simulated=True), []
+    release(session, "first", plan, (holding(0, 6), holding(6, 8)), [(1, "train"), (2, "train")])
     heads.append(sign_head(KEYS, ledger.head()))
-    release(books, "first", plan, (holding(0, 6), holding(6, 8)), [(3, "train"), (3, "closing")])
-    books.note("first", "a", "exact counts of held-out images left")
-    books.close("first", "a")
-    release(books, "second", plan, (holding(4, 10, 2), holding(10, 12)), [(1, "train")])
-    books.refuse("third", "a", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
-    books.note("fourth", "a", "took part with privacy.mechanism='none'")
+    release(session, "first", plan, (holding(0, 6), holding(6, 8)), [(3, "train"), (3, "closing")])
+    session.note("first", "a", "exact counts of held-out images left")
+    session.close("first", "a")
+    release(session, "second", plan, (holding(4, 10, 2), holding(10, 12)), [(1, "train")])
+    session.refuse("third", "a", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
+    session.note("fourth", "a", "took part with privacy.mechanism='none'")
     heads.append(sign_head(KEYS, ledger.head()))
     ledger.close()
     return heads

@@ -14,10 +14,10 @@ from common.errors import ClientFailure
 from common.ledger.database import Head
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
-from common.messages.codec import Declaration, Findings, encode_declaration, encode_head, encode_update
+from common.messages.codec import Declaration, Evaluation, encode_declaration, encode_head, encode_update
 from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
-from server.rounds.enrollment import Meeting, meet_clients
+from server.rounds.enrollment import Meeting, enroll_clients
 from simulations.engines.in_process import InProcessGrid
 
 RUN = "ab" * 16
@@ -51,7 +51,7 @@ def updates(client: int, head: SignedHead | None = None) -> Say:
     """Answers a training message as clients of a private run do."""
 
     def say(message: Message) -> Message:
-        findings = Findings(noised=NoisedCounts(np.array([3, 4])))
+        findings = Evaluation(noised=NoisedCounts(np.array([3, 4])))
         content = encode_update({"w": np.full(2, client, dtype=np.float32)}, 10, findings)
         if head is not None:
             content[LEDGER] = encode_head(head)
@@ -91,7 +91,7 @@ class LossyGrid(InProcessGrid):
 def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Meeting:
     if keeper is not None:  # who is not spoken of has a ledger as it should be
         queried = {n: declares(n, head_of(n, 5)) for n in range(clients)} | dict(queried)
-    return meet_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)
+    return enroll_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)
 
 
 @pytest.fixture(name="keeper")

@@ -6,7 +6,14 @@ from flwr.app import RecordDict
 from common.ledger.database import Head
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
-from common.messages.codec import Declaration, Findings, encode_declaration, encode_findings, encode_head, encode_update
+from common.messages.codec import (
+    Declaration,
+    Evaluation,
+    encode_declaration,
+    encode_evaluation,
+    encode_head,
+    encode_update,
+)
 from common.messages.fields import LEDGER, Releases
 from common.metrics import Counts, NoisedCounts
 
@@ -15,7 +22,7 @@ WEIGHTS: dict[str, np.ndarray] = {
     "a.bias": np.array([1, 2], dtype=np.float32),
 }
 COUNTS = Counts(np.array([[3, 1], [0, 2]]), 2.5)
-FOUND = Findings(COUNTS)
+FOUND = Evaluation(COUNTS)
 OWN_COUNTS = Counts(np.array([[4, 0], [1, 1]]), 1.25)
 EVERYTHING = Releases(train_loss=True, personal=True)
 DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
@@ -52,15 +59,15 @@ def _without_head(kind: str, releases: Releases) -> RecordDict:
     if kind == "query":
         return encode_declaration(DECLARED)
     found = _found(kind, releases)
-    return encode_findings(287, found) if kind == "evaluate" else encode_update(WEIGHTS, 287, found)
+    return encode_evaluation(287, found) if kind == "evaluate" else encode_update(WEIGHTS, 287, found)
 
 
-def _found(kind: str, releases: Releases) -> Findings | None:
+def _found(kind: str, releases: Releases) -> Evaluation | None:
     if releases.metrics == "none":
         return None
     if releases.metrics == "private":
-        return Findings(noised=NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2])))
+        return Evaluation(noised=NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2])))
     if releases.mechanism != "none":
-        return Findings(Counts(COUNTS.confusion, float("nan")))
+        return Evaluation(Counts(COUNTS.confusion, float("nan")))
     loss = 0.75 if releases.train_loss and kind == "train" else None
-    return Findings(COUNTS, OWN_COUNTS if releases.personal else None, loss)
+    return Evaluation(COUNTS, OWN_COUNTS if releases.personal else None, loss)

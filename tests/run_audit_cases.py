@@ -14,7 +14,7 @@ from common.config.schema import RunConfig
 from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import spent_by
 from common.privacy.events import Event, from_json
 from common.privacy.plan import PrivacyPlan
@@ -35,15 +35,15 @@ RUN = "a1b2"
 def keep(file: Path, plan: PrivacyPlan, name: str, rounds: int, *, closing: bool) -> SignedHead:
     """A client's ledger after so many rounds."""
     keys, ledger = HolderKeys.simulated(0, name), Ledger(file, durable=False)
-    books = Books(ledger, keys, simulated=True)
-    agreed = books.register(RUN, name, plan, (holding(0, 2), holding(2, 3)), ANYTHING)
+    session = LedgerSession(ledger, keys, simulated=True)
+    agreed = session.register(RUN, name, plan, (holding(0, 2), holding(2, 3)), ANYTHING)
     for server_round in range(1, rounds + 1):
-        books.reserve(agreed, server_round, "train", ASKED, ANYTHING)
-        books.commit(agreed, server_round, "train", b"reply", keep=2)
+        session.reserve(agreed, server_round, "train", ASKED, ANYTHING)
+        session.commit(agreed, server_round, "train", b"reply", keep=2)
     if closing:
-        books.reserve(agreed, rounds, "closing", ASKED, ANYTHING)
-        books.commit(agreed, rounds, "closing", b"counts", keep=2)
-        books.close(RUN, name)
+        session.reserve(agreed, rounds, "closing", ASKED, ANYTHING)
+        session.commit(agreed, rounds, "closing", b"counts", keep=2)
+        session.close(RUN, name)
     head = sign_head(keys, ledger.head())
     ledger.close()
     return head
@@ -54,23 +54,23 @@ def write_run(
 ) -> Path:
     """The folder that a run of three clients leaves, as the server writes it."""
     directory = RunDirectory.create(config.model_copy(update={"output_dir": str(folder)}))
-    spending = account(config, SIZES, [list(SIZES)] * rounds, complete=complete)
+    privacy_cost = account(config, SIZES, [list(SIZES)] * rounds, complete=complete)
     keeper = HeadKeeper([folder / "heads.jsonl"])
     if config.noises_gradients:
         (folder / "ledgers").mkdir()
-        for name, share in spending.shares.items():
+        for name, share in privacy_cost.shares.items():
             head = keep(folder / "ledgers" / f"{name}.sqlite", share.plan, name, rounds, closing=complete)
             assert not keeper.accept([(name, head)])
     statement = privacy_statement(
         config,
-        spending,
+        privacy_cost,
         status="complete" if complete else "interrupted",
         run_id=RUN,
         parties=Parties(heads=keeper.latest(SIZES)),
         simulated=simulated,
     )
     directory.write_json("privacy.json", statement)
-    directory.write_json("summary.json", {"epsilon_max": spending.epsilon_max})
+    directory.write_json("summary.json", {"epsilon_max": privacy_cost.epsilon_max})
     lines = [json.dumps({"round": number, "clients": 3, "failures": {}}) for number in range(1, rounds + 1)]
     directory.write_text("rounds.jsonl", "".join(f"{line}\n" for line in lines))
     return folder

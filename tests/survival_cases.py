@@ -11,14 +11,14 @@ from flwr.app import Context, Message, RecordDict
 from own_clients import SMALL, OwnClient, write_images
 
 import client.app as client_app
-from client.session import local_of
+from client.session import open_session
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.audit import audit_run
 from server.federation import run_federation
-from server.run_context import Surroundings
-from server.state.run_state import Outcome
+from server.run_context import RunContext
+from server.state.run_state import RunState
 from simulations.engines.in_process import InProcessGrid
 
 Fails = Callable[[int, Message], bool]
@@ -85,7 +85,7 @@ class FailingGrid(InProcessGrid):
         return ids
 
     def _new_context(self, node_id: int) -> Context:
-        local_of.cache_clear()
+        open_session.cache_clear()
         number = node_id - FIRST_NODE
         settings: dict[str, Scalar] = {"bract-client": str(self._folders[number])}
         if self._pinned[number]:
@@ -117,9 +117,9 @@ def survival_config(output: Path, **more: Scalar) -> RunConfig:
     return parse(override(defaults(), SMALL | own | given))
 
 
-def federate(folders: list[Path], config: RunConfig, **network: Any) -> tuple[Outcome, FailingGrid]:
+def federate(folders: list[Path], config: RunConfig, **network: Any) -> tuple[RunState, FailingGrid]:
     grid = FailingGrid(folders, config, **network)
-    return run_federation(grid, config, lambda _: Surroundings()), grid
+    return run_federation(grid, config, lambda _: RunContext()), grid
 
 
 @pytest.fixture(name="folders")

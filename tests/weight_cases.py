@@ -7,7 +7,7 @@ import timm
 import torch
 
 from common.config.schema import RunConfig
-from common.models.backbone import Body
+from common.models.backbone import Backbone
 
 MakeConfig = Callable[..., RunConfig]
 PACKAGED, SMALL = "efficientnet_lite0", "timm:mobilenetv3_small_050"
@@ -25,5 +25,5 @@ def classifier_tensors() -> dict[str, torch.Tensor]:
     return found
 
 
-def body_tensors(body: Body) -> dict[str, torch.Tensor]:
+def body_tensors(body: Backbone) -> dict[str, torch.Tensor]:
     return body.model.state_dict()

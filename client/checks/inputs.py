@@ -15,7 +15,7 @@ from common.config.loading import defaults, override, parse
 from common.data.scan import Scan, scan_source
 from common.data.sources.registry import open_source
 from common.errors import BractError, WeightsError
-from common.models.loading import RECORDED, load_body
+from common.models.loading import RECORDED, load_pretrained
 from common.models.names import resolve_name
 from common.models.weight_files import hash_tensors, read_tensors
 from common.system.paths import bract_home
@@ -89,7 +89,7 @@ def check_weights(site: Site) -> list[Finding]:
 def _check_default() -> Finding:
     name = str(defaults()["model.backbone"])
     try:
-        _, origin = load_body(resolve_name(name), "", side=None, seed=0)  # refuses what is not on record
+        _, origin = load_pretrained(resolve_name(name), "", side=None, seed=0)  # refuses what is not on record
     except WeightsError as error:
         return fail(
             "backbone",
@@ -140,7 +140,7 @@ def _tensors_of_default(file: Path) -> str:
     """Hash of the tensors, as a run compares it; empty if they are another backbone's."""
     read_tensors(file)  # whether they can be read at all is another question than whose they are
     try:
-        body, _ = load_body(resolve_name(str(defaults()["model.backbone"])), str(file), side=None, seed=0)
+        body, _ = load_pretrained(resolve_name(str(defaults()["model.backbone"])), str(file), side=None, seed=0)
     except WeightsError:
         return ""
     return hash_tensors(body.state_dict())

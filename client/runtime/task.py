@@ -148,9 +148,9 @@ def check_bundle(policy: Policy, files: dict[str, bytes]) -> str:
 def _note(site: Site, task: Task, error: BundleError) -> None:
     """Note a refusal in the holder's ledger, once for each request; the refusal stands whether that works or not."""
     try:
-        with own_holder().books() as books:
+        with own_holder().open_session() as session:
             # The server's own name for the run is in the message, which was not opened: Flower's stands for it.
             run = f"{task.run:032x}"
-            note_refusal(books, run, site.name, task.round, f"{task.kind} by other code", PolicyError(str(error)))
+            note_refusal(session, run, site.name, task.round, f"{task.kind} by other code", PolicyError(str(error)))
     except LedgerError as failed:
         _log.error("a refusal could not be written down: %s", failed)

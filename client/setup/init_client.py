@@ -112,7 +112,7 @@ def init_client(
     if policy is None:
         load_policy(site.policy_file)
     holder = own_holder()
-    with holder.books():
+    with holder.open_session():
         pass
     _write(site, policy, certificates)
     return site, holder

@@ -14,7 +14,7 @@ from client.runtime.client_lock import is_running
 from common.errors import LedgerError
 from common.ledger.audit.audit import audit_ledger
 from common.ledger.audit.costs import cost_of
-from common.ledger.audit.read_only import ledger_on_loan
+from common.ledger.audit.read_only import open_read_only
 from common.ledger.audit.report import AuditedRun, LedgerReport, Said, bounds
 from common.ledger.data_holder import LEDGER_FILE
 from common.ledger.hash_chain import Entry
@@ -142,7 +142,7 @@ def client_status(folder: Path) -> ClientStatus:
 
 
 def _runs(report: LedgerReport, client: str) -> tuple[RunStatus, ...]:
-    with ledger_on_loan(report.file) as ledger:
+    with open_read_only(report.file) as ledger:
         entries = ledger.entries("json_extract(event, '$.client') = ?", (client,))
     return tuple(
         _run(found, [entry for entry in entries if entry.event["run"] == found.run])

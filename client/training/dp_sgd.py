@@ -138,10 +138,12 @@ def train_head_privately(
         rows = members.rows(batch)
         inputs = held.batch(rows)
         with np.errstate(all="ignore"):  # a warning would tell which batch held a non-finite example
-            slopes = residuals(inputs, labels[rows], weight, row_by_row=True, label_smoothing=settings.label_smoothing)
+            logit_gradients = residuals(
+                inputs, labels[rows], weight, row_by_row=True, label_smoothing=settings.label_smoothing
+            )
         if members.grouped:
-            return clipped_head_group_sum(inputs, slopes, members.units(rows), max_grad_norm=bound).ravel()
-        return clipped_head_sum(inputs, slopes, max_grad_norm=bound, feature_norms=lengths[rows]).ravel()
+            return clipped_head_group_sum(inputs, logit_gradients, members.units(rows), max_grad_norm=bound).ravel()
+        return clipped_head_sum(inputs, logit_gradients, max_grad_norm=bound, feature_norms=lengths[rows]).ravel()
 
     start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()
     weights = private_steps(start, members.count, clipped, plan, settings, streams)

@@ -48,6 +48,6 @@ def train_head(
     for shuffled in shuffled_batches(len(labels), settings, rng):
         batch = np.sort(shuffled)
         rows = held.batch(batch)
-        slopes = residuals(rows, labels[batch], weight, label_smoothing=settings.label_smoothing)
-        optimizer.step(weight, slopes.T @ rows / np.float32(len(batch)))
+        logit_gradients = residuals(rows, labels[batch], weight, label_smoothing=settings.label_smoothing)
+        optimizer.step(weight, logit_gradients.T @ rows / np.float32(len(batch)))
     return {HEAD_WEIGHT: weight}

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from common.config.schema import RunConfig, parts
+from common.config.schema import RunConfig, split_list
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def settings_of(config: RunConfig, *, server_round: int, stream: bytes = b"") ->
         weight_decay=training.weight_decay,
         proximal_mu=(config.strategy.proximal_mu or 0.0) if config.strategy.name == "FedProx" else 0.0,
         label_smoothing=training.label_smoothing,
-        augmentation=parts(training.augmentation),
+        augmentation=split_list(training.augmentation),
         rotation_weight=training.rotation_weight,
         autocast=training.autocast,
         physical_batch_size=config.system.physical_batch_size,

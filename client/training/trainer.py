@@ -21,7 +21,7 @@ from common.models.initialization import initial_arrays
 from common.models.linear_head import HEAD_WEIGHT, head_logits, head_logits_row_by_row
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
-from common.system.aligned_arrays import in_line
+from common.system.aligned_arrays import align_rows
 
 if TYPE_CHECKING:
     from common.models.classifier import AnyNetwork
@@ -30,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Learner:
+class Trainer:
     """Training and scoring as one run's configuration asks for.
 
     Attributes:
@@ -46,7 +46,7 @@ class Learner:
     @property
     def trainable(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all trained tensors, personal ones included: the client's own list."""
-        if self.config.closed_form:
+        if self.config.needs_no_torch:
             return {HEAD_WEIGHT: (len(self.classes), self.input_shape[0])}
         network = self._network()
         shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
@@ -93,7 +93,7 @@ class Learner:
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream)
         rng = public_stream(self.config.seed, "batches", name, server_round)
-        if self.config.closed_form:
+        if self.config.needs_no_torch:
             rows = (shard.train_inputs, shard.train_labels)
             if plan is not None:
                 fresh = PrivateStreams.fresh()
@@ -116,9 +116,11 @@ class Learner:
             inputs: Features or pixels.
             apart: Let no row depend on another one, not even by rounding: what noised counts need.
         """
-        if self.config.closed_form:
+        if self.config.needs_no_torch:
             weight = arrays[HEAD_WEIGHT]
-            return head_logits_row_by_row(in_line(inputs), in_line(weight)) if apart else head_logits(inputs, weight)
+            return (
+                head_logits_row_by_row(align_rows(inputs), align_rows(weight)) if apart else head_logits(inputs, weight)
+            )
         from client.training.network_sgd import network_logits
 
         settings = settings_of(self.config, server_round=1)

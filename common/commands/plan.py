@@ -10,7 +10,7 @@ from rich.console import Console
 from common.commands.plan_view import curve_rounds, draw_plan, show_plan
 from common.commands.run_settings import given_settings
 from common.config import loading as settings
-from common.config.schema import RunConfig, parts
+from common.config.schema import RunConfig, split_list
 from common.errors import ConfigError, WeightsError
 from common.privacy.plan_table import as_json, every_round, make_table, milestones
 from common.system.console import bar_factory, plain_errors
@@ -130,14 +130,14 @@ def _run_and_sizes(
 
 def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | None) -> tuple[int | None, str]:
     """How many values are trained, or None and what would tell: nothing is loaded to find out."""
-    if not run.closed_form:
+    if not run.needs_no_torch:
         return None, "--parameters N (`bract simulate --dry-run` counts them)"
-    number = classes or len(parts(run.data.classes)) or (len(entries.classes) if entries else 0)
+    number = classes or len(split_list(run.data.classes)) or (len(entries.classes) if entries else 0)
     if not number:
         return None, "--classes N (or --parameters N)"
-    from common.models.backbone_info import backbone_facts
+    from common.models.backbone_info import backbone_info
 
     try:
-        return backbone_facts(run).num_features * number, ""
+        return backbone_info(run).num_features * number, ""
     except WeightsError:
         return None, f"--parameters N: the weights of {run.model.backbone} are not on this machine"

@@ -61,7 +61,7 @@ def given_settings(
 _PLACES = ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source")
 
 
-def given_to_run(
+def settings_for_run(
     pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
 ) -> dict[str, Scalar]:
     """All settings the user gave, the command line over the file, paths made absolute.
@@ -93,7 +93,7 @@ def given_to_run(
     return given
 
 
-def given_to_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:
+def settings_for_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:
     """The settings that a run was started with; only the device may be another one.
 
     Args:

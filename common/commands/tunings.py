@@ -65,13 +65,13 @@ def tuning_table(backbones: Sequence[str], tunings: Sequence[str], *, num_classe
 
 
 def _row(backbone: str, tuning: str, num_classes: int) -> TuningRow:
-    from common.models.backbone_info import backbone_facts
+    from common.models.backbone_info import backbone_info
     from common.models.classifier import build_network
 
     given = {"model.backbone": backbone, "model.tuning": tuning, "model.weights": "random"}
     try:
         config = parse(override(defaults(), given))
-        facts = backbone_facts(config)
+        facts = backbone_info(config)
         side = facts.image_size
         shape = (facts.num_features,) if config.caches_features else (side, side, 3)
         network = build_network(config, shape, num_classes)

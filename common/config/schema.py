@@ -48,7 +48,7 @@ def _is_tuning(value: str) -> str:
 
 
 def _are_augmentations(value: str) -> str:
-    unknown = set(parts(value)) - set(AUGMENTATIONS)
+    unknown = set(split_list(value)) - set(AUGMENTATIONS)
     if unknown:
         raise ValueError(
             f"{', '.join(sorted(unknown))} unknown; there are {', '.join(AUGMENTATIONS)}, joined by commas"
@@ -56,12 +56,12 @@ def _are_augmentations(value: str) -> str:
     return value
 
 
-def parts(listed: str) -> tuple[str, ...]:
+def split_list(listed: str) -> tuple[str, ...]:
     """The items of a comma-separated setting.
 
-    >>> parts("crop, flip")
+    >>> split_list("crop, flip")
     ('crop', 'flip')
-    >>> parts("")
+    >>> split_list("")
     ()
     """
     return tuple(item.strip() for item in listed.split(",") if item.strip())
@@ -296,7 +296,7 @@ class RunConfig(_Section):
         return self.tuning == "head" and not self.training.augmentation
 
     @property
-    def closed_form(self) -> bool:
+    def needs_no_torch(self) -> bool:
         """Whether training needs NumPy alone: a linear head on cached features."""
         return self.caches_features and self.model.head != "mlp"
 

@@ -10,7 +10,7 @@ from common.data.partitioning.partition import Partition
 from common.data.partitioning.privacy_units import unit_numbers
 from common.errors import DataError
 from common.randomness import keyed_uniform
-from common.system.aligned_arrays import in_line
+from common.system.aligned_arrays import align_rows
 
 if TYPE_CHECKING:
     from common.data.preprocessing import Prepared
@@ -19,7 +19,7 @@ _VOTE_KEY = b"which image of a unit votes"
 
 
 @dataclass(frozen=True, eq=False)
-class Holdings:
+class ImageDigests:
     """What names the images of one part of a client's data, whatever became of them; compared by identity.
 
     Attributes:
@@ -46,7 +46,7 @@ class Shard:
         train_digests: (a, 32) uint8, a name for each training image that depends on
             its pixels alone.
         train_units: (a,) int64, equal for rows of one privacy unit.
-        voters: (v,) int64, rows held out that may vote under DP: one of each unit, and none of
+        evaluation_units: (v,) int64, rows held out that may vote under DP: one of each unit, and none of
             a unit that is trained on.
         train_holdings: All training images, copies included.
         test_holdings: All images held out, those that do not vote left out.
@@ -59,9 +59,9 @@ class Shard:
     num_units: int
     train_digests: np.ndarray
     train_units: np.ndarray
-    voters: np.ndarray
-    train_holdings: Holdings
-    test_holdings: Holdings
+    evaluation_units: np.ndarray
+    train_holdings: ImageDigests
+    test_holdings: ImageDigests
 
 
 def shard(
@@ -103,7 +103,7 @@ def shard(
         num_units=int(sizes[partition_id]),
         train_digests=np.ascontiguousarray(prepared.digests[train]),
         train_units=own[kept],
-        voters=votes,
+        evaluation_units=votes,
         train_holdings=_holdings(prepared, held, own),
         test_holdings=_holdings(prepared, test[voting], other[voting]),
     )
@@ -111,11 +111,11 @@ def shard(
 
 def _in_line(rows: np.ndarray) -> np.ndarray:
     """Features in aligned memory, so that training rounds each row alike; pixels as they are."""
-    return in_line(rows) if rows.ndim == 2 else np.ascontiguousarray(rows)
+    return align_rows(rows) if rows.ndim == 2 else np.ascontiguousarray(rows)
 
 
-def _holdings(prepared: "Prepared", rows: np.ndarray, units: np.ndarray) -> Holdings:
-    return Holdings(prepared.file_digests[rows], prepared.digests[rows], units)
+def _holdings(prepared: "Prepared", rows: np.ndarray, units: np.ndarray) -> ImageDigests:
+    return ImageDigests(prepared.file_digests[rows], prepared.digests[rows], units)
 
 
 def _first_copies(digests: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.schema import RunConfig, parts
+from common.config.schema import RunConfig, split_list
 from common.data.scan import Fault, Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
 from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
@@ -96,7 +96,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
     scan = scan_source(source, progress=progress)
     if not shows_nothing:
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-        if len(parts(config.data.classes)) < 2:  # a client may lack classes of an agreed list, even all but one
+        if len(split_list(config.data.classes)) < 2:  # a client may lack classes of an agreed list, even all but one
             refuse_single_class(scan)
     wanted = early or (_public_cnn_inputs(config) if shows_nothing else _cnn_inputs(config, scan))
     store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
@@ -124,14 +124,14 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
 
 
 def _backbone_inputs(config: RunConfig) -> _Inputs:
-    from common.models.backbone_info import backbone_facts
+    from common.models.backbone_info import backbone_info
 
-    facts = backbone_facts(config)
+    facts = backbone_info(config)
     side = facts.image_size
     if not config.caches_features:
         named: list[object] = [FORMAT, "pixels", side, 3, facts.interpolation]
         return _Inputs(_key(named), (side, side, 3), "uint8", facts.interpolation, side)
-    size = facts.num_mapped if config.model.head == "mlp" else facts.num_features
+    size = facts.num_flattened if config.model.head == "mlp" else facts.num_features
     named = [FORMAT, "features", facts.sha256, side, facts.mean, facts.std, facts.interpolation]
     named += [config.model.head, config.model.backbone, config.system.device]
     return _Inputs(_key(named), (size,), "float32", facts.interpolation, side)

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.ledger.database import Ledger
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 
 _MOST = 128  # each has up to three files open
 _Key = tuple[int, Path, str]
-_idle: "OrderedDict[_Key, tuple[Books, tuple[int, int]]]" = OrderedDict()
+_idle: "OrderedDict[_Key, tuple[LedgerSession, tuple[int, int]]]" = OrderedDict()
 _lock = threading.Lock()
 
 
 @contextmanager
-def opened(file: Path, identity: str, make: Callable[[], Books]) -> Iterator[Books]:
+def opened(file: Path, identity: str, make: Callable[[], LedgerSession]) -> Iterator[LedgerSession]:
     """A holder's books for one message.
 
     Args:
@@ -30,13 +30,13 @@ def opened(file: Path, identity: str, make: Callable[[], Books]) -> Iterator[Boo
         make: Opens them.
     """
     key = (os.getpid(), file, identity)
-    books, place = _take(key) or _open(file, make)
+    session, place = _acquire(key) or _open(file, make)
     try:
-        yield books
+        yield session
     except BaseException:
-        books.ledger.close()  # whatever went wrong, nobody goes on with this connection
+        session.ledger.close()  # whatever went wrong, nobody goes on with this connection
         raise
-    _give_back(key, books, place)
+    _release(key, session, place)
 
 
 def close_below(folder: Path) -> None:
@@ -47,40 +47,40 @@ def close_below(folder: Path) -> None:
     """
     with _lock:
         found = [key for key in _idle if key[0] == os.getpid() and key[1].is_relative_to(folder)]
-        books = [_idle.pop(key)[0] for key in found]
-    for one in books:
+        session = [_idle.pop(key)[0] for key in found]
+    for one in session:
         one.ledger.close()
     for rest in folder.glob("*.sqlite-wal"):  # of processes that were killed
         Ledger(rest.with_suffix(".sqlite"), durable=False).close()
 
 
-def _take(key: _Key) -> tuple[Books, tuple[int, int]] | None:
+def _acquire(key: _Key) -> tuple[LedgerSession, tuple[int, int]] | None:
     with _lock:
         found = _idle.pop(key, None)
     if found is None:
         return None
-    books, place = found
+    session, place = found
     if _place(key[1]) != place:
-        books.ledger.close()
+        session.ledger.close()
         return None
     return found
 
 
-def _open(file: Path, make: Callable[[], Books]) -> tuple[Books, tuple[int, int] | None]:
+def _open(file: Path, make: Callable[[], LedgerSession]) -> tuple[LedgerSession, tuple[int, int] | None]:
     """The books, and which file they are; None if it was replaced under our hands: they are then used once."""
     before = _place(file)
-    books = make()
+    session = make()
     place = _place(file)
-    return books, place if before in (None, place) else None
+    return session, place if before in (None, place) else None
 
 
-def _give_back(key: _Key, books: Books, place: tuple[int, int] | None) -> None:
-    spare: list[Books] = []
+def _release(key: _Key, session: LedgerSession, place: tuple[int, int] | None) -> None:
+    spare: list[LedgerSession] = []
     with _lock:
         if place is None or key in _idle:
-            spare.append(books)
+            spare.append(session)
         else:
-            _idle[key] = (books, place)
+            _idle[key] = (session, place)
         while len(_idle) > _MOST:
             spare.append(_idle.popitem(last=False)[1][0])
     for one in spare:

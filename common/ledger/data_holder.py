@@ -14,7 +14,7 @@ from common.ledger.database import Ledger
 from common.ledger.hash_chain import check_chain
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import SignedHead, sign_head
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.system.paths import bract_home
 
 LEDGER_FILE = "ledger.sqlite"
@@ -41,35 +41,35 @@ class Holder:
     replies_kept: int
 
     @contextmanager
-    def books(self) -> Iterator[Books]:
+    def open_session(self) -> Iterator[LedgerSession]:
         """The ledger, opened and found to be no older than its last head; the head is kept on leaving.
 
         Raises:
             LedgerError: The ledger is damaged, older than its last head, or cannot be written.
         """
-        with opened(self.ledger_file, f"{self.keys.public}{self.durable}{self.simulated}", self._open) as books:
-            self._refuse_older(books.ledger)
+        with opened(self.ledger_file, f"{self.keys.public}{self.durable}{self.simulated}", self._open) as open_session:
+            self._refuse_older(open_session.ledger)
             try:
-                yield books
+                yield open_session
             finally:
-                self._keep_head(books.ledger)
+                self._keep_head(open_session.ledger)
 
-    def _open(self) -> Books:
+    def _open(self) -> LedgerSession:
         ledger = Ledger(self.ledger_file, durable=self.durable)
         try:
             self._refuse_older(ledger)  # before an empty file in its place gets a first entry
-            books = Books(ledger, self.keys, simulated=self.simulated)
+            open_session = LedgerSession(ledger, self.keys, simulated=self.simulated)
             if not self.simulated:
                 # The last entry may be there without those before it: an old log beside a restored file.
                 check_chain(ledger.entries())
-            return books
+            return open_session
         except BaseException:
             ledger.close()
             raise
 
-    def head(self, books: Books) -> SignedHead:
+    def head(self, open_session: LedgerSession) -> SignedHead:
         """The ledger's head as a client sends it along."""
-        return sign_head(self.keys, books.ledger.head())
+        return sign_head(self.keys, open_session.ledger.head())
 
     def _refuse_older(self, ledger: Ledger) -> None:
         """A restored backup lacks entries, and with them what was spent."""

@@ -69,7 +69,7 @@ def content_of(keys: HolderKeys, unit: Unit, parts: tuple[Holding, ...]) -> str:
     return keys.name_of(whole.digest(), "content").hex()
 
 
-def resolve(ledger: Ledger, keys: HolderKeys, part: Holding, *, seq: int) -> Members:
+def image_ids(ledger: Ledger, keys: HolderKeys, part: Holding, *, seq: int) -> Members:
     """The ledger's numbers of some images; those it has never seen get new ones. Inside a transaction.
 
     Two names that the ledger took for two images turn out to be one image's: then both are, and a link
@@ -131,7 +131,7 @@ def aliases(ledger: Ledger) -> dict[int, int]:
     return {image: root(image) for image in least}
 
 
-def same_images(images: np.ndarray, known_as: dict[int, int]) -> np.ndarray:
+def follow_links(images: np.ndarray, known_as: dict[int, int]) -> np.ndarray:
     """Numbers of images with links followed."""
     if not known_as:
         return images

@@ -132,7 +132,7 @@ def charge_of(
     parts: dict[str, images.Members] = {}
     for name in images.PARTS:
         members = images.read_part(ledger, dataset, name)[1]
-        parts[name] = images.Members(images.same_images(members.images, known_as), members.units)
+        parts[name] = images.Members(images.follow_links(members.images, known_as), members.units)
     return Charge(unit_of(plan), parts, planned_events(plan), released_events(plan, releases), closed)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.ledger.audit.costs import worst_image
-from common.ledger.audit.read_only import ledger_on_loan
+from common.ledger.audit.read_only import open_read_only
 from common.ledger.registrations import charges_in
 from common.privacy.policy import Policy
 
@@ -48,7 +48,7 @@ def budget_of(file: Path, policy: Policy) -> Budget:
         LedgerError: The ledger cannot be read.
         PrivacyError: An entry holds no plan, or the accountants disagree.
     """
-    with ledger_on_loan(file) as ledger:
+    with open_read_only(file) as ledger:
         worst = worst_image(charges_in(ledger), delta=policy.delta)
     spent = worst.spent.rdp if policy.accountant == "rdp" else worst.spent.pld
     return Budget(spent, policy.max_epsilon, worst.images)

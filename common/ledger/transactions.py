@@ -33,7 +33,7 @@ from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
 
 
-class Books:
+class LedgerSession:
     """One holder's ledger and keys, opened.
 
     Args:
@@ -99,7 +99,7 @@ class Books:
             return
         seq = self.ledger.head().seq + 1
         for name, part in zip(images.PARTS, parts, strict=True):
-            members = images.resolve(self.ledger, self.keys, part, seq=seq)
+            members = images.image_ids(self.ledger, self.keys, part, seq=seq)
             images.keep_part(self.ledger, dataset, name, unit_of(plan), members)
 
     def _check_budget(self, run: str, client: str, dataset: str, plan: PrivacyPlan, policy: Policy) -> None:

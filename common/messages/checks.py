@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from common.errors import FederationError, PrivacyError
-from common.messages.codec import CONFIG, Declaration, Findings, decode_findings
+from common.messages.codec import CONFIG, Declaration, Evaluation, decode_evaluation
 from common.messages.fields import ARRAYS, CLIENT, LEDGER, METRICS, NUM_EXAMPLES, Releases
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
@@ -84,7 +84,7 @@ def check_reply(
     message_type: str,
     releases: Releases,
     travelling: Mapping[str, tuple[int, ...]],
-) -> Findings | None:
+) -> Evaluation | None:
     """What a reply says of the incoming model, if the server may use the reply at all.
 
     Flower's strategies pair tensors of clients by position, so their order counts too.
@@ -111,7 +111,7 @@ def check_reply(
         return None
     if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:
         raise FederationError(f"client {declared.name} weighs its update by another size than it declared")
-    return decode_findings(content, len(declared.classes))
+    return decode_evaluation(content, len(declared.classes))
 
 
 def _check_numbers(record: ArrayRecord, travelling: Mapping[str, tuple[int, ...]], who: str, *, clipped: bool) -> None:

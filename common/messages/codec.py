@@ -39,7 +39,7 @@ _CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}  # a client takes the last 
 
 
 @dataclass(frozen=True)
-class Findings:
+class Evaluation:
     """What a client says of the incoming model.
 
     Attributes:
@@ -137,34 +137,34 @@ def decode_declaration(content: RecordDict) -> Declaration:
     return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest, bundle)
 
 
-def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, findings: Findings | None) -> RecordDict:
+def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, evaluation: Evaluation | None) -> RecordDict:
     """The reply to a training message.
 
     Args:
         arrays: Travelling tensors after local training.
         num_units: Declared size of the client: the aggregation weight.
-        findings: Evaluation of the incoming model, if any of it may leave.
+        evaluation: Evaluation of the incoming model, if any of it may leave.
     """
-    return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, findings)})
+    return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, evaluation)})
 
 
-def encode_findings(num_units: int, findings: Findings | None) -> RecordDict:
+def encode_evaluation(num_units: int, evaluation: Evaluation | None) -> RecordDict:
     """The reply to an evaluation message."""
-    return RecordDict({METRICS: _metrics(num_units, findings)})
+    return RecordDict({METRICS: _metrics(num_units, evaluation)})
 
 
-def _metrics(num_units: int, findings: Findings | None) -> MetricRecord:
+def _metrics(num_units: int, evaluation: Evaluation | None) -> MetricRecord:
     metrics = MetricRecord({NUM_EXAMPLES: num_units})
-    if findings is None:
+    if evaluation is None:
         return metrics
-    if findings.counts is not None:
-        _put_counts(metrics, findings.counts, CONFUSION, LOSS_SUM)
-    if findings.noised is not None:
-        _put_noised(metrics, findings.noised)
-    if findings.personal is not None:
-        _put_counts(metrics, findings.personal, *PERSONAL_COUNTS)
-    if findings.train_loss is not None:
-        metrics[TRAIN_LOSS] = float(findings.train_loss)
+    if evaluation.counts is not None:
+        _put_counts(metrics, evaluation.counts, CONFUSION, LOSS_SUM)
+    if evaluation.noised is not None:
+        _put_noised(metrics, evaluation.noised)
+    if evaluation.personal is not None:
+        _put_counts(metrics, evaluation.personal, *PERSONAL_COUNTS)
+    if evaluation.train_loss is not None:
+        metrics[TRAIN_LOSS] = float(evaluation.train_loss)
     return metrics
 
 
@@ -182,7 +182,7 @@ def _put_noised(metrics: MetricRecord, noised: NoisedCounts) -> None:
         metrics[NOISED_CONFUSION] = cells
 
 
-def decode_findings(content: RecordDict, num_classes: int | None = None) -> Findings | None:
+def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Evaluation | None:
     """What a reply says of the incoming model, or None if it carries no counts.
 
     Args:
@@ -196,7 +196,7 @@ def decode_findings(content: RecordDict, num_classes: int | None = None) -> Find
     metrics = content.metric_records[METRICS]
     noised = _noised(metrics, num_classes)
     if noised is not None:
-        return Findings(noised=noised)
+        return Evaluation(noised=noised)
     if CONFUSION not in metrics:
         return None
     counts = _counts(metrics, CONFUSION, LOSS_SUM, num_classes)
@@ -204,7 +204,7 @@ def decode_findings(content: RecordDict, num_classes: int | None = None) -> Find
     loss = metrics.get(TRAIN_LOSS)
     if loss is not None and not (isinstance(loss, float) and math.isfinite(loss) and loss >= 0):
         raise FederationError("a client sent a training loss that is no finite number of at least 0")
-    return Findings(counts, personal, loss)
+    return Evaluation(counts, personal, loss)
 
 
 def _noised(metrics: MetricRecord, num_classes: int | None) -> NoisedCounts | None:
@@ -239,8 +239,8 @@ def sum_counts(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord
     Flower's default would average them. Returns an empty record where no exact counts are sent.
     """
     del weighted_by_key
-    findings = [found for found in map(decode_findings, contents) if found is not None]
-    summed = total(found.counts for found in findings if found.counts is not None)
+    evaluation = [found for found in map(decode_evaluation, contents) if found is not None]
+    summed = total(found.counts for found in evaluation if found.counts is not None)
     if summed is None:
         return MetricRecord()
     metrics = MetricRecord()

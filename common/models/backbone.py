@@ -27,7 +27,7 @@ class Preprocessing:
     image_size: int
 
 
-class Body(nn.Module):
+class Backbone(nn.Module):
     """A backbone without its classifier.
 
     Attributes:
@@ -40,7 +40,7 @@ class Body(nn.Module):
         self.model = model
         self.preprocessing = preprocessing
 
-    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the last layer gives before pooling: (n, ...) for normalised (n, 3, side, side)."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class Body(nn.Module):
         """Features (n, d) from maps."""
         raise NotImplementedError
 
-    def groups(self) -> list[list[str]]:
+    def layer_groups(self) -> list[list[str]]:
         """Parameter names by group of layers, from the first to the last."""
         raise NotImplementedError
 

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
-from common.models.loading import load_body
+from common.models.loading import load_pretrained
 from common.models.names import resolve_name
 from common.models.weight_files import RANDOM, check_weights_file, hash_tensors
 from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
-    from common.models.backbone import Body
+    from common.models.backbone import Backbone
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
-class BackboneFacts:
+class BackboneInfo:
     """What a run needs to know of its backbone without loading it.
 
     Attributes:
         sha256: Hash of all its tensors: what clients must agree on.
         origin: Where the weights came from.
         num_features: Length of one image's pooled features.
-        num_mapped: Length of its flattened maps, what an `mlp` head takes.
+        num_flattened: Length of its flattened maps, what an `mlp` head takes.
         image_size: Side in pixels that images are brought to.
         mean: Of each channel, in 0..255.
         std: Of each channel.
@@ -41,14 +41,14 @@ class BackboneFacts:
     sha256: str
     origin: str
     num_features: int
-    num_mapped: int
+    num_flattened: int
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
 
 
-def load_backbone(config: RunConfig) -> "Body":
+def load_backbone(config: RunConfig) -> "Backbone":
     """The run's backbone: pretrained, statistics frozen by type, no parameter requires a gradient.
 
     Raises:
@@ -58,13 +58,15 @@ def load_backbone(config: RunConfig) -> "Body":
     from common.models.frozen_batch_norm import freeze_batch_norm
 
     model = config.model
-    body, _ = load_body(resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed)
+    body, _ = load_pretrained(
+        resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed
+    )
     _check_pin(config, hash_tensors(body.state_dict()))
     freeze_batch_norm(body)
     return body.eval().requires_grad_(False)
 
 
-def backbone_facts(config: RunConfig) -> BackboneFacts:
+def backbone_info(config: RunConfig) -> BackboneInfo:
     """Facts about the run's backbone, from an earlier load where there was one.
 
     Raises:
@@ -99,12 +101,12 @@ def _request(config: RunConfig) -> str:
 
 
 @lru_cache(maxsize=64)
-def _remembered(request: str, config: RunConfig) -> BackboneFacts:
+def _remembered(request: str, config: RunConfig) -> BackboneInfo:
     folder = cache_folder("backbones")
     file = folder / f"{request}.json"
     if file.is_file():
         known = json.loads(file.read_text())
-        return BackboneFacts(**known | {"mean": tuple(known["mean"]), "std": tuple(known["std"])})
+        return BackboneInfo(**known | {"mean": tuple(known["mean"]), "std": tuple(known["std"])})
     facts = _measure(config)
     handle, scratch = tempfile.mkstemp(dir=folder)
     with os.fdopen(handle, "w") as stream:
@@ -113,15 +115,17 @@ def _remembered(request: str, config: RunConfig) -> BackboneFacts:
     return facts
 
 
-def _measure(config: RunConfig) -> BackboneFacts:
+def _measure(config: RunConfig) -> BackboneInfo:
     import torch
 
     model = config.model
-    body, origin = load_body(resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed)
+    body, origin = load_pretrained(
+        resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed
+    )
     facts = body.preprocessing
     try:
         with torch.inference_mode():
-            maps = body.maps(torch.zeros(1, 3, facts.image_size, facts.image_size))
+            maps = body.feature_maps(torch.zeros(1, 3, facts.image_size, facts.image_size))
             pooled = body.pooled(maps)
     except (AssertionError, RuntimeError, ValueError):
         raise ConfigError(
@@ -129,11 +133,11 @@ def _measure(config: RunConfig) -> BackboneFacts:
             "the backbone's own, or try a larger multiple of 32"
         ) from None
     mapped = maps if maps.ndim == 4 else pooled
-    return BackboneFacts(
+    return BackboneInfo(
         sha256=hash_tensors(body.state_dict()),
         origin=origin,
         num_features=pooled.shape[1],
-        num_mapped=mapped[0].numel(),
+        num_flattened=mapped[0].numel(),
         image_size=facts.image_size,
         mean=facts.mean,
         std=facts.std,
@@ -152,7 +156,7 @@ def describe(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """How an image becomes the network's input and features: facts for the model card."""
     if config.model.backbone == "cnn":
         return {"image_size": input_shape[0], "channels": input_shape[2], "mean": 127.5, "std": 127.5}
-    facts = backbone_facts(config)
+    facts = backbone_info(config)
     words = {
         "power": "signed square root, centred and scaled to unit length for each image",
         "standard": "centred and scaled to length sqrt(d) for each image",

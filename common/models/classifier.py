@@ -9,8 +9,8 @@ from torch import nn
 
 from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.models.backbone import Body
-from common.models.backbone_info import backbone_facts, load_backbone, scaling_of
+from common.models.backbone import Backbone
+from common.models.backbone_info import backbone_info, load_backbone, scaling_of
 from common.models.frozen_batch_norm import FrozenBatchNorm
 from common.models.small_cnn import SmallCnn, to_pixels
 from common.models.torch_heads import build_head, scale_features
@@ -29,7 +29,7 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, body: Body | None, head: nn.Module, *, scaling: str, flat: bool, rotation: nn.Module | None
+        self, body: Backbone | None, head: nn.Module, *, scaling: str, flat: bool, rotation: nn.Module | None
     ) -> None:
         super().__init__()
         self.body = body
@@ -54,7 +54,7 @@ class Network(nn.Module):
         """(n, d) scaled features of prepared inputs."""
         if self.body is None:
             return inputs
-        maps = self.body.maps(inputs)
+        maps = self.body.feature_maps(inputs)
         raw = maps.flatten(1) if self._flat and maps.ndim == 4 else self.body.pooled(maps)
         return scale_features(raw, self._scaling)
 
@@ -108,8 +108,8 @@ def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: 
     if body is None:
         size = input_shape[0]
     else:
-        facts = backbone_facts(config)
-        size = facts.num_mapped if flat else facts.num_features
+        facts = backbone_info(config)
+        size = facts.num_flattened if flat else facts.num_features
         if config.noises_gradients:
             _unfuse_attention(body)
         if config.tuning == "lora":
@@ -126,7 +126,7 @@ def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: 
     return network.eval()
 
 
-def _unfuse_attention(body: Body) -> None:
+def _unfuse_attention(body: Backbone) -> None:
     """Fused attention has no batched form: per-example gradients in chunks would fall back to a loop."""
     for layer in body.modules():
         if hasattr(layer, "fused_attn"):
@@ -188,7 +188,7 @@ def personal_names(config: RunConfig, input_shape: tuple[int, ...], num_classes:
     if config.model.personal == "head":
         return frozenset(name for name in network.trained if name.startswith("head."))
     body = network.body
-    affine = {f"body.{name}" for name in norm_names(body, (FrozenBatchNorm,))} if isinstance(body, Body) else set()
+    affine = {f"body.{name}" for name in norm_names(body, (FrozenBatchNorm,))} if isinstance(body, Backbone) else set()
     found = frozenset(name for name in network.trained if name in affine)
     if not found:
         raise ConfigError(

@@ -26,7 +26,7 @@ def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Seq
     Raises:
         ConfigError: `model.head='text'` without a CLIP backbone.
     """
-    if config.closed_form:
+    if config.needs_no_torch:
         return (
             {"head.weight": _text_head(config, classes)}
             if config.model.head == "text"

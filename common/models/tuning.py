@@ -6,13 +6,13 @@ from torch import nn
 
 from common.config.schema import TUNINGS
 from common.errors import ConfigError
-from common.models.backbone import Body
+from common.models.backbone import Backbone
 from common.models.frozen_batch_norm import FrozenBatchNorm
 
 _NORMS = (FrozenBatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def tuned_names(body: Body, tuning: str, backbone: str) -> list[str]:
+def tuned_names(body: Backbone, tuning: str, backbone: str) -> list[str]:
     """Names of the body's parameters that are trained; the head is trained in every mode.
 
     Args:
@@ -38,7 +38,7 @@ def tuned_names(body: Body, tuning: str, backbone: str) -> list[str]:
     return names
 
 
-def _chosen(body: Body, tuning: str, backbone: str) -> list[str]:
+def _chosen(body: Backbone, tuning: str, backbone: str) -> list[str]:
     everything = [name for name, _ in body.named_parameters()]
     if tuning == "head":
         return []
@@ -50,7 +50,7 @@ def _chosen(body: Body, tuning: str, backbone: str) -> list[str]:
         return norm_names(body)
     if tuning == "lora":
         return [name for name in everything if ".lora_" in name]
-    groups = body.groups()
+    groups = body.layer_groups()
     wanted = int(tuning.partition(":")[2])
     if wanted > len(groups):
         raise ConfigError(
@@ -69,7 +69,7 @@ def norm_names(body: nn.Module, kinds: tuple[type[nn.Module], ...] = _NORMS) -> 
     ]
 
 
-def possible_tunings(body: Body) -> list[str]:
+def possible_tunings(body: Backbone) -> list[str]:
     """The ways of tuning that a backbone admits."""
     found = {"head", "full", "last:<n>", "lora"}
     found |= {"bias"} if any(name.endswith("bias") for name, _ in body.named_parameters()) else set()
@@ -77,7 +77,7 @@ def possible_tunings(body: Body) -> list[str]:
     return [tuning for tuning in TUNINGS if tuning in found]
 
 
-def add_lora(body: Body, rank: int) -> None:
+def add_lora(body: Backbone, rank: int) -> None:
     """Put low-rank layers beside every linear layer and every ungrouped convolution, in place.
 
     In mobile nets these are the 1x1 convolutions; depthwise ones cannot be split by rank.

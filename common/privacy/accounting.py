@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.accounting_cache import remembered
+from common.privacy.accounting_cache import cached_figure
 from common.privacy.events import DpSgdEvent, Event, merged
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
     history = merged(events)
     if not history:
         return NOTHING
-    rdp = remembered("rdp", (history, delta), lambda: rdp_epsilon(history, delta), fresh=fresh)
+    rdp = cached_figure("rdp", (history, delta), lambda: rdp_epsilon(history, delta), fresh=fresh)
     if not rdp <= MOST_EPSILON:
         raise ConfigError(
             f"privacy: so little noise gives epsilon {rdp:.0f}, which promises nothing: raise "
             "privacy.noise-multiplier, or set privacy.mechanism=none to say so"
         )
-    pld = remembered(
+    pld = cached_figure(
         "pld", (history, delta, DISCRETIZATION), lambda: pld_epsilon(history, delta, DISCRETIZATION), fresh=fresh
     )
     if rdp < pld - 1e-3:

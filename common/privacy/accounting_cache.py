@@ -65,7 +65,7 @@ def _versions() -> tuple[str, str]:
     return version("dp-accounting"), version("opacus")
 
 
-def remembered(kind: str, key: object, compute: Callable[[], float], *, fresh: bool = False) -> float:
+def cached_figure(kind: str, key: object, compute: Callable[[], float], *, fresh: bool = False) -> float:
     """A figure that an earlier call with the same key found, else computed and kept.
 
     Args:

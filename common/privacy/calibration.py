@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
-from common.privacy.accounting_cache import remembered
+from common.privacy.accounting_cache import cached_figure
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
 _COARSE = 1e-3
@@ -38,7 +38,7 @@ def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: floa
 
     guess = max(0.3, sample_rate * math.sqrt(steps) * 4 / target_epsilon + 0.2)
     key = (sample_rate, steps, target_epsilon, delta)
-    return remembered("noise", key, lambda: least_noise(history, target_epsilon, delta, guess=guess))
+    return cached_figure("noise", key, lambda: least_noise(history, target_epsilon, delta, guess=guess))
 
 
 def least_noise(
@@ -114,7 +114,7 @@ def counts_noise(events: tuple[CountsEvent, ...], *, target_epsilon: float, delt
         ConfigError: No noise meets the target.
     """
     key = (events, target_epsilon, delta)
-    return remembered("counts", key, lambda: _factor(events, target_epsilon, delta))
+    return cached_figure("counts", key, lambda: _factor(events, target_epsilon, delta))
 
 
 def _factor(events: tuple[CountsEvent, ...], target: float, delta: float) -> float:

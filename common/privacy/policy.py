@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from common.config.schema import Mechanism, Metrics, RunConfig, Unit, parts
+from common.config.schema import Mechanism, Metrics, RunConfig, Unit, split_list
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.plan import PrivacyPlan
@@ -96,7 +96,7 @@ class Policy(BaseModel):
         for setting, value, allowed in wanted:
             if value not in allowed:
                 raise PolicyError(f"{setting}={value!r} is not allowed, only {', '.join(allowed) or 'nothing'}")
-        if self.classes and parts(config.data.classes) != self.classes:
+        if self.classes and split_list(config.data.classes) != self.classes:
             raise PolicyError(f"data.classes={config.data.classes!r} is not the list that the policy has")
         if (config.min_clients or 1) < self.least_cohort:
             raise PolicyError(

@@ -17,7 +17,7 @@ def aligned(rows: int, columns: int, dtype: type[np.floating]) -> np.ndarray:
     return whole[:, :columns]
 
 
-def in_line(rows: np.ndarray) -> np.ndarray:
+def align_rows(rows: np.ndarray) -> np.ndarray:
     """A copy of (n, d) float32 rows in such memory."""
     out = aligned(len(rows), rows.shape[1], np.float32)
     out[...] = rows

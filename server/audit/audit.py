@@ -28,7 +28,7 @@ from server.audit.statement_checks import (
     check_terms,
     events_cost,
 )
-from server.audit.statement_reader import Stated, read_json
+from server.audit.statement_reader import PrivacyStatement, read_json
 
 _TRUST = {
     "dp-sgd": "each client adds its own noise",
@@ -60,7 +60,7 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         return _not_private(folder, found, config, remarks)
     stated = None
     with remarks.about("the statement"):
-        stated = Stated.of(found)
+        stated = PrivacyStatement.of(found)
     if stated is None:
         return _report(folder, found, None, 0, {}, remarks)
     lines = _lines(folder)
@@ -96,7 +96,7 @@ def _not_private(folder: Path, found: dict[str, Any], config: RunConfig, remarks
 def _report(
     folder: Path,
     found: dict[str, Any],
-    stated: Stated | None,
+    stated: PrivacyStatement | None,
     ledgers: int,
     clients: dict[str, AuditedClient],
     remarks: Remarks,
@@ -140,7 +140,7 @@ def _silent(lines: list[dict[str, Any]] | None, config: RunConfig) -> dict[str, 
     return found
 
 
-def _check_copies(folder: Path, stated: Stated, remarks: Remarks) -> None:
+def _check_copies(folder: Path, stated: PrivacyStatement, remarks: Remarks) -> None:
     """Other files of the run that repeat epsilon say the same."""
     for name in ("summary.json", "model/card.json"):
         if not (folder / name).is_file():
@@ -151,7 +151,7 @@ def _check_copies(folder: Path, stated: Stated, remarks: Remarks) -> None:
                 raise PrivacyError(f"it says epsilon_max {said}, the statement {stated.spent.pld}")
 
 
-def _code(stated: Stated | None) -> str:
+def _code(stated: PrivacyStatement | None) -> str:
     """Whether clients say that they run only what they have pinned."""
     if stated is None or stated.mechanism != "dp-sgd":
         return ""

@@ -45,7 +45,7 @@ CHARGED = ("rounds sent", "the whole plan, because the run stopped early")
 
 
 @dataclass(frozen=True)
-class StatedClient:
+class ClientStatement:
     """What a run states of one client.
 
     Attributes:
@@ -67,7 +67,7 @@ class StatedClient:
     head: tuple[str, int, str] | None
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "StatedClient":
+    def of(cls, found: Mapping[str, Any]) -> "ClientStatement":
         """Read one client's part.
 
         Raises:
@@ -86,7 +86,7 @@ class StatedClient:
 
 
 @dataclass(frozen=True)
-class Stated:
+class PrivacyStatement:
     """What a run states.
 
     Attributes:
@@ -109,12 +109,12 @@ class Stated:
     complete: bool
     whole_plan: bool
     simulated: bool
-    clients: dict[str, StatedClient]
+    clients: dict[str, ClientStatement]
     joined_late: dict[str, int]
     text: dict[str, Any]
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> "Stated":
+    def of(cls, found: dict[str, Any]) -> "PrivacyStatement":
         """Read a statement of a private run.
 
         Raises:
@@ -143,7 +143,7 @@ class Stated:
             complete=found["status"] == "complete",
             whole_plan=found["charged"] != CHARGED[0],
             simulated=found["ledger"].startswith("simulated"),
-            clients={name: StatedClient.of(client) for name, client in found["clients"].items()},
+            clients={name: ClientStatement.of(client) for name, client in found["clients"].items()},
             joined_late=found["joined_late"],
             text=found,
         )

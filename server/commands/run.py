@@ -41,21 +41,21 @@ def run_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
 ) -> None:
     """Run a federation over real clients."""
-    from common.commands.run_settings import given_to_resume, given_to_run
+    from common.commands.run_settings import settings_for_resume, settings_for_run
     from common.config.loading import resolved
     from common.system.console import set_log_levels
     from server.deployment.server_folder import load_home
     from server.deployment.submit_run import run_config_of, run_on_server
-    from server.reporting.summary_view import show_closing
+    from server.reporting.summary_view import print_summary
 
     console = Console(stderr=as_json, quiet=quiet)
     set_log_levels(verbose=False)
     with plain_errors("Stopped before the run was submitted."):
         home = load_home(folder)
         if resume is None:
-            given = given_to_run(set_ or [], config, out, seed, None)
+            given = settings_for_run(set_ or [], config, out, seed, None)
         else:
-            given = given_to_resume(resume, None, set_, config, out, seed)
+            given = settings_for_resume(resume, None, set_, config, out, seed)
         run_config = run_config_of(home, given)
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))
@@ -64,6 +64,6 @@ def run_command(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
-        show_closing(summary, where, Console(), resume=f"bract run {folder} --resume")
+        print_summary(summary, where, Console(), resume=f"bract run {folder} --resume")
     if summary["status"] != "complete":
         raise typer.Exit(130)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from common.config.loading import Scalar, defaults, override, parse, resolved
-from common.config.schema import RunConfig, parts
+from common.config.schema import RunConfig, split_list
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError, FederationError
 from common.system.app_bundle import bundle_digest, installed_bundle
@@ -54,7 +54,7 @@ def run_config_of(home: ServerHome, given: dict[str, Scalar]) -> RunConfig:
             raise ConfigError("no client is admitted yet: `bract server admit KEY.pub` lets one take part")
         given["num-clients"] = admitted
     config = parse(override(defaults(), given))
-    if len(parts(config.data.classes)) < 2:
+    if len(split_list(config.data.classes)) < 2:
         raise ConfigError(
             "data.classes must name the classes, such as --set data.classes=normal,tumour: no server may learn them "
             "from the clients' images"

@@ -15,62 +15,60 @@ from server.state.checkpoint import save_checkpoint
 from server.state.phase_timer import Clock
 from server.state.resume import checkpoint_of
 from server.state.run_directory import RunDirectory
-from server.state.run_state import Outcome
+from server.state.run_state import RunState
 
 
-def save_progress(directory: RunDirectory, outcome: Outcome, clock: Clock) -> None:
+def save_progress(directory: RunDirectory, state: RunState, clock: Clock) -> None:
     """Write model and summary after a round, so that they are true even if the process is killed.
 
     The cost does not depend on the number of clients.
     """
-    directory.write_model(outcome.final, model_card(outcome))
-    directory.write_json("summary.json", summarise(outcome, clock.seconds()))
+    directory.write_model(state.final, model_card(state))
+    directory.write_json("summary.json", summarise(state, clock.seconds()))
 
 
-def save_checkpoint_of(directory: RunDirectory, outcome: Outcome, strategy: Strategy, clock: Clock) -> None:
+def save_checkpoint_of(directory: RunDirectory, state: RunState, strategy: Strategy, clock: Clock) -> None:
     """Write all that a fresh process needs to go on after the last complete round."""
-    save_checkpoint(directory.path, checkpoint_of(outcome, strategy, clock))
+    save_checkpoint(directory.path, checkpoint_of(state, strategy, clock))
 
 
-def save_statement(directory: RunDirectory, outcome: Outcome, keeper: HeadKeeper | None) -> None:
+def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper | None) -> None:
     """Write the privacy statement: the whole plan before round 1, what was charged at the end."""
     statement = privacy_statement(
-        outcome.config,
-        outcome.spending,
-        status=outcome.status,
-        run_id=outcome.run_id,
+        state.config,
+        state.privacy_cost,
+        status=state.status,
+        run_id=state.run_id,
         parties=Parties(
-            outcome.refusals,
-            {} if keeper is None else keeper.latest(outcome.clients),
-            outcome.joined,
-            outcome.bundles,
+            state.refusals,
+            {} if keeper is None else keeper.latest(state.clients),
+            state.joined,
+            state.bundles,
         ),
-        simulated=outcome.simulated,
-        early=outcome.early,
+        simulated=state.simulated,
+        early=state.early,
     )
     directory.write_json("privacy.json", statement)
 
 
-def draw_outcome(directory: RunDirectory, outcome: Outcome) -> None:
+def draw_outcome(directory: RunDirectory, state: RunState) -> None:
     """Draw the pictures of a run that has ended, early or not."""
     folder = directory.path
-    counts = outcome.counts()
-    marks = " (simulation only)" if outcome.config.private else ""
+    counts = state.counts()
+    marks = " (simulation only)" if state.config.private else ""
     if counts is not None:
-        title = f"model after round {outcome.evaluated_model}, {counts.num_examples} held-out images{marks}"
-        draw_confusion(folder / "confusion.png", counts.confusion, outcome.classes, title)
-    whose = "all clients" if outcome.config.private else "each round's clients"
-    draw_curves(folder / "curves.png", [*outcome.rounds, *_closing_line(outcome)], f"held-out images of {whose}{marks}")
-    if outcome.class_counts is not None:
-        draw_partition(
-            folder / "partition.png", outcome.class_counts, outcome.classes, images_unused=outcome.images_unused
-        )
+        title = f"model after round {state.evaluated_model}, {counts.num_examples} held-out images{marks}"
+        draw_confusion(folder / "confusion.png", counts.confusion, state.classes, title)
+    whose = "all clients" if state.config.private else "each round's clients"
+    draw_curves(folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {whose}{marks}")
+    if state.class_counts is not None:
+        draw_partition(folder / "partition.png", state.class_counts, state.classes, images_unused=state.images_unused)
 
 
-def _closing_line(outcome: Outcome) -> list[dict[str, Any]]:
+def _closing_line(state: RunState) -> list[dict[str, Any]]:
     """The closing evaluation as one more point of the curves; under DP the last round has it already."""
-    counts = total(outcome.closing.values())
-    if counts is None or outcome.config.private or not counts.num_examples:
+    counts = total(state.closing.values())
+    if counts is None or state.config.private or not counts.num_examples:
         return []
-    personal = personal_figures(outcome.personal_counts())
-    return [{"evaluated_model": outcome.final_round, **figures(counts), **personal}]
+    personal = personal_figures(state.personal_counts())
+    return [{"evaluated_model": state.final_round, **figures(counts), **personal}]

@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import RunConfig
-from server.state.run_state import Outcome
+from server.state.run_state import RunState
 
 
-def model_card(outcome: Outcome) -> dict[str, Any]:
+def model_card(state: RunState) -> dict[str, Any]:
     """The content of `model/card.json`: all that is needed to use the model; no times, no paths.
 
     `weights` is empty for the installed package or the hub, `random`, or a file's name.
     """
-    config, spending = outcome.config, outcome.spending
-    declared = next(iter(outcome.clients.values())).declaration
+    config, privacy_cost = state.config, state.privacy_cost
+    declared = next(iter(state.clients.values())).declaration
     card: dict[str, Any] = {
         "format": 1,
-        "classes": list(outcome.classes),
+        "classes": list(state.classes),
         "backbone": config.model.backbone,
         "backbone_sha256": declared.backbone_hash,
         "weights": _weights(config.model.weights),
@@ -25,13 +25,13 @@ def model_card(outcome: Outcome) -> dict[str, Any]:
         "tuning": config.model.tuning,
         "personal": config.model.personal,
         "input_shape": list(declared.input_shape),
-        "tensors": {name: list(array.shape) for name, array in outcome.final.items()},
+        "tensors": {name: list(array.shape) for name, array in state.final.items()},
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
-        "private": spending is not None,
+        "private": privacy_cost is not None,
     }
-    if spending is not None:
-        card |= {"epsilon_max": spending.epsilon_max, "delta": config.privacy.delta}
+    if privacy_cost is not None:
+        card |= {"epsilon_max": privacy_cost.epsilon_max, "delta": config.privacy.delta}
     return card
 
 

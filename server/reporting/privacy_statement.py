@@ -9,7 +9,7 @@ from common.config.schema import RunConfig
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
-from server.state.privacy_spent import Share, Spending
+from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
 
 _ALWAYS = (
     "how many units each client declares, and so its share of the average",
@@ -56,7 +56,7 @@ NOBODY = Parties()
 
 def privacy_statement(
     config: RunConfig,
-    spending: Spending | None,
+    privacy_cost: RunPrivacyCost | None,
     *,
     status: str,
     run_id: str = "",
@@ -68,14 +68,14 @@ def privacy_statement(
 
     Args:
         config: The run.
-        spending: None if no mechanism was on.
+        privacy_cost: None if no mechanism was on.
         status: `complete` or `interrupted`.
         run_id: The run's name.
         parties: Who took part and who did not.
         simulated: Whether the clients are a simulation's.
         early: Whether the run ended before its last round, by choice.
     """
-    if spending is None:
+    if privacy_cost is None:
         return {
             "private": False,
             "statement": "NOT PRIVATE: updates and exact counts left every client",
@@ -85,11 +85,11 @@ def privacy_statement(
             "refusals": dict(parties.refusals),
             "versions": versions(),
         }
-    plan = spending.any_plan
+    plan = privacy_cost.example_plan
     whole = status == "complete" and not early
     return {
         "private": True,
-        "statement": _statement(config, spending),
+        "statement": _statement(config, privacy_cost),
         "mechanism": plan.mechanism,
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
@@ -97,44 +97,44 @@ def privacy_statement(
         "sampling_method": "Poisson, public rate" if plan.mechanism == "dp-sgd" else "none: every round counts in full",
         "accountant": ACCOUNTANT,
         "delta": config.privacy.delta,
-        "epsilon_max": spending.epsilon_max,
-        "epsilon_max_rdp": spending.rdp_max,
+        "epsilon_max": privacy_cost.epsilon_max,
+        "epsilon_max_rdp": privacy_cost.rdp_max,
         "max_grad_norm": plan.max_grad_norm,
-        "metrics": _metrics(config, spending),
+        "metrics": _metrics(config, privacy_cost),
         "charged": "rounds sent" if whole else "the whole plan, because the run stopped early",
         "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
         "ledger": _ledger(config, simulated=simulated),
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,
-        "not_protected": _not_protected(config, spending, parties),
-        **_who(config, spending, parties),
+        "not_protected": _not_protected(config, privacy_cost, parties),
+        **_who(config, privacy_cost, parties),
         "versions": versions(),
     }
 
 
-def _who(config: RunConfig, spending: Spending, parties: Parties) -> dict[str, Any]:
+def _who(config: RunConfig, privacy_cost: RunPrivacyCost, parties: Parties) -> dict[str, Any]:
     """Who took part, who refused, and how many never came."""
     return {
         "refusals": dict(parties.refusals),
-        "absent": max(0, config.num_clients - len(spending.shares) - len(parties.refusals)),
+        "absent": max(0, config.num_clients - len(privacy_cost.shares) - len(parties.refusals)),
         "joined_late": dict(parties.joined_late),
         "bundles": dict(parties.bundles),
-        "clients": {name: _client(share, parties.heads.get(name)) for name, share in spending.shares.items()},
+        "clients": {name: _client(share, parties.heads.get(name)) for name, share in privacy_cost.shares.items()},
     }
 
 
-def _statement(config: RunConfig, spending: Spending) -> str:
-    plan = spending.any_plan
+def _statement(config: RunConfig, privacy_cost: RunPrivacyCost) -> str:
+    plan = privacy_cost.example_plan
     where = "noise added at its own client" if plan.mechanism == "dp-sgd" else "noise added at the server"
     exact = "; EXACT COUNTS of held-out images left and are not covered" if config.metrics == "exact" else ""
     return (
-        f"each {plan.privacy_unit}: epsilon <= {spending.epsilon_max:.4f} at delta {config.privacy.delta:g} "
+        f"each {plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta {config.privacy.delta:g} "
         f"({NEIGHBORING_RELATION}), {where}{exact}"
     )
 
 
-def _metrics(config: RunConfig, spending: Spending) -> dict[str, Any]:
-    counts = spending.any_plan.counts
+def _metrics(config: RunConfig, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
+    counts = privacy_cost.example_plan.counts
     if counts is None:
         return {"release": config.metrics}
     return {
@@ -153,14 +153,14 @@ def _ledger(config: RunConfig, *, simulated: bool) -> str:
     return "each client's own; only its signed heads are known here"
 
 
-def _not_protected(config: RunConfig, spending: Spending, parties: Parties) -> list[str]:
-    loose = [name for name in spending.shares if not parties.bundles.get(name)]
-    code = (_UNPINNED.format(len(loose), len(spending.shares)),) if loose and config.noises_gradients else ()
+def _not_protected(config: RunConfig, privacy_cost: RunPrivacyCost, parties: Parties) -> list[str]:
+    loose = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
+    code = (_UNPINNED.format(len(loose), len(privacy_cost.shares)),) if loose and config.noises_gradients else ()
     exact = ("held-out images: their exact counts left",) if config.metrics == "exact" else ()
     return [*_ALWAYS, *(_AT_CLIENTS if config.noises_gradients else _AT_SERVER), *code, *exact]
 
 
-def _client(share: Share, head: SignedHead | None) -> dict[str, Any]:
+def _client(share: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "epsilon": share.spent.pld,
         "epsilon_rdp": share.spent.rdp,

@@ -9,7 +9,7 @@ from common.config.loading import resolved
 from common.metrics import Counts, Scores, score
 from server.reporting.privacy_statement import versions
 from server.rounds.round_record import noised_figures
-from server.state.run_state import Outcome
+from server.state.run_state import RunState
 
 _HEADLINES = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")
 _UNTRAINED = {
@@ -18,43 +18,43 @@ _UNTRAINED = {
 }
 
 
-def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
+def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The content of `summary.json`."""
-    spending = outcome.spending
-    counts = outcome.counts()
+    privacy_cost = state.privacy_cost
+    counts = state.counts()
     scores = score(counts.confusion) if counts is not None else None
-    rounds = outcome.rounds
-    config = outcome.config
+    rounds = state.rounds
+    config = state.config
     return {
-        "status": outcome.status,
-        "private": spending is not None,
+        "status": state.status,
+        "private": privacy_cost is not None,
         "mechanism": config.privacy.mechanism,
-        "epsilon_max": None if spending is None else spending.epsilon_max,
-        "delta": None if spending is None else config.privacy.delta,
-        "epsilon_max_rdp": None if spending is None else spending.rdp_max,
-        "privacy_unit": None if spending is None else spending.any_plan.privacy_unit,
+        "epsilon_max": None if privacy_cost is None else privacy_cost.epsilon_max,
+        "delta": None if privacy_cost is None else config.privacy.delta,
+        "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
+        "privacy_unit": None if privacy_cost is None else privacy_cost.example_plan.privacy_unit,
         "metrics": config.metrics,
         **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
-        "per_class": _per_class(outcome, scores),
-        "spread_over_clients": _spreads(outcome.closing.values()),
-        "personal": _personal(outcome),
-        "private_metrics": _private_metrics(outcome),
-        "simulation_only": spending is not None and counts is not None and config.metrics != "exact",
-        "evaluated_model": outcome.evaluated_model,
+        "per_class": _per_class(state, scores),
+        "spread_over_clients": _spreads(state.closing.values()),
+        "personal": _personal(state),
+        "private_metrics": _private_metrics(state),
+        "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
+        "evaluated_model": state.evaluated_model,
         "evaluated_examples": 0 if counts is None else counts.num_examples,
         "rounds": len(rounds),
         "rounds_planned": config.num_rounds,
-        "stopped_early": outcome.early,
-        "final_model": outcome.final_round,
-        "refusals": dict(outcome.refusals),
-        "clients": len(outcome.clients),
+        "stopped_early": state.early,
+        "final_model": state.final_round,
+        "refusals": dict(state.refusals),
+        "clients": len(state.clients),
         "cohort": config.cohort_size,
-        "images_unused": outcome.images_unused,
-        "skipped_files": outcome.skipped_files,
+        "images_unused": state.images_unused,
+        "skipped_files": state.skipped_files,
         "failures": sum(len(line["failures"]) for line in rounds),
         "rounds_skipped": sum("skipped" in line for line in rounds),
-        "joined_late": dict(outcome.joined),
-        "missing_at_close": dict(outcome.closing_failures),
+        "joined_late": dict(state.joined),
+        "missing_at_close": dict(state.closing_failures),
         "seconds": dict(seconds),
         "bytes_up_per_round_per_client": _mean(rounds, "bytes_up"),
         "bytes_down_per_round_per_client": _mean(rounds, "bytes_down"),
@@ -64,40 +64,40 @@ def summarise(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _per_class(outcome: Outcome, scores: Scores | None) -> dict[str, dict[str, float]]:
+def _per_class(state: RunState, scores: Scores | None) -> dict[str, dict[str, float]]:
     if scores is None:
         return {}
     return {
         name: {key: float(getattr(scores, key)[row]) for key in ("precision", "recall", "f1")}
-        for row, name in enumerate(outcome.classes)
+        for row, name in enumerate(state.classes)
     }
 
 
-def _private_metrics(outcome: Outcome) -> dict[str, Any] | None:
+def _private_metrics(state: RunState) -> dict[str, Any] | None:
     """What the clients let leave of their held-out units, with noise; the latest there is."""
-    spending = outcome.spending
-    if spending is None or spending.any_plan.counts is None:
+    privacy_cost = state.privacy_cost
+    if privacy_cost is None or privacy_cost.example_plan.counts is None:
         return None
-    if outcome.closing_noised is not None:
-        noise = spending.any_plan.counts.closing_noise_stddev
-        return {"evaluated_model": outcome.final_round} | noised_figures(outcome.closing_noised, noise)
-    return dict(outcome.rounds[-1]["private"]) if outcome.rounds and "private" in outcome.rounds[-1] else None
+    if state.closing_noised is not None:
+        noise = privacy_cost.example_plan.counts.closing_noise_stddev
+        return {"evaluated_model": state.final_round} | noised_figures(state.closing_noised, noise)
+    return dict(state.rounds[-1]["private"]) if state.rounds and "private" in state.rounds[-1] else None
 
 
-def _personal(outcome: Outcome) -> dict[str, Any] | None:
+def _personal(state: RunState) -> dict[str, Any] | None:
     """How each client's own model does beside the global one; no counts of it leave under a mechanism."""
-    part = outcome.config.model.personal
+    part = state.config.model.personal
     if not part:
         return None
-    counts = outcome.personal_counts()
+    counts = state.personal_counts()
     scores = score(counts.confusion) if counts is not None else None
     note = f"{_UNTRAINED[part]}: what a client gets that never took part"
-    if outcome.config.private:
-        note += f"; personal accuracy is not released under {outcome.config.privacy.mechanism}"
+    if state.config.private:
+        note += f"; personal accuracy is not released under {state.config.privacy.mechanism}"
     return {
         "part": part,
         **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
-        "spread_over_clients": _spreads(outcome.closing_personal.values()),
+        "spread_over_clients": _spreads(state.closing_personal.values()),
         "note": note,
     }
 

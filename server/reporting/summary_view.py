@@ -10,7 +10,7 @@ from rich.table import Table
 SIMULATED = "bract simulate --resume"
 
 
-def show_closing(summary: dict[str, Any], folder: Path, console: Console, *, resume: str = SIMULATED) -> None:
+def print_summary(summary: dict[str, Any], folder: Path, console: Console, *, resume: str = SIMULATED) -> None:
     """Print the result of a run.
 
     Args:
@@ -55,7 +55,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _noised(summary)
     rows += _personal(summary["personal"])
     rows += _left_out(summary)
-    rows += _hard_times(summary)
+    rows += _network_problems(summary)
     rows.append(("privacy", _privacy(summary)))
     if summary["refusals"]:
         why = ", ".join(f"{who} ({reason})" for who, reason in list(summary["refusals"].items())[:5])
@@ -99,7 +99,7 @@ def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _hard_times(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _network_problems(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What a network that fails has left its marks on."""
     rows = []
     if summary["failures"] or summary["rounds_skipped"]:
@@ -121,7 +121,7 @@ def _privacy(summary: dict[str, Any]) -> str:
         f"epsilon <= {summary['epsilon_max']:.3f} at delta {summary['delta']:g} for each {summary['privacy_unit']}, "
         f"over the whole run (PLD; RDP {summary['epsilon_max_rdp']:.3f}), {summary['mechanism']} at {_where(summary)}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
-        + ("" if _went_on(summary) else "; the run stopped early, so the whole plan is charged")
+        + ("" if _resume_hint(summary) else "; the run stopped early, so the whole plan is charged")
     )
 
 
@@ -129,7 +129,7 @@ def _where(summary: dict[str, Any]) -> str:
     return "each client" if summary["mechanism"] == "dp-sgd" else "the server, which sees each update"
 
 
-def _went_on(summary: dict[str, Any]) -> bool:
+def _resume_hint(summary: dict[str, Any]) -> bool:
     return summary["status"] == "complete" and not summary["stopped_early"]
 
 

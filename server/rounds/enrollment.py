@@ -13,7 +13,7 @@ from common.errors import ClientFailure, FederationError, LedgerError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.codec import CONFIG, Declaration, decode_declaration, decode_head, run_config
 from server.rounds.messaging import DECIDED, LATE, UNREACHABLE, deliver, failure_of
-from server.rounds.node_registry import NodeBook
+from server.rounds.node_registry import NodeRegistry
 
 _log = logging.getLogger("bract.server")
 DISAGREES, SAME_NAME = "DISAGREES", "SAME-NAME"
@@ -56,13 +56,13 @@ class Declared:
         return self.client.declaration.name
 
 
-def meet_clients(
+def enroll_clients(
     grid: Grid,
     num_clients: int,
     *,
     run_id: str,
     keeper: HeadKeeper | None = None,
-    nodes: NodeBook | None = None,
+    nodes: NodeRegistry | None = None,
     least: int | None = None,
     classes: tuple[str, ...] = (),
     refuse: Callable[[Declaration], str] = lambda _: "",
@@ -99,7 +99,7 @@ def meet_clients(
     refusals = {f"node {node}": why for node, why in failures.items()}
     if least is not None:
         answers = _drop_unfit(answers, classes, refuse, refusals)
-    answers = drop_impostors(answers, keeper, nodes, refusals, strict=least is None)
+    answers = reject_unverified(answers, keeper, nodes, refusals, strict=least is None)
     if not answers:
         raise FederationError(f"no client takes part: {', '.join(sorted(set(refusals.values()))) or 'nobody answered'}")
     if least is None:
@@ -155,10 +155,10 @@ def ask_to_declare(
     return answers, failures
 
 
-def drop_impostors(
+def reject_unverified(
     answers: Sequence[Declared],
     keeper: HeadKeeper | None,
-    nodes: NodeBook | None,
+    nodes: NodeRegistry | None,
     refusals: dict[str, str],
     *,
     strict: bool,
@@ -191,7 +191,7 @@ def drop_impostors(
     return named
 
 
-def _may_have_name(one: Declared, nodes: NodeBook | None, refusals: dict[str, str]) -> bool:
+def _may_have_name(one: Declared, nodes: NodeRegistry | None, refusals: dict[str, str]) -> bool:
     node = one.client.node_id
     if nodes is None or node is None or nodes.owns(node, one.name):
         return True
@@ -201,7 +201,7 @@ def _may_have_name(one: Declared, nodes: NodeBook | None, refusals: dict[str, st
 
 
 def _head_of(
-    one: Declared, keeper: HeadKeeper | None, nodes: NodeBook | None, refusals: dict[str, str]
+    one: Declared, keeper: HeadKeeper | None, nodes: NodeRegistry | None, refusals: dict[str, str]
 ) -> SignedHead | None:
     """The head that a client came with, if it is its own; remembers the node with it."""
     node, head = one.client.node_id, None

@@ -10,7 +10,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from common.errors import ClientFailure, FederationError
-from common.messages.codec import CONFIG, Findings, arrays_to_record, record_to_arrays, run_config
+from common.messages.codec import CONFIG, Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
 from common.privacy.noise import SecureStream
@@ -18,17 +18,17 @@ from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import Client
 from server.rounds.messaging import DECIDED, wait_for_nodes
-from server.rounds.replies import Gathering, Usable, Wire
+from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
 from server.rounds.round_record import RoundRecord
-from server.rounds.update_filter import ABSURD, drop_absurd
+from server.rounds.update_filter import OUTLIER, drop_outliers
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], Counts | None]
-Closing = dict[str, Findings]
+Closing = dict[str, Evaluation]
 # So many rounds without an update in a row are no accident: the run stops, and can be resumed when they are back.
 _MOST_SKIPPED = 3
 # Asking again would bring the same answer.
-_FINAL = (*DECIDED, ClientFailure.MESSAGE.name, ABSURD)
+_FINAL = (*DECIDED, ClientFailure.MESSAGE.name, OUTLIER)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RoundResult:
 
 
 @dataclass(frozen=True)
-class Course:
+class RoundSettings:
     """What a run's rounds are made of.
 
     Attributes:
@@ -69,7 +69,7 @@ class Course:
 
 
 def run_rounds(
-    wire: Wire, strategy: Strategy, arrays: Arrays, course: Course, *, first: int = 1
+    channel: Channel, strategy: Strategy, arrays: Arrays, settings: RoundSettings, *, first: int = 1
 ) -> Iterator[RoundResult]:
     """Run one round for each cohort and yield after each.
 
@@ -81,66 +81,70 @@ def run_rounds(
     and is not charged twice. Then it is skipped, and the model stays as it was.
 
     Args:
-        wire: How messages go out, and what may come back.
+        channel: How messages go out, and what may come back.
         strategy: Any Flower strategy.
         arrays: Weights before the first round.
-        course: Clients, cohorts and what happens at the server.
+        settings: Clients, cohorts and what happens at the server.
         first: Number of the first round, from 1; later where a run is resumed.
 
     Raises:
         FederationError: Three rounds in a row, or all there are, got too few updates.
     """
-    skipped, released, last = 0, not all(course.before), len(course.cohorts)
+    skipped, released, last = 0, not all(settings.before), len(settings.cohorts)
     for number in range(first, last + 1):
-        course.before_round(number)
+        settings.before_round(number)
         started = time.perf_counter()
-        sent = _Round(wire, strategy, arrays, course, number)
-        if len(sent.good) < course.min_clients:
+        sent = _Round(channel, strategy, arrays, settings, number)
+        if len(sent.good) < settings.min_clients:
             skipped += 1
             if skipped == _MOST_SKIPPED or (number == last and not released):
-                raise FederationError(_too_few(sent, course))
-            yield RoundResult(arrays, _record(sent, course, None, started))
+                raise FederationError(_too_few(sent, settings))
+            yield RoundResult(arrays, _record(sent, settings, None, started))
             continue
-        merged = _aggregate(strategy, number, arrays, sent.good, course.central)
+        merged = _aggregate(strategy, number, arrays, sent.good, settings.central)
         if merged is None:
             raise FederationError(f"round {number}: the strategy could not aggregate {len(sent.good)} updates")
-        if course.central is None and not all(np.isfinite(array).all() for array in merged.values()):
+        if settings.central is None and not all(np.isfinite(array).all() for array in merged.values()):
             raise FederationError(f"round {number}: the strategy made a model that is not finite; it was not kept")
         arrays, skipped, released = merged, 0, True
-        yield RoundResult(arrays, _record(sent, course, arrays, started))
+        yield RoundResult(arrays, _record(sent, settings, arrays, started))
 
 
 class _Round:
     """Sends one round's messages until enough can be used, or it has been tried often enough."""
 
-    def __init__(self, wire: Wire, strategy: Strategy, arrays: Arrays, course: Course, number: int) -> None:
+    def __init__(
+        self, channel: Channel, strategy: Strategy, arrays: Arrays, settings: RoundSettings, number: int
+    ) -> None:
         self.number = number
-        self.good: Usable = {}
+        self.good: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
-        cohort = {name: course.clients[name] for name in course.cohorts[number - 1]}
-        gather = Gathering(wire, cohort, {name: array.shape for name, array in arrays.items()})
-        config = run_config(wire.run_id)
+        cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
+        gather = ReplyCollector(channel, cohort, {name: array.shape for name, array in arrays.items()})
+        config = run_config(channel.run_id)
         messages = (
             list(strategy.configure_train(number, arrays_to_record(arrays), config, gather.view))
             if gather.nodes
             else []
         )
         self.bytes_down = _mean_bytes(messages)
-        self._ask(gather, messages, arrays, course)
-        for _ in range(course.retries):
-            if len(self.good) >= course.min_clients:
+        self._ask(gather, messages, arrays, settings)
+        for _ in range(settings.retries):
+            if len(self.good) >= settings.min_clients:
                 break
-            wait_for_nodes(wire.grid, gather.nodes, course.min_clients, seconds=course.seconds or 0.0)
+            wait_for_nodes(channel.grid, gather.nodes, settings.min_clients, seconds=settings.seconds or 0.0)
             again = {node for name, node in gather.nodes.items() if self.failures.get(name) not in (None, *_FINAL)}
-            self._ask(gather, [_again(one) for one in messages if one.metadata.dst_node_id in again], arrays, course)
+            self._ask(gather, [_again(one) for one in messages if one.metadata.dst_node_id in again], arrays, settings)
         self.bytes_up = _mean_bytes([reply for reply, _ in self.good.values()])
 
-    def _ask(self, gather: Gathering, messages: Sequence[Message], arrays: Arrays, course: Course) -> None:
-        good, failed = gather.replies(messages, seconds=course.seconds)
+    def _ask(
+        self, gather: ReplyCollector, messages: Sequence[Message], arrays: Arrays, settings: RoundSettings
+    ) -> None:
+        good, failed = gather.replies(messages, seconds=settings.seconds)
         self.good = dict(sorted((self.good | good).items()))
         self.failures = {name: why for name, why in (self.failures | failed).items() if name not in self.good}
-        if course.central is None:  # before noise at the server no client may have a say in another's share
-            drop_absurd(self.good, self.failures, arrays, max_update_norm=course.max_update_norm)
+        if settings.central is None:  # before noise at the server no client may have a say in another's share
+            drop_outliers(self.good, self.failures, arrays, max_update_norm=settings.max_update_norm)
         self.failures = dict(sorted(self.failures.items()))
 
 
@@ -149,10 +153,10 @@ def _again(message: Message) -> Message:
     return Message(message.content.copy(), metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id)
 
 
-def _record(sent: _Round, course: Course, arrays: Arrays | None, started: float) -> RoundRecord:
+def _record(sent: _Round, settings: RoundSettings, arrays: Arrays | None, started: float) -> RoundRecord:
     """What is known of a round; of one that was skipped, only who failed and how."""
-    found = [findings for _, findings in sent.good.values() if findings is not None] if arrays is not None else []
-    evaluate = course.evaluate if arrays is not None else None
+    found = [evaluation for _, evaluation in sent.good.values() if evaluation is not None] if arrays is not None else []
+    evaluate = settings.evaluate if arrays is not None else None
     return RoundRecord(
         server_round=sent.number,
         num_clients=len(sent.good),
@@ -168,19 +172,19 @@ def _record(sent: _Round, course: Course, arrays: Arrays | None, started: float)
     )
 
 
-def _too_few(sent: _Round, course: Course) -> str:
+def _too_few(sent: _Round, settings: RoundSettings) -> str:
     return (
-        f"round {sent.number}: {len(sent.good)} clients sent an update, and {course.min_clients} are needed "
-        f"({_causes(sent.failures)}); it was tried {1 + course.retries} times"
+        f"round {sent.number}: {len(sent.good)} clients sent an update, and {settings.min_clients} are needed "
+        f"({_causes(sent.failures)}); it was tried {1 + settings.retries} times"
     )
 
 
-def _of(findings: Sequence[Findings], name: str) -> list[Any]:
-    return [value for value in (getattr(found, name) for found in findings) if value is not None]
+def _of(evaluation: Sequence[Evaluation], name: str) -> list[Any]:
+    return [value for value in (getattr(found, name) for found in evaluation) if value is not None]
 
 
 def _aggregate(
-    strategy: Strategy, number: int, arrays: Arrays, replies: Usable, central: PrivacyPlan | None
+    strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, central: PrivacyPlan | None
 ) -> Arrays | None:
     messages = [reply for reply, _ in replies.values()]
     if central is not None:
@@ -198,7 +202,7 @@ def _as_one(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -
 
 
 def evaluate_at_clients(
-    wire: Wire,
+    channel: Channel,
     strategy: Strategy,
     arrays: Arrays,
     clients: Mapping[str, Client],
@@ -209,7 +213,7 @@ def evaluate_at_clients(
     """One evaluate message to every client: the closing counts, exact or noised.
 
     Args:
-        wire: How messages go out, and what may come back.
+        channel: How messages go out, and what may come back.
         strategy: Any Flower strategy.
         arrays: The model that travels.
         clients: By name.
@@ -219,25 +223,25 @@ def evaluate_at_clients(
     Returns:
         Findings by client name, and why other clients are missing.
     """
-    gather = Gathering(wire, clients, {name: array.shape for name, array in arrays.items()})
-    config = run_config(wire.run_id)
+    gather = ReplyCollector(channel, clients, {name: array.shape for name, array in arrays.items()})
+    config = run_config(channel.run_id)
     if not gather.nodes:
         return {}, gather.replies([])[1]
     messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, gather.view)
     replies, failures = gather.replies(list(messages), seconds=seconds)
-    return {name: findings for name, (_, findings) in replies.items() if findings is not None}, failures
+    return {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}, failures
 
 
-def close_at_clients(wire: Wire, clients: Mapping[str, Client], *, seconds: float | None = None) -> None:
+def close_at_clients(channel: Channel, clients: Mapping[str, Client], *, seconds: float | None = None) -> None:
     """Tell every client that nothing more will be asked in this run; who does not hear it loses nothing.
 
     Args:
-        wire: How messages go out.
+        channel: How messages go out.
         clients: By name.
         seconds: How long to wait; None waits for all.
     """
-    gather = Gathering(wire, clients, {})
-    content = RecordDict({CONFIG: run_config(wire.run_id)})
+    gather = ReplyCollector(channel, clients, {})
+    content = RecordDict({CONFIG: run_config(channel.run_id)})
     messages = [Message(content.copy(), node, "query.close") for node in gather.nodes.values()]
     gather.replies(messages, seconds=seconds)
 

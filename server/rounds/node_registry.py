@@ -18,7 +18,7 @@ def forget_node(file: Path, node: int) -> None:
     """Let a node's name go: its key was revoked.
 
     Args:
-        file: Of a `NodeBook`; need not be there.
+        file: Of a `NodeRegistry`; need not be there.
         node: Flower's number of it.
 
     Raises:
@@ -36,7 +36,7 @@ def forget_node(file: Path, node: int) -> None:
         raise LedgerError(f"{file} cannot be read as a list of nodes ({type(error).__name__})") from None
 
 
-class NodeBook:
+class NodeRegistry:
     """What a server remembers of nodes with admitted keys: a file of lines, only ever added to.
 
     Args:

@@ -10,19 +10,19 @@ from flwr.serverapp import Grid
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
-from common.messages.codec import Findings, decode_head
+from common.messages.codec import Evaluation, decode_head
 from common.messages.fields import LEDGER, Releases
 from server.rounds.cohorts import CohortGrid
 from server.rounds.enrollment import Client
 from server.rounds.messaging import LATE, UNREACHABLE, deliver, failure_of
-from server.rounds.node_registry import NodeBook
+from server.rounds.node_registry import NodeRegistry
 
 _log = logging.getLogger("bract.server")
-Usable = dict[str, tuple[Message, Findings | None]]
+AcceptedReplies = dict[str, tuple[Message, Evaluation | None]]
 
 
 @dataclass(frozen=True)
-class Wire:
+class Channel:
     """How a run's messages go out and what may come back.
 
     Attributes:
@@ -38,24 +38,24 @@ class Wire:
     releases: Releases
     run_id: str
     keeper: HeadKeeper | None = None
-    nodes: NodeBook | None = None
+    nodes: NodeRegistry | None = None
     one_by_one: bool = False
 
 
-class Gathering:
+class ReplyCollector:
     """Sends messages to some clients and keeps the replies that can be used.
 
     Args:
-        wire: How.
+        channel: How.
         clients: To whom, by name; one without a node is not asked.
         shapes: Names and shapes of the tensors that travel, in order.
     """
 
-    def __init__(self, wire: Wire, clients: Mapping[str, Client], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, channel: Channel, clients: Mapping[str, Client], shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._there = {name: client for name, client in clients.items() if client.node_id is not None}
         self._away = sorted(set(clients) - set(self._there))
-        self.view = CohortGrid(wire.grid, list(self.nodes.values()))
-        self._wire = wire
+        self.view = CohortGrid(channel.grid, list(self.nodes.values()))
+        self._channel = channel
         self._shapes = dict(shapes)
 
     @property
@@ -63,17 +63,19 @@ class Gathering:
         """Client name -> the node that is asked for it."""
         return {name: client.node_id for name, client in self._there.items() if client.node_id is not None}
 
-    def replies(self, messages: Sequence[Message], *, seconds: float | None = None) -> tuple[Usable, dict[str, str]]:
+    def replies(
+        self, messages: Sequence[Message], *, seconds: float | None = None
+    ) -> tuple[AcceptedReplies, dict[str, str]]:
         """Replies and failure codes by name, sorted, so that sums of floats do not depend on arrival.
 
         Args:
             messages: At most one a client.
             seconds: How long to wait; None waits for all.
         """
-        good: Usable = {}
+        good: AcceptedReplies = {}
         failed = dict.fromkeys(self._away, UNREACHABLE)
         asked = {message.metadata.dst_node_id for message in messages}
-        arrived = deliver(self.view, messages, seconds=seconds, one_by_one=self._wire.one_by_one)
+        arrived = deliver(self.view, messages, seconds=seconds, one_by_one=self._channel.one_by_one)
         for name, node in sorted(self.nodes.items()):
             if node not in asked:
                 continue
@@ -86,29 +88,33 @@ class Gathering:
         self._drop_bad_heads(good, failed)
         return good, dict(sorted(failed.items()))
 
-    def _judge(self, name: str, reply: Message, kind: str, good: Usable, failed: dict[str, str]) -> None:
+    def _judge(self, name: str, reply: Message, kind: str, good: AcceptedReplies, failed: dict[str, str]) -> None:
         try:
             good[name] = (reply, self._check(self._there[name], reply, kind))
         except FederationError as error:
             _log.error("left out: client %s: %s", name, error)
             failed[name] = ClientFailure.MESSAGE.name
 
-    def _check(self, client: Client, reply: Message, kind: str) -> Findings | None:
+    def _check(self, client: Client, reply: Message, kind: str) -> Evaluation | None:
         found = check_reply(
-            reply.content, client.declaration, message_type=kind, releases=self._wire.releases, travelling=self._shapes
+            reply.content,
+            client.declaration,
+            message_type=kind,
+            releases=self._channel.releases,
+            travelling=self._shapes,
         )
-        if self._wire.releases.signed:
+        if self._channel.releases.signed:
             decode_head(reply.content)  # a malformed one leaves this client out, not the round
         return found
 
-    def _drop_bad_heads(self, good: Usable, failed: dict[str, str]) -> None:
+    def _drop_bad_heads(self, good: AcceptedReplies, failed: dict[str, str]) -> None:
         """Leave out clients whose ledger is older than it was: what they had spent is not in it."""
-        if self._wire.keeper is None:
+        if self._channel.keeper is None:
             return
         heads: list[tuple[str, SignedHead]] = [
             (name, decode_head(reply.content)) for name, (reply, _) in good.items() if LEDGER in reply.content
         ]
-        for name, why in self._wire.keeper.accept(heads).items():
+        for name, why in self._channel.keeper.accept(heads).items():
             _log.error("left out: %s", why)
             del good[name]
             failed[name] = ClientFailure.LEDGER.name

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.messages.codec import record_to_arrays
 from common.messages.fields import ARRAYS
-from server.rounds.replies import Usable, _log
+from server.rounds.replies import AcceptedReplies, _log
 
 # Noise and sizes make honest clients differ by tens; a broken or hostile one by orders of magnitude.
 _TIMES_THE_MEDIAN = 1000.0
@@ -50,11 +50,11 @@ def absurd_updates(norms: Mapping[str, float], *, max_update_norm: float | None,
     return found | {name for name, norm in finite.items() if norm > bound > 0}
 
 
-ABSURD = "NORM"
+OUTLIER = "NORM"
 
 
-def drop_absurd(
-    good: Usable, failed: dict[str, str], before: Mapping[str, np.ndarray], *, max_update_norm: float | None
+def drop_outliers(
+    good: AcceptedReplies, failed: dict[str, str], before: Mapping[str, np.ndarray], *, max_update_norm: float | None
 ) -> None:
     """Leave out updates that are too long to be meant; not for a server that clips and noises itself.
 
@@ -72,4 +72,4 @@ def drop_absurd(
     for name in sorted(absurd_updates(norms, max_update_norm=max_update_norm, model_norm=sent)):
         _log.error("left out: client %s sent an update of length %.3g", name, norms[name])
         del good[name]
-        failed[name] = ABSURD
+        failed[name] = OUTLIER

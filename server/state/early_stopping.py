@@ -11,7 +11,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass
-class Choice:
+class EarlyStopping:
     """The best evaluated model so far.
 
     A model is evaluated by the clients of the following round, exactly or with
@@ -23,7 +23,7 @@ class Choice:
         best: Accuracy of the best model, as it was measured; -1 before there is one.
         best_round: The round after which it was the model; 0 is the start.
         arrays: The best model.
-        waited: Evaluated models since, none of them better.
+        rounds_without_improvement: Evaluated models since, none of them better.
     """
 
     config: StoppingConfig
@@ -31,9 +31,9 @@ class Choice:
     best: float = -1.0
     best_round: int = 0
     arrays: Arrays = field(default_factory=dict)
-    waited: int = 0
+    rounds_without_improvement: int = 0
 
-    def see(self, record: RoundRecord, entered: Arrays) -> bool:
+    def update(self, record: RoundRecord, entered: Arrays) -> bool:
         """Take note of a round.
 
         Args:
@@ -47,11 +47,11 @@ class Choice:
         if found is None or record.server_round == 1:  # the start is no candidate
             return False
         if found > self.best:
-            self.best, self.best_round, self.waited = found, record.server_round - 1, 0
+            self.best, self.best_round, self.rounds_without_improvement = found, record.server_round - 1, 0
             self.arrays = dict(entered) if self.config.keep == "best" else {}
         else:
-            self.waited += 1
-        return bool(self.config.patience) and self.waited >= self.config.patience
+            self.rounds_without_improvement += 1
+        return bool(self.config.patience) and self.rounds_without_improvement >= self.config.patience
 
     def _accuracy(self, record: RoundRecord) -> float | None:
         if record.noised is not None:
@@ -60,7 +60,7 @@ class Choice:
             return None
         return float(np.trace(record.counts.confusion)) / record.counts.num_examples
 
-    def kept(self, last: Arrays) -> Arrays:
+    def selected_model(self, last: Arrays) -> Arrays:
         """The model that the run ends with.
 
         Args:

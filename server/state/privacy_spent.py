@@ -11,7 +11,7 @@ from common.privacy.plan import PrivacyPlan, plan_for, server_plan
 
 
 @dataclass(frozen=True)
-class Share:
+class ClientPrivacyCost:
     """What one client's units are charged.
 
     Attributes:
@@ -37,14 +37,14 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Spending:
+class RunPrivacyCost:
     """Shares by client name.
 
     Attributes:
         shares: One a client.
     """
 
-    shares: Mapping[str, Share]
+    shares: Mapping[str, ClientPrivacyCost]
 
     @property
     def epsilon_max(self) -> float:
@@ -57,14 +57,14 @@ class Spending:
         return max(share.spent.rdp for share in self.shares.values())
 
     @property
-    def any_plan(self) -> PrivacyPlan:
+    def example_plan(self) -> PrivacyPlan:
         """One of the plans: those of a run differ in sizes and noise, not in kind."""
         return next(iter(self.shares.values())).plan
 
 
 def account(
     config: RunConfig, num_units: Mapping[str, int], cohorts: Sequence[Sequence[str]], *, complete: bool
-) -> Spending:
+) -> RunPrivacyCost:
     """Charge every round that was sent; charge the whole plan if the run stopped early.
 
     Stopping early may depend on what the data showed, and a bound for fewer
@@ -91,5 +91,5 @@ def account(
     shares = {}
     for name, plan in plans.items():
         rounds = asked[name] if complete else plan.num_rounds
-        shares[name] = Share(plan, rounds, plan.counts is not None, plan.spent(rounds))
-    return Spending(shares)
+        shares[name] = ClientPrivacyCost(plan, rounds, plan.counts is not None, plan.spent(rounds))
+    return RunPrivacyCost(shares)

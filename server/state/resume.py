@@ -17,42 +17,46 @@ from server.aggregation.strategy_state import read_state, write_state
 from server.rounds.enrollment import DISAGREES, Client, Meeting
 from server.state.checkpoint import Checkpoint, load_checkpoint
 from server.state.phase_timer import Clock
-from server.state.run_state import Outcome
+from server.state.run_state import RunState
 
 # What may differ between the processes of one run: where it runs, not what it does.
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
 
 
-def checkpoint_of(outcome: Outcome, strategy: Strategy, clock: Clock) -> Checkpoint:
+def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoint:
     """What a fresh process needs to go on after the last complete round."""
     tensors, kinds = read_state(strategy)
-    choice = outcome.choice
+    early_stopping = state.early_stopping
     facts = {
-        "run": outcome.run_id,
-        "settings": _settings(outcome.config),
-        "clients": {name: client.declaration.num_units for name, client in outcome.clients.items()},
-        "joined": dict(outcome.joined),
-        "bundles": dict(outcome.bundles),
-        "agreed": _agreed(next(iter(outcome.clients.values())).declaration),
-        "rounds": outcome.rounds,
-        "early": outcome.early,
-        "status": outcome.status,
-        "best": {"accuracy": choice.best, "round": choice.best_round, "waited": choice.waited},
-        "last": _plain(outcome.last),
-        "last_personal": _plain(outcome.last_personal),
-        "last_noised": None if outcome.last_noised is None else _plain_noised(outcome.last_noised),
+        "run": state.run_id,
+        "settings": _settings(state.config),
+        "clients": {name: client.declaration.num_units for name, client in state.clients.items()},
+        "joined": dict(state.joined),
+        "bundles": dict(state.bundles),
+        "agreed": _agreed(next(iter(state.clients.values())).declaration),
+        "rounds": state.rounds,
+        "early": state.early,
+        "status": state.status,
+        "best": {
+            "accuracy": early_stopping.best,
+            "round": early_stopping.best_round,
+            "waited": early_stopping.rounds_without_improvement,
+        },
+        "last": _plain(state.last),
+        "last_personal": _plain(state.last_personal),
+        "last_noised": None if state.last_noised is None else _plain_noised(state.last_noised),
         "strategy": kinds,
         "seconds": clock.seconds(),
     }
-    return Checkpoint(facts, outcome.arrays, choice.arrays, tensors)
+    return Checkpoint(facts, state.arrays, early_stopping.arrays, tensors)
 
 
-def restore(checkpoint: Checkpoint, outcome: Outcome, strategy: Strategy, clock: Clock) -> None:
+def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: Clock) -> None:
     """Bring a run that has just met its clients to where the checkpoint was taken.
 
     Args:
         checkpoint: See `checkpoint_of`.
-        outcome: Fresh, of the same run; changed.
+        state: Fresh, of the same run; changed.
         strategy: Fresh; changed.
         clock: Counts the earlier seconds too from now on.
 
@@ -61,15 +65,19 @@ def restore(checkpoint: Checkpoint, outcome: Outcome, strategy: Strategy, clock:
     """
     facts = checkpoint.facts
     write_state(strategy, checkpoint.strategy, facts["strategy"])
-    outcome.arrays = {name: checkpoint.model[name] for name in checkpoint.model}
-    outcome.rounds, outcome.early = list(facts["rounds"]), bool(facts["early"])
-    outcome.last, outcome.last_personal = _counts(facts["last"]), _counts(facts["last_personal"])
+    state.arrays = {name: checkpoint.model[name] for name in checkpoint.model}
+    state.rounds, state.early = list(facts["rounds"]), bool(facts["early"])
+    state.last, state.last_personal = _counts(facts["last"]), _counts(facts["last_personal"])
     noised = facts["last_noised"]
-    outcome.last_noised = None if noised is None else NoisedCounts(np.array(noised["cells"]), noised["clients"])
-    best, choice = facts["best"], outcome.choice
-    choice.best, choice.best_round, choice.waited = best["accuracy"], best["round"], best["waited"]
-    choice.arrays = dict(checkpoint.best)
-    outcome.earlier_bundles = dict(facts["bundles"])
+    state.last_noised = None if noised is None else NoisedCounts(np.array(noised["cells"]), noised["clients"])
+    best, early_stopping = facts["best"], state.early_stopping
+    early_stopping.best, early_stopping.best_round, early_stopping.rounds_without_improvement = (
+        best["accuracy"],
+        best["round"],
+        best["waited"],
+    )
+    early_stopping.arrays = dict(checkpoint.best)
+    state.earlier_bundles = dict(facts["bundles"])
     clock.go_on_from(facts["seconds"])
 
 
@@ -97,12 +105,12 @@ def open_checkpoint(config: RunConfig) -> Checkpoint | None:
     return checkpoint
 
 
-def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> dict[str, Client]:
+def match_clients(checkpoint: Checkpoint, enrollment: Meeting, *, least: int | None) -> dict[str, Client]:
     """The clients of a run that goes on, each where it is now; those that are away are asked when they are back.
 
     Args:
         checkpoint: Where the run stopped.
-        meeting: Who came.
+        enrollment: Who came.
         least: How many clients of before are enough; None where all must be there, and nobody else.
 
     Returns:
@@ -113,8 +121,8 @@ def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> d
     """
     facts = checkpoint.facts
     before = {name: _declaration(name, units, facts) for name, units in facts["clients"].items()}
-    changed = _changed(checkpoint, meeting)
-    now = {name: client for name, client in meeting.clients.items() if name not in changed}
+    changed = _changed(checkpoint, enrollment)
+    now = {name: client for name, client in enrollment.clients.items() if name not in changed}
     if least is None:
         changed |= set(before) ^ set(now)
     if changed and least is None:
@@ -131,18 +139,18 @@ def reunite(checkpoint: Checkpoint, meeting: Meeting, *, least: int | None) -> d
     return dict(sorted((away | now).items()))
 
 
-def left_out(checkpoint: Checkpoint, meeting: Meeting) -> dict[str, str]:
+def mismatched_clients(checkpoint: Checkpoint, enrollment: Meeting) -> dict[str, str]:
     """Why clients that came do not take part in a run that goes on: they declare something else than it is about.
 
     Args:
         checkpoint: Where the run stopped.
-        meeting: Who came.
+        enrollment: Who came.
     """
-    return {f"client {name}": DISAGREES for name in sorted(_changed(checkpoint, meeting))}
+    return {f"client {name}": DISAGREES for name in sorted(_changed(checkpoint, enrollment))}
 
 
-def _changed(checkpoint: Checkpoint, meeting: Meeting) -> set[str]:
-    facts, now = checkpoint.facts, meeting.clients
+def _changed(checkpoint: Checkpoint, enrollment: Meeting) -> set[str]:
+    facts, now = checkpoint.facts, enrollment.clients
     changed = {
         name for name, units in facts["clients"].items() if name in now and now[name].declaration.num_units != units
     }

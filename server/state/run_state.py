@@ -10,12 +10,12 @@ from common.config.schema import RunConfig
 from common.metrics import Counts, NoisedCounts, total
 from server.rounds.enrollment import Client
 from server.rounds.loop import Arrays, Closing, RoundResult
-from server.state.early_stopping import Choice
-from server.state.privacy_spent import Spending, account
+from server.state.early_stopping import EarlyStopping
+from server.state.privacy_spent import RunPrivacyCost, account
 
 
 @dataclass
-class Outcome:
+class RunState:
     """State of a run; `server.reporting.artifacts` writes it.
 
     Attributes:
@@ -38,8 +38,8 @@ class Outcome:
         last_noised: The same with noise, where counts leave so.
         status: `interrupted` until everything is done.
         early: Whether the run stopped before its last round, by choice.
-        spending: Privacy spent; the whole plan until the run is complete.
-        choice: The best model so far, and when to stop.
+        privacy_cost: Privacy spent; the whole plan until the run is complete.
+        early_stopping: The best model so far, and when to stop.
         turned_away: Nodes that do not take part by their own decision or the server's.
         joined: First round of each client that came late.
         earlier_bundles: What clients said of their pins before the run was resumed, or they came back.
@@ -65,15 +65,15 @@ class Outcome:
     last_noised: NoisedCounts | None = None
     status: str = "interrupted"
     early: bool = False
-    spending: Spending | None = None
+    privacy_cost: RunPrivacyCost | None = None
     turned_away: frozenset[int] = frozenset()
     joined: dict[str, int] = field(default_factory=dict)
     earlier_bundles: dict[str, str] = field(default_factory=dict)
     closing_failures: dict[str, str] = field(default_factory=dict)
-    choice: Choice = field(init=False)
+    early_stopping: EarlyStopping = field(init=False)
 
     def __post_init__(self) -> None:
-        self.choice = Choice(self.config.stopping)
+        self.early_stopping = EarlyStopping(self.config.stopping)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class Outcome:
     def add(self, result: RoundResult) -> None:
         """Take over the model and the record of a complete round."""
         record = result.record
-        self.early = self.choice.see(record, self.arrays) and record.server_round < len(self.cohorts)
+        self.early = self.early_stopping.update(record, self.arrays) and record.server_round < len(self.cohorts)
         self.arrays = result.arrays
         if not record.skipped:
             self.last, self.last_personal, self.last_noised = record.counts, record.personal, record.noised
@@ -106,13 +106,13 @@ class Outcome:
     @property
     def final(self) -> Arrays:
         """The model that the run ends with: the last, or the best that was seen."""
-        return self.choice.kept(self.arrays)
+        return self.early_stopping.selected_model(self.arrays)
 
     @property
     def final_round(self) -> int:
         """The round after which it was the model."""
-        keeps_best = self.config.stopping.keep == "best" and self.choice.arrays
-        return self.choice.best_round if keeps_best else len(self.rounds)
+        keeps_best = self.config.stopping.keep == "best" and self.early_stopping.arrays
+        return self.early_stopping.best_round if keeps_best else len(self.rounds)
 
     def close(self, closing: Closing) -> None:
         """Take over what was found of the final model."""
@@ -128,15 +128,15 @@ class Outcome:
         Raises:
             ConfigError: A client admits no plan, for instance because delta is too large.
         """
-        self.spending = self._account(complete=False)
-        self.choice.noise_stddev = self.counts_noise
+        self.privacy_cost = self._account(complete=False)
+        self.early_stopping.noise_stddev = self.counts_noise
 
     def finish(self) -> None:
         """The run is over: charge the rounds that were sent, or the whole plan if it stopped early by choice."""
-        self.spending = self._account(complete=not self.early)
+        self.privacy_cost = self._account(complete=not self.early)
         self.status = "complete"
 
-    def _account(self, *, complete: bool) -> Spending | None:
+    def _account(self, *, complete: bool) -> RunPrivacyCost | None:
         if not self.config.private:
             return None
         units = {name: client.declaration.num_units for name, client in self.clients.items()}
@@ -145,7 +145,7 @@ class Outcome:
     @property
     def counts_noise(self) -> float:
         """Standard deviation of each client's noise in one count of a round; 0 where counts are exact."""
-        counts = None if self.spending is None else self.spending.any_plan.counts
+        counts = None if self.privacy_cost is None else self.privacy_cost.example_plan.counts
         return 0.0 if counts is None else counts.noise_stddev
 
     def counts(self) -> Counts | None:

@@ -133,7 +133,7 @@ def _campaign(
 
     if preset is not None:
         return of_preset(preset, trials)
-    chosen = canary or ("dirac" if config.closed_form else "blank")
+    chosen = canary or ("dirac" if config.needs_no_torch else "blank")
     return of_config(config, canary=chosen, adversary=adversary, images=images, trials=trials)
 
 

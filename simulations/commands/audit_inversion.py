@@ -17,7 +17,7 @@ from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
 
 if TYPE_CHECKING:
-    from simulations.attacks.inversion.findings import Findings
+    from simulations.attacks.inversion.findings import Evaluation
     from simulations.attacks.inversion.reconstruct import Attack
     from simulations.attacks.inversion.victim import Victim
 
@@ -144,7 +144,7 @@ def _victim(run: RunConfig, image: int, progress: ProgressFactory) -> "Victim":
     return victim
 
 
-def _draw(file: Path, findings: "Findings") -> None:
+def _draw(file: Path, findings: "Evaluation") -> None:
     from simulations.attacks.inversion.findings import rounded_up
     from simulations.attacks.inversion.plot import Panel, draw_panels
 
@@ -163,7 +163,7 @@ def _draw(file: Path, findings: "Findings") -> None:
     draw_panels(file, panels, title="What one update gives away: one image, one step, a small network")
 
 
-def _facts(findings: "Findings", attack: "Attack", out: Path) -> dict[str, Any]:
+def _facts(findings: "Evaluation", attack: "Attack", out: Path) -> dict[str, Any]:
     from server.reporting.privacy_statement import versions
     from simulations.attacks.inversion.findings import as_json
 

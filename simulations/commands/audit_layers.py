@@ -55,14 +55,14 @@ def layers_command(
     """Try to break a configuration's guarantee, layer by layer."""
     console = Console(stderr=as_json_)
     with plain_errors():
-        from simulations.harness.client_harness import Bench
+        from simulations.harness.client_harness import ClientHarness
         from simulations.privacy_tests.check import run_layer
         from simulations.privacy_tests.suite import layers_of
 
         audited = settings.parse(options.audited_settings(run, set_, config, seed))
         reports = []
         with bar_factory(console) as progress, scratch() as folder:
-            layers = layers_of(Bench.of(audited, Path(folder), num_images=images).with_settings())
+            layers = layers_of(ClientHarness.of(audited, Path(folder), num_images=images).with_settings())
             advance = progress(len(layers), "Layers")
             for layer, checks in layers.items():
                 reports.append(run_layer(layer, checks))

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from common.commands.audit_ledger import audit_app
-from common.commands.run_settings import given_to_resume, given_to_run
+from common.commands.run_settings import settings_for_resume, settings_for_run
 from common.config import loading as settings
 from common.system.console import plain_errors, set_log_levels
 from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
@@ -99,9 +99,9 @@ def simulate(
     set_log_levels(verbose=verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
         if resume is None:
-            given = given_to_run(set_ or [], config, out, seed, device)
+            given = settings_for_run(set_ or [], config, out, seed, device)
         else:
-            given = given_to_resume(resume, device, set_, config, out, seed)
+            given = settings_for_resume(resume, device, set_, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), given))
         if dry_run:
             from simulations.commands.dry_run import show
@@ -114,8 +114,8 @@ def simulate(
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:
-            from server.reporting.summary_view import show_closing
+            from server.reporting.summary_view import print_summary
 
-            show_closing(summary, folder, Console())
+            print_summary(summary, folder, Console())
         if summary["status"] != "complete":
             raise typer.Exit(130)

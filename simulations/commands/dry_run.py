@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
@@ -72,7 +72,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         "classes": list(entries.classes),
         "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
-        "model": _model(config, arrays, Learner(config, shape, entries.classes)),
+        "model": _model(config, arrays, Trainer(config, shape, entries.classes)),
         "plan": _plan(config, client_units(config, entries)[0]),
         "seconds": {
             "backbone_pass_if_not_cached": backbone_seconds(config, entries),
@@ -106,8 +106,8 @@ def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
     }
 
 
-def _model(config: RunConfig, arrays: dict[str, np.ndarray], learner: Learner) -> dict[str, Any]:
-    travelling = [array for name, array in arrays.items() if name not in learner.personal]
+def _model(config: RunConfig, arrays: dict[str, np.ndarray], trainer: Trainer) -> dict[str, Any]:
+    travelling = [array for name, array in arrays.items() if name not in trainer.personal]
     return {
         "tensors": len(arrays),
         "trained_parameters": int(sum(array.size for array in arrays.values())),

@@ -17,7 +17,7 @@ import tomli_w
 
 from common.config.loading import resolved
 from common.config.schema import RunConfig
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.preprocessing import prepare
 from common.errors import ConfigError, FederationError
 from common.system.app_bundle import stage_app
@@ -46,7 +46,7 @@ def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("--engine ray needs Ray: pip install 'bract[ray]', or use --engine in-process")
     prepared = prepare(config, progress.work)
-    deal(config, prepared)
+    load_or_make_partition(config, prepared)
     folder = Path(config.output_dir)
     with tempfile.TemporaryDirectory(prefix="bract-ray-") as scratch:
         home = Path(scratch)

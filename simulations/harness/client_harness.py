@@ -21,8 +21,8 @@ import client.app as client_app
 import client.evaluation.evaluate as client_evaluation
 import client.session as client_local
 import client.training.dp_sgd as client_training
-from client.session import Local, local_of
-from client.training.trainer import Arrays, Learner
+from client.session import ClientSession, open_session
+from client.training.trainer import Arrays, Trainer
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.ledger.connection_pool import close_below
@@ -67,7 +67,7 @@ OWN = Streams()
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """All there is to see of one answer.
 
     Attributes:
@@ -96,7 +96,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Bench:
+class ClientHarness:
     """One configuration under audit.
 
     Layers take it `with_settings`, which is with plain SGD and one pass a round: whatever the optimiser is, it only
@@ -117,7 +117,7 @@ class Bench:
     folder: Path
 
     @classmethod
-    def of(cls, config: RunConfig, folder: Path, *, num_images: int | None, num_held_out: int = 6) -> "Bench":
+    def of(cls, config: RunConfig, folder: Path, *, num_images: int | None, num_held_out: int = 6) -> "ClientHarness":
         """A few images of a configuration's first client.
 
         Args:
@@ -129,12 +129,12 @@ class Bench:
         Raises:
             BractError: The configuration cannot be run.
         """
-        whole = local_of(config, 0)
+        whole = open_session(config, 0)
         rows = whole.rows
         inputs = np.concatenate([rows.train_inputs[:num_images], rows.test_inputs[:num_held_out]])
         labels = np.concatenate([rows.train_labels[:num_images], rows.test_labels[:num_held_out]])
         images = Images.of(inputs, labels, held_out=len(rows.test_labels[:num_held_out]))
-        return cls(config, whole.learner.classes, images, rows.num_units, folder)
+        return cls(config, whole.trainer.classes, images, rows.num_units, folder)
 
     @cached_property
     def plan(self) -> PrivacyPlan:
@@ -142,15 +142,15 @@ class Bench:
         return plan_for(self.config, self.num_units)
 
     @property
-    def learner(self) -> Learner:
+    def trainer(self) -> Trainer:
         """Trains and scores."""
-        return Learner(self.config, self.images.inputs.shape[1:], self.classes)
+        return Trainer(self.config, self.images.inputs.shape[1:], self.classes)
 
     @cached_property
     def start(self) -> Arrays:
         """The tensors of round 1 that travel."""
         found = initial_arrays(self.config, self.images.inputs.shape[1:], self.classes)
-        return {name: array for name, array in found.items() if name not in self.learner.personal}
+        return {name: array for name, array in found.items() if name not in self.trainer.personal}
 
     def ask(
         self,
@@ -165,7 +165,7 @@ class Bench:
         ledger: str = "",
         policy: Path | None = None,
         name: str = "bench",
-    ) -> Seen:
+    ) -> Observation:
         """Send one message to a client over some images, and see all of its answer.
 
         Args:
@@ -181,11 +181,11 @@ class Bench:
             name: Name of the client.
         """
         content = self.content(kind, arrays=arrays, server_round=server_round, settings=settings, run=run)
-        with in_place(self.local(images, name, policy), self.folder, ledger, streams), log_lines() as lines:
+        with installed(self.session(images, name, policy), self.folder, ledger, streams), log_lines() as lines:
             reply = self.send(kind, content)
         failure = str(reply.error.reason) if reply.has_error() else ""
         left = RecordDict() if failure else reply.content
-        return Seen(left, failure, tuple(lines), _bytes_of(reply), tuple(streams.draws))
+        return Observation(left, failure, tuple(lines), _bytes_of(reply), tuple(streams.draws))
 
     def content(
         self,
@@ -215,16 +215,16 @@ class Bench:
 
     def counts(self, *, closing: bool) -> np.ndarray:
         """(k,) int64: counts of no image at all, which is their noise; from the client's own code without a message."""
-        local = self.local(self.images.without_training().without_held_out())
-        found = client_evaluation.findings_of(local, self.start, {}, self.plan, closing=closing)
+        session = self.session(self.images.without_training().without_held_out())
+        found = client_evaluation.evaluate_incoming(session, self.start, {}, self.plan, closing=closing)
         return np.zeros(0) if found is None or found.noised is None else found.noised.cells.ravel()
 
-    def local(self, images: Images, name: str = "bench", policy: Path | None = None) -> Local:
+    def session(self, images: Images, name: str = "bench", policy: Path | None = None) -> ClientSession:
         """The client that holds some images."""
         rows = images.shard(self.config, self.classes, num_units=self.num_units)
-        return Local(name, rows, self.learner, policy, 0)
+        return ClientSession(name, rows, self.trainer, policy, 0)
 
-    def noised_sum(self, seen: Seen) -> np.ndarray:
+    def noised_sum(self, seen: Observation) -> np.ndarray:
         """(p,) float64: what the steps of a round released, added up, as anyone can read it off the reply."""
         moved = [array.astype(np.float64) - seen.arrays[name].astype(np.float64) for name, array in self.start.items()]
         rate = self.config.training.learning_rate or 0.0
@@ -237,14 +237,14 @@ class Bench:
         largest = max(float(np.abs(array).max(initial=0.0)) for array in self.start.values()) + 6.0
         return float(2.0**-23 * largest * np.sqrt(size) * self.plan.expected_batch_size / rate)
 
-    def with_settings(self, *, local_epochs: int = 1, **sections: Mapping[str, object]) -> "Bench":
+    def with_settings(self, *, local_epochs: int = 1, **sections: Mapping[str, object]) -> "ClientHarness":
         """The same bench as layers want it, under other settings of some sections."""
         update = {name: getattr(self.config, name).model_copy(update=values) for name, values in sections.items()}
         config = self.config.model_copy(update=update)
-        return replace(self, config=arranged(config, self.num_units, local_epochs=local_epochs))
+        return replace(self, config=with_plain_sgd(config, self.num_units, local_epochs=local_epochs))
 
 
-def arranged(config: RunConfig, num_units: int, *, local_epochs: int = 1) -> RunConfig:
+def with_plain_sgd(config: RunConfig, num_units: int, *, local_epochs: int = 1) -> RunConfig:
     """A configuration with plain SGD, so many passes a round, and steps about as long as float32 reads best."""
     plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_rounds": 0}
     training = config.training.model_copy(update=plain | {"local_epochs": local_epochs, "learning_rate": 1.0})
@@ -258,13 +258,13 @@ def arranged(config: RunConfig, num_units: int, *, local_epochs: int = 1) -> Run
 
 
 @contextmanager
-def in_place(local: Local, folder: Path, ledger: str, streams: Streams = OWN) -> Iterator[None]:
+def installed(session: ClientSession, folder: Path, ledger: str, streams: Streams = OWN) -> Iterator[None]:
     """The ClientApp answers for this client, with a ledger below this folder, and makes its streams of these.
 
     It changes modules for the whole process: enter it once, then let threads send.
     """
     with ExitStack() as stack:
-        stack.enter_context(patch.object(client_app, "local_of", lambda _config, _place: local))
+        stack.enter_context(patch.object(client_app, "open_session", lambda _config, _place: session))
         stack.enter_context(
             patch.object(client_local, "simulation_folder", lambda _config, run: folder / (ledger or run))
         )

@@ -16,7 +16,7 @@ from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.plan import PrivacyPlan
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.neighbouring_data import counts_moved
 
@@ -31,29 +31,29 @@ least-noise-multiplier = 0.0
 _GAUSSIAN_AT_ONE = 4.377  # epsilon of one Gaussian of noise 1 at delta 1e-5, worked out in closed form
 
 
-def accountant(bench: Bench) -> Iterator[Check]:
+def accountant(harness: ClientHarness) -> Iterator[Check]:
     """T5 for one configuration.
 
     Guarantee of what passes: over two runs, of which the second was never finished, the ledger's epsilon is that of
     both whole plans, between the independent figure and 0.2 % above it, also after the ledger was closed and opened
     again; each answered request is one charge of one round; counts move by what they are accounted at.
     """
-    folder, plan = "accountant", bench.plan
+    folder, plan = "accountant", harness.plan
     runs = [f"{number:032x}" for number in range(2)]
     rounds = plan.num_rounds
     for run, count in zip(runs, (rounds, 1), strict=True):
         for server_round in range(1, count + 1):
-            bench.ask("train", bench.images, run=run, ledger=folder, server_round=server_round)
-    bench.ask("evaluate", bench.images, run=runs[0], ledger=folder)
-    file = bench.folder / folder / "ledgers" / "bench.sqlite"
+            harness.ask("train", harness.images, run=run, ledger=folder, server_round=server_round)
+    harness.ask("evaluate", harness.images, run=runs[0], ledger=folder)
+    file = harness.folder / folder / "ledgers" / "bench.sqlite"
     expected = max(_independent(plan, 2), _independent_counts(plan, 2))
     yield from _spent(file, expected, "two runs over the same images")
-    yield from _caps(bench, folder, max(_independent(plan, 3), _independent_counts(plan, 3)))
-    close_below(bench.folder / folder)
+    yield from _caps(harness, folder, max(_independent(plan, 3), _independent_counts(plan, 3)))
+    close_below(harness.folder / folder)
     yield from _spent(file, expected, "two runs, after the ledger was opened again")
     yield from _charges(file, plan, rounds + 1)
     yield from _single_facts(plan)
-    yield from _sensitivity(bench)
+    yield from _sensitivity(harness)
 
 
 def _spent(file: Path, expected: float, what: str) -> Iterator[Check]:
@@ -63,16 +63,16 @@ def _spent(file: Path, expected: float, what: str) -> Iterator[Check]:
     yield Check(f"{what} are charged in full", fine, f"epsilon {found:.5f}, independently {expected:.5f}")
 
 
-def _caps(bench: Bench, folder: str, expected: float) -> Iterator[Check]:
+def _caps(harness: ClientHarness, folder: str, expected: float) -> Iterator[Check]:
     """A policy lets a third run pass if all three fit, and not if they do not: what was spent is not forgotten.
 
     The third run is over one image more: what was spent belongs to images, not to the folder they lie in.
     """
-    images = bench.images.with_unit(bench.images.inputs[:1], bench.images.labels[:1])
+    images = harness.images.with_unit(harness.images.inputs[:1], harness.images.labels[:1])
     for factor, answer in ((1 - _ABOVE, "POLICY"), (1 + 2 * _ABOVE, "")):
-        policy = bench.folder / f"{answer or 'enough'}.toml"
-        policy.write_text(f"max-epsilon = {expected * factor}\ndelta = {bench.plan.delta}\n{_ALL_ELSE_GOES}")
-        seen = bench.ask("query", images, ledger=folder, policy=policy)
+        policy = harness.folder / f"{answer or 'enough'}.toml"
+        policy.write_text(f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\n{_ALL_ELSE_GOES}")
+        seen = harness.ask("query", images, ledger=folder, policy=policy)
         name = f"a cap {'below' if answer else 'above'} what three runs cost is {'refused' if answer else 'enough'}"
         yield Check(name, seen.failure == answer, seen.failure or "answered")
 
@@ -141,14 +141,14 @@ def _added(pieces: Sequence[Event]) -> list[Event]:
     return [first.counted(steps), last.counted(counts)]
 
 
-def _sensitivity(bench: Bench) -> Iterator[Check]:
+def _sensitivity(harness: ClientHarness) -> Iterator[Check]:
     """Counts are accounted at sensitivity 1: that is how far a unit may move them, together.
 
     One image under each label in turn: under one of them it is predicted right, under the others wrong.
     """
-    if bench.plan.counts is None:
+    if harness.plan.counts is None:
         return
-    image, labels = bench.images.inputs[-1:], np.arange(len(bench.classes)).reshape(-1, 1)
+    image, labels = harness.images.inputs[-1:], np.arange(len(harness.classes)).reshape(-1, 1)
     for kind, fields in (("train", (CORRECT, WRONG)), ("evaluate", (NOISED_CONFUSION,))):
-        moved = max(counts_moved(bench, image, label, kind=kind, fields=fields) for label in labels)
+        moved = max(counts_moved(harness, image, label, kind=kind, fields=fields) for label in labels)
         yield Check(f"counts of {kind!r} move by the 1 they are accounted at", moved <= 1.0, f"L2 norm {moved:.4f}")

@@ -19,8 +19,8 @@ from common.messages.fields import Releases
 from common.privacy.plan import SENSITIVITY_SLACK, server_plan
 from server.aggregation.strategies import build_strategy
 from server.rounds.enrollment import Client
-from server.rounds.loop import Course, run_rounds
-from server.rounds.replies import Wire
+from server.rounds.loop import RoundSettings, run_rounds
+from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 from simulations.harness.harness_streams import Draw, Repeated, StreamFactory
 from simulations.privacy_tests.check import Check
@@ -85,8 +85,8 @@ def released(config: RunConfig, updates: Sequence[np.ndarray], *, draws: list[Dr
         client_name(at): Client(Declaration("", _num_units(at), _CLASSES, (4,), ""), node)
         for at, node in enumerate(grid.get_node_ids())
     }
-    wire = Wire(grid, Releases.of(config), "0" * 32)
-    course = Course(clients, [sorted(clients)], central=plan)
+    wire = Channel(grid, Releases.of(config), "0" * 32)
+    course = RoundSettings(clients, [sorted(clients)], central=plan)
     repeated = None if draws is None else StreamFactory(Repeated("central", draws))
     with nullcontext() if repeated is None else patch.object(server_rounds, "SecureStream", repeated), _quiet():
         (result,) = run_rounds(wire, build_strategy(config), start, course)

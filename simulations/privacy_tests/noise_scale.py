@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from common.privacy.plan import SENSITIVITY_SLACK
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import Check
 
 ALARM = 1e-7  # chance of a false alarm of each check
@@ -14,7 +14,7 @@ _DRAWS = 64_000
 _COUNTS = 2_000
 
 
-def noise_scale(bench: Bench, *, draws: int = _DRAWS, counts: int = _COUNTS) -> Iterator[Check]:
+def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _COUNTS) -> Iterator[Check]:
     """T2: with no image, all that a round releases is noise; its energy is compared with the declared one.
 
     Guarantee of what passes: a standard deviation that is off by 5 sqrt(0.5 / draws) or more is found almost
@@ -22,34 +22,34 @@ def noise_scale(bench: Bench, *, draws: int = _DRAWS, counts: int = _COUNTS) -> 
     is that of a normal, too: noise of another law, or without its tails, is found.
 
     Args:
-        bench: The configuration.
+        harness: The configuration.
         draws: How many normals are looked at.
         counts: How many noised counts of each kind.
     """
-    images, plan = bench.images.without_training().without_held_out(), bench.plan
-    size = sum(array.size for array in bench.start.values())
-    rounds = [bench.noised_sum(bench.ask("train", images)) for _ in range(max(1, round(draws / size)))]
+    images, plan = harness.images.without_training().without_held_out(), harness.plan
+    size = sum(array.size for array in harness.start.values())
+    rounds = [harness.noised_sum(harness.ask("train", images)) for _ in range(max(1, round(draws / size)))]
     # Stated once more, apart from the plan's own property: multiplier times clip bound, and the grid's share.
     declared = plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK) * np.sqrt(plan.steps_per_round)
     scaled = np.stack(rounds) / declared
     yield _energy("noise of all tensors", scaled)
     yield _shape("noise of all tensors", scaled)
     at = 0
-    for name, array in bench.start.items():
+    for name, array in harness.start.items():
         yield _energy(f"noise of {name}", scaled[:, at : at + array.size])
         at += array.size
     if plan.counts is not None:
-        yield from _noise_of_counts(bench, counts)
+        yield from _noise_of_counts(harness, counts)
 
 
-def _noise_of_counts(bench: Bench, counts: int) -> Iterator[Check]:
-    plan, cells = bench.plan.counts, len(bench.classes) ** 2
+def _noise_of_counts(harness: ClientHarness, counts: int) -> Iterator[Check]:
+    plan, cells = harness.plan.counts, len(harness.classes) ** 2
     assert plan is not None  # noqa: S101 -- the caller has checked
     for name, per, closing, stddev in (
         ("the pair of counts", 2, False, plan.noise_stddev),
         ("the closing matrix", cells, True, plan.closing_noise_stddev),
     ):
-        found = [bench.counts(closing=closing) for _ in range(max(1, round(counts / per)))]
+        found = [harness.counts(closing=closing) for _ in range(max(1, round(counts / per)))]
         yield _energy(f"noise of {name}", np.concatenate(found) / stddev)
 
 

@@ -5,10 +5,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.errors import ClientFailure
 from common.messages.fields import Releases
-from simulations.harness.client_harness import Bench, Seen
+from simulations.harness.client_harness import ClientHarness, Observation
 from simulations.privacy_tests.check import Check
 
 # Said once more, apart from the list that the code goes by: it must not grow unseen.
@@ -29,7 +29,7 @@ _KINDS = ("query", "train", "evaluate", "query.close")
 _SHORTEST = 16
 
 
-def release_surface(bench: Bench) -> Iterator[Check]:
+def release_surface(harness: ClientHarness) -> Iterator[Check]:
     """T6 for one configuration, under any mechanism.
 
     Guarantee of what passes: replies hold the fields of the list above and no other; no stretch of an image, a
@@ -37,19 +37,19 @@ def release_surface(bench: Bench) -> Iterator[Check]:
     the run, repeats private noise.
     """
     run = "0" * 32
-    seen = {kind: bench.ask(kind, bench.images, run=run, ledger="surface") for kind in _KINDS}
+    seen = {kind: harness.ask(kind, harness.images, run=run, ledger="surface") for kind in _KINDS}
     for kind, one in seen.items():
-        yield _fields(bench, kind, one)
-        yield _no_image(bench, kind, one)
-    yield _words(bench)
-    yield from _strange_settings(bench)
-    if bench.config.noises_gradients:
-        yield from _fresh(bench)
+        yield _fields(harness, kind, one)
+        yield _no_image(harness, kind, one)
+    yield _words(harness)
+    yield from _strange_settings(harness)
+    if harness.config.noises_gradients:
+        yield from _fresh(harness)
 
 
-def may_leave(bench: Bench, kind: str) -> dict[str, set[str]]:
+def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
     """Record -> fields of a reply, by this layer's own list; empty if nothing may leave."""
-    mechanism, metrics = bench.config.privacy.mechanism, bench.config.metrics
+    mechanism, metrics = harness.config.privacy.mechanism, harness.config.metrics
     head = _HEAD if mechanism == "dp-sgd" else {}
     if kind == "query":
         return _DECLARED | head
@@ -58,14 +58,14 @@ def may_leave(bench: Bench, kind: str) -> dict[str, set[str]]:
     counts = {"num-examples"} | _COUNTS.get((mechanism, metrics, kind), set())
     if kind == "evaluate":
         return {} if metrics == "none" else {"metrics": counts} | head
-    return {"arrays": set(bench.start), "metrics": counts} | head
+    return {"arrays": set(harness.start), "metrics": counts} | head
 
 
-def _fields(bench: Bench, kind: str, seen: Seen) -> Check:
-    allowed = may_leave(bench, kind)
+def _fields(harness: ClientHarness, kind: str, seen: Observation) -> Check:
+    allowed = may_leave(harness, kind)
     found = {name: set(record) for name, record in seen.reply.items()}
-    declared = {} if kind == "evaluate" and not allowed else Releases.of(bench.config).fields(kind)
-    names = {name: set(bench.start if keys is None else keys) for name, keys in declared.items()}
+    declared = {} if kind == "evaluate" and not allowed else Releases.of(harness.config).fields(kind)
+    names = {name: set(harness.start if keys is None else keys) for name, keys in declared.items()}
     return Check(
         f"a reply to {kind!r} holds what may leave", found == allowed == names, f"{_flat(found)} {seen.failure}"
     )
@@ -75,10 +75,10 @@ def _flat(found: dict[str, set[str]]) -> str:
     return ", ".join(f"{name}.{key}" for name, keys in sorted(found.items()) for key in sorted(keys))
 
 
-def _no_image(bench: Bench, kind: str, seen: Seen) -> Check:
+def _no_image(harness: ClientHarness, kind: str, seen: Observation) -> Check:
     """No stretch of what is secret is among the bytes: rows, labels in order, digests."""
-    rows = bench.images.shard(bench.config, bench.classes, num_units=bench.num_units)
-    secrets = [bytes(row.tobytes()[:_SHORTEST]) for row in bench.images.inputs]
+    rows = harness.images.shard(harness.config, harness.classes, num_units=harness.num_units)
+    secrets = [bytes(row.tobytes()[:_SHORTEST]) for row in harness.images.inputs]
     for digests in (rows.train_digests, rows.train_holdings.files, rows.test_holdings.pixels):
         secrets += [digest.tobytes() for digest in digests]
         secrets += [digest.tobytes().hex().encode() for digest in digests]
@@ -87,24 +87,24 @@ def _no_image(bench: Bench, kind: str, seen: Seen) -> Check:
     return Check(f"a reply to {kind!r} holds no stretch of an image", found == 0, f"{found} of {len(secrets)}")
 
 
-def _words(bench: Bench) -> Check:
+def _words(harness: ClientHarness) -> Check:
     """An exception that names a patient comes to a bare code."""
-    with patch.object(Learner, "train", side_effect=ValueError(_SECRET)):
-        seen = bench.ask("train", bench.images)
+    with patch.object(Trainer, "train", side_effect=ValueError(_SECRET)):
+        seen = harness.ask("train", harness.images)
     closed = seen.failure in ClientFailure.__members__
     return Check("a failure is a code without words", closed and _SECRET.encode() not in seen.leaving, seen.failure)
 
 
-def _strange_settings(bench: Bench) -> Iterator[Check]:
+def _strange_settings(harness: ClientHarness) -> Iterator[Check]:
     for name in ("seed", "noise-seed", "noise-multiplier", "max-grad-norm", "batch-size"):
-        seen = bench.ask("train", bench.images, settings={name: 1})
+        seen = harness.ask("train", harness.images, settings={name: 1})
         yield Check(f"a message that brings {name!r} is refused", seen.failure == "MESSAGE", seen.failure or "answered")
 
 
-def _fresh(bench: Bench) -> Iterator[Check]:
+def _fresh(harness: ClientHarness) -> Iterator[Check]:
     """The same question under the same seed twice: no tensor may come back as it was."""
-    one, two = (bench.ask("train", bench.images).arrays for _ in range(2))
+    one, two = (harness.ask("train", harness.images).arrays for _ in range(2))
     same = [name for name in one if np.array_equal(one[name], two[name])]
     yield Check("no tensor repeats under the same seed", not same, ", ".join(same))
-    start = [name for name in one if np.array_equal(one[name], bench.start[name])]
+    start = [name for name in one if np.array_equal(one[name], harness.start[name])]
     yield Check("no tensor comes back as it was sent", not start, ", ".join(start))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from simulations.harness.client_harness import Bench, Streams
+from simulations.harness.client_harness import ClientHarness, Streams
 from simulations.harness.harness_images import Images
 from simulations.privacy_tests.check import Check
 
@@ -15,18 +15,18 @@ _UNITS = 24
 _TINY_STEP = 1e-4
 
 
-def sampler(bench: Bench, *, rounds: int = 120) -> Iterator[Check]:
+def sampler(harness: ClientHarness, *, rounds: int = 120) -> Iterator[Check]:
     """T4 for one configuration whose sample rate is below 1.
 
     Each unit gets a feature of its own, and noise is silenced: so the released weights tell how often each
     unit was in a batch. These counts must be Binomial(steps, q), independent over units.
 
     Args:
-        bench: The configuration.
+        harness: The configuration.
         rounds: Messages to look at.
     """
-    rate, steps = bench.plan.sample_rate, bench.plan.steps_per_round
-    counts = joined(bench, rounds=rounds)
+    rate, steps = harness.plan.sample_rate, harness.plan.steps_per_round
+    counts = joined(harness, rounds=rounds)
     trials = counts.size * steps
     found = int(counts.sum())
     chance = stats.binomtest(found, trials, rate).pvalue
@@ -36,12 +36,12 @@ def sampler(bench: Bench, *, rounds: int = 120) -> Iterator[Check]:
     yield _dispersion("batch sizes vary as a Poisson sample's do", counts.sum(axis=1), total)
     yield Check("no unit joins a step twice", int(counts.max()) <= steps, f"{int(counts.max())} times in {steps} steps")
     yield _pairs(counts, one)
-    yield from _steps_are_charged(bench)
+    yield from _steps_are_charged(harness)
 
 
-def joined(bench: Bench, *, rounds: int) -> np.ndarray:
+def joined(harness: ClientHarness, *, rounds: int) -> np.ndarray:
     """(rounds, units) int64: how often each unit was in a batch, read off what was released without noise."""
-    probe = _probe(bench)
+    probe = _probe(harness)
     direction = -np.full(len(probe.classes), 1 / len(probe.classes))
     direction[0] += 1
     moved = _TINY_STEP * probe.plan.max_grad_norm / probe.plan.expected_batch_size
@@ -53,16 +53,16 @@ def joined(bench: Bench, *, rounds: int) -> np.ndarray:
     return np.asarray(np.rint(np.array(rows)), dtype=np.int64)
 
 
-def _probe(bench: Bench) -> Bench:
+def _probe(harness: ClientHarness) -> ClientHarness:
     """A linear head on one long feature a unit, and steps so short that no gradient turns."""
     inputs = (np.eye(_UNITS) * 1e3).astype(np.float32)
     images = Images.of(inputs, np.zeros(_UNITS, dtype=np.int64), held_out=0)
-    head = bench.with_settings(
+    head = harness.with_settings(
         model={"tuning": None, "head": "linear", "backbone": "efficientnet_lite0", "personal": ""},
         training={"augmentation": "", "rotation_weight": 0.0},
     ).config
     training = head.training.model_copy(update={"learning_rate": _TINY_STEP})
-    return replace(bench, images=images, config=head.model_copy(update={"training": training}))
+    return replace(harness, images=images, config=head.model_copy(update={"training": training}))
 
 
 def _dispersion(name: str, counts: np.ndarray, variance: float) -> Check:
@@ -83,10 +83,10 @@ def _pairs(counts: np.ndarray, variance: float) -> Check:
     return Check("units join independently of each other", bool(fine), f"mean correlation {mean:.5f}")
 
 
-def _steps_are_charged(bench: Bench) -> Iterator[Check]:
+def _steps_are_charged(harness: ClientHarness) -> Iterator[Check]:
     """Every step draws noise and is charged, whether its batch is empty or not."""
-    seen = bench.ask("train", bench.images.without_training(), streams=Streams.repeated())
-    steps = bench.plan.event(1).steps
+    seen = harness.ask("train", harness.images.without_training(), streams=Streams.repeated())
+    steps = harness.plan.event(1).steps
     for stream in ("sampling", "noise"):
         used = sum(draw.stream == stream for draw in seen.draws)
         yield Check(f"empty batches are steps, each drawing {stream}", used == steps, f"{used} uses, {steps} steps")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.accounting import accountant
 from simulations.privacy_tests.central_dp import central_noise_scale, central_replay
 from simulations.privacy_tests.check import Check
@@ -26,35 +26,35 @@ ABOUT: Mapping[str, str] = {
 }
 
 
-def layers_of(bench: Bench) -> dict[str, Callable[[], Iterable[Check]]]:
+def layers_of(harness: ClientHarness) -> dict[str, Callable[[], Iterable[Check]]]:
     """Layer -> makes its checks, for those layers that a configuration's mechanism has.
 
     Args:
-        bench: The configuration.
+        harness: The configuration.
     """
-    config = bench.config
+    config = harness.config
     if config.privacy.mechanism == "none":
-        return {"T6": partial(release_surface, bench)}
+        return {"T6": partial(release_surface, harness)}
     if config.privacy.mechanism == "client-dp":
         return {
             "T1": partial(central_replay, config),
             "T2": partial(central_noise_scale, config),
-            "T6": partial(release_surface, bench),
+            "T6": partial(release_surface, harness),
         }
     found: dict[str, Callable[[], Iterable[Check]]] = {
-        "T1": partial(_replays, bench),
-        "T2": partial(noise_scale, bench),
-        "T3": partial(independence, bench),
-        "T5": partial(accountant, bench),
-        "T6": partial(release_surface, bench),
-        "T8": partial(faults, bench),
+        "T1": partial(_replays, harness),
+        "T2": partial(noise_scale, harness),
+        "T3": partial(independence, harness),
+        "T5": partial(accountant, harness),
+        "T6": partial(release_surface, harness),
+        "T8": partial(faults, harness),
     }
-    if bench.plan.sample_rate < 1:
-        found["T4"] = partial(sampler, bench)
+    if harness.plan.sample_rate < 1:
+        found["T4"] = partial(sampler, harness)
     return dict(sorted(found.items()))
 
 
-def _replays(bench: Bench) -> Iterator[Check]:
-    yield from neighbour_replay(bench)
-    if bench.config.closed_form:
-        yield from boundary_replay(bench)
+def _replays(harness: ClientHarness) -> Iterator[Check]:
+    yield from neighbour_replay(harness)
+    if harness.config.needs_no_torch:
+        yield from boundary_replay(harness)

@@ -36,7 +36,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.ledger.image_index import Members
 from common.ledger.registrations import charges_in
 from common.ledger.signed_heads import SignedHead, sign_head
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.events import CountsEvent, DpSgdEvent
 
 app = typer.Typer()
@@ -108,7 +108,7 @@ def test_audit_sees_an_owner_who_signs_everything_anew_by_heads_only(
 def test_audit_sees_an_older_copy_by_heads_only(tmp_path: Path, heads: list[tuple[str, SignedHead]]) -> None:
     file = tmp_path / "older.sqlite"
     ledger = Ledger(file, durable=False)
-    release(Books(ledger, KEYS, simulated=True), "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
+    release(LedgerSession(ledger, KEYS, simulated=True), "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
     ledger.close()
 
     assert audit_ledger(file).verdict == "internally consistent"
@@ -182,7 +182,7 @@ def test_audit_leaves_no_trace(tmp_path: Path, mode: str) -> None:
 def test_audit_reads_a_ledger_that_is_being_written(tmp_path: Path) -> None:
     file = tmp_path / "live.sqlite"
     ledger = Ledger(file, durable=True)
-    release(Books(ledger, KEYS, simulated=True), "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
+    release(LedgerSession(ledger, KEYS, simulated=True), "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
     before = listing(tmp_path)
     assert "live.sqlite-wal" in before
 
@@ -198,7 +198,7 @@ def test_audit_reads_what_a_kill_left(tmp_path: Path) -> None:
     live.mkdir()
     left.mkdir()
     ledger = Ledger(live / "a.sqlite", durable=True)
-    release(Books(ledger, KEYS, simulated=True), "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
+    release(LedgerSession(ledger, KEYS, simulated=True), "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
     for name in ("a.sqlite", "a.sqlite-wal"):  # without the index that a living process shares
         shutil.copy(live / name, left / name)
     ledger.close()
@@ -327,7 +327,7 @@ def test_command_exits_with_1_on_a_doubt_and_2_on_no_ledger(copy: Path, tmp_path
 
 def test_command_shows_names_without_what_a_terminal_obeys(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "a.sqlite", durable=False)
-    Books(ledger, KEYS, simulated=False).note("run", "\x1b[2Ja[bold]", "\x07rings")
+    LedgerSession(ledger, KEYS, simulated=False).note("run", "\x1b[2Ja[bold]", "\x07rings")
     ledger.close()
 
     output = CliRunner().invoke(app, ["audit", "ledger", str(tmp_path / "a.sqlite")]).output

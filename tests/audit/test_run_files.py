@@ -20,7 +20,7 @@ from common.config.schema import RunConfig
 from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.plan import plan_for
 from server.audit.audit import audit_run
 
@@ -77,10 +77,10 @@ def test_audit_finds_a_forged_head(run: Path) -> None:
 
 def test_audit_takes_one_head_after_the_stated_one_and_no_more(run: Path) -> None:
     keys, ledger = HolderKeys.simulated(0, "00001"), Ledger(run / "ledgers" / "00001.sqlite", durable=False)
-    books = Books(ledger, keys, simulated=True)
+    session = LedgerSession(ledger, keys, simulated=True)
 
     def say(what: str) -> None:
-        books.note(RUN, "00001", what)
+        session.note(RUN, "00001", what)
         with (run / "heads.jsonl").open("a") as stream:
             stream.write(json.dumps({"client": "00001"} | asdict(sign_head(keys, ledger.head()))) + "\n")
 
@@ -93,7 +93,7 @@ def test_audit_takes_one_head_after_the_stated_one_and_no_more(run: Path) -> Non
 
 def test_audit_finds_exact_counts_that_are_not_stated(run: Path) -> None:
     ledger = Ledger(run / "ledgers" / "00001.sqlite", durable=False)
-    Books(ledger, HolderKeys.simulated(0, "00001"), simulated=True).note(RUN, "00001", "exact counts left")
+    LedgerSession(ledger, HolderKeys.simulated(0, "00001"), simulated=True).note(RUN, "00001", "exact counts left")
     ledger.close()
 
     assert "exact counts left client 00001" in doubts(run)

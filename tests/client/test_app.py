@@ -12,11 +12,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app as client_app
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.client_dataset import shard
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.preprocessing import Prepared
 from common.errors import ClientFailure
 from common.messages.codec import arrays_to_record
@@ -109,7 +109,7 @@ def test_an_exception_with_a_secret_sends_a_bare_code(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("patient-4711 has shape (3, 17)")
 
-    monkeypatch.setattr(Learner, "train", fail)
+    monkeypatch.setattr(Trainer, "train", fail)
 
     reply = ask(make_config(), "train", train_content())
 
@@ -194,7 +194,7 @@ def test_train_for_qfedavg_sends_the_mean_loss_of_the_incoming_model_on_training
 ) -> None:
     config = make_config({"privacy.mechanism": "none", "strategy.name": "QFedAvg"})
     weight = np.random.default_rng(0).normal(size=(10, 1280)).astype(np.float32)
-    rows = shard(digits, deal(config, digits), 0, private=False)
+    rows = shard(digits, load_or_make_partition(config, digits), 0, private=False)
 
     metrics = ask(config, "train", train_content({HEAD_WEIGHT: weight})).content.metric_records["metrics"]
 

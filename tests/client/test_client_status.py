@@ -36,16 +36,16 @@ def show(client: OwnClient, *more: str) -> str:
 
 
 def spend() -> None:
-    with own_holder().books() as books:
+    with own_holder().open_session() as session:
         parts = (holding(0, 6), holding(6, 8))
-        release(books, "first", PLAN, parts, [(1, "train"), (2, "train"), (3, "train"), (3, "closing")])
-        books.close("first", "a")
-        agreed = books.registration("first", "a")
+        release(session, "first", PLAN, parts, [(1, "train"), (2, "train"), (3, "train"), (3, "closing")])
+        session.close("first", "a")
+        agreed = session.registration("first", "a")
         assert agreed is not None
-        release(books, "second", PLAN, (holding(20, 26), holding(26, 28)), [(1, "train")])
-        books.refuse("third-run", "a", 0, "query", "epsilon would come to 9, the policy allows 8")
-        books.refuse("third-run", "b", 0, "query", "another client's")
-        books.note("fourth-run", "a", "took part with privacy.mechanism='none'")
+        release(session, "second", PLAN, (holding(20, 26), holding(26, 28)), [(1, "train")])
+        session.refuse("third-run", "a", 0, "query", "epsilon would come to 9, the policy allows 8")
+        session.refuse("third-run", "b", 0, "query", "another client's")
+        session.note("fourth-run", "a", "took part with privacy.mechanism='none'")
 
 
 def test_a_new_client_has_spent_nothing(client: OwnClient) -> None:
@@ -76,12 +76,12 @@ def test_status_tells_each_run_and_what_is_left_for_the_image_that_has_spent_mos
 
 def test_what_was_reserved_but_never_left_is_told_apart(client: OwnClient) -> None:
     spend()
-    with own_holder().books() as books:
-        agreed = books.registration("second", "a")
+    with own_holder().open_session() as session:
+        agreed = session.registration("second", "a")
         assert agreed is not None
         from common.privacy.policy import ANYTHING
 
-        books.reserve(agreed, 2, "train", "0" * 64, ANYTHING)
+        session.reserve(agreed, 2, "train", "0" * 64, ANYTHING)
 
     run = client_status(client.folder).runs[1]
 
@@ -123,7 +123,7 @@ def test_status_says_whose_code_is_pinned(client: OwnClient) -> None:
 
 def test_status_neither_waits_for_a_client_that_writes_nor_changes_the_ledger(client: OwnClient) -> None:
     spend()
-    with own_holder().books() as books, books.ledger.transaction():  # nobody else can write now
+    with own_holder().open_session() as session, session.ledger.transaction():  # nobody else can write now
         assert len(client_status(client.folder).runs) == 2
 
 

@@ -16,7 +16,7 @@ from own_clients import write_images
 from own_home_cases import own_home_fixture  # noqa: F401
 
 from client.setup.node_key import public_line
-from common.models import weight_files as weights
+from common.models import loading as weights
 
 Usage = namedtuple("Usage", "total used free")
 

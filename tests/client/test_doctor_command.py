@@ -101,8 +101,8 @@ def test_check_says_that_the_client_is_running(bed: Bed) -> None:
 
 
 def test_a_run_that_holds_the_rest_of_the_budget_is_no_failure(bed: Bed) -> None:
-    with own_holder().books() as books:
-        release(books, "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
+    with own_holder().open_session() as session:
+        release(session, "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
     bed.edit("client.toml", 'name = "Ward 7"', 'name = "a"')
     bed.edit("policy.toml", "max-epsilon = 8.0", f"max-epsilon = {PLAN.spent().pld}")
 

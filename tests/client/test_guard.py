@@ -12,12 +12,12 @@ from own_home_cases import (
 )
 
 import client.guard as guard_module
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.errors import LedgerError
 from common.ledger.data_holder import own_holder
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.models.initialization import initial_arrays
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -31,13 +31,13 @@ HEAD: dict[str, Scalar] = {
 
 
 def kinds() -> list[str]:
-    with own_holder().books() as books:
-        return [entry.kind for entry in books.ledger.entries()]
+    with own_holder().open_session() as session:
+        return [entry.kind for entry in session.ledger.entries()]
 
 
 def refusals() -> list[str]:
-    with own_holder().books() as books:
-        return [entry.event["why"] for entry in books.ledger.entries("kind = 'refuse'")]
+    with own_holder().open_session() as session:
+        return [entry.event["why"] for entry in session.ledger.entries("kind = 'refuse'")]
 
 
 def arrays_of(reply: Message) -> dict[str, np.ndarray]:
@@ -62,8 +62,8 @@ def test_a_wish_beyond_the_policy_gets_a_bare_code_and_nothing_is_computed(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(Learner, "train", never)
-    monkeypatch.setattr(Learner, "evaluate", never)
+    monkeypatch.setattr(Trainer, "train", never)
+    monkeypatch.setattr(Trainer, "evaluate", never)
     settings, why = WISHES[wish]
     client = OwnClient(tmp_path, images)
 
@@ -132,13 +132,13 @@ def test_the_same_request_gets_the_same_bytes_and_trains_once(
 ) -> None:
     config, client = make_config(SMALL), OwnClient(tmp_path, images)
     trained: list[int] = []
-    real = Learner.train
+    real = Trainer.train
 
-    def counting(self: Learner, *arguments: object, **named: object) -> object:
+    def counting(self: Trainer, *arguments: object, **named: object) -> object:
         trained.append(1)
         return real(self, *arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Learner, "train", counting)
+    monkeypatch.setattr(Trainer, "train", counting)
 
     first, again = (client.ask(config, "train", run="first") for _ in range(2))
 
@@ -193,7 +193,7 @@ def test_nothing_leaves_when_the_ledger_cannot_be_written(
     def full(*_: object, **__: object) -> None:
         raise LedgerError("no space left on device, /data/patients")
 
-    monkeypatch.setattr(Books, "commit", full)
+    monkeypatch.setattr(LedgerSession, "commit", full)
     client = OwnClient(tmp_path, images)
 
     reply = client.ask(make_config(SMALL), "train", run="first")
@@ -237,8 +237,8 @@ def test_exact_metrics_that_a_policy_allows_are_noted_and_come_without_a_loss(
     train, closing = (client.ask(config, kind, run="first") for kind in ("train", "evaluate"))
 
     assert set(train.content["metrics"]) == set(closing.content["metrics"]) == {"num-examples", "confusion"}
-    with own_holder().books() as books:
-        notes = [entry.event["note"] for entry in books.ledger.entries("kind = 'note'")]
+    with own_holder().open_session() as session:
+        notes = [entry.event["note"] for entry in session.ledger.entries("kind = 'note'")]
     assert notes == ["exact counts of held-out images left"]
 
 
@@ -252,8 +252,8 @@ def test_a_mechanism_that_trusts_others_is_noted_where_a_policy_allows_it(
         policy_metrics.write_text(policy_metrics.read_text().replace('"private"]', '"private", "exact"]'))
         assert code(client.ask(make_config(SMALL | settings), "query", run=mechanism)) == "ok"
 
-    with own_holder().books() as books:
-        notes = [entry.event["note"] for entry in books.ledger.entries("kind = 'note'")]
+    with own_holder().open_session() as session:
+        notes = [entry.event["note"] for entry in session.ledger.entries("kind = 'note'")]
     assert [("none" in notes[0]), ("client-dp" in notes[1])] == [True, True]
 
 

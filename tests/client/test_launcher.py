@@ -44,8 +44,8 @@ def code_of(bed: Runtime) -> str:
 
 
 def refusals() -> list[str]:
-    with own_holder().books() as books:
-        return [entry.event["why"] for entry in books.ledger.entries("kind = ?", ("refuse",))]
+    with own_holder().open_session() as session:
+        return [entry.event["why"] for entry in session.ledger.entries("kind = ?", ("refuse",))]
 
 
 def test_a_bundle_that_is_not_pinned_is_refused_and_nothing_of_it_is_run(

@@ -130,8 +130,8 @@ def test_a_larger_cap_lets_a_second_run_compose_and_a_third_end(
     results = [spend(client, config, run)[0] for run in ("first", "second", "third")]
 
     assert results == ["ok", "ok", "POLICY"]  # 4 and 4 compose to less than 8
-    with own_holder().books() as books:
-        kinds = [entry.kind for entry in books.ledger.entries()]
+    with own_holder().open_session() as session:
+        kinds = [entry.kind for entry in session.ledger.entries()]
     assert kinds.count("register") == 2
     assert kinds.count("reserve") == kinds.count("commit") == 6
 

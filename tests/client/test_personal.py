@@ -15,16 +15,16 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import client.app as client_app
-from client.session import local_of
-from client.training.trainer import Learner
+from client.session import open_session
+from client.training.trainer import Trainer
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.preprocessing import Prepared, prepare
 from common.messages.codec import arrays_to_record, record_to_arrays
 from common.models.initialization import initial_arrays
-from server.reporting.summary_view import show_closing
+from server.reporting.summary_view import print_summary
 from simulations.pooled_evaluator import PooledEvaluator
 from simulations.simulate import run_job
 
@@ -63,10 +63,12 @@ class OneClient:
 
     def __init__(self, config: RunConfig, prepared: Prepared, partition: int = 0) -> None:
         self.config = config
-        self.learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
-        self.rows: Shard = shard(prepared, deal(config, prepared), partition, private=config.noises_gradients)
-        self.start = initial_arrays(config, self.learner.input_shape, prepared.classes)
-        self.travelling = {name: array for name, array in self.start.items() if name not in self.learner.personal}
+        self.trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+        self.rows: Shard = shard(
+            prepared, load_or_make_partition(config, prepared), partition, private=config.noises_gradients
+        )
+        self.start = initial_arrays(config, self.trainer.input_shape, prepared.classes)
+        self.travelling = {name: array for name, array in self.start.items() if name not in self.trainer.personal}
         node = {"partition-id": partition, "num-partitions": config.num_clients, "bract-simulation": True}
         self.context = Context(1, 2, node, RecordDict(), resolved(config))
         self.run = secrets.token_hex(16)
@@ -87,10 +89,10 @@ class OneClient:
         return kept
 
     def kept(self) -> Arrays | None:
-        return local_of(self.config, int(self.context.node_config["partition-id"])).personal(self.run).before(10**6)
+        return open_session(self.config, int(self.context.node_config["partition-id"])).personal(self.run).before(10**6)
 
     def accuracy_counts(self, arrays: Arrays) -> list[int]:
-        counts = self.learner.evaluate(arrays, self.rows.test_inputs, self.rows.test_labels)
+        counts = self.trainer.evaluate(arrays, self.rows.test_inputs, self.rows.test_labels)
         return [int(n) for n in counts.confusion.ravel()]
 
 
@@ -104,7 +106,7 @@ def test_train_keeps_personal_tensors_and_sends_the_others(
 
     assert set(sent) | set(who.own) == set(who.start)
     assert not set(sent) & set(who.own)
-    assert set(who.own) == who.learner.personal
+    assert set(who.own) == who.trainer.personal
     assert list(sent) == list(who.travelling)
     assert any(not np.array_equal(array, who.start[name]) for name, array in sent.items())
     assert any(not np.array_equal(array, who.start[name]) for name, array in who.own.items())
@@ -123,7 +125,7 @@ def test_a_round_that_is_run_again_starts_from_where_it_did_before(pixels: Prepa
 
 
 def test_personal_head_is_the_head_and_personal_batchnorm_is_not(pixels: Prepared, make_config: MakeConfig) -> None:
-    head, norm = (OneClient(make_config(TINY | OPEN | more), pixels).learner.personal for more in ({}, NORM))
+    head, norm = (OneClient(make_config(TINY | OPEN | more), pixels).trainer.personal for more in ({}, NORM))
 
     assert head == HEAD
     assert norm
@@ -137,7 +139,7 @@ def test_train_equals_training_all_tensors_together_round_after_round(
     arrays, sent = dict(who.start), who.travelling
 
     for number in (1, 2):
-        arrays = who.learner.train(arrays, who.rows, name="00000", server_round=number, plan=None)
+        arrays = who.trainer.train(arrays, who.rows, name="00000", server_round=number, plan=None)
         travelling = {name: arrays[name] for name in who.travelling}
         sent = who.sent(who.ask("train", sent, number))
         assert all(np.array_equal(sent[name], travelling[name]) for name in travelling)
@@ -215,7 +217,7 @@ def test_train_for_qfedavg_sends_the_own_models_mean_training_loss(pixels: Prepa
 
     metrics = who.ask("train", incoming, 2).content.metric_records["metrics"]
 
-    logits = who.learner.logits(model, who.rows.train_inputs).astype(np.float64)
+    logits = who.trainer.logits(model, who.rows.train_inputs).astype(np.float64)
     picked = logits[np.arange(len(logits)), who.rows.train_labels]
     assert np.isclose(metrics["train-loss"], (np.log(np.exp(logits).sum(axis=1)) - picked).mean())
     assert "train-loss" not in who.ask("evaluate", incoming, 2).content.metric_records["metrics"]
@@ -225,7 +227,7 @@ def test_pooled_evaluator_scores_with_the_common_start_unless_a_model_brings_its
     pixels: Prepared, make_config: MakeConfig
 ) -> None:
     who = OneClient(make_config(TINY | OPEN), pixels)
-    evaluator = PooledEvaluator(who.config, pixels, deal(who.config, pixels))
+    evaluator = PooledEvaluator(who.config, pixels, load_or_make_partition(who.config, pixels))
     sent = who.sent(who.ask("train", who.travelling))
 
     assert evaluator.pooled(sent).loss_sum == evaluator.pooled(who.start | sent).loss_sum
@@ -236,7 +238,7 @@ def test_pooled_evaluator_scores_with_the_common_start_unless_a_model_brings_its
 def run(config: RunConfig) -> tuple[dict[str, Any], Path, str]:
     console = Console(file=io.StringIO(), record=True, width=400)
     summary, folder = run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
-    show_closing(summary, folder, console)
+    print_summary(summary, folder, console)
     return summary, folder, console.export_text()
 
 

@@ -173,8 +173,8 @@ def test_private_training_divides_by_the_expected_not_the_actual_batch() -> None
         return arrays[HEAD_WEIGHT].astype(float)
 
     # One row more changes the released step by one clipped gradient over 40, whatever was drawn.
-    slopes = residuals(FEATURES[20:21], LABELS[20:21], start[HEAD_WEIGHT])
-    gradient = np.outer(slopes[0], FEATURES[20])
+    logit_gradients = residuals(FEATURES[20:21], LABELS[20:21], start[HEAD_WEIGHT])
+    gradient = np.outer(logit_gradients[0], FEATURES[20])
     expected = -gradient * min(1.0, 0.2 / np.linalg.norm(gradient)) / 40
     assert np.allclose(step(21) - step(20), expected, atol=1e-6)
 

@@ -39,8 +39,8 @@ def test_a_wish_beyond_the_policy_is_refused_before_any_image_is_opened(
         file.unlink()
 
     assert code(client.ask(make_config(SMALL | {"privacy.mechanism": "none"}), "query", run="first")) == "POLICY"
-    with own_holder().books() as books:
-        assert [entry.kind for entry in books.ledger.entries()] == ["genesis", "refuse"]
+    with own_holder().open_session() as session:
+        assert [entry.kind for entry in session.ledger.entries()] == ["genesis", "refuse"]
 
 
 @pytest.mark.parametrize("classes", ["dark,bright", "dark,zz", "zz,yy"])
@@ -96,8 +96,8 @@ def test_no_server_moves_an_image_from_training_to_evaluation(
         config = make_config(SMALL | {"data.test-fraction": fraction})
         assert code(client.ask(config, "train", run=f"run {number}")) == "ok"
 
-    with own_holder().books() as books:
-        first, second = (entry.event["parts"] for entry in books.ledger.entries("kind = 'register'"))
+    with own_holder().open_session() as session:
+        first, second = (entry.event["parts"] for entry in session.ledger.entries("kind = 'register'"))
     assert first == second
 
 
@@ -135,8 +135,8 @@ def test_exact_closing_counts_leave_once_a_run_and_are_written_down(
     ]
 
     assert answers == ["ok", "POLICY", "POLICY"]
-    with own_holder().books() as books:
-        kinds = [entry.kind for entry in books.ledger.entries()]
+    with own_holder().open_session() as session:
+        kinds = [entry.kind for entry in session.ledger.entries()]
     assert kinds[:5] == ["genesis", "register", "note", "reserve", "commit"]
 
 
@@ -163,8 +163,8 @@ def test_a_client_with_images_of_its_own_takes_no_part_in_a_simulation(
     client = OwnClient(tmp_path, images)
 
     assert code(client.ask(make_config(SMALL | {"data.source": "digits"}), "query", run="first")) == "CONFIG"
-    with own_holder().books() as books:
-        assert [entry.kind for entry in books.ledger.entries()] == ["genesis"]
+    with own_holder().open_session() as session:
+        assert [entry.kind for entry in session.ledger.entries()] == ["genesis"]
 
 
 def test_no_server_has_a_file_of_its_choice_read_and_its_hash_sent(

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from weight_cases import SMALL, MakeConfig, classifier_tensors, config_of
 
 from common.errors import ConfigError, WeightsError
-from common.models.backbone_info import backbone_facts, load_backbone
-from common.models.loading import build_body, load_body
+from common.models.backbone_info import backbone_info, load_backbone
+from common.models.loading import build_backbone, load_pretrained
 from common.models.names import SHORT_NAMES, known_backbones, resolve_name
 from common.models.weight_files import hash_tensors
 
@@ -68,7 +68,7 @@ def test_resolve_name_says_what_to_write_when_a_name_is_wrong(given: str, words:
 @pytest.mark.filterwarnings("ignore:The default weight initialization of inception_v3:FutureWarning")
 def test_build_body_says_what_there_is_when_it_knows_no_such_architecture(given: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        build_body(resolve_name(given), None)
+        build_backbone(resolve_name(given), None)
 
 
 def test_known_backbones_lists_every_short_name() -> None:
@@ -94,9 +94,9 @@ def test_known_backbones_lists_every_short_name() -> None:
 def test_backbone_facts_give_the_number_of_features(
     make_config: MakeConfig, backbone: str, features: int, mapped: int
 ) -> None:
-    facts = backbone_facts(config_of(make_config, backbone, **{"data.image-size": 64}))
+    facts = backbone_info(config_of(make_config, backbone, **{"data.image-size": 64}))
 
-    assert (facts.num_features, facts.num_mapped, facts.image_size) == (features, mapped, 64)
+    assert (facts.num_features, facts.num_flattened, facts.image_size) == (features, mapped, 64)
 
 
 def test_preprocessing_comes_from_the_backbones_own_configuration(make_config: MakeConfig) -> None:
@@ -108,7 +108,7 @@ def test_preprocessing_comes_from_the_backbones_own_configuration(make_config: M
         "efficientnet_lite0": ((127.0,) * 3, (128.0,) * 3, "bicubic", 128),
     }
     for backbone, (mean, std, interpolation, side) in own.items():
-        facts = build_body(resolve_name(backbone), None).preprocessing
+        facts = build_backbone(resolve_name(backbone), None).preprocessing
         assert facts.mean == pytest.approx(mean)
         assert facts.std == pytest.approx(std)
         assert (facts.interpolation, facts.image_size) == (interpolation, side)
@@ -127,7 +127,7 @@ def test_backbone_facts_refuse_a_size_that_the_backbone_cannot_take(
     make_config: MakeConfig, backbone: str, side: int, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        backbone_facts(config_of(make_config, backbone, **{"data.image-size": side}))
+        backbone_info(config_of(make_config, backbone, **{"data.image-size": side}))
 
 
 def test_loaded_backbone_is_frozen_and_in_eval_mode(make_config: MakeConfig) -> None:
@@ -142,12 +142,12 @@ def test_loaded_backbone_is_frozen_and_in_eval_mode(make_config: MakeConfig) -> 
 
 
 def test_pinned_hash_is_accepted_when_it_is_right_and_refused_when_it_is_not(make_config: MakeConfig) -> None:
-    right = backbone_facts(config_of(make_config, SMALL)).sha256
+    right = backbone_info(config_of(make_config, SMALL)).sha256
     wrong = "0" * 64
 
     load_backbone(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
-    backbone_facts(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
-    for ask in (backbone_facts, load_backbone):
+    backbone_info(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
+    for ask in (backbone_info, load_backbone):
         with pytest.raises(WeightsError, match=f"asks for {wrong[:16]}.*here have {right[:16]}"):
             ask(config_of(make_config, SMALL, **{"model.weights-sha256": wrong}))
 
@@ -158,14 +158,14 @@ def test_backbone_facts_notice_that_the_file_has_changed(
     file = tmp_path / "weights.safetensors"
     save_file(tensors, file)
     config = config_of(make_config, SMALL, file)
-    before = backbone_facts(config)
+    before = backbone_info(config)
 
     save_file(tensors | {"conv_stem.weight": 2 * tensors["conv_stem.weight"]}, file)
     os.utime(file, ns=(1, 1))  # same size, another time
 
-    assert backbone_facts(config).sha256 != before.sha256
-    assert backbone_facts(config).sha256 == hash_tensors(
-        load_body(resolve_name(SMALL), str(file), side=32, seed=0)[0].state_dict()
+    assert backbone_info(config).sha256 != before.sha256
+    assert backbone_info(config).sha256 == hash_tensors(
+        load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)[0].state_dict()
     )
 
 
@@ -176,8 +176,8 @@ def test_backbone_facts_are_remembered_across_processes(
 
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     config = config_of(make_config, SMALL, **{"seed": 77})
-    first = backbone_facts(config)
+    first = backbone_info(config)
     backbones._remembered.cache_clear()  # as a new process starts
-    monkeypatch.setattr(backbones, "load_body", None)
+    monkeypatch.setattr(backbones, "load_pretrained", None)
 
-    assert backbone_facts(config) == first
+    assert backbone_info(config) == first

@@ -16,10 +16,10 @@ from client.training.network_sgd import Rows, network_logits, train_network, tra
 from client.training.round_settings import settings_of
 from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
-from common.models.backbone_info import backbone_facts, load_backbone
+from common.models.backbone_info import backbone_info, load_backbone
 from common.models.classifier import build_network, feature_network
 from common.models.initialization import initial_arrays
-from common.models.loading import build_body
+from common.models.loading import build_backbone
 from common.models.names import resolve_name
 from common.models.providers.open_clip_models import PROMPT, clip_with_weights, text_head
 from common.models.tuning import tuned_names
@@ -79,8 +79,8 @@ def test_image_tower_is_the_backbone(make_config: Callable[..., RunConfig], tiny
     body = load_backbone(config)
     inputs = torch.randn(2, 3, SIDE, SIDE)
 
-    torch.testing.assert_close(body.pooled(body.maps(inputs)), tiny[2].encode_image(inputs))
-    facts = backbone_facts(config)
+    torch.testing.assert_close(body.pooled(body.feature_maps(inputs)), tiny[2].encode_image(inputs))
+    facts = backbone_info(config)
     assert (facts.num_features, facts.image_size, facts.interpolation) == (24, SIDE, "bicubic")
     assert facts.mean == pytest.approx([255 * value for value in open_clip.OPENAI_DATASET_MEAN], abs=1e-3)
 
@@ -142,7 +142,7 @@ def test_groups_of_the_tower_are_its_blocks(make_config: Callable[..., RunConfig
 
     last = tuned_names(body, "last:1", "tiny")
 
-    assert len(body.groups()) == 3
+    assert len(body.layer_groups()) == 3
     assert "model.proj" in last
     assert all(name.startswith(("model.transformer.resblocks.1.", "model.ln_post", "model.proj")) for name in last)
 
@@ -187,4 +187,4 @@ def test_text_head_says_so_when_the_tokeniser_is_missing(monkeypatch: pytest.Mon
 )
 def test_tower_is_refused_when_name_or_size_is_wrong(tiny: Any, name: str, side: int | None, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        build_body(resolve_name(name or tiny[0]), side)
+        build_backbone(resolve_name(name or tiny[0]), side)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.client_dataset import shard
-from common.data.partitioning.assignment import deal, deal_afresh
+from common.data.partitioning.assignment import load_or_make_partition, make_partition
 from common.data.partitioning.partition import Partition, class_counts
 from common.errors import ConfigError, DataError
 from common.system.paths import bract_home
@@ -24,7 +24,7 @@ COUNT = 600
 
 
 @dataclass(frozen=True)
-class Content:
+class PartitionInput:
     """What dealing reads of a prepared source; `inputs` are the row numbers, so that a test sees who got what."""
 
     inputs: np.ndarray
@@ -50,8 +50,8 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
 
 
-def _content(num_train: int = COUNT, **changed: Any) -> Content:
-    plain = Content(
+def _content(num_train: int = COUNT, **changed: Any) -> PartitionInput:
+    plain = PartitionInput(
         inputs=np.arange(COUNT),
         labels=np.random.default_rng(0).integers(4, size=COUNT),
         digests=_digests([str(row) for row in range(COUNT)]),
@@ -67,13 +67,13 @@ def _content(num_train: int = COUNT, **changed: Any) -> Content:
     return replace(plain, **changed)
 
 
-def _without(content: Content, bad: np.ndarray) -> Content:
+def _without(content: PartitionInput, bad: np.ndarray) -> PartitionInput:
     usable, digests = content.usable.copy(), content.digests.copy()
     usable[bad], digests[bad] = False, 0
     return replace(content, usable=usable, digests=digests)
 
 
-def _with_units(content: Content, units: list[str]) -> Content:
+def _with_units(content: PartitionInput, units: list[str]) -> PartitionInput:
     named = np.array([bool(unit) for unit in units])
     digests = np.where(named[:, None], _digests(units), content.digests)
     return replace(content, unit_digests=digests)
@@ -91,7 +91,9 @@ def test_shards_are_disjoint_and_miss_only_what_is_counted(
     make_config: MakeConfig, partitioner: str, num_train: int
 ) -> None:
     content = _content(num_train)
-    partition = deal(make_config({"data.partitioner": partitioner, "data.shards-per-client": 7}), content)
+    partition = load_or_make_partition(
+        make_config({"data.partitioner": partitioner, "data.shards-per-client": 7}), content
+    )
 
     shards = [shard(content, partition, client, private=False) for client in range(5)]
 
@@ -106,7 +108,9 @@ def test_shards_are_disjoint_and_miss_only_what_is_counted(
 
 
 def test_images_unused_counts_what_shards_leave_over(make_config: MakeConfig) -> None:
-    partition = deal(make_config({"data.partitioner": "shards", "data.shards-per-client": 7}), _content())
+    partition = load_or_make_partition(
+        make_config({"data.partitioner": "shards", "data.shards-per-client": 7}), _content()
+    )
 
     assert partition.images_unused == COUNT % 35 == (partition.owner == -1).sum()
     assert partition.num_units.sum() == COUNT - COUNT % 35
@@ -124,7 +128,7 @@ def test_declared_sizes_and_owners_do_not_depend_on_which_files_are_bad(
     unit_digests[[row for row in bad if row % 4 == 0]] = 0  # an image without unit has the digest of its pixels
     damaged = replace(_without(content, np.array(sorted(bad), dtype=int)), unit_digests=unit_digests)
 
-    sound, hurt = (deal_afresh(make_config(), one) for one in (content, damaged))
+    sound, hurt = (make_partition(make_config(), one) for one in (content, damaged))
 
     assert np.array_equal(hurt.num_units, sound.num_units)
     assert np.array_equal(hurt.owner[:num_train], sound.owner[:num_train])
@@ -133,7 +137,7 @@ def test_declared_sizes_and_owners_do_not_depend_on_which_files_are_bad(
 def test_shard_holds_usable_rows_only(make_config: MakeConfig) -> None:
     bad = np.arange(0, COUNT, 7)
     content = _without(_content(450), bad)
-    partition = deal(make_config(), content)
+    partition = load_or_make_partition(make_config(), content)
 
     shards = [shard(content, partition, client, private=True) for client in range(5)]
 
@@ -147,7 +151,7 @@ def test_an_unknown_class_is_dealt_and_counted_but_never_shown(make_config: Make
     labels = _content().labels.copy()
     labels[:60] = -1
     content = _without(_content(labels=labels), np.arange(60))
-    partition = deal(make_config(), content)
+    partition = load_or_make_partition(make_config(), content)
 
     counts = class_counts(content, partition)
 
@@ -160,7 +164,7 @@ def test_units_stay_at_one_client_and_on_one_side(make_config: MakeConfig) -> No
     units = [f"patient {number}" if number % 2 else "" for number in np.random.default_rng(1).integers(60, size=COUNT)]
     content = _with_units(_content(), units)
 
-    partition = deal(make_config(), content)
+    partition = load_or_make_partition(make_config(), content)
 
     for name in set(units) - {""}:
         rows = [row for row, unit in enumerate(units) if unit == name]
@@ -173,7 +177,7 @@ def test_test_images_of_a_unit_go_where_its_training_images_are(make_config: Mak
     units = [f"patient {number}" for number in np.random.default_rng(1).integers(150, size=COUNT)]
     content = _with_units(_content(450), units)
 
-    partition = deal(make_config(), content)
+    partition = load_or_make_partition(make_config(), content)
 
     for name in set(units):
         assert len({partition.owner[row] for row, unit in enumerate(units) if unit == name}) == 1
@@ -183,7 +187,7 @@ def test_natural_test_images_stay_at_their_own_client(make_config: MakeConfig) -
     owners = np.random.default_rng(2).integers(3, size=COUNT).astype(np.int32)
     content = _content(450, owners=owners, client_names=("x", "y", "z"))
 
-    partition = deal(make_config({"data.partitioner": "natural", "num-clients": 3}), content)
+    partition = load_or_make_partition(make_config({"data.partitioner": "natural", "num-clients": 3}), content)
 
     assert np.array_equal(partition.owner, owners)
     assert partition.images_unused == 0
@@ -194,7 +198,7 @@ def test_natural_counts_an_image_without_client_as_unused(make_config: MakeConfi
     owners[:9] = -1
     content = _content(owners=owners, client_names=("x", "y", "z"))
 
-    partition = deal(make_config({"data.partitioner": "natural", "num-clients": 3}), content)
+    partition = load_or_make_partition(make_config({"data.partitioner": "natural", "num-clients": 3}), content)
 
     assert partition.images_unused == 9
     assert class_counts(content, partition).sum() == COUNT - 9
@@ -204,11 +208,13 @@ def test_natural_names_the_right_number_of_clients(make_config: MakeConfig) -> N
     content = _content(owners=np.zeros(COUNT, dtype=np.int32), client_names=("x",))
 
     with pytest.raises(DataError, match="needs num-clients=1"):
-        deal(make_config({"data.partitioner": "natural"}), content)
+        load_or_make_partition(make_config({"data.partitioner": "natural"}), content)
 
 
 def test_num_units_is_the_training_pool_before_anything_is_held_out(make_config: MakeConfig) -> None:
-    some, more = (deal(make_config({"data.test-fraction": share}), _content()) for share in (0.2, 0.5))
+    some, more = (
+        load_or_make_partition(make_config({"data.test-fraction": share}), _content()) for share in (0.2, 0.5)
+    )
 
     assert some.num_units.tolist() == more.num_units.tolist() == np.bincount(some.owner).tolist()
     assert np.array_equal(some.owner, more.owner)
@@ -216,7 +222,7 @@ def test_num_units_is_the_training_pool_before_anything_is_held_out(make_config:
 
 
 def test_num_units_leaves_out_the_sources_own_test_set(make_config: MakeConfig) -> None:
-    partition = deal(make_config(), _content(450))
+    partition = load_or_make_partition(make_config(), _content(450))
 
     assert partition.num_units.tolist() == np.bincount(partition.owner[:450], minlength=5).tolist()
     assert np.array_equal(partition.held_out, np.arange(COUNT) >= 450)
@@ -224,9 +230,9 @@ def test_num_units_leaves_out_the_sources_own_test_set(make_config: MakeConfig) 
 
 def test_deal_refuses_a_batch_larger_than_all_images(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"training\.batch-size=451 but there are only 450 training images"):
-        deal(make_config({"training.batch-size": 451}), _content(450))
+        load_or_make_partition(make_config({"training.batch-size": 451}), _content(450))
 
-    assert deal(make_config({"training.batch-size": 450}), _content(450)).num_units.sum() == 450
+    assert load_or_make_partition(make_config({"training.batch-size": 450}), _content(450)).num_units.sum() == 450
 
 
 def _same(one: Partition, other: Partition) -> bool:
@@ -234,14 +240,14 @@ def _same(one: Partition, other: Partition) -> bool:
 
 
 def test_deal_is_read_the_second_time(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = deal(make_config(), _content())
-    monkeypatch.setattr("common.data.partitioning.assignment.deal_afresh", lambda *_: pytest.fail("dealt again"))
+    first = load_or_make_partition(make_config(), _content())
+    monkeypatch.setattr("common.data.partitioning.assignment.make_partition", lambda *_: pytest.fail("dealt again"))
 
-    assert _same(deal(make_config(), _content()), first)
+    assert _same(load_or_make_partition(make_config(), _content()), first)
 
 
 def test_deal_gives_the_same_when_computed_again(make_config: MakeConfig) -> None:
-    assert _same(deal(make_config(), _content()), deal_afresh(make_config(), _content()))
+    assert _same(load_or_make_partition(make_config(), _content()), make_partition(make_config(), _content()))
 
 
 @pytest.mark.parametrize(
@@ -261,26 +267,28 @@ def test_deal_gives_the_same_when_computed_again(make_config: MakeConfig) -> Non
 def test_deal_is_computed_anew_when_a_setting_that_matters_changes(
     make_config: MakeConfig, before: dict[str, Scalar], changed: dict[str, Scalar]
 ) -> None:
-    first = deal(make_config(before), _content())
+    first = load_or_make_partition(make_config(before), _content())
 
-    assert not _same(deal(make_config(before | changed), _content()), first)
+    assert not _same(load_or_make_partition(make_config(before | changed), _content()), first)
 
 
 def test_deal_is_computed_anew_for_other_content(make_config: MakeConfig) -> None:
-    first = deal(make_config(), _content())
+    first = load_or_make_partition(make_config(), _content())
 
-    assert not _same(deal(make_config(), _content(labels=_content().labels[::-1], key="other")), first)
+    assert not _same(
+        load_or_make_partition(make_config(), _content(labels=_content().labels[::-1], key="other")), first
+    )
 
 
 def test_deal_is_computed_anew_when_another_image_turns_out_bad(make_config: MakeConfig) -> None:
-    first = deal(make_config(), _content())
+    first = load_or_make_partition(make_config(), _content())
     held = np.flatnonzero(first.held_out)[:1]
 
-    assert not deal(make_config(), _without(_content(), held)).held_out[held].any()
+    assert not load_or_make_partition(make_config(), _without(_content(), held)).held_out[held].any()
 
 
 def test_deal_keeps_its_cache_to_its_owner(make_config: MakeConfig) -> None:
-    deal(make_config(), _content())
+    load_or_make_partition(make_config(), _content())
 
     folder = bract_home() / "cache" / "partitions"
     assert [file.stat().st_mode & 0o777 for file in folder.iterdir()] == [0o600]
@@ -293,7 +301,7 @@ def test_deal_leaves_no_half_written_file(make_config: MakeConfig, monkeypatch: 
 
     monkeypatch.setattr("common.data.partitioning.assignment.np.savez", stop)
     with pytest.raises(KeyboardInterrupt):
-        deal(make_config(), _content())
+        load_or_make_partition(make_config(), _content())
 
     assert list((bract_home() / "cache" / "partitions").iterdir()) == []
 
@@ -301,7 +309,9 @@ def test_deal_leaves_no_half_written_file(make_config: MakeConfig, monkeypatch: 
 @pytest.mark.parametrize("partitioner", ["dirichlet", "pathological"])
 def test_class_counts_add_up_to_the_classes_and_the_clients(make_config: MakeConfig, partitioner: str) -> None:
     content = _content()
-    partition = deal(make_config({"data.partitioner": partitioner, "data.classes-per-client": 1}), content)
+    partition = load_or_make_partition(
+        make_config({"data.partitioner": partitioner, "data.classes-per-client": 1}), content
+    )
 
     counts = class_counts(content, partition)
 

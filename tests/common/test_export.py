@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from bract import app
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
-from common.data.partitioning.assignment import deal_afresh
+from common.data.partitioning.assignment import make_partition
 from common.data.partitioning.export import export_partition, folder_names
 from common.data.scan import Scan, scan_source
 from common.data.sources.registry import open_source
@@ -90,7 +90,7 @@ def test_each_client_folder_reads_back_to_the_same_images(
     facts = export_partition(config, source, out, no_progress)
 
     scan = scan_source(source, progress=no_progress)
-    partition = deal_afresh(config, scan)
+    partition = make_partition(config, scan)
     for client in range(3):
         rows = np.flatnonzero((partition.owner == client) & scan.usable)
         wanted = _images(scan, rows, partition.held_out, scan.classes)
@@ -106,7 +106,7 @@ def test_a_source_in_memory_with_its_numbers_as_classes_reads_back(make_config: 
     export_partition(config, source, tmp_path / "out", no_progress)
 
     scan = scan_source(source, progress=no_progress)
-    partition = deal_afresh(config, scan)
+    partition = make_partition(config, scan)
     for client in range(2):
         wanted = _images(scan, np.flatnonzero(partition.owner == client), partition.held_out, scan.classes)
         assert _read_back(make_config, tmp_path / "out" / f"client-{client:05d}", scan.classes) == wanted
@@ -142,7 +142,7 @@ def test_units_come_back_by_the_manifest_of_each_client(make_config: MakeConfig,
 
     assert facts["units"]
     scan = scan_source(source, progress=no_progress)
-    partition = deal_afresh(config, scan)
+    partition = make_partition(config, scan)
     for client in range(3):
         classes = ",".join(facts["class_folders"])
         manifest = tmp_path / "out" / f"client-{client:05d}" / "manifest.csv"

@@ -13,10 +13,10 @@ from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows, train_network, train_network_privately
 from client.training.round_settings import settings_of
 from common.config.schema import RunConfig
-from common.models.backbone import Body
+from common.models.backbone import Backbone
 from common.models.classifier import build_network, trained_arrays
 from common.models.frozen_batch_norm import FrozenBatchNorm, freeze_batch_norm
-from common.models.loading import build_body
+from common.models.loading import build_backbone
 from common.models.names import resolve_name
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
@@ -47,8 +47,8 @@ def randomised(layer: nn.Module) -> nn.Module:
     return layer.eval()
 
 
-def body_of(backbone: str) -> Body:
-    body = build_body(resolve_name(backbone), 64)
+def body_of(backbone: str) -> Backbone:
+    body = build_backbone(resolve_name(backbone), 64)
     randomised(body)
     return body
 
@@ -73,14 +73,14 @@ def test_every_frozen_layer_equals_the_original_in_eval_mode(backbone: str) -> N
 @pytest.mark.parametrize("backbone", WITH_BATCH_NORM)
 def test_frozen_backbone_gives_the_features_of_the_original(backbone: str) -> None:
     """The whole chain, so that a forgotten activation or epsilon shows."""
-    body = build_body(resolve_name(backbone), 64).eval()
+    body = build_backbone(resolve_name(backbone), 64).eval()
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        before = body.pooled(body.maps(pixels))
+        before = body.pooled(body.feature_maps(pixels))
 
         freeze_batch_norm(body)
 
-        after = body.pooled(body.maps(pixels))
+        after = body.pooled(body.feature_maps(pixels))
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6 * float(before.abs().max()))
 
 

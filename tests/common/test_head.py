@@ -36,10 +36,10 @@ def test_residuals_with_smoothed_labels_give_the_gradient_of_torch(row_by_row: b
         torch.from_numpy(features) @ variable.T, torch.from_numpy(labels), label_smoothing=0.3
     ).backward()
 
-    slopes = residuals(features, labels, weight, row_by_row=row_by_row, label_smoothing=0.3)
+    logit_gradients = residuals(features, labels, weight, row_by_row=row_by_row, label_smoothing=0.3)
 
-    np.testing.assert_allclose(slopes.T @ features / len(labels), variable.grad, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(slopes.sum(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(logit_gradients.T @ features / len(labels), variable.grad, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(logit_gradients.sum(axis=1), 0, atol=1e-6)
 
 
 def test_residuals_stay_finite_when_logits_are_huge() -> None:

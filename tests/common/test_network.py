@@ -9,7 +9,7 @@ import torch
 
 from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.models.backbone_info import backbone_facts, describe, load_backbone, scaling_of
+from common.models.backbone_info import backbone_info, describe, load_backbone, scaling_of
 from common.models.classifier import (
     CnnNetwork,
     Network,
@@ -21,7 +21,7 @@ from common.models.classifier import (
     trained_arrays,
 )
 from common.models.initialization import initial_arrays
-from common.models.loading import build_body
+from common.models.loading import build_backbone
 from common.models.names import resolve_name
 
 MakeConfig = Callable[..., RunConfig]
@@ -52,7 +52,7 @@ def test_network_is_prepared_pixels_body_scaling_and_head_in_a_row(make_config: 
 
     mean, std = (np.array(values) for values in (body.preprocessing.mean, body.preprocessing.std))
     inputs = torch.from_numpy(((images - mean) / std).transpose(0, 3, 1, 2)).float()
-    features = body.maps(inputs).mean(dim=(2, 3))
+    features = body.feature_maps(inputs).mean(dim=(2, 3))
     features = torch.nn.functional.layer_norm(features, (512,))
     torch.testing.assert_close(logits, features @ network.head.weight.T, rtol=1e-4, atol=1e-4)  # type: ignore[union-attr,operator]
 
@@ -81,8 +81,8 @@ def test_head_on_cached_features_equals_the_whole_network(make_config: MakeConfi
     cached = config_of(make_config, **{"model.tuning": "head", "model.head": head})
     whole = config_of(make_config, **{"model.tuning": "head", "model.head": head, "training.augmentation": "flip"})
     extractor, network = feature_network(cached), build_network(whole, SHAPE, 3)
-    facts = backbone_facts(cached)
-    size = facts.num_mapped if head == "mlp" else facts.num_features
+    facts = backbone_info(cached)
+    size = facts.num_flattened if head == "mlp" else facts.num_features
     images = pixels(3)
 
     features = extractor(extractor.prepare(images))
@@ -211,7 +211,7 @@ def test_personal_batchnorm_is_refused_where_none_is_trained(make_config: MakeCo
 
 
 def test_vgg_has_no_dense_layers_left() -> None:
-    body = build_body(resolve_name("vgg16"), 32)
+    body = build_backbone(resolve_name("vgg16"), 32)
 
     # 13 convolutions: what the literature calls VGG16's convolutional base.
     assert sum(parameter.numel() for parameter in body.parameters()) == 14_714_688

@@ -11,10 +11,10 @@ from common.messages.codec import (
     SERVER_ROUND,
     arrays_to_record,
     decode_declaration,
-    decode_findings,
+    decode_evaluation,
     decode_head,
     encode_declaration,
-    encode_findings,
+    encode_evaluation,
     encode_head,
     encode_update,
     record_to_arrays,
@@ -71,7 +71,7 @@ def test_decode_declaration_names_a_missing_field(field: str) -> None:
 
 def test_decode_declaration_refuses_a_reply_without_its_record() -> None:
     with pytest.raises(FederationError, match=f"lacks '{CLIENT}'"):
-        decode_declaration(encode_findings(3, FOUND))
+        decode_declaration(encode_evaluation(3, FOUND))
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_decode_declaration_refuses_a_shape_or_size_that_is_not_whole(field: str
         decode_declaration(content)
 
 
-@pytest.mark.parametrize("content", [encode_update(WEIGHTS, 7, FOUND), encode_findings(7, FOUND)])
+@pytest.mark.parametrize("content", [encode_update(WEIGHTS, 7, FOUND), encode_evaluation(7, FOUND)])
 def test_decode_findings_is_the_inverse_of_encode(content: RecordDict) -> None:
-    found = decode_findings(content)
+    found = decode_evaluation(content)
 
     assert found is not None
     assert (found.personal, found.train_loss) == (None, None)
@@ -125,7 +125,7 @@ def test_decode_findings_is_the_inverse_of_encode(content: RecordDict) -> None:
 
 
 def test_decode_findings_gives_personal_counts_and_the_training_loss_apart() -> None:
-    found = decode_findings(reply("train", EVERYTHING))
+    found = decode_evaluation(reply("train", EVERYTHING))
 
     assert found is not None
     assert found.personal is not None
@@ -135,7 +135,7 @@ def test_decode_findings_gives_personal_counts_and_the_training_loss_apart() -> 
 
 
 def test_decode_findings_is_none_when_the_reply_carries_none() -> None:
-    assert decode_findings(encode_update(WEIGHTS, 7, None)) is None
+    assert decode_evaluation(encode_update(WEIGHTS, 7, None)) is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_decode_findings_refuses_what_is_no_confusion_matrix(
     content.metric_records[METRICS][keys[1]] = loss
 
     with pytest.raises(FederationError, match="no confusion matrix"):
-        decode_findings(content, 2)
+        decode_evaluation(content, 2)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -0.1, [0.5], 1])
@@ -161,7 +161,7 @@ def test_decode_findings_refuses_a_training_loss_that_no_strategy_could_weigh_by
     content.metric_records[METRICS][TRAIN_LOSS] = loss
 
     with pytest.raises(FederationError, match="training loss"):
-        decode_findings(content, 2)
+        decode_evaluation(content, 2)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_sum_counts_refuses_what_cannot_be_added(metrics: dict[str, float | list
     broken = RecordDict({METRICS: MetricRecord({NUM_EXAMPLES: 1, **metrics})})
 
     with pytest.raises(FederationError):
-        sum_counts([encode_findings(6, FOUND), broken], NUM_EXAMPLES)
+        sum_counts([encode_evaluation(6, FOUND), broken], NUM_EXAMPLES)
 
 
 def test_sum_counts_adds_and_does_not_average() -> None:
-    summed = sum_counts([encode_findings(1, FOUND), encode_findings(1000, FOUND)], NUM_EXAMPLES)
+    summed = sum_counts([encode_evaluation(1, FOUND), encode_evaluation(1000, FOUND)], NUM_EXAMPLES)
 
     assert summed[CONFUSION] == [6, 2, 0, 4]
     assert summed[LOSS_SUM] == 5.0

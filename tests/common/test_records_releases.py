@@ -10,7 +10,7 @@ from record_cases import DECLARED, EVERYTHING, FOUND, LEGAL, PRIVATE, RUNS, WEIG
 from common.config.schema import RunConfig
 from common.errors import FederationError, PrivacyError
 from common.messages.checks import check_release, check_reply
-from common.messages.codec import Findings, arrays_to_record, encode_findings, encode_update
+from common.messages.codec import Evaluation, arrays_to_record, encode_evaluation, encode_update
 from common.messages.fields import (
     ARRAYS,
     CONFUSION,
@@ -34,7 +34,7 @@ def _check(content: RecordDict, kind: str, releases: Releases) -> RecordDict:
     return check_release(content, message_type=kind, releases=releases, travelling=travelling)
 
 
-def _check_reply(content: RecordDict, releases: Releases = EVERYTHING) -> Findings | None:
+def _check_reply(content: RecordDict, releases: Releases = EVERYTHING) -> Evaluation | None:
     travelling = {name: array.shape for name, array in WEIGHTS.items()}
     return check_reply(content, DECLARED, message_type="train", releases=releases, travelling=travelling)
 
@@ -119,7 +119,7 @@ def test_releases_refuse_requests_that_nothing_may_answer(kind: str, run: str) -
     with pytest.raises(PrivacyError, match="nothing may leave"):
         releases.fields(kind)
     with pytest.raises(PrivacyError, match="nothing may leave"):
-        _check(encode_findings(3, FOUND), kind, releases)
+        _check(encode_evaluation(3, FOUND), kind, releases)
 
 
 @pytest.mark.parametrize("extra", [{"train_loss": True}, {"personal": True}])

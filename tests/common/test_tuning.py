@@ -9,7 +9,7 @@ from torch import nn
 
 from common.config.schema import TUNINGS, RunConfig
 from common.errors import ConfigError
-from common.models.backbone import Body, Preprocessing
+from common.models.backbone import Backbone, Preprocessing
 from common.models.backbone_info import load_backbone
 from common.models.classifier import Network, build_network
 from common.models.initialization import initial_arrays
@@ -20,11 +20,11 @@ FAMILIES = ("vgg16", "resnet18", "mobilenet_v3_small", "efficientnet_lite0", "co
 
 
 @pytest.fixture(scope="module")
-def body_of(make_config: MakeConfig) -> Callable[[str], Body]:
+def body_of(make_config: MakeConfig) -> Callable[[str], Backbone]:
     """Each family's backbone, built once."""
-    held: dict[str, Body] = {}
+    held: dict[str, Backbone] = {}
 
-    def get(backbone: str) -> Body:
+    def get(backbone: str) -> Backbone:
         if backbone not in held:
             held[backbone] = load_backbone(config_of(make_config, backbone))
         return held[backbone]
@@ -62,7 +62,7 @@ IN_AND_OUT = [
 
 @pytest.mark.parametrize(("backbone", "tuning", "inside", "outside"), IN_AND_OUT)
 def test_tuned_names_hold_what_the_way_of_tuning_says(
-    body_of: Callable[[str], Body], backbone: str, tuning: str, inside: str, outside: str
+    body_of: Callable[[str], Backbone], backbone: str, tuning: str, inside: str, outside: str
 ) -> None:
     body = body_of(backbone)
     everything = [name for name, _ in body.named_parameters()]
@@ -76,7 +76,7 @@ def test_tuned_names_hold_what_the_way_of_tuning_says(
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_tuned_names_of_head_are_none_and_of_full_are_all(body_of: Callable[[str], Body], backbone: str) -> None:
+def test_tuned_names_of_head_are_none_and_of_full_are_all(body_of: Callable[[str], Backbone], backbone: str) -> None:
     body = body_of(backbone)
 
     assert tuned_names(body, "head", backbone) == []
@@ -84,7 +84,7 @@ def test_tuned_names_of_head_are_none_and_of_full_are_all(body_of: Callable[[str
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_bias_is_every_bias_and_norm_is_every_affine_part(body_of: Callable[[str], Body], backbone: str) -> None:
+def test_bias_is_every_bias_and_norm_is_every_affine_part(body_of: Callable[[str], Backbone], backbone: str) -> None:
     body = body_of(backbone)
     everything = dict(body.named_parameters())
 
@@ -96,9 +96,9 @@ def test_bias_is_every_bias_and_norm_is_every_affine_part(body_of: Callable[[str
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_last_grows_with_its_number_up_to_everything(body_of: Callable[[str], Body], backbone: str) -> None:
+def test_last_grows_with_its_number_up_to_everything(body_of: Callable[[str], Backbone], backbone: str) -> None:
     body = body_of(backbone)
-    groups = len(body.groups())
+    groups = len(body.layer_groups())
 
     sets = [set(tuned_names(body, f"last:{n}", backbone)) for n in range(1, groups + 1)]
 
@@ -107,16 +107,16 @@ def test_last_grows_with_its_number_up_to_everything(body_of: Callable[[str], Bo
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_last_is_refused_beyond_the_number_of_groups(body_of: Callable[[str], Body], backbone: str) -> None:
+def test_last_is_refused_beyond_the_number_of_groups(body_of: Callable[[str], Backbone], backbone: str) -> None:
     body = body_of(backbone)
-    groups = len(body.groups())
+    groups = len(body.layer_groups())
 
     with pytest.raises(ConfigError, match=f"{backbone} has {groups} groups of layers, so last:1 to last:{groups}"):
         tuned_names(body, f"last:{groups + 1}", backbone)
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_possible_tunings_are_those_that_give_names(body_of: Callable[[str], Body], backbone: str) -> None:
+def test_possible_tunings_are_those_that_give_names(body_of: Callable[[str], Backbone], backbone: str) -> None:
     body = body_of(backbone)
 
     possible = possible_tunings(body)
@@ -147,14 +147,14 @@ def test_lora_touches_no_grouped_convolution_and_everything_else(make_config: Ma
 def test_lora_starts_where_the_backbone_is(make_config: MakeConfig) -> None:
     body = load_backbone(config_of(make_config, "mobilenet_v3_small"))
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    before = body.maps(pixels)
+    before = body.feature_maps(pixels)
 
     add_lora(body, rank=4)
 
-    torch.testing.assert_close(body.eval().maps(pixels), before, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(body.eval().feature_maps(pixels), before, rtol=1e-6, atol=1e-6)
 
 
-class _Twins(Body):
+class _Twins(Backbone):
     """A grouped convolution whose name ends like that of an ungrouped one."""
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ def test_lora_leaves_a_grouped_convolution_alone_whose_name_ends_like_another() 
 
 
 def test_lora_is_refused_where_no_layer_takes_it() -> None:
-    body = Body(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)), Preprocessing((0.0,) * 3, (1.0,) * 3, "bicubic", 32))
+    body = Backbone(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)), Preprocessing((0.0,) * 3, (1.0,) * 3, "bicubic", 32))
 
     with pytest.raises(ConfigError, match="no linear layer and no ungrouped convolution"):
         add_lora(body, rank=2)

@@ -18,8 +18,8 @@ from sklearn.datasets import load_sample_image
 from weight_cases import PACKAGED, SMALL, MakeConfig, body_tensors, classifier_tensors, config_of
 
 from common.errors import ConfigError, WeightsError
-from common.models.backbone_info import backbone_facts, load_backbone
-from common.models.loading import RECORDED, load_body
+from common.models.backbone_info import backbone_info, load_backbone
+from common.models.loading import RECORDED, load_pretrained
 from common.models.names import resolve_name
 from common.models.weight_files import check_weights_file, hash_tensors
 
@@ -47,7 +47,7 @@ def test_packaged_weights_recognise_a_photo(make_config: MakeConfig, photo: str)
     pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - mean) / std
 
     with torch.inference_mode():
-        features = body.pooled(body.maps(pixels[None]))
+        features = body.pooled(body.feature_maps(pixels[None]))
         scores = (features @ packaged["_fc.weight"].T + packaged["_fc.bias"]).softmax(dim=1)[0]
 
     best = scores.topk(5).indices.tolist()
@@ -56,12 +56,12 @@ def test_packaged_weights_recognise_a_photo(make_config: MakeConfig, photo: str)
 
 
 def test_packaged_weights_are_those_on_record(make_config: MakeConfig) -> None:
-    facts = backbone_facts(make_config({"data.image-size": 64}))
+    facts = backbone_info(make_config({"data.image-size": 64}))
 
     assert (
         facts.sha256
         == RECORDED[PACKAGED]
-        == hash_tensors(load_body(resolve_name(PACKAGED), "", side=64, seed=1)[0].state_dict())
+        == hash_tensors(load_pretrained(resolve_name(PACKAGED), "", side=64, seed=1)[0].state_dict())
     )
     assert "Google" in facts.origin
 
@@ -79,14 +79,14 @@ def test_packaged_weights_that_differ_in_one_number_are_refused(
     monkeypatch.setattr(loading, "_packaged_file", lambda: file)
 
     with pytest.raises(WeightsError, match=f"on record is {RECORDED[PACKAGED][:16]}"):
-        load_body(resolve_name(PACKAGED), "", side=64, seed=0)
+        load_pretrained(resolve_name(PACKAGED), "", side=64, seed=0)
 
 
 def test_packaged_file_can_be_given_by_hand(make_config: MakeConfig) -> None:
     """What the error about a missing package tells people to do must work."""
     from common.models import loading
 
-    facts = backbone_facts(config_of(make_config, PACKAGED, loading._packaged_file()))
+    facts = backbone_info(config_of(make_config, PACKAGED, loading._packaged_file()))
 
     assert facts.sha256 == RECORDED[PACKAGED]
 
@@ -98,13 +98,13 @@ def test_random_weights_repeat_for_a_seed_and_differ_between_seeds(make_config: 
     hashes = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(hashes))
-        body, origin = load_body(resolve_name(SMALL), "random", side=32, seed=seed)
+        body, origin = load_pretrained(resolve_name(SMALL), "random", side=32, seed=seed)
         hashes.append(hash_tensors(body.state_dict()))
         assert origin == f"random, drawn from seed {seed}: not pretrained"
 
     assert hashes[0] == hashes[1] != hashes[2]
-    assert backbone_facts(config_of(make_config, SMALL)).sha256 == hashes[0]
-    assert backbone_facts(config_of(make_config, SMALL, seed=1)).sha256 == hashes[2]
+    assert backbone_info(config_of(make_config, SMALL)).sha256 == hashes[0]
+    assert backbone_info(config_of(make_config, SMALL, seed=1)).sha256 == hashes[2]
 
 
 def test_random_weights_do_not_move_torchs_own_generator() -> None:
@@ -112,7 +112,7 @@ def test_random_weights_do_not_move_torchs_own_generator() -> None:
     expected = torch.rand(3)
     torch.manual_seed(5)
 
-    load_body(resolve_name(SMALL), "random", side=32, seed=0)
+    load_pretrained(resolve_name(SMALL), "random", side=32, seed=0)
 
     assert torch.equal(torch.rand(3), expected)
 
@@ -121,7 +121,7 @@ def test_random_weights_are_the_same_in_every_thread() -> None:
     hashes: list[str] = []
 
     def load() -> None:
-        hashes.append(hash_tensors(load_body(resolve_name(SMALL), "random", side=32, seed=3)[0].state_dict()))
+        hashes.append(hash_tensors(load_pretrained(resolve_name(SMALL), "random", side=32, seed=3)[0].state_dict()))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
@@ -146,20 +146,20 @@ def test_weights_file_is_loaded_name_by_name(
     else:
         save_file(tensors, file)
 
-    body, origin = load_body(resolve_name(SMALL), str(file), side=32, seed=0)
+    body, origin = load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)
 
     loaded = body_tensors(body)
     assert all(torch.equal(loaded[name], tensors[name]) for name in loaded)
     assert set(tensors) - set(loaded) == {"classifier.weight", "classifier.bias"}
     assert origin == f"file weights{suffix}"
-    assert backbone_facts(config_of(make_config, SMALL, file)).sha256 == hash_tensors(body.state_dict())
+    assert backbone_info(config_of(make_config, SMALL, file)).sha256 == hash_tensors(body.state_dict())
 
 
 def test_weights_file_in_bfloat16_is_loaded_as_float32(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({name: value.bfloat16() if value.is_floating_point() else value for name, value in tensors.items()}, file)
 
-    loaded = body_tensors(load_body(resolve_name(SMALL), str(file), side=32, seed=0)[0])
+    loaded = body_tensors(load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)[0])
 
     assert loaded["conv_stem.weight"].dtype == torch.float32
     assert torch.equal(loaded["conv_stem.weight"], tensors["conv_stem.weight"].bfloat16().float())
@@ -170,7 +170,7 @@ def test_weights_file_without_a_tensor_is_refused(tmp_path: Path, tensors: dict[
     save_file({name: value for name, value in tensors.items() if name != "bn1.running_var"}, file)
 
     with pytest.raises(WeightsError, match=r"1 missing, 0 of another shape \(such as bn1.running_var\)"):
-        load_body(resolve_name(SMALL), str(file), side=32, seed=0)
+        load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)
 
 
 def test_weights_file_with_a_tensor_of_another_shape_is_refused(
@@ -180,7 +180,7 @@ def test_weights_file_with_a_tensor_of_another_shape_is_refused(
     torch.save(tensors | {"conv_stem.weight": torch.zeros(16, 3, 5, 5)}, file)
 
     with pytest.raises(WeightsError, match=r"0 missing, 1 of another shape \(such as conv_stem.weight\)"):
-        load_body(resolve_name(SMALL), str(file), side=32, seed=0)
+        load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -190,7 +190,7 @@ def test_weights_file_that_cannot_be_read_is_refused(tmp_path: Path, suffix: str
     file.write_bytes(content)
 
     with pytest.raises(WeightsError, match="cannot be read as weights"):
-        load_body(resolve_name(SMALL), str(file), side=32, seed=0)
+        load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)
 
 
 def test_checkpoint_that_holds_no_tensors_is_refused(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_checkpoint_that_holds_no_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, file)
 
     with pytest.raises(WeightsError, match="cannot be read as weights"):
-        load_body(resolve_name(SMALL), str(file), side=32, seed=0)
+        load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)
 
 
 class _Payload:
@@ -221,7 +221,7 @@ def test_weights_file_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
     for file in (plain, zipped):
         with pytest.raises(WeightsError, match="cannot be read as weights"):
-            load_body(resolve_name(SMALL), str(file), side=32, seed=0)
+            load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)
     assert not trace.exists()
 
 
@@ -232,7 +232,7 @@ def test_check_weights_file_names_what_is_missing(make_config: MakeConfig, tmp_p
         with pytest.raises(WeightsError, match=f"there is no file {weights}"):
             check_weights_file(str(weights))
     with pytest.raises(WeightsError, match="there is no file"):
-        backbone_facts(config_of(make_config, SMALL, missing))
+        backbone_info(config_of(make_config, SMALL, missing))
     check_weights_file("")
     check_weights_file("random")
 
@@ -277,7 +277,7 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_hub")
 def test_weights_say_what_to_do_when_the_hub_is_not_reached(make_config: MakeConfig, backbone: str) -> None:
     with pytest.raises(WeightsError, match="hub cannot be reached") as caught:
-        load_body(resolve_name(backbone), "", side=None, seed=0)
+        load_pretrained(resolve_name(backbone), "", side=None, seed=0)
 
     assert "--set model.weights=/path/to/weights.safetensors" in str(caught.value)
     assert "model.weights=random" in str(caught.value)
@@ -286,7 +286,7 @@ def test_weights_say_what_to_do_when_the_hub_is_not_reached(make_config: MakeCon
 @pytest.mark.usefixtures("_no_hub")
 def test_weights_of_clip_without_a_pretraining_are_a_matter_of_configuration() -> None:
     with pytest.raises(ConfigError, match="say which weights, as clip:RN50/<one of openai"):
-        load_body(resolve_name("clip:RN50"), "", side=None, seed=0)
+        load_pretrained(resolve_name("clip:RN50"), "", side=None, seed=0)
 
 
 @pytest.mark.parametrize("backbone", [SMALL, "mobilenet_v3_small"])
@@ -295,7 +295,7 @@ def test_weights_from_the_hub_fill_the_body(monkeypatch: pytest.MonkeyPatch, bac
     from torchvision import models
 
     name = resolve_name(backbone)
-    held = load_body(name, "random", side=32, seed=9)[0]
+    held = load_pretrained(name, "random", side=32, seed=9)[0]
     real_timm, real_vision = timm.create_model, models.get_model
 
     class Answer:
@@ -311,7 +311,7 @@ def test_weights_from_the_hub_fill_the_body(monkeypatch: pytest.MonkeyPatch, bac
     monkeypatch.setattr(timm, "create_model", from_timm)
     monkeypatch.setattr(models, "get_model", from_vision)
 
-    body, origin = load_body(name, "", side=32, seed=0)
+    body, origin = load_pretrained(name, "", side=32, seed=0)
 
     assert hash_tensors(body.state_dict()) == hash_tensors(held.state_dict())
     assert origin == f"{name.provider} hub"

@@ -88,9 +88,9 @@ def test_a_killed_client_process_answers_each_round_once(
             number += 1
     kill(process)
 
-    with own_holder().books() as books:
-        check_chain(books.ledger.entries())
-        reserved = [entry.event["round"] for entry in books.ledger.entries("kind = 'reserve'")]
+    with own_holder().open_session() as session:
+        check_chain(session.ledger.entries())
+        reserved = [entry.event["round"] for entry in session.ledger.entries("kind = 'reserve'")]
     assert sorted(reserved) == sorted(answers) == list(range(1, 21))
     assert all(len(versions) == 1 for versions in answers.values())
     assert killed >= kills // 2

@@ -68,8 +68,8 @@ def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sites:
 
 def refusals(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("BRACT_HOME", str(home))
-    with own_holder().books() as books:
-        return [entry.event["why"] for entry in books.ledger.entries("kind = ?", ("refuse",))]
+    with own_holder().open_session() as session:
+        return [entry.event["why"] for entry in session.ledger.entries("kind = ?", ("refuse",))]
 
 
 def test_a_federation_of_pinned_clients_runs_over_tls(

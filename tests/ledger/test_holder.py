@@ -16,7 +16,7 @@ from common.errors import LedgerError
 from common.ledger.connection_pool import close_below, opened
 from common.ledger.data_holder import Holder, own_holder, simulated_holder
 from common.ledger.database import Ledger
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 
 # Writes one entry more and dies with the log unread.
 KILLED = """
@@ -37,13 +37,13 @@ def holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Holder:
 
 
 def note(holder: Holder, what: str) -> None:
-    with holder.books() as books:
-        books.note("run", "a", what)
+    with holder.open_session() as session:
+        session.note("run", "a", what)
 
 
 def notes(holder: Holder) -> list[str]:
-    with holder.books() as books:
-        return [entry.event["note"] for entry in books.ledger.entries("kind = 'note'")]
+    with holder.open_session() as session:
+        return [entry.event["note"] for entry in session.ledger.entries("kind = 'note'")]
 
 
 def let_go(holder: Holder) -> Path:
@@ -91,13 +91,13 @@ def test_simulated_holders_of_one_seed_repeat_and_have_no_head_apart(tmp_path: P
 
 
 def test_head_apart_is_that_of_the_ledger_also_after_an_error(holder: Holder) -> None:
-    with pytest.raises(KeyError), holder.books() as books:
-        raise KeyError(books.note("run", "a", "one"))
+    with pytest.raises(KeyError), holder.open_session() as session:
+        raise KeyError(session.note("run", "a", "one"))
 
-    with holder.books() as books:
+    with holder.open_session() as session:
         kept = json.loads(head_file(holder).read_text())
-        assert (kept["seq"], kept["hash"]) == (2, books.ledger.head().hash)
-        signed = holder.head(books)
+        assert (kept["seq"], kept["hash"]) == (2, session.ledger.head().hash)
+        signed = holder.head(session)
     signed.check()
     assert (signed.seq, signed.ledger) == (2, holder.keys.ledger_id)
 
@@ -106,9 +106,9 @@ def test_head_apart_is_that_of_the_ledger_also_after_an_error(holder: Holder) ->
 def test_books_refuse_an_older_copy(holder: Holder, tmp_path: Path, kept_open: bool) -> None:
     note(holder, "one")
     older = shutil.copy(let_go(holder), tmp_path / "older")
-    with holder.books() as books:
-        books.note("run", "a", "two")
-        settle(books.ledger)
+    with holder.open_session() as session:
+        session.note("run", "a", "two")
+        settle(session.ledger)
     if not kept_open:
         let_go(holder)
     os.replace(older, holder.ledger_file)
@@ -129,7 +129,7 @@ def test_books_refuse_a_ledger_that_is_gone(holder: Holder, what: str) -> None:
         file.write_bytes(b"")
     if what == "begun anew":
         ledger = Ledger(file, durable=True)
-        Books(ledger, holder.keys, simulated=False).note("run", "a", "another")
+        LedgerSession(ledger, holder.keys, simulated=False).note("run", "a", "another")
         ledger.close()
 
     with pytest.raises(LedgerError, match="lacks entry 2"):
@@ -142,7 +142,7 @@ def test_books_refuse_a_copy_with_as_many_other_entries(holder: Holder, tmp_path
     note(holder, "two")
     let_go(holder)
     ledger = Ledger(Path(older), durable=True)
-    Books(ledger, holder.keys, simulated=False).note("run", "a", "not two")
+    LedgerSession(ledger, holder.keys, simulated=False).note("run", "a", "not two")
     ledger.close()
     os.replace(older, holder.ledger_file)
 
@@ -202,13 +202,13 @@ def test_books_of_many_threads_lose_nothing(holder: Holder) -> None:
     assert [file.name for file in head_file(holder).parent.iterdir()] == [head_file(holder).name]
 
 
-def make(file: Path, made: list[Books]) -> Books:
-    made.append(Books(Ledger(file, durable=False), KEYS, simulated=True))
+def make(file: Path, made: list[LedgerSession]) -> LedgerSession:
+    made.append(LedgerSession(Ledger(file, durable=False), KEYS, simulated=True))
     return made[-1]
 
 
 def test_opened_keeps_books_open_and_gives_them_to_one_at_a_time(tmp_path: Path) -> None:
-    file, made = tmp_path / "a.sqlite", list[Books]()
+    file, made = tmp_path / "a.sqlite", list[LedgerSession]()
 
     with opened(file, "me", lambda: make(file, made)) as first:  # noqa: SIM117
         with opened(file, "me", lambda: make(file, made)) as second:
@@ -224,30 +224,30 @@ def test_opened_keeps_books_open_and_gives_them_to_one_at_a_time(tmp_path: Path)
 
 @pytest.mark.parametrize("under_way", [False, True])
 def test_opened_opens_anew_a_file_that_was_replaced(tmp_path: Path, under_way: bool) -> None:
-    file, other, made = tmp_path / "a.sqlite", tmp_path / "other", list[Books]()
+    file, other, made = tmp_path / "a.sqlite", tmp_path / "other", list[LedgerSession]()
     make(other, []).ledger.close()
 
-    with opened(file, "me", lambda: make(file, made)) as books:
-        books.note("run", "a", "in the old file")
-        settle(books.ledger)
+    with opened(file, "me", lambda: make(file, made)) as session:
+        session.note("run", "a", "in the old file")
+        settle(session.ledger)
         if under_way:
             os.replace(other, file)
     if not under_way:
         os.replace(other, file)
 
-    with opened(file, "me", lambda: make(file, made)) as books:
-        assert books.ledger.head().seq == 1
+    with opened(file, "me", lambda: make(file, made)) as session:
+        assert session.ledger.head().seq == 1
     assert len(made) == 2
     close_below(tmp_path)
 
 
 def test_opened_opens_anew_a_file_that_was_deleted(tmp_path: Path) -> None:
-    file, made = tmp_path / "a.sqlite", list[Books]()
+    file, made = tmp_path / "a.sqlite", list[LedgerSession]()
 
     with opened(file, "me", lambda: make(file, made)):
         file.unlink()
-    with opened(file, "me", lambda: make(file, made)) as books:
-        books.note("run", "a", "in a file of its own")
+    with opened(file, "me", lambda: make(file, made)) as session:
+        session.note("run", "a", "in a file of its own")
 
     assert len(made) == 2
     assert file.is_file()
@@ -255,7 +255,7 @@ def test_opened_opens_anew_a_file_that_was_deleted(tmp_path: Path) -> None:
 
 
 def test_opened_lets_go_after_an_error(tmp_path: Path) -> None:
-    file, made = tmp_path / "a.sqlite", list[Books]()
+    file, made = tmp_path / "a.sqlite", list[LedgerSession]()
 
     with pytest.raises(KeyError), opened(file, "me", lambda: make(file, made)):
         raise KeyError
@@ -270,8 +270,8 @@ def test_close_below_leaves_single_files_with_everything_in_them(tmp_path: Path)
         (tmp_path / folder).mkdir()
     file, outside, killed = (tmp_path / name for name in ("in/a.sqlite", "out/b.sqlite", "in/killed.sqlite"))
     for one in (file, outside):
-        with opened(one, "me", lambda one=one: make(one, [])) as books:  # type: ignore[misc]
-            books.note("run", "a", "one")
+        with opened(one, "me", lambda one=one: make(one, [])) as session:  # type: ignore[misc]
+            session.note("run", "a", "one")
     process = start(KILLED, [str(killed)])
     process.communicate(timeout=60)
     assert process.returncode == 9
@@ -306,7 +306,7 @@ def test_books_refuse_a_chain_with_a_hole_though_its_last_entry_is_there(holder:
     connection.commit()
     connection.close()
 
-    with pytest.raises(LedgerError, match="chain is broken"), holder.books():
+    with pytest.raises(LedgerError, match="chain is broken"), holder.open_session():
         pass
 
 
@@ -314,10 +314,10 @@ def test_opened_uses_a_file_once_that_was_replaced_while_it_was_being_opened(tmp
     file, other = tmp_path / "ledger.sqlite", tmp_path / "other.sqlite"
     for path in (file, other):
         Ledger(path, durable=True).close()
-    made: list[Books] = []
+    made: list[LedgerSession] = []
 
-    def make() -> Books:
-        made.append(Books(Ledger(file, durable=True), KEYS, simulated=True))
+    def make() -> LedgerSession:
+        made.append(LedgerSession(Ledger(file, durable=True), KEYS, simulated=True))
         if len(made) == 1:
             settle(made[0].ledger)
             os.replace(other, file)

@@ -15,7 +15,7 @@ from common.errors import LedgerError
 from common.ledger.database import Head, Ledger
 from common.ledger.hash_chain import ORIGIN, check_chain
 from common.ledger.registrations import charges_in
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import spent_by
 
 # Two of these start at once: each says that it is ready, waits for a line, and then adds as fast as it can.
@@ -44,7 +44,7 @@ from dataclasses import replace
 from pathlib import Path
 from ledger_cases import ASKED, KEYS, PLAN, holding
 from common.errors import PolicyError
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.ledger.database import Ledger
 from common.privacy.policy import ANYTHING
 
@@ -52,11 +52,11 @@ me, file = int(sys.argv[1]), Path(sys.argv[2])
 plan = replace(PLAN, num_rounds=60)
 print("ready", flush=True)
 sys.stdin.readline()
-books, accepted = Books(Ledger(file, durable=False), KEYS, simulated=True), 0
-agreed = books.register("one", "a", plan, (holding(0, 6), holding(6, 8)), ANYTHING)
+session, accepted = LedgerSession(Ledger(file, durable=False), KEYS, simulated=True), 0
+agreed = session.register("one", "a", plan, (holding(0, 6), holding(6, 8)), ANYTHING)
 for number in range(50):
     try:
-        books.reserve(agreed, 1 + me + 2 * number, "train", ASKED, ANYTHING)
+        session.reserve(agreed, 1 + me + 2 * number, "train", ASKED, ANYTHING)
         accepted += 1
     except PolicyError:
         pass
@@ -67,7 +67,7 @@ import sys
 from pathlib import Path
 from ledger_cases import ASKED, KEYS, PLAN, holding
 from common.errors import PolicyError
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.ledger.database import Ledger
 from common.privacy.policy import load_policy
 
@@ -75,11 +75,11 @@ me, file = sys.argv[1], Path(sys.argv[2])
 policy = load_policy(file.with_name("policy.toml"))
 print("ready", flush=True)
 sys.stdin.readline()
-books, accepted = Books(Ledger(file, durable=False), KEYS, simulated=True), 0
+session, accepted = LedgerSession(Ledger(file, durable=False), KEYS, simulated=True), 0
 for number in range(6):
     try:
-        agreed = books.register(f"run {me} {number}", me, PLAN, (holding(0, 6), holding(6, 8)), policy)
-        books.reserve(agreed, 1, "train", ASKED, policy)
+        agreed = session.register(f"run {me} {number}", me, PLAN, (holding(0, 6), holding(6, 8)), policy)
+        session.reserve(agreed, 1, "train", ASKED, policy)
         accepted += 1
     except PolicyError:
         pass
@@ -349,6 +349,6 @@ def test_runs_of_two_processes_never_exceed_the_budget(tmp_path: Path) -> None:
 
     accepted = race(RUNS, file)
 
-    books = Books(Ledger(file, durable=False), KEYS, simulated=True)
-    assert sum(accepted) == len(charges_in(books.ledger)) == 5
-    books.ledger.close()
+    session = LedgerSession(Ledger(file, durable=False), KEYS, simulated=True)
+    assert sum(accepted) == len(charges_in(session.ledger)) == 5
+    session.ledger.close()

@@ -15,7 +15,7 @@ from common.errors import LedgerError, PolicyError
 from common.ledger import image_index as images
 from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.policy import Policy
 
 # Exactly one plan: whoever finds a charged image finds nothing left.
@@ -27,8 +27,8 @@ Parts = tuple[Holding, Holding]
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    opened = Books(Ledger(tmp_path / "ledger.sqlite", durable=False), KEYS, simulated=True)
+def session(tmp_path: Path) -> Iterator[LedgerSession]:
+    opened = LedgerSession(Ledger(tmp_path / "ledger.sqlite", durable=False), KEYS, simulated=True)
     release(opened, "first", PLAN, (SPENT, holding(6, 8)), [(1, "train")])
     yield opened
     opened.ledger.close()
@@ -68,66 +68,66 @@ SAME: dict[str, Parts] = {
 
 @pytest.mark.parametrize("unit", ["image", "group"])
 @pytest.mark.parametrize("case", list(SAME))
-def test_holding_finds_its_spent_budget_when(books: Books, case: str, unit: str) -> None:
-    before = list(books.ledger._connection.iterdump())
+def test_holding_finds_its_spent_budget_when(session: LedgerSession, case: str, unit: str) -> None:
+    before = list(session.ledger._connection.iterdump())
 
     with pytest.raises(PolicyError, match="epsilon would come to"):
-        books.register("second", "another client", replace(PLAN, privacy_unit=unit), SAME[case], ONE_PLAN)
+        session.register("second", "another client", replace(PLAN, privacy_unit=unit), SAME[case], ONE_PLAN)
 
-    assert list(books.ledger._connection.iterdump()) == before
+    assert list(session.ledger._connection.iterdump()) == before
 
 
 @pytest.mark.parametrize(
     "parts", [(holding(8, 20), NOBODY), (NOBODY, holding(8, 9)), (NOTHING, NOBODY), (NOBODY, NOTHING)]
 )
-def test_holding_has_a_budget_of_its_own_when_its_images_are_different(books: Books, parts: Parts) -> None:
-    assert books.register("second", "a", PLAN, parts, ONE_PLAN).run == "second"
+def test_holding_has_a_budget_of_its_own_when_its_images_are_different(session: LedgerSession, parts: Parts) -> None:
+    assert session.register("second", "a", PLAN, parts, ONE_PLAN).run == "second"
 
 
-def test_a_file_digest_is_no_pixel_digest(books: Books) -> None:
+def test_a_file_digest_is_no_pixel_digest(session: LedgerSession) -> None:
     turned = Holding(SPENT.pixels, SPENT.files, SPENT.units)
 
-    assert books.register("second", "a", PLAN, (turned, NOBODY), ONE_PLAN).run == "second"
+    assert session.register("second", "a", PLAN, (turned, NOBODY), ONE_PLAN).run == "second"
 
 
-def test_a_chain_of_half_known_images_leads_to_the_first(books: Books) -> None:
+def test_a_chain_of_half_known_images_leads_to_the_first(session: LedgerSession) -> None:
     # never seen with both names at once: file of 0 with new pixels, those pixels with a new file, and so on
     wide = ONE_PLAN.model_copy(update={"max_epsilon": 100.0})
     one = taken(SPENT, [0])
     pixels, file = holding(300, 301), holding(400, 401)
-    books.register("second", "a", PLAN, (mixed(one, pixels), NOBODY), wide)
+    session.register("second", "a", PLAN, (mixed(one, pixels), NOBODY), wide)
 
     with pytest.raises(PolicyError, match="epsilon would come to"):
-        books.register("third", "a", PLAN, (mixed(file, pixels), holding(950, 951)), ONE_PLAN)
+        session.register("third", "a", PLAN, (mixed(file, pixels), holding(950, 951)), ONE_PLAN)
 
 
-def test_two_images_that_turn_out_to_be_one_carry_both_budgets(books: Books) -> None:
-    release(books, "second", PLAN, (holding(20, 21), NOBODY), [(1, "train")])
+def test_two_images_that_turn_out_to_be_one_carry_both_budgets(session: LedgerSession) -> None:
+    release(session, "second", PLAN, (holding(20, 21), NOBODY), [(1, "train")])
     two_plans = ONE_PLAN.model_copy(update={"max_epsilon": replace(PLAN, num_rounds=6).spent().pld})
     link = mixed(holding(20, 21), taken(SPENT, [0]))  # the file of one, the pixels of the other
 
     with pytest.raises(PolicyError, match="epsilon would come to"):
-        books.register("third", "a", PLAN, (link, holding(960, 961)), two_plans)
+        session.register("third", "a", PLAN, (link, holding(960, 961)), two_plans)
 
-    assert images.aliases(books.ledger) == {}  # refused: not even the link is written
+    assert images.aliases(session.ledger) == {}  # refused: not even the link is written
     three_plans = two_plans.model_copy(update={"max_epsilon": replace(PLAN, num_rounds=9).spent().pld})
-    books.register("third", "a", PLAN, (link, holding(960, 961)), three_plans)
-    first, second = (number(books, one) for one in (taken(SPENT, [0]), holding(20, 21)))
-    assert images.aliases(books.ledger)[max(first, second)] == min(first, second)
+    session.register("third", "a", PLAN, (link, holding(960, 961)), three_plans)
+    first, second = (number(session, one) for one in (taken(SPENT, [0]), holding(20, 21)))
+    assert images.aliases(session.ledger)[max(first, second)] == min(first, second)
     with pytest.raises(PolicyError, match="epsilon would come to"):  # a link works both ways
-        books.register("fourth", "a", PLAN, (holding(20, 21), holding(961, 962)), two_plans)
+        session.register("fourth", "a", PLAN, (holding(20, 21), holding(961, 962)), two_plans)
 
 
-def number(books: Books, one: Holding) -> int:
-    found = images.resolve(books.ledger, KEYS, one, seq=0).images
+def number(session: LedgerSession, one: Holding) -> int:
+    found = images.image_ids(session.ledger, KEYS, one, seq=0).images
     return int(found[0])
 
 
 def test_resolve_numbers_copies_alike_and_others_apart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite", durable=False)
     with ledger.transaction():
-        first = images.resolve(ledger, KEYS, joined(holding(0, 3), holding(1, 4)), seq=1)
-    again = images.resolve(ledger, KEYS, holding(0, 4), seq=2)
+        first = images.image_ids(ledger, KEYS, joined(holding(0, 3), holding(1, 4)), seq=1)
+    again = images.image_ids(ledger, KEYS, holding(0, 4), seq=2)
     ledger.close()
 
     assert first.images.tolist() == [1, 2, 3, 2, 3, 4]
@@ -137,9 +137,9 @@ def test_resolve_numbers_copies_alike_and_others_apart(tmp_path: Path) -> None:
 def test_resolve_finds_more_names_than_one_query_takes(tmp_path: Path) -> None:
     ledger, many = Ledger(tmp_path / "ledger.sqlite", durable=False), holding(0, 700)
     with ledger.transaction():
-        first = images.resolve(ledger, KEYS, many, seq=1)
+        first = images.image_ids(ledger, KEYS, many, seq=1)
     rows = np.random.default_rng(0).permutation(700)
-    again = images.resolve(ledger, KEYS, taken(many, rows.tolist()), seq=2)
+    again = images.image_ids(ledger, KEYS, taken(many, rows.tolist()), seq=2)
     count = ledger.query("SELECT count(*), count(DISTINCT image) FROM fingerprint")
     ledger.close()
 
@@ -147,14 +147,14 @@ def test_resolve_finds_more_names_than_one_query_takes(tmp_path: Path) -> None:
     assert count == [(1400, 700)]
 
 
-def test_ledger_holds_no_digest_of_an_image_and_other_keys_know_none(books: Books) -> None:
-    names = {bytes(name) for (name,) in books.ledger.query("SELECT name FROM fingerprint")}
+def test_ledger_holds_no_digest_of_an_image_and_other_keys_know_none(session: LedgerSession) -> None:
+    names = {bytes(name) for (name,) in session.ledger.query("SELECT name FROM fingerprint")}
     digests = {row.tobytes() for row in (*SPENT.files, *SPENT.pixels)}
     plain = {hashlib.sha256(digest).digest() for digest in digests}
 
     assert len(names) == 16
     assert not names & (digests | plain)
-    stranger = images.resolve(books.ledger, HolderKeys.simulated(0, "b"), SPENT, seq=9)
+    stranger = images.image_ids(session.ledger, HolderKeys.simulated(0, "b"), SPENT, seq=9)
     assert stranger.images.min() > 8
 
 
@@ -184,7 +184,7 @@ def test_aliases_are_the_least_of_all_that_links_connect(tmp_path: Path, pairs: 
     ledger.close()
 
     everything = np.arange(1, 10)
-    assert images.same_images(everything, known_as).tolist() == [groups(pairs)[image] for image in range(1, 10)]
+    assert images.follow_links(everything, known_as).tolist() == [groups(pairs)[image] for image in range(1, 10)]
 
 
 @given(st.permutations(range(8)), st.integers(1, 3))

@@ -9,21 +9,21 @@ from common.errors import LedgerError
 from common.ledger.database import Head, Ledger
 from common.ledger.registrations import charges_in
 from common.ledger.signed_heads import HeadKeeper, sign_head
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy.policy import ANYTHING
 
 
 def test_a_charge_without_an_agreement_stops_everything(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite", durable=False)
-    books = Books(ledger, KEYS, simulated=True)
-    release(books, "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
+    session = LedgerSession(ledger, KEYS, simulated=True)
+    release(session, "first", PLAN, (holding(0, 6), holding(6, 8)), [(1, "train")])
     with ledger.transaction():
         ledger.append("reserve", "cd" * 32, {"run": "x\0i", "client": "a", "round": 1, "release": "train"})
 
     with pytest.raises(LedgerError, match="belong to no agreement"):
         charges_in(ledger)
     with pytest.raises(LedgerError, match="belong to no agreement"):
-        books.register("second", "a", PLAN, (holding(8, 12), holding(12, 14)), ANYTHING)
+        session.register("second", "a", PLAN, (holding(8, 12), holding(12, 14)), ANYTHING)
 
 
 def test_clients_of_one_holder_may_answer_in_any_order(tmp_path: Path) -> None:

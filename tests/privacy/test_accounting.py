@@ -11,7 +11,7 @@ from ledger_cases import ASKED, KEYS, PLAN, holding
 
 from common.errors import ConfigError, PrivacyError
 from common.ledger.database import Ledger
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.privacy import accounting
 from common.privacy.accounting import MOST_EPSILON, NOTHING, spent_by
 from common.privacy.calibration import calibrate
@@ -71,14 +71,14 @@ def test_plan_calibrated_to_a_cap_is_accepted_in_every_round(
     noise = calibrate(rate, 5 * steps, cap, DELTA)
     plan = replace(PLAN, sample_rate=rate, steps_per_round=steps, num_rounds=5, noise_multiplier=noise, counts=None)
     policy = Policy(max_epsilon=cap, delta=DELTA)
-    books = Books(Ledger(tmp_path / "ledger.sqlite", durable=False), KEYS, simulated=True)
-    agreed = books.register("run", "a", plan, (holding(0, 6), holding(6, 8)), policy)
+    session = LedgerSession(Ledger(tmp_path / "ledger.sqlite", durable=False), KEYS, simulated=True)
+    agreed = session.register("run", "a", plan, (holding(0, 6), holding(6, 8)), policy)
 
     for server_round in range(1, 6):
         other = policy.model_copy(update={"least_cohort": server_round + 1})  # another policy: the budget is asked anew
-        assert books.reserve(agreed, server_round, "train", ASKED, other) is None
+        assert session.reserve(agreed, server_round, "train", ASKED, other) is None
 
-    books.ledger.close()
+    session.ledger.close()
 
 
 @pytest.mark.parametrize("delta", [0.01, 0.1, 0.9])

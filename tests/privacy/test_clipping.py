@@ -18,23 +18,23 @@ def example_batch(rows: int = 20) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_clipped_head_sum_equals_one_by_one_gradients() -> None:
-    features, slopes = example_batch()
+    features, logit_gradients = example_batch()
 
     expected = np.zeros((4, 6))
-    for x, r in zip(features.astype(float), slopes.astype(float), strict=True):
+    for x, r in zip(features.astype(float), logit_gradients.astype(float), strict=True):
         gradient = np.outer(r, x)
         expected += gradient * min(1.0, BOUND / np.linalg.norm(gradient))
 
-    assert np.allclose(clipped_head_sum(features, slopes, max_grad_norm=BOUND), expected, rtol=1e-12)
+    assert np.allclose(clipped_head_sum(features, logit_gradients, max_grad_norm=BOUND), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("canary", [1.0, 10.0, 1000.0, 1e30, np.nan, np.inf, -np.inf, 0.0])
 def test_clipped_head_sum_moves_by_at_most_the_bound_when_one_example_joins(canary: float) -> None:
-    features, slopes = example_batch()
+    features, logit_gradients = example_batch()
     added = np.full((1, 6), canary, dtype=np.float32)
-    neighbour = np.concatenate([features, added]), np.concatenate([slopes, slopes[:1]])
+    neighbour = np.concatenate([features, added]), np.concatenate([logit_gradients, logit_gradients[:1]])
 
-    without = clipped_head_sum(features, slopes, max_grad_norm=BOUND)
+    without = clipped_head_sum(features, logit_gradients, max_grad_norm=BOUND)
     with_it = clipped_head_sum(*neighbour, max_grad_norm=BOUND)
 
     assert np.isfinite(with_it).all()
@@ -43,23 +43,23 @@ def test_clipped_head_sum_moves_by_at_most_the_bound_when_one_example_joins(cana
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_clipped_head_sum_survives_bad_residuals(value: float) -> None:
-    features, slopes = example_batch()
-    slopes = slopes.copy()
-    slopes[3] = value
+    features, logit_gradients = example_batch()
+    logit_gradients = logit_gradients.copy()
+    logit_gradients[3] = value
 
-    total = clipped_head_sum(features, slopes, max_grad_norm=BOUND)
-    rest = clipped_head_sum(np.delete(features, 3, 0), np.delete(slopes, 3, 0), max_grad_norm=BOUND)
+    total = clipped_head_sum(features, logit_gradients, max_grad_norm=BOUND)
+    rest = clipped_head_sum(np.delete(features, 3, 0), np.delete(logit_gradients, 3, 0), max_grad_norm=BOUND)
 
     assert np.linalg.norm(total - rest) <= BOUND * (1 + 1e-9)
 
 
 def test_clipped_sum_equals_closed_form() -> None:
-    features, slopes = example_batch()
-    gradients = np.einsum("nk,nd->nkd", slopes, features).reshape(len(features), -1)
+    features, logit_gradients = example_batch()
+    gradients = np.einsum("nk,nd->nkd", logit_gradients, features).reshape(len(features), -1)
 
     assert np.allclose(
         clipped_sum(gradients, max_grad_norm=BOUND).reshape(4, 6),
-        clipped_head_sum(features, slopes, max_grad_norm=BOUND),
+        clipped_head_sum(features, logit_gradients, max_grad_norm=BOUND),
         atol=1e-6,
     )
 
@@ -71,9 +71,9 @@ def test_clipped_sum_clips_all_tensors_jointly_and_drops_non_finite_rows() -> No
 
 
 def test_clipping_of_no_examples_is_zero() -> None:
-    features, slopes = example_batch()
+    features, logit_gradients = example_batch()
 
-    assert not clipped_head_sum(features[:0], slopes[:0], max_grad_norm=BOUND).any()
+    assert not clipped_head_sum(features[:0], logit_gradients[:0], max_grad_norm=BOUND).any()
     assert not clipped_sum(np.zeros((0, 5)), max_grad_norm=BOUND).any()
 
 

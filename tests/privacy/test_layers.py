@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bench_cases import MODES, bench_of
+from harness_cases import MODES, harness_of
 
 from common.config.loading import Scalar
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import LayerReport, run_layer
 from simulations.privacy_tests.independence import independence
 from simulations.privacy_tests.neighbouring_data import neighbour_replay
@@ -31,46 +31,46 @@ def said(report: LayerReport) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_unit_moves_what_is_released_by_the_clip_bound_and_nothing_else(tmp_path: Path, mode: str) -> None:
-    bench = bench_of(tmp_path, MODES[mode])
+    harness = harness_of(tmp_path, MODES[mode])
 
-    report = run_layer("T1", lambda: neighbour_replay(bench))
+    report = run_layer("T1", lambda: neighbour_replay(harness))
 
     assert report.holds, said(report)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_noise_has_the_declared_scale_in_every_tensor_and_is_never_used_twice(tmp_path: Path, mode: str) -> None:
-    bench = bench_of(tmp_path, MODES[mode])
+    harness = harness_of(tmp_path, MODES[mode])
 
     for report in (
-        run_layer("T2", lambda: noise_scale(bench, draws=12_000, counts=0)),
-        run_layer("T3", lambda: independence(bench, processes=False)),
+        run_layer("T2", lambda: noise_scale(harness, draws=12_000, counts=0)),
+        run_layer("T3", lambda: independence(harness, processes=False)),
     ):
         assert report.holds, said(report)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_but_what_is_declared_leaves(tmp_path: Path, mode: str) -> None:
-    bench = bench_of(tmp_path, MODES[mode])
+    harness = harness_of(tmp_path, MODES[mode])
 
-    report = run_layer("T6", lambda: release_surface(bench))
+    report = run_layer("T6", lambda: release_surface(harness))
 
     assert report.holds, said(report)
 
 
 @pytest.mark.parametrize("surface", SURFACES)
 def test_nothing_but_what_is_declared_leaves_under_any_mechanism(tmp_path: Path, surface: str) -> None:
-    bench = bench_of(tmp_path, SURFACES[surface])
+    harness = harness_of(tmp_path, SURFACES[surface])
 
-    report = run_layer("T6", lambda: release_surface(bench))
+    report = run_layer("T6", lambda: release_surface(harness))
 
     assert report.holds, said(report)
 
 
 @pytest.mark.parametrize("settings", [{}, CENTRAL, {"privacy.unit": "group"}], ids=["image", "client", "group"])
 def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
-    bench: Bench = bench_of(tmp_path, settings)
+    harness: ClientHarness = harness_of(tmp_path, settings)
 
-    for layer, checks in layers_of(bench).items():
+    for layer, checks in layers_of(harness).items():
         report = run_layer(layer, checks)
         assert report.holds, said(report)

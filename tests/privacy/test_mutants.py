@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_cases import MODES, bench_of
+from harness_cases import MODES, harness_of
 from mutants import (  # noqa: F401 -- each registers its mutants
     mutants_of_accounting,
     mutants_of_clipping,
@@ -21,7 +21,7 @@ from mutants import (  # noqa: F401 -- each registers its mutants
 from mutants.mutant_registry import CENTRAL, LAYERS, MUTANTS, Mutant, checks_of, forget
 
 from common.config.loading import Scalar
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.central_dp import released
 from simulations.privacy_tests.check import Check, run_layer
 
@@ -48,16 +48,16 @@ def applied(mutant: Mutant, home: Path) -> Iterator[None]:
     forget(figures=mutant.layer == "T5")
 
 
-def bench_for(folder: Path, mode: str, settings: Iterable[tuple[str, Scalar]]) -> Bench:
+def bench_for(folder: Path, mode: str, settings: Iterable[tuple[str, Scalar]]) -> ClientHarness:
     base: Mapping[str, Scalar] = CLIENT_DP if mode == CENTRAL else MODES[mode]
-    return bench_of(folder, dict(base) | dict(settings))
+    return harness_of(folder, dict(base) | dict(settings))
 
 
-def answers(bench: Bench, mutant: Mutant) -> bool:
+def answers(harness: ClientHarness, mutant: Mutant) -> bool:
     """Whether a round still comes to its end: a mutant that breaks down is noticed by anybody."""
     if mutant.mode == CENTRAL:
-        return released(bench.config, [np.zeros(400), np.ones(400)]).size == 400
-    return not bench.ask("train", bench.images, name="somebody").failure
+        return released(harness.config, [np.zeros(400), np.ones(400)]).size == 400
+    return not harness.ask("train", harness.images, name="somebody").failure
 
 
 def until(checks: Iterable[Check], fails: str) -> Iterator[Check]:
@@ -70,11 +70,11 @@ def until(checks: Iterable[Check], fails: str) -> Iterator[Check]:
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_a_mutant_is_killed_by_its_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture, mutant: Mutant) -> None:
-    bench = bench_for(tmp_path, mutant.mode, mutant.settings)
+    harness = bench_for(tmp_path, mutant.mode, mutant.settings)
 
     with applied(mutant, tmp_path / "home"):
-        assert answers(bench, mutant)
-        report = run_layer(mutant.layer, lambda: until(checks_of(mutant.layer, mutant.mode, bench), mutant.fails))
+        assert answers(harness, mutant)
+        report = run_layer(mutant.layer, lambda: until(checks_of(mutant.layer, mutant.mode, harness), mutant.fails))
 
     assert any(mutant.fails in check.name for check in report.failed), (
         f"survived {report.layer}: {[(check.name, check.seen) for check in report.failed]}"

@@ -117,13 +117,13 @@ def test_plan_counts_the_sizes_that_a_run_would_deal(make_config: Callable[..., 
 def test_plan_counts_parameters_only_from_what_was_said(
     monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], parameters: int | None
 ) -> None:
-    monkeypatch.setattr("common.models.backbone_info.backbone_facts", lambda _: SimpleNamespace(num_features=100))
+    monkeypatch.setattr("common.models.backbone_info.backbone_info", lambda _: SimpleNamespace(num_features=100))
 
     assert facts_of(*SIZES, *QUICK, *more)["trained_parameters"] == parameters
 
 
 def test_plan_counts_parameters_of_a_head_for_the_classes_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.models.backbone_info.backbone_facts", lambda _: SimpleNamespace(num_features=100))
+    monkeypatch.setattr("common.models.backbone_info.backbone_info", lambda _: SimpleNamespace(num_features=100))
 
     facts = facts_of("--set", "privacy.mechanism=client-dp", "--set", "num-clients=3000", *QUICK[:4])
 
@@ -141,7 +141,7 @@ def test_plan_says_what_to_pass_where_signal_is_left_out(
     def missing(_: RunConfig) -> None:
         raise WeightsError("no network")
 
-    monkeypatch.setattr("common.models.backbone_info.backbone_facts", missing)
+    monkeypatch.setattr("common.models.backbone_info.backbone_info", missing)
 
     done = plan(*SIZES, *QUICK, *more)
 

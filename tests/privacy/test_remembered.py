@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.privacy import accounting_cache as module
-from common.privacy.accounting_cache import remembered
+from common.privacy.accounting_cache import cached_figure
 
 Forget = Callable[[], None]
 
@@ -41,9 +41,9 @@ class Counted:
 def test_remembered_computes_once_also_for_other_processes(file: Path, forget: Forget) -> None:
     compute = Counted(0.1 + 0.2)
 
-    first, second = (remembered("pld", (1, 0.5), compute) for _ in range(2))
+    first, second = (cached_figure("pld", (1, 0.5), compute) for _ in range(2))
     forget()
-    third = remembered("pld", (1, 0.5), compute)
+    third = cached_figure("pld", (1, 0.5), compute)
 
     assert first == second == third == 0.1 + 0.2  # to the last bit
     assert compute.times == 1
@@ -53,32 +53,32 @@ def test_remembered_computes_once_also_for_other_processes(file: Path, forget: F
 
 @pytest.mark.parametrize(("kind", "key"), [("rdp", (1, 0.5)), ("pld", (1, 0.25)), ("pld", (2, 0.5)), ("pld", "1, 0.5")])
 def test_remembered_tells_keys_apart(file: Path, kind: str, key: object) -> None:
-    remembered("pld", (1, 0.5), Counted(3.0))
+    cached_figure("pld", (1, 0.5), Counted(3.0))
 
-    assert remembered(kind, key, Counted(4.0)) == 4.0
+    assert cached_figure(kind, key, Counted(4.0)) == 4.0
 
 
 def test_remembered_computes_anew_with_other_libraries(
     file: Path, forget: Forget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remembered("pld", 1, Counted(3.0))
+    cached_figure("pld", 1, Counted(3.0))
     monkeypatch.setattr(module, "_versions", lambda: ("other", "versions"))
     forget()
 
-    assert remembered("pld", 1, Counted(4.0)) == 4.0
+    assert cached_figure("pld", 1, Counted(4.0)) == 4.0
 
 
 def test_remembered_fresh_neither_believes_nor_keeps(file: Path, forget: Forget) -> None:
-    remembered("pld", 1, Counted(3.0))
+    cached_figure("pld", 1, Counted(3.0))
     before = file.read_bytes()
 
-    assert remembered("pld", 1, Counted(4.0), fresh=True) == 4.0
-    assert remembered("pld", 2, Counted(5.0), fresh=True) == 5.0
+    assert cached_figure("pld", 1, Counted(4.0), fresh=True) == 4.0
+    assert cached_figure("pld", 2, Counted(5.0), fresh=True) == 5.0
 
     assert file.read_bytes() == before
     forget()
-    assert remembered("pld", 1, Counted(9.0)) == 3.0
-    assert remembered("pld", 2, Counted(6.0)) == 6.0
+    assert cached_figure("pld", 1, Counted(9.0)) == 3.0
+    assert cached_figure("pld", 2, Counted(6.0)) == 6.0
 
 
 def test_remembered_keeps_nothing_of_a_computation_that_failed(file: Path) -> None:
@@ -86,9 +86,9 @@ def test_remembered_keeps_nothing_of_a_computation_that_failed(file: Path) -> No
         raise ValueError("no figure")
 
     with pytest.raises(ValueError, match="no figure"):
-        remembered("pld", 1, fail)
+        cached_figure("pld", 1, fail)
 
-    assert remembered("pld", 1, Counted(2.0)) == 2.0
+    assert cached_figure("pld", 1, Counted(2.0)) == 2.0
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -104,50 +104,50 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("case", list(DAMAGE))
 def test_remembered_goes_on_with_a_damaged_file(file: Path, forget: Forget, case: str) -> None:
-    remembered("pld", 1, Counted(3.0))
+    cached_figure("pld", 1, Counted(3.0))
     file.write_bytes(DAMAGE[case](file.read_bytes()))
     forget()
 
-    assert remembered("pld", 1, Counted(4.0)) == 4.0  # what was lost is computed anew
+    assert cached_figure("pld", 1, Counted(4.0)) == 4.0  # what was lost is computed anew
 
     forget()
-    assert remembered("pld", 1, Counted(5.0)) == 4.0  # and can be read again behind the damage
+    assert cached_figure("pld", 1, Counted(5.0)) == 4.0  # and can be read again behind the damage
 
 
 def test_remembered_reads_what_is_whole_around_half_a_line(file: Path, forget: Forget) -> None:
-    remembered("pld", 1, Counted(3.0))
+    cached_figure("pld", 1, Counted(3.0))
     with file.open("ab") as stream:
         stream.write(b'\n["0123456789abcdef0123456789abcdef", 1')  # a killed process
     forget()
-    remembered("pld", 2, Counted(4.0))
+    cached_figure("pld", 2, Counted(4.0))
     forget()
 
-    assert [remembered("pld", key, Counted(9.0)) for key in (1, 2)] == [3.0, 4.0]
+    assert [cached_figure("pld", key, Counted(9.0)) for key in (1, 2)] == [3.0, 4.0]
 
 
 def test_remembered_sees_what_another_process_adds(file: Path, forget: Forget) -> None:
-    remembered("pld", 1, Counted(3.0))
+    cached_figure("pld", 1, Counted(3.0))
     name = json.loads(file.read_text())[0]
     file.write_text("")
-    remembered("pld", 2, Counted(1.0))
+    cached_figure("pld", 2, Counted(1.0))
     other = json.loads(file.read_text())[0]
     forget()
     file.write_text("")
-    assert remembered("pld", 3, Counted(1.0)) == 1.0
+    assert cached_figure("pld", 3, Counted(1.0)) == 1.0
 
     with file.open("a") as stream:
         stream.write(f"\n{json.dumps([name, 7.0])}\n\n{json.dumps([other, 8.0])}\n")
 
-    assert [remembered("pld", key, Counted(9.0)) for key in (1, 2)] == [7.0, 8.0]
+    assert [cached_figure("pld", key, Counted(9.0)) for key in (1, 2)] == [7.0, 8.0]
 
 
 def test_remembered_goes_on_when_the_file_is_deleted(file: Path) -> None:
     compute = Counted(3.0)
-    remembered("pld", 1, compute)
+    cached_figure("pld", 1, compute)
     file.unlink()
 
-    assert remembered("pld", 1, compute) == 3.0
-    assert remembered("pld", 2, Counted(4.0)) == 4.0
+    assert cached_figure("pld", 1, compute) == 3.0
+    assert cached_figure("pld", 2, Counted(4.0)) == 4.0
     assert file.is_file()
 
 
@@ -164,12 +164,12 @@ def test_remembered_goes_on_where_nothing_can_be_kept(file: Path, forget: Forget
     forget()
     compute = Counted(3.0)
 
-    assert remembered("pld", 1, compute) == 3.0
-    assert remembered("pld", 1, compute) == 3.0
+    assert cached_figure("pld", 1, compute) == 3.0
+    assert cached_figure("pld", 1, compute) == 3.0
 
 
 def test_remembered_goes_on_in_a_read_only_folder(file: Path, forget: Forget, monkeypatch: pytest.MonkeyPatch) -> None:
-    remembered("pld", 1, Counted(3.0))
+    cached_figure("pld", 1, Counted(3.0))
     forget()
     refused = []
 
@@ -179,15 +179,15 @@ def test_remembered_goes_on_in_a_read_only_folder(file: Path, forget: Forget, mo
 
     monkeypatch.setattr(os, "open", no_writing)
 
-    assert remembered("pld", 1, Counted(9.0)) == 3.0  # what is there is still read
-    assert remembered("pld", 2, Counted(4.0)) == 4.0
+    assert cached_figure("pld", 1, Counted(9.0)) == 3.0  # what is there is still read
+    assert cached_figure("pld", 2, Counted(4.0)) == 4.0
     assert refused == [file]
 
 
 def test_remembered_lets_threads_write_whole_lines(file: Path, forget: Forget) -> None:
     def work(name: int) -> None:
         for number in range(30):
-            remembered("pld", (name, number), Counted(float(number)))
+            cached_figure("pld", (name, number), Counted(float(number)))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
@@ -196,5 +196,5 @@ def test_remembered_lets_threads_write_whole_lines(file: Path, forget: Forget) -
         thread.join()
 
     forget()
-    assert [remembered("pld", (3, number), Counted(-1.0)) for number in range(30)] == list(map(float, range(30)))
+    assert [cached_figure("pld", (3, number), Counted(-1.0)) for number in range(30)] == list(map(float, range(30)))
     assert len([line for line in file.read_text().splitlines() if line]) == 120

@@ -6,7 +6,7 @@ import torch
 
 from client.training.network_sgd import network_logits
 from client.training.round_settings import settings_of
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.models.classifier import network_for
 from common.models.linear_head import HEAD_WEIGHT, head_logits
 
@@ -28,15 +28,15 @@ def features() -> np.ndarray:
 
 def test_votes_of_a_head_do_not_depend_on_other_images(features: np.ndarray, make_config) -> None:  # type: ignore[no-untyped-def]
     names = tuple(str(number) for number in range(CLASSES))
-    learner = Learner(make_config(), (DIMENSIONS,), names)
+    trainer = Trainer(make_config(), (DIMENSIONS,), names)
     rng, moved = np.random.default_rng(0), 0
     for _ in range(20):
         arrays = {HEAD_WEIGHT: hostile_head(rng)}
-        whole = learner.logits(arrays, features, apart=True).argmax(axis=1)
+        whole = trainer.logits(arrays, features, apart=True).argmax(axis=1)
         together = head_logits(features, arrays[HEAD_WEIGHT]).argmax(axis=1)
         for left_out in (0, 50, NUM - 1):
             rest = np.delete(features, left_out, axis=0)
-            assert np.array_equal(learner.logits(arrays, rest, apart=True).argmax(1), np.delete(whole, left_out))
+            assert np.array_equal(trainer.logits(arrays, rest, apart=True).argmax(1), np.delete(whole, left_out))
             moved += int((head_logits(rest, arrays[HEAD_WEIGHT]).argmax(1) != np.delete(together, left_out)).sum())
 
     assert moved  # one product over all rows does move others' votes: this test can fail

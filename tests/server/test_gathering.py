@@ -25,7 +25,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.codec import (
     CONFIG,
     Declaration,
-    Findings,
+    Evaluation,
     arrays_to_record,
     encode_head,
     encode_update,
@@ -34,7 +34,7 @@ from common.messages.codec import (
 from common.messages.fields import ARRAYS, LEDGER, Releases
 from common.metrics import Counts
 from server.rounds.enrollment import Client
-from server.rounds.replies import Gathering, Wire
+from server.rounds.replies import Channel, ReplyCollector
 from simulations.engines.in_process import InProcessGrid
 
 
@@ -43,7 +43,7 @@ def gather(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     grid = InProcessGrid(app_of({}, trained), 3, {})
     clients = {f"{n:05d}": Client(Declaration(f"{n:05d}", **DECLARED), n + 2) for n in range(3)}
-    gathering = Gathering(Wire(grid, releases, RUN, keeper), clients, SHAPES)
+    gathering = ReplyCollector(Channel(grid, releases, RUN, keeper), clients, SHAPES)
     content = RecordDict({ARRAYS: arrays_to_record({"w": np.zeros(2, np.float32)}), CONFIG: run_config(RUN)})
     messages = [Message(content.copy(), client.node_id, "train") for client in clients.values()]
     return gathering.replies(messages[::-1])
@@ -96,7 +96,7 @@ def test_replies_leave_a_client_out_that_brings_no_head_or_a_broken_one(keeper: 
 
 def test_replies_leave_a_client_out_that_sends_exact_counts_in_a_private_run(keeper: HeadKeeper) -> None:
     def exact(message: Message) -> Message:
-        content = encode_update({"w": np.zeros(2, np.float32)}, 10, Findings(Counts(np.eye(2, dtype=np.int64), 1.0)))
+        content = encode_update({"w": np.zeros(2, np.float32)}, 10, Evaluation(Counts(np.eye(2, dtype=np.int64), 1.0)))
         content[LEDGER] = encode_head(head_of(1, 5))
         return Message(content, reply_to=message)
 

@@ -14,14 +14,14 @@ from flwr.clientapp import ClientApp
 
 from common.config.loading import Scalar, defaults, override, parse
 from common.errors import ConfigError
-from common.messages.codec import Declaration, Findings, encode_update
+from common.messages.codec import Declaration, Evaluation, encode_update
 from common.messages.fields import ARRAYS, Releases
 from common.metrics import Counts
 from server.aggregation.strategies import build_strategy
 from server.rounds.enrollment import Client
-from server.rounds.loop import Course, RoundResult, run_rounds
+from server.rounds.loop import RoundResult, RoundSettings, run_rounds
 from server.rounds.messaging import deliver, failure_of
-from server.rounds.replies import Wire
+from server.rounds.replies import Channel
 from server.rounds.update_filter import absurd_updates
 from simulations.engines.in_process import InProcessGrid
 
@@ -118,7 +118,7 @@ def app_of(spoilt: Mapping[int, Spoil]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         number = int(context.node_config["partition-id"])
-        counts = Findings(Counts(np.eye(2, dtype=np.int64), 0.5))
+        counts = Evaluation(Counts(np.eye(2, dtype=np.int64), 0.5))
         update = {name: array + np.float32(number + 1) for name, array in START.items()}
         reply = Message(encode_update(update, 10, counts), reply_to=message)
         return spoilt[number](reply) if number in spoilt else reply
@@ -126,11 +126,13 @@ def app_of(spoilt: Mapping[int, Spoil]) -> ClientApp:
     return app
 
 
-def one_round(spoilt: Mapping[int, Spoil], clients: int = 5, **course: Any) -> RoundResult:
+def one_round(spoilt: Mapping[int, Spoil], clients: int = 5, **settings: Any) -> RoundResult:
     grid = InProcessGrid(app_of(spoilt), clients, {})
     met = {named(n): Client(Declaration(named(n), 10, ("a", "b"), (3,), ""), n + 2) for n in range(clients)}
     strategy = build_strategy(parse(override(defaults(), {"privacy.mechanism": "none", "num-clients": clients})))
-    (result,) = run_rounds(Wire(grid, Releases(), "run"), strategy, START, Course(met, [list(met)], **course))
+    (result,) = run_rounds(
+        Channel(grid, Releases(), "run"), strategy, START, RoundSettings(met, [list(met)], **settings)
+    )
     return result
 
 

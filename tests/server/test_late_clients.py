@@ -34,10 +34,10 @@ def test_a_client_that_comes_late_takes_part_from_then_on_with_a_plan_of_its_own
         rounds.add(round_of(message))
         return False
 
-    outcome, grid = federate(folders, survival_config(output), lost=note, there=lambda n: n != 2 or 2 in rounds)
+    state, grid = federate(folders, survival_config(output), lost=note, there=lambda n: n != 2 or 2 in rounds)
 
     assert [line["clients"] for line in lines(output)] == [2, 2, 3, 3]
-    assert outcome.joined == summary(output)["joined_late"] == {"ward-2": 3}
+    assert state.joined == summary(output)["joined_late"] == {"ward-2": 3}
     assert grid.asked[[who for who, _, _ in grid.asked].index(2)] == (2, "query", 0)  # met before it is asked anything
     assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (4, 5), "ward-2": (2, 3)}
     statement = json.loads((output / "privacy.json").read_text())
@@ -67,11 +67,11 @@ def test_a_resumed_run_goes_on_without_a_client_that_is_away_and_takes_it_back(
         seen.add(round_of(message))
         return False
 
-    outcome, _ = federate(
+    state, _ = federate(
         folders, config.model_copy(update={"resume": True}), lost=note, there=lambda n: n != 0 or 4 in seen
     )
 
-    assert outcome.status == "complete"
+    assert state.status == "complete"
     assert [line["clients"] for line in lines(output)] == [3, 3, 2, 2, 3, 3]
     assert lines(output)[2]["failures"] == {"ward-0": "UNREACHABLE"}
     assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (6, 7), "ward-2": (6, 7)}
@@ -92,11 +92,11 @@ def test_a_run_with_a_late_client_is_resumed_with_the_same_cohorts(folders: list
     interrupted, _ = federate(folders, config, lost=stop, there=lambda n: n != 1 or 1 in seen)
     before = [list(cohort) for cohort in interrupted.cohorts]
 
-    outcome, _ = federate(folders, config.model_copy(update={"resume": True}))
+    state, _ = federate(folders, config.model_copy(update={"resume": True}))
 
     assert interrupted.joined == {"ward-1": 2}
-    assert outcome.cohorts == before
-    assert max(sum(name in cohort for cohort in before) for name in outcome.clients) <= config.participations
+    assert state.cohorts == before
+    assert max(sum(name in cohort for cohort in before) for name in state.clients) <= config.participations
     assert load_file(output / "model" / "model.safetensors")
 
 
@@ -106,10 +106,10 @@ def test_a_client_that_refused_at_the_meeting_is_not_asked_again_before_each_rou
     policy = folders[2] / "policy.toml"
     policy.write_text(policy.read_text().replace("max-epsilon = 5.0", "max-epsilon = 0.01"))
 
-    outcome, grid = federate(folders, survival_config(output))
+    state, grid = federate(folders, survival_config(output))
 
     assert [line["clients"] for line in lines(output)] == [2, 2, 2, 2]
-    assert dict(outcome.refusals) == {"node 4": "POLICY"}
+    assert dict(state.refusals) == {"node 4": "POLICY"}
     assert [kind for who, kind, _ in grid.asked if who == 2] == ["query"]
 
 
@@ -134,10 +134,10 @@ def test_a_client_that_was_slow_at_the_meeting_takes_part_when_it_answers(folder
         asked.append(number)
         return len(asked) == 1
 
-    outcome, _ = federate(folders, survival_config(output), lost=slow)
+    state, _ = federate(folders, survival_config(output), lost=slow)
 
     assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
-    assert outcome.joined == {"ward-2": 1}
+    assert state.joined == {"ward-2": 1}
     checked(output)
 
 
@@ -159,10 +159,10 @@ def test_clients_that_come_together_get_the_same_rounds_after_a_resume(tmp_path:
 
     interrupted, _ = federate(folders, config, lost=stop, there=lambda n: n < 2 or 1 in seen)
     before = [list(cohort) for cohort in interrupted.cohorts]
-    outcome, _ = federate(folders, config.model_copy(update={"resume": True}))
+    state, _ = federate(folders, config.model_copy(update={"resume": True}))
 
     assert list(interrupted.joined.items()) == [("zed", 2), ("amy", 2)]
-    assert outcome.cohorts == before
+    assert state.cohorts == before
     assert all(line["failures"] == {} for line in lines(output))
     checked(output)
 
@@ -177,10 +177,10 @@ def test_a_second_node_of_a_client_that_is_there_is_turned_away(folders: list[Pa
     twice = [*folders, folders[0]]
     config = survival_config(output, num_clients=4)
 
-    outcome, grid = federate(twice, config, lost=note, there=lambda n: n < 3 or 2 in seen)
+    state, grid = federate(twice, config, lost=note, there=lambda n: n < 3 or 2 in seen)
 
-    assert outcome.clients["ward-0"].node_id == 2
-    assert dict(outcome.refusals) == {"node 5": "SAME-NAME"}
+    assert state.clients["ward-0"].node_id == 2
+    assert dict(state.refusals) == {"node 5": "SAME-NAME"}
     assert [kind for who, kind, _ in grid.asked if who == 3] == ["query"]
     assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
 
@@ -196,8 +196,8 @@ def test_a_run_that_goes_on_cannot_be_resumed_beside_itself(folders: list[Path],
             said.append(str(refused.value))
         return False
 
-    outcome, _ = federate(folders, config, lost=beside)
+    state, _ = federate(folders, config, lost=beside)
 
     assert len(said) == 1
-    assert outcome.status == "complete"
+    assert state.status == "complete"
     assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]

@@ -21,7 +21,7 @@ from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import HeadKeeper, SignedHead, read_heads
 from common.messages.codec import CONFIG, RUN_ID
 from common.messages.fields import CLIENT
-from server.rounds.enrollment import meet_clients
+from server.rounds.enrollment import enroll_clients
 from simulations.engines.in_process import InProcessGrid
 
 
@@ -76,13 +76,13 @@ def test_meet_clients_stops_when_a_reply_is_missing() -> None:
     grid = LossyGrid(app_of({}), 3, {})
 
     with pytest.raises(FederationError, match="only 2 of 3 clients declared"):
-        meet_clients(grid, 3, run_id=RUN, wait_seconds=0.0)
+        enroll_clients(grid, 3, run_id=RUN, wait_seconds=0.0)
 
 
 def test_meet_clients_tells_every_client_the_run_and_nothing_else() -> None:
     grid = LossyGrid(app_of({}), 3, {})
     with pytest.raises(FederationError):
-        meet_clients(grid, 3, run_id=RUN, wait_seconds=0.0)
+        enroll_clients(grid, 3, run_id=RUN, wait_seconds=0.0)
 
     assert len(grid.sent) == 3
     for message in grid.sent:
@@ -94,7 +94,7 @@ def test_meet_clients_stops_when_too_few_nodes_are_there() -> None:
     grid = InProcessGrid(app_of({}), 2, {})
 
     with pytest.raises(FederationError, match="num-clients=3 but only 2 nodes"):
-        meet_clients(grid, 3, run_id=RUN, poll_seconds=0.0, wait_seconds=0.0)
+        enroll_clients(grid, 3, run_id=RUN, poll_seconds=0.0, wait_seconds=0.0)
 
 
 @pytest.mark.parametrize("field", ["name", "num-units", "classes"])
@@ -159,7 +159,7 @@ def test_the_runs_own_list_of_classes_decides_where_it_is_one_against_one(tmp_pa
     queried = {0: declares(0), 1: declares(1, classes=("x", "y"))}
     grid = InProcessGrid(app_of(queried), 2, {})
 
-    meeting = meet_clients(grid, 2, run_id=RUN, least=1, classes=("a", "b"), wait_seconds=5.0)
+    meeting = enroll_clients(grid, 2, run_id=RUN, least=1, classes=("a", "b"), wait_seconds=5.0)
 
     assert list(meeting.clients) == ["00000"]
     assert meeting.refusals == {"client 00001": "DISAGREES"}
@@ -169,7 +169,7 @@ def test_a_client_that_the_run_has_no_place_for_is_left_out(tmp_path: Path) -> N
     queried = {0: declares(0), 1: declares(1, num_units=10**9)}
     grid = InProcessGrid(app_of(queried), 2, {})
 
-    meeting = meet_clients(
+    meeting = enroll_clients(
         grid, 2, run_id=RUN, least=1, refuse=lambda one: "TOO-LARGE" if one.num_units > 99 else "", wait_seconds=5.0
     )
 

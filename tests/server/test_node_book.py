@@ -16,8 +16,8 @@ from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import LedgerError
 from common.ledger.signed_heads import HeadKeeper
-from server.rounds.enrollment import Meeting, meet_clients
-from server.rounds.node_registry import NodeBook, forget_node
+from server.rounds.enrollment import Meeting, enroll_clients
+from server.rounds.node_registry import NodeRegistry, forget_node
 from simulations.engines.in_process import InProcessGrid
 
 
@@ -28,8 +28,8 @@ def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: i
         for n, (name, ledger) in enumerate(said)
     }
     grid = InProcessGrid(app_of(queried), len(said), {})
-    return meet_clients(
-        grid, len(said), run_id=RUN, keeper=keeper, nodes=NodeBook(book), least=least, wait_seconds=5.0, **more
+    return enroll_clients(
+        grid, len(said), run_id=RUN, keeper=keeper, nodes=NodeRegistry(book), least=least, wait_seconds=5.0, **more
     )
 
 
@@ -83,11 +83,11 @@ def test_a_revoked_nodes_name_may_be_another_keys(tmp_path: Path) -> None:
 
 def test_a_damaged_list_of_nodes_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "nodes.jsonl"
-    NodeBook(file).check(7, "ann", "ab")
+    NodeRegistry(file).check(7, "ann", "ab")
     file.write_text(file.read_text() + '{"node": 8, "led')
-    NodeBook(file).check(9, "bob", "cd")  # half a line that a crash left goes
+    NodeRegistry(file).check(9, "bob", "cd")  # half a line that a crash left goes
     assert [json.loads(line)["node"] for line in file.read_text().splitlines()] == [7, 9]
 
     file.write_text("nonsense\n")
     with pytest.raises(LedgerError, match="list of nodes"):
-        NodeBook(file)
+        NodeRegistry(file)

@@ -11,16 +11,16 @@ from rich.console import Console
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
-from common.messages.codec import Declaration, Findings
+from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts
 from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
-from server.reporting.summary_view import show_closing
+from server.reporting.summary_view import print_summary
 from server.rounds.enrollment import Client
 from server.rounds.loop import RoundResult
 from server.rounds.round_record import RoundRecord
-from server.state.run_state import Outcome
+from server.state.run_state import RunState
 
 MakeConfig = Callable[..., RunConfig]
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-clients": 2, "num-rounds": 1}
@@ -28,9 +28,9 @@ SHARED = Counts(np.array([[1, 3], [0, 4]]), 4.0)
 OWN = Counts(np.array([[4, 0], [1, 3]]), 1.0)
 
 
-def outcome_of(config: RunConfig, **more: Any) -> Outcome:
+def outcome_of(config: RunConfig, **more: Any) -> RunState:
     clients = {name: Client(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")}
-    return Outcome(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
+    return RunState(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
 
 
 def record(**more: Any) -> RoundRecord:
@@ -40,18 +40,18 @@ def record(**more: Any) -> RoundRecord:
 
 def shown(summary: dict[str, Any], folder: Path) -> str:
     console = Console(file=io.StringIO(), record=True, width=400)
-    show_closing(summary, folder, console)
+    print_summary(summary, folder, console)
     return console.export_text()
 
 
 def test_summary_of_a_personal_run_shows_both_accuracies(make_config: MakeConfig, tmp_path: Path) -> None:
-    outcome = outcome_of(make_config(OPEN | {"model.personal": "batchnorm-affine", "model.tuning": "norm"}))
-    outcome.add(RoundResult(outcome.arrays, record(personal=OWN)))
-    latest = summarise(outcome, {"total": 1.0})
-    outcome.close({"x": Findings(SHARED, OWN), "y": Findings(SHARED, SHARED)})
-    outcome.finish()
+    state = outcome_of(make_config(OPEN | {"model.personal": "batchnorm-affine", "model.tuning": "norm"}))
+    state.add(RoundResult(state.arrays, record(personal=OWN)))
+    latest = summarise(state, {"total": 1.0})
+    state.close({"x": Evaluation(SHARED, OWN), "y": Evaluation(SHARED, SHARED)})
+    state.finish()
 
-    summary = summarise(outcome, {"total": 1.0})
+    summary = summarise(state, {"total": 1.0})
 
     assert (latest["accuracy"], latest["personal"]["accuracy"]) == (5 / 8, 7 / 8)
     assert (summary["accuracy"], summary["personal"]["accuracy"]) == (5 / 8, 12 / 16)
@@ -71,9 +71,9 @@ def test_round_record_puts_personal_figures_beside_the_global_ones() -> None:
 def test_summary_and_table_say_what_was_left_out(
     make_config: MakeConfig, tmp_path: Path, unused: int, skipped: int
 ) -> None:
-    outcome = outcome_of(make_config(OPEN), images_unused=unused, skipped_files=skipped)
+    state = outcome_of(make_config(OPEN), images_unused=unused, skipped_files=skipped)
 
-    summary = summarise(outcome, {"total": 1.0})
+    summary = summarise(state, {"total": 1.0})
     table = shown(summary, tmp_path)
 
     assert (summary["images_unused"], summary["skipped_files"]) == (unused, skipped)

@@ -20,11 +20,11 @@ from server.rounds.round_record import RoundRecord
 from server.state import phase_timer as clock_module
 from server.state.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.state.phase_timer import Clock
-from server.state.resume import checkpoint_of, left_out, open_checkpoint, restore, reunite
-from server.state.run_state import Outcome
+from server.state.resume import checkpoint_of, match_clients, mismatched_clients, open_checkpoint, restore
+from server.state.run_state import RunState
 
 MakeConfig = Callable[..., RunConfig]
-Make = Callable[..., Outcome]
+Make = Callable[..., RunState]
 SETTINGS: dict[str, Scalar] = {
     "privacy.mechanism": "none",
     "num-clients": 2,
@@ -36,10 +36,10 @@ SETTINGS: dict[str, Scalar] = {
 DECLARED = {name: Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe") for name in "xy"}
 
 
-def outcome_of(config: RunConfig, declared: dict[str, Declaration] = DECLARED, first_node: int = 2) -> Outcome:
+def outcome_of(config: RunConfig, declared: dict[str, Declaration] = DECLARED, first_node: int = 2) -> RunState:
     clients = {name: Client(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)}
     names = list(clients)
-    return Outcome(config, "ab12", clients, {}, [names] * 9, {"w": np.zeros(2, dtype=np.float32)}, None)
+    return RunState(config, "ab12", clients, {}, [names] * 9, {"w": np.zeros(2, dtype=np.float32)}, None)
 
 
 def result(number: int, right: int, loss: float = 1 / 3) -> RoundResult:
@@ -65,23 +65,23 @@ def config(make_config: MakeConfig, tmp_path: Path) -> RunConfig:
 
 
 @pytest.fixture
-def stopped(config: RunConfig) -> Outcome:
+def stopped(config: RunConfig) -> RunState:
     """After four rounds; the third judged the best model, which is the one after round 2."""
-    outcome = outcome_of(config)
+    state = outcome_of(config)
     for number, right in enumerate((9, 3, 8, 5), start=1):
-        outcome.add(result(number, right))
-    return outcome
+        state.add(result(number, right))
+    return state
 
 
-def reloaded(outcome: Outcome, folder: Path, clock: Clock | None = None) -> Checkpoint:
-    save_checkpoint(folder, checkpoint_of(outcome, build_strategy(outcome.config), clock or Clock()))
+def reloaded(state: RunState, folder: Path, clock: Clock | None = None) -> Checkpoint:
+    save_checkpoint(folder, checkpoint_of(state, build_strategy(state.config), clock or Clock()))
     found = load_checkpoint(folder)
     assert found is not None
     return found
 
 
 def test_restore_gives_back_rounds_models_counts_and_choice(
-    stopped: Outcome, config: RunConfig, tmp_path: Path
+    stopped: RunState, config: RunConfig, tmp_path: Path
 ) -> None:
     fresh = outcome_of(config)
 
@@ -96,25 +96,29 @@ def test_restore_gives_back_rounds_models_counts_and_choice(
         assert found.confusion.dtype == np.int64
         assert np.array_equal(found.confusion, expected.confusion)
         assert np.array_equal(found.loss_sum, expected.loss_sum, equal_nan=True)
-    assert (fresh.choice.best, fresh.choice.best_round, fresh.choice.waited) == (0.8, 2, 1)
+    assert (
+        fresh.early_stopping.best,
+        fresh.early_stopping.best_round,
+        fresh.early_stopping.rounds_without_improvement,
+    ) == (0.8, 2, 1)
     assert np.array_equal(fresh.final["w"], np.full(2, 2 / 3, dtype=np.float32))
     assert fresh.final_round == 2
 
 
-def test_restore_goes_on_as_the_stopped_run_would_have(stopped: Outcome, config: RunConfig, tmp_path: Path) -> None:
+def test_restore_goes_on_as_the_stopped_run_would_have(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
     fresh = outcome_of(config)
     restore(reloaded(stopped, tmp_path), fresh, build_strategy(config), Clock())
 
     for number, right in ((5, 8), (6, 7), (7, 7)):  # none is better: with one before, these are patience's four
-        for outcome in (stopped, fresh):
-            outcome.add(result(number, right))
+        for state in (stopped, fresh):
+            state.add(result(number, right))
         assert fresh.early == stopped.early == (number == 7)
 
     assert fresh.rounds == stopped.rounds
     assert np.array_equal(fresh.final["w"], stopped.final["w"])
 
 
-def test_restore_says_that_a_run_had_stopped_early(stopped: Outcome, config: RunConfig, tmp_path: Path) -> None:
+def test_restore_says_that_a_run_had_stopped_early(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
     stopped.early = True
     fresh = outcome_of(config)
 
@@ -123,7 +127,7 @@ def test_restore_says_that_a_run_had_stopped_early(stopped: Outcome, config: Run
     assert fresh.early is True
 
 
-def test_restore_gives_back_noised_counts(stopped: Outcome, config: RunConfig, tmp_path: Path) -> None:
+def test_restore_gives_back_noised_counts(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
     stopped.last_noised = NoisedCounts(np.array([31, -4], dtype=np.int64), 2)
     fresh = outcome_of(config)
 
@@ -135,7 +139,7 @@ def test_restore_gives_back_noised_counts(stopped: Outcome, config: RunConfig, t
     assert fresh.last_noised.cells.dtype == np.int64
 
 
-def test_restore_gives_a_strategy_its_moments_to_the_bit(stopped: Outcome, config: RunConfig, tmp_path: Path) -> None:
+def test_restore_gives_a_strategy_its_moments_to_the_bit(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
     strategy: Any = build_strategy(config)
     strategy.m_t, strategy.v_t = {"w": np.array([1 / 3, 0.0])}, {"w": np.array(2 / 3)}
     save_checkpoint(tmp_path, checkpoint_of(stopped, strategy, Clock()))
@@ -150,7 +154,7 @@ def test_restore_gives_a_strategy_its_moments_to_the_bit(stopped: Outcome, confi
 
 
 def test_restore_refuses_the_state_of_another_strategy(
-    stopped: Outcome, config: RunConfig, make_config: MakeConfig, tmp_path: Path
+    stopped: RunState, config: RunConfig, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     other = build_strategy(make_config(SETTINGS | {"strategy.name": "FedAvg"}))
 
@@ -169,7 +173,7 @@ class Hands:
 
 
 def test_restore_counts_the_seconds_of_rounds_that_an_earlier_process_ran(
-    stopped: Outcome, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: RunState, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hands = Hands()
     monkeypatch.setattr(clock_module, "time", hands)
@@ -188,7 +192,7 @@ def test_restore_counts_the_seconds_of_rounds_that_an_earlier_process_ran(
     assert fresh.seconds() == {"features": 2.0, "rounds": 8.0, "total": 8.0}
 
 
-def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: Outcome, tmp_path: Path) -> None:
+def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: RunState, tmp_path: Path) -> None:
     found = reloaded(stopped, tmp_path)
 
     assert set(found.facts) == {
@@ -227,7 +231,7 @@ def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: Outcome, tmp_pa
     ],
 )
 def test_open_checkpoint_refuses_other_settings(
-    stopped: Outcome, make_config: MakeConfig, tmp_path: Path, key: str, value: Scalar
+    stopped: RunState, make_config: MakeConfig, tmp_path: Path, key: str, value: Scalar
 ) -> None:
     reloaded(stopped, tmp_path)
     other = make_config(SETTINGS | {"output-dir": str(tmp_path), key: value})
@@ -240,7 +244,7 @@ def test_open_checkpoint_refuses_other_settings(
     ("key", "value"), [("resume", False), ("system.device", "cpu"), ("system.physical-batch-size", 3)]
 )
 def test_open_checkpoint_lets_speed_and_place_differ(
-    stopped: Outcome, make_config: MakeConfig, tmp_path: Path, key: str, value: Scalar
+    stopped: RunState, make_config: MakeConfig, tmp_path: Path, key: str, value: Scalar
 ) -> None:
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -252,7 +256,7 @@ def test_open_checkpoint_lets_speed_and_place_differ(
     assert found.facts["run"] == "ab12"
 
 
-def test_open_checkpoint_refuses_a_complete_run(stopped: Outcome, config: RunConfig, tmp_path: Path) -> None:
+def test_open_checkpoint_refuses_a_complete_run(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
     stopped.finish()
     reloaded(stopped, tmp_path)
 
@@ -273,10 +277,10 @@ def meeting_of(declared: dict[str, Declaration], first_node: int = 2) -> Meeting
     return Meeting({name: Client(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)})
 
 
-def test_reunite_lets_the_same_clients_come_back_at_other_nodes(stopped: Outcome, tmp_path: Path) -> None:
+def test_reunite_lets_the_same_clients_come_back_at_other_nodes(stopped: RunState, tmp_path: Path) -> None:
     came = meeting_of(dict(reversed(DECLARED.items())), first_node=77)
 
-    clients = reunite(reloaded(stopped, tmp_path), came, least=None)
+    clients = match_clients(reloaded(stopped, tmp_path), came, least=None)
 
     assert clients == {"x": Client(DECLARED["x"], 78), "y": Client(DECLARED["y"], 77)}
     assert list(clients) == ["x", "y"]
@@ -291,48 +295,48 @@ CHANGED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", CHANGED)
-def test_reunite_refuses_a_client_that_declares_something_else(stopped: Outcome, tmp_path: Path, what: str) -> None:
+def test_reunite_refuses_a_client_that_declares_something_else(stopped: RunState, tmp_path: Path, what: str) -> None:
     came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
 
     with pytest.raises(FederationError, match=r"1 clients .*\(y\)"):
-        reunite(reloaded(stopped, tmp_path), came, least=None)
+        match_clients(reloaded(stopped, tmp_path), came, least=None)
 
 
 @pytest.mark.parametrize("what", CHANGED)
 def test_reunite_leaves_a_client_out_that_declares_something_else_where_others_are_enough(
-    stopped: Outcome, tmp_path: Path, what: str
+    stopped: RunState, tmp_path: Path, what: str
 ) -> None:
     checkpoint = reloaded(stopped, tmp_path)
     came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
 
-    clients = reunite(checkpoint, came, least=1)
+    clients = match_clients(checkpoint, came, least=1)
 
     assert clients == {"x": Client(DECLARED["x"], 2), "y": Client(DECLARED["y"], None)}
-    assert left_out(checkpoint, came) == {"client y": "DISAGREES"}
+    assert mismatched_clients(checkpoint, came) == {"client y": "DISAGREES"}
     with pytest.raises(FederationError, match="cannot be resumed yet: 1 "):
-        reunite(checkpoint, came, least=2)
+        match_clients(checkpoint, came, least=2)
 
 
-def test_reunite_refuses_missing_and_new_clients_where_all_must_be_there(stopped: Outcome, tmp_path: Path) -> None:
+def test_reunite_refuses_missing_and_new_clients_where_all_must_be_there(stopped: RunState, tmp_path: Path) -> None:
     checkpoint = reloaded(stopped, tmp_path)
     fewer = meeting_of({"x": DECLARED["x"]})
     others = meeting_of({"x": DECLARED["x"], "z": replace(DECLARED["y"], name="z")})
 
     for came, named in ((fewer, r"\(y\)"), (others, r"\(y, z\)")):
         with pytest.raises(FederationError, match=named):
-            reunite(checkpoint, came, least=None)
+            match_clients(checkpoint, came, least=None)
 
 
-def test_reunite_goes_on_without_clients_that_are_away_and_with_new_ones(stopped: Outcome, tmp_path: Path) -> None:
+def test_reunite_goes_on_without_clients_that_are_away_and_with_new_ones(stopped: RunState, tmp_path: Path) -> None:
     new = replace(DECLARED["y"], name="z", num_units=33)
 
-    clients = reunite(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=1)
+    clients = match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=1)
 
     assert clients == {"x": Client(DECLARED["x"], 2), "y": Client(DECLARED["y"], None), "z": Client(new, 3)}
 
 
-def test_reunite_waits_for_enough_clients_of_before(stopped: Outcome, tmp_path: Path) -> None:
+def test_reunite_waits_for_enough_clients_of_before(stopped: RunState, tmp_path: Path) -> None:
     new = replace(DECLARED["y"], name="z")
 
     with pytest.raises(FederationError, match=r"cannot be resumed yet: 1 .* min-clients=2"):
-        reunite(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=2)
+        match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=2)

@@ -15,9 +15,9 @@ from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError, FederationError
 from common.messages.codec import (
     Declaration,
-    Findings,
+    Evaluation,
     encode_declaration,
-    encode_findings,
+    encode_evaluation,
     encode_update,
     record_to_arrays,
     sum_counts,
@@ -25,9 +25,9 @@ from common.messages.codec import (
 from common.messages.fields import METRICS, Releases
 from common.metrics import Counts
 from server.aggregation.strategies import build_strategy
-from server.rounds.enrollment import Client, meet_clients
-from server.rounds.loop import Course, RoundResult, evaluate_at_clients, run_rounds
-from server.rounds.replies import Wire
+from server.rounds.enrollment import Client, enroll_clients
+from server.rounds.loop import RoundResult, RoundSettings, evaluate_at_clients, run_rounds
+from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 
 SHIFTS = np.array([0.1, 0.4, -0.2, 0.9, 0.3, 0.5], dtype=np.float32)
@@ -65,13 +65,13 @@ def toy_app(
             return Message(Error(1000, "INTERNAL"), reply_to=message)
         weights = record_to_arrays(message.content.array_records["arrays"])["w"] + SHIFTS[who(context)]
         counts = Counts(np.array([[who(context), 1], [0, 2]]), 0.5)
-        reply = encode_update({"w": weights}, 10 * (who(context) + 1), Findings(counts, None, loss))
+        reply = encode_update({"w": weights}, 10 * (who(context) + 1), Evaluation(counts, None, loss))
         return Message(spoil(reply, who(context)), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        found = Findings(Counts(np.array([[who(context), 0], [0, 1]]), 1.0))
-        return Message(spoil(encode_findings(10 * (who(context) + 1), found), who(context)), reply_to=message)
+        found = Evaluation(Counts(np.array([[who(context), 0], [0, 1]]), 1.0))
+        return Message(spoil(encode_evaluation(10 * (who(context) + 1), found), who(context)), reply_to=message)
 
     return app
 
@@ -91,7 +91,7 @@ def config_for(name: StrategyName, clients: int = 6) -> RunConfig:
 
 
 def meet(grid: InProcessGrid) -> Mapping[str, Client]:
-    return meet_clients(grid, 6, run_id="run").clients
+    return enroll_clients(grid, 6, run_id="run").clients
 
 
 def rounds_of(
@@ -101,7 +101,7 @@ def rounds_of(
     cohorts: list[list[str]],
     releases: Releases = OPEN,
 ) -> Iterator[RoundResult]:
-    return run_rounds(Wire(grid, releases, "run"), strategy, START, Course(clients, cohorts))
+    return run_rounds(Channel(grid, releases, "run"), strategy, START, RoundSettings(clients, cohorts))
 
 
 def run(
@@ -207,7 +207,7 @@ def test_evaluate_at_clients_leaves_out_malformed_counts() -> None:
     clients = meet(grid)
 
     found, failures = evaluate_at_clients(
-        Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
+        Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
     )
 
     assert sorted(found) == ["00000", "00001", "00002", "00004", "00005"]
@@ -228,7 +228,7 @@ def test_evaluate_at_clients_gives_counts_by_name() -> None:
     clients = meet(grid)
 
     found, failures = evaluate_at_clients(
-        Wire(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
+        Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
     )
 
     assert failures == {}

@@ -23,7 +23,7 @@ from survival_cases import (  # noqa: F401
 from common.privacy.events import as_json
 from common.privacy.plan import plan_for
 from server.audit.audit import audit_run
-from server.state.privacy_spent import Share
+from server.state.privacy_spent import ClientPrivacyCost
 
 
 def lie(output: Path, rounds: int) -> list[str]:
@@ -34,7 +34,7 @@ def lie(output: Path, rounds: int) -> list[str]:
     config, plans = survival_config(output, num_rounds=6), {}
     for name, client in statement["clients"].items():
         plans[name] = plan_for(config, client["num_units"])
-        share = Share(plans[name], rounds, True, plans[name].spent(rounds))
+        share = ClientPrivacyCost(plans[name], rounds, True, plans[name].spent(rounds))
         client |= {"rounds": rounds, "epsilon": share.spent.pld, "epsilon_rdp": share.spent.rdp}
         client["events"] = {part: [as_json(event) for event in events] for part, events in share.events.items()}
     statement |= {"epsilon_max": share.spent.pld, "epsilon_max_rdp": share.spent.rdp}
@@ -70,10 +70,10 @@ def test_a_pin_counts_only_where_it_held_for_the_whole_run(folders: list[Path], 
         policy = folder / "policy.toml"
         policy.write_text(policy.read_text() + f'bundle = "{"ab" * 32}"\n')
 
-    outcome, _ = federate(folders, config.model_copy(update={"resume": True}), pinned="ab" * 32)
+    state, _ = federate(folders, config.model_copy(update={"resume": True}), pinned="ab" * 32)
 
-    assert outcome.status == "complete"
-    assert outcome.bundles == dict.fromkeys(("ward-0", "ward-1", "ward-2"), "")
+    assert state.status == "complete"
+    assert state.bundles == dict.fromkeys(("ward-0", "ward-1", "ward-2"), "")
     statement = json.loads((output / "privacy.json").read_text())
     assert any("3 of 3 clients have not pinned it" in line for line in statement["not_protected"])
 
@@ -90,7 +90,7 @@ def test_a_client_that_comes_back_with_a_pin_had_none_before(folders: list[Path]
             policy.write_text(policy.read_text() + f'bundle = "{"ab" * 32}"\n')
         return False
 
-    outcome, _ = federate(
+    state, _ = federate(
         again,
         survival_config(output),
         lost=note,
@@ -98,8 +98,8 @@ def test_a_client_that_comes_back_with_a_pin_had_none_before(folders: list[Path]
         pinned={0: "", 1: "", 2: "", 3: "ab" * 32},
     )
 
-    assert outcome.clients["ward-2"].node_id == 5
-    assert outcome.bundles["ward-2"] == ""
+    assert state.clients["ward-2"].node_id == 5
+    assert state.bundles["ward-2"] == ""
     assert lines(output)[-1]["clients"] == 3
 
 
@@ -109,6 +109,6 @@ def test_a_pin_of_another_bundle_than_the_run_sends_does_not_count(folders: list
         policy.write_text(policy.read_text() + f'bundle = "{pin * 32}"\n')
     config = survival_config(output, system__bundle="ab" * 32)
 
-    outcome, _ = federate(folders, config, pinned={0: "ab" * 32, 1: "ab" * 32, 2: "cd" * 32})
+    state, _ = federate(folders, config, pinned={0: "ab" * 32, 1: "ab" * 32, 2: "cd" * 32})
 
-    assert outcome.bundles == {"ward-0": "ab" * 32, "ward-1": "ab" * 32, "ward-2": ""}
+    assert state.bundles == {"ward-0": "ab" * 32, "ward-1": "ab" * 32, "ward-2": ""}

@@ -25,16 +25,16 @@ def config(make_config: MakeConfig, rounds: int = 4) -> RunConfig:
 
 
 def test_account_charges_each_client_for_the_rounds_it_was_asked(make_config: MakeConfig) -> None:
-    spending = account(config(make_config), UNITS, cohorts(4), complete=True)
+    privacy_cost = account(config(make_config), UNITS, cohorts(4), complete=True)
 
-    assert {name: share.rounds for name, share in spending.shares.items()} == {"00000": 2, "00001": 2, "00002": 2}
-    assert spending.epsilon_max == max(share.spent.pld for share in spending.shares.values())
+    assert {name: share.rounds for name, share in privacy_cost.shares.items()} == {"00000": 2, "00001": 2, "00002": 2}
+    assert privacy_cost.epsilon_max == max(share.spent.pld for share in privacy_cost.shares.values())
 
 
 def test_account_equals_an_independent_pld_over_all_rounds(make_config: MakeConfig) -> None:
-    spending = account(config(make_config), UNITS, cohorts(4), complete=True)
+    privacy_cost = account(config(make_config), UNITS, cohorts(4), complete=True)
 
-    for share in spending.shares.values():
+    for share in privacy_cost.shares.values():
         plan = share.plan
         accountant = PLDAccountant(value_discretization_interval=1e-4)
         for _ in range(share.rounds):
@@ -73,9 +73,9 @@ def test_privacy_statement_says_who_trusts_the_servers_code(
 ) -> None:
     run, names = config(make_config), list(UNITS)
     bundles = {name: "" if place < len(loose) else "ab" * 32 for place, name in enumerate(names)}
-    spending = account(run, UNITS, cohorts(4), complete=True)
+    privacy_cost = account(run, UNITS, cohorts(4), complete=True)
 
-    statement = privacy_statement(run, spending, status="complete", parties=Parties(bundles=bundles))
+    statement = privacy_statement(run, privacy_cost, status="complete", parties=Parties(bundles=bundles))
 
     lines = [line for line in statement["not_protected"] if "pinned" in line]
     assert [said in line for line in lines if said] == ([True] if said else [])

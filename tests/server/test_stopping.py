@@ -6,7 +6,7 @@ import pytest
 from common.config.schema import StoppingConfig
 from common.metrics import Counts, NoisedCounts
 from server.rounds.round_record import RoundRecord
-from server.state.early_stopping import Choice
+from server.state.early_stopping import EarlyStopping
 
 
 def record(number: int, accuracy: float, *, simulation_only: bool = False, noised: float | None = None) -> RoundRecord:
@@ -30,42 +30,42 @@ def model(value: float) -> dict[str, np.ndarray]:
 
 
 def test_it_stops_after_so_many_models_that_are_no_better() -> None:
-    choice = Choice(StoppingConfig(patience=2, keep="last"))
+    stopping = EarlyStopping(StoppingConfig(patience=2, keep="last"))
 
-    stops = [choice.see(record(n, a), model(n)) for n, a in enumerate((0.9, 0.5, 0.6, 0.6, 0.55, 0.7), start=1)]
+    stops = [stopping.update(record(n, a), model(n)) for n, a in enumerate((0.9, 0.5, 0.6, 0.6, 0.55, 0.7), start=1)]
 
     assert stops == [False, False, False, False, True, False]  # round 1 judges the start, which is no candidate
 
 
 def test_the_best_model_is_the_one_that_entered_the_round_that_judged_it() -> None:
-    choice = Choice(StoppingConfig(patience=0, keep="best"))
+    stopping = EarlyStopping(StoppingConfig(patience=0, keep="best"))
     for number, accuracy in enumerate((0.1, 0.5, 0.8, 0.6), start=1):
-        assert not choice.see(record(number, accuracy), model(number))
+        assert not stopping.update(record(number, accuracy), model(number))
 
-    assert choice.best_round == 2
-    assert choice.kept(model(99))["w"] == 3
+    assert stopping.best_round == 2
+    assert stopping.selected_model(model(99))["w"] == 3
 
 
 def test_keep_last_keeps_the_last() -> None:
-    choice = Choice(StoppingConfig(patience=0, keep="last"))
-    choice.see(record(2, 0.9), model(2))
+    stopping = EarlyStopping(StoppingConfig(patience=0, keep="last"))
+    stopping.update(record(2, 0.9), model(2))
 
-    assert choice.kept(model(99))["w"] == 99
+    assert stopping.selected_model(model(99))["w"] == 99
 
 
 def test_a_simulations_own_figures_have_no_say() -> None:
-    choice = Choice(StoppingConfig(patience=1, keep="best"))
+    stopping = EarlyStopping(StoppingConfig(patience=1, keep="best"))
 
-    stops = [choice.see(record(n, 0.9 - n / 10, simulation_only=True), model(n)) for n in range(1, 6)]
+    stops = [stopping.update(record(n, 0.9 - n / 10, simulation_only=True), model(n)) for n in range(1, 6)]
 
     assert stops == [False] * 5
-    assert choice.best == -1.0
+    assert stopping.best == -1.0
 
 
 def test_noised_counts_decide_where_there_are_such() -> None:
-    choice = Choice(StoppingConfig(patience=0, keep="best"), noise_stddev=5.0)
+    stopping = EarlyStopping(StoppingConfig(patience=0, keep="best"), noise_stddev=5.0)
     for number, (exact, noised) in enumerate(((0.1, 0.1), (0.9, 0.3), (0.2, 0.7)), start=1):
-        choice.see(record(number, exact, simulation_only=True, noised=noised), model(number))
+        stopping.update(record(number, exact, simulation_only=True, noised=noised), model(number))
 
-    assert choice.best_round == 2
-    assert choice.best == pytest.approx(0.7)
+    assert stopping.best_round == 2
+    assert stopping.best == pytest.approx(0.7)

@@ -11,13 +11,13 @@ from flwr.clientapp import ClientApp
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError
-from common.messages.codec import Declaration, Findings, encode_declaration, encode_update, record_to_arrays
+from common.messages.codec import Declaration, Evaluation, encode_declaration, encode_update, record_to_arrays
 from common.messages.fields import Releases
 from common.metrics import Counts
 from server.aggregation.strategies import build_strategy, check_strategy
-from server.rounds.enrollment import meet_clients
-from server.rounds.loop import Course, run_rounds
-from server.rounds.replies import Wire
+from server.rounds.enrollment import enroll_clients
+from server.rounds.loop import RoundSettings, run_rounds
+from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 
 # Seven clients, two parameters; the last two are far from the others.
@@ -58,7 +58,7 @@ def toy_app(heard: list[dict[str, Any]], *, with_loss: bool) -> ClientApp:
         x = np.concatenate([arrays["bias"], arrays["awry"]]).astype(np.float64)
         new = trained(x)[who(context)].astype(np.float32)
         loss = float(losses_of(x)[who(context)]) if with_loss else None
-        found = Findings(Counts(np.eye(2, dtype=np.int64), 1.0), None, loss)
+        found = Evaluation(Counts(np.eye(2, dtype=np.int64), 1.0), None, loss)
         reply = encode_update({"bias": new[:1], "awry": new[1:]}, int(SIZES[who(context)]), found)
         return Message(reply, reply_to=message)
 
@@ -73,11 +73,11 @@ def federate(config: RunConfig, heard: list[dict[str, Any]] | None = None) -> np
     """(rounds, 2) models after each round, by Flower's own strategy object."""
     releases = Releases.of(config)
     grid = InProcessGrid(toy_app([] if heard is None else heard, with_loss=releases.train_loss), len(SIZES), {})
-    clients = meet_clients(grid, len(SIZES), run_id="run").clients
+    clients = enroll_clients(grid, len(SIZES), run_id="run").clients
     # "bias" comes before "awry": a strategy that sorted names would mix them up.
     start = {"bias": START[:1].astype(np.float32), "awry": START[1:].astype(np.float32)}
-    course = Course(clients, [list(clients)] * ROUNDS)
-    rounds = run_rounds(Wire(grid, releases, "run"), build_strategy(config), start, course)
+    settings = RoundSettings(clients, [list(clients)] * ROUNDS)
+    rounds = run_rounds(Channel(grid, releases, "run"), build_strategy(config), start, settings)
     return np.array([np.concatenate([done.arrays["bias"], done.arrays["awry"]]) for done in rounds])
 
 
@@ -189,9 +189,9 @@ def qfedavg(q: float = 0.1, rate: float = 0.25) -> Oracle:
     """Li et al. 2020, algorithm 2, with L = 1 / learning rate."""
 
     def step(x: np.ndarray, updates: np.ndarray, losses: np.ndarray, state: dict[str, Any], number: int) -> np.ndarray:
-        slopes = (x - updates) / rate
-        deltas = losses[:, None] ** q * slopes
-        weights = q * losses ** (q - 1) * (slopes**2).sum(axis=1) + losses**q / rate
+        logit_gradients = (x - updates) / rate
+        deltas = losses[:, None] ** q * logit_gradients
+        weights = q * losses ** (q - 1) * (logit_gradients**2).sum(axis=1) + losses**q / rate
         return x - deltas.sum(axis=0) / weights.sum()
 
     return step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
-from test_rounds import START, Course, InProcessGrid, Releases, Wire, config_for, meet, run_rounds, toy_app
+from test_rounds import START, Channel, InProcessGrid, Releases, RoundSettings, config_for, meet, run_rounds, toy_app
 
 from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError
@@ -32,8 +32,8 @@ def go(
     fair = name == "QFedAvg"
     grid = InProcessGrid(toy_app(loss=0.5 if fair else None), 6, {})
     clients = meet(grid)
-    course = Course(clients, [list(clients)] * last)
-    for result in run_rounds(Wire(grid, Releases(train_loss=fair), "run"), strategy, arrays, course, first=first):
+    settings = RoundSettings(clients, [list(clients)] * last)
+    for result in run_rounds(Channel(grid, Releases(train_loss=fair), "run"), strategy, arrays, settings, first=first):
         arrays = result.arrays
     return arrays
 

@@ -29,9 +29,9 @@ from common.ledger.audit.audit import audit_ledger
 def test_a_late_client_is_reported_and_left_out_and_its_round_goes_on(
     folders: list[Path], output: Path, own_home: Path
 ) -> None:
-    outcome, _ = federate(folders, survival_config(output), lost=lambda n, message: (n, round_of(message)) == (1, 2))
+    state, _ = federate(folders, survival_config(output), lost=lambda n, message: (n, round_of(message)) == (1, 2))
 
-    assert outcome.status == "complete"
+    assert state.status == "complete"
     assert [(line["clients"], line["failures"]) for line in lines(output)] == [
         (3, {}),
         (2, {"ward-1": "LATE"}),
@@ -67,16 +67,16 @@ def test_a_round_below_quorum_is_tried_again_and_nobody_is_charged_twice(
 def test_a_client_whose_reply_was_lost_sends_the_same_bytes_when_it_is_asked_again(
     folders: list[Path], output: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from client.training.trainer import Learner
+    from client.training.trainer import Trainer
 
     trained: list[str] = []
-    train = Learner.train
+    train = Trainer.train
 
-    def counted(self: Learner, *args: Any, **more: Any) -> Any:
+    def counted(self: Trainer, *args: Any, **more: Any) -> Any:
         trained.append(f"{more['name']} {more['server_round']}")
         return train(self, *args, **more)
 
-    monkeypatch.setattr(Learner, "train", counted)
+    monkeypatch.setattr(Trainer, "train", counted)
     tries: list[int] = []
 
     def unheard_once(number: int, message: Message) -> bool:
@@ -103,7 +103,7 @@ def test_a_round_that_stays_below_quorum_is_skipped_and_moves_nothing(
             models.append(next(iter(message.content.array_records["arrays"].values())).numpy().copy())
         return number == 1 and round_of(message) == 2
 
-    outcome, grid = federate(folders, survival_config(output, min_clients=3), lost=watch)
+    state, grid = federate(folders, survival_config(output, min_clients=3), lost=watch)
 
     second = lines(output)[1]
     assert (second["skipped"], second["clients"], second["failures"]) == (True, 2, {"ward-1": "LATE"})
@@ -112,7 +112,7 @@ def test_a_round_that_stays_below_quorum_is_skipped_and_moves_nothing(
     assert (sorted(asked[:3]), asked[3:]) == ([0, 1, 2], [1])
     assert np.array_equal(models[1], models[2])  # what entered rounds 2 and 3
     assert not np.array_equal(models[0], models[1])
-    assert outcome.status == "complete"
+    assert state.status == "complete"
     assert (summary(output)["rounds"], summary(output)["rounds_skipped"]) == (4, 1)
     assert charged(own_home, output) == {"ward-0": (4, 5), "ward-1": (3, 4), "ward-2": (4, 5)}
     checked(output)
@@ -128,9 +128,9 @@ def test_three_skipped_rounds_in_a_row_stop_the_run_and_one_command_resumes_it(
     assert summary(output)["status"] == "interrupted"
     assert [line.get("skipped", False) for line in lines(output)] == [False, True, True]
 
-    outcome, _ = federate(folders, config.model_copy(update={"resume": True}))
+    state, _ = federate(folders, config.model_copy(update={"resume": True}))
 
-    assert outcome.status == "complete"
+    assert state.status == "complete"
     assert [line.get("skipped", False) for line in lines(output)] == [False, True, True, False, False, False]
     assert charged(own_home, output) == {"ward-0": (6, 7), "ward-1": (6, 7), "ward-2": (4, 5)}
     checked(output)
@@ -192,7 +192,7 @@ def test_a_client_too_large_for_any_plan_is_left_out_and_the_run_goes_on(folders
     site = folders[1] / "client.toml"
     site.write_text(site.read_text().replace("num-images = 60", "num-images = 1000000"))
 
-    outcome, _ = federate(folders, survival_config(output))
+    state, _ = federate(folders, survival_config(output))
 
-    assert outcome.status == "complete"
-    assert dict(outcome.refusals) == {"node 3": "CONFIG"}
+    assert state.status == "complete"
+    assert dict(state.refusals) == {"node 3": "CONFIG"}

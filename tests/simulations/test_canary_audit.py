@@ -91,7 +91,9 @@ def test_an_adversary_of_several_rounds_sees_the_canary_in_each(
 ) -> None:
     weaken(monkeypatch, 1e-6)
     gate = preset_experiment("gate", tmp_path)
-    longer = replace(gate, bench=replace(gate.bench, config=gate.bench.config.model_copy(update={"num_rounds": 3})))
+    longer = replace(
+        gate, harness=replace(gate.harness, config=gate.harness.config.model_copy(update={"num_rounds": 3}))
+    )
 
     for adversary in ("final-model", "transcript"):
         attacked = replace(longer, adversary=adversary)
@@ -177,7 +179,7 @@ def gate_scores(distance: float, noise_factor: float, rng: np.random.Generator) 
 
 @pytest.mark.parametrize("distance", [1.0, 0.8])
 def test_what_an_audit_says_it_could_have_seen_it_does_find(tmp_path: Path, distance: float) -> None:
-    plan, rng = preset_experiment("gate", tmp_path).bench.plan, np.random.default_rng(3)
+    plan, rng = preset_experiment("gate", tmp_path).harness.plan, np.random.default_rng(3)
 
     def alarms(noise_factor: float) -> int:
         scores = (gate_scores(distance, noise_factor, rng) for _ in range(40))
@@ -193,7 +195,7 @@ def test_what_an_audit_says_it_could_have_seen_it_does_find(tmp_path: Path, dist
 
 
 def test_an_attack_that_sees_nothing_says_so(tmp_path: Path) -> None:
-    plan = preset_experiment("gate", tmp_path).bench.plan
+    plan = preset_experiment("gate", tmp_path).harness.plan
     scores = gate_scores(0.05, 1.0, np.random.default_rng(5))
 
     judged = bounds_of(*scores, plan, "final-model", threshold=0.5, confidence=0.95).judgement

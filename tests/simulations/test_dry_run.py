@@ -6,7 +6,7 @@ import pytest
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
-from common.data.partitioning.assignment import deal_afresh
+from common.data.partitioning.assignment import make_partition
 from common.data.scan import scan_source
 from common.data.sources.registry import open_source
 from common.errors import ConfigError
@@ -23,7 +23,7 @@ def test_foresee_tells_the_sizes_that_the_run_deals(make_config: MakeConfig, par
 
     facts = foresee(config)
 
-    dealt = deal_afresh(config, scan_source(open_source(config.data), progress=no_progress))
+    dealt = make_partition(config, scan_source(open_source(config.data), progress=no_progress))
     assert facts["client_sizes"]["min"] == dealt.num_units.min()
     assert facts["client_sizes"]["max"] == dealt.num_units.max()
     assert facts["images_unused"] == dealt.images_unused

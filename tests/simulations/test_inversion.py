@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.schema import RunConfig
 from common.data.client_dataset import shard
 from common.data.partitioning.partition import Partition
@@ -68,13 +68,13 @@ def test_reply_is_what_the_client_of_a_run_sends(run: RunConfig, pixels: Prepare
     owner[victim.image] = 0
     dealt = Partition(owner, np.zeros(len(owner), dtype=bool), np.array([1]), np.array([1]), 0)
     plain = run.model_copy(update={"privacy": run.privacy.model_copy(update={"mechanism": "none"})})
-    learner = Learner(plain, (8, 8, 1), pixels.classes)
+    trainer = Trainer(plain, (8, 8, 1), pixels.classes)
 
     own = shard(pixels, dealt, 0, private=False)
-    sent = learner.train(victim.start, own, name="00000", server_round=1, plan=None)
+    sent = trainer.train(victim.start, own, name="00000", server_round=1, plan=None)
 
     reply = victim.reply(private=False)
-    assert list(reply) == list(learner.trainable)
+    assert list(reply) == list(trainer.trainable)
     assert all(reply[name].dtype == np.float32 and np.array_equal(reply[name], sent[name]) for name in sent)
 
 

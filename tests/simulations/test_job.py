@@ -11,14 +11,14 @@ from flwr.app import Message
 from rich.console import Console
 from safetensors.numpy import load_file
 
-import server.app as server_app
 from client.app import app as client_app
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
 from common.errors import ConfigError
+from server import federation
 from server.app import create_app
-from simulations.app import surround
+from simulations.app import make_context
 from simulations.engines.in_process import run_in_process
 from simulations.simulate import run_job
 
@@ -77,7 +77,7 @@ def test_run_job_under_dp_lets_only_arrays_noised_counts_heads_and_declared_cons
     config = make_config({"num-rounds": 2, "output-dir": str(tmp_path / "run")})
     seen: list[Message] = []
 
-    run_in_process(create_app(surround), client_app, resolved(config), num_clients=5, observer=seen.append)
+    run_in_process(create_app(make_context), client_app, resolved(config), num_clients=5, observer=seen.append)
 
     kinds = [message.metadata.message_type for message in seen]
     assert kinds == ["query"] * 5 + ["train"] * 10 + ["evaluate"] * 5 + ["query.close"] * 5
@@ -156,7 +156,7 @@ def test_run_job_with_baselines_scores_alone_and_pooled(run: Callable[..., tuple
 def test_run_job_interrupted_keeps_complete_rounds_and_charges_the_whole_plan(
     run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = server_app.run_rounds
+    genuine = federation.run_rounds
 
     def interrupted(*args: Any, **more: Any) -> Any:
         for result in genuine(*args, **more):
@@ -164,7 +164,7 @@ def test_run_job_interrupted_keeps_complete_rounds_and_charges_the_whole_plan(
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(server_app, "run_rounds", interrupted)
+    monkeypatch.setattr(federation, "run_rounds", interrupted)
     summary, folder = run(settings={"num-rounds": 4})
 
     assert (summary["status"], summary["rounds"], summary["rounds_planned"]) == ("interrupted", 2, 4)
@@ -177,13 +177,13 @@ def test_run_job_interrupted_keeps_complete_rounds_and_charges_the_whole_plan(
 def test_run_job_interrupted_without_privacy_says_which_model_was_evaluated(
     run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = server_app.run_rounds
+    genuine = federation.run_rounds
 
     def interrupted(*args: Any, **more: Any) -> Any:
         yield from itertools.islice(genuine(*args, **more), 2)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server_app, "run_rounds", interrupted)
+    monkeypatch.setattr(federation, "run_rounds", interrupted)
     summary, _ = run(settings=OPEN | {"num-rounds": 4})
 
     assert (summary["rounds"], summary["evaluated_model"]) == (2, 1)
@@ -200,7 +200,7 @@ def test_a_run_over_clients_of_their_own_is_no_simulation(make_config: MakeConfi
 
     with pytest.raises(ConfigError, match="flwr run"):
         run_job(config, engine="in-process", baselines=False, console=QUIET)
-    around = surround(config)
+    around = make_context(config)
 
     assert not (tmp_path / "run").exists()
     assert (around.simulated, around.evaluate, around.class_counts) == (False, None, None)  # out of the server's reach

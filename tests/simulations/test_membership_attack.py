@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.loading import Scalar, defaults, override
 from common.config.schema import RunConfig
 from common.data.client_dataset import shard
@@ -67,7 +67,7 @@ def test_federate_gives_the_model_that_a_run_gives(
     run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
 
     prepared = population.prepared
-    trained = federate(Learner(config, prepared.inputs.shape[1:], prepared.classes), prepared, population.partition)
+    trained = federate(Trainer(config, prepared.inputs.shape[1:], prepared.classes), prepared, population.partition)
 
     ran = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert trained.keys() == ran.keys()

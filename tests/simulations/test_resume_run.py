@@ -10,11 +10,11 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-import server.app as server_app
 from bract import app
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
+from server import federation
 from server.audit.audit import audit_run
 from simulations.simulate import run_job
 
@@ -38,7 +38,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """Ctrl-C inside of the round after so many, for the run that is started in its block."""
 
     def patched() -> Any:
-        genuine = server_app.run_rounds
+        genuine = federation.run_rounds
 
         def interrupted(*args: Any, **more: Any) -> Any:
             for result in genuine(*args, **more):
@@ -47,7 +47,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
                 yield result
 
         context = monkeypatch.context()
-        context.__enter__().setattr(server_app, "run_rounds", interrupted)
+        context.__enter__().setattr(federation, "run_rounds", interrupted)
         return context
 
     return patched

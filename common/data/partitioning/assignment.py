@@ -14,12 +14,12 @@ from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
     from common.data.preprocessing import Prepared
-from common.data.partitioning.partition import Content, Partition
+from common.data.partitioning.partition import Partition, PartitionInput
 
 FORMAT = 4  # raise it when the same settings would deal otherwise
 
 
-def deal(config: RunConfig, prepared: "Prepared") -> Partition:
+def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition:
     """The partition of a run; computed once, then read from the cache.
 
     Raises:
@@ -29,13 +29,13 @@ def deal(config: RunConfig, prepared: "Prepared") -> Partition:
     check_batch(config, prepared.num_train)
     file = cache_folder("partitions") / f"{_key(config, prepared)}.npz"
     if not file.is_file():
-        _save(file, deal_afresh(config, prepared))
+        _save(file, make_partition(config, prepared))
     with np.load(file) as saved:
         arrays = {name: saved[name] for name in ("owner", "held_out", "num_units", "num_groups")}
         return Partition(**arrays, images_unused=int(saved["images_unused"]))
 
 
-def deal_afresh(config: RunConfig, content: Content) -> Partition:
+def make_partition(config: RunConfig, content: PartitionInput) -> Partition:
     """Deal without looking into the cache or writing to it.
 
     Args:
@@ -77,7 +77,9 @@ def count_groups(owner: np.ndarray, groups: np.ndarray, num_clients: int) -> np.
     return np.bincount(owner[first] + 1, minlength=num_clients + 1)[1:]
 
 
-def _test_owners(config: RunConfig, content: Content, owner: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+def _test_owners(
+    config: RunConfig, content: PartitionInput, owner: np.ndarray, groups: np.ndarray | None
+) -> np.ndarray:
     """The client of each entry of the source's own test set: its own, that of its unit, or by class."""
     from common.data.partitioning.partitioners import assign_test
     from common.data.partitioning.privacy_units import most_frequent

@@ -18,7 +18,7 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.decoding import IMAGE_SUFFIXES
 from common.data.partition_plot import draw_partition
-from common.data.partitioning.assignment import deal_afresh
+from common.data.partitioning.assignment import make_partition
 from common.data.partitioning.partition import Partition, class_counts
 from common.data.partitioning.privacy_units import group_rows
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
@@ -60,7 +60,7 @@ def export_partition(config: RunConfig, source: ImageSource, folder: Path, progr
     scan = scan_source(source, progress=progress)
     refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
     refuse_single_class(scan)
-    partition = deal_afresh(config, scan)
+    partition = make_partition(config, scan)
     facts = _facts(config, source, scan, partition)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

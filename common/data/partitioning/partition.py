@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Content(Protocol):
+class PartitionInput(Protocol):
     """What dealing needs to know of a source: `Prepared` and `Scan` both tell it.
 
     Attributes cover all n entries, bad ones included; see `common.data.scan.Scan`.
@@ -54,7 +54,7 @@ class Partition:
     images_unused: int
 
 
-def class_counts(content: Content, partition: Partition) -> np.ndarray:
+def class_counts(content: PartitionInput, partition: Partition) -> np.ndarray:
     """Usable images of each class at each client, (classes, clients) int64; simulations only."""
     counts = np.zeros((len(content.classes), len(partition.num_units)), dtype=np.int64)
     rows = np.flatnonzero(content.usable & (partition.owner >= 0))

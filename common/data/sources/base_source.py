@@ -157,8 +157,12 @@ def encoded_rows(arrays: Sequence[np.ndarray]) -> "Dataset":
     return image_rows(cells)
 
 
-def _split_name(source: str) -> tuple[str, str]:
-    """Name and variant of `hub:name:variant`."""
+def split_name(source: str) -> tuple[str, str]:
+    """Return name and variant of `hub:name:variant`.
+
+    Raises:
+        DataError: There is no name.
+    """
     _, name, variant = f"{source}::".split(":")[:3]
     if not name:
         raise DataError(f"data.source={source!r}: write a name after the colon; see `bract list sources`")

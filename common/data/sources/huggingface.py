@@ -9,17 +9,17 @@ from common.config.schema import DataConfig
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
-    _split_name,
     fingerprint_of,
+    split_name,
 )
 from common.data.sources.datasets_library import entries_of, is_saved, open_saved
 from common.errors import DataError
 from common.system.paths import bract_home
 
 
-def _hugging_face(config: DataConfig) -> ImageSource:
+def open_hugging_face(config: DataConfig) -> ImageSource:
     """Loaded once; then its Arrow files are known, and opening it needs neither network nor imports."""
-    name, variant = _split_name(config.source)
+    name, variant = split_name(config.source)
     if config.path and is_saved(Path(config.path)):
         return open_saved(config.model_copy(update={"source": config.path, "path": ""}))
     asked = hashlib.sha256(f"{name}\0{variant}\0{config.path}".encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config.schema import DataConfig
-from common.data.sources.base_source import Entries, ImageSource, _split_name, encoded_rows, fingerprint_of
+from common.data.sources.base_source import Entries, ImageSource, encoded_rows, fingerprint_of, split_name
 from common.data.sources.class_names import MEDMNIST_CLASSES
 from common.data.sources.labels import numbered
 from common.errors import DataError
@@ -21,8 +21,13 @@ MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{name}.npz?download=1"
 _MEDMNIST_SIZES = ("", "_64", "_128", "_224")
 
 
-def _medmnist(config: DataConfig) -> ImageSource:
-    name, variant = _split_name(config.source)
+def open_medmnist(config: DataConfig) -> ImageSource:
+    """Open a data set of MedMNIST by its name.
+
+    Raises:
+        DataError: The set is unknown or cannot be had.
+    """
+    name, variant = split_name(config.source)
     stem = next((name.removesuffix(size) for size in reversed(_MEDMNIST_SIZES) if name.endswith(size)), name)
     if variant or stem not in MEDMNIST_CLASSES:
         raise DataError(

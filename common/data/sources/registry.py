@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config.schema import DataConfig, parts
+from common.config.schema import DataConfig, split_list
 from common.data.sources.base_source import (
     OWN_IMAGES,
     Entries,
     ImageSource,
 )
-from common.data.sources.huggingface import _hugging_face
-from common.data.sources.medmnist import _medmnist
-from common.data.sources.torchvision_sets import _torchvision
+from common.data.sources.huggingface import open_hugging_face
+from common.data.sources.medmnist import open_medmnist
+from common.data.sources.torchvision_sets import open_torchvision
 from common.errors import DataError
 
 HUBS = {
@@ -46,7 +46,7 @@ def open_source(config: DataConfig) -> ImageSource:
         DataError: The name is unknown, files are missing, there are no images, or the class list is unusable.
     """
     source = _opener(config.source)(config)
-    return _with_classes(source, parts(config.classes)) if parts(config.classes) else source
+    return _with_classes(source, split_list(config.classes)) if split_list(config.classes) else source
 
 
 def names_a_place(source: str) -> bool:
@@ -124,7 +124,7 @@ def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
 
 
 OPENERS: dict[str, Callable[[DataConfig], ImageSource]] = {
-    "hf": _hugging_face,
-    "torchvision": _torchvision,
-    "medmnist": _medmnist,
+    "hf": open_hugging_face,
+    "torchvision": open_torchvision,
+    "medmnist": open_medmnist,
 }

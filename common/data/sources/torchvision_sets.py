@@ -10,11 +10,11 @@ from common.config.schema import DataConfig
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
-    _split_name,
     encoded_rows,
     file_keys,
     fingerprint_of,
     image_rows,
+    split_name,
 )
 from common.errors import DataError
 from common.system.paths import bract_home
@@ -34,7 +34,7 @@ def open_instead(config: DataConfig, source: str, missing: DataError) -> ImageSo
         DataError: The hub's copy cannot be had either; says both.
     """
     try:
-        return _torchvision(config.model_copy(update={"source": source}))
+        return open_torchvision(config.model_copy(update={"source": source}))
     except DataError as error:
         raise DataError(f"{missing}\n  nor is there a copy as {source}: {error}") from None
 
@@ -44,8 +44,13 @@ def torchvision_root(name: str) -> Path:
     return bract_home() / "datasets" / "torchvision" / name
 
 
-def _torchvision(config: DataConfig) -> ImageSource:
-    name, variant = _split_name(config.source)
+def open_torchvision(config: DataConfig) -> ImageSource:
+    """Open a data set of torchvision by its class name.
+
+    Raises:
+        DataError: The set is unknown or cannot be had.
+    """
+    name, variant = split_name(config.source)
     root = Path(config.path) if config.path else torchvision_root(name)
     files = _files_below(root)
     if not files:

@@ -15,7 +15,7 @@ from common.ledger.audit.integrity_checks import (
     check_replies,
     read_entries,
 )
-from common.ledger.audit.read_only import DamagedLedgerError, ledger_on_loan
+from common.ledger.audit.read_only import DamagedLedgerError, open_read_only
 from common.ledger.audit.report import AuditedRun, DataSet, LedgerReport, Said
 from common.ledger.audit.run_checks import RunEntries, check_runs
 from common.ledger.database import Ledger
@@ -55,7 +55,7 @@ def audit_ledger(file: Path, heads: Heads | None = None) -> LedgerReport:
         LedgerError: The file is no ledger, or cannot be read.
     """
     try:
-        with ledger_on_loan(file) as ledger:
+        with open_read_only(file) as ledger:
             return _audit(ledger, heads)
     except DamagedLedgerError as error:
         return LedgerReport(file, "", False, 0, "", "", remarks=Remarks([str(error)]))

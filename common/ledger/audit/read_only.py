@@ -22,7 +22,7 @@ class DamagedLedgerError(LedgerError):
     """What was a ledger once cannot be read as one."""
 
 
-class LedgerOnLoan(Ledger):
+class ReadOnlyLedger(Ledger):
     """A ledger open for reading; what others add meanwhile is not seen.
 
     Args:
@@ -59,7 +59,7 @@ def _was_a_ledger(path: Path) -> bool:
 
 
 @contextmanager
-def ledger_on_loan(path: Path) -> Iterator[Ledger]:
+def open_read_only(path: Path) -> Iterator[Ledger]:
     """Open a ledger for reading.
 
     Guarantee: neither the file nor its log changes, and nothing is made beside it; of a ledger that
@@ -84,7 +84,7 @@ def ledger_on_loan(path: Path) -> Iterator[Ledger]:
             raise LedgerError(f"the ledger {path} cannot be read ({error.strerror})") from None
         if not header.startswith(_MAGIC):
             raise LedgerError(f"{path} is no ledger: it is no SQLite file")
-        ledger = LedgerOnLoan(path, place)
+        ledger = ReadOnlyLedger(path, place)
         stack.callback(ledger.close)
         yield ledger
         after = path.stat()

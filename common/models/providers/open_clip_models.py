@@ -7,14 +7,14 @@ import numpy as np
 import torch
 
 from common.errors import ConfigError, WeightsError
-from common.models.backbone import Body, Preprocessing, times255
+from common.models.backbone import Backbone, Preprocessing, times255
 from common.models.names import BackboneName
 
 
-class ClipBody(Body):
+class ClipBackbone(Backbone):
     """The image tower of an open_clip model."""
 
-    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
         """The projected image embedding (n, d), not yet scaled."""
         out: torch.Tensor = self.model(pixels)
         return out
@@ -23,7 +23,7 @@ class ClipBody(Body):
         """Nothing is left to do."""
         return maps
 
-    def groups(self) -> list[list[str]]:
+    def layer_groups(self) -> list[list[str]]:
         """A group a residual block; the projection belongs to the last one."""
         found: dict[int, list[str]] = {}
         blocks = len(getattr(getattr(self.model, "transformer", None), "resblocks", []))
@@ -69,7 +69,7 @@ def create_clip(name: BackboneName) -> Any:
     return open_clip.create_model(architecture, pretrained=None)
 
 
-def build_clip_body(name: BackboneName, side: int | None) -> ClipBody:
+def build_clip_backbone(name: BackboneName, side: int | None) -> ClipBackbone:
     """The image tower alone.
 
     Raises:
@@ -84,13 +84,13 @@ def build_clip_body(name: BackboneName, side: int | None) -> ClipBody:
     return body
 
 
-def clip_tower(model: Any) -> ClipBody:
+def clip_tower(model: Any) -> ClipBackbone:
     """The image tower of a whole CLIP model, with its preprocessing."""
     size = model.visual.image_size
     side = int(size[0] if isinstance(size, tuple | list) else size)
     mean = getattr(model.visual, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073)
     std = getattr(model.visual, "image_std", None) or (0.26862954, 0.26130258, 0.27577711)
-    return ClipBody(model.visual, Preprocessing(times255(mean), times255(std), "bicubic", side))
+    return ClipBackbone(model.visual, Preprocessing(times255(mean), times255(std), "bicubic", side))
 
 
 def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.ndarray:

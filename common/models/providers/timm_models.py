@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.models.backbone import CONV_SIDE, TOKEN_SIDE, Body, Preprocessing, times255
+from common.models.backbone import CONV_SIDE, TOKEN_SIDE, Backbone, Preprocessing, times255
 from common.models.names import BackboneName
 
 
-class TimmBody(Body):
+class TimmBackbone(Backbone):
     """One of timm's image models."""
 
-    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
         """Timm's `forward_features`."""
         out: torch.Tensor = self.model.forward_features(pixels)  # type: ignore[operator]
         return out
@@ -23,7 +23,7 @@ class TimmBody(Body):
         out: torch.Tensor = self.model.forward_head(maps, pre_logits=True)  # type: ignore[operator]
         return out if out.ndim == 2 else out.mean(dim=(2, 3))
 
-    def groups(self) -> list[list[str]]:
+    def layer_groups(self) -> list[list[str]]:
         """Timm's own coarse groups."""
         from timm.models import group_parameters
 
@@ -32,7 +32,12 @@ class TimmBody(Body):
         return [[f"model.{name}" for name in found[key]] for key in sorted(found)]
 
 
-def _timm_body(name: BackboneName, side: int | None) -> Body:
+def build_timm_backbone(name: BackboneName, side: int | None) -> Backbone:
+    """Build a backbone of timm with the weights its constructor draws.
+
+    Raises:
+        ConfigError: The library does not know the name, or the backbone cannot take images of this size.
+    """
     import timm
 
     if not timm.is_model(name.architecture):
@@ -56,7 +61,7 @@ def _timm_body(name: BackboneName, side: int | None) -> Body:
     facts = Preprocessing(times255(cfg["mean"]), times255(cfg["std"]), str(cfg["interpolation"]), wanted)
     if name.architecture == "tf_efficientnet_lite0":
         facts = Preprocessing((127.0,) * 3, (128.0,) * 3, facts.interpolation, wanted)  # as its authors trained it
-    return TimmBody(model, facts)
+    return TimmBackbone(model, facts)
 
 
 def _is_conv(model: nn.Module) -> bool:

@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.models.backbone import CONV_SIDE, Body, Preprocessing, times255
+from common.models.backbone import CONV_SIDE, Backbone, Preprocessing, times255
 from common.models.names import BackboneName
 
 _TORCHVISION_GROUPS = r"^(?:features\.(\d+)|layer(\d+)|encoder\.layers\.encoder_layer_(\d+))"
 
 
-class TorchvisionBody(Body):
+class TorchvisionBackbone(Backbone):
     """One of the torchvision families that share a shape: `features`, residual layers, or an encoder."""
 
-    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
         """Maps (n, c, h, w); a ViT's class token (n, d)."""
         if hasattr(self.model, "layer4"):
             for name, child in self.model.named_children():
@@ -34,7 +34,7 @@ class TorchvisionBody(Body):
         norm = getattr(self.model, "classifier", None)
         return pooled.flatten(1) if norm is None else norm(pooled).flatten(1)
 
-    def groups(self) -> list[list[str]]:
+    def layer_groups(self) -> list[list[str]]:
         """A group a numbered stage or block; what comes before the first belongs to it, and so on."""
         import re
 
@@ -50,7 +50,12 @@ class TorchvisionBody(Body):
         return found
 
 
-def _torchvision_body(name: BackboneName, side: int | None) -> Body:
+def build_torchvision_backbone(name: BackboneName, side: int | None) -> Backbone:
+    """Build a backbone of torchvision with the weights its constructor draws.
+
+    Raises:
+        ConfigError: The library does not know the name, or the backbone cannot take images of this size.
+    """
     from torchvision import models
 
     if name.architecture not in models.list_models(module=models):
@@ -78,4 +83,4 @@ def _torchvision_body(name: BackboneName, side: int | None) -> Body:
         )
     # torchvision's own presets for ImageNet weights.
     mean, std = times255((0.485, 0.456, 0.406)), times255((0.229, 0.224, 0.225))
-    return TorchvisionBody(model, Preprocessing(mean, std, "bilinear", wanted))
+    return TorchvisionBackbone(model, Preprocessing(mean, std, "bilinear", wanted))

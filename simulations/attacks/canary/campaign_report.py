@@ -95,7 +95,7 @@ def attack(
         )
     with scratch() as place:
         experiment = campaign.make(Path(place))
-        plan, adversary = experiment.bench.plan, experiment.adversary
+        plan, adversary = experiment.harness.plan, experiment.adversary
         experiment.score(inside=True)  # one training before thousands: whoever cannot be audited is told now
     folder = folder or Path("runs") / f"empirical-{campaign.what.get('preset', 'own')}-{campaign.digest}"
     scores = Scores(folder / SCORES, campaign.digest)

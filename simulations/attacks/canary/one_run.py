@@ -90,12 +90,12 @@ def _simulate(config: RunConfig, planted: Planted, progress: ProgressFactory) ->
     from common.ledger.connection_pool import close_below
     from server.app import create_app
     from server.state.run_directory import check_free
-    from simulations.app import surround
+    from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
     check_free(Path(config.output_dir))
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    with planted.in_place():
-        server_app = create_app(partial(surround, progress=progress))
+    with planted.installed():
+        server_app = create_app(partial(make_context, progress=progress))
         run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients)
     close_below(Path(config.output_dir) / "ledgers")

@@ -16,14 +16,14 @@ import numpy as np
 
 import client.app as client_app
 import client.training.dp_sgd as client_training
-from client.session import Local, local_of
-from client.training.trainer import Arrays, Learner
+from client.session import ClientSession, open_session
+from client.training.trainer import Arrays, Trainer
 from common.config.schema import RunConfig
-from common.data.client_dataset import Holdings, Shard
+from common.data.client_dataset import ImageDigests, Shard
 from common.errors import ConfigError
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.plan import PrivacyPlan
-from common.system.aligned_arrays import in_line
+from common.system.aligned_arrays import align_rows
 from simulations.harness.harness_streams import Repeated, Silent, StreamFactory
 
 _NORM = 100.0
@@ -50,12 +50,12 @@ class Planted:
 
     def __post_init__(self) -> None:
         config = self.config
-        if not config.closed_form or config.privacy.mechanism != "dp-sgd" or config.privacy.unit != "image":
+        if not config.needs_no_torch or config.privacy.mechanism != "dp-sgd" or config.privacy.unit != "image":
             raise ConfigError(
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
                 "privacy.mechanism='dp-sgd' and privacy.unit='image'"
             )
-        size = local_of(config, 0).rows.train_inputs.shape[1]
+        size = open_session(config, 0).rows.train_inputs.shape[1]
         if size < self.num_canaries:
             raise ConfigError(
                 f"each canary needs a feature of its own: {self.num_canaries} are too many for {size} features"
@@ -67,13 +67,13 @@ class Planted:
         """Numbers of the canaries that one client holds: every n-th one."""
         return np.arange(place, self.num_canaries, self.config.num_clients)
 
-    def local_of(self, config: RunConfig, place: int | str) -> Local:
+    def open_session(self, config: RunConfig, place: int | str) -> ClientSession:
         """A client as it is, with its canaries."""
-        base, mine = local_of(config, place), self.mine(int(place))
+        base, mine = open_session(config, place), self.mine(int(place))
         rows = with_rows(base.rows, mine[self.coins[mine]], num_declared=len(mine))
-        same = base.learner
-        learner = Watched(same.config, same.input_shape, same.classes, self, base.rows, int(place))
-        return replace(base, rows=rows, learner=learner)
+        same = base.trainer
+        trainer = Watched(same.config, same.input_shape, same.classes, self, base.rows, int(place))
+        return replace(base, rows=rows, trainer=trainer)
 
     def see(self, place: int, before: Arrays, after: Arrays, alone: Arrays, plan: PrivacyPlan) -> None:
         """Add up what one client's update tells of its canaries."""
@@ -83,9 +83,9 @@ class Planted:
         self.scores[mine] -= (signal * left).sum(axis=0)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Clients hold their canaries, and updates are watched, as long as this lasts."""
-        with patch.object(client_app, "local_of", self.local_of):
+        with patch.object(client_app, "open_session", self.open_session):
             yield
 
     def guesses(self, num_guesses: int) -> tuple[int, int]:
@@ -100,7 +100,7 @@ class Planted:
 
 
 @dataclass(frozen=True, eq=False)  # equal where the learners are
-class Watched(Learner):
+class Watched(Trainer):
     """A learner that trains as ever, and shows the auditor what the server sees; clients answer one by one."""
 
     planted: Planted
@@ -109,7 +109,7 @@ class Watched(Learner):
 
     def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int, plan: PrivacyPlan | None) -> Arrays:
         """Train as ever; then once more without noise and without canaries, for the auditor alone."""
-        plain = Learner(self.config, self.input_shape, self.classes)
+        plain = Trainer(self.config, self.input_shape, self.classes)
         after = plain.train(arrays, shard, name=name, server_round=server_round, plan=plan)
         if plan is not None:
             with without_noise():
@@ -153,12 +153,12 @@ def with_rows(rows: Shard, canaries: np.ndarray, *, num_declared: int) -> Shard:
     later = int(held.units.max(initial=-1)) + 1 + np.arange(len(canaries))
     return replace(
         rows,
-        train_inputs=in_line(np.concatenate([rows.train_inputs, inputs])),
+        train_inputs=align_rows(np.concatenate([rows.train_inputs, inputs])),
         train_labels=np.concatenate([rows.train_labels, np.full(len(canaries), _LABEL)]),
         num_units=rows.num_units + num_declared,
         train_digests=np.concatenate([rows.train_digests, digests]),
         train_units=np.concatenate([rows.train_units, units]),
-        train_holdings=Holdings(
+        train_holdings=ImageDigests(
             np.concatenate([held.files, digests]),
             np.concatenate([held.pixels, digests]),
             np.concatenate([held.units, later]),

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.config.loading import Scalar, defaults, override, parse
 from simulations.attacks.canary.trial import AdversaryKind, Experiment
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.harness.harness_images import Images
 
 _FEATURES = 16
@@ -64,4 +64,4 @@ def preset_experiment(name: str, folder: Path) -> Experiment:
     """
     config = parse(override(defaults(), dict(PRESETS[name].settings)))
     nobody = Images.of(np.zeros((0, _FEATURES), dtype=np.float32), np.zeros(0, dtype=np.int64), held_out=0)
-    return Experiment(Bench(config, _CLASSES, nobody, _NUM_UNITS, folder), "dirac", PRESETS[name].adversary)
+    return Experiment(ClientHarness(config, _CLASSES, nobody, _NUM_UNITS, folder), "dirac", PRESETS[name].adversary)

@@ -23,7 +23,7 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
 from simulations.attacks.canary.canaries import CanaryKind, with_canary
 from simulations.attacks.estimators.pld_family import log_likelihood_ratios
-from simulations.harness.client_harness import Bench, Streams
+from simulations.harness.client_harness import ClientHarness, Streams
 from simulations.harness.harness_images import Images
 from simulations.harness.harness_streams import Joins, Repeated, Silent
 
@@ -37,21 +37,21 @@ class Experiment:
     """One attack on one client of one configuration.
 
     Attributes:
-        bench: The configuration and the client's other images.
+        harness: The configuration and the client's other images.
         canary: What is in or out.
         adversary: What the adversary sees: the model after the last round; every round's update; every single
             step's noised sum, which is more than any server sees and what the ledger's bound is about; or the
             final model's answer to the canary alone.
     """
 
-    bench: Bench
+    harness: ClientHarness
     canary: CanaryKind
     adversary: AdversaryKind
 
     @cached_property
     def neighbours(self) -> tuple[Images, Images]:
         """The images without the canary, and with it."""
-        inside = with_canary(self.bench.images, self.canary, num_classes=len(self.bench.classes))
+        inside = with_canary(self.harness.images, self.canary, num_classes=len(self.harness.classes))
         count = len(inside.labels)
         return inside.only(np.arange(count) < count - 1), inside
 
@@ -92,7 +92,7 @@ class Experiment:
 
     def _likelihood(self, sums: np.ndarray) -> float:
         """Log likelihood ratio of all steps, the canary's length being the clip bound."""
-        plan = self.bench.plan
+        plan = self.harness.plan
         without, direction = self._quiet_steps
         steps = (sums - without) @ direction / plan.max_grad_norm
         ratios = log_likelihood_ratios(
@@ -114,13 +114,13 @@ class Experiment:
     def _confidence(self, model: Arrays) -> float:
         """Log odds of the canary's class: all that an answer to it tells."""
         canary = self.neighbours[1]
-        logits = self.bench.learner.logits(model, canary.inputs[-1:])[0].astype(np.float64)
+        logits = self.harness.trainer.logits(model, canary.inputs[-1:])[0].astype(np.float64)
         others = np.delete(logits, canary.labels[-1])
         return float(logits[canary.labels[-1]] - np.logaddexp.reduce(others))
 
     def _quiet(self, images: Images, *, start: Arrays | None = None, rounds: int | None = None) -> list[Arrays]:
         """The adversary's own training, with noise of zero."""
-        plan = self.bench.plan  # one stream serves all rounds: its steps are counted on
+        plan = self.harness.plan  # one stream serves all rounds: its steps are counted on
         joins = Joins(self.neighbours[0].num_training_units, range(plan.steps_per_round * plan.num_rounds))
         streams = Streams((Repeated("sampling", [], joins), Silent()))
         return self._trained(images, streams, start=start, rounds=rounds)
@@ -134,16 +134,16 @@ class Experiment:
         rounds: int | None = None,
     ) -> list[Arrays]:
         """Models from the first to the last, each the reply to the one before: the server aggregates one client."""
-        models = [self.bench.start if start is None else start]
+        models = [self.harness.start if start is None else start]
         run = secrets.token_hex(16)
-        for server_round in range(1, (rounds or self.bench.config.participations) + 1):
-            seen = self.bench.ask(
+        for server_round in range(1, (rounds or self.harness.config.participations) + 1):
+            seen = self.harness.ask(
                 "train", images, arrays=models[-1], server_round=server_round, run=run, streams=streams
             )
             if seen.failure:
                 raise PrivacyError(f"the audited client refused round {server_round} ({seen.failure})")
             models.append(seen.arrays)
-        self.bench.forget(run)
+        self.harness.forget(run)
         return models
 
 
@@ -192,5 +192,5 @@ def configured(
             f"privacy.mechanism={config.privacy.mechanism!r}: clients add no noise, so there is no client to audit; "
             "`bract audit layers` tests noise at the server, `bract audit membership` attacks the final model"
         )
-    bench = Bench.of(config, folder, num_images=images, num_held_out=0)
-    return Experiment(bench, canary, adversary)
+    harness = ClientHarness.of(config, folder, num_images=images, num_held_out=0)
+    return Experiment(harness, canary, adversary)

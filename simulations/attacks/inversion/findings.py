@@ -37,7 +37,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Evaluation:
     """Both attacks on one victim.
 
     Attributes:
@@ -87,7 +87,7 @@ class Findings:
         )
 
 
-def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Findings:
+def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Evaluation:
     """Attack the victim's update without privacy, then the one with it, in the same way.
 
     Args:
@@ -110,7 +110,7 @@ def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Fi
         shape = victim.pixels.shape
         return rebuild(network, victim.start, reply, victim.settings, attack, input_shape=shape, advance=advance)
 
-    return Findings(
+    return Evaluation(
         victim=victim,
         plain=attacked("Without privacy", victim.reply(private=False)),
         noised=attacked("With privacy", victim.reply(private=True)),
@@ -157,7 +157,7 @@ def rounded_up(epsilon: float) -> str:
     return f"{math.ceil(epsilon * 100) / 100:g}"
 
 
-def as_json(findings: Findings) -> dict[str, Any]:
+def as_json(findings: Evaluation) -> dict[str, Any]:
     """Plain values: the figures, and what they hang on."""
     victim, plan = findings.victim, findings.victim.plan
     guesses = {"without_privacy": findings.plain, "with_privacy": findings.noised}
@@ -180,7 +180,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _guess_as_json(findings: Findings, guess: Rebuilt) -> dict[str, Any]:
+def _guess_as_json(findings: Evaluation, guess: Rebuilt) -> dict[str, Any]:
     found = findings.likeness(guess)
     label = findings.victim.prepared.classes[guess.label]
     return {"psnr": found.psnr, "ssim": found.ssim, "rank": found.rank, "label": label, "misfit": guess.misfit}

@@ -6,9 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from client.training.round_settings import LocalSettings, settings_of
-from client.training.trainer import Arrays, Learner
+from client.training.trainer import Arrays, Trainer
 from common.config.schema import RunConfig
-from common.data.client_dataset import Holdings, Shard
+from common.data.client_dataset import ImageDigests, Shard
 from common.data.preprocessing import Prepared
 from common.errors import ConfigError, DataError
 from common.models.initialization import initial_arrays
@@ -64,14 +64,14 @@ class Victim:
         """
         privacy = self.config.privacy.model_copy(update={"mechanism": "none"})
         config = self.config if private else self.config.model_copy(update={"privacy": privacy})
-        learner = Learner(config, self.pixels.shape, self.prepared.classes)
+        trainer = Trainer(config, self.pixels.shape, self.prepared.classes)
         plan = self.plan if private else None
-        return learner.train(dict(self.start), self._shard(), name=_NAME, server_round=1, plan=plan)
+        return trainer.train(dict(self.start), self._shard(), name=_NAME, server_round=1, plan=plan)
 
     def _shard(self) -> Shard:
         row, none = np.array([self.image]), np.zeros(0, dtype=np.int64)
         own, other = (
-            Holdings(self.prepared.file_digests[rows], self.prepared.digests[rows], np.arange(len(rows)))
+            ImageDigests(self.prepared.file_digests[rows], self.prepared.digests[rows], np.arange(len(rows)))
             for rows in (row, none)
         )
         images = self.prepared.inputs[row]
@@ -83,7 +83,7 @@ class Victim:
             num_units=1,
             train_digests=self.prepared.digests[row],
             train_units=np.arange(1),
-            voters=none,
+            evaluation_units=none,
             train_holdings=own,
             test_holdings=other,
         )

@@ -7,7 +7,7 @@ from math import exp
 import numpy as np
 
 from common.config.loading import Scalar, parse, resolved
-from common.config.schema import RunConfig, parts
+from common.config.schema import RunConfig, split_list
 from common.data.partitioning.partition import Partition
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
@@ -54,7 +54,7 @@ def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]
         ConfigError: The list is empty, repeats itself or is no list of those; a setting is wrong, or
             leaves nothing that this attack could be on.
     """
-    curves = tuple(_curve(settings, word) for word in parts(compare))
+    curves = tuple(_curve(settings, word) for word in split_list(compare))
     names = [curve.name for curve in curves]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--compare {compare!r}: name at least one, and none twice, such as none,8,2,1")

@@ -13,30 +13,30 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.session import client_name
-from client.training.trainer import Arrays, Learner
+from client.training.trainer import Arrays, Trainer
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared
-from common.messages.codec import Declaration, Findings, encode_update, record_to_arrays, server_round_of
+from common.messages.codec import Declaration, Evaluation, encode_update, record_to_arrays, server_round_of
 from common.messages.fields import ARRAYS, Releases
 from common.models.initialization import initial_arrays
 from common.privacy.plan import plan_for, server_plan
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
 from server.rounds.enrollment import Client
-from server.rounds.loop import Course, run_rounds
-from server.rounds.replies import Wire
+from server.rounds.loop import RoundSettings, run_rounds
+from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 
 
-def federate(learner: Learner, prepared: Prepared, partition: Partition) -> Arrays:
+def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arrays:
     """Train a run's global model, as `bract simulate` would over this partition.
 
     Guarantee: without noise, and over the run's own partition, the result equals that of
     `bract simulate` to the bit. Under DP every message draws fresh noise.
 
     Args:
-        learner: Trains as the run's configuration asks for; no tensor may be personal.
+        trainer: Trains as the run's configuration asks for; no tensor may be personal.
         prepared: The whole source.
         partition: Who holds what; declared sizes in it are clients' weights and enter their privacy plans.
 
@@ -44,16 +44,16 @@ def federate(learner: Learner, prepared: Prepared, partition: Partition) -> Arra
         ConfigError: The strategy, or some client's privacy plan, is impossible.
         FederationError: A round got too few usable updates.
     """
-    config = learner.config
+    config = trainer.config
 
     @lru_cache(maxsize=config.num_clients if config.client_fraction == 1 else 2 * config.cohort_size)
     def rows_of(partition_id: int) -> Shard:
         return shard(prepared, partition, partition_id, private=config.noises_gradients, unit=config.privacy.unit)
 
-    grid = InProcessGrid(_client_app(learner, rows_of), config.num_clients, {})
+    grid = InProcessGrid(_client_app(trainer, rows_of), config.num_clients, {})
     clients = {
         client_name(who): Client(
-            Declaration(client_name(who), int(size), learner.classes, learner.input_shape, ""), node
+            Declaration(client_name(who), int(size), trainer.classes, trainer.input_shape, ""), node
         )
         for who, (size, node) in enumerate(zip(partition.num_units, grid.get_node_ids(), strict=True))
     }
@@ -61,41 +61,41 @@ def federate(learner: Learner, prepared: Prepared, partition: Partition) -> Arra
         list(clients), cohort_size=config.cohort_size, num_rounds=config.num_rounds, seed=config.seed
     )
     central = server_plan(config) if config.privacy.mechanism == "client-dp" else None
-    wire = Wire(grid, _releases(learner), secrets.token_hex(16))
-    arrays = initial_arrays(config, learner.input_shape, learner.classes)
-    for result in run_rounds(wire, build_strategy(config), arrays, Course(clients, cohorts, central=central)):
+    wire = Channel(grid, _releases(trainer), secrets.token_hex(16))
+    arrays = initial_arrays(config, trainer.input_shape, trainer.classes)
+    for result in run_rounds(wire, build_strategy(config), arrays, RoundSettings(clients, cohorts, central=central)):
         arrays = result.arrays
     return arrays
 
 
-def _releases(learner: Learner) -> Releases:
+def _releases(trainer: Trainer) -> Releases:
     """What the strategy needs of a reply: no counts, no heads of ledgers."""
-    return Releases(metrics="none", train_loss=learner.config.strategy.name == "QFedAvg")
+    return Releases(metrics="none", train_loss=trainer.config.strategy.name == "QFedAvg")
 
 
-def _client_app(learner: Learner, rows_of: Callable[[int], Shard]) -> ClientApp:
-    config = learner.config
+def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
+    config = trainer.config
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         partition_id = int(context.node_config["partition-id"])
         rows, incoming = rows_of(partition_id), record_to_arrays(message.content.array_records[ARRAYS])
-        trained = learner.train(
+        trained = trainer.train(
             incoming,
             rows,
             name=client_name(partition_id),
             server_round=server_round_of(message.content),
             plan=plan_for(config, rows.num_units) if config.noises_gradients else None,
         )
-        return Message(encode_update(trained, rows.num_units, _findings(learner, incoming, rows)), reply_to=message)
+        return Message(encode_update(trained, rows.num_units, _findings(trainer, incoming, rows)), reply_to=message)
 
     return app
 
 
-def _findings(learner: Learner, incoming: Arrays, rows: Shard) -> Findings | None:
+def _findings(trainer: Trainer, incoming: Arrays, rows: Shard) -> Evaluation | None:
     """The loss that QFedAvg weighs by."""
-    if not _releases(learner).train_loss:
+    if not _releases(trainer).train_loss:
         return None
-    judged = learner.evaluate(incoming, rows.train_inputs, rows.train_labels)
-    return Findings(train_loss=judged.loss_sum / max(1, judged.num_examples))
+    judged = trainer.evaluate(incoming, rows.train_inputs, rows.train_labels)
+    return Evaluation(train_loss=judged.loss_sum / max(1, judged.num_examples))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.data.partitioning.assignment import deal
+from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared, prepare
 from common.randomness import public_stream
@@ -55,7 +55,7 @@ def populate(config: RunConfig, progress: ProgressFactory = no_progress) -> Popu
         WeightsError: Pretrained weights are missing or wrong.
     """
     prepared = prepare(config, progress)
-    partition = deal(config, prepared)
+    partition = load_or_make_partition(config, prepared)
     entries = np.arange(len(prepared.labels))
     held = prepared.usable & (partition.owner >= 0) & ~partition.held_out & (entries < prepared.num_train)
     _, first, copies = np.unique(prepared.digests, axis=0, return_index=True, return_counts=True)

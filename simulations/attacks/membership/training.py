@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.config.schema import RunConfig
 from common.errors import FederationError
 from common.metrics import score
@@ -50,10 +50,10 @@ def train_and_score(config: RunConfig, model: int, *, like: RunConfig | None = N
     population = _population(like or config)
     started = time.perf_counter()
     prepared, targets = population.prepared, population.targets
-    learner = Learner(config, prepared.inputs.shape[1:], prepared.classes)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
     partition = population.without(members_of(config.seed, model, len(targets)))
-    final = federate(learner, prepared, partition)
-    logits = learner.logits(final, np.ascontiguousarray(prepared.inputs[targets]))
+    final = federate(trainer, prepared, partition)
+    logits = trainer.logits(final, np.ascontiguousarray(prepared.inputs[targets]))
     if not np.isfinite(logits).all():
         raise FederationError(
             f"model {model} under privacy.mechanism={config.privacy.mechanism!r} diverged, and there is nothing to "

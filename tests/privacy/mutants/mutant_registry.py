@@ -12,7 +12,7 @@ import common.models.classifier as network_module
 from client.training import network_sgd as network_training
 from common.config.loading import Scalar
 from common.privacy import accounting
-from simulations.harness.client_harness import Bench
+from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.accounting import accountant
 from simulations.privacy_tests.central_dp import central_noise_scale, central_replay
 from simulations.privacy_tests.check import Check
@@ -33,7 +33,7 @@ class Mutant:
 
     Attributes:
         layer: Must kill it: `T1` to `T8`.
-        mode: One of `bench_cases.MODES`, or `CENTRAL`.
+        mode: One of `harness_cases.MODES`, or `CENTRAL`.
         fails: Part of the name of a check that must fail.
         listed: What privacy.md calls it; empty if it is not in that list.
         settings: On top of the mode's.
@@ -73,14 +73,14 @@ def mutant(
     return register
 
 
-def _replays(bench: Bench) -> Iterator[Check]:
-    yield from neighbour_replay(bench)
-    if bench.config.closed_form:
-        yield from boundary_replay(bench, sizes=(0,))
+def _replays(harness: ClientHarness) -> Iterator[Check]:
+    yield from neighbour_replay(harness)
+    if harness.config.needs_no_torch:
+        yield from boundary_replay(harness, sizes=(0,))
 
 
 # Sizes at which each layer still has teeth enough for every mutant.
-LAYERS: dict[str, Callable[[Bench], Iterable[Check]]] = {
+LAYERS: dict[str, Callable[[ClientHarness], Iterable[Check]]] = {
     "T1": _replays,
     "T2": partial(noise_scale, draws=12_000, counts=300),
     "T3": independence,
@@ -89,15 +89,15 @@ LAYERS: dict[str, Callable[[Bench], Iterable[Check]]] = {
     "T6": release_surface,
     "T8": faults,
 }
-CENTRAL_LAYERS: dict[str, Callable[[Bench], Iterable[Check]]] = {
-    "T1": lambda bench: central_replay(bench.config),
-    "T2": lambda bench: central_noise_scale(bench.config),
+CENTRAL_LAYERS: dict[str, Callable[[ClientHarness], Iterable[Check]]] = {
+    "T1": lambda harness: central_replay(harness.config),
+    "T2": lambda harness: central_noise_scale(harness.config),
 }
 
 
-def checks_of(layer: str, mode: str, bench: Bench) -> Iterable[Check]:
+def checks_of(layer: str, mode: str, harness: ClientHarness) -> Iterable[Check]:
     """The checks of one layer, made one by one."""
-    return (CENTRAL_LAYERS if mode == CENTRAL else LAYERS)[layer](bench)
+    return (CENTRAL_LAYERS if mode == CENTRAL else LAYERS)[layer](harness)
 
 
 def forget(*, figures: bool) -> None:

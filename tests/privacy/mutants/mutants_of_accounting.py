@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from client.evaluation import private_counts
-from common.ledger import transactions as books
+from common.ledger import transactions as session
 from common.ledger.budget import Charge
 from common.metrics import Counts, NoisedCounts
 from common.privacy import accounting
@@ -25,8 +25,8 @@ _EVERY = "head, every image in every step"
 
 
 def _history(patch: pytest.MonkeyPatch, kept: Any) -> None:
-    real = books.charges_in
-    patch.setattr(books, "charges_in", lambda ledger, **more: kept(real(ledger, **more)))
+    real = session.charges_in
+    patch.setattr(session, "charges_in", lambda ledger, **more: kept(real(ledger, **more)))
 
 
 @mutant("T5", _CAP, mode=_EVERY, settings=_CHEAP, listed="accountant new each round")
@@ -56,12 +56,12 @@ def a_run_that_stopped_early_is_charged_for_what_it_ran(patch: pytest.MonkeyPatc
 @mutant("T5", _CAP, mode=_EVERY, settings=_CHEAP)
 def one_image_more_is_another_data_set(patch: pytest.MonkeyPatch) -> None:
     """Budgets are kept by a hash of the folder: whoever adds an image starts at zero."""
-    real = books.spent_with
+    real = session.spent_with
 
     def spent(new: Charge, past: Sequence[Charge], **more: Any) -> Any:
         return real(new, [charge for charge in past if _images(charge) == _images(new)], **more)
 
-    patch.setattr(books, "spent_with", spent)
+    patch.setattr(session, "spent_with", spent)
 
 
 def _images(charge: Charge) -> list[list[int]]:

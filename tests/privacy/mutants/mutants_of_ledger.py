@@ -15,7 +15,7 @@ from common.ledger import registrations as agreements
 from common.ledger.data_holder import Holder
 from common.ledger.database import Ledger
 from common.ledger.signed_heads import HeadKeeper
-from common.ledger.transactions import Books
+from common.ledger.transactions import LedgerSession
 from common.messages.serialization import digest_of, pack
 from mutants.mutant_registry import mutant
 
@@ -23,25 +23,25 @@ from mutants.mutant_registry import mutant
 @mutant("T8", "gets the same bytes, and no training", listed="retry not recorded")
 def a_retry_is_computed_anew(patch: pytest.MonkeyPatch) -> None:
     """A question that comes twice is answered twice, with new noise, for one charge."""
-    real = Books.commit
+    real = LedgerSession.commit
 
-    def commit(self: Books, agreed: Any, server_round: int, release: Any, reply: bytes, *, keep: int) -> bytes:
+    def commit(self: LedgerSession, agreed: Any, server_round: int, release: Any, reply: bytes, *, keep: int) -> bytes:
         real(self, agreed, server_round, release, reply, keep=keep)
         return reply
 
-    patch.setattr(Books, "_again", lambda self, before, content: None)
-    patch.setattr(Books, "commit", commit)
+    patch.setattr(LedgerSession, "_again", lambda self, before, content: None)
+    patch.setattr(LedgerSession, "commit", commit)
 
 
 @mutant("T8", "with another model it is refused")
 def another_question_gets_the_charge_of_the_first(patch: pytest.MonkeyPatch) -> None:
     """The round names a release; what was asked in it does not matter."""
 
-    def again(self: Books, before: Any, content: str) -> bytes | None:
+    def again(self: LedgerSession, before: Any, content: str) -> bytes | None:
         done = self.ledger.entries("request_id = ? AND kind = 'commit'", (before.request_id,))
         return self._kept(before.request_id) if done else None
 
-    patch.setattr(Books, "_again", again)
+    patch.setattr(LedgerSession, "_again", again)
 
 
 @mutant("T8", "and is charged once")
@@ -55,7 +55,7 @@ def a_request_has_a_new_name_each_time(patch: pytest.MonkeyPatch) -> None:
         return f"{(times[0] - 1) // 2:08x}{name[8:]}"
 
     patch.setattr(agreements.Registration, "request", request)
-    patch.setattr(Books, "_check_room", lambda *_: None)
+    patch.setattr(LedgerSession, "_check_room", lambda *_: None)
 
 
 def _answer(patch: pytest.MonkeyPatch, work: Any) -> None:
@@ -64,17 +64,17 @@ def _answer(patch: pytest.MonkeyPatch, work: Any) -> None:
     def answer(
         self: Guard, run: str, server_round: int, release: Any, asked: RecordDict, compute: Compute
     ) -> tuple[RecordDict, Any]:
-        with self._books(run, server_round, release) as books:
-            assert books is not None
-            agreed = self._register(books, run)
+        with self._books(run, server_round, release) as session:
+            assert session is not None
+            agreed = self._register(session, run)
 
             def reserve() -> bytes | None:
-                return books.reserve(agreed, server_round, release, digest_of(asked), self.policy)
+                return session.reserve(agreed, server_round, release, digest_of(asked), self.policy)
 
             def commit(reply: RecordDict) -> bytes:
-                return books.commit(agreed, server_round, release, pack(reply), keep=2)
+                return session.commit(agreed, server_round, release, pack(reply), keep=2)
 
-            return work(reserve, lambda: compute(agreed.plan), commit), self._head(books)
+            return work(reserve, lambda: compute(agreed.plan), commit), self._head(session)
 
     patch.setattr(Guard, "answer", answer)
 
@@ -146,10 +146,10 @@ def a_full_disk_is_no_error(patch: pytest.MonkeyPatch) -> None:
 @mutant("T8", "a race spends what the plan has")
 def both_of_two_answers_leave(patch: pytest.MonkeyPatch) -> None:
     """Two processes compute one release, each sends its own: two draws of noise for one charge."""
-    real = Books.commit
+    real = LedgerSession.commit
 
-    def commit(self: Books, agreed: Any, server_round: int, release: Any, reply: bytes, *, keep: int) -> bytes:
+    def commit(self: LedgerSession, agreed: Any, server_round: int, release: Any, reply: bytes, *, keep: int) -> bytes:
         real(self, agreed, server_round, release, reply, keep=keep)
         return reply
 
-    patch.setattr(Books, "commit", commit)
+    patch.setattr(LedgerSession, "commit", commit)

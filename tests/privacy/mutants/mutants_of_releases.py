@@ -9,9 +9,9 @@ from flwr.app import Error, Message
 
 import client.app as client_app
 from client.evaluation import evaluate as evaluation
-from client.session import Local
+from client.session import ClientSession
 from client.training.dp_sgd import PrivateStreams
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.data.client_dataset import Shard
 from common.errors import ClientFailure
 from common.messages import codec as records
@@ -32,10 +32,10 @@ def _unchecked(patch: pytest.MonkeyPatch) -> None:
 def exact_counts_leave(patch: pytest.MonkeyPatch) -> None:
     """Confusion counts as they are: also the client's own list of what may leave has grown by them."""
 
-    def findings(local: Local, incoming: Any, own: Any, *_: Any, closing: bool) -> records.Findings:
+    def findings(local: ClientSession, incoming: Any, own: Any, *_: Any, closing: bool) -> records.Evaluation:
         return evaluation._exact(local, incoming, own, closing=closing)
 
-    patch.setattr(client_app, "findings_of", findings)
+    patch.setattr(client_app, "evaluate_incoming", findings)
     patch.setattr(Releases, "_counts", lambda self, *, closing: (CONFUSION,))
 
 
@@ -114,31 +114,31 @@ def a_declaration_tells_how_many_of_each_class(patch: pytest.MonkeyPatch) -> Non
 def a_declared_field_carries_a_digest(patch: pytest.MonkeyPatch) -> None:
     """A hash of the data in a field that is there for another hash: whoever has the image knows that it is here."""
     real, shards = client_app.encode_declaration, list[Shard]()
-    real_guard = Local.guard
+    real_guard = ClientSession.guard
 
-    def guard(self: Local, run: str) -> Any:
+    def guard(self: ClientSession, run: str) -> Any:
         shards.append(self.rows)
         return real_guard(self, run)
 
     def declaration(declared: records.Declaration) -> Any:
         return real(replace(declared, backbone_hash=shards[-1].train_digests[0].tobytes().hex()))
 
-    patch.setattr(Local, "guard", guard)
+    patch.setattr(ClientSession, "guard", guard)
     patch.setattr(client_app, "encode_declaration", declaration)
 
 
 @mutant("T6", "'train' holds no stretch of an image")
 def an_image_lies_in_a_tensor(patch: pytest.MonkeyPatch) -> None:
     """A feature is written over the weights after the noise: names, shapes and types are as declared."""
-    real = Learner.train
+    real = Trainer.train
 
-    def train(self: Learner, arrays: Any, shard: Shard, **more: Any) -> Any:
+    def train(self: Trainer, arrays: Any, shard: Shard, **more: Any) -> Any:
         found = real(self, arrays, shard, **more)
         for array, row in zip(found.values(), shard.train_inputs, strict=False):
             array.ravel()[:8] = row.ravel()[:8]
         return found
 
-    patch.setattr(Learner, "train", train)
+    patch.setattr(Trainer, "train", train)
 
 
 @mutant("T6", f"'evaluate' {_FIELDS}", settings={"privacy.metrics": "none"})

@@ -16,7 +16,7 @@ import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
 from client.training.per_example_gradients import Examples
 from client.training.round_settings import LocalSettings
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.data import client_dataset as shards
 from common.models.classifier import AnyNetwork
 from common.models.frozen_batch_norm import FrozenBatchNorm
@@ -60,13 +60,13 @@ def the_units_that_were_found_make_the_divisor(patch: pytest.MonkeyPatch) -> Non
 @mutant("T1", "changes nothing else")
 def the_weight_is_the_number_that_was_found(patch: pytest.MonkeyPatch) -> None:
     """`num-examples` is how many images there are, as Flower's examples send it, not the declared number."""
-    real_train, real_update, found = Learner.train, client_app.encode_update, [0]
+    real_train, real_update, found = Trainer.train, client_app.encode_update, [0]
 
-    def train(self: Learner, arrays: Any, shard: shards.Shard, **more: Any) -> Any:
+    def train(self: Trainer, arrays: Any, shard: shards.Shard, **more: Any) -> Any:
         found[0] = len(shard.train_labels)
         return real_train(self, arrays, shard, **more)
 
-    patch.setattr(Learner, "train", train)
+    patch.setattr(Trainer, "train", train)
     patch.setattr(client_app, "encode_update", lambda arrays, _, findings: real_update(arrays, found[0], findings))
 
 
@@ -96,11 +96,11 @@ def a_step_without_examples_has_no_noise(patch: pytest.MonkeyPatch) -> None:
 def each_image_of_a_unit_votes(patch: pytest.MonkeyPatch) -> None:
     """All held-out images of a unit are counted, and the noise is for one of them."""
 
-    def voters(units: np.ndarray, trained: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def evaluation_units(units: np.ndarray, trained: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         voting = ~np.isin(units, trained)
         return np.flatnonzero(voting), voting
 
-    patch.setattr(shards, "_voters", voters)
+    patch.setattr(shards, "_voters", evaluation_units)
 
 
 def send_statistics(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import client.training.dp_sgd as head_training
 from client.training.dp_sgd import PrivateStreams
-from client.training.trainer import Learner
+from client.training.trainer import Trainer
 from common.privacy import noise
 from mutants.mutant_registry import mutant
 
@@ -32,13 +32,13 @@ class Seeded:
 def asked(patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """`name` and `round` of what is being trained."""
     known: dict[str, Any] = {}
-    real = Learner.train
+    real = Trainer.train
 
-    def train(self: Learner, *args: Any, **more: Any) -> Any:
+    def train(self: Trainer, *args: Any, **more: Any) -> Any:
         known.update(name=more["name"], round=more["server_round"], seed=self.config.seed)
         return real(self, *args, **more)
 
-    patch.setattr(Learner, "train", train)
+    patch.setattr(Trainer, "train", train)
     return known
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config.loading import Scalar, defaults, override, parse
-from simulations.harness.client_harness import Bench, arranged
+from simulations.harness.client_harness import ClientHarness, with_plain_sgd
 from simulations.harness.harness_images import Images
 
 CLASSES = ("a", "b", "c")
@@ -39,11 +39,11 @@ MODES: dict[str, dict[str, Scalar]] = {
 }
 
 
-def bench_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, held_out: int = 3) -> Bench:
+def harness_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, held_out: int = 3) -> ClientHarness:
     """A bench over a few made-up images, shaped as the configuration wants them."""
     config, rng = parse(override(defaults(), BASE | settings)), np.random.default_rng(11)
     count = train + held_out
-    if config.closed_form:
+    if config.needs_no_torch:
         inputs = rng.standard_normal((count, 512)).astype(np.float32)
     elif config.caches_features:
         inputs = rng.standard_normal((count, 96)).astype(np.float32)
@@ -51,4 +51,4 @@ def bench_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, held_
         side = config.data.image_size or 8
         inputs = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     images = Images.of(inputs, np.arange(count) % len(CLASSES), held_out=held_out)
-    return Bench(arranged(config, NUM_UNITS), CLASSES, images, NUM_UNITS, folder)
+    return ClientHarness(with_plain_sgd(config, NUM_UNITS), CLASSES, images, NUM_UNITS, folder)
