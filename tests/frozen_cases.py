@@ -115,18 +115,27 @@ def checkpoint(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
 
 
-def entries(ledger: Path) -> list[tuple[Any, ...]]:
-    """Read all entries of a ledger without the product's code."""
+def rows_of(ledger: Path, table: str) -> list[tuple[Any, ...]]:
+    """Return all rows of a ledger's table, read without the product's code."""
     connection = sqlite3.connect(ledger)
-    rows = connection.execute("SELECT * FROM entry ORDER BY seq").fetchall()
+    rows = connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608
     connection.close()
     return rows
 
 
 def reserved(ledger: Path) -> list[tuple[str, int]]:
     """Return what a ledger has charged, as (release, round), in order."""
-    events = [json.loads(row[7]) for row in entries(ledger) if row[2] == "reserve"]
+    events = [json.loads(row[7]) for row in rows_of(ledger, "entry") if row[2] == "reserve"]
     return [(event["release"], event["round"]) for event in events]
+
+
+def shape_of(exchange: tuple[Message, Message]) -> tuple[str, tuple[dict[str, set[str]], dict[str, set[str]]]]:
+    """Return the type of a message, and the fields of each record in it and in its reply."""
+    message, reply = exchange
+    asked, answered = (
+        {record: set(fields) for record, fields in content.items()} for content in (message.content, reply.content)
+    )
+    return message.metadata.message_type, (asked, answered)
 
 
 def key_tree(value: Any) -> Any:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from common.ledger.heads import SignedHead, sign_head
+from common.ledger.holder import own_holder
 from common.privacy.plan import PrivacyPlan
+from common.privacy.policy import Policy
+from common.reply_bytes import digest_of, pack
 
 CLOSED_RUN, OPEN_RUN, GROUP_RUN = (hashlib.sha256(name.encode()).hexdigest()[:32] for name in ("over", "on", "group"))
 COUNTS = {"num_rounds": 3, "noise_stddev": 25.0, "closing_noise_stddev": 4.0}
@@ -60,3 +64,33 @@ def reply(server_round: int) -> RecordDict:
 def _arrays(fill: float) -> ArrayRecord:
     weight = np.full((2, 3), fill, dtype=np.float32) + np.arange(3, dtype=np.float32)
     return ArrayRecord({"head.weight": Array(weight), "head.bias": Array(np.zeros(2, dtype=np.float32))})
+
+
+def fill_ledger(policy: Policy) -> list[SignedHead]:
+    """Write what the frozen ledger has: a run that is over, one that goes on, one over groups, a refusal and a note.
+
+    Args:
+        policy: The holder's.
+
+    Returns:
+        Two heads, as a server would have kept them.
+    """
+    holder, heads = own_holder(), []
+    with holder.books() as books:
+        agreed = books.register(CLOSED_RUN, "ward-7", PLAN, (holding(0, 6), holding(6, 8)), policy)
+        for server_round, kind in [(1, "train"), (2, "train"), (3, "train"), (3, "closing")]:
+            books.reserve(agreed, server_round, kind, digest_of(request(CLOSED_RUN, server_round)), policy)
+            books.commit(agreed, server_round, kind, pack(reply(server_round)), keep=holder.replies_kept)
+        heads.append(sign_head(holder.keys, books.ledger.head()))
+        books.close(CLOSED_RUN, "ward-7")
+        agreed = books.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
+        books.reserve(agreed, 1, "train", digest_of(request(OPEN_RUN, 1)), policy)
+        books.commit(agreed, 1, "train", pack(reply(1)), keep=holder.replies_kept)
+        books.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 2)), policy)
+        grouped = (holding(20, 30, unit_size=3), holding(30, 34, unit_size=2))
+        agreed = books.register(GROUP_RUN, "clinic", GROUP_PLAN, grouped, policy)
+        books.reserve(agreed, 1, "train", digest_of(request(GROUP_RUN, 1)), policy)
+        books.refuse("f" * 32, "ward-7", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
+        books.note("e" * 32, "ward-7", "took part with privacy.mechanism='none'")
+        heads.append(sign_head(holder.keys, books.ledger.head()))
+    return heads

@@ -13,14 +13,26 @@ from frozen_cases import (
     bract,
     checkpoint,
     copied,
-    entries,
     key_tree,
     recorded,
     reserved,
+    rows_of,
+    shape_of,
     start,
     stopped_in_round,
 )
-from frozen_ledger import CLOSED_RUN, GROUP_PLAN, GROUP_RUN, OPEN_RUN, PLAIN_PLAN, PLAN, holding, reply, request
+from frozen_ledger import (
+    CLOSED_RUN,
+    GROUP_PLAN,
+    GROUP_RUN,
+    OPEN_RUN,
+    PLAIN_PLAN,
+    PLAN,
+    fill_ledger,
+    holding,
+    reply,
+    request,
+)
 from safetensors.numpy import load_file, save_file
 
 from client.site import load_site
@@ -29,6 +41,30 @@ from common.ledger.holder import own_holder
 from common.privacy.policy import load_policy
 from common.reply_bytes import digest_of, pack
 from server.deployment.home import load_home
+
+# Type of a message -> what it holds, and what its reply holds: fields by record.
+RUN, ROUND = {"config": {"run-id"}}, {"config": {"run-id", "server-round"}, "arrays": {"head.weight"}}
+CLIENT = {"client": {"name", "num-units", "classes", "input-shape", "backbone-hash", "bundle"}}
+HEAD = {"ledger": {"ledger-id", "seq", "head", "public-key", "signature"}}
+MODEL, EXACT = {"arrays": {"head.weight"}}, {"metrics": {"num-examples", "confusion", "loss-sum"}}
+PAIR, MATRIX = (
+    {"metrics": {"num-examples", "noised-correct", "noised-wrong"}},
+    {"metrics": {"num-examples", "noised-confusion"}},
+)
+SHAPES = {
+    "open-run": {
+        "query": (RUN, CLIENT),
+        "train": (ROUND, MODEL | EXACT),
+        "evaluate": (ROUND, EXACT),
+        "query.close": (RUN, {}),
+    },
+    "private-run": {
+        "query": (RUN, CLIENT | HEAD),
+        "train": (ROUND, MODEL | PAIR | HEAD),
+        "evaluate": (ROUND, MATRIX | HEAD),
+        "query.close": (RUN, HEAD),
+    },
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +98,24 @@ def test_a_frozen_ledger_is_verified(holder: Path) -> None:
     assert report["worst_image"]["spent"] == pytest.approx({"pld": 2.78236368, "rdp": 4.76842312}, rel=1e-6)
 
 
+def test_a_holder_of_today_writes_the_entries_of_a_frozen_one(holder: Path) -> None:
+    written = {table: rows_of(holder, table) for table in ("entry", "fingerprint", "link", "part", "reply")}
+    objects = rows_of(holder, "sqlite_master")
+    holder.unlink()
+    for head in (holder.parents[1] / "heads").iterdir():
+        head.unlink()
+
+    fill_ledger(load_policy(FROZEN / "policy.toml"))
+
+    assert [row[2:3] + row[4:8] for row in rows_of(holder, "entry")] == [
+        row[2:3] + row[4:8] for row in written.pop("entry")
+    ]  # the times and versions, and so the hashes, are another day's
+    assert {table: rows_of(holder, table) for table in written} == written
+    assert {row[4] for row in rows_of(holder, "sqlite_master")} == {row[4] for row in objects}
+
+
 def test_a_frozen_ledger_answers_a_repeated_request_without_a_new_charge(holder: Path) -> None:
-    policy, before = load_policy(FROZEN / "policy.toml"), entries(holder)
+    policy, before = load_policy(FROZEN / "policy.toml"), rows_of(holder, "entry")
     with own_holder().books() as books:
         agreed = books.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
 
@@ -73,7 +125,7 @@ def test_a_frozen_ledger_answers_a_repeated_request_without_a_new_charge(holder:
             books.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 3)), policy)
 
     assert (sent, unsent) == (pack(reply(1)), None)
-    assert entries(holder) == before
+    assert rows_of(holder, "entry") == before
 
 
 def test_a_frozen_ledger_counts_in_every_later_budget(holder: Path) -> None:
@@ -141,13 +193,14 @@ def test_a_frozen_run_is_audited_as_it_was(tmp_path: Path, name: str, verdict: s
 def test_a_frozen_private_run_goes_on_without_a_new_charge(tmp_path: Path) -> None:
     folder = copied("private-run", tmp_path)
     ledgers = sorted((folder / "ledgers").glob("*.sqlite"))
-    before = {ledger: entries(ledger) for ledger in ledgers}
+    before = {ledger: rows_of(ledger, "entry") for ledger in ledgers}
 
     with recorded() as messages:
         bract("simulate", "--quiet", "--resume", folder)
 
+    assert dict(map(shape_of, messages)) == SHAPES["private-run"]
     for ledger in ledgers:
-        assert entries(ledger)[: len(before[ledger])] == before[ledger]
+        assert rows_of(ledger, "entry")[: len(before[ledger])] == before[ledger]
         assert sorted(reserved(ledger)) == [("closing", 4), *(("train", number) for number in (1, 2, 3, 4))]
     # In round 3 one client had answered, and gives the same answer again; the other had only reserved it.
     kept = {row[5] for rows in before.values() for row in rows if row[2] == "commit"}
@@ -167,8 +220,10 @@ def test_a_frozen_open_run_ends_as_if_nobody_had_stopped_it(tmp_path: Path) -> N
         start("open-run", tmp_path / "stopped")
     take_numbers(tmp_path / "stopped", folder)
 
-    bract("simulate", "--quiet", "--resume", folder)
+    with recorded() as messages:
+        bract("simulate", "--quiet", "--resume", folder)
 
+    assert dict(map(shape_of, messages)) == SHAPES["open-run"]
     (found, _), (wanted, _) = checkpoint(folder), checkpoint(tmp_path / "whole")
     assert {name: array.tobytes() for name, array in found.items()} == {n: a.tobytes() for n, a in wanted.items()}
     models = [load_file(place / "model" / "model.safetensors") for place in (folder, tmp_path / "whole")]

@@ -20,16 +20,13 @@ from pathlib import Path
 
 import numpy as np
 from frozen_cases import FROZEN, RUNS, start, stopped_in_round
-from frozen_ledger import CLOSED_RUN, GROUP_PLAN, GROUP_RUN, OPEN_RUN, PLAN, holding, reply, request
+from frozen_ledger import fill_ledger
 from PIL import Image
 
 from client.init import init_client
-from common.ledger.heads import sign_head
-from common.ledger.holder import own_holder
 from common.ledger.open_books import close_below
 from common.privacy.policy import load_policy
 from common.progress import no_progress
-from common.reply_bytes import digest_of, pack
 from server.deployment.home import ServerHome, settings_text
 
 POLICY = """\
@@ -79,30 +76,13 @@ def make_run(name: str, folder: Path) -> None:
 
 
 def make_holder(folder: Path, policy_file: Path) -> None:
-    """Write the ledger of a holder: a run that is over, one that goes on, one over groups, a note and a refusal."""
+    """Write the ledger of a holder, its keys, and the heads that a server has kept of it."""
     os.environ["BRACT_HOME"] = str(folder.parent)
     folder.mkdir(mode=0o700)
     for name in ("fingerprint.key", "signing.key"):
         (folder / name).write_bytes(hashlib.sha256(f"frozen {name}".encode()).digest())
         (folder / name).chmod(0o600)
-    holder, policy, heads = own_holder(), load_policy(policy_file), []
-    with holder.books() as books:
-        agreed = books.register(CLOSED_RUN, "ward-7", PLAN, (holding(0, 6), holding(6, 8)), policy)
-        for server_round, kind in [(1, "train"), (2, "train"), (3, "train"), (3, "closing")]:
-            books.reserve(agreed, server_round, kind, digest_of(request(CLOSED_RUN, server_round)), policy)
-            books.commit(agreed, server_round, kind, pack(reply(server_round)), keep=holder.replies_kept)
-        heads.append(sign_head(holder.keys, books.ledger.head()))
-        books.close(CLOSED_RUN, "ward-7")
-        agreed = books.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
-        books.reserve(agreed, 1, "train", digest_of(request(OPEN_RUN, 1)), policy)
-        books.commit(agreed, 1, "train", pack(reply(1)), keep=holder.replies_kept)
-        books.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 2)), policy)
-        grouped = (holding(20, 30, unit_size=3), holding(30, 34, unit_size=2))
-        agreed = books.register(GROUP_RUN, "clinic", GROUP_PLAN, grouped, policy)
-        books.reserve(agreed, 1, "train", digest_of(request(GROUP_RUN, 1)), policy)
-        books.refuse("f" * 32, "ward-7", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
-        books.note("e" * 32, "ward-7", "took part with privacy.mechanism='none'")
-        heads.append(sign_head(holder.keys, books.ledger.head()))
+    heads = fill_ledger(load_policy(policy_file))
     close_below(folder)
     lines = [json.dumps({"client": "ward-7"} | asdict(head)) + "\n" for head in heads]
     (folder / "heads-at-a-server.jsonl").write_text("".join(lines))
