@@ -254,6 +254,7 @@ def test_a_run_of_today_writes_the_names_of_a_frozen_one(tmp_path: Path, name: s
     for file in ("privacy.json", "summary.json", "model/card.json"):
         now, then = (json.loads((place / file).read_text()) for place in (tmp_path / "run", FROZEN / name))
         assert key_tree(now) == key_tree(then), file
+        assert now.get("charged") == then.get("charged")  # an audit reads this sentence
     for file in ("rounds.jsonl", "heads.jsonl"):
         if (FROZEN / name / file).is_file():
             now, then = (json.loads((p / file).read_text().splitlines()[-1]) for p in (tmp_path / "run", FROZEN / name))

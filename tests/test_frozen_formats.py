@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord
 from frozen_cases import FROZEN
 from frozen_ledger import OPEN_RUN, PLAIN_PLAN, PLAN, holding, reply, request
 from PIL import Image
@@ -108,9 +109,12 @@ def test_stored_events_keep_their_kinds_and_names() -> None:
 
 
 def test_a_request_and_a_reply_keep_their_digests_and_bytes() -> None:
-    packed = pack(reply(2))
+    packed, asked = pack(reply(2)), request(OPEN_RUN, 2)
+    digest = digest_of(asked)
+    asked["config"] = ConfigRecord({"server-round": 2, "run-id": OPEN_RUN})
 
-    assert digest_of(request(OPEN_RUN, 2)) == "921d45e8eeeda679c2e969e88e14c9716e13a1a95ee9fd65868763ca749b7479"
+    assert digest == "921d45e8eeeda679c2e969e88e14c9716e13a1a95ee9fd65868763ca749b7479"
+    assert digest_of(asked) == digest
     assert hashlib.sha256(packed).hexdigest() == "b12c9ed35cf1683a92b1e2c1871a01613e9aef6582d5b7b4d5c51eee1b2e335b"
     assert packed.startswith(
         b'\0\0\0\0\0\0\0\xe0{"arrays": {"arrays": [["head.weight", "float32", [2, 3], "numpy.ndarray", 152], '
