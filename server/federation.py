@@ -184,7 +184,7 @@ def _begin(
     """Meet the clients and make every plan; nothing has been trained yet, or nothing since the checkpoint."""
     for phase, seconds in context.seconds.items():
         clock.add(phase, seconds)
-    with clock.phase("enroll_clients"):
+    with clock.phase("meet_clients"):
         enrollment = enroll_clients(
             channel.grid,
             config.num_clients,

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
 from bract import app
-from client.learner import Learner
-from common.config import defaults, override, parse
-from simulations.in_process import InProcessGrid
-from simulations.job import run_job
+from client.training.trainer import Trainer
+from common.config.loading import defaults, override, parse
+from simulations.engines.in_process import InProcessGrid
+from simulations.simulate import run_job
 
 FROZEN = Path(__file__).resolve().parent / "frozen"
 STOPPED_IN = 3
@@ -76,15 +76,15 @@ def copied(name: str, to: Path) -> Path:
 @contextmanager
 def stopped_in_round(server_round: int = STOPPED_IN) -> Iterator[None]:
     """Stop a run as Ctrl-C does, while the second client of a round trains and the first has answered."""
-    genuine: Callable[..., Any] = Learner.train
+    genuine: Callable[..., Any] = Trainer.train
     asked = count(1)
 
-    def train(self: Learner, *args: Any, **more: Any) -> Any:
+    def train(self: Trainer, *args: Any, **more: Any) -> Any:
         if more["server_round"] == server_round and next(asked) == 2:
             raise KeyboardInterrupt
         return genuine(self, *args, **more)
 
-    with patch.object(Learner, "train", train):
+    with patch.object(Trainer, "train", train):
         yield
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from common.ledger.heads import SignedHead, sign_head
-from common.ledger.holder import own_holder
+from common.ledger.data_holder import own_holder
+from common.ledger.signed_heads import SignedHead, sign_head
+from common.messages.serialization import digest_of, pack
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
-from common.reply_bytes import digest_of, pack
 
 CLOSED_RUN, OPEN_RUN, GROUP_RUN = (hashlib.sha256(name.encode()).hexdigest()[:32] for name in ("over", "on", "group"))
 COUNTS = {"num_rounds": 3, "noise_stddev": 25.0, "closing_noise_stddev": 4.0}
@@ -76,21 +76,21 @@ def fill_ledger(policy: Policy) -> list[SignedHead]:
         Two heads, as a server would have kept them.
     """
     holder, heads = own_holder(), []
-    with holder.books() as books:
-        agreed = books.register(CLOSED_RUN, "ward-7", PLAN, (holding(0, 6), holding(6, 8)), policy)
+    with holder.open_session() as session:
+        agreed = session.register(CLOSED_RUN, "ward-7", PLAN, (holding(0, 6), holding(6, 8)), policy)
         for server_round, kind in [(1, "train"), (2, "train"), (3, "train"), (3, "closing")]:
-            books.reserve(agreed, server_round, kind, digest_of(request(CLOSED_RUN, server_round)), policy)
-            books.commit(agreed, server_round, kind, pack(reply(server_round)), keep=holder.replies_kept)
-        heads.append(sign_head(holder.keys, books.ledger.head()))
-        books.close(CLOSED_RUN, "ward-7")
-        agreed = books.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
-        books.reserve(agreed, 1, "train", digest_of(request(OPEN_RUN, 1)), policy)
-        books.commit(agreed, 1, "train", pack(reply(1)), keep=holder.replies_kept)
-        books.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 2)), policy)
+            session.reserve(agreed, server_round, kind, digest_of(request(CLOSED_RUN, server_round)), policy)
+            session.commit(agreed, server_round, kind, pack(reply(server_round)), keep=holder.replies_kept)
+        heads.append(sign_head(holder.keys, session.ledger.head()))
+        session.close(CLOSED_RUN, "ward-7")
+        agreed = session.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
+        session.reserve(agreed, 1, "train", digest_of(request(OPEN_RUN, 1)), policy)
+        session.commit(agreed, 1, "train", pack(reply(1)), keep=holder.replies_kept)
+        session.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 2)), policy)
         grouped = (holding(20, 30, unit_size=3), holding(30, 34, unit_size=2))
-        agreed = books.register(GROUP_RUN, "clinic", GROUP_PLAN, grouped, policy)
-        books.reserve(agreed, 1, "train", digest_of(request(GROUP_RUN, 1)), policy)
-        books.refuse("f" * 32, "ward-7", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
-        books.note("e" * 32, "ward-7", "took part with privacy.mechanism='none'")
-        heads.append(sign_head(holder.keys, books.ledger.head()))
+        agreed = session.register(GROUP_RUN, "clinic", GROUP_PLAN, grouped, policy)
+        session.reserve(agreed, 1, "train", digest_of(request(GROUP_RUN, 1)), policy)
+        session.refuse("f" * 32, "ward-7", 0, "query", "epsilon would come to 9 over all runs, the policy allows 8")
+        session.note("e" * 32, "ward-7", "took part with privacy.mechanism='none'")
+        heads.append(sign_head(holder.keys, session.ledger.head()))
     return heads

@@ -35,12 +35,12 @@ from frozen_ledger import (
 )
 from safetensors.numpy import load_file, save_file
 
-from client.site import load_site
+from client.client_config import load_site
 from common.errors import PolicyError
-from common.ledger.holder import own_holder
+from common.ledger.data_holder import own_holder
+from common.messages.serialization import digest_of, pack
 from common.privacy.policy import load_policy
-from common.reply_bytes import digest_of, pack
-from server.deployment.home import load_home
+from server.deployment.server_folder import load_home
 
 # Type of a message -> what it holds, and what its reply holds: fields by record.
 RUN, ROUND = {"config": {"run-id"}}, {"config": {"run-id", "server-round"}, "arrays": {"head.weight"}}
@@ -116,13 +116,13 @@ def test_a_holder_of_today_writes_the_entries_of_a_frozen_one(holder: Path) -> N
 
 def test_a_frozen_ledger_answers_a_repeated_request_without_a_new_charge(holder: Path) -> None:
     policy, before = load_policy(FROZEN / "policy.toml"), rows_of(holder, "entry")
-    with own_holder().books() as books:
-        agreed = books.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
+    with own_holder().open_session() as session:
+        agreed = session.register(OPEN_RUN, "ward-7", PLAN, (holding(4, 10), holding(10, 12)), policy)
 
-        sent = books.reserve(agreed, 1, "train", digest_of(request(OPEN_RUN, 1)), policy)
-        unsent = books.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 2)), policy)
+        sent = session.reserve(agreed, 1, "train", digest_of(request(OPEN_RUN, 1)), policy)
+        unsent = session.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 2)), policy)
         with pytest.raises(PolicyError, match="another model"):
-            books.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 3)), policy)
+            session.reserve(agreed, 2, "train", digest_of(request(OPEN_RUN, 3)), policy)
 
     assert (sent, unsent) == (pack(reply(1)), None)
     assert rows_of(holder, "entry") == before
@@ -131,15 +131,15 @@ def test_a_frozen_ledger_answers_a_repeated_request_without_a_new_charge(holder:
 def test_a_frozen_ledger_counts_in_every_later_budget(holder: Path) -> None:
     policy = load_policy(FROZEN / "policy.toml")
     small = policy.model_copy(update={"max_epsilon": 1.8})
-    with own_holder().books() as books:
+    with own_holder().open_session() as session:
         fresh = (holding(40, 46), holding(46, 48))
         used = (holding(0, 6), holding(6, 8))
-        assert books.register("1" * 32, "ward-7", PLAN, fresh, small).seq == 20
+        assert session.register("1" * 32, "ward-7", PLAN, fresh, small).seq == 20
         with pytest.raises(PolicyError, match="over all runs"):
-            books.register("2" * 32, "ward-7", PLAN, used, small)
+            session.register("2" * 32, "ward-7", PLAN, used, small)
         with pytest.raises(PolicyError, match="agreed to with another plan"):
-            books.register(GROUP_RUN, "clinic", PLAN, used, policy)
-        assert books.registration(GROUP_RUN, "clinic").plan == GROUP_PLAN
+            session.register(GROUP_RUN, "clinic", PLAN, used, policy)
+        assert session.registration(GROUP_RUN, "clinic").plan == GROUP_PLAN
 
 
 def test_a_frozen_client_shows_what_it_has_spent(holder: Path, tmp_path: Path) -> None:

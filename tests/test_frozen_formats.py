@@ -15,28 +15,28 @@ from frozen_cases import FROZEN
 from frozen_ledger import OPEN_RUN, PLAIN_PLAN, PLAN, holding, reply, request
 from PIL import Image
 
-from client.init import init_client
-from client.local import Local
-from common.bundle import files_digest
-from common.config import defaults, override, parse
-from common.data.images import pixel_digest
-from common.ledger.agreements import request_id
-from common.ledger.chain import Entry, canonical, hash_of
-from common.ledger.heads import HeadKeeper, read_heads, sign_head
-from common.ledger.images import content_of
-from common.ledger.keys import HolderKeys
-from common.ledger.ledger import Head
+from client.session import ClientSession
+from client.setup.init_client import init_client
+from common.config.loading import defaults, override, parse
+from common.config.schema import RunConfig
+from common.data.decoding import pixel_digest
+from common.ledger.database import Head
+from common.ledger.hash_chain import Entry, canonical, hash_of
+from common.ledger.holder_keys import HolderKeys
+from common.ledger.image_index import content_of
+from common.ledger.registrations import request_id
+from common.ledger.signed_heads import HeadKeeper, read_heads, sign_head
+from common.messages.serialization import digest_of, pack, unpack
 from common.privacy.events import CountsEvent, DpSgdEvent, as_json, from_json
 from common.privacy.plan import PrivacyPlan, plan_for, server_plan
 from common.privacy.policy import ANYTHING
-from common.progress import no_progress
-from common.reply_bytes import digest_of, pack, unpack
-from common.sections import RunConfig
-from server.audit.attached import attach_audit
-from server.deployment.home import ServerHome, settings_text
-from server.node_book import NodeBook
-from server.spending import account
-from server.statement import Parties, privacy_statement
+from common.system.app_bundle import files_digest
+from common.system.progress import no_progress
+from server.audit.attached_attacks import attach_audit
+from server.deployment.server_folder import ServerHome, settings_text
+from server.reporting.privacy_statement import Parties, privacy_statement
+from server.rounds.node_registry import NodeRegistry
+from server.state.privacy_spent import account
 
 KEYS = HolderKeys.simulated(0, "a")
 NOISE: dict[str, Any] = {"privacy.noise-multiplier": 2.0, "num-rounds": 10, "training.batch-size": 16}
@@ -187,21 +187,21 @@ def test_a_signed_head_is_the_same_line_at_every_server(tmp_path: Path) -> None:
 
 
 def test_a_server_remembers_nodes_in_the_same_lines(tmp_path: Path) -> None:
-    NodeBook(tmp_path / "nodes.jsonl").check(4711, "ward-7", "09cff6e6")
+    NodeRegistry(tmp_path / "nodes.jsonl").check(4711, "ward-7", "09cff6e6")
 
     assert (tmp_path / "nodes.jsonl").read_text() == '{"node": 4711, "name": "ward-7", "ledger": "09cff6e6"}\n'
-    assert not NodeBook(tmp_path / "nodes.jsonl").owns(4712, "ward-7")
+    assert not NodeRegistry(tmp_path / "nodes.jsonl").owns(4712, "ward-7")
 
 
 def test_personal_tensors_stay_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     client: Any = SimpleNamespace(
-        learner=SimpleNamespace(config=config_of(**{"privacy.mechanism": "none"})), plan=None, place="here", name="a"
+        trainer=SimpleNamespace(config=config_of(**{"privacy.mechanism": "none"})), plan=None, place="here", name="a"
     )
 
-    Local.personal(client, "run").keep(2, {"head.weight": np.ones(2)})
+    ClientSession.personal(client, "run").keep(2, {"head.weight": np.ones(2)})
     client.plan = PLAN
-    Local.personal(client, "run").keep(13, {"head.weight": np.ones(2)})
+    ClientSession.personal(client, "run").keep(13, {"head.weight": np.ones(2)})
 
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.npz")) == [
         "holder/personal/38a9b65f67eb3a282fb280b2fdaa08b6/a/round-000002.npz",
@@ -217,9 +217,11 @@ def test_a_pinned_bundle_keeps_its_digest() -> None:
 
 def test_a_statement_of_noise_at_the_server_keeps_its_names() -> None:
     config = config_of(**NOISE | {"privacy.mechanism": "client-dp", "num-clients": 3})
-    spending = account(config, {"a": 10, "b": 20}, [["a", "b"]] * 10, complete=True)
+    privacy_cost = account(config, {"a": 10, "b": 20}, [["a", "b"]] * 10, complete=True)
 
-    found = privacy_statement(config, spending, status="complete", run_id="r", parties=Parties({"node 3": "POLICY"}))
+    found = privacy_statement(
+        config, privacy_cost, status="complete", run_id="r", parties=Parties({"node 3": "POLICY"})
+    )
 
     assert list(found) == STATEMENT.split()
     assert list(found["clients"]["a"]) == ["epsilon", "epsilon_rdp", "rounds", "closing", "num_units", "events"]

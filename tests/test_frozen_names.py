@@ -17,30 +17,30 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from bract import app
+from client.admission import client_ref, pinned_by
 from client.app import app as client_app
-from client.augmentation import view_seeds
-from client.learner import Learner
-from client.local import pinned_by, place_of
-from common.config import defaults, override, parse, resolved
-from common.data.deal import deal_afresh
-from common.data.partition import hold_out
+from client.training.augmentation import view_seeds
+from client.training.trainer import Trainer
+from common.config.loading import defaults, override, parse, resolved
+from common.data.partitioning.assignment import make_partition
+from common.data.partitioning.partitioners import hold_out
 from common.errors import ClientFailure
-from common.ledger.heads import SignedHead
-from common.metrics import Counts, NoisedCounts
-from common.models.initial import initial_arrays
-from common.records import (
+from common.ledger.signed_heads import SignedHead
+from common.messages.codec import (
     Declaration,
-    Findings,
+    Evaluation,
     encode_declaration,
-    encode_findings,
+    encode_evaluation,
     encode_head,
     encode_update,
     run_config,
 )
-from common.releases import Releases
-from common.streams import keyed_uniform, public_stream
-from server.cohort import draw_cohorts
-from simulations.audit.membership.targets import members_of
+from common.messages.fields import Releases
+from common.metrics import Counts, NoisedCounts
+from common.models.initialization import initial_arrays
+from common.randomness import keyed_uniform, public_stream
+from server.rounds.cohorts import draw_cohorts
+from simulations.attacks.membership.targets import members_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("common", "client", "server", "simulations")
@@ -189,7 +189,7 @@ def test_images_go_to_the_clients_that_had_them(partitioner: str, owners: str) -
     )
     given = {"seed": 3, "num-clients": 2, "data.partitioner": partitioner, "training.batch-size": 4}
 
-    found = deal_afresh(parse(override(defaults(), given)), content)
+    found = make_partition(parse(override(defaults(), given)), content)
 
     assert "".join(map(str, found.owner)) == owners
     assert np.flatnonzero(found.held_out).tolist() == [7, 11]
@@ -197,12 +197,12 @@ def test_images_go_to_the_clients_that_had_them(partitioner: str, owners: str) -
 
 def test_the_views_of_a_round_keep_their_stream() -> None:
     config = parse(override(defaults(), {"privacy.mechanism": "none", "seed": 3}))
-    learner: Any = SimpleNamespace(config=config)
+    trainer: Any = SimpleNamespace(config=config)
     rows: Any = None
 
-    asks = patch.object(sys.modules[Learner.__module__], "settings_of", side_effect=InterruptedError)
+    asks = patch.object(sys.modules[Trainer.__module__], "settings_of", side_effect=InterruptedError)
     with asks as asked, pytest.raises(InterruptedError):
-        Learner.train(learner, {}, rows, name="00003", server_round=7, plan=None)
+        Trainer.train(trainer, {}, rows, name="00003", server_round=7, plan=None)
 
     assert asked.call_args.kwargs["stream"].hex() == STREAM_OF_VIEWS
 
@@ -280,9 +280,9 @@ def test_a_reply_may_hold_the_same_fields(releases: Releases, train: str, evalua
 def test_messages_are_encoded_under_the_same_names() -> None:
     declared = encode_declaration(Declaration("ward-7", 100, ("a", "b"), (8, 8, 3), "ab", "cd"))
     exact = Counts(np.array([[1, 2], [3, 4]]), 0.5)
-    update = encode_update({"w": np.ones(2, dtype=np.float32)}, 100, Findings(exact, exact, 0.25))
-    pair = encode_findings(100, Findings(noised=NoisedCounts(np.array([5, -1]))))
-    matrix = encode_findings(100, Findings(noised=NoisedCounts(np.array([[5, -1], [0, 2]]))))
+    update = encode_update({"w": np.ones(2, dtype=np.float32)}, 100, Evaluation(exact, exact, 0.25))
+    pair = encode_evaluation(100, Evaluation(noised=NoisedCounts(np.array([5, -1]))))
+    matrix = encode_evaluation(100, Evaluation(noised=NoisedCounts(np.array([[5, -1], [0, 2]]))))
 
     assert {name: dict(record) for name, record in declared.items()} == {
         "client": {
@@ -311,6 +311,6 @@ def test_messages_are_encoded_under_the_same_names() -> None:
 
 
 def test_a_node_is_configured_under_the_same_names() -> None:
-    assert place_of({"bract-client": "/clients/ward-7"}) == "/clients/ward-7"
-    assert place_of({"partition-id": 1, "num-partitions": 2, "bract-simulation": True}) == 1
+    assert client_ref({"bract-client": "/clients/ward-7"}) == "/clients/ward-7"
+    assert client_ref({"partition-id": 1, "num-partitions": 2, "bract-simulation": True}) == 1
     assert pinned_by({"bract-bundle": "ab"}) == "ab"

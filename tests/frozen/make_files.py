@@ -23,11 +23,11 @@ from frozen_cases import FROZEN, RUNS, start, stopped_in_round
 from frozen_ledger import fill_ledger
 from PIL import Image
 
-from client.init import init_client
-from common.ledger.open_books import close_below
+from client.setup.init_client import init_client
+from common.ledger.connection_pool import close_below
 from common.privacy.policy import load_policy
-from common.progress import no_progress
-from server.deployment.home import ServerHome, settings_text
+from common.system.progress import no_progress
+from server.deployment.server_folder import ServerHome, settings_text
 
 POLICY = """\
 max-epsilon = 8.0
