@@ -87,9 +87,9 @@ def faults_of(tree: ast.Module) -> Iterator[str]:
             docstring = ast.get_docstring(node)
             for fault in faults_in(summary_of(docstring), _kind_of(node)) if docstring else ():
                 yield f"{getattr(node, 'lineno', 1)}: {fault}: {summary_of(docstring or '')!r}"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if "\n\n" not in node.value and _IS_NO.search(node.value):
-                yield f"{node.lineno}: says 'is no' where 'is not a' is plain: {node.value[:60]!r}"
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if _IS_NO.search(text) and isinstance(node, ast.Constant):
+            yield f"{node.lineno}: says 'is no' where 'is not a' is plain: {text[:60]!r}"
 
 
 def _kind_of(node: ast.AST) -> str:
