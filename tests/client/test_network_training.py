@@ -19,6 +19,8 @@ from common.models.network import AnyNetwork, build_network, load_arrays, networ
 from common.privacy.plan import PrivacyPlan
 from common.streams import public_stream
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:

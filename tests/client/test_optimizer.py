@@ -7,6 +7,7 @@ import torch
 from client.optimizer import ArrayOptimizer
 from client.settings import LocalSettings
 
+pytestmark = pytest.mark.numerical
 STEPS = 25
 
 

@@ -10,6 +10,8 @@ from common.models.head import HEAD_WEIGHT, head_logits, initial_head, residuals
 from common.models.initial import initial_arrays
 from common.sections import RunConfig
 
+pytestmark = pytest.mark.numerical
+
 
 def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from simulations.audit.layers.replay import neighbour_replay
 from simulations.audit.layers.suite import layers_of
 from simulations.audit.layers.surface import release_surface
 
+pytestmark = pytest.mark.numerical
 CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
 SURFACES: dict[str, dict[str, Scalar]] = {
     "dp-sgd, no counts": {"privacy.metrics": "none"},

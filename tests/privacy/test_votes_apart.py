@@ -14,6 +14,7 @@ from common.models.head import HEAD_WEIGHT
 from common.models.network import network_for
 from common.sections import RunConfig
 
+pytestmark = pytest.mark.numerical
 MakeConfig = Callable[..., RunConfig]
 NUM, DIMENSIONS, CLASSES = 98, 1280, 8
 

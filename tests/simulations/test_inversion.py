@@ -25,6 +25,8 @@ from simulations.audit.inversion.command import inversion_command
 from simulations.audit.inversion.findings import Likeness, invert_both, psnr, ssim, verdict
 from simulations.audit.inversion.victim import Victim, mean_image, rank_of, victim_of
 
+pytestmark = pytest.mark.numerical
+
 # Noise as set spares the search for it; about what epsilon 8 over 30 rounds needs.
 NOISE = 3.3
 SETTINGS = {
