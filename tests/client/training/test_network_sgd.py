@@ -30,6 +30,8 @@ from tests.support.clients.networks import (
     tuned_network,
 )
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:
