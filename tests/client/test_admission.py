@@ -9,10 +9,6 @@ import client.app as client_app
 from common.config.loading import Scalar, resolved
 from common.ledger.data_holder import own_holder
 from tests.support.clients.own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, run_named
-from tests.support.clients.own_home import (
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

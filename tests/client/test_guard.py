@@ -15,10 +15,6 @@ from common.ledger.data_holder import own_holder
 from common.ledger.transactions import LedgerSession
 from common.models.initialization import initial_arrays
 from tests.support.clients.own_clients import CLASSES, POLICY, SMALL, MakeConfig, OwnClient, code, write_images
-from tests.support.clients.own_home import (
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

@@ -8,12 +8,8 @@ import pytest
 
 from common.config.schema import RunConfig
 from common.ledger.data_holder import own_holder
+from tests.support.clients.healthy_client import COUNT
 from tests.support.clients.own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, write_images
-from tests.support.clients.own_home import (
-    COUNT,
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

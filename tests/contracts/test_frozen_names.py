@@ -4,7 +4,6 @@ import ast
 import hashlib
 import sys
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch

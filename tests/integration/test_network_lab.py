@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.network.namespaces import left_behind, remove_left_behind, started_at
 from tests.support.network.network_lab import Bed, Machine, Program, machines, needs, wait_until
 from tests.support.network.wire_capture import WireError, check_tls, check_wire
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 PORT = 9443
@@ -280,8 +281,7 @@ with machines(pathlib.Path(sys.argv[1]), ["server"]) as bed:
     print(os.getpid(), flush=True)
     signal.pause()
 """
-    here = Path(__file__).resolve().parents[1]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-c", killed, str(tmp_path)], env=env, stdout=subprocess.PIPE, text=True
     )

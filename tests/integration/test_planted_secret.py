@@ -13,6 +13,7 @@ from common.data.preprocessing import Prepared
 from common.errors import FederationError
 from simulations.simulate import run_job
 from tests.support.network.federation import federation, flwr_run
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

@@ -10,16 +10,11 @@ from flwr.app import Message
 
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
-from tests.support.clients.own_home import own_home_fixture  # noqa: F401
-from tests.support.server.failing_federation import (  # noqa: F401
+from tests.support.server.failing_federation import (
     charged,
     checked,
-    clients_at,
-    clients_of,
     federate,
-    folders_fixture,
     lines,
-    output_fixture,
     round_of,
     summary,
     survival_config,

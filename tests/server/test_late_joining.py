@@ -9,16 +9,12 @@ from safetensors.numpy import load_file
 
 from common.errors import ConfigError
 from server import late_joining as latecomers
-from tests.support.clients.own_home import own_home_fixture  # noqa: F401
-from tests.support.server.failing_federation import (  # noqa: F401
+from tests.support.server.failing_federation import (
     charged,
     checked,
-    clients_at,
     clients_of,
     federate,
-    folders_fixture,
     lines,
-    output_fixture,
     round_of,
     summary,
     survival_config,

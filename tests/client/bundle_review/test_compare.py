@@ -14,10 +14,6 @@ from client.bundle_review.compare import review, shown
 from common.privacy.policy import load_policy
 from common.system.app_bundle import bundle_digest, bundle_files, installed_bundle
 from tests.support.clients.own_clients import OwnClient
-from tests.support.clients.own_home import (
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 
 POLICY = "max-epsilon = 8.0\ndelta = 1e-5\n"
 Files = dict[str, bytes]

@@ -12,9 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.setup.node_key import public_line
 from common.models import loading as weights
-from tests.support.clients.healthy_client import COUNT, Bed, authority_fixture, bed_fixture  # noqa: F401
+from tests.support.clients.healthy_client import COUNT, Bed
 from tests.support.clients.own_clients import write_images
-from tests.support.clients.own_home import own_home_fixture  # noqa: F401
 from tests.support.clients.server_stand_ins import UNKNOWN, Authority
 from tests.support.ledger.builders import PLAN
 

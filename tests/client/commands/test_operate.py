@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 import bract
 from client.checks.connection import MOST_AHEAD, MOST_BEHIND
 from common.ledger.data_holder import own_holder
-from tests.support.clients.healthy_client import COUNT, Bed, authority_fixture, bed_fixture  # noqa: F401
+from tests.support.clients.healthy_client import Bed
 from tests.support.clients.own_clients import write_images
-from tests.support.clients.own_home import own_home_fixture  # noqa: F401
 from tests.support.clients.server_stand_ins import UNKNOWN
 from tests.support.ledger.builders import PLAN, holding, release
 

@@ -20,10 +20,6 @@ from client.setup import init_report
 from common.errors import ConfigError
 from common.privacy.policy import load_policy
 from common.system.app_bundle import bundle_digest, installed_bundle
-from tests.support.clients.own_home import (
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 from tests.support.clients.server_stand_ins import Authority
 
 pytestmark = pytest.mark.usefixtures("own_home")

@@ -14,10 +14,6 @@ from common.ledger.data_holder import own_holder
 from common.ledger.registrations import planned_events, released_events
 from common.system.app_bundle import bundle_digest, installed_bundle
 from tests.support.clients.own_clients import OwnClient
-from tests.support.clients.own_home import (
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 from tests.support.ledger.builders import PLAN, holding, release
 
 pytestmark = pytest.mark.usefixtures("own_home")

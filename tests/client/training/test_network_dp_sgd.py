@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
-from client.training.head_sgd import network_sgd as network_training
 from client.training.network_sgd import Rows, train_network, train_network_privately
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.training.head_sgd import per_example_gradients as gradients
+from client.training import per_example_gradients as gradients
 from client.training.per_example_gradients import (
     Examples,
     gradients_in_slots,

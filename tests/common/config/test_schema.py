@@ -4,7 +4,6 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import tomli_w

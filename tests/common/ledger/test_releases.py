@@ -16,15 +16,7 @@ from common.privacy.accounting import Spent, spent_by
 from common.privacy.events import DpSgdEvent
 from common.privacy.policy import ANYTHING
 from tests.support.ledger.builders import ASKED, PLAN, release, spent_so_far
-from tests.support.ledger.sessions import (
-    ONE_PLAN,
-    OTHERS,
-    PARTS,
-    capped,
-    everything,
-    opened,
-    session_fixture,  # noqa: F401
-)
+from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened
 
 NO_COUNTS = replace(PLAN, counts=None)
 OTHER = "f" * 64

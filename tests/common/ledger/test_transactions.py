@@ -13,15 +13,7 @@ from common.ledger.transactions import LedgerSession
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
 from tests.support.ledger.builders import ASKED, KEYS, PLAN, Holding, holding, release
-from tests.support.ledger.sessions import (
-    ONE_PLAN,
-    OTHERS,
-    PARTS,
-    capped,
-    everything,
-    opened,
-    session_fixture,  # noqa: F401
-)
+from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened
 
 
 def test_books_begin_with_the_holders_identity(session: LedgerSession) -> None:

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
-from test_rounds import START, Channel, InProcessGrid, Releases, RoundSettings, config_for, meet, run_rounds, toy_app
 
 from common.config.schema import RunConfig, StrategyName
 from common.errors import ConfigError
+from common.messages.fields import Releases
 from server.aggregation.strategies import build_strategy
 from server.aggregation.strategy_state import CARRIED, read_state, write_state
+from server.rounds.loop import RoundSettings, run_rounds
+from server.rounds.replies import Channel
+from simulations.engines.in_process import InProcessGrid
+from tests.support.server.toy_clients import START, config_for, meet, toy_app
 
 NAMES = get_args(StrategyName)
 # Changed while a strategy works, and set anew at the start of each round.

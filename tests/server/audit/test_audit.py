@@ -21,14 +21,11 @@ from tests.support.ledger.audited_runs import (
     SETTINGS,
     SIZES,
     MakeConfig,
-    config_fixture,  # noqa: F401
     doubts,
     edit,
     fewer_rounds,
-    honest_fixture,  # noqa: F401
     keep,
     more_noise,
-    run_fixture,  # noqa: F401
     smaller_figures,
     write_run,
 )

@@ -12,15 +12,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
 from common.ledger.transactions import LedgerSession
 from server.audit.audit import audit_run
-from tests.support.ledger.audited_runs import (
-    RUN,
-    SIZES,
-    config_fixture,  # noqa: F401
-    doubts,
-    honest_fixture,  # noqa: F401
-    keep,
-    run_fixture,  # noqa: F401
-)
+from tests.support.ledger.audited_runs import RUN, SIZES, doubts, keep
 
 
 def test_audit_misses_a_ledger(run: Path) -> None:

@@ -9,18 +9,12 @@ from flwr.app import Message
 from common.privacy.events import as_json
 from server.audit.audit import audit_run
 from server.state.privacy_spent import ClientPrivacyCost
-from tests.support.clients.own_home import own_home_fixture  # noqa: F401
-from tests.support.server.failing_federation import (  # noqa: F401
-    charged,
+from tests.support.server.failing_federation import (
     checked,
     clients_at,
-    clients_of,
     federate,
-    folders_fixture,
     lines,
-    output_fixture,
     round_of,
-    summary,
     survival_config,
 )
 

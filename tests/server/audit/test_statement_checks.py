@@ -9,14 +9,11 @@ import pytest
 from server.audit.audit import audit_run
 from tests.support.ledger.audited_runs import (
     Statement,
-    config_fixture,  # noqa: F401
     doubts,
     edit,
     fewer_rounds,
-    honest_fixture,  # noqa: F401
     lie,
     more_noise,
-    run_fixture,  # noqa: F401
     smaller_figures,
     without_client,
 )

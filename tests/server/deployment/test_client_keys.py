@@ -14,7 +14,7 @@ from server.deployment.admission import admit, revoke
 from server.deployment.client_keys import check_client_name, read_public_key
 from server.deployment.client_list import list_clients
 from server.deployment.server_folder import ServerHome
-from tests.support.server.server_folders import contents, home_fixture  # noqa: F401
+from tests.support.server.server_folders import contents
 
 RUNNER = CliRunner()
 

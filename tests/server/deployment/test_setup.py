@@ -20,7 +20,7 @@ from server.deployment.certificates import Certificate, fingerprint, new_authori
 from server.deployment.server_folder import ServerHome, load_home
 from server.deployment.setup import make_home, renew
 from server.deployment.start_checks import check_start
-from tests.support.server.server_folders import contents, home_fixture  # noqa: F401
+from tests.support.server.server_folders import contents
 
 RUNNER = CliRunner()
 

@@ -21,8 +21,6 @@ from tests.support.server.enrollment import (
     head_of,
     meet,
 )
-from tests.support.server.enrollment import keeper_fixture as keeper_fixture  # noqa: PLC0414
-from tests.support.server.enrollment import log_fixture as log_fixture  # noqa: PLC0414
 
 
 def test_meet_clients_names_and_sorts_those_that_came() -> None:

@@ -17,8 +17,6 @@ from tests.support.server.enrollment import (
     declares,
     head_of,
 )
-from tests.support.server.enrollment import keeper_fixture as keeper_fixture  # noqa: PLC0414
-from tests.support.server.enrollment import log_fixture as log_fixture  # noqa: PLC0414
 
 
 def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: int | None = 1, **more: Any) -> Meeting:

@@ -34,8 +34,6 @@ from tests.support.server.enrollment import (
     head_of,
     updates,
 )
-from tests.support.server.enrollment import keeper_fixture as keeper_fixture  # noqa: PLC0414
-from tests.support.server.enrollment import log_fixture as log_fixture  # noqa: PLC0414
 
 
 def gather(

@@ -1,6 +1,5 @@
 """A client in good health with its server, for the tests that plant faults in either."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -10,13 +9,10 @@ import pytest
 
 from client.checks.check_result import Finding
 from client.checks.run_checks import examine
-from client.setup.init_client import init_client
 from common.ledger.connection_pool import close_below
 from common.ledger.data_holder import own_holder
 from common.system import app_bundle as bundle
 from common.system.progress import no_progress
-from tests.support.clients.own_clients import write_images
-from tests.support.clients.own_home import own_home_fixture  # noqa: F401
 from tests.support.clients.server_stand_ins import Authority, Server, serving
 from tests.support.ledger.builders import PLAN, holding, release
 
@@ -68,22 +64,3 @@ class Bed:
 def _installed() -> bytes:
     """Made once: a file that is saved while the tests run is no fault."""
     return _BUNDLE_OF_NOW()
-
-
-@pytest.fixture(name="authority", scope="module")
-def authority_fixture() -> Authority:
-    return Authority()
-
-
-@pytest.fixture(name="bed")
-def bed_fixture(tmp_path: Path, own_home: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(bundle, "installed_bundle", _installed)
-    folder, images = tmp_path / "ward", write_images(tmp_path / "images", range(COUNT))
-    ca = tmp_path / "ca.pem"
-    ca.write_bytes(authority.certificate())
-    with ExitStack() as stack:
-        server = stack.enter_context(serving(authority.server(tmp_path)))
-        more = {"server": server.address, "authority": ca}
-        init_client(folder, str(images), path="", name="Ward 7", progress=no_progress, **more)  # type: ignore[arg-type]
-        yield Bed(tmp_path, folder, images, own_home, authority, server, stack, monkeypatch)

@@ -1,12 +1,9 @@
 """Folders of honest runs that the tests of their audit share, and ways to lie about them."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
@@ -74,21 +71,6 @@ def write_run(
     lines = [json.dumps({"round": number, "clients": 3, "failures": {}}) for number in range(1, rounds + 1)]
     directory.write_text("rounds.jsonl", "".join(f"{line}\n" for line in lines))
     return folder
-
-
-@pytest.fixture(name="config", scope="module")
-def config_fixture(make_config: MakeConfig) -> RunConfig:
-    return make_config(SETTINGS | {"privacy.target-epsilon": 4.0})
-
-
-@pytest.fixture(name="honest", scope="module")
-def honest_fixture(tmp_path_factory: pytest.TempPathFactory, config: RunConfig) -> Path:
-    return write_run(tmp_path_factory.mktemp("honest") / "run", config)
-
-
-@pytest.fixture(name="run")
-def run_fixture(honest: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(honest, tmp_path / "run"))
 
 
 def edit(run: Path, change: Callable[[Statement], object]) -> None:

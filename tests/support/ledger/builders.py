@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from common.ledger.budget import Charge, spent_with
 from common.ledger.database import Ledger
@@ -72,22 +70,6 @@ def write_honest(file: Path, plan: PrivacyPlan = PLAN) -> list[SignedHead]:
     heads.append(sign_head(KEYS, ledger.head()))
     ledger.close()
     return heads
-
-
-@pytest.fixture(name="honest", scope="module")
-def honest_fixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SignedHead]]:
-    file = tmp_path_factory.mktemp("honest") / "a.sqlite"
-    return file, write_honest(file)
-
-
-@pytest.fixture(name="copy")
-def copy_fixture(honest: tuple[Path, list[SignedHead]], tmp_path: Path) -> Path:
-    return Path(shutil.copy(honest[0], tmp_path / "copy.sqlite"))
-
-
-@pytest.fixture(name="heads")
-def heads_fixture(honest: tuple[Path, list[SignedHead]]) -> list[tuple[str, SignedHead]]:
-    return [("a", head) for head in honest[1]]
 
 
 def tamper(file: Path, change: Tamper, *, keep_triggers: bool = True) -> None:

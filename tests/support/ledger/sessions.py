@@ -1,9 +1,6 @@
 """Books over an empty ledger, and the policies that their tests hold them to."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from common.ledger.database import Ledger
 from common.ledger.transactions import LedgerSession
@@ -17,13 +14,6 @@ ONE_PLAN = Policy(max_epsilon=PLAN.spent().pld, delta=PLAN.delta)
 
 def opened(folder: Path) -> LedgerSession:
     return LedgerSession(Ledger(folder / "ledger.sqlite", durable=False), KEYS, simulated=True)
-
-
-@pytest.fixture(name="session")
-def session_fixture(tmp_path: Path) -> Iterator[LedgerSession]:
-    found = opened(tmp_path)
-    yield found
-    found.ledger.close()
 
 
 def everything(session: LedgerSession) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import check_chain
+from tests.support.paths import ROOT
 
 # Runs `bract simulate`, and writes down every message that leaves a client before anybody gets it.
 SIMULATION = """
@@ -63,11 +64,9 @@ for line in sys.stdin:
 
 def start(program: str, arguments: list[str], **environment: str) -> "subprocess.Popen[str]":
     """A process group of its own, so that a kill takes everything with it."""
-    here = Path(__file__).resolve()
-    paths = os.pathsep.join([str(here.parents[1]), str(here.parent)])
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,12 +1,9 @@
 """Clients that say what a test wants, that the tests of meeting and gathering share."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
@@ -93,15 +90,3 @@ def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: 
     if keeper is not None:  # who is not spoken of has a ledger as it should be
         queried = {n: declares(n, head_of(n, 5)) for n in range(clients)} | dict(queried)
     return enroll_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)
-
-
-@pytest.fixture(name="keeper")
-def keeper_fixture(tmp_path: Path) -> HeadKeeper:
-    return HeadKeeper([tmp_path / "heads.jsonl"])
-
-
-@pytest.fixture(name="log")
-def log_fixture(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The log, at a level at which it shows refusals also where an earlier test has set another."""
-    caplog.set_level(logging.ERROR, logger="bract.server")
-    return caplog

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from flwr.app import Context, Message, RecordDict
 
 import client.app as client_app
@@ -120,16 +119,6 @@ def survival_config(output: Path, **more: Scalar) -> RunConfig:
 def federate(folders: list[Path], config: RunConfig, **network: Any) -> tuple[RunState, FailingGrid]:
     grid = FailingGrid(folders, config, **network)
     return run_federation(grid, config, lambda _: RunContext()), grid
-
-
-@pytest.fixture(name="folders")
-def folders_fixture(tmp_path: Path, own_home: Path) -> list[Path]:
-    return clients_of(tmp_path)
-
-
-@pytest.fixture(name="output")
-def output_fixture(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def lines(output: Path) -> list[dict[str, Any]]:

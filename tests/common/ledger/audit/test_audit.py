@@ -25,19 +25,7 @@ from common.ledger.registrations import charges_in
 from common.ledger.signed_heads import SignedHead, sign_head
 from common.ledger.transactions import LedgerSession
 from common.privacy.events import CountsEvent, DpSgdEvent
-from tests.support.ledger.builders import (
-    KEYS,
-    PLAN,
-    copy_fixture,  # noqa: F401
-    heads_fixture,  # noqa: F401
-    holding,
-    honest_fixture,  # noqa: F401
-    release,
-    rewrite,
-    spent_so_far,
-    tamper,
-    write_honest,
-)
+from tests.support.ledger.builders import KEYS, PLAN, holding, release, rewrite, spent_so_far, tamper, write_honest
 
 app = typer.Typer()
 app.add_typer(audit_app, name="audit")

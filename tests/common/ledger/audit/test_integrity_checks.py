@@ -15,16 +15,7 @@ from common.ledger.image_index import PARTS, digest_of_added, digest_of_part
 from common.ledger.registrations import charges_in, place, request_id
 from common.ledger.signed_heads import SignedHead
 from common.privacy.plan import CountsPlan
-from tests.support.ledger.builders import (
-    PLAN,
-    Rewrite,
-    Tamper,
-    copy_fixture,  # noqa: F401
-    heads_fixture,  # noqa: F401
-    honest_fixture,  # noqa: F401
-    rewrite,
-    tamper,
-)
+from tests.support.ledger.builders import PLAN, Rewrite, Tamper, rewrite, tamper
 
 
 def at(entries: list[Entry], kind: str, number: int = 0) -> int:
