@@ -1,13 +1,22 @@
-"""The rooms keep their directions, files stay small, public functions say what they promise."""
+"""The rooms keep their directions, sizes, names and voice, and every default lives in one place.
+
+Drives `bract`.
+"""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-ROOT = Path(__file__).resolve().parents[1]
+from common.config.loading import defaults
+from common.config.schema import RunConfig
+from tests.support.house import Figure, figures, name_of, product_files
+from tests.support.paths import ROOT
+
 ROOMS = ("common", "client", "server", "simulations")
+
 MAY_IMPORT = {
     "common": {"common"},
     "client": {"client", "common"},
@@ -59,11 +68,7 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
     # Starts the SuperLink.
     "server/deployment/superlink_main.py": {"flwr.superlink", "flwr.superlink.cli.flower_superlink"},
 }
-FILES = sorted([*(file for room in ROOMS for file in (ROOT / room).rglob("*.py")), ROOT / "bract.py"])
-
-
-def name_of(file: Path) -> str:
-    return str(file.relative_to(ROOT))
+FILES = product_files()
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -72,11 +77,6 @@ def imports(file: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-
-
-def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    tree = ast.parse(file.read_text())
-    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
@@ -136,14 +136,27 @@ def test_no_seed_reaches_private_noise() -> None:
         assert "seed:" not in text
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_files_and_functions_stay_small(file: Path) -> None:
-    lines = file.read_text().splitlines()
+@pytest.mark.parametrize("figure", figures(), ids=lambda figure: figure.name)
+def test_the_house_keeps_its_limits(figure: Figure) -> None:
+    assert figure.value <= figure.limit, "\n".join(figure.where)
 
-    assert len(lines) <= 400
-    assert file.stem not in {"utils", "helpers", "misc", "base"}
-    for function in functions(file):
-        assert (function.end_lineno or 0) - function.lineno < 60, function.name
+
+def test_no_file_is_named_after_nothing() -> None:
+    assert not {file.stem for file in FILES} & {"utils", "helpers", "misc", "base"}
+
+
+def test_every_default_lives_in_the_project_file() -> None:
+    """A default in code would win over the file wherever a section is built without it."""
+    keys = set()
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation if isinstance(field.annotation, type) else None
+        leaves = section.model_fields if section is not None and issubclass(section, BaseModel) else {}
+        assert field.is_required(), name
+        assert all(leaf.is_required() for leaf in leaves.values()), name
+        kebab = name.replace("_", "-")
+        keys |= {f"{kebab}.{leaf.replace('_', '-')}" for leaf in leaves} or {kebab}
+
+    assert keys == set(defaults())
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
@@ -160,9 +173,3 @@ def test_public_functions_have_docstrings_that_name_their_arguments(file: Path) 
         }
         stated = {name for name in raised if name.endswith("Error")}
         assert all(name in text for name in stated), f"{node.name} does not say that it raises {stated}"
-
-
-def test_no_two_test_files_have_one_name() -> None:
-    names = [file.name for file in (ROOT / "tests").rglob("*.py")]
-
-    assert sorted(names) == sorted(set(names))  # pytest imports them by it, and only some orders fail

@@ -1,4 +1,7 @@
-"""Digests, ids and lines that earlier code has stored, as literal values that never change."""
+"""Digests, ids and lines that earlier code has stored, as literal values that never change.
+
+Drives `common.messages.serialization`.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""Real processes: Ray, signals, a large population, accuracy over seeds."""
+"""Real processes: Ray, signals, a large population, accuracy over seeds.
+
+Drives `simulations.engines.ray`.
+"""
 
 import json
 import os

@@ -1,4 +1,8 @@
-"""A real SuperLink behind the gate, real SuperNodes, and strangers: everything over TLS."""
+"""A real SuperLink behind the gate, real SuperNodes, and strangers: everything over TLS.
+
+Drives `server.commands.operate`, `server.commands.run`, `server.deployment.submit_run`,
+`server.deployment.superlink_control`.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Each way of breaking the guarantee that is known is noticed by the layer that is there for it."""
+"""Each way of breaking the guarantee that is known is noticed by the layer that is there for it.
+
+Drives `simulations.privacy_tests.central_dp`.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,7 @@
-"""Rounds that survive: late and missing clients, quorum, retries, skipped rounds."""
+"""Rounds that survive: late and missing clients, quorum, retries, skipped rounds.
+
+Drives `server.run_context`.
+"""
 
 import json
 from pathlib import Path

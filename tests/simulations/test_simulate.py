@@ -1,4 +1,8 @@
-"""Whole simulations in this process, and what they leave."""
+"""Whole simulations in this process, and what they leave.
+
+Drives `common.data.partition_plot`, `server.app`, `server.reporting.artifacts`, `simulations.app`,
+`simulations.baselines`, `simulations.engines.in_process`.
+"""
 
 import itertools
 import json

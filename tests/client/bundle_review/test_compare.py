@@ -1,4 +1,7 @@
-"""`bract client review`: what differs, what deserves a look, and nothing that a bundle says reaches the terminal."""
+"""`bract client review`: what differs, what deserves a look, and nothing that a bundle says reaches the terminal.
+
+Drives `client.bundle_review.flags`, `client.bundle_review.view`.
+"""
 
 import io
 import zipfile

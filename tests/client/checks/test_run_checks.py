@@ -1,4 +1,8 @@
-"""`bract client check`: every planted fault is found, and the line about it says what to do."""
+"""`bract client check`: every planted fault is found, and the line about it says what to do.
+
+Drives `client.checks.budget`, `client.checks.check_result`, `client.checks.connection`, `client.checks.inputs`,
+`client.checks.server_probe`, `client.checks.tls`.
+"""
 
 import shutil
 import socket

@@ -1,4 +1,7 @@
-"""One image more or less moves one vote by one, whatever model a server sends: what the noise of counts is made for."""
+"""One image more or less moves one vote by one, whatever model a server sends: what the noise of counts is made for.
+
+Drives `common.system.aligned_arrays`.
+"""
 
 from collections.abc import Callable
 

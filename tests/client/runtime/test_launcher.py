@@ -1,4 +1,8 @@
-"""Only the pinned bundle runs, exactly as it was digested, and nothing of the installed Bract in its place."""
+"""Only the pinned bundle runs, exactly as it was digested, and nothing of the installed Bract in its place.
+
+Drives `client.runtime.bundle_import`, `client.runtime.supernode_api`, `client.runtime.task`,
+`client.runtime.task_protocol`.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,8 @@
-"""`bract client start` refuses what is not ready, runs once a folder, and takes all it started with it."""
+"""`bract client start` refuses what is not ready, runs once a folder, and takes all it started with it.
+
+Drives `client.client_config`, `client.runtime.client_lock`, `client.runtime.process_lifetime`,
+`client.runtime.supernode`.
+"""
 
 import os
 import signal

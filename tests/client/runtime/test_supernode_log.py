@@ -1,4 +1,7 @@
-"""What a SuperNode logs is told to the operator in plain words, once."""
+"""What a SuperNode logs is told to the operator in plain words, once.
+
+Drives `client.runtime.operator_log`.
+"""
 
 from io import StringIO
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""`bract client init`: the folder, the node's key, the pin, and what is to be done next."""
+"""`bract client init`: the folder, the node's key, the pin, and what is to be done next.
+
+Drives `client.commands.cli`, `client.setup.ca_certificate`, `client.setup.init_report`, `client.setup.node_key`.
+"""
 
 import re
 import shutil

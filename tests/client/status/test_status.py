@@ -1,4 +1,7 @@
-"""`bract client status`: runs, what was spent, what is left and what was refused, from the ledger alone."""
+"""`bract client status`: runs, what was spent, what is left and what was refused, from the ledger alone.
+
+Drives `client.status.view`, `common.ledger.remaining_budget`.
+"""
 
 import json
 from pathlib import Path

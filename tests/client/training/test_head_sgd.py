@@ -1,4 +1,7 @@
-"""Training of a linear head, plain and private, against oracles."""
+"""Training of a linear head, plain and private, against oracles.
+
+Drives `client.training.dp_sgd`, `client.training.trainer`.
+"""
 
 from dataclasses import dataclass, field
 

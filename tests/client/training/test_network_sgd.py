@@ -1,4 +1,7 @@
-"""Training of a whole network: against plain torch, in physical batches, and under differential privacy."""
+"""Training of a whole network: against plain torch, in physical batches, and under differential privacy.
+
+Drives `client.training.batch_buffer`.
+"""
 
 from dataclasses import replace
 from typing import Any

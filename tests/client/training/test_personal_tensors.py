@@ -1,4 +1,7 @@
-"""Personal tensors: trained at the client, kept between rounds, never sent."""
+"""Personal tensors: trained at the client, kept between rounds, never sent.
+
+Drives `simulations.pooled_evaluator`.
+"""
 
 import io
 import json

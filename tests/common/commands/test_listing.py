@@ -1,4 +1,7 @@
-"""`bract list`: every name that a setting may hold is there, with the settings that belong to it."""
+"""`bract list`: every name that a setting may hold is there, with the settings that belong to it.
+
+Drives `common.commands.cli`.
+"""
 
 import json
 from typing import get_args

@@ -1,4 +1,7 @@
-"""`bract plan` as a user meets it: a table, JSON, a picture, and mistakes of one screen."""
+"""`bract plan` as a user meets it: a table, JSON, a picture, and mistakes of one screen.
+
+Drives `common.data.partitioning.client_sizes`.
+"""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""What the user gives: on the command line, in a file, and laid over the defaults."""
+"""What the user gives: on the command line, in a file, and laid over the defaults.
+
+Drives `common.commands.run_settings`, `common.system.paths`.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""Features: an image's row is its own, whatever came with it and however many threads ran."""
+"""Features: an image's row is its own, whatever came with it and however many threads ran.
+
+Drives `common.commands.cache`, `common.system.threads`.
+"""
 
 import os
 import signal

@@ -1,4 +1,8 @@
-"""`bract data inspect`: facts worked out by hand, and duplicates that are really there."""
+"""`bract data inspect`: facts worked out by hand, and duplicates that are really there.
+
+Drives `common.commands.inspect_source`, `common.data.duplicates`, `common.data.source_plot`,
+`common.system.progress`.
+"""
 
 import io
 import json

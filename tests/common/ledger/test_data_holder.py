@@ -1,4 +1,7 @@
-"""A holder's ledger is the one it was: an older copy is refused, and a file that was replaced is opened anew."""
+"""A holder's ledger is the one it was: an older copy is refused, and a file that was replaced is opened anew.
+
+Drives `common.ledger.connection_pool`.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Keys are made once and kept to oneself; a server believes no older head, no other ledger and no forgery."""
+"""Keys are made once and kept to oneself; a server believes no older head, no other ledger and no forgery.
+
+Drives `common.ledger.holder_keys`.
+"""
 
 import json
 import stat

@@ -1,4 +1,7 @@
-"""A holder agrees to a whole plan once, within its policy and what its images have left, and never to another."""
+"""A holder agrees to a whole plan once, within its policy and what its images have left, and never to another.
+
+Drives `common.ledger.registrations`.
+"""
 
 from dataclasses import replace
 from pathlib import Path

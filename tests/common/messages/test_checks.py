@@ -1,4 +1,7 @@
-"""The wire contract: a client lets out, and a server takes, what the kind of run allows and nothing else."""
+"""The wire contract: a client lets out, and a server takes, what the kind of run allows and nothing else.
+
+Drives `common.messages.fields`.
+"""
 
 from collections.abc import Callable
 

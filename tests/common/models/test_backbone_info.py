@@ -1,4 +1,8 @@
-"""Backbones by name: what stands behind one, what it wants and gives, what clients agree on."""
+"""Backbones by name: what stands behind one, what it wants and gives, what clients agree on.
+
+Drives `common.models.backbone`, `common.models.names`, `common.models.providers.timm_models`,
+`common.models.providers.torchvision_models`.
+"""
 
 import os
 from pathlib import Path

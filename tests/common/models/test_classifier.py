@@ -1,4 +1,7 @@
-"""Backbone and head as one network: what it computes, starts from, and keeps to itself."""
+"""Backbone and head as one network: what it computes, starts from, and keeps to itself.
+
+Drives `common.models.initialization`.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,7 @@
-"""The small network: its shapes, its starting weights, and its pixels."""
+"""The small network: its shapes, its starting weights, and its pixels.
+
+Drives `common.models.torch_seed`.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Weights of a backbone: the right ones, in the right places, and never executed."""
+"""Weights of a backbone: the right ones, in the right places, and never executed.
+
+Drives `common.models.loading`.
+"""
 
 import pickle
 import threading

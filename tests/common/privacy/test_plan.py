@@ -1,4 +1,7 @@
-"""The plan: everything from public constants, never above the target."""
+"""The plan: everything from public constants, never above the target.
+
+Drives `common.privacy.mechanisms`.
+"""
 
 import math
 from collections.abc import Callable

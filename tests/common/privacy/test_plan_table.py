@@ -1,4 +1,7 @@
-"""The plan before a run: figures worked by hand, and by accountants of other make."""
+"""The plan before a run: figures worked by hand, and by accountants of other make.
+
+Drives `common.commands.plan_view`, `common.privacy.signal_to_noise`.
+"""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""An audit of runs: an honest run of each kind gets the verdict that can be given, and the command says so."""
+"""An audit of runs: an honest run of each kind gets the verdict that can be given, and the command says so.
+
+Drives `server.audit.run_report`, `server.commands.cli`.
+"""
 
 import json
 import shutil

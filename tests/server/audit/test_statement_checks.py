@@ -1,4 +1,7 @@
-"""An audit of runs: a statement that does not follow from the run is found, however well its figures fit."""
+"""An audit of runs: a statement that does not follow from the run is found, however well its figures fit.
+
+Drives `server.audit.statement_reader`.
+"""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""The federation's certificates: what other implementations make of them, and what is refused."""
+"""The federation's certificates: what other implementations make of them, and what is refused.
+
+Drives `common.system.fingerprints`.
+"""
 
 import ipaddress
 import ssl

@@ -1,4 +1,7 @@
-"""The keys of clients: what is taken for one, and what the server's folder says of them without a server."""
+"""The keys of clients: what is taken for one, and what the server's folder says of them without a server.
+
+Drives `server.deployment.admission`, `server.deployment.client_list`.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""The server's folder: made, read, checked and renewed; and the keys in it."""
+"""The server's folder: made, read, checked and renewed; and the keys in it.
+
+Drives `server.deployment.server_folder`, `server.deployment.start`, `server.deployment.start_checks`.
+"""
 
 import os
 import socket

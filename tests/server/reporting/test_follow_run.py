@@ -1,4 +1,7 @@
-"""A run that another process runs is shown as its files say, each round once."""
+"""A run that another process runs is shown as its files say, each round once.
+
+Drives `server.reporting.trackers`.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Accounting of a run and what it states."""
+"""Accounting of a run and what it states.
+
+Drives `server.state.privacy_spent`.
+"""
 
 from collections.abc import Callable
 

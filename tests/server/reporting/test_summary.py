@@ -1,4 +1,7 @@
-"""What a run says of itself: summary, model card, curves and the closing table."""
+"""What a run says of itself: summary, model card, curves and the closing table.
+
+Drives `server.reporting.model_card`, `server.reporting.plots`, `server.reporting.summary_view`.
+"""
 
 import io
 from collections.abc import Callable

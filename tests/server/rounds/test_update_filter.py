@@ -1,4 +1,7 @@
-"""Updates of clients that are broken or mean harm: left out, named, and the round goes on."""
+"""Updates of clients that are broken or mean harm: left out, named, and the round goes on.
+
+Drives `server.rounds.messaging`.
+"""
 
 import threading
 import zipfile

@@ -1,4 +1,7 @@
-"""Early stop and the best model: by what clients let leave, never by a simulation's own figures."""
+"""Early stop and the best model: by what clients let leave, never by a simulation's own figures.
+
+Drives `server.rounds.round_record`.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""What a fresh process gets back of a run, and which other run it refuses to go on as."""
+"""What a fresh process gets back of a run, and which other run it refuses to go on as.
+
+Drives `server.state.phase_timer`, `server.state.run_state`.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

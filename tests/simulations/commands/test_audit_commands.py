@@ -1,4 +1,8 @@
-"""`bract audit layers` and `bract audit empirical` as a privacy officer uses them."""
+"""`bract audit layers` and `bract audit empirical` as a privacy officer uses them.
+
+Drives `server.audit.attached_attacks`, `simulations.commands.audit_canary`, `simulations.commands.audit_layers`,
+`simulations.commands.audit_options`.
+"""
 
 import json
 import shutil

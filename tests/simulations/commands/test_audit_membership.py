@@ -1,4 +1,8 @@
-"""`bract audit membership`: mistakes end in one screen and exit code 2; results can be read."""
+"""`bract audit membership`: mistakes end in one screen and exit code 2; results can be read.
+
+Drives `simulations.attacks.membership.curves`, `simulations.attacks.membership.report`,
+`simulations.attacks.membership.view`.
+"""
 
 import json
 from pathlib import Path

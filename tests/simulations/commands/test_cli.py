@@ -1,4 +1,7 @@
-"""The command line: mistakes end in one screen and exit code 2, and leave nothing behind."""
+"""The command line: mistakes end in one screen and exit code 2, and leave nothing behind.
+
+Drives `common.system.console`, `server.reporting.terminal_progress`.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What a dry run foresees is what the run then does."""
+"""What a dry run foresees is what the run then does.
+
+Drives `simulations.estimates`.
+"""
 
 from collections.abc import Callable
 

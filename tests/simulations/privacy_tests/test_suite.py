@@ -1,4 +1,11 @@
-"""The gates T1 to T6 and T8: the real client, attacked through real messages, in every way of tuning."""
+"""The gates T1 to T6 and T8: the real client, attacked through real messages, in every way of tuning.
+
+Drives `simulations.harness.client_harness`, `simulations.harness.harness_streams`,
+`simulations.privacy_tests.accounting`, `simulations.privacy_tests.check`,
+`simulations.privacy_tests.fault_injection`, `simulations.privacy_tests.independence`,
+`simulations.privacy_tests.neighbouring_data`, `simulations.privacy_tests.noise_scale`,
+`simulations.privacy_tests.released_fields`, `simulations.privacy_tests.sampling`.
+"""
 
 from pathlib import Path
 

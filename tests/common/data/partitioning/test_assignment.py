@@ -1,4 +1,7 @@
-"""Dealing entries, bad ones included: every entry to one client and one side, once a machine."""
+"""Dealing entries, bad ones included: every entry to one client and one side, once a machine.
+
+Drives `common.data.client_dataset`, `common.data.partitioning.partition`.
+"""
 
 import hashlib
 from collections.abc import Callable

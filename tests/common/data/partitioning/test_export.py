@@ -1,4 +1,7 @@
-"""One folder a client: what is written is a source again, with the same images."""
+"""One folder a client: what is written is a source again, with the same images.
+
+Drives `common.commands.partition`.
+"""
 
 import errno
 import json

@@ -1,4 +1,7 @@
-"""Who holds which image: complete, disjoint, seeded, and by content where it is held out."""
+"""Who holds which image: complete, disjoint, seeded, and by content where it is held out.
+
+Drives `common.data.partitioning.privacy_units`.
+"""
 
 import contextlib
 import hashlib

@@ -1,4 +1,7 @@
-"""The named sets, read from files in their true formats."""
+"""The named sets, read from files in their true formats.
+
+Drives `common.data.sources.class_names`.
+"""
 
 import gzip
 import os

@@ -1,4 +1,7 @@
-"""Manifests and saved data sets: which columns are read, and what is said when they are not there."""
+"""Manifests and saved data sets: which columns are read, and what is said when they are not there.
+
+Drives `common.data.sources.datasets_library`, `common.data.sources.labels`.
+"""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Sources of images: what is found, in which order, and what is said when it is not."""
+"""Sources of images: what is found, in which order, and what is said when it is not.
+
+Drives `common.data.sources.base_source`, `common.data.sources.image_folder`.
+"""
 
 import logging
 import os

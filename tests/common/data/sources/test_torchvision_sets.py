@@ -1,4 +1,7 @@
-"""Sources that others publish, read from files in their true formats; no network."""
+"""Sources that others publish, read from files in their true formats; no network.
+
+Drives `common.data.sources.huggingface`, `common.data.sources.medmnist`.
+"""
 
 import pickle
 import struct

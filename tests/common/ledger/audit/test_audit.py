@@ -1,4 +1,8 @@
-"""An audit of ledgers: an honest one passes and stays as it was; heads show what nothing else does."""
+"""An audit of ledgers: an honest one passes and stays as it was; heads show what nothing else does.
+
+Drives `common.commands.audit_ledger`, `common.ledger.audit.costs`, `common.ledger.audit.read_only`,
+`common.ledger.audit.report`.
+"""
 
 import hashlib
 import json

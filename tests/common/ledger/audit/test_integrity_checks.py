@@ -1,4 +1,7 @@
-"""Every change to a copy of a ledger is found."""
+"""Every change to a copy of a ledger is found.
+
+Drives `common.ledger.audit.run_checks`.
+"""
 
 import sqlite3
 from dataclasses import asdict, replace

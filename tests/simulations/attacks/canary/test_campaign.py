@@ -1,4 +1,12 @@
-"""T7: many trainings by the real client, with a canary and without, and what the scores prove."""
+"""T7: many trainings by the real client, with a canary and without, and what the scores prove.
+
+Drives `simulations.attacks.canary.bounds`, `simulations.attacks.canary.campaign_report`,
+`simulations.attacks.canary.canaries`, `simulations.attacks.canary.declared_curve`,
+`simulations.attacks.canary.one_run`, `simulations.attacks.canary.planted_canaries`,
+`simulations.attacks.canary.plot`, `simulations.attacks.canary.power`, `simulations.attacks.canary.presets`,
+`simulations.attacks.canary.trial`, `simulations.attacks.canary.view`, `simulations.harness.harness_images`,
+`simulations.harness.scratch_folder`, `simulations.harness.workers`.
+"""
 
 import json
 from collections.abc import Callable

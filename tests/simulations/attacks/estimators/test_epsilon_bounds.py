@@ -1,4 +1,7 @@
-"""Lower bounds on (epsilon, delta) and on mu: by hand, inverse pairs, and against dp_accounting."""
+"""Lower bounds on (epsilon, delta) and on mu: by hand, inverse pairs, and against dp_accounting.
+
+Drives `simulations.attacks.estimators.epsilon_delta`, `simulations.attacks.estimators.gaussian_dp`.
+"""
 
 import math
 

@@ -1,4 +1,8 @@
-"""Gradient inversion: the update is the real one, the attack works on it, and noise stops it."""
+"""Gradient inversion: the update is the real one, the attack works on it, and noise stops it.
+
+Drives `simulations.attacks.inversion.findings`, `simulations.attacks.inversion.plot`,
+`simulations.attacks.inversion.victim`, `simulations.commands.audit_inversion`.
+"""
 
 import json
 from collections.abc import Callable

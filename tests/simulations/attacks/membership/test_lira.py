@@ -1,4 +1,7 @@
-"""The attack's maths: scores, likelihood ratios, rates, intervals and what epsilon allows."""
+"""The attack's maths: scores, likelihood ratios, rates, intervals and what epsilon allows.
+
+Drives `simulations.attacks.membership.roc`.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,9 @@
-"""Real federations under attack: what they share with real runs, what leaks, and going on after a stop."""
+"""Real federations under attack: what they share with real runs, what leaks, and going on after a stop.
+
+Drives `simulations.attacks.membership.federation`, `simulations.attacks.membership.parallel`,
+`simulations.attacks.membership.score_store`, `simulations.attacks.membership.targets`,
+`simulations.attacks.membership.training`.
+"""
 
 import json
 from collections.abc import Callable
