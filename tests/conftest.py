@@ -62,3 +62,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") == "true" and skipped:
         reporter.write_line(f"in CI a skip is a failure: {[report.nodeid for report in skipped]}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(name="own_home")
+def own_home_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

@@ -1,4 +1,7 @@
-"""What leaves a client, as real messages in bytes."""
+"""What leaves a client, as real messages in bytes.
+
+Drives `client.evaluation.evaluate`, `client.evaluation.private_counts`.
+"""
 
 import secrets
 import subprocess

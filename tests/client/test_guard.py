@@ -5,11 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Message
-from own_clients import CLASSES, POLICY, SMALL, MakeConfig, OwnClient, code, write_images
-from own_home_cases import (
-    images_fixture,  # noqa: F401
-    own_home_fixture,  # noqa: F401
-)
 
 import client.guard as guard_module
 from client.training.trainer import Trainer
@@ -19,6 +14,7 @@ from common.errors import LedgerError
 from common.ledger.data_holder import own_holder
 from common.ledger.transactions import LedgerSession
 from common.models.initialization import initial_arrays
+from tests.support.clients.own_clients import CLASSES, POLICY, SMALL, MakeConfig, OwnClient, code, write_images
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

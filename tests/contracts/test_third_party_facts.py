@@ -9,11 +9,11 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.task_identity import TaskIdentity
-from network_cases import load_cnn
 from opacus import GradSampleModule
 
 from common.models.small_cnn import initial_cnn, to_pixels
 from common.randomness import public_stream
+from tests.support.clients.networks import load_cnn
 
 pytestmark = pytest.mark.numerical
 

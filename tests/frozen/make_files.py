@@ -19,8 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from frozen_cases import FROZEN, RUNS, start, stopped_in_round
-from frozen_ledger import fill_ledger
 from PIL import Image
 
 from client.setup.init_client import init_client
@@ -28,6 +26,8 @@ from common.ledger.connection_pool import close_below
 from common.privacy.policy import load_policy
 from common.system.progress import no_progress
 from server.deployment.server_folder import ServerHome, settings_text
+from tests.support.ledger.frozen_files import FROZEN, RUNS, start, stopped_in_round
+from tests.support.ledger.frozen_ledger import fill_ledger
 
 POLICY = """\
 max-epsilon = 8.0

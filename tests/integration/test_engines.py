@@ -1,4 +1,7 @@
-"""Real processes: Ray, signals, a large population, accuracy over seeds."""
+"""Real processes: Ray, signals, a large population, accuracy over seeds.
+
+Drives `simulations.engines.ray`.
+"""
 
 import json
 import os
@@ -16,10 +19,10 @@ from rich.console import Console
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
 from simulations.simulate import run_job
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]
-ROOT = Path(__file__).resolve().parents[2]
 BRACT = [str(Path(sys.executable).parent / "bract"), "simulate"]
 
 

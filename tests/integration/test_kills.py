@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from killed import CLIENT, check_ledgers, digest_of, kill, run_with_kills, start
-from own_clients import SMALL, MakeConfig, OwnClient, write_images
 
 from common.config.loading import resolved
 from common.data.preprocessing import Prepared
 from common.ledger.data_holder import own_holder
 from common.ledger.hash_chain import check_chain
+from tests.support.clients.own_clients import SMALL, MakeConfig, OwnClient, write_images
+from tests.support.network.kills import CLIENT, check_ledgers, digest_of, kill, run_with_kills, start
 
 FEW = pytest.param(3, marks=pytest.mark.slow)
 MANY = pytest.param(int(os.environ.get("BRACT_KILLS", "50")), marks=pytest.mark.soak)

@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.support.paths import ROOT
 
 GATES = ("tests/privacy/test_layers.py", "tests/simulations/test_canary_audit.py")
 
@@ -15,8 +16,6 @@ GATES = ("tests/privacy/test_layers.py", "tests/simulations/test_canary_audit.py
 def test_the_gates_pass_again(number: int) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not soak", *GATES]
 
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, f"time {number}: {done.stdout[-3000:]}"

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation_machines import PORT, ClientSide, ServerSide, make_clients
-from network_bed import Bed, Disk, Program, Relay, machines, needs, wait_until
-from own_clients import CLASSES, write_images
 
 from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.audit import audit_run
+from tests.support.clients.own_clients import CLASSES, write_images
+from tests.support.network.federation_machines import PORT, ClientSide, ServerSide, make_clients
+from tests.support.network.network_lab import Bed, Disk, Program, Relay, machines, needs, wait_until
 
 SETTINGS: dict[str, object] = {
     "data.classes": ",".join(CLASSES),

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from federation_bed import federation, flwr_run
-from own_clients import SMALL, write_images
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.audit import audit_run
+from tests.support.clients.own_clients import SMALL, write_images
+from tests.support.network.federation import federation, flwr_run
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Scalar] = SMALL | {"num-clients": 2}
@@ -32,9 +33,7 @@ def client_init(tmp_path: Path, number: int) -> str:
     folder = tmp_path / f"ward-{number}"
     images = write_images(tmp_path / f"images-{number}", range(60 * number, 60 * number + 60))
     command = [sys.executable, "-m", "bract", "client", "init", str(folder), "--data", str(images)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True)
     assert f"bract client start {folder}" in done.stdout
     policy = folder / "policy.toml"  # a node that is started by hand checks no code: see test_pinned_bundle
     policy.write_text(re.sub(r'(?m)^bundle = ".*"$', 'bundle = ""', policy.read_text()))

@@ -7,9 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from federation_bed import environment, flwr_run, process
-from own_clients import POLICY, SMALL, write_images
-from tls_bed import START, free_address, secure_link, write_certificates
 
 from client.client_config import Site
 from client.setup.init_client import init_client
@@ -18,6 +15,9 @@ from common.config.schema import RunConfig
 from common.ledger.data_holder import own_holder
 from common.system.app_bundle import bundle_digest, bundle_of, stage_app
 from common.system.progress import no_progress
+from tests.support.clients.own_clients import POLICY, SMALL, write_images
+from tests.support.network.federation import environment, flwr_run, process
+from tests.support.network.tls_superlink import START, free_address, secure_link, write_certificates
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

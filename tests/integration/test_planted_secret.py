@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from federation_bed import federation, flwr_run
 from rich.console import Console
 
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
 from common.errors import FederationError
 from simulations.simulate import run_job
+from tests.support.network.federation import federation, flwr_run
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]
@@ -106,10 +107,9 @@ def test_a_planted_secret_sends_a_bare_code_in_process(tmp_path: Path, digits: P
     command = [sys.executable, "-m", "bract", "simulate", "--quiet"]
     for key, value in settings(tmp_path).items():
         command += ["--set", f"{key}={json.dumps(value)}"]
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join([os.environ["PYTHONPATH"], str(root)])
+    paths = os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)])
     done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": paths}, cwd=root, capture_output=True, text=True, check=False
+        command, env=os.environ | {"PYTHONPATH": paths}, cwd=ROOT, capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 2, done.stdout + done.stderr

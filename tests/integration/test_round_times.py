@@ -13,10 +13,10 @@ import pytest
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from federation_bed import environment, free_port, process, wait_for
-from tls_bed import free_address, secure_link, write_certificates
 
 from common.config.loading import Scalar
+from tests.support.network.federation import environment, free_port, process, wait_for
+from tests.support.network.tls_superlink import free_address, secure_link, write_certificates
 
 pytestmark = pytest.mark.soak
 CLIENTS, ROUNDS, REPEATS = 5, 6, 3

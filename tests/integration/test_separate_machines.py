@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from federation_machines import CLASSES, PORT, ClientSide, ServerSide, make_clients, one_manifest
-from network_bed import BRACT, Bed, Program, machines, needs, wait_until
-from wire_capture import check_wire, middle_of
+
+from tests.support.network.federation_machines import CLASSES, PORT, ClientSide, ServerSide, make_clients, one_manifest
+from tests.support.network.network_lab import BRACT, Bed, Program, machines, needs, wait_until
+from tests.support.network.wire_capture import check_wire, middle_of
 
 pytestmark = pytest.mark.slow
 # As a simulation calls its clients, so that both draw the same batches.

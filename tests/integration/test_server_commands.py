@@ -1,4 +1,8 @@
-"""A real SuperLink behind the gate, real SuperNodes, and strangers: everything over TLS."""
+"""A real SuperLink behind the gate, real SuperNodes, and strangers: everything over TLS.
+
+Drives `server.commands.operate`, `server.commands.run`, `server.deployment.submit_run`,
+`server.deployment.superlink_control`.
+"""
 
 import os
 import signal
@@ -16,7 +20,6 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from federation_bed import environment, free_port, process
 
 from common.errors import ConfigError
 from server.deployment.admission import admit, revoke
@@ -26,6 +29,7 @@ from server.deployment.request_filter import LARGEST_BODY
 from server.deployment.server_folder import ServerHome
 from server.deployment.setup import make_home, renew
 from server.deployment.start import start_changes, start_command
+from tests.support.network.federation import environment, free_port, process
 
 pytestmark = pytest.mark.slow
 PROTOBUF = {"content-type": "application/protobuf"}

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from hostile_files import build_hostile_folder
 from rich.console import Console
 
 from common.config.loading import defaults, override, parse
 from common.data.preprocessing import prepare
 from common.errors import DataError
 from simulations.simulate import run_job
+from tests.support.data.hostile_files import build_hostile_folder
 
 SMALL = {
     "num-rounds": 2,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.support.paths import ROOT
 from tests.support.voice import faults_of
 
-ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("common", "client", "server", "simulations")
 MAX_FILES, MAX_LINES, MAX_FUNCTION = 14, 400, 60
 MAX_MECHANISM_FILES, MAX_RUN_CONFIG = 4, 45
@@ -199,6 +199,19 @@ def voice_faults() -> list[str]:
     return [f"{name_of(file)}:{fault}" for file in product_files() for fault in faults_of(tree_of(file))]
 
 
+def untested_modules() -> list[str]:
+    """Return the modules without a namesake in tests that no test's docstring names either."""
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    named = " ".join(ast.get_docstring(tree_of(file)) or "" for file in tests)
+    untested = []
+    for file in product_files():
+        folder, namesake = ROOT / "tests" / file.relative_to(ROOT).parent, f"test_{file.stem}.py"
+        mentioned = re.search(rf"`{re.escape(module_of(file))}`", named)
+        if file.stem != "__init__" and not (folder / namesake).is_file() and not mentioned:
+            untested.append(name_of(file))
+    return untested
+
+
 @dataclass(frozen=True)
 class Figure:
     """One line of the report."""
@@ -223,6 +236,7 @@ def figures() -> list[Figure]:
         Figure("comparisons with a mechanism's name", len(mechanism_comparisons()), 1, mechanism_comparisons()),
         Figure("functions that take RunConfig", len(run_config_functions()), MAX_RUN_CONFIG, run_config_functions()),
         Figure("product modules that import unittest", len(mock_imports()), 0, mock_imports()),
+        Figure("modules that no test names", len(untested_modules()), 0, untested_modules()),
         Figure("faults of voice", len(voice_faults()), 0, voice_faults()),
     ]
 

@@ -1,0 +1,142 @@
+"""One image file to pixels: every format, every fault, and the digest of what is shown."""
+
+import hashlib
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from common.data.decoding import FORMATS, MAX_PIXELS, BadImage, decode, pixel_digest
+from tests.support.data.hostile_files import BAD, GOOD, bomb, chunk, deep, encode, picture, rotated
+
+
+def _cell(content: bytes) -> dict[str, Any]:
+    return {"bytes": content, "path": None}
+
+
+@pytest.mark.parametrize("kind", sorted(GOOD))
+def test_decode_shows_the_picture_in_every_format(kind: str, tmp_path: Path) -> None:
+    image = picture(100, seed=3)
+    GOOD[kind](image, tmp_path / kind)
+
+    shown = decode({"bytes": None, "path": str(tmp_path / kind)})
+
+    assert shown.mode == ("L" if any(word in kind for word in ("gray", "la.", "16")) else "RGB")
+    assert shown.format in FORMATS
+    assert shown.size == image.size
+    error = np.abs(np.asarray(shown, dtype=int) - np.asarray(image.convert(shown.mode), dtype=int))
+    lossy = any(word in kind for word in ("jpeg", "palette", "gif", "moving"))
+    assert error.mean() <= 8 if lossy else error.max() <= 1
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_decode_refuses_every_fault(name: str, tmp_path: Path) -> None:
+    write, reason = BAD[name]
+    write(tmp_path / name)
+
+    with pytest.raises(BadImage) as caught:
+        decode({"bytes": None, "path": str(tmp_path / name)})
+
+    assert reason in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_decode_refuses_a_cell_without_content(content: bytes | None) -> None:
+    with pytest.raises(BadImage, match=r"empty file|neither a file nor bytes"):
+        decode({"bytes": content, "path": None})
+
+
+def test_decode_prefers_bytes_to_the_path(tmp_path: Path) -> None:
+    assert decode({"bytes": encode(picture(0, seed=1)), "path": str(tmp_path / "gone.png")}).size == (24, 20)
+
+
+def test_decode_gives_the_first_frame(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (6, 6), (255, 0, 0)), Image.new("RGB", (6, 6), (0, 0, 255))
+    content = encode(first, "GIF", save_all=True, append_images=[second])
+
+    assert decode(_cell(content)).getpixel((3, 3)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_decode_turns_the_image_as_exif_says(kind: str) -> None:
+    image = Image.new("RGB", (40, 20), (255, 255, 255))
+    image.paste((0, 0, 0), (0, 0, 20, 20))
+
+    shown = np.asarray(decode(_cell(rotated(image, kind))).convert("L"), dtype=int)
+
+    assert shown.shape == (20, 40)
+    assert shown[:, :18].max() < 40
+    assert shown[:, 22:].min() > 215
+
+
+def test_decode_reads_an_image_whose_exif_is_damaged() -> None:
+    image = picture(0, seed=2)
+    content = encode(image, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x7f\x01\x12\0\x03")
+
+    assert decode(_cell(content)).size == image.size
+
+
+def test_decode_keeps_the_upper_half_of_sixteen_bits() -> None:
+    image = picture(0, seed=4)
+
+    shown = decode(_cell(encode(Image.fromarray(deep(image)))))
+
+    assert np.array_equal(np.asarray(shown), np.asarray(image.convert("L")))
+
+
+def test_decode_drops_transparency_and_keeps_the_stored_colour() -> None:
+    image = Image.new("RGBA", (4, 4), (200, 10, 30, 0))
+
+    assert decode(_cell(encode(image))).getpixel((0, 0)) == (200, 10, 30)
+
+
+def test_decode_checks_the_number_of_pixels_before_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+
+    with pytest.raises(BadImage, match="10001 x 10000 pixels"):
+        decode(_cell(bomb(10_001, MAX_PIXELS // 10_000)))
+
+
+def test_decode_refuses_formats_that_pillow_would_read() -> None:
+    content = encode(picture(0, seed=1), "PPM")
+
+    with pytest.raises(BadImage, match="known format"):
+        decode(_cell(content))
+
+
+def test_decode_refuses_text_that_unpacks_without_end() -> None:
+    whole = encode(picture(0, seed=1))
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))
+
+    with pytest.raises(BadImage):
+        decode(_cell(whole[:33] + text + whole[33:]))
+
+
+def test_decode_is_silent_in_many_threads_and_leaves_the_filters_as_they_were() -> None:
+    noisy = encode(picture(0, seed=1).quantize(8), "PNG", transparency=bytes(range(8)))
+    before = list(warnings.filters)
+
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(decode, [_cell(noisy)] * 200))
+
+    assert {image.mode for image in images} == {"RGB"}
+    assert warnings.filters == before
+
+
+def test_pixel_digest_is_over_mode_size_and_pixels() -> None:
+    image = picture(0, seed=1)
+    expected = hashlib.sha256(b"RGB(24, 20)" + image.tobytes()).digest()
+
+    assert pixel_digest(decode(_cell(encode(image)))) == expected
+    assert pixel_digest(decode(_cell(encode(image, "BMP")))) == expected
+    assert pixel_digest(image.convert("L")) != expected
+    assert pixel_digest(Image.frombytes("RGB", (20, 24), image.tobytes())) != expected

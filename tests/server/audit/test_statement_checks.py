@@ -1,0 +1,123 @@
+"""An audit of runs: a statement that does not follow from the run is found, however well its figures fit.
+
+Drives `server.audit.statement_reader`.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.audit.audit import audit_run
+from tests.support.ledger.audited_runs import (
+    Statement,
+    doubts,
+    edit,
+    fewer_rounds,
+    lie,
+    more_noise,
+    smaller_figures,
+    without_client,
+)
+
+
+def more_noise_in_counts(statement: Statement) -> None:
+    statement["metrics"]["counts_noise_stddev"] *= 2
+    for client in statement["clients"].values():
+        client["events"]["evaluation"][0]["noise-stddev"] *= 2
+    lie(statement)
+
+
+def less_noise_in_counts(statement: Statement) -> None:
+    statement["metrics"]["counts_noise_stddev"] /= 2
+    for client in statement["clients"].values():
+        client["events"]["evaluation"][0]["noise-stddev"] /= 2
+    lie(statement)
+
+
+def no_closing(statement: Statement) -> None:
+    for client in statement["clients"].values():
+        client["closing"] = False
+        del client["events"]["evaluation"][1]
+    lie(statement)
+
+
+def larger_delta(statement: Statement) -> None:
+    statement["delta"] = 1e-3
+    lie(statement)
+
+
+LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
+    "one epsilon": (lambda s: s["clients"]["00001"].update(epsilon=1.0), "client 00001 states epsilon 1 (PLD)"),
+    "one epsilon by RDP": (lambda s: s["clients"]["00001"].update(epsilon_rdp=1.0), "states epsilon 1 (RDP)"),
+    "a larger epsilon": (lambda s: s["clients"]["00001"].update(epsilon=9.0), "client 00001 states epsilon 9"),
+    "no number": (lambda s: s["clients"]["00001"].update(epsilon=float("nan")), "client 00001 states epsilon nan"),
+    "all figures": (smaller_figures, "its events cost"),
+    "fewer rounds": (fewer_rounds, "client 00000 reserved 2 rounds, the statement charges 1"),
+    "more noise": (more_noise, "client 00000 agreed to another plan"),
+    "more noise in counts": (more_noise_in_counts, "client 00000 agreed to another plan"),
+    "less noise in counts": (less_noise_in_counts, "less noise than the run was configured for"),
+    "no closing": (no_closing, "the closing counts are charged where there are none"),
+    "a larger delta": (larger_delta, "the statement says delta 0.001"),
+    "fewer clients": (without_client, "client 00001 has sent heads"),
+    "the largest epsilon": (lambda s: s.update(epsilon_max=1.0), "the run states epsilon 1 (PLD)"),
+    "the sentence": (lambda s: s.update(statement="each image: epsilon <= 1.0000 at delta 1e-05 (x)"), "the sentence"),
+    "a field": (lambda s: s.pop("not_protected"), "it lacks not_protected"),
+    "a client's field": (lambda s: s["clients"]["00001"].pop("rounds"), "the statement: it cannot be read"),
+    "a word for a number": (lambda s: s["clients"]["00001"].update(rounds="2"), "rounds is not of the kind"),
+    "an event": (lambda s: s["clients"]["00001"].update(events={"training": [{"kind": "x"}]}), "no event"),
+    "the events": (lambda s: s["clients"]["00001"]["events"].update(evaluation=[]), "events of client 00001"),
+    "the mechanism": (lambda s: s.update(mechanism="client-dp"), "the statement says mechanism 'client-dp'"),
+    "the unit": (lambda s: s.update(privacy_unit="group"), "the statement says privacy_unit 'group'"),
+    "the clip bound": (lambda s: s.update(max_grad_norm=9.0), "the statement says max_grad_norm"),
+    "the counts": (lambda s: s["metrics"].update(release="none"), "the statement says metrics 'none'"),
+    "the size": (lambda s: s["clients"]["00001"].update(num_units=900), "events of client 00001"),
+    "the status": (lambda s: s.update(status="interrupted"), "the run was interrupted"),
+    "what is charged": (lambda s: s.update(charged="nothing"), "what was charged"),
+    "the run": (lambda s: s.update(run="another"), "has nothing about this run"),
+    "a head": (lambda s: s["clients"]["00001"]["ledger"].update(head="0" * 64), "not among those that were kept"),
+    "an older head": (lambda s: s["clients"]["00001"]["ledger"].update(seq=1), "not among those that were kept"),
+    "another client's head": (
+        lambda s: s["clients"]["00001"].update(ledger=s["clients"]["00000"]["ledger"]),
+        "stated for client 00001 is not among those that were kept",
+    ),
+    "no head": (lambda s: s["clients"]["00001"].pop("ledger"), "not among those that were kept"),
+    "no clients": (lambda s: s.update(clients={}), "about no client"),
+    "no privacy": (lambda s: s.update(private=False), "configured for dp-sgd"),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_audit_finds_a_lie(run: Path, what: str) -> None:
+    change, expected = LIES[what]
+    edit(run, change)
+
+    assert expected in doubts(run)
+
+
+def test_audit_warns_of_another_accountant(run: Path) -> None:
+    edit(run, lambda s: s.update(accountant="an older one"))
+
+    report = audit_run(run)
+
+    assert report.verdict == "verified"
+    assert "another accountant than this version" in report.remarks.warnings[0]
+
+
+def test_audit_finds_fewer_rounds_also_without_ledgers(run: Path) -> None:
+    edit(run, fewer_rounds)
+    edit(run, lambda s: s.update(ledger="each client's own; only its signed heads are known here"))
+    shutil.rmtree(run / "ledgers")
+
+    assert "1 rounds are charged where 2 must be" in doubts(run)
+
+
+def test_audit_finds_a_client_that_was_left_out_everywhere(run: Path) -> None:
+    edit(run, without_client)
+    heads = (run / "heads.jsonl").read_text().splitlines(keepends=True)
+    (run / "heads.jsonl").write_text("".join(line for line in heads if "00001" not in line))
+
+    assert "client 00001 reserved rounds, and the statement is silent" in doubts(run)
+    (run / "ledgers" / "00001.sqlite").unlink()
+    assert "the statement is about 2 clients and 0 refusals, the run had 3" in doubts(run)

@@ -1,0 +1,104 @@
+"""Accounting of a run and what it states.
+
+Drives `server.state.privacy_spent`.
+"""
+
+from collections.abc import Callable
+
+import dp_accounting
+import pytest
+from dp_accounting.pld import PLDAccountant
+
+from common.config.schema import RunConfig
+from server.reporting.privacy_statement import Parties, privacy_statement
+from server.state.privacy_spent import account
+
+MakeConfig = Callable[..., RunConfig]
+UNITS = {"00000": 300, "00001": 90, "00002": 500}
+
+
+def cohorts(rounds: int) -> list[list[str]]:
+    return [["00000", "00001"], ["00002"]] * (rounds // 2)
+
+
+def config(make_config: MakeConfig, rounds: int = 4) -> RunConfig:
+    return make_config(
+        {"privacy.noise-multiplier": 2.0, "num-rounds": rounds, "num-clients": 3, "client-fraction": 0.7}
+    )
+
+
+def test_account_charges_each_client_for_the_rounds_it_was_asked(make_config: MakeConfig) -> None:
+    privacy_cost = account(config(make_config), UNITS, cohorts(4), complete=True)
+
+    assert {name: share.rounds for name, share in privacy_cost.shares.items()} == {"00000": 2, "00001": 2, "00002": 2}
+    assert privacy_cost.epsilon_max == max(share.spent.pld for share in privacy_cost.shares.values())
+
+
+def test_account_equals_an_independent_pld_over_all_rounds(make_config: MakeConfig) -> None:
+    privacy_cost = account(config(make_config), UNITS, cohorts(4), complete=True)
+
+    for share in privacy_cost.shares.values():
+        plan = share.plan
+        accountant = PLDAccountant(value_discretization_interval=1e-4)
+        for _ in range(share.rounds):
+            step = dp_accounting.PoissonSampledDpEvent(plan.sample_rate, dp_accounting.GaussianDpEvent(2.0))
+            accountant.compose(step, plan.steps_per_round)
+        theirs = accountant.get_epsilon(1e-5)
+        assert theirs - 1e-9 <= share.spent.pld <= theirs * 1.002
+
+
+def test_account_of_twice_the_rounds_is_more_at_the_same_noise(make_config: MakeConfig) -> None:
+    few = account(config(make_config, 4), UNITS, cohorts(4), complete=True)
+    many = account(config(make_config, 8), UNITS, cohorts(8), complete=True)
+
+    assert all(many.shares[name].spent.pld > few.shares[name].spent.pld for name in UNITS)
+
+
+def test_account_of_a_run_that_stopped_early_charges_the_whole_plan(make_config: MakeConfig) -> None:
+    stopped = account(config(make_config), UNITS, cohorts(4)[:1], complete=False)
+
+    assert {share.rounds for share in stopped.shares.values()} == {config(make_config).participations}
+
+
+def test_privacy_statement_says_what_is_not_protected(make_config: MakeConfig) -> None:
+    run = config(make_config)
+    statement = privacy_statement(run, account(run, UNITS, cohorts(4), complete=True), status="complete")
+
+    assert statement["private"] is True
+    assert "signed heads" in statement["ledger"]
+    assert any("3 of 3 clients have not pinned it" in line for line in statement["not_protected"])
+    assert {"mechanism", "privacy_unit", "neighboring_relation", "sampling_method", "accountant"} <= set(statement)
+
+
+@pytest.mark.parametrize(("loose", "said"), [((), None), (("x",), "1 of 3 clients have not pinned it")])
+def test_privacy_statement_says_who_trusts_the_servers_code(
+    make_config: MakeConfig, loose: tuple[str, ...], said: str | None
+) -> None:
+    run, names = config(make_config), list(UNITS)
+    bundles = {name: "" if place < len(loose) else "ab" * 32 for place, name in enumerate(names)}
+    privacy_cost = account(run, UNITS, cohorts(4), complete=True)
+
+    statement = privacy_statement(run, privacy_cost, status="complete", parties=Parties(bundles=bundles))
+
+    lines = [line for line in statement["not_protected"] if "pinned" in line]
+    assert [said in line for line in lines if said] == ([True] if said else [])
+    assert len(lines) == len(loose)
+    assert statement["bundles"] == bundles
+
+
+def test_privacy_statement_without_a_mechanism_says_not_private(make_config: MakeConfig) -> None:
+    statement = privacy_statement(make_config({"privacy.mechanism": "none"}), None, status="complete")
+
+    assert statement["private"] is False
+    assert "NOT PRIVATE" in str(statement["statement"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_system_settings_and_seed_cannot_change_epsilon(make_config: MakeConfig, seed: int) -> None:
+    changed = make_config(
+        {"privacy.noise-multiplier": 2.0, "num-rounds": 4, "num-clients": 3, "client-fraction": 0.7}
+        | {"system.device": "cpu", "seed": seed}
+    )
+
+    ours, theirs = (account(run, UNITS, cohorts(4), complete=True).shares for run in (changed, config(make_config)))
+    assert ours == theirs

@@ -1,0 +1,106 @@
+"""What a run says of itself: summary, model card, curves and the closing table.
+
+Drives `server.reporting.model_card`, `server.reporting.plots`, `server.reporting.summary_view`.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.messages.codec import Declaration, Evaluation
+from common.metrics import Counts
+from server.reporting import model_card as card
+from server.reporting.plots import draw_curves
+from server.reporting.summary import summarise
+from server.reporting.summary_view import print_summary
+from server.rounds.enrollment import Client
+from server.rounds.loop import RoundResult
+from server.rounds.round_record import RoundRecord
+from server.state.run_state import RunState
+
+MakeConfig = Callable[..., RunConfig]
+OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-clients": 2, "num-rounds": 1}
+SHARED = Counts(np.array([[1, 3], [0, 4]]), 4.0)
+OWN = Counts(np.array([[4, 0], [1, 3]]), 1.0)
+
+
+def outcome_of(config: RunConfig, **more: Any) -> RunState:
+    clients = {name: Client(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")}
+    return RunState(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
+
+
+def record(**more: Any) -> RoundRecord:
+    given: dict[str, Any] = {"counts": SHARED, "simulation_only": False} | more
+    return RoundRecord(server_round=1, num_clients=2, failures={}, seconds=0.1, bytes_up=1.0, bytes_down=1.0, **given)
+
+
+def shown(summary: dict[str, Any], folder: Path) -> str:
+    console = Console(file=io.StringIO(), record=True, width=400)
+    print_summary(summary, folder, console)
+    return console.export_text()
+
+
+def test_summary_of_a_personal_run_shows_both_accuracies(make_config: MakeConfig, tmp_path: Path) -> None:
+    state = outcome_of(make_config(OPEN | {"model.personal": "batchnorm-affine", "model.tuning": "norm"}))
+    state.add(RoundResult(state.arrays, record(personal=OWN)))
+    latest = summarise(state, {"total": 1.0})
+    state.close({"x": Evaluation(SHARED, OWN), "y": Evaluation(SHARED, SHARED)})
+    state.finish()
+
+    summary = summarise(state, {"total": 1.0})
+
+    assert (latest["accuracy"], latest["personal"]["accuracy"]) == (5 / 8, 7 / 8)
+    assert (summary["accuracy"], summary["personal"]["accuracy"]) == (5 / 8, 12 / 16)
+    spread = summary["personal"]["spread_over_clients"]["accuracy"]
+    assert (spread["min"], spread["max"]) == (5 / 8, 7 / 8)
+    assert "0.7500 of clients' own models" in shown(summary, tmp_path)
+
+
+def test_round_record_puts_personal_figures_beside_the_global_ones() -> None:
+    line = record(personal=OWN).as_dict()
+
+    assert (line["accuracy"], line["personal_accuracy"], line["personal_loss"]) == (5 / 8, 7 / 8, 1 / 8)
+    assert not any(key.startswith("personal") for key in record().as_dict())
+
+
+@pytest.mark.parametrize(("unused", "skipped"), [(0, 0), (7, 0), (0, 3)])
+def test_summary_and_table_say_what_was_left_out(
+    make_config: MakeConfig, tmp_path: Path, unused: int, skipped: int
+) -> None:
+    state = outcome_of(make_config(OPEN), images_unused=unused, skipped_files=skipped)
+
+    summary = summarise(state, {"total": 1.0})
+    table = shown(summary, tmp_path)
+
+    assert (summary["images_unused"], summary["skipped_files"]) == (unused, skipped)
+    assert (f"{unused}: the partitioner gave them to nobody" in table) is bool(unused)
+    assert (f"{skipped} could not be used  (simulation only" in table) is bool(skipped)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"), [("", ""), ("random", "random"), ("/home/ward-7/secret/vgg.pth", "vgg.pth")]
+)
+def test_model_card_names_the_weights_but_no_place(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, weights: str, said: str
+) -> None:
+    monkeypatch.setattr(card, "_preprocessing", lambda config, shape: {"image_size": shape[0]})
+    config = make_config(OPEN | {"model.weights": weights, "model.head": "mlp"})
+
+    found = card.model_card(outcome_of(config))
+
+    assert (found["weights"], found["head"], found["personal"]) == (said, "mlp", "")
+    assert "ward-7" not in str(found)
+
+
+def test_draw_curves_has_a_line_of_its_own_for_personal_accuracy(tmp_path: Path) -> None:
+    for name, personal in (("without", None), ("with", OWN)):
+        draw_curves(tmp_path / f"{name}.png", [record(personal=personal).as_dict(), record().as_dict()], "two rounds")
+
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()

@@ -1,0 +1,45 @@
+"""What a dry run foresees is what the run then does.
+
+Drives `simulations.estimates`.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data.partitioning.assignment import make_partition
+from common.data.scan import scan_source
+from common.data.sources.registry import open_source
+from common.errors import ConfigError
+from common.system.progress import no_progress
+from simulations.commands.dry_run import foresee
+
+MakeConfig = Callable[..., RunConfig]
+CNN: dict[str, Scalar] = {"model.backbone": "cnn", "privacy.mechanism": "none", "training.batch-size": 16}
+
+
+@pytest.mark.parametrize("partitioner", ["dirichlet", "shards"])
+def test_foresee_tells_the_sizes_that_the_run_deals(make_config: MakeConfig, partitioner: str) -> None:
+    config = make_config(CNN | {"data.partitioner": partitioner, "data.shards-per-client": 7})
+
+    facts = foresee(config)
+
+    dealt = make_partition(config, scan_source(open_source(config.data), progress=no_progress))
+    assert facts["client_sizes"]["min"] == dealt.num_units.min()
+    assert facts["client_sizes"]["max"] == dealt.num_units.max()
+    assert facts["images_unused"] == dealt.images_unused
+    assert facts["held_out"] == 0.2
+
+
+def test_foresee_counts_what_is_trained_and_what_travels(make_config: MakeConfig) -> None:
+    model = foresee(make_config(CNN))["model"]
+
+    assert model["tensors"] == 8
+    assert model["bytes_a_client_and_round"] == 4 * model["trained_parameters"]
+
+
+def test_foresee_refuses_what_the_run_would_refuse(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="use a smaller batch"):
+        foresee(make_config(CNN | {"training.batch-size": 2000}))

@@ -1,0 +1,84 @@
+"""The gates T1 to T6 and T8: the real client, attacked through real messages, in every way of tuning.
+
+Drives `simulations.harness.client_harness`, `simulations.harness.harness_streams`,
+`simulations.privacy_tests.accounting`, `simulations.privacy_tests.check`,
+`simulations.privacy_tests.fault_injection`, `simulations.privacy_tests.independence`,
+`simulations.privacy_tests.neighbouring_data`, `simulations.privacy_tests.noise_scale`,
+`simulations.privacy_tests.released_fields`, `simulations.privacy_tests.sampling`.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from common.config.loading import Scalar
+from simulations.harness.client_harness import ClientHarness
+from simulations.privacy_tests.check import LayerReport, run_layer
+from simulations.privacy_tests.independence import independence
+from simulations.privacy_tests.neighbouring_data import neighbour_replay
+from simulations.privacy_tests.noise_scale import noise_scale
+from simulations.privacy_tests.released_fields import release_surface
+from simulations.privacy_tests.suite import layers_of
+from tests.support.simulations.harness import MODES, harness_of
+
+pytestmark = pytest.mark.numerical
+CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
+SURFACES: dict[str, dict[str, Scalar]] = {
+    "dp-sgd, no counts": {"privacy.metrics": "none"},
+    "dp-sgd, exact counts": {"privacy.metrics": "exact"},
+    "client-dp": CENTRAL,
+    "client-dp, exact counts": CENTRAL | {"privacy.metrics": "exact"},
+    "no mechanism": {"privacy.mechanism": "none"},
+    "no mechanism, no counts": {"privacy.mechanism": "none", "privacy.metrics": "none"},
+}
+
+
+def said(report: LayerReport) -> str:
+    return "\n".join(f"{report.layer}: {check.name}: {check.seen}" for check in report.failed) or report.layer
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_unit_moves_what_is_released_by_the_clip_bound_and_nothing_else(tmp_path: Path, mode: str) -> None:
+    harness = harness_of(tmp_path, MODES[mode])
+
+    report = run_layer("T1", lambda: neighbour_replay(harness))
+
+    assert report.holds, said(report)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_noise_has_the_declared_scale_in_every_tensor_and_is_never_used_twice(tmp_path: Path, mode: str) -> None:
+    harness = harness_of(tmp_path, MODES[mode])
+
+    for report in (
+        run_layer("T2", lambda: noise_scale(harness, draws=12_000, counts=0)),
+        run_layer("T3", lambda: independence(harness, processes=False)),
+    ):
+        assert report.holds, said(report)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_but_what_is_declared_leaves(tmp_path: Path, mode: str) -> None:
+    harness = harness_of(tmp_path, MODES[mode])
+
+    report = run_layer("T6", lambda: release_surface(harness))
+
+    assert report.holds, said(report)
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_nothing_but_what_is_declared_leaves_under_any_mechanism(tmp_path: Path, surface: str) -> None:
+    harness = harness_of(tmp_path, SURFACES[surface])
+
+    report = run_layer("T6", lambda: release_surface(harness))
+
+    assert report.holds, said(report)
+
+
+@pytest.mark.parametrize("settings", [{}, CENTRAL, {"privacy.unit": "group"}], ids=["image", "client", "group"])
+def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
+    harness: ClientHarness = harness_of(tmp_path, settings)
+
+    for layer, checks in layers_of(harness).items():
+        report = run_layer(layer, checks)
+        assert report.holds, said(report)

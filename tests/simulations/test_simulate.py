@@ -1,0 +1,210 @@
+"""Whole simulations in this process, and what they leave.
+
+Drives `common.data.partition_plot`, `server.app`, `server.reporting.artifacts`, `simulations.app`,
+`simulations.baselines`, `simulations.engines.in_process`.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Message
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from client.app import app as client_app
+from common.config.loading import Scalar, resolved
+from common.config.schema import RunConfig
+from common.data.preprocessing import Prepared
+from common.errors import ConfigError
+from server import federation
+from server.app import create_app
+from simulations.app import make_context
+from simulations.engines.in_process import run_in_process
+from simulations.simulate import run_job
+
+MakeConfig = Callable[..., RunConfig]
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_config: MakeConfig, digits: Prepared) -> Callable[..., tuple[dict[str, Any], Path]]:
+    def start(name: str = "run", settings: dict[str, Scalar] | None = None, **more: Any) -> tuple[dict[str, Any], Path]:
+        config = make_config({"num-rounds": 3, "output-dir": str(tmp_path / name)} | (settings or {}))
+        return run_job(config, engine="in-process", baselines=more.get("baselines", False), console=QUIET)
+
+    return start
+
+
+OPEN: dict[str, Scalar] = {"privacy.mechanism": "none"}
+SMALL_CNN: dict[str, Scalar] = {"model.backbone": "cnn", "num-rounds": 2, "training.local-epochs": 1}
+
+
+def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    summary, folder = run()
+
+    assert {file.name for file in folder.iterdir()} == {
+        "config.toml",
+        "rounds.jsonl",
+        "summary.json",
+        "privacy.json",
+        "model",
+        "confusion.png",
+        "curves.png",
+        "partition.png",
+        "checkpoint.safetensors",
+        "heads.jsonl",
+        "ledgers",
+    }
+    assert {file.name for file in (folder / "ledgers").iterdir()} == {f"{client:05d}.sqlite" for client in range(5)}
+    assert summary["status"] == "complete"
+    assert summary["private"] is True
+    assert summary["simulation_only"] is True
+    assert 0 < summary["epsilon_max"] <= 8.0
+    assert summary["private_metrics"]["evaluated_model"] == 3
+    assert summary["accuracy"] > 0.5
+    assert 0 <= summary["backbone_share_of_time"] < 1
+    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 3
+    assert load_file(folder / "model" / "model.safetensors")["head.weight"].shape == (10, 1280)
+    card = json.loads((folder / "model" / "card.json").read_text())
+    assert card["backbone"] == "efficientnet_lite0"
+    assert len(card["backbone_sha256"]) == 64
+    assert card["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_run_job_under_dp_lets_only_arrays_noised_counts_heads_and_declared_constants_leave(
+    make_config: MakeConfig, digits: Prepared, tmp_path: Path
+) -> None:
+    config = make_config({"num-rounds": 2, "output-dir": str(tmp_path / "run")})
+    seen: list[Message] = []
+
+    run_in_process(create_app(make_context), client_app, resolved(config), num_clients=5, observer=seen.append)
+
+    kinds = [message.metadata.message_type for message in seen]
+    assert kinds == ["query"] * 5 + ["train"] * 10 + ["evaluate"] * 5 + ["query.close"] * 5
+    declared = {m.metadata.src_node_id: m.content.config_records["client"]["num-units"] for m in seen[:5]}
+    for message in seen[5:15]:
+        assert set(message.content) == {"arrays", "metrics", "ledger"}
+        metrics = message.content.metric_records["metrics"]
+        assert set(metrics) == {"num-examples", "noised-correct", "noised-wrong"}
+        assert metrics["num-examples"] == declared[message.metadata.src_node_id]
+        arrays = message.content.array_records["arrays"]
+        assert {name: array.numpy().shape for name, array in arrays.items()} == {"head.weight": (10, 1280)}
+
+
+def test_run_job_without_privacy_repeats_to_the_bit_and_seeds_differ(
+    run: Callable[..., tuple[dict[str, Any], Path]],
+) -> None:
+    folders = [run(name, OPEN | {"seed": seed})[1] for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+
+    models = [(folder / "model" / "model.safetensors").read_bytes() for folder in folders]
+    cards = [(folder / "model" / "card.json").read_bytes() for folder in folders]
+    assert models[0] == models[1] != models[2]
+    assert cards[0] == cards[1]
+
+
+def test_run_job_under_dp_does_not_repeat(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    folders = [run(name)[1] for name in ("a", "b")]
+
+    first, second = (folder / "model" / "model.safetensors" for folder in folders)
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_run_job_without_privacy_sums_counts_of_all_clients(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    summary, folder = run(settings=OPEN | {"num-rounds": 8})
+
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert summary["epsilon_max"] is None
+    assert summary["accuracy"] > 0.85
+    assert {line["examples"] for line in lines} == {summary["evaluated_examples"]}
+    assert lines[0]["loss"] == pytest.approx(2.302585, abs=1e-5)  # a head of zeros knows nothing
+    assert set(summary["per_class"]) == {str(digit) for digit in range(10)}
+    assert summary["spread_over_clients"]["accuracy"]["min"] <= summary["accuracy"]
+
+
+@pytest.mark.parametrize("mechanism", ["none", "dp-sgd"])
+def test_run_job_trains_a_network_from_scratch(run: Callable[..., tuple[dict[str, Any], Path]], mechanism: str) -> None:
+    summary, folder = run(settings=SMALL_CNN | {"privacy.mechanism": mechanism, "training.batch-size": 256})
+
+    assert summary["status"] == "complete"
+    assert "conv1.weight" in load_file(folder / "model" / "model.safetensors")
+
+
+def test_run_job_with_workers_side_by_side_repeats_to_the_bit(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    folders = [run(name, SMALL_CNN | OPEN)[1] for name in ("a", "b")]
+
+    first, second = (folder / "model" / "model.safetensors" for folder in folders)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_run_job_with_a_cohort_asks_only_so_many(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    summary, folder = run(settings={"num-clients": 20, "client-fraction": 0.2, "num-rounds": 5})
+
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert {line["clients"] for line in lines} == {4}
+    statement = json.loads((folder / "privacy.json").read_text())
+    assert {client["rounds"] for client in statement["clients"].values()} == {1}
+    assert summary["epsilon_max"] <= 8.0
+
+
+def test_run_job_with_baselines_scores_alone_and_pooled(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    summary, _ = run(settings=OPEN | {"num-rounds": 5}, baselines=True)
+
+    assert summary["baselines"]["alone"]["clients"] == 5
+    assert summary["baselines"]["alone"]["max"] < summary["baselines"]["pooled"]["accuracy"]
+
+
+def test_run_job_interrupted_keeps_complete_rounds_and_charges_the_whole_plan(
+    run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = federation.run_rounds
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        for result in genuine(*args, **more):
+            if result.record.server_round == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(federation, "run_rounds", interrupted)
+    summary, folder = run(settings={"num-rounds": 4})
+
+    assert (summary["status"], summary["rounds"], summary["rounds_planned"]) == ("interrupted", 2, 4)
+    statement = json.loads((folder / "privacy.json").read_text())
+    assert {client["rounds"] for client in statement["clients"].values()} == {4}
+    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 2
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+def test_run_job_interrupted_without_privacy_says_which_model_was_evaluated(
+    run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = federation.run_rounds
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        yield from itertools.islice(genuine(*args, **more), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(federation, "run_rounds", interrupted)
+    summary, _ = run(settings=OPEN | {"num-rounds": 4})
+
+    assert (summary["rounds"], summary["evaluated_model"]) == (2, 1)
+
+
+def test_run_job_complete_evaluates_the_final_model(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    for name, settings in (("a", OPEN), ("b", {})):
+        summary, _ = run(name, settings)
+        assert summary["evaluated_model"] == summary["rounds"] == 3
+
+
+def test_a_run_over_clients_of_their_own_is_no_simulation(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config({"data.source": "clients", "data.classes": "a,b", "output-dir": str(tmp_path / "run")})
+
+    with pytest.raises(ConfigError, match="flwr run"):
+        run_job(config, engine="in-process", baselines=False, console=QUIET)
+    around = make_context(config)
+
+    assert not (tmp_path / "run").exists()
+    assert (around.simulated, around.evaluate, around.class_counts) == (False, None, None)  # out of the server's reach

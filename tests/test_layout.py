@@ -1,0 +1,175 @@
+"""The rooms keep their directions, sizes, names and voice, and every default lives in one place.
+
+Drives `bract`.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from common.config.loading import defaults
+from common.config.schema import RunConfig
+from tests.support.house import Figure, figures, name_of, product_files
+from tests.support.paths import ROOT
+
+ROOMS = ("common", "client", "server", "simulations")
+
+MAY_IMPORT = {
+    "common": {"common"},
+    "client": {"client", "common"},
+    "server": {"server", "common"},
+    "simulations": set(ROOMS),
+    "bract": set(ROOMS),
+}
+PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+# Which files may import which internals of Flower, and why; they change monthly, so nothing else may.
+FLOWER_INTERNALS: dict[str, set[str]] = {
+    # Builds messages outside a Flower process.
+    "simulations/engines/in_process.py": {"flwr.supercore.task_identity", "flwr.supercore.run"},
+    # Makes the bundle that `flwr run` would send.
+    "common/system/app_bundle.py": {"flwr.cli.build"},
+    # Speaks with a SuperNode in place of Flower's own ClientApp process.
+    "client/runtime/supernode_api.py": {
+        "flwr.common.serde",
+        "flwr.proto.message_pb2",
+        "flwr.proto.node_pb2",
+        "flwr.proto.runtime_pb2",
+        "flwr.supercore.constant",
+        "flwr.supercore.heartbeat",
+        "flwr.supercore.inflatable.inflatable_object",
+        "flwr.supercore.inflatable.inflatable_protobuf_utils",
+        "flwr.supercore.inflatable.inflatable_utils",
+        "flwr.supercore.interceptors",
+        "flwr.supercore.retry",
+        "flwr.supercore.run",
+        "flwr.supercore.runtime",
+        "flwr.supercore.task_identity",
+        "flwr.supernode.runtime.run_clientapp",
+    },
+    # Runs the SuperNode, which then says no durations.
+    "client/runtime/supernode_main.py": {
+        "flwr.proto.fleet_pb2",
+        "flwr.supernode.cli.flower_supernode",
+        "flwr.supernode.fleet_http_client",
+    },
+    # Ends children with their parent on Windows.
+    "client/runtime/process_lifetime.py": {"flwr.supercore.app_utils"},
+    # Admits nodes and removes them as `flwr supernode` does, starts runs as `flwr run` does.
+    "server/deployment/superlink_control.py": {
+        "flwr.common.serde",
+        "flwr.proto.control_pb2",
+        "flwr.supercore.control",
+        "flwr.supercore.error",
+        "flwr.supercore.fab",
+    },
+    # Starts the SuperLink.
+    "server/deployment/superlink_main.py": {"flwr.superlink", "flwr.superlink.cli.flower_superlink"},
+}
+FILES = product_files()
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_follow_the_direction_of_rooms(file: Path) -> None:
+    room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = {module.split(".")[0] for module in imports(file)} & {*ROOMS, "bract"}
+
+    assert ours <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_flower_is_imported_by_its_public_names(file: Path) -> None:
+    flower = {module for module in imports(file) if module.split(".")[0] == "flwr"}
+    internals = FLOWER_INTERNALS.get(name_of(file), set())
+
+    assert flower <= PUBLIC_FLOWER | internals
+    assert internals <= flower  # a row that is not needed any more goes
+
+
+def test_flowers_internals_are_listed_for_files_that_are_there() -> None:
+    assert set(FLOWER_INTERNALS) <= set(map(name_of, FILES))
+
+
+def test_common_imports_flower_in_few_files() -> None:
+    users = [name_of(f) for f in FILES if f.is_relative_to(ROOT / "common") and any("flwr" in m for m in imports(f))]
+
+    few = {
+        "common/messages/codec.py",
+        "common/messages/checks.py",
+        "common/messages/serialization.py",
+        "common/system/app_bundle.py",
+    }
+    few |= {"common/data/partitioning/partitioners.py"}
+    assert set(users) == few
+
+
+def test_privacy_imports_neither_flower_nor_torch() -> None:
+    rooms = [ROOT / "common" / room for room in ("privacy", "ledger")]
+    found = {module.split(".")[0] for room in rooms for file in room.rglob("*.py") for module in imports(file)}
+
+    assert "numpy" in found
+    assert not found & {"flwr", "torch"}
+
+
+def test_no_seed_reaches_private_noise() -> None:
+    makers = ("noise", "discrete_gaussian", "clipping")
+    for name in (
+        *(f"common/privacy/{maker}.py" for maker in makers),
+        "client/training/dp_sgd.py",
+        "client/evaluation/private_counts.py",
+        "client/evaluation/evaluate.py",
+        "server/aggregation/central_dp.py",
+    ):
+        text = (ROOT / name).read_text()
+        assert "default_rng" not in text
+        assert "public_stream" not in text
+        assert "seed:" not in text
+
+
+@pytest.mark.parametrize("figure", figures(), ids=lambda figure: figure.name)
+def test_the_house_keeps_its_limits(figure: Figure) -> None:
+    assert figure.value <= figure.limit, "\n".join(figure.where)
+
+
+def test_no_file_is_named_after_nothing() -> None:
+    assert not {file.stem for file in FILES} & {"utils", "helpers", "misc", "base"}
+
+
+def test_every_default_lives_in_the_project_file() -> None:
+    """A default in code would win over the file wherever a section is built without it."""
+    keys = set()
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation if isinstance(field.annotation, type) else None
+        leaves = section.model_fields if section is not None and issubclass(section, BaseModel) else {}
+        assert field.is_required(), name
+        assert all(leaf.is_required() for leaf in leaves.values()), name
+        kebab = name.replace("_", "-")
+        keys |= {f"{kebab}.{leaf.replace('_', '-')}" for leaf in leaves} or {kebab}
+
+    assert keys == set(defaults())
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_public_functions_have_docstrings_that_name_their_arguments(file: Path) -> None:
+    for node in ast.parse(file.read_text()).body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        text = ast.get_docstring(node) or ""
+        assert text, node.name
+        raised = {
+            child.exc.func.id
+            for child in ast.walk(node)
+            if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and isinstance(child.exc.func, ast.Name)
+        }
+        stated = {name for name in raised if name.endswith("Error")}
+        assert all(name in text for name in stated), f"{node.name} does not say that it raises {stated}"
