@@ -1,11 +1,11 @@
 """Tensors that stay at a client, kept on disk by round, so that a round that is run again starts where it did."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import ConfigError
+from common.system.files import atomic_stream
 
 
 class PersonalState:
@@ -39,11 +39,8 @@ class PersonalState:
     def keep(self, server_round: int, arrays: dict[str, np.ndarray]) -> None:
         """Write the tensors that a round has left; the newest few rounds are kept."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = self._file(server_round)
-        scratch = file.with_suffix(f".{os.getpid()}.part")
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        with atomic_stream(self._file(server_round), durable=False, mode=0o600) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
-        os.replace(scratch, file)
         for number in sorted(self._rounds())[: -self._KEPT]:
             self._file(number).unlink(missing_ok=True)
 

@@ -8,7 +8,6 @@ only one that is decoded again.
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from collections import deque
@@ -23,6 +22,7 @@ import numpy as np
 from common.data.decoding import BadImage, decode, file_digest, pixel_digest
 from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
+from common.system.files import atomic_stream
 from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory
 
@@ -365,11 +365,5 @@ def _write(file: Path, scan: Scan, keys: np.ndarray | None) -> None:
         "formats": np.array(scan.formats, dtype="U8"),
         "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
     }
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".part")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})
-        os.replace(scratch, file)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with atomic_stream(file, durable=False, mode=0o600) as stream:
+        np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})
