@@ -52,8 +52,9 @@ class Fault:
     @property
     def line(self) -> str:
         """Both for a person's eyes: a file's name cannot bring line breaks or terminal codes along."""
-        text = f"{self.place}: {self.reason}"
-        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+        from common.system.console import printable
+
+        return printable(f"{self.place}: {self.reason}", keep="")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from common.arrays import Arrays
 from common.config.loading import nest, resolved
 from common.config.schema import RunConfig
 from common.errors import BractError, ConfigError
@@ -91,7 +92,7 @@ class RunDirectory:
         """Write a JSON file whole, keys in the order given."""
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
-    def write_model(self, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
+    def write_model(self, arrays: Arrays, card: dict[str, Any]) -> None:
         """Write `model/`: weights as safetensors and the card. Equal models give equal bytes."""
         from safetensors.numpy import save
 
