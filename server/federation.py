@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common.arrays import Arrays
+from common.config.loading import defaults
 from common.config.schema import RunConfig, split_list
 from common.errors import FederationError
 from common.ledger.signed_heads import HeadKeeper
@@ -35,9 +36,6 @@ from server.state.phase_timer import Clock
 from server.state.resume import match_clients, mismatched_clients, open_checkpoint, restore
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
-
-# How long a round of real clients waits where round-deadline is left open.
-_ROUND_DEADLINE = 600.0
 
 
 def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunConfig], RunContext]) -> RunState:
@@ -94,8 +92,11 @@ def _federate(grid: Grid, config: RunConfig, context: RunContext, clock: Clock, 
 
 
 def _deadline(config: RunConfig, context: RunContext) -> float | None:
-    """Seconds that a round waits; a simulation waits for its clients, which nothing can cut off."""
-    return config.round_deadline or (None if context.simulated else _ROUND_DEADLINE)
+    """Return how many seconds a round waits, or None without limit: nothing can cut off simulated clients."""
+    if context.simulated:
+        return None
+    # Runs from before this setting had a default hold an empty value.
+    return config.round_deadline or float(defaults()["round-deadline"])
 
 
 def _least(config: RunConfig, context: RunContext) -> int | None:

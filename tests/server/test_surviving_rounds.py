@@ -22,8 +22,11 @@ from survival_cases import (  # noqa: F401
     survival_config,
 )
 
+from common.config.loading import defaults, parse
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
+from server import federation
+from server.run_context import RunContext
 
 
 def test_a_late_client_is_reported_and_left_out_and_its_round_goes_on(
@@ -196,3 +199,11 @@ def test_a_client_too_large_for_any_plan_is_left_out_and_the_run_goes_on(folders
 
     assert state.status == "complete"
     assert dict(state.refusals) == {"node 3": "CONFIG"}
+
+
+@pytest.mark.parametrize(("setting", "seconds"), [(5.0, 5.0), ("", defaults()["round-deadline"])])
+def test_only_rounds_of_real_clients_have_a_deadline(setting: float | str, seconds: float) -> None:
+    config = parse(defaults() | {"round-deadline": setting})
+
+    assert federation._deadline(config, RunContext()) == seconds
+    assert federation._deadline(config, RunContext(simulated=True)) is None
