@@ -169,17 +169,17 @@ class RunConfig(Section):
 
     @property
     def tuning(self) -> str:
-        """The way of tuning, also where the configuration left it open."""
+        """The value of `model.tuning`, with the default of the backbone for an empty one."""
         return self.model.tuning or ("full" if self.model.backbone == "cnn" else "head")
 
     @property
     def caches_features(self) -> bool:
-        """Whether images pass a frozen backbone once in their life, and clients train on the features."""
+        """True if clients train on features that a frozen backbone computed once."""
         return self.tuning == "head" and not self.training.augmentation
 
     @property
     def needs_no_torch(self) -> bool:
-        """Whether training needs NumPy alone: a linear head on cached features."""
+        """True if NumPy alone can train, as for a linear head on cached features."""
         return self.caches_features and self.model.head != "mlp"
 
     @property
@@ -194,12 +194,14 @@ class RunConfig(Section):
 
     @property
     def cohort_size(self) -> int:
-        """Clients a round: the fraction rounded down, at least one."""
+        """Number of clients in a round, at least 1."""
+        # 0.29 * 100 is 28.999... in floating point, and means 29.
         return max(1, int(self.num_clients * self.client_fraction + 1e-9))
 
     @property
     def participations(self) -> int:
-        """The most rounds one client takes part in; cohorts are drawn to keep it this low."""
+        """Largest number of rounds in which one client takes part."""
+        # Cohorts are drawn so that nobody exceeds the even share, rounded up.
         return -(-self.num_rounds * self.cohort_size // self.num_clients)
 
 

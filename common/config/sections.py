@@ -91,7 +91,7 @@ HexDigest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 
 
 class DataConfig(Section):
-    """The source of the images, and their partition into clients."""
+    """The source of the images and their partition into clients."""
 
     source: str = Field(
         min_length=1, description="Where images come from: a folder, a CSV or Parquet manifest, or a known name."
@@ -119,7 +119,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The shared model, and the part of it that is trained and sent."""
+    """The shared model and the part of it that is trained."""
 
     backbone: str = Field(min_length=1, description="Name of the network, see `bract list backbones`.")
     weights: str = Field(
@@ -221,14 +221,17 @@ class PrivacyConfig(Section):
 
 
 class StoppingConfig(Section):
-    """The end of a run before its last round, and the choice of the model."""
+    """The early end of a run and the choice of its model."""
 
     patience: int = Field(ge=0, description="Rounds without a better model after which a run stops; 0 never stops it.")
     keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
 
 
 class SystemConfig(Section):
-    """The settings of speed, memory and bookkeeping, which cannot change the guarantee."""
+    """The settings of speed, memory and bookkeeping.
+
+    None of them can change the guarantee.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="Processor that trains.")
     physical_batch_size: OpenInt = Field(

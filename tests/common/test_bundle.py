@@ -119,7 +119,7 @@ def test_bundle_with_a_link_is_refused() -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(link, b"/etc/passwd")
 
-    with pytest.raises(BundleError, match="no plain file"):
+    with pytest.raises(BundleError, match="not a plain file"):
         bundle_files(buffer.getvalue())
 
 

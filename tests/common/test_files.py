@@ -39,9 +39,13 @@ def test_atomic_stream_leaves_the_old_file_when_its_block_fails(tmp_path: Path) 
     file = tmp_path / "file"
     file.write_text("before")
 
-    with pytest.raises(KeyError), atomic_stream(file, durable=False, mode=0o600) as stream:
-        stream.write(b"half")
-        raise KeyError
+    def write_half() -> None:
+        with atomic_stream(file, durable=False, mode=0o600) as stream:
+            stream.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
 
     assert file.read_text() == "before"
     assert [*tmp_path.iterdir()] == [file]
