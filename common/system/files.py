@@ -42,7 +42,7 @@ def atomic_stream(file: Path, *, durable: bool, mode: int, overwrite: bool = Tru
 
 
 def write_atomic(file: Path, content: str | bytes, *, durable: bool, mode: int, overwrite: bool = True) -> None:
-    """Write a whole file as `atomic_stream` does; text is written as UTF-8."""
+    """Write a whole file as `atomic_stream` does, text as UTF-8."""
     with atomic_stream(file, durable=durable, mode=mode, overwrite=overwrite) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 

@@ -171,7 +171,7 @@ def test_unpacked_folder_holds_exactly_what_was_digested(tmp_path: Path) -> None
     assert holds_exactly(folder, FILES)
     assert folder.stat().st_mode & 0o077 == 0
     assert [path.name for path in folder.parent.iterdir()] == ["it"]
-    with pytest.raises(BundleError, match="is there already"):
+    with pytest.raises(BundleError, match="exists already"):
         write_files(bundle_files(zipped(FILES)), folder)
 
 
