@@ -130,8 +130,9 @@ def files_digest(files: Mapping[str, bytes]) -> str:
 def bundle_digest(content: bytes) -> str:
     """Return 64 hex digits that name the code in a bundle.
 
-    A policy pins this digest. Equal files give an equal digest, however they were packed. Flower shows another hash, of the
-    zip file: machines with other versions of zlib make other zip files of the same code.
+    A policy pins this digest. Equal files give an equal digest, however they were packed. Flower
+    shows another hash, of the zip file: machines with other versions of zlib make other zip files
+    of the same code.
 
     Args:
         content: A zip file.

@@ -135,7 +135,7 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def set_log_levels(*, verbose: bool) -> None:
-    """Let the terminal show errors only, or all log lines from level INFO."""
+    """Set the log level of the terminal to INFO or ERROR."""
     # Flower sets its own level when it is first imported: import it before the level is changed.
     importlib.import_module("flwr.app")
     logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)

@@ -1,9 +1,9 @@
 """A store of array rows on disk, keyed by digests.
 
-A digest names the content that a row was made from. A store has two files. `rows.bin` holds rows of one shape and is only ever appended to.
-`index.bin` holds a record of 36 bytes for each row: a 32-byte digest and a checksum of the
-row. A row counts once its record is complete, so a killed process loses only the rows that
-it was writing.
+A digest names the content that a row was made from. A store has two files. `rows.bin` holds
+rows of one shape and is only ever appended to. `index.bin` holds a record of 36 bytes for each
+row: its 32-byte digest and a checksum. A row counts once its record is complete, so a killed
+process loses only the rows that it was writing.
 """
 
 import os

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from common.commands.run_settings import given_settings
+from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError
@@ -80,7 +80,7 @@ def inversion_command(
     """Rebuild a training image from one client's update, with and without privacy."""
     console = Console(stderr=as_json)
     with plain_errors():
-        _check_picture(out)
+        check_picture("--out", out)
         run = _run(set_ or [], config, seed)
         from simulations.attacks.inversion.findings import invert_both
         from simulations.attacks.inversion.reconstruct import Attack
@@ -99,12 +99,6 @@ def inversion_command(
             f"Picture: {out}",
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_picture(file: Path) -> None:
-    """Say before the work that the picture could not be written after it."""
-    if file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir():
-        raise ConfigError(f"--out {file}: give a file ending in .png in a folder that exists")
 
 
 def _run(pairs: list[str], file: Path | None, seed: int | None) -> RunConfig:
