@@ -1,7 +1,8 @@
-"""The front door: mounts the commands that each room offers."""
+"""The command line, made of the commands of each room."""
 
 import os
 
+# Libraries read these when they are imported: they must be set first, and a user can override them.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -12,8 +12,8 @@ from flwr.clientapp import ClientApp
 from client.admission import admit, client_ref, pinned_by
 from client.evaluation.evaluate import evaluate_incoming
 from client.session import ClientSession, open_session
-from client.training.trainer import Arrays
-from common.config.loading import parse
+from common.arrays import Arrays
+from common.config.loading import Scalar, parse
 from common.config.schema import RunConfig
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
@@ -76,7 +76,7 @@ def _release(kind: str) -> Callable[[_Work], Handler]:
 
 
 @lru_cache(maxsize=4)
-def _config(items: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfig:
+def _config(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
     return parse(dict(items))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from client.client_config import SITE_FILE, Site, load_site
 from client.guard import Guard
 from client.training.personal_tensors import PersonalState
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.schema import RunConfig, split_list
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition

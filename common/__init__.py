@@ -1,1 +1,4 @@
-"""What both sides of a federation agree on; imports neither server nor client."""
+"""The room of code that server and clients share.
+
+It imports neither server nor client.
+"""

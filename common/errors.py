@@ -1,49 +1,60 @@
-"""The exception tree, and the only words about a failure that may leave a client."""
+"""The exceptions of Bract and the failure codes of a client."""
 
 from enum import IntEnum
 
 
 class BractError(Exception):
-    """A problem the user can act on; its message is the whole story, no traceback needed."""
+    """A problem that the user can fix.
+
+    The message says what is wrong and what to do; commands show it without a traceback.
+    """
 
 
 class ConfigError(BractError):
-    """A setting is unknown, mistyped, out of range, or clashes with another."""
+    """A setting that is unknown, mistyped, out of range or in conflict with another."""
 
 
 class DataError(BractError):
-    """Images are missing, unusable, or too few for what was asked."""
+    """Images that are missing, unusable or too few."""
 
 
 class WeightsError(BractError):
-    """Pretrained weights are missing or are not the ones that were agreed on."""
+    """Pretrained weights that are missing or differ from the agreed ones."""
 
 
 class PrivacyError(BractError):
-    """The guarantee that was asked for cannot be given exactly as accounted."""
+    """A privacy guarantee that cannot hold as it would be accounted."""
 
 
 class PolicyError(PrivacyError):
-    """The data holder's policy, or what is left of a budget, does not allow what was asked."""
+    """A request that the data holder's policy or remaining budget does not allow."""
 
 
 class BundleError(PrivacyError):
-    """The code that a server sent is not the code that is pinned here, or no bundle at all: nothing of it may run."""
+    """A bundle of code that is unreadable or not the pinned one.
+
+    Nothing of it may run.
+    """
 
 
 class LedgerError(PrivacyError):
-    """A ledger is damaged, older than it should be, or cannot be written: nothing may be computed."""
+    """A ledger that is damaged, out of date or not writable.
+
+    Nothing may be computed from private data, because it could not be charged.
+    """
 
 
 class FederationError(BractError):
-    """Clients disagree with each other, or too few of them answered."""
+    """Clients that disagree, break the agreed format or are too few."""
 
 
 class ClientFailure(IntEnum):
-    """Closed list of failure codes; nothing else about a failure leaves a client.
+    """The failure codes of a client.
 
-    Source: rule 3 of the privacy rules. Flower would send the text of any
-    exception to the server, and that text can name files, labels and shapes.
+    Nothing else about a failure leaves a client.
+
+    Flower would send the text of any exception to the server, and that text can
+    name files, labels and shapes.
     """
 
     INTERNAL = 1000
@@ -58,7 +69,7 @@ class ClientFailure(IntEnum):
 
     @classmethod
     def of(cls, error: Exception) -> "ClientFailure":
-        """The code for an exception; anything unexpected is `INTERNAL`.
+        """Return the code of an exception, `INTERNAL` for an unexpected one.
 
         >>> ClientFailure.of(DataError("3 unreadable files in /ward-7")).name
         'DATA'

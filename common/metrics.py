@@ -1,4 +1,7 @@
-"""Confusion counts and everything derived from them: counts add up before they are read."""
+"""Confusion counts and the scores derived from them.
+
+Counts are added over clients before scores are derived.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +14,13 @@ from common.errors import FederationError
 
 @dataclass(frozen=True)
 class Counts:
-    """What an evaluation counted; sums of counts are counts of the union.
+    """The confusion counts of an evaluation.
+
+    The sum of two clients' counts is the counts of all their images.
 
     Attributes:
         confusion: (classes, classes) int64, rows are true labels, columns predictions.
-        loss_sum: Sum of cross-entropy in nats over the same images; not a number where it did not leave.
+        loss_sum: Sum of cross-entropy in nats over the same images; NaN where a client did not send it.
     """
 
     confusion: np.ndarray
@@ -28,18 +33,20 @@ class Counts:
 
     @property
     def num_examples(self) -> int:
-        """How many images were counted."""
+        """Number of counted images."""
         return int(self.confusion.sum())
 
 
 @dataclass(frozen=True)
 class NoisedCounts:
-    """Counts of units with noise in each; sums of them are noised counts of the union.
+    """Counts of units, each with noise added.
+
+    The sum of two clients' counts is noised counts of all their units.
 
     Attributes:
         cells: (2,) int64, units predicted right and wrong; or (classes, classes) int64,
             rows true labels, columns predictions. Noise can make a cell negative.
-        num_clients: How many clients' noise is in each cell.
+        num_clients: Number of clients whose noise each cell contains.
     """
 
     cells: np.ndarray
@@ -51,10 +58,13 @@ class NoisedCounts:
         return NoisedCounts(self.cells + other.cells, self.num_clients + other.num_clients)
 
     def accuracy(self, noise_stddev: float) -> tuple[float, float]:
-        """Accuracy and one standard deviation of it; (0, inf) where noise leaves nothing to divide by.
+        """Return the accuracy and its standard deviation.
+
+        The deviation comes from the noise alone. If the noised total is not positive,
+        the result is (0, inf).
 
         Args:
-            noise_stddev: Of one client's noise in one cell.
+            noise_stddev: Standard deviation of one client's noise in one cell.
         """
         pair = self.cells.ndim == 1
         right = float(self.cells[0] if pair else np.trace(self.cells))
@@ -71,7 +81,10 @@ _Sum = TypeVar("_Sum", Counts, NoisedCounts)
 
 
 def total(parts: Iterable[_Sum]) -> _Sum | None:
-    """Counts of the union; None if there are no parts."""
+    """Return the sum of counts.
+
+    Without parts there is no shape to sum in, and the result is None.
+    """
     summed: _Sum | None = None
     for part in parts:
         summed = part if summed is None else summed + part
@@ -79,20 +92,21 @@ def total(parts: Iterable[_Sum]) -> _Sum | None:
 
 
 def count(logits: np.ndarray, labels: np.ndarray) -> Counts:
-    """Count predictions against labels.
+    """Count predictions by true label and sum up the cross-entropy.
 
     Args:
         logits: (n, classes) float.
         labels: (n,) int64.
 
     Returns:
-        The counts; all zero for n = 0.
+        The counts, all zero for n = 0.
     """
     num_classes = logits.shape[1]
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     if not len(labels):
         return Counts(confusion, 0.0)
     np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+    # Subtracting the largest logit keeps `exp` from overflowing.
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_total = np.log(np.exp(shifted).sum(axis=1))
     return Counts(confusion, float((log_total - shifted[np.arange(len(labels)), labels]).sum()))
@@ -100,16 +114,16 @@ def count(logits: np.ndarray, labels: np.ndarray) -> Counts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures derived from one confusion matrix; all in [0, 1].
+    """The scores of one confusion matrix, all in [0, 1].
 
     Attributes:
-        accuracy: Share of images on the diagonal.
+        accuracy: Share of images with the right prediction.
         balanced_accuracy: Mean recall over the classes that occur.
         macro_f1: Mean F1 over the classes that occur or were predicted.
         weighted_f1: F1 weighted by how often each class occurs.
-        precision: (classes,) of each class; 0 where it was never predicted.
-        recall: (classes,) of each class; 0 where it never occurs.
-        f1: (classes,) of each class.
+        precision: (classes,) float64, 0 for a class that was never predicted.
+        recall: (classes,) float64, 0 for a class that never occurs.
+        f1: (classes,) float64, 0 for a class with no right prediction.
     """
 
     accuracy: float
@@ -122,13 +136,13 @@ class Scores:
 
 
 def score(confusion: np.ndarray) -> Scores:
-    """Derive all figures from a confusion matrix.
+    """Derive all scores from a confusion matrix.
 
     Args:
         confusion: (classes, classes) counts, rows true, columns predicted.
 
     Returns:
-        The scores; zeros if nothing was counted.
+        The scores, all zero if nothing was counted.
 
     Source: the definitions of scikit-learn's `precision_recall_fscore_support` and
     `balanced_accuracy_score`; a test compares.

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def public_stream(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A generator determined by the root seed and a purpose.
+    """Return a generator that depends on the root seed and a purpose alone.
 
     Args:
         seed: Root seed of the run.
@@ -31,7 +31,7 @@ def public_stream(seed: int, *purpose: str | int) -> np.random.Generator:
 
 
 def keyed_uniform(key: bytes, digests: np.ndarray) -> np.ndarray:
-    """One number in [0, 1) an item, from a keyed hash of its content.
+    """Return a number in [0, 1) for each item from its keyed hash.
 
     The number follows the content: renaming, reordering or adding other images
     does not move an image, and equal images always fall on the same side.
@@ -46,5 +46,6 @@ def keyed_uniform(key: bytes, digests: np.ndarray) -> np.ndarray:
     out = np.empty(len(digests), dtype=np.float64)
     for row, digest in enumerate(digests):
         keyed = hashlib.blake2b(digest.tobytes(), key=key[:64], digest_size=8).digest()
+        # 53 bits are what a float64 can hold exactly.
         out[row] = (int.from_bytes(keyed, "big") >> 11) * 2.0**-53
     return out

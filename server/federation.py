@@ -10,6 +10,8 @@ from pathlib import Path
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from common.arrays import Arrays
+from common.config.loading import defaults
 from common.config.schema import RunConfig, split_list
 from common.errors import FederationError
 from common.ledger.signed_heads import HeadKeeper
@@ -24,7 +26,7 @@ from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_pr
 from server.reporting.trackers import FileTracker, Tracker, Trackers
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
 from server.rounds.enrollment import enroll_clients
-from server.rounds.loop import Arrays, Closing, RoundSettings, close_at_clients, evaluate_at_clients, run_rounds
+from server.rounds.loop import Closing, RoundSettings, close_at_clients, evaluate_at_clients, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.run_context import RunContext
@@ -33,9 +35,6 @@ from server.state.phase_timer import Clock
 from server.state.resume import match_clients, mismatched_clients, open_checkpoint, restore
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
-
-# How long a round of real clients waits where round-deadline is left open.
-_ROUND_DEADLINE = 600.0
 
 
 def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunConfig], RunContext]) -> RunState:
@@ -92,8 +91,11 @@ def _federate(grid: Grid, config: RunConfig, context: RunContext, clock: Clock, 
 
 
 def _deadline(config: RunConfig, context: RunContext) -> float | None:
-    """Seconds that a round waits; a simulation waits for its clients, which nothing can cut off."""
-    return config.round_deadline or (None if context.simulated else _ROUND_DEADLINE)
+    """Return how many seconds a round waits, or None without limit: nothing can cut off simulated clients."""
+    if context.simulated:
+        return None
+    # Runs from before this setting had a default hold an empty value.
+    return config.round_deadline or float(defaults()["round-deadline"])
 
 
 def _least(config: RunConfig, context: RunContext) -> int | None:

@@ -1,1 +1,1 @@
-"""Commands that need neither a server nor a client."""
+"""The commands that need neither a server nor a client."""

@@ -1,4 +1,4 @@
-"""`bract audit ledger`: what a privacy officer asks a ledger."""
+"""The command `bract audit ledger`."""
 
 import json
 from collections.abc import Sequence
@@ -10,20 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import LedgerError
-from common.system.console import plain_errors
+from common.system.console import format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
 
 if TYPE_CHECKING:
     from common.ledger.audit.audit import Heads
     from common.ledger.audit.report import AuditedRun, LedgerReport
-from common.system.console import figure, plain, say, show_remarks, show_verdict
 
 audit_app = typer.Typer(no_args_is_help=True, help="Check what was spent, and attack what is promised.")
-LEDGER_HELP = """Check ledgers: is anything changed or missing, and what was spent? No keys needed, nothing is written.
+LEDGER_HELP = """Check ledgers: is anything changed or missing, and what was spent? Needs no keys and writes nothing.
 
-The verdict is "verified" only with heads that somebody else has kept (a server's heads.jsonl): an older copy, or an
-owner who writes everything anew, shows in nothing else. Without them it is "internally consistent" at best.
+The verdict is "verified" only with heads that another party has kept (a server's heads.jsonl). Nothing else shows an
+older copy, or an owner who has rewritten the whole ledger. Without heads the best verdict is "internally consistent".
 
-Exit code: 0 nothing is wrong, 1 something is doubtful, 2 a file is no ledger.
+Exit code: 0 nothing is wrong, 1 something is doubtful, 2 a file is not a ledger.
 
 Examples:
 
@@ -32,8 +31,8 @@ Examples:
   bract audit ledger runs/NAME/ledgers/*.sqlite --heads runs/NAME/heads.jsonl
 """
 _MEANING = {
-    "verified": "nothing is wrong, and it has all that the heads say it had",
-    "internally consistent": "nothing is wrong in it; none of its heads were given, so an older copy would not show",
+    "verified": "nothing is wrong, and no entry that the heads name is missing",
+    "internally consistent": "nothing is wrong inside it; without heads an older copy would not show",
     "DOUBTFUL": "do not rely on its figures",
 }
 _NOT_PRIVATE = "took part with privacy.mechanism='none'"
@@ -43,14 +42,14 @@ _NOT_PRIVATE = "took part with privacy.mechanism='none'"
 def audit_ledger_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Ledgers, SQLite files.")],
     heads: Annotated[
-        Path | None, typer.Option(metavar="HEADS.jsonl", help="Heads that a server has kept of them.")
+        Path | None, typer.Option(metavar="HEADS.jsonl", help="The ledgers' heads that a server has kept.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
     """Check ledgers.
 
     Raises:
-        LedgerError: A file is no ledger; the others are shown first. The user sees its text.
+        LedgerError: A file is not a ledger. The reports of the others are shown first.
     """
     from common.ledger.audit.audit import kept_heads
 
@@ -58,8 +57,8 @@ def audit_ledger_command(
         kept = None if heads is None else kept_heads(heads)
         reports, failures = _audit_all(files, kept)
         if as_json:
-            found = {"ledgers": [report.as_json() for report in reports], "failures": failures}
-            typer.echo(json.dumps(found, indent=2))
+            facts = {"ledgers": [report.as_json() for report in reports], "failures": failures}
+            typer.echo(json.dumps(facts, indent=2))
         for report in () if as_json else reports:
             show_ledger(report, Console())
         if failures:
@@ -69,7 +68,7 @@ def audit_ledger_command(
 
 
 def _audit_all(files: Sequence[Path], heads: "Heads | None") -> "tuple[list[LedgerReport], list[str]]":
-    """Reports, and what is wrong with files that are no ledgers."""
+    """Return the reports of ledgers and the errors of other files."""
     from common.ledger.audit.audit import audit_ledger
 
     reports: list[LedgerReport] = []
@@ -83,23 +82,20 @@ def _audit_all(files: Sequence[Path], heads: "Heads | None") -> "tuple[list[Ledg
 
 
 def show_ledger(report: "LedgerReport", console: Console) -> None:
-    """Print what was found, verdict first; it can be read at 80 columns."""
+    """Print the report of a ledger, its verdict first."""
     show_verdict(console, f"Ledger {report.file.name}", report.verdict, _MEANING[report.verdict])
     _show_extent(report, console)
     show_remarks(console, report.remarks.doubts, report.remarks.warnings)
     _show_worst(report, console)
     _show_runs(report, console)
     _show_datasets(report, console)
-    for title, found in (("Notes", report.notes), ("Refusals (the reasons stayed here)", report.refusals)):
-        if found:
+    for title, notes in (("Notes", report.notes), ("Refusals (the reasons stayed here)", report.refusals)):
+        if notes:
             console.print(f"  [bold]{title}[/]")
-        for said in found:
-            mark = "NOT PRIVATE: " if said.text == _NOT_PRIVATE else ""
-            say(
-                console,
-                f"{said.time[:16].replace('T', ' ')}  {said.run[:8]}  {said.client}  {mark}{said.text}",
-                depth=4,
-            )
+        for note in notes:
+            mark = "NOT PRIVATE: " if note.text == _NOT_PRIVATE else ""
+            time = note.time[:16].replace("T", " ")
+            say(console, f"{time}  {note.run[:8]}  {note.client}  {mark}{note.text}", depth=4)
     console.print()
 
 
@@ -116,8 +112,9 @@ def _show_worst(report: "LedgerReport", console: Console) -> None:
     runs = "1 run" if worst.runs == 1 else f"{worst.runs} runs"
     say(
         console,
-        f"The image that has spent most, of {worst.images}: epsilon <= {figure(worst.spent.pld)} (PLD), "
-        f"{figure(worst.spent.rdp)} (RDP) at delta {worst.delta:g}, over {runs}; a plan that was begun counts in full",
+        f"The image that has spent most, of {worst.images}: epsilon <= {format_epsilon(worst.spent.pld)} (PLD), "
+        f"{format_epsilon(worst.spent.rdp)} (RDP) at delta {worst.delta:g}, over {runs}; "
+        "a plan that was begun counts in full",
     )
 
 
@@ -137,8 +134,8 @@ def _cells(run: "AuditedRun") -> Sequence[str]:
         run.dataset[:12],
         f"{run.rounds}/{run.plan.num_rounds}" + (" closed" if run.closed else " open"),
         "-" if run.plan.counts is None else "yes" if run.closing else "no",
-        figure(run.spent.pld),
-        figure(run.planned.pld),
+        format_epsilon(run.spent.pld),
+        format_epsilon(run.planned.pld),
         f"{run.plan.delta:g}",
     )
 
@@ -147,12 +144,12 @@ def _show_datasets(report: "LedgerReport", console: Console) -> None:
     if not report.datasets:
         return
     table = _table("images", "unit", "training", "evaluation")
-    for found in report.datasets:
+    for dataset in report.datasets:
         sizes = [
-            _size(found.images.get(part, 0), found.units.get(part, 0), found.unit)
+            _size(dataset.images.get(part, 0), dataset.units.get(part, 0), dataset.unit)
             for part in ("training", "evaluation")
         ]
-        table.add_row(*map(plain, (found.dataset[:12], found.unit, *sizes)))
+        table.add_row(*map(plain, (dataset.dataset[:12], dataset.unit, *sizes)))
     console.print(table)
 
 

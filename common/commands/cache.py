@@ -1,4 +1,4 @@
-"""`bract cache`: what lies below `$BRACT_HOME/cache`, and how to be rid of it."""
+"""The commands `bract cache list` and `bract cache clear`."""
 
 import json
 import shutil
@@ -14,21 +14,22 @@ from common.system.paths import bract_home
 cache_app = typer.Typer(no_args_is_help=True, help="See and clear what is kept of images between runs.")
 _MEANING = {
     "scans": "size, format and digest of each image of a source",
-    "partitions": "who holds which image",
+    "partitions": "which client holds which image",
     "backbones": "hash and shape of backbones",
 }
 
 
 def cache_facts() -> list[dict[str, Any]]:
-    """One row for each store and each kind of small file: name, what it is, images, bytes."""
+    """Return name, meaning, number of images and bytes of each part of the cache."""
     root = bract_home() / "cache"
     facts = []
     for folder in sorted((root / "inputs").glob("*")) if (root / "inputs").is_dir() else []:
         about = folder / "about.json"
-        what = json.loads(about.read_text()) if about.is_file() else {"kind": "unfinished", "side": "?"}
+        inputs = json.loads(about.read_text()) if about.is_file() else {"kind": "unfinished", "side": "?"}
         index = folder / "index.bin"
+        # A record of the index has 36 bytes, see `common.system.content_store`.
         images = index.stat().st_size // 36 if index.is_file() else 0
-        kind = f"{what['kind']} at {what['side']} px"
+        kind = f"{inputs['kind']} at {inputs['side']} px"
         facts.append({"name": f"inputs/{folder.name}", "what": kind, "images": images, "bytes": _size(folder)})
     for name, meaning in _MEANING.items():
         if (root / name).is_dir():
@@ -38,10 +39,10 @@ def cache_facts() -> list[dict[str, Any]]:
 
 @cache_app.command("list")
 def list_cache(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False) -> None:
-    """Show what is kept, how many images it covers, and its size.
+    """Show what is kept, its number of images and its size.
 
-    Rows are found by content: any run with the same images, backbone and image size
-    re-uses them, whatever its seed, partition or number of clients.
+    Rows are found by content: every run with the same images, backbone and image size
+    uses them again, with any seed, partition or number of clients.
     """
     facts = cache_facts()
     if as_json:
@@ -66,15 +67,15 @@ def clear_cache(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove what is kept; the next run makes it again from your images.
+    """Remove what is kept of images.
 
-    End running Bract processes first: they have these files open.
+    The next run makes it again. End running Bract processes first: they have these files open.
     """
     root = bract_home() / "cache"
     known = [row["name"] for row in cache_facts()]
     if name is not None and name not in known:
         Console(stderr=True).print(
-            f"there is no {name!r} in {root}; there is {', '.join(known) or 'nothing'}", markup=False
+            f"{root} does not hold {name!r}, it holds {', '.join(known) or 'nothing'}", markup=False
         )
         raise typer.Exit(2)
     chosen = [root / name] if name else [root]

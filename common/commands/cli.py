@@ -1,4 +1,4 @@
-"""The commands about data, names and ledgers: `bract list`, `bract data`, `bract cache`, `bract audit`."""
+"""The command groups of this room and the command `bract plan`."""
 
 import json
 from collections.abc import Callable
@@ -27,12 +27,12 @@ _LISTS: dict[str, tuple[str, Callable[[], listing.Table]]] = {
 
 
 def mount(app: typer.Typer) -> None:
-    """Add this room's commands to the front door."""
+    """Add this room's commands to the command line."""
     lists = typer.Typer(no_args_is_help=True, help="Show what a setting may name.")
     for name, (text, table) in _LISTS.items():
         lists.command(name, help=text)(_list_command(table))
     lists.command("tunings", help=TABLE_HELP)(table_command)
-    data = typer.Typer(no_args_is_help=True, help="Look at a source of images, or deal it into folders.")
+    data = typer.Typer(no_args_is_help=True, help="Look at a source of images, or divide it into folders.")
     data.command("inspect", help=INSPECT_HELP)(inspect_command)
     data.command("partition", help=PARTITION_HELP)(partition_command)
     app.command("plan", help=PLAN_HELP)(plan_command)

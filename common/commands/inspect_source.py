@@ -1,4 +1,4 @@
-"""`bract data inspect`: what is in a source, before anybody trains on it."""
+"""The command `bract data inspect`."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common.commands.run_settings import set_value
+from common.commands.run_settings import check_picture, set_values
 from common.config import loading as settings
 from common.data.sources.registry import open_source
-from common.errors import DataError
 from common.system.console import bar_factory, plain_errors
 
 INSPECT_HELP = """Look at every image of a source: counts, sizes, formats, bad files, duplicates.
@@ -39,12 +38,12 @@ def inspect_command(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as data.classes=a,b; may be repeated."),
     ] = None,
 ) -> None:
-    """Look at every image of a source: counts, sizes, formats, bad files, duplicates."""
+    """Look at every image of a source before it is used."""
     console = Console(stderr=as_json)
     with plain_errors():
-        given: dict[str, settings.Scalar] = dict(set_value(pair) for pair in set_ or [])
-        config = settings.parse(settings.override(settings.defaults(), given | {"data.source": source}))
-        _check_picture(out)
+        changes = set_values(set_ or []) | {"data.source": source}
+        config = settings.parse(settings.override(settings.defaults(), changes))
+        check_picture("--out", out)
         opened = open_source(config.data)
         from common.data.source_report import inspect_source, show_facts
 
@@ -60,9 +59,3 @@ def inspect_command(
             return
         show_facts(facts, console)
         console.print(f"Picture: {out}" if out else "--out FILE.png draws it.", markup=False, highlight=False)
-
-
-def _check_picture(out: Path | None) -> None:
-    """Say before minutes of reading that the picture could not be written after them."""
-    if out is not None and (out.suffix.lower() != ".png" or not out.parent.is_dir()):
-        raise DataError(f"--out {out}: give a file ending in .png in a folder that exists")

@@ -1,4 +1,4 @@
-"""What `bract list` shows: every name that a setting may hold, in one line each."""
+"""The tables of `bract list`, with one row for each name."""
 
 from common.data.sources.registry import describe_sources
 
@@ -31,26 +31,26 @@ Table = tuple[str, tuple[str, ...], list[Row]]
 
 
 def list_backbones() -> Table:
-    """Title, column names and rows of the backbones."""
+    """Return title, column names and rows of the backbones."""
     from common.models.names import known_backbones
 
     return f"Backbones ({BACKBONES_HINT})", ("name", "what it is", "weights"), list(known_backbones())
 
 
 def list_sources() -> Table:
-    """Title, column names and rows of the sources of images."""
+    """Return title, column names and rows of the sources of images."""
     return "Sources of images (data.source)", ("name", "what it is"), list(describe_sources())
 
 
 def list_strategies() -> Table:
-    """Title, column names and rows of the strategies, with the settings that belong to each."""
-    title = "Strategies (strategy.name), all Flower's own; a setting left open keeps Flower's default"
+    """Return title, column names and rows of the strategies and their settings."""
+    title = "Strategies (strategy.name), all Flower's own; an empty setting keeps Flower's default"
     return title, ("name", "what it does", "settings"), _rows(STRATEGIES, "strategy")
 
 
 def list_partitioners() -> Table:
-    """Title, column names and rows of the partitioners, with the settings that belong to each."""
-    title = "Partitioners (data.partitioner); all heed data.min-client-size and the seed, except natural"
+    """Return title, column names and rows of the partitioners and their settings."""
+    title = "Partitioners (data.partitioner); all follow data.min-client-size and the seed, except natural"
     return title, ("name", "what it does", "settings"), _rows(PARTITIONERS, "data")
 
 

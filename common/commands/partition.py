@@ -1,4 +1,4 @@
-"""`bract data partition`: one folder of images a client, for a real deployment."""
+"""The command `bract data partition`."""
 
 import shlex
 from collections.abc import Mapping
@@ -9,19 +9,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from common.commands.run_settings import set_value
+from common.commands.run_settings import set_values
 from common.config import loading as settings
-from common.config.schema import RunConfig
 from common.data.partitioning.export import MANIFEST, export_partition
 from common.data.sources.registry import open_source
 from common.system.console import bar_factory, plain_errors
 
-PARTITION_HELP = """Deal a source to clients and write one folder of images for each.
+PARTITION_HELP = """Divide a source among clients and write one folder of images for each.
 
 SOURCE is what data.source takes: a folder with one sub-folder a class, a CSV or Parquet
 manifest, or a known name (`bract list sources`). Each client's folder holds train/ and test/
-with one folder a class, and every image with the bytes it had: it is a source again. Beside
-them lie partition.png (who holds what), partition.json (sizes, settings, seed), classes.txt.
+with one folder a class, and every image with its original bytes: it is a source again. Beside
+the folders are partition.png (who holds what), partition.json (sizes, settings, seed), classes.txt.
 
 Examples:
 
@@ -46,39 +45,37 @@ def partition_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Root seed: the same seed gives the same folders.")] = None,
 ) -> None:
-    """Deal a source to clients and write one folder of images for each."""
+    """Divide a source among clients and write one folder of images for each."""
     with plain_errors("Stopped; nothing was written."):
-        given: dict[str, settings.Scalar] = dict(set_value(pair) for pair in set_ or [])
-        given |= {"data.source": source}
-        given |= {key: value for key, value in (("num-clients", clients), ("seed", seed)) if value is not None}
-        config = settings.parse(settings.override(settings.defaults(), given))
+        changes = set_values(set_ or []) | {"data.source": source}
+        changes |= {key: value for key, value in (("num-clients", clients), ("seed", seed)) if value is not None}
+        config = settings.parse(settings.override(settings.defaults(), changes))
         opened = open_source(config.data)
-        if config.data.partitioner == "natural" and "num-clients" not in given:
+        if config.data.partitioner == "natural" and "num-clients" not in changes:
             named = len(set(opened.entries.clients or ()) - {""})
             config = config.model_copy(update={"num_clients": max(1, named)})
         console = Console()
         with bar_factory(console) as progress:
             facts = export_partition(config, opened, out, progress)
-        for line in closing_lines(facts, out, config):
+        for line in closing_lines(facts, out):
             console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def closing_lines(facts: Mapping[str, Any], out: Path, config: RunConfig) -> list[str]:
-    """What was written, and what every operator has to set.
+def closing_lines(facts: Mapping[str, Any], out: Path) -> list[str]:
+    """Return the lines about what was written and what to do next.
 
     Args:
-        facts: From `export_partition`.
-        out: Where it was written.
-        config: The settings that it was written with.
+        facts: Facts from `export_partition`.
+        out: Folder that was written.
     """
     sizes = [client["train"] + client["test"] for client in facts["clients"]]
     last = facts["clients"][-1]["folder"]
     lines = [
         f"Wrote {sum(sizes):,} images to {out}: {len(sizes)} clients of {min(sizes):,} to {max(sizes):,} images "
-        f"(data.partitioner={config.data.partitioner}, seed {config.seed})"
+        f"(data.partitioner={facts['settings']['data.partitioner']}, seed {facts['settings']['seed']})"
     ]
     if facts["images_unused"]:
-        lines.append(f"Unused: {facts['images_unused']:,} training images that this partitioner gives to nobody")
+        lines.append(f"Unused: {facts['images_unused']:,} training images that this partitioner gives to no client")
     if facts["images_unusable"]:
         lines.append(
             f"Left out: {facts['images_unusable']:,} files that cannot be used; `bract data inspect` lists them"
@@ -89,8 +86,8 @@ def closing_lines(facts: Mapping[str, Any], out: Path, config: RunConfig) -> lis
     lines.append(f"  bract client init NAME --data {own}")
     if facts["units"]:
         lines.append("  (the manifest: it says which images share a unit, which folders alone do not)")
-    lines.append("and the run has the class list of all, also for those who have no image of some class:")
+    lines.append("and the run needs the class list of all, because a client may lack images of some class:")
     lines.append(f"  --set {shlex.quote('data.classes=' + ','.join(facts['class_folders']))}")
     if facts["class_folders"] != facts["classes"]:
-        lines.append(f"Some class names are no folder names; {out / 'classes.txt'} says which folder is which class.")
+        lines.append(f"Some class names are not folder names; {out / 'classes.txt'} lists the folder of each class.")
     return lines

@@ -1,4 +1,4 @@
-"""`bract plan`: what a private run costs and how much noise it adds, before anybody trains."""
+"""The command `bract plan`."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from common.commands.plan_view import curve_rounds, draw_plan, show_plan
-from common.commands.run_settings import given_settings
+from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig, split_list
 from common.errors import ConfigError, WeightsError
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 PLAN_HELP = """Plan privacy before a run: noise, sampling, and what each round costs.
 
 For each size of client: the noise that meets a target epsilon (or the
-epsilon of a given noise), epsilon after each round, how long the signal can
-be against the noise, and what one more point of epsilon would buy. Sizes are
-given, or counted in data.source; no image is decoded and nothing is trained.
-All else is as `bract simulate` would set it: epsilon 8, 30 rounds, and so on.
-A first time takes seconds for each size; figures are kept for the next one.
+epsilon of a fixed noise), epsilon after each round, the largest ratio of
+signal to noise, and the effect of one more point of epsilon. Sizes come
+from --sizes or from data.source; no image is decoded, nothing is trained.
+All other settings are those of `bract simulate`, such as 30 rounds.
+The first time takes seconds for each size; results are kept for later.
 
 Examples:
 
@@ -66,7 +66,7 @@ def plan_command(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw epsilon over the rounds.")] = None,
     as_json_: Annotated[bool, typer.Option("--json", help="Print JSON with every round, nothing else.")] = False,
 ) -> None:
-    """Plan privacy before a run: noise, sampling, and what each round costs."""
+    """Show noise, sampling and cost of a private run before it starts."""
     options = {
         "--epsilon": ("privacy.target-epsilon", epsilon),
         "--noise": ("privacy.noise-multiplier", noise),
@@ -77,9 +77,9 @@ def plan_command(
     }
     console = Console(stderr=as_json_)
     with plain_errors():
-        _check_picture(plot)
+        check_picture("--plot", plot)
         run, known, entries = _run_and_sizes(given_settings(set_ or [], config, options), sizes)
-        trained, why_not = (parameters, "") if parameters else _count_parameters(run, entries, classes)
+        trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:
             table = make_table(run, known, num_parameters=trained, rounds=moments, progress=progress)
@@ -88,37 +88,29 @@ def plan_command(
         if as_json_:
             typer.echo(json.dumps(as_json(table), indent=2))
         else:
-            show_plan(table, console, why_not)
+            show_plan(table, console, missing)
         if plot is not None:
             console.print(f"Picture: {plot}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_picture(file: Path | None) -> None:
-    """Say before the work that the picture could not be written after it."""
-    if file is not None and (file.suffix.lower() != ".png" or not file.parent.is_dir()):
-        raise ConfigError(f"--plot {file}: give a file ending in .png in a folder that exists")
-
-
 def _run_and_sizes(
-    given: dict[str, settings.Scalar], text: str | None
+    changes: dict[str, settings.Scalar], text: str | None
 ) -> tuple[RunConfig, tuple[int, ...], "Entries | None"]:
-    """The run, the sizes that are known, and the entries of its source where it was opened.
-
-    Where the server adds the noise no client's size matters, and nothing is dealt.
-    """
+    """Return the run, its known sizes of clients and its opened source."""
     from common.data.partitioning.assignment import check_batch
     from common.data.partitioning.client_sizes import client_units, read_sizes
     from common.data.sources.registry import open_source
 
     sizes = () if text is None else read_sizes(text)
     if sizes:
-        given.setdefault("num-clients", len(sizes))
-    run = settings.parse(settings.override(settings.defaults(), given))
+        changes.setdefault("num-clients", len(sizes))
+    run = settings.parse(settings.override(settings.defaults(), changes))
     if not sizes:
         entries = open_source(run.data).entries
         check_batch(run, entries.num_train)
-        dealt = tuple(client_units(run, entries)[0].tolist()) if run.is_local_dp else ()
-        return run, dealt, entries
+        # Where the server adds the noise, the sizes of clients do not matter.
+        sizes = tuple(client_units(run, entries)[0].tolist()) if run.is_local_dp else ()
+        return run, sizes, entries
     if len(sizes) > run.num_clients:
         raise ConfigError(
             f"--sizes names {len(sizes)} clients, but num-clients={run.num_clients}: leave one of them out"
@@ -129,7 +121,8 @@ def _run_and_sizes(
 
 
 def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | None) -> tuple[int | None, str]:
-    """How many values are trained, or None and what would tell: nothing is loaded to find out."""
+    """Return the number of trained values and the option for an unknown one."""
+    # Nothing is downloaded or loaded for this: a plan must work before weights are there.
     if not run.needs_no_torch:
         return None, "--parameters N (`bract simulate --dry-run` counts them)"
     number = classes or len(split_list(run.data.classes)) or (len(entries.classes) if entries else 0)

@@ -1,4 +1,4 @@
-"""The plan on a screen and as a picture."""
+"""The table and the picture of a privacy plan."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +11,18 @@ from rich.text import Text
 
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.plan_table import PlanTable, held_out, milestones
+from common.system.console import format_epsilon
 
 _COLOURS = ("#2a6f4e", "#b4552d", "#3f6fa3", "#a08320", "#7a4f8a")
 
 
-def show_plan(table: PlanTable, console: Console, why_not: str = "") -> None:
-    """Print the plan of the sizes that are shown, and what the figures mean.
+def show_plan(table: PlanTable, console: Console, missing: str = "") -> None:
+    """Print the plan of a table's sizes and the meaning of its figures.
 
     Args:
-        table: From `make_table`.
-        console: Where to print.
-        why_not: What to pass where the number of parameters is unknown.
+        table: Plan from `make_table`.
+        console: Console to print to.
+        missing: Option to pass where the number of parameters is unknown.
     """
     plan, target = table.rows[0].plan, table.config.privacy.target_epsilon
     aim = "noise as set" if target is None else f"target epsilon {target:g}"
@@ -37,7 +38,7 @@ def show_plan(table: PlanTable, console: Console, why_not: str = "") -> None:
         grid.add_section()
     console.print(grid)
     notes = Table.grid(padding=(0, 2))
-    for word, text in _notes(table, why_not):
+    for word, text in _notes(table, missing):
         notes.add_row(word, Text(text))
     console.print(notes)
 
@@ -71,8 +72,8 @@ def _epsilon_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     lines = []
     for number in milestones(rows[0].plan.num_rounds):
         name = f"epsilon after {number:,} round{'s' if number > 1 else ''}"
-        lines.append((name, [f"{row.after_rounds[number].pld:.3f}" for row in rows]))
-    return [*lines, ("the whole plan by RDP", [f"{row.spent.rdp:.3f}" for row in rows])]
+        lines.append((name, [format_epsilon(row.after_rounds[number].pld) for row in rows]))
+    return [*lines, ("the whole plan by RDP", [format_epsilon(row.spent.rdp) for row in rows])]
 
 
 def _more_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
@@ -80,7 +81,7 @@ def _more_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     target = table.config.privacy.target_epsilon
     if target is None:
         return [
-            ("epsilon with 10 % more noise", [f"{other.epsilon:.3f}" for other in others]),
+            ("epsilon with 10 % more noise", [format_epsilon(other.epsilon) for other in others]),
             ("  change of epsilon", [f"{other.epsilon_change:+.3f}" for other in others]),
         ]
     return [
@@ -89,27 +90,27 @@ def _more_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _notes(table: PlanTable, why_not: str) -> Iterator[tuple[str, str]]:
-    """Pairs of a word and what there is to say about it."""
+def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
+    """Yield pairs of a word and a note about it."""
     config, plan, counts = table.config, table.rows[0].plan, held_out(table)
     yield "Clients", _clients_note(table)
     if table.signal_to_noise_a_round is None:
-        yield "Signal", f"not compared with the noise; to have it pass {why_not or '--parameters N'}"
+        yield "Signal", f"not compared with the noise; to compare it, pass {missing or '--parameters N'}"
     else:
         yield (
             "Signal",
             f"at most {table.signal_to_noise_a_round:.3g} x as long as the noise in the average of a round's "
             f"{config.cohort_size:,} clients ({table.num_parameters:,} trained parameters): with all gradients as "
             f"long as the clip bound {plan.max_grad_norm:g} and all in one direction. Real ones are shorter and "
-            "disagree; below 1 a round is mostly noise.",
+            "differ; below 1 a round is mostly noise.",
         )
     if counts is not None:
         yield (
             "Held out",
             f"private counts each round (noise {counts['counts_noise_stddev']:.4g}) and a matrix at the end (noise "
             f"{counts['closing_noise_stddev']:.4g}) cost each held-out {plan.privacy_unit} epsilon "
-            f"{counts['epsilon']:.3f}, RDP {counts['epsilon_rdp']:.3f}. A unit is trained on or held out, never "
-            "both: the table has the larger figure.",
+            f"{format_epsilon(counts['epsilon'])}, RDP {format_epsilon(counts['epsilon_rdp'])}. A unit is trained "
+            "on or held out, never both: the table has the larger figure.",
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."
@@ -117,13 +118,13 @@ def _notes(table: PlanTable, why_not: str) -> Iterator[tuple[str, str]]:
 
 def _clients_note(table: PlanTable) -> str:
     config = table.config
-    who = "all" if config.cohort_size == config.num_clients else f"{config.cohort_size:,}"
-    said = f"{config.num_clients:,}, {who} of them in each of {config.num_rounds:,} rounds"
+    cohort = "all" if config.cohort_size == config.num_clients else f"{config.cohort_size:,}"
+    note = f"{config.num_clients:,}, {cohort} of them in each of {config.num_rounds:,} rounds"
     if config.is_local_dp and table.num_sizes < config.num_clients:
-        said += f"; the sizes of {table.num_sizes:,} are known, the others are taken to be like them"
+        note += f"; the sizes of {table.num_sizes:,} are known, the others are assumed to be similar"
     if len(table.shown) < len(table.rows):
-        said += f"; shown are {len(table.shown)} of {len(table.rows)} different sizes (--json has all)"
-    return said + "."
+        note += f"; the table shows {len(table.shown)} of {len(table.rows)} different sizes (--json has all)"
+    return note + "."
 
 
 def _promise(unit: str, delta: float) -> str:
@@ -134,16 +135,16 @@ def _promise(unit: str, delta: float) -> str:
 
 
 def curve_rounds(last: int) -> tuple[int, ...]:
-    """Enough rounds for a smooth curve, all `milestones` among them."""
+    """Return rounds for a smooth curve, with all `milestones` among them."""
     return tuple(sorted({*milestones(last), *np.linspace(1, last, 12).round().astype(int).tolist()}))
 
 
 def draw_plan(file: Path, table: PlanTable) -> None:
-    """Draw epsilon after each round for the sizes that are shown, and the target.
+    """Draw epsilon after each round for each size of a table.
 
     Args:
         file: PNG to write.
-        table: From `make_table`, with rounds enough for a curve.
+        table: Plan from `make_table`, with the rounds of `curve_rounds`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

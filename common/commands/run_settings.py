@@ -1,4 +1,4 @@
-"""Settings as the user gives them to a command."""
+"""The settings that a user gives to a command."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -28,98 +28,114 @@ def set_value(text: str) -> tuple[str, Scalar]:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()
-    if not isinstance(value, str | int | float | bool):
+    if not isinstance(value, Scalar):
         raise ConfigError(f"--set {text!r}: a setting is one number, word or true/false")
     return key.strip(), value
+
+
+def set_values(pairs: Iterable[str]) -> dict[str, Scalar]:
+    """Parse the texts of all `--set` options."""
+    return dict(map(set_value, pairs))
+
+
+def check_picture(option: str, file: Path | None) -> None:
+    """Refuse a picture that could not be written after the work is done.
+
+    Raises:
+        ConfigError: The name does not end in .png, or its folder does not exist.
+    """
+    if file is not None and (file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir()):
+        raise ConfigError(f"{option} {file}: give a file ending in .png in a folder that exists")
 
 
 def given_settings(
     pairs: Iterable[str], file: Path | None, options: Mapping[str, tuple[str, Scalar | None]]
 ) -> dict[str, Scalar]:
-    """All settings the user gave, the command line over the file; a rival in the file gives way.
+    """Merge the settings of a file with those of the command line.
+
+    The command line replaces the file. A noise multiplier on the command line also replaces a
+    target epsilon in the file, and the other way round.
 
     Args:
-        pairs: `key=value`, each a `--set`.
-        file: Of `--config`; None if there is none.
-        options: An option, such as `--seed` -> the setting it stands for, and its value or None.
+        pairs: Texts `key=value` of `--set`.
+        file: TOML file of `--config`, or None.
+        options: Name of an option, such as `--seed` -> the key of its setting, and its value or None.
 
     Raises:
-        ConfigError: The file or a pair cannot be read, or an option and `--set` name one setting.
+        ConfigError: The file or a pair cannot be read, or an option and `--set` name the same setting.
     """
-    said = dict(set_value(pair) for pair in pairs)
+    settings = set_values(pairs)
     for option, (key, value) in options.items():
-        if value is not None and key in said:
+        if value is not None and key in settings:
             raise ConfigError(f"{option} and --set {key} name one setting twice: leave one of them out")
-    said |= {key: value for key, value in options.values() if value is not None}
-    given = load_file(file) if file else {}
-    for one, other in (RIVALS, RIVALS[::-1]):
-        if one in said:
-            given.pop(other, None)
-    return given | said
+    settings |= {key: value for key, value in options.values() if value is not None}
+    from_file = load_file(file) if file else {}
+    for key, rival in (RIVALS, RIVALS[::-1]):
+        if key in settings:
+            from_file.pop(rival, None)
+    return from_file | settings
 
 
-_PLACES = ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source")
+# Settings that can hold a path.
+_PATHS = ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source")
 
 
 def settings_for_run(
     pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
 ) -> dict[str, Scalar]:
-    """All settings the user gave, the command line over the file, paths made absolute.
+    """Return the settings of a new run, with absolute paths.
 
     Args:
-        pairs: `key=value`, each a `--set`.
-        file: Of `--config`.
-        out: Of `--out`.
-        seed: Of `--seed`.
-        device: Of `--device`.
+        pairs: Texts `key=value` of `--set`.
+        file: TOML file of `--config`, or None.
+        out: Folder of `--out`, or None.
+        seed: Number of `--seed`, or None.
+        device: Name of `--device`, or None.
 
     Raises:
-        ConfigError: The file, a pair or a path cannot be read, or an option and `--set` name one setting.
+        ConfigError: The file, a pair or a path cannot be read, or an option and `--set` name the same setting.
     """
-    given = given_settings(
-        pairs,
-        file,
-        {
-            "--seed": ("seed", seed),
-            "--device": ("system.device", device),
-            "--out": ("output-dir", None if out is None else str(out)),
-        },
-    )
-    for key in _PLACES:
-        value = given.get(key)
-        names_a_file = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
-        if isinstance(value, str) and value and names_a_file:
-            given[key] = absolute(key, value)
-    return given
+    options: dict[str, tuple[str, Scalar | None]] = {
+        "--seed": ("seed", seed),
+        "--device": ("system.device", device),
+        "--out": ("output-dir", None if out is None else str(out)),
+    }
+    settings = given_settings(pairs, file, options)
+    for key in _PATHS:
+        value = settings.get(key)
+        is_path = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
+        if isinstance(value, str) and value and is_path:
+            settings[key] = absolute(key, value)
+    return settings
 
 
 def settings_for_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:
-    """The settings that a run was started with; only the device may be another one.
+    """Return the settings that a run was started with.
 
     Args:
-        folder: The run's.
-        device: Of `--device`.
-        changes: Values of the options that a resumed run does not take.
+        folder: Folder of the run.
+        device: Name of `--device`, which may differ from the run's, or None.
+        changes: Values of the options that a resumed run does not accept.
 
     Raises:
-        ConfigError: One of them was given, or the folder is no run's.
+        ConfigError: `changes` has a value, or the folder does not hold a run.
     """
     if any(value is not None and value != [] for value in changes):
-        raise ConfigError("--resume goes on with a run's own settings: leave --set, --config, --out and --seed out")
-    given = load_file(folder / "config.toml", "--resume")
-    given |= {"resume": True, "output-dir": absolute("--resume", str(folder))}
-    return given | ({} if device is None else {"system.device": device})
+        raise ConfigError("--resume keeps a run's own settings: leave --set, --config, --out and --seed out")
+    settings = load_file(folder / "config.toml", "--resume")
+    settings |= {"resume": True, "output-dir": absolute("--resume", str(folder))}
+    return settings | ({} if device is None else {"system.device": device})
 
 
 def absolute(key: str, value: str) -> str:
-    """A path that means the same wherever it is read.
+    """Return an absolute path that means the same in every folder.
 
     Args:
-        key: What the user gave it as.
-        value: The path.
+        key: Setting or option that holds the path, for error texts.
+        value: Path as the user wrote it.
 
     Raises:
-        ConfigError: It cannot be one.
+        ConfigError: The value is not a usable path.
     """
     try:
         return str(Path(value).expanduser().resolve())

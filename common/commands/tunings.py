@@ -1,4 +1,4 @@
-"""What each backbone trains and sends under each way of tuning: README's table."""
+"""The command `bract list tunings`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ nothing is downloaded. Example: bract list tunings timm:resnet34 vgg16 --num-cla
 
 @dataclass(frozen=True)
 class TuningRow:
-    """One cell: a backbone under a way of tuning.
+    """A cell of the table for one backbone and one way of tuning.
 
     Attributes:
-        backbone: Its name.
-        tuning: The way of tuning.
-        parameters: Trained values, those of a linear head included; 0 where impossible.
-        num_bytes: What one client sends in a round, as float32, without the envelope.
-        refusal: Why the pair is impossible; empty if it is not.
+        backbone: Name of the backbone.
+        tuning: Way of tuning.
+        parameters: Number of trained values, with those of a linear head; 0 for an impossible pair.
+        num_bytes: Bytes of the float32 tensors that one client sends in a round.
+        refusal: Reason why the pair is impossible, empty for a possible one.
     """
 
     backbone: str
@@ -47,12 +47,12 @@ class TuningRow:
 
 
 def tuning_table(backbones: Sequence[str], tunings: Sequence[str], *, num_classes: int = 10) -> list[TuningRow]:
-    """Count what is trained, from the networks themselves.
+    """Count the trained values of each network under each way of tuning.
 
     Args:
         backbones: Names as in `model.backbone`.
         tunings: Ways of tuning.
-        num_classes: Size of the linear head.
+        num_classes: Number of outputs of the linear head.
 
     Raises:
         ConfigError: A backbone is unknown.
@@ -68,9 +68,9 @@ def _row(backbone: str, tuning: str, num_classes: int) -> TuningRow:
     from common.models.backbone_info import backbone_info
     from common.models.classifier import build_network
 
-    given = {"model.backbone": backbone, "model.tuning": tuning, "model.weights": "random"}
+    changes = {"model.backbone": backbone, "model.tuning": tuning, "model.weights": "random"}
     try:
-        config = parse(override(defaults(), given))
+        config = parse(override(defaults(), changes))
         facts = backbone_info(config)
         side = facts.image_size
         shape = (facts.num_features,) if config.caches_features else (side, side, 3)
@@ -83,7 +83,7 @@ def _row(backbone: str, tuning: str, num_classes: int) -> TuningRow:
 
 
 def markdown(rows: Sequence[TuningRow]) -> str:
-    """The rows as a table: a line a backbone, a column a way of tuning."""
+    """Return the rows as a Markdown table, with a line for each backbone."""
     tunings = list(dict.fromkeys(row.tuning for row in rows))
     cells = {(row.backbone, row.tuning): row for row in rows}
     lines = [
@@ -101,7 +101,7 @@ def _cell(row: TuningRow) -> str:
 
 
 def _short(amount: int) -> str:
-    """Three digits and a unit.
+    """Return an amount with three digits and a unit.
 
     >>> _short(12_800), _short(3_379_968), _short(640)
     ('12.8 k', '3.38 M', '640 ')

@@ -1,4 +1,4 @@
-"""Run configuration: typed, validated once at the edge; the only reader of kebab-case keys."""
+"""The reading, merging and checking of settings."""
 
 import difflib
 import tomllib
@@ -18,8 +18,9 @@ RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
 
 @cache
 def _project() -> dict[str, Any]:
-    """The `tool` tables of Bract's own pyproject.toml: beside the rooms, or in an installed wheel."""
+    """Return the `tool` tables of Bract's own pyproject.toml."""
     here = Path(__file__).resolve()
+    # It is beside the rooms in a checkout or a bundle, and inside `common` in an installed wheel.
     for candidate in (here.parents[2] / "pyproject.toml", here.parents[1] / "pyproject.toml"):
         if candidate.is_file():
             tool: dict[str, Any] = tomllib.loads(candidate.read_text(encoding="utf-8")).get("tool", {})
@@ -29,7 +30,7 @@ def _project() -> dict[str, Any]:
 
 
 def defaults() -> dict[str, Scalar]:
-    """The flat defaults of `[tool.flwr.app.config]`, the one place they live.
+    """Return the defaults of all settings, from `[tool.flwr.app.config]`.
 
     Raises:
         ConfigError: The project's own pyproject.toml cannot be found.
@@ -38,7 +39,7 @@ def defaults() -> dict[str, Scalar]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Nested TOML tables to flat dotted keys.
+    """Turn nested TOML tables into flat dotted keys.
 
     >>> flatten({"seed": 1, "data": {"alpha": 0.5}})
     {'seed': 1, 'data.alpha': 0.5}
@@ -53,7 +54,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
 
 
 def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
-    """Flat dotted keys to nested tables; the inverse of `flatten`.
+    """Turn flat dotted keys into nested tables.
 
     >>> nest({"seed": 1, "data.alpha": 0.5})
     {'seed': 1, 'data': {'alpha': 0.5}}
@@ -68,31 +69,32 @@ def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
     return tree
 
 
-def override(base: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Lay settings the user gave over the defaults.
+def override(base: Mapping[str, Scalar], settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the defaults with a user's settings in their place.
 
-    A noise multiplier that was given unsets the default target epsilon.
+    A noise multiplier empties the default target epsilon, because one determines the other.
 
     Raises:
-        ConfigError: A key is unknown (the nearest known key is named), or both
-            rivals were given.
+        ConfigError: A key is unknown (the nearest known key is named), or both a
+            noise multiplier and a target epsilon are set.
     """
-    for key in given:
+    for key in settings:
         if key not in base:
             near = difflib.get_close_matches(key, base, n=1, cutoff=0.5)
             leaf = [known for known in base if known.rsplit(".", 1)[-1] == key]
             hint = f"; did you mean {(leaf or near)[0]!r}?" if leaf or near else ""
             raise ConfigError(f"unknown setting {key!r}{hint}\n  known: {', '.join(base)}")
-    merged = dict(base) | {key: _as_declared(base[key], value) for key, value in given.items()}
-    rivals = RIVALS
-    if all(given.get(key, "") != "" for key in rivals):
-        raise ConfigError(f"give {rivals[0]} or {rivals[1]}, not both: one determines the other")
-    if given.get(rivals[0], "") != "":
-        merged[rivals[1]] = ""
+    merged = dict(base) | {key: _as_declared(base[key], value) for key, value in settings.items()}
+    noise, target = RIVALS
+    if settings.get(noise, "") != "":
+        if settings.get(target, "") != "":
+            raise ConfigError(f"give {noise} or {target}, not both: one determines the other")
+        merged[target] = ""
     return merged
 
 
 def _as_declared(default: Scalar, value: Scalar) -> Scalar:
+    """Return a whole number as a float where the default is one."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     try:
         return float(value) if whole and isinstance(default, float) else value
@@ -101,16 +103,16 @@ def _as_declared(default: Scalar, value: Scalar) -> Scalar:
 
 
 def parse(flat: Mapping[str, Scalar]) -> RunConfig:
-    """Validate a complete flat configuration and fill in what was left open.
+    """Check a complete set of settings and fill in empty ones.
 
     Args:
         flat: Every known key, as Flower's run configuration holds them.
 
     Returns:
-        The frozen configuration; `resolved` turns it back into flat keys.
+        The frozen settings. `resolved` turns them back into flat keys.
 
     Raises:
-        ConfigError: Names each setting that is wrong, what was given and what is allowed.
+        ConfigError: A setting is wrong; the text names each one, its value and what is allowed.
     """
     try:
         config = RunConfig.model_validate(nest(_whole_to_float(flat)))
@@ -125,7 +127,8 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
 
 
 def _whole_to_float(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """TOML writers drop the point of 8.0; strict typing would then refuse the 8."""
+    """Convert whole numbers to floats where a setting is a float."""
+    # TOML writers may drop the point of 8.0, and strict typing would then refuse the 8.
     floats = float_keys()
     return {key: _as_declared(0.0, value) if key in floats else value for key, value in flat.items()}
 
@@ -145,7 +148,7 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
 
 
 def _open_kind(config: RunConfig) -> str:
-    """Which row of the open values fits: by what is trained, then by the optimiser."""
+    """Return the row of `[tool.bract.open-values]` that fits the trained part and the optimizer."""
     if config.model.backbone == "cnn":
         part = "scratch"
     elif config.tuning == "head":
@@ -156,9 +159,8 @@ def _open_kind(config: RunConfig) -> str:
 
 
 def resolved(config: RunConfig) -> dict[str, Scalar]:
-    """The configuration as flat kebab-case keys, unset values as empty strings."""
-    tree = config.model_dump(by_alias=True)
-    flat = flatten(tree)
+    """Return the settings as flat kebab-case keys, with empty strings for empty ones."""
+    flat = flatten(config.model_dump(by_alias=True))
     return {key: "" if value is None else value for key, value in flat.items()}
 
 
@@ -167,8 +169,8 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        given = "" if item["type"] == "missing" or not key else f", got {item['input']!r}"
-        lines.append(f"{key}: {message}{given}" if key else message)
+        value = "" if item["type"] == "missing" or not key else f", got {item['input']!r}"
+        lines.append(f"{key}: {message}{value}" if key else message)
     return "\n".join(lines)
 
 
@@ -176,8 +178,8 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     """Read settings from a TOML file, nested or dotted.
 
     Args:
-        path: The file.
-        option: How the user named it.
+        path: A TOML file.
+        option: Option that named the file, for error texts.
 
     Raises:
         ConfigError: The file is missing, is not TOML, or holds lists.
@@ -189,6 +191,6 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{option} {path}: not a TOML file ({error})") from None
     for key, value in flat.items():
-        if not isinstance(value, str | int | float | bool):
+        if not isinstance(value, Scalar):
             raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
     return flat

@@ -1,214 +1,89 @@
-"""The sections of a run configuration as frozen typed models; `common.config.loading` reads them."""
+"""The settings of a run as one frozen typed model.
 
-import re
-from typing import Annotated, Any, Literal
+`common.config.loading.parse` makes it, and fills in the settings that were left empty.
+"""
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from common.config.sections import (
+    AUGMENTATIONS,
+    TUNINGS,
+    UNIFORM_STRATEGIES,
+    DataConfig,
+    MechanismName,
+    Metrics,
+    ModelConfig,
+    OpenFloat,
+    OpenInt,
+    Partitioner,
+    PositiveFloat,
+    PositiveInt,
+    PrivacyConfig,
+    Section,
+    StoppingConfig,
+    StrategyConfig,
+    StrategyName,
+    SystemConfig,
+    TrainingConfig,
+    Unit,
+    kebab,
+    split_list,
+)
 from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, Mechanism
 from common.privacy.plan import PrivacyPlan, PublicConstants
 
-Unit = Literal["image", "group"]
-Metrics = Literal["exact", "private", "none"]
-Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
-Head = Literal["linear", "mlp", "text"]
-Personal = Literal["", "head", "batchnorm-affine"]
-StrategyName = Literal[
-    "FedAvg",
-    "FedAvgM",
-    "FedProx",
-    "FedAdam",
-    "FedYogi",
-    "FedAdagrad",
-    "FedMedian",
-    "FedTrimmedAvg",
-    "Krum",
-    "MultiKrum",
-    "Bulyan",
-    "QFedAvg",
+__all__ = [
+    "AUGMENTATIONS",
+    "TUNINGS",
+    "DataConfig",
+    "MechanismName",
+    "Metrics",
+    "ModelConfig",
+    "Partitioner",
+    "PrivacyConfig",
+    "RunConfig",
+    "StoppingConfig",
+    "StrategyConfig",
+    "StrategyName",
+    "SystemConfig",
+    "TrainingConfig",
+    "Unit",
+    "float_keys",
+    "split_list",
 ]
-# Strategies that average uniformly, or only reshape an average: what clipping and noise at the server go with.
-UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
-TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
-AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
 
-def _is_mechanism(value: str) -> str:
-    if value not in MECHANISMS:
-        raise ValueError(f"{value!r} is not a privacy mechanism; there are {', '.join(MECHANISMS)}")
-    return value
+class RunConfig(Section):
+    """The settings of a whole run."""
 
-
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _unset_to_none(value: Any) -> Any:
-    return None if value == "" else value
-
-
-def _is_tuning(value: str) -> str:
-    if value not in TUNINGS and not re.fullmatch(r"last:[1-9]\d*", value):
-        raise ValueError(f"{value!r} is no way of tuning; there are {', '.join(TUNINGS)}")
-    if value == "last:<n>":
-        raise ValueError("write how many groups of layers, such as last:1")
-    return value
-
-
-def _are_augmentations(value: str) -> str:
-    unknown = set(split_list(value)) - set(AUGMENTATIONS)
-    if unknown:
-        raise ValueError(
-            f"{', '.join(sorted(unknown))} unknown; there are {', '.join(AUGMENTATIONS)}, joined by commas"
-        )
-    return value
-
-
-def split_list(listed: str) -> tuple[str, ...]:
-    """The items of a comma-separated setting.
-
-    >>> split_list("crop, flip")
-    ('crop', 'flip')
-    >>> split_list("")
-    ()
-    """
-    return tuple(item.strip() for item in listed.split(",") if item.strip())
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True)
-
-
-MechanismName = Annotated[str, AfterValidator(_is_mechanism)]
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-OpenInt = Annotated[PositiveInt | None, BeforeValidator(_unset_to_none)]
-OpenCount = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_unset_to_none)]
-OpenFloat = Annotated[PositiveFloat | None, BeforeValidator(_unset_to_none)]
-# Outside of these floating point, not privacy, would decide how far a clipped gradient reaches.
-OpenBound = Annotated[
-    Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] | None, BeforeValidator(_unset_to_none)
-]
-OpenRate = Annotated[Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None, BeforeValidator(_unset_to_none)]
-OpenNotNegative = Annotated[NotNegative | None, BeforeValidator(_unset_to_none)]
-OpenBelowOne = Annotated[BelowOne | None, BeforeValidator(_unset_to_none)]
-
-
-class DataConfig(_Section):
-    """Where the images come from and how they are dealt to clients."""
-
-    source: Annotated[str, Field(min_length=1)]
-    path: str
-    classes: str
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)]
-    partitioner: Partitioner
-    alpha: PositiveFloat
-    classes_per_client: PositiveInt
-    shards_per_client: PositiveInt
-    size_skew: Literal["linear", "square", "exponential"]
-    min_client_size: PositiveInt
-    image_size: Annotated[Annotated[int, Field(ge=4, le=1024)] | None, BeforeValidator(_unset_to_none)]
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
-
-
-class ModelConfig(_Section):
-    """The shared backbone, its head, and which part of them is trained and travels."""
-
-    backbone: Annotated[str, Field(min_length=1)]
-    weights: str
-    weights_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
-    head: Head
-    tuning: Annotated[Annotated[str, AfterValidator(_is_tuning)] | None, BeforeValidator(_unset_to_none)]
-    lora_rank: PositiveInt
-    personal: Personal
-
-
-class TrainingConfig(_Section):
-    """A client's local training. `batch_size` is the expected batch under DP."""
-
-    optimizer: Literal["sgd", "adamw"]
-    learning_rate: OpenRate
-    momentum: BelowOne
-    weight_decay: NotNegative
-    schedule: Literal["constant", "linear", "cosine"]
-    warmup_rounds: Annotated[int, Field(ge=0)]
-    local_epochs: PositiveInt
-    batch_size: PositiveInt
-    label_smoothing: BelowOne
-    augmentation: Annotated[str, AfterValidator(_are_augmentations)]
-    rotation_weight: NotNegative
-    autocast: Literal["none", "bfloat16"]
-
-
-class StrategyConfig(_Section):
-    """The Flower strategy that aggregates updates; what is left open keeps Flower's own default."""
-
-    name: StrategyName
-    server_learning_rate: OpenFloat
-    server_momentum: OpenBelowOne
-    beta_1: OpenBelowOne
-    beta_2: OpenBelowOne
-    tau: OpenFloat
-    proximal_mu: OpenNotNegative
-    trim_fraction: OpenBelowOne
-    num_malicious: OpenCount
-    num_selected: OpenInt
-    q: OpenNotNegative
-
-
-class PrivacyConfig(_Section):
-    """Everything that changes the guarantee, and nothing else."""
-
-    mechanism: MechanismName
-    unit: Unit
-    # More than 100 promises nothing, and costs the accountant gigabytes.
-    target_epsilon: Annotated[Annotated[float, Field(gt=0, le=100)] | None, BeforeValidator(_unset_to_none)]
-    noise_multiplier: OpenFloat
-    delta: Annotated[float, Field(ge=1e-12, lt=1)]
-    max_grad_norm: OpenBound
-    clipping_norm: OpenBound
-    metrics: Annotated[Metrics | None, BeforeValidator(_unset_to_none)]
-    counts_noise: Annotated[float, Field(ge=0.5, le=1e6)]
-    closing_noise: Annotated[float, Field(ge=0.5, le=1e6)]
-    policy: str
-
-
-class StoppingConfig(_Section):
-    """When to stop before the last round, and which round's model to keep."""
-
-    patience: Annotated[int, Field(ge=0)]
-    keep: Literal["last", "best"]
-
-
-class SystemConfig(_Section):
-    """What only changes speed and memory."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    physical_batch_size: OpenInt
-    ledger: Literal["simulated", "durable"]
-    bundle: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
-
-
-class RunConfig(_Section):
-    """A whole run. Build it with `common.config.loading.parse`, which also fills in what was left open."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    num_rounds: PositiveInt
-    num_clients: PositiveInt
-    client_fraction: Fraction
-    min_clients: OpenInt
-    join_deadline: PositiveFloat
-    round_deadline: OpenFloat
-    round_retries: Annotated[int, Field(ge=0, le=100)]
-    max_update_norm: OpenFloat
-    max_num_units: OpenInt
-    node_keys: bool
-    output_dir: str
-    resume: bool
+    seed: int = Field(ge=0, lt=2**63, description="Root of all public random choices; private noise never uses it.")
+    num_rounds: PositiveInt = Field(description="Rounds of training.")
+    num_clients: PositiveInt = Field(description="Clients of the run.")
+    client_fraction: float = Field(
+        gt=0, le=1, description="Share of clients in each round; nobody is drawn twice before everybody was drawn once."
+    )
+    min_clients: OpenInt = Field(
+        description="Fewest usable updates of a round, and with real clients how many are enough to begin. Empty: one "
+        "update, and all clients to begin."
+    )
+    join_deadline: PositiveFloat = Field(description="Seconds in which real clients must declare themselves.")
+    round_deadline: OpenFloat = Field(
+        description="Seconds in which real clients must send an update; a simulation waits without limit. Empty: the "
+        "default."
+    )
+    round_retries: int = Field(
+        ge=0, le=100, description="How often a round with too few usable updates is tried again before it is skipped."
+    )
+    max_update_norm: OpenFloat = Field(
+        description="Longest update, in weight units, that is used. Empty: compared with the other updates alone."
+    )
+    max_num_units: OpenInt = Field(description="Most units that a client may declare. Empty: any number.")
+    node_keys: bool = Field(
+        description="Whether each client has an admitted key, so that the server remembers it; set by `bract run`."
+    )
+    output_dir: str = Field(description="Folder for the results. Empty: a new folder in `runs/`.")
+    resume: bool = Field(description="Continue the interrupted run in `output-dir`; set by `--resume`.")
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
@@ -294,17 +169,17 @@ class RunConfig(_Section):
 
     @property
     def tuning(self) -> str:
-        """The way of tuning, also where the configuration left it open."""
+        """The value of `model.tuning`, with the default of the backbone for an empty one."""
         return self.model.tuning or ("full" if self.model.backbone == "cnn" else "head")
 
     @property
     def caches_features(self) -> bool:
-        """Whether images pass a frozen backbone once in their life, and clients train on the features."""
+        """True if clients train on features that a frozen backbone computed once."""
         return self.tuning == "head" and not self.training.augmentation
 
     @property
     def needs_no_torch(self) -> bool:
-        """Whether training needs NumPy alone: a linear head on cached features."""
+        """True if NumPy alone can train, as for a linear head on cached features."""
         return self.caches_features and self.model.head != "mlp"
 
     @property
@@ -356,23 +231,25 @@ class RunConfig(_Section):
 
     @property
     def cohort_size(self) -> int:
-        """Clients a round: the fraction rounded down, at least one."""
+        """Number of clients in a round, at least 1."""
+        # 0.29 * 100 is 28.999... in floating point, and means 29.
         return max(1, int(self.num_clients * self.client_fraction + 1e-9))
 
     @property
     def participations(self) -> int:
-        """The most rounds one client takes part in; cohorts are drawn to keep it this low."""
+        """Largest number of rounds in which one client takes part."""
+        # Cohorts are drawn so that nobody exceeds the even share, rounded up.
         return -(-self.num_rounds * self.cohort_size // self.num_clients)
 
 
 def float_keys() -> frozenset[str]:
-    """Dotted kebab-case keys of settings that are floating-point numbers, open ones included."""
-    found: set[str] = set()
+    """Return the dotted keys of all settings that are floating-point numbers."""
+    keys: set[str] = set()
     for name, field in RunConfig.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, _Section):
-            leaves = {f"{name}.{_kebab(leaf)}": inner for leaf, inner in section.model_fields.items()}
+        if isinstance(section, type) and issubclass(section, Section):
+            leaves = {f"{name}.{kebab(leaf)}": inner for leaf, inner in section.model_fields.items()}
         else:
-            leaves = {_kebab(name): field}
-        found |= {key for key, inner in leaves.items() if "float" in str(inner.annotation)}
-    return frozenset(found)
+            leaves = {kebab(name): field}
+        keys |= {key for key, inner in leaves.items() if "float" in str(inner.annotation)}
+    return frozenset(keys)

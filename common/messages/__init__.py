@@ -1,1 +1,1 @@
-"""Messages between server and clients, and what they may carry."""
+"""The messages between server and clients."""

@@ -1,6 +1,6 @@
-"""What may come in and go out: the wire contract enforced on both sides.
+"""The checks of messages on both sides, before they are used or sent.
 
-What a client may send is declared in `common.messages.fields`.
+`common.messages.fields` declares what a client may send.
 """
 
 import math
@@ -20,28 +20,34 @@ _NUMPY = "numpy.ndarray"
 
 
 def check_request(content: RecordDict, *, message_type: str) -> None:
-    """Refuse a message that brings more than its kind needs: what nobody reads could be of any size.
+    """Refuse a message with records that its type does not need.
+
+    A record that nothing reads could be of any size.
 
     Args:
-        content: What a server sent.
+        content: Content of a message from the server.
         message_type: `query`, `query.close`, `train` or `evaluate`.
 
     Raises:
-        FederationError: A record is extra.
+        FederationError: The message has an extra record.
     """
     allowed = {CONFIG} if message_type.startswith("query") else {CONFIG, ARRAYS}
-    if strangers := set(content) - allowed:
-        raise FederationError(f"a message brings {len(strangers)} records that no message of its kind has")
+    if unknown := set(content) - allowed:
+        raise FederationError(f"a message has {len(unknown)} records that no message of its type may have")
 
 
 def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a model that is not the agreed one, before it touches any image.
+    """Refuse a received model that is not the agreed one.
 
-    A wrong shape that only some labels trip over would tell the server which labels
-    there are, by whether the client fails.
+    A wrong shape could fail for some labels only. The failure would then tell the server
+    which labels a client has.
+
+    Args:
+        arrays: The tensors that were received.
+        trainable: Names and shapes of the tensors that are trained.
 
     Raises:
-        FederationError: Names, shapes or types differ, or a value is not finite.
+        FederationError: Names or shapes differ, or a value is not finite.
     """
     if {name: array.shape for name, array in arrays.items()} != dict(trainable):
         raise FederationError("the server sent tensors of other names or shapes than the model has")
@@ -52,12 +58,12 @@ def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tup
 def check_release(
     content: RecordDict, *, message_type: str, releases: Releases, travelling: Mapping[str, tuple[int, ...]]
 ) -> RecordDict:
-    """Let a reply pass only if its fields are exactly those of the allow-list.
+    """Return a reply unchanged if its fields are exactly those of the allow-list.
 
     Args:
-        content: What is about to leave.
+        content: Content of the reply.
         message_type: `query`, `query.close`, `train` or `evaluate`.
-        releases: What this run's replies carry.
+        releases: Fields that this run's replies carry.
         travelling: Names and shapes of the tensors that travel.
 
     Raises:
@@ -85,26 +91,29 @@ def check_reply(
     releases: Releases,
     travelling: Mapping[str, tuple[int, ...]],
 ) -> Evaluation | None:
-    """What a reply says of the incoming model, if the server may use the reply at all.
+    """Return the evaluation in a reply that the server may use.
 
-    Flower's strategies pair tensors of clients by position, so their order counts too.
+    Flower's strategies match tensors by position, so their order is checked too.
 
     Args:
-        content: What arrived.
-        declared: What its sender declared before round 1.
+        content: Content of the reply.
+        declared: Declaration of its client.
         message_type: `train`, `evaluate` or `query.close`.
-        releases: What this run's replies carry.
+        releases: Fields that this run's replies carry.
         travelling: Names and shapes of the tensors that were sent, in order.
 
+    Returns:
+        The evaluation of the model that the client received, None if the reply carries none.
+
     Raises:
-        FederationError: The reply is not what the run's clients agreed to send.
+        FederationError: The reply breaks the agreed format.
     """
     try:
         check_release(content, message_type=message_type, releases=releases, travelling=travelling)
     except PrivacyError as error:
         raise FederationError(f"client {declared.name} sent another reply than agreed: {error}") from None
     if any(list(record) != list(travelling) for record in content.array_records.values()):
-        raise FederationError(f"client {declared.name} sent its tensors in another order than it got them")
+        raise FederationError(f"client {declared.name} sent its tensors in another order than it received them")
     for record in content.array_records.values():
         _check_numbers(record, travelling, declared.name, clipped=releases.mechanism.noise_at_server)
     if METRICS not in content:
@@ -114,43 +123,46 @@ def check_reply(
     return decode_evaluation(content, len(declared.classes))
 
 
-def _check_numbers(record: ArrayRecord, travelling: Mapping[str, tuple[int, ...]], who: str, *, clipped: bool) -> None:
-    """Read the tensors for real: what a record says of shapes and types need not be what its bytes hold.
+def _check_numbers(
+    record: ArrayRecord, travelling: Mapping[str, tuple[int, ...]], client: str, *, clipped: bool
+) -> None:
+    """Refuse tensors whose bytes are not finite float32 numbers of the agreed shapes.
 
-    Where the server clips, an update that is not finite counts as zero, and takes part: so it is accounted for.
+    Where the server clips, an update that is not finite is allowed: it counts as zero and is accounted for.
     """
     for name, array in record.items():
         try:
             check_tensor(array, travelling[name])
             values = array.numpy()
         except FederationError as error:
-            raise FederationError(f"client {who} sent {error}") from None
+            raise FederationError(f"client {client} sent {error}") from None
         if values.dtype != np.float32:
-            raise FederationError(f"client {who} sent a tensor of another type than it got")
+            raise FederationError(f"client {client} sent a tensor of another type than it received")
         if not clipped and not np.isfinite(values).all():
-            raise FederationError(f"client {who} sent a tensor with values that are not finite")
+            raise FederationError(f"client {client} sent a tensor with values that are not finite")
 
 
 def check_tensor(array: Array, shape: tuple[int, ...]) -> None:
-    """Refuse a tensor's bytes before they are read, if they are not what was agreed on.
+    """Refuse a tensor by its header, before its bytes are read.
 
-    A few bytes can claim to be a tensor of any size, which whoever reads them would make room for.
+    A few bytes can claim to be a tensor of any size, and a reader would reserve the memory.
 
     Args:
-        array: As it came.
-        shape: What it must be.
+        array: The tensor as it was received.
+        shape: Agreed shape.
 
     Raises:
-        FederationError: It is no tensor of 32 or 64 bit numbers, or one of another shape.
+        FederationError: The tensor is not of 32 or 64 bit floats, or has another shape.
     """
     if array.stype != _NUMPY:
         raise FederationError("a tensor that numpy did not write")
     try:
         stream = BytesIO(array.data)
         read = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(stream)]
-        found, _, dtype = read(stream)
+        claimed, _, dtype = read(stream)
         whole = len(array.data) - stream.tell() == dtype.itemsize * math.prod(shape)
-    except Exception as error:  # numpy's reader raises what it likes on bytes that were made up
+    # numpy's reader raises errors of many types on forged bytes.
+    except Exception as error:
         raise FederationError(f"a tensor that cannot be read ({type(error).__name__})") from None
-    if tuple(found) != tuple(shape) or dtype.str not in ("<f4", "<f8") or not whole:
+    if tuple(claimed) != tuple(shape) or dtype.str not in ("<f4", "<f8") or not whole:
         raise FederationError("a tensor of another type or shape than agreed")

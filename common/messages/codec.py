@@ -1,6 +1,6 @@
-"""The wire contract: key names, and RecordDict to and from domain types.
+"""The encoding and decoding of messages as Flower's records.
 
-What a client may send is declared in `common.messages.fields`; `common.messages.checks` refuses
+`common.messages.fields` declares what a client may send, `common.messages.checks` refuses
 anything else.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages.fields import (
@@ -34,19 +35,21 @@ from common.metrics import Counts, NoisedCounts, total
 CONFIG = "config"
 SERVER_ROUND = "server-round"
 RUN_ID = "run-id"
+# Limits on what one client can make the server hold, far above anything real.
 _LONGEST_HEX, _MOST_CLASSES, _LONGEST_CLASS = 128, 100_000, 1000
-_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}  # a client takes the last from its own configuration
+# FedProx sends its `proximal-mu`; a client takes the value from its own settings instead.
+_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a client says of the incoming model.
+    """A client's evaluation of the model that it received.
 
     Attributes:
-        counts: Of the global model, on held-out images; exact.
-        personal: Of the client's own model, if tensors stay with the client; exact.
+        counts: Exact counts of the global model on held-out images.
+        personal: Exact counts of the client's own model, where tensors stay with the client.
         train_loss: Mean cross-entropy in nats on training images, for QFedAvg only.
-        noised: Of the global model, one vote a unit, with noise in each count.
+        noised: Counts of the global model with noise in each, one vote for each unit.
     """
 
     counts: Counts | None = None
@@ -57,16 +60,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a client declares once, before round 1: public constants only.
+    """The public constants that a client declares before its first round.
 
     Attributes:
-        name: Stable name of the client; Flower's node ids change with each run.
-        num_units: Declared size, also the aggregation weight.
+        name: Name of the client, which stays while Flower's node ids change with each run.
+        num_units: Declared number of training units, also the weight in averages.
         classes: Class names, equal at all clients.
         input_shape: Shape of one input to the trainable part.
-        backbone_hash: Hash of the frozen weights; empty if there are none.
-        bundle: Digest of the bundle of code that the client has pinned and its launcher has checked; empty where
-            it runs whatever the server sends.
+        backbone_hash: Hash of the frozen weights, empty if there are none.
+        bundle: Digest of the bundle of code that the client's policy pins and its launcher checked.
+            Empty for a client that runs any code of the server.
     """
 
     name: str
@@ -78,12 +81,14 @@ class Declaration:
 
 
 def arrays_to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Tensors by name, in the order given."""
+    """Return tensors as Flower's record, in the same order."""
     return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
 
-def record_to_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """Tensors by name as float32; aggregation may have widened them.
+def record_to_arrays(record: ArrayRecord) -> Arrays:
+    """Return the tensors of a record as float32.
+
+    Aggregation may have widened them to float64.
 
     Raises:
         FederationError: A tensor does not hold real floating-point numbers.
@@ -91,12 +96,13 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
     arrays = {name: array.numpy() for name, array in record.items()}
     if any(array.dtype.kind != "f" for array in arrays.values()):
         raise FederationError("a tensor does not hold floating-point numbers")
+    # A value beyond float32 becomes infinite, which later checks refuse.
     with np.errstate(over="ignore"):
         return {name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()}
 
 
 def encode_declaration(declaration: Declaration) -> RecordDict:
-    """The reply to a query."""
+    """Encode the reply to a query."""
     record = ConfigRecord(
         {
             "name": declaration.name,
@@ -111,10 +117,10 @@ def encode_declaration(declaration: Declaration) -> RecordDict:
 
 
 def decode_declaration(content: RecordDict) -> Declaration:
-    """What a client declared.
+    """Decode the reply to a query.
 
     Raises:
-        FederationError: The reply has not the agreed fields and types.
+        FederationError: A field is missing, too long or of the wrong type.
     """
     try:
         record = content.config_records[CLIENT]
@@ -127,29 +133,29 @@ def decode_declaration(content: RecordDict) -> Declaration:
     if not (isinstance(bundle, str) and re.fullmatch("([0-9a-f]{64})?", bundle)):
         raise FederationError("a client's declaration has a field of the wrong type")
     if not 0 < len(name) <= 64 or not name.isprintable():
-        raise FederationError("a client calls itself by a name that cannot be shown")
+        raise FederationError("a client declared a name that cannot be shown: it needs 1 to 64 printable characters")
     if not (isinstance(classes, list) and isinstance(shape, list)):
         raise FederationError("a client's declaration has a field of the wrong type")
     if len(classes) > _MOST_CLASSES or len(shape) > 4 or any(len(str(label)) > _LONGEST_CLASS for label in classes):
-        raise FederationError("a client's declaration is longer than any that this server takes")
+        raise FederationError("a client's declaration is longer than any that this server accepts")
     if not (all(isinstance(label, str) for label in classes) and all(type(n) is int and n > 0 for n in shape)):
         raise FederationError("a client's declaration has a field of the wrong type")
     return Declaration(name, units, tuple(map(str, classes)), tuple(map(int, shape)), digest, bundle)
 
 
 def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, evaluation: Evaluation | None) -> RecordDict:
-    """The reply to a training message.
+    """Encode the reply to a training message.
 
     Args:
-        arrays: Travelling tensors after local training.
-        num_units: Declared size of the client: the aggregation weight.
-        evaluation: Evaluation of the incoming model, if any of it may leave.
+        arrays: The tensors that travel, after local training.
+        num_units: Declared size of the client, its weight in averages.
+        evaluation: Evaluation of the received model, None if nothing of it may leave.
     """
     return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, evaluation)})
 
 
 def encode_evaluation(num_units: int, evaluation: Evaluation | None) -> RecordDict:
-    """The reply to an evaluation message."""
+    """Encode the reply to an evaluation message."""
     return RecordDict({METRICS: _metrics(num_units, evaluation)})
 
 
@@ -183,15 +189,18 @@ def _put_noised(metrics: MetricRecord, noised: NoisedCounts) -> None:
 
 
 def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Evaluation | None:
-    """What a reply says of the incoming model, or None if it carries no counts.
+    """Decode the evaluation in a reply.
 
     Args:
         content: A reply.
-        num_classes: The side that a matrix must have, if it is known.
+        num_classes: Number of rows that a matrix must have; None accepts any.
+
+    Returns:
+        The evaluation, or None if the reply carries no counts.
 
     Raises:
-        FederationError: A matrix is not square, a count is negative, or a loss is no finite number
-            of at least 0 where one is needed.
+        FederationError: A matrix is not square, an exact count is negative, or a loss is not
+            a finite number of at least 0 where one is needed.
     """
     metrics = content.metric_records[METRICS]
     noised = _noised(metrics, num_classes)
@@ -203,7 +212,7 @@ def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Ev
     personal = _counts(metrics, *PERSONAL_COUNTS, num_classes) if PERSONAL_CONFUSION in metrics else None
     loss = metrics.get(TRAIN_LOSS)
     if loss is not None and not (isinstance(loss, float) and math.isfinite(loss) and loss >= 0):
-        raise FederationError("a client sent a training loss that is no finite number of at least 0")
+        raise FederationError("a client sent a training loss that is not a finite number of at least 0")
     return Evaluation(counts, personal, loss)
 
 
@@ -211,7 +220,7 @@ def _noised(metrics: MetricRecord, num_classes: int | None) -> NoisedCounts | No
     if CORRECT in metrics:
         pair = [metrics[CORRECT], metrics.get(WRONG)]
         if not all(type(value) is int for value in pair):
-            raise FederationError("a client sent noised counts that are no whole numbers")
+            raise FederationError("a client sent noised counts that are not whole numbers")
         return NoisedCounts(np.array(pair, dtype=np.int64))
     if NOISED_CONFUSION in metrics:
         return NoisedCounts(_square(metrics[NOISED_CONFUSION], num_classes))
@@ -222,42 +231,41 @@ def _square(listed: object, num_classes: int | None) -> np.ndarray:
     flat = np.asarray(listed)
     side = math.isqrt(flat.size)
     if not side or side * side != flat.size or num_classes not in (None, side) or flat.dtype.kind != "i":
-        raise FederationError("a client sent counts that are no confusion matrix")
+        raise FederationError("a client sent counts that are not a confusion matrix")
     return flat.reshape(side, side).astype(np.int64)
 
 
 def _counts(metrics: MetricRecord, confusion: str, loss_sum: str, num_classes: int | None) -> Counts:
     matrix, loss = _square(metrics[confusion], num_classes), metrics.get(loss_sum, math.nan)
     if (matrix < 0).any() or not isinstance(loss, float | int):
-        raise FederationError("a client sent counts that are no confusion matrix")
+        raise FederationError("a client sent counts that are not a confusion matrix")
     return Counts(matrix, float(loss))
 
 
 def sum_counts(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
-    """Add up counts over clients, for a strategy's metrics aggregation functions.
+    """Add up the exact counts of all clients, as a strategy's metrics aggregation function.
 
-    Flower's default would average them. Returns an empty record where no exact counts are sent.
+    Flower's own function would average them. Without exact counts the record is empty.
     """
     del weighted_by_key
-    evaluation = [found for found in map(decode_evaluation, contents) if found is not None]
-    summed = total(found.counts for found in evaluation if found.counts is not None)
-    if summed is None:
-        return MetricRecord()
+    evaluations = [evaluation for evaluation in map(decode_evaluation, contents) if evaluation is not None]
+    summed = total(evaluation.counts for evaluation in evaluations if evaluation.counts is not None)
     metrics = MetricRecord()
-    _put_counts(metrics, summed, CONFUSION, LOSS_SUM)
+    if summed is not None:
+        _put_counts(metrics, summed, CONFUSION, LOSS_SUM)
     return metrics
 
 
 def failure_reply(failure: ClientFailure, message: Message) -> Message:
-    """An error reply that says nothing but its code."""
+    """Return an error reply that carries nothing but its code."""
     return Message(Error(code=int(failure), reason=failure.name), reply_to=message)
 
 
 def server_round_of(content: RecordDict) -> int:
-    """The round a message belongs to, from 1.
+    """Return the number of the round that a training message belongs to, from 1.
 
     Raises:
-        FederationError: The message does not say.
+        FederationError: The message has no valid round.
     """
     try:
         value = content.config_records[CONFIG][SERVER_ROUND]
@@ -269,28 +277,28 @@ def server_round_of(content: RecordDict) -> int:
 
 
 def run_id_of(content: RecordDict) -> str:
-    """The run that a message belongs to, by the server's own name for it.
+    """Return the id of the run that a message belongs to.
 
     Raises:
-        FederationError: The message does not say, or brings settings that no message may bring.
+        FederationError: The message has no valid id, or settings that no message may have.
     """
     record = content.config_records.get(CONFIG, ConfigRecord())
     value = record.get(RUN_ID)
-    # It names files and is looked up in the ledger: nothing but a random number may be in it.
+    # The id becomes part of file names and ledger entries: allow a random number only.
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{32}", value):
-        raise FederationError("a message lacks the run it belongs to, 32 hex digits")
-    if strangers := set(record) - _CONFIG_KEYS:
-        raise FederationError(f"a message brings settings that no message may bring: {len(strangers)}")
+        raise FederationError("a message lacks the id of its run, 32 hex digits")
+    if unknown := set(record) - _CONFIG_KEYS:
+        raise FederationError(f"a message has {len(unknown)} settings that no message may have")
     return value
 
 
 def run_config(run_id: str) -> ConfigRecord:
-    """The part of every message that names its run."""
+    """Return the record that names the run in every message."""
     return ConfigRecord({RUN_ID: run_id})
 
 
 def encode_head(head: SignedHead) -> ConfigRecord:
-    """The head of a client's ledger, as it goes along with every reply."""
+    """Encode the signed head of a client's ledger."""
     return ConfigRecord(
         {
             "ledger-id": head.ledger,
@@ -303,10 +311,10 @@ def encode_head(head: SignedHead) -> ConfigRecord:
 
 
 def decode_head(content: RecordDict) -> SignedHead:
-    """The head that came with a reply; not checked yet.
+    """Decode the signed head in a reply, without checking its signature.
 
     Raises:
-        FederationError: There is none, or a field is of the wrong type.
+        FederationError: The head is missing, or a field is too long or of the wrong type.
     """
     try:
         record = content.config_records[LEDGER]

@@ -1,6 +1,6 @@
-"""What a client may send: the closed list of fields, by kind of message and by what the run is.
+"""The allow-list of the fields that a client may send.
 
-`common.messages.codec` encodes, checks and decodes them.
+`common.messages.codec` encodes and decodes the fields, `common.messages.checks` enforces the list.
 """
 
 from dataclasses import dataclass
@@ -27,24 +27,26 @@ DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-h
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
 PERSONAL_COUNTS = (PERSONAL_CONFUSION, PERSONAL_LOSS_SUM)
 
-# Record -> keys of one reply; None stands for the travelling tensors' names.
+# Record of a reply -> its keys; None stands for the names of the tensors that travel.
 Fields = dict[str, tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
 class Releases:
-    """What the replies of one run carry: exactly these fields, no more and no fewer.
+    """The choice of fields that the replies of one run carry.
+
+    A reply has exactly these fields, no more and no fewer.
 
     Attributes:
-        mechanism: What protects whom.
-        metrics: How counts of held-out images leave.
+        mechanism: Privacy mechanism of the run.
+        metrics: How counts of held-out images leave a client.
         train_loss: Training replies carry the incoming model's mean loss on training
-            images, which QFedAvg weighs by; never with a mechanism.
-        personal: Counts come twice, for the global model and for the client's own;
-            never with a mechanism.
+            images, which QFedAvg weighs by. Impossible with a mechanism.
+        personal: Replies carry counts of the global and of the client's own model.
+            Impossible with a mechanism.
 
     Raises:
-        PrivacyError: An extra field was asked for under a mechanism, which has no event for it.
+        PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
     """
 
     mechanism: Mechanism = MECHANISMS[NO_PRIVACY]
@@ -58,7 +60,7 @@ class Releases:
 
     @classmethod
     def of(cls, config: RunConfig) -> "Releases":
-        """What this configuration, and nothing the server says, lets leave.
+        """Return the fields that the settings of a run allow.
 
         Raises:
             PrivacyError: The strategy needs a field that the mechanism does not release.
@@ -68,11 +70,11 @@ class Releases:
 
     @property
     def signed(self) -> bool:
-        """Whether replies carry the head of the client's ledger."""
+        """True if replies carry the signed head of the client's ledger."""
         return self.mechanism.noise_at_client
 
     def fields(self, message_type: str) -> Fields:
-        """Record -> keys of a reply to one type of message.
+        """Return the records of a reply to one type of message, with their keys.
 
         Raises:
             PrivacyError: Nothing may leave in reply to this type of message.
@@ -96,7 +98,7 @@ class Releases:
             return ()
         if self.metrics == "private":
             return (NOISED_CONFUSION,) if closing else (CORRECT, WRONG)
-        # Cross-entropy is no function of counts: its sum leaves without a mechanism only.
+        # A policy can allow exact counts under a mechanism, but the loss says more than counts do.
         return (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
 
     def _extra(self, *, train: bool) -> tuple[str, ...]:

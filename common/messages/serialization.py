@@ -1,4 +1,7 @@
-"""Arrays and metrics of a message as bytes and back: what a ledger keeps of a reply, and what names a request."""
+"""The arrays and metrics of a message as bytes and as a digest.
+
+A ledger keeps a reply as these bytes, and names a request by this digest.
+"""
 
 import hashlib
 import json
@@ -10,12 +13,12 @@ from common.errors import LedgerError
 
 
 def pack(content: RecordDict) -> bytes:
-    """Records of arrays and metrics as bytes; equal contents give equal bytes."""
+    """Turn the arrays and metrics of a message into bytes, equal for equal contents."""
     return b"".join(_parts(content))
 
 
 def _parts(content: RecordDict) -> list[bytes]:
-    """A header, and the arrays' bytes as Flower holds them."""
+    """Return a header and the bytes of each array as Flower holds them."""
     arrays = {name: dict(record.items()) for name, record in content.array_records.items()}
     described = {
         "arrays": {
@@ -30,34 +33,37 @@ def _parts(content: RecordDict) -> list[bytes]:
 
 
 def unpack(packed: bytes) -> RecordDict:
-    """The inverse of `pack`.
+    """Turn bytes that `pack` made into a message.
 
     Raises:
         LedgerError: The bytes were not made by `pack`.
     """
     try:
-        at = 8 + int.from_bytes(packed[:8], "big")
-        described = json.loads(packed[8:at])
+        position = 8 + int.from_bytes(packed[:8], "big")
+        described = json.loads(packed[8:position])
         content = RecordDict()
         for name, rows in described["arrays"].items():
             arrays = {}
             for key, dtype, shape, stype, size in rows:
-                arrays[key] = Array(dtype=dtype, shape=tuple(shape), stype=stype, data=packed[at : at + size])
-                at += size
+                arrays[key] = Array(
+                    dtype=dtype, shape=tuple(shape), stype=stype, data=packed[position : position + size]
+                )
+                position += size
             content[name] = ArrayRecord(arrays)
         for name, metrics in described["metrics"].items():
             content[name] = MetricRecord(cast(dict[str, int | float | list[int] | list[float]], metrics))
     except (ValueError, KeyError, TypeError) as error:
-        raise LedgerError(f"a kept reply is damaged ({type(error).__name__})") from None
-    if at != len(packed):
-        raise LedgerError("a kept reply is damaged: it is too short or too long")
+        raise LedgerError(f"a stored reply is damaged ({type(error).__name__})") from None
+    # A truncated file would give short arrays without an error above.
+    if position != len(packed):
+        raise LedgerError("a stored reply is damaged: it is too short or too long")
     return content
 
 
 def digest_of(content: RecordDict) -> str:
-    """What names the model and the settings in a message: 64 hex digits."""
+    """Return 64 hex digits that name the model, metrics and settings of a message."""
     settings = {name: dict(record) for name, record in content.config_records.items()}
-    whole = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for part in _parts(content):
-        whole.update(part)
-    return whole.hexdigest()
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The bundle of code that Flower sends to clients: made of the installed Bract, read, digested, unpacked."""
+"""The bundle of code that Flower sends to clients."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ ROOMS = ("common", "client", "server", "simulations")
 _MAX_BYTES = 64 * 1024**2
 _MAX_FILES = 10_000
 _MAX_NAME = 200
-# Flower writes its own table of contents there; nothing of it is code.
+# Flower's own table of contents, which is not code.
 _FLOWER_FOLDER = ".info/"
 _PART = re.compile(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
 _ENCRYPTED = 0x1
@@ -35,31 +35,32 @@ def stage_app(home: Path) -> Path:
     shutil.copy(here / "bract.py", app / "bract.py")
     project = here / "pyproject.toml"
     shutil.copy(project if project.is_file() else here / "common" / "pyproject.toml", app / "pyproject.toml")
-    # Flower refuses an exclude pattern that matches nothing.
+    # Flower refuses an exclude pattern that matches nothing: give `tests/**` a file.
     (app / "tests").mkdir()
     (app / "tests" / "__init__.py").touch()
     return app
 
 
 def installed_bundle() -> bytes:
-    """The bundle that `flwr run` or `flwr build` makes of the Bract that is installed here."""
+    """Return the bundle that `flwr run` makes of the installed Bract."""
     with tempfile.TemporaryDirectory(prefix="bract-bundle-") as scratch:
         return bundle_of(stage_app(Path(scratch)))
 
 
 def bundle_of(app: Path) -> bytes:
-    """The bundle that `flwr run` or `flwr build` makes of an app's folder, see `stage_app`."""
+    """Return the bundle that `flwr run` makes of an app's folder."""
     from flwr.cli.build import build_fab_from_disk
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Flower's, for one of its own dependencies
+        # Flower calls a deprecated function of one of its own dependencies.
+        warnings.simplefilter("ignore", DeprecationWarning)
         return build_fab_from_disk(app)
 
 
 def bundle_files(content: bytes) -> dict[str, bytes]:
-    """What a bundle holds, by name; nothing is written, and no more than 64 MiB is ever inflated.
+    """Return the files of a bundle by name, without writing anything.
 
-    Flower's own `.info/` is left out: it is neither digested nor unpacked.
+    Flower's own folder `.info/` is left out: it is neither digested nor unpacked.
 
     Args:
         content: A zip file, as a server sent it.
@@ -68,8 +69,9 @@ def bundle_files(content: bytes) -> dict[str, bytes]:
         Relative names with `/` between their parts, sorted, and each file's bytes.
 
     Raises:
-        BundleError: It is no zip file, or one that no honest server makes: names that are absolute, climb,
-            repeat each other in any case of letters, or hold other than plain ASCII; links; too much.
+        BundleError: The content is not a zip file, holds a link, more than 10,000 files or more than
+            64 MiB, or has a name that is absolute, contains `..`, is not plain ASCII, or equals
+            another one in all but the case of letters.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -78,7 +80,7 @@ def bundle_files(content: bytes) -> dict[str, bytes]:
             kept = [entry for entry in entries if not entry.orig_filename.startswith(_FLOWER_FOLDER)]
             return _read(archive, sorted(kept, key=lambda entry: entry.orig_filename))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        raise BundleError(f"the bundle of code is no zip file that can be read ({error})") from None
+        raise BundleError(f"the bundle of code is not a readable zip file ({error})") from None
 
 
 def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
@@ -99,14 +101,15 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     if len(name) > _MAX_NAME or not all(_PART.fullmatch(part) for part in name.split("/")):
         raise BundleError(f"the bundle of code holds a file of the name {name[:_MAX_NAME]!r}, which is not allowed")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG) or entry.flag_bits & _ENCRYPTED:
-        raise BundleError(f"the bundle of code holds {name!r}, which is no plain file")
+        raise BundleError(f"the bundle of code holds {name!r}, which is not a plain file")
 
 
 def _read(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     left = _MAX_BYTES
     for entry in entries:
-        with archive.open(entry) as stream:  # what an entry says of its own size is not believed
+        with archive.open(entry) as stream:
+            # The size that an entry claims can be false: read no more than is allowed.
             files[entry.orig_filename] = stream.read(left + 1)
         left -= len(files[entry.orig_filename])
         if left < 0:
@@ -115,7 +118,7 @@ def _read(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> dict[str,
 
 
 def files_digest(files: Mapping[str, bytes]) -> str:
-    """64 hex digits that name a set of files: all names and all bytes, in no order.
+    """Return 64 hex digits that name a set of files by names and contents.
 
     >>> files_digest({"a.py": b"1", "b.py": b""}) == files_digest({"b.py": b"", "a.py": b"1"})
     True
@@ -125,36 +128,38 @@ def files_digest(files: Mapping[str, bytes]) -> str:
 
 
 def bundle_digest(content: bytes) -> str:
-    """64 hex digits that name the code in a bundle: what a policy pins.
+    """Return 64 hex digits that name the code in a bundle.
 
-    Two bundles of the same files have the same digest, however they were packed; any other name or byte gives
-    another. It is not the hash that Flower shows, which is over the zip file: machines with other versions
-    of zlib make other zip files of the same code.
+    A policy pins this digest. Equal files give an equal digest, however they were packed. Flower
+    shows another hash, of the zip file: machines with other versions of zlib make other zip files
+    of the same code.
 
     Args:
         content: A zip file.
 
     Raises:
-        BundleError: See `bundle_files`.
+        BundleError: The bundle is refused by `bundle_files`.
     """
     return files_digest(bundle_files(content))
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Write files of a bundle to a fresh folder, which appears complete or not at all.
+    """Write the files of a bundle to a new folder for this user only.
+
+    Guarantee: the folder appears with all files or not at all.
 
     Args:
-        files: As `bundle_files` gives them.
-        folder: Must not be there yet; open to this user alone.
+        files: Names and bytes from `bundle_files`.
+        folder: Folder that does not exist yet.
 
     Returns:
         The folder.
 
     Raises:
-        BundleError: The folder is there.
+        BundleError: The folder exists.
     """
     if folder.exists() or folder.is_symlink():
-        raise BundleError(f"{folder} is there already")
+        raise BundleError(f"{folder} exists already")
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
     try:
@@ -170,9 +175,12 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
 
 
 def holds_exactly(folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether a folder holds these files, byte for byte, and nothing else: no link, no compiled code, no more."""
-    found = [] if folder.is_symlink() or not folder.is_dir() else [*folder.rglob("*")]
-    if any(path.is_symlink() or not (path.is_file() or path.is_dir()) for path in found):
+    """Return True if a folder holds exactly these files.
+
+    A link or a compiled module in it counts as something else, because Python could run it.
+    """
+    paths = [] if folder.is_symlink() or not folder.is_dir() else [*folder.rglob("*")]
+    if any(path.is_symlink() or not (path.is_file() or path.is_dir()) for path in paths):
         return False
-    kept = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+    kept = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     return set(kept) == set(files) and all(path.read_bytes() == files[name] for name, path in kept.items())

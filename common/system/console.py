@@ -1,9 +1,11 @@
-"""What every command shares: a user's mistake is one screen of text, and long work shows a bar."""
+"""The output of commands, safe for a terminal."""
 
+import importlib
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -15,25 +17,19 @@ from rich.text import Text
 from common.errors import BractError
 from common.system.progress import ProgressFactory
 
-if TYPE_CHECKING:
-    pass
-import importlib
-import logging
-import sys
-
 
 @contextmanager
 def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
-    """Turn a user's mistake into one screen of text and exit code 2.
+    """Show a user's mistake as text and exit with code 2.
 
     Args:
-        stopped: What to say when the user interrupts.
+        stopped: Text for an interruption by the user, which exits with code 130.
     """
     try:
         yield
     except BractError as error:
         Console(stderr=True).print(
-            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+            f"[bold red]{type(error).__name__}[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
@@ -42,7 +38,7 @@ def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
 
 
 def new_bar(console: Console) -> Progress:
-    """A progress bar with counts, elapsed time and time to go; it leaves nothing behind."""
+    """Return a progress bar that disappears at its end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
@@ -57,17 +53,17 @@ def new_bar(console: Console) -> Progress:
 
 @contextmanager
 def bar_factory(console: Console) -> Iterator[ProgressFactory]:
-    """A progress reporter that shows one bar for each piece of long work, and leaves nothing behind.
+    """Open a progress report that shows a bar for each piece of long work.
 
     Args:
-        console: Where to show it; only a terminal gets bars.
+        console: Console for the bars; only a terminal shows them.
     """
     with new_bar(console) as bar:
 
-        def start(total: int, what: str) -> Callable[[int], None]:
+        def start(total: int, description: str) -> Callable[[int], None]:
             if not total:
                 return lambda _: None
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(description, total=total)
             return lambda amount: bar.advance(task, amount)
 
         yield start
@@ -79,51 +75,68 @@ _COLOURS = {
     "DOUBTFUL": "bold red",
     "NOT PRIVATE": "bold red",
 }
-_MOST_LINES = 20
+_MAX_LINES = 20
 
 
-def show_verdict(console: Console, what: str, verdict: str, meaning: str) -> None:
-    """One line with the verdict, one with what it means."""
-    line = plain(f"{what}: ")
+def show_verdict(console: Console, subject: str, verdict: str, meaning: str) -> None:
+    """Print a verdict in its colour and a line with its meaning."""
+    line = plain(f"{subject}: ")
     line.append(verdict, style=_COLOURS.get(verdict, "bold"))
     console.print(line)
     say(console, meaning)
 
 
 def show_remarks(console: Console, doubts: Sequence[str], warnings: Sequence[str]) -> None:
-    """One line for each doubt and each warning; the rest of very many is left to `--json`."""
+    """Print one line for each doubt and each warning, up to 20 of each."""
     for style, mark, lines in (("red", "doubt", doubts), ("yellow", "note", warnings)):
-        for line in lines[:_MOST_LINES]:
+        for line in lines[:_MAX_LINES]:
             say(console, f"{mark}: {line}", style)
-        if len(lines) > _MOST_LINES:
-            say(console, f"{mark}: and {len(lines) - _MOST_LINES} more, see --json", style)
+        if len(lines) > _MAX_LINES:
+            say(console, f"{mark}: and {len(lines) - _MAX_LINES} more, see --json", style)
 
 
 def say(console: Console, text: str, style: str = "", *, depth: int = 2) -> None:
-    """A line, indented, also where it is wrapped."""
+    """Print a line that stays indented where it is wrapped."""
     console.print(Padding(plain(text, style), (0, 0, 0, depth), expand=False))
 
 
-def figure(epsilon: float) -> str:
-    """An epsilon, rounded up; words where it means nothing.
+def format_epsilon(epsilon: float) -> str:
+    """Return an epsilon rounded up to three digits.
 
-    >>> figure(7.99991), figure(float("inf"))
+    Rounding to the nearest digit would claim a smaller epsilon than the true one.
+
+    >>> format_epsilon(7.99991), format_epsilon(float("inf"))
     ('8.000', 'over 200')
     """
     return f"{math.ceil(epsilon * 1000) / 1000:.3f}" if math.isfinite(epsilon) else "over 200"
 
 
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    r"""Return text in which control and invisible characters are written as escapes.
+
+    File names, ledgers and messages can hold codes that a terminal would obey.
+
+    Args:
+        text: Any text.
+        keep: Control characters that stay.
+
+    >>> print(printable("x = 1  # \x1b[2J \u202e"))
+    x = 1  # \x1b[2J \u202e
+    """
+    return "".join(
+        letter if letter in keep or letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def plain(text: str, style: str = "") -> Text:
-    """What a file says, without anything that a terminal would obey."""
-    return Text("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text), style)
+    """Return text for rich in which markup and control characters have no effect."""
+    return Text(printable(text), style)
 
 
 def set_log_levels(*, verbose: bool) -> None:
-    """Let the terminal show what the user wants to see; Flower sets its own when it is first imported.
-
-    Args:
-        verbose: Whether that is everything.
-    """
+    """Set the log level of the terminal to INFO or ERROR."""
+    # Flower sets its own level when it is first imported: import it before the level is changed.
     importlib.import_module("flwr.app")
     logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
     logging.getLogger("flwr").propagate = False

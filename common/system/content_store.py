@@ -1,9 +1,9 @@
-"""Rows on disk that are found by the content they were made from: what every cache here is.
+"""A store of array rows on disk, keyed by digests.
 
-Two files a store: `rows.bin`, rows of one shape, only ever appended; and `index.bin`,
-a record of 36 bytes for each row: the 32-byte digest it belongs to, and a checksum
-of the row. A row counts once its record is complete, so a process that is killed
-loses what it had in its hands and nothing else.
+A digest names the content that a row was made from. A store has two files. `rows.bin` holds
+rows of one shape and is only ever appended to. `index.bin` holds a record of 36 bytes for each
+row: its 32-byte digest and a checksum. A row counts once its record is complete, so a killed
+process loses only the rows that it was writing.
 """
 
 import os
@@ -20,11 +20,11 @@ _RECORD = np.dtype([("digest", "V32"), ("checksum", "<u4")])
 
 
 class StoredRows:
-    """Some rows of a store, in an order of one's own, read when they are asked for.
+    """A selection of a store's rows that are read when they are indexed.
 
     Args:
-        stored: (m, ...) all rows.
-        places: (n,) int64 row of each item, -1 where there is none.
+        stored: All m rows of the store, shape (m, ...).
+        places: (n,) int64, the row of each item, -1 for an item without one.
     """
 
     def __init__(self, stored: np.ndarray, places: np.ndarray) -> None:
@@ -33,7 +33,7 @@ class StoredRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, ...) as an array would say it."""
+        """Shape (n, ...) of the selection."""
         return (len(self._places), *self._stored.shape[1:])
 
     @property
@@ -43,21 +43,21 @@ class StoredRows:
 
     @property
     def absent(self) -> np.ndarray:
-        """(n,) bool: which items have no row."""
+        """(n,) bool, True for items without a row."""
         return np.asarray(self._places < 0)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """The rows that an index array, mask or slice asks for, copied into memory.
+        """Return the rows of an index array, mask or slice, copied into memory.
 
         Raises:
-            DataError: One of them was never stored: its image cannot be used.
+            DataError: A row was never stored, because its image is unusable.
         """
         places = self._places[index]
         if np.any(places < 0):
-            raise DataError("an image that cannot be used was asked for")
+            raise DataError("an unusable image was requested")
         return np.asarray(self._stored[places])
 
 
@@ -65,9 +65,9 @@ class ContentStore:
     """A folder of rows of one shape and type, shared by processes.
 
     Args:
-        folder: Made if it is not there, for its owner only.
+        folder: Folder of the store, made for its owner only if it is missing.
         row_shape: Shape of one row.
-        dtype: Type of its values.
+        dtype: Type of the values.
     """
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
@@ -83,12 +83,13 @@ class ContentStore:
         return int(np.prod(self._row_shape)) * self._dtype.itemsize
 
     def refresh(self) -> None:
-        """Take over what other processes have added since."""
+        """Read the records that other processes have added."""
         file = self.folder / "index.bin"
         known = len(self)
         size = file.stat().st_size if file.is_file() else 0
-        held = (self.folder / "rows.bin").stat().st_size // self._row_bytes if size else 0
-        new = min(size // _RECORD.itemsize, held) - known
+        num_rows = (self.folder / "rows.bin").stat().st_size // self._row_bytes if size else 0
+        # After a power failure either file can be shorter than the other.
+        new = min(size // _RECORD.itemsize, num_rows) - known
         if new <= 0:
             return
         with file.open("rb") as stream:
@@ -104,30 +105,33 @@ class ContentStore:
         return digest in self._places
 
     def append(self, digests: Sequence[bytes], rows: np.ndarray) -> None:
-        """Add rows; those whose digest is already there are left out.
+        """Add the rows whose digests the store lacks.
 
         Args:
-            digests: 32 bytes each.
+            digests: k digests of 32 bytes.
             rows: (k, *row_shape), of the store's type.
         """
         from filelock import FileLock
 
         with FileLock(self.folder / "append.lock"):
             self.refresh()
-            fresh = [at for at, digest in enumerate(digests) if digest not in self._places]
+            fresh = [index for index, digest in enumerate(digests) if digest not in self._places]
             if not fresh:
                 return
             block = np.ascontiguousarray(rows[fresh], dtype=self._dtype)
             records = np.empty(len(fresh), dtype=_RECORD)
-            for at, row in enumerate(fresh):
-                records[at] = (np.void(digests[row]), zlib.crc32(block[at].tobytes()))
-            # What a killed process left behind the last complete record is cut off first.
+            for row, index in enumerate(fresh):
+                records[row] = (np.void(digests[index]), zlib.crc32(block[row].tobytes()))
+            # This also cuts off what a killed process wrote after the last complete record.
+            # The rows come first: a record must never name a row that is not there.
             _write(self.folder / "rows.bin", len(self) * self._row_bytes, block.tobytes())
             _write(self.folder / "index.bin", len(self) * _RECORD.itemsize, records.tobytes())
             self.refresh()
 
     def rows_of(self, digests: np.ndarray) -> StoredRows:
-        """The rows that belong to some digests; damaged ones count as missing and can be added anew.
+        """Return the rows of some digests.
+
+        A damaged row counts as missing and can be added again.
 
         Args:
             digests: (n, 32) uint8.
@@ -148,15 +152,15 @@ class ContentStore:
         return np.memmap(self.folder / "rows.bin", dtype=self._dtype, mode="r", shape=shape)
 
     def _forget(self, damaged: Sequence[int]) -> None:
-        """Rename the records of damaged rows to digests that nothing has."""
+        """Replace the digests of damaged rows by random ones."""
         from filelock import FileLock
 
         with FileLock(self.folder / "append.lock"), (self.folder / "index.bin").open("r+b") as stream:
             for row in damaged:
                 stream.seek(int(row) * _RECORD.itemsize)
                 stream.write(os.urandom(32))
-        gone = set(map(int, damaged))
-        self._places = {digest: row for digest, row in self._places.items() if row not in gone}
+        forgotten = set(map(int, damaged))
+        self._places = {digest: row for digest, row in self._places.items() if row not in forgotten}
 
 
 def _write(file: Path, start: int, content: bytes) -> None:

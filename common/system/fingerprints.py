@@ -1,4 +1,4 @@
-"""What two operators read to each other on the telephone: it must be the same on both sides."""
+"""Fingerprints of keys and certificates that two operators compare by telephone."""
 
 import base64
 import hashlib
@@ -8,12 +8,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 
 def certificate_fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 over the certificate's DER bytes, as `openssl x509 -fingerprint -sha256` shows it."""
+    """Return a certificate's SHA-256 as `openssl x509 -fingerprint -sha256` shows it."""
     return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
 def key_fingerprint(line: str) -> str:
-    """SHA-256 of a public key, as `ssh-keygen -l` shows it.
+    """Return a public key's SHA-256 as `ssh-keygen -l` shows it.
 
     Args:
         line: The key in OpenSSH's format, with or without a comment.

@@ -1,12 +1,12 @@
-"""How long work tells how far it is."""
+"""The progress reports of long work."""
 
 from collections.abc import Callable
 
-# (total, what is done) -> a function to call with each advance.
+# (total, description) -> a function to call with the amount of each advance.
 ProgressFactory = Callable[[int, str], Callable[[int], None]]
 
 
-def no_progress(total: int, what: str) -> Callable[[int], None]:
-    """A progress reporter that says nothing."""
-    del total, what
+def no_progress(total: int, description: str) -> Callable[[int], None]:
+    """Return a progress report that shows nothing."""
+    del total, description
     return lambda _: None

@@ -1,4 +1,7 @@
-"""One thread a client: small steps are faster so, and repeat to the bit on any engine."""
+"""The limit of one thread for each client.
+
+Small steps are faster with one thread, and give the same bits on every engine.
+"""
 
 import sys
 from functools import cache
@@ -12,8 +15,9 @@ def _pin_blas() -> None:
 
 
 def pin_to_one_thread() -> None:
-    """Limit BLAS, and torch once it is loaded, to one thread in this process."""
+    """Limit BLAS and a loaded torch to one thread in this process."""
     _pin_blas()
+    # Importing torch here would cost seconds that a linear head does not need.
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from common.commands.run_settings import given_settings
+from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.mechanisms import DEFAULT_MECHANISM
-from common.system.console import bar_factory, plain_errors
+from common.system.console import bar_factory, format_epsilon, plain_errors
 from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
 
@@ -81,7 +81,7 @@ def inversion_command(
     """Rebuild a training image from one client's update, with and without privacy."""
     console = Console(stderr=as_json)
     with plain_errors():
-        _check_picture(out)
+        check_picture("--out", out)
         run = _run(set_ or [], config, seed)
         from simulations.attacks.inversion.findings import invert_both
         from simulations.attacks.inversion.reconstruct import Attack
@@ -100,12 +100,6 @@ def inversion_command(
             f"Picture: {out}",
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_picture(file: Path) -> None:
-    """Say before the work that the picture could not be written after it."""
-    if file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir():
-        raise ConfigError(f"--out {file}: give a file ending in .png in a folder that exists")
 
 
 def _run(pairs: list[str], file: Path | None, seed: int | None) -> RunConfig:
@@ -146,14 +140,13 @@ def _victim(run: RunConfig, image: int, progress: ProgressFactory) -> "Victim":
 
 
 def _draw(file: Path, findings: "Evaluation") -> None:
-    from simulations.attacks.inversion.findings import rounded_up
     from simulations.attacks.inversion.plot import Panel, draw_panels
 
     victim, classes = findings.victim, findings.victim.prepared.classes
     panels = [Panel(victim.pixels, "what the client holds", f"class {classes[victim.label]}")]
     for guess, said in (
         (findings.plain, "without privacy"),
-        (findings.noised, f"with epsilon {rounded_up(findings.epsilon)}"),
+        (findings.noised, f"with epsilon {format_epsilon(findings.epsilon)}"),
     ):
         found = findings.likeness(guess)
         below = f"read as class {classes[guess.label]}\nno. {found.rank:,} of {findings.num_images:,}"

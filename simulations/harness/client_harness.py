@@ -22,7 +22,8 @@ import client.evaluation.evaluate as client_evaluation
 import client.session as client_local
 import client.training.dp_sgd as client_training
 from client.session import ClientSession, open_session
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.ledger.connection_pool import close_below

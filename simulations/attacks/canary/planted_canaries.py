@@ -17,7 +17,8 @@ import numpy as np
 import client.app as client_app
 import client.training.dp_sgd as client_training
 from client.session import ClientSession, open_session
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.data.client_dataset import ImageDigests, Shard
 from common.errors import ConfigError

@@ -156,7 +156,7 @@ def test_a_bad_file_is_skipped_and_listed(make_config: MakeConfig, home: Path, p
 
     assert prepared.usable.tolist() == [True, True, True, False, True, True]
     assert [fault.place for fault in prepared.faults] == ["train/dog/2.png"]
-    with pytest.raises(DataError, match="cannot be used"):
+    with pytest.raises(DataError, match="unusable"):
         prepared.inputs[np.array([3])]
 
 

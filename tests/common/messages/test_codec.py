@@ -151,7 +151,7 @@ def test_decode_findings_refuses_what_is_no_confusion_matrix(
     content.metric_records[METRICS][keys[0]] = confusion
     content.metric_records[METRICS][keys[1]] = loss
 
-    with pytest.raises(FederationError, match="no confusion matrix"):
+    with pytest.raises(FederationError, match="not a confusion matrix"):
         decode_evaluation(content, 2)
 
 

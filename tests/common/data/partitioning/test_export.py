@@ -293,7 +293,7 @@ def test_command_writes_folders_and_says_what_every_operator_sets(pets: Path, tm
     assert result.exit_code == 0, result.output
     assert "--set 'data.classes=Bag,T-shirt_top,cat_ grey'" in result.output
     assert "Left out: 1 files that cannot be used" in result.output
-    assert "Some class names are no folder names" in result.output
+    assert "Some class names are not folder names" in result.output
     assert len(list(out.glob("client-*"))) == 3
     assert json.loads((out / "partition.json").read_text(encoding="utf-8"))["settings"]["seed"] == 4
 

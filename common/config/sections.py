@@ -1,0 +1,251 @@
+"""The sections of a run's settings as frozen typed models."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from common.privacy.mechanisms import MECHANISMS
+
+Unit = Literal["image", "group"]
+Metrics = Literal["exact", "private", "none"]
+Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
+Head = Literal["linear", "mlp", "text"]
+Personal = Literal["", "head", "batchnorm-affine"]
+StrategyName = Literal[
+    "FedAvg",
+    "FedAvgM",
+    "FedProx",
+    "FedAdam",
+    "FedYogi",
+    "FedAdagrad",
+    "FedMedian",
+    "FedTrimmedAvg",
+    "Krum",
+    "MultiKrum",
+    "Bulyan",
+    "QFedAvg",
+]
+# Strategies that average uniformly, or only change the step after it. Noise at the server needs one of them.
+UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
+TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
+AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
+
+
+def _is_mechanism(value: str) -> str:
+    if value not in MECHANISMS:
+        raise ValueError(f"{value!r} is not a privacy mechanism; there are {', '.join(MECHANISMS)}")
+    return value
+
+
+def kebab(name: str) -> str:
+    """Return a field's name as a setting's key.
+
+    >>> kebab("learning_rate")
+    'learning-rate'
+    """
+    return name.replace("_", "-")
+
+
+def _unset_to_none(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _check_tuning(value: str) -> str:
+    if value not in TUNINGS and not re.fullmatch(r"last:[1-9]\d*", value):
+        raise ValueError(f"{value!r} is not a way of tuning; use one of {', '.join(TUNINGS)}")
+    if value == "last:<n>":
+        raise ValueError("write how many groups of layers, such as last:1")
+    return value
+
+
+def _check_augmentations(value: str) -> str:
+    unknown = set(split_list(value)) - set(AUGMENTATIONS)
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))} unknown; use {', '.join(AUGMENTATIONS)}, joined by commas")
+    return value
+
+
+def split_list(listed: str) -> tuple[str, ...]:
+    """Return the items of a setting that is a list joined by commas.
+
+    >>> split_list("crop, flip")
+    ('crop', 'flip')
+    >>> split_list("")
+    ()
+    """
+    return tuple(item.strip() for item in listed.split(",") if item.strip())
+
+
+class Section(BaseModel):
+    """A group of settings, frozen and strict about types, whose keys are kebab-case."""
+
+    model_config = ConfigDict(alias_generator=kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+EmptyIsNone = BeforeValidator(_unset_to_none)
+MechanismName = Annotated[str, AfterValidator(_is_mechanism)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+OpenInt = Annotated[PositiveInt | None, EmptyIsNone]
+OpenFloat = Annotated[PositiveFloat | None, EmptyIsNone]
+# Beyond these bounds floating point, not the mechanism, would decide how far a clipped gradient reaches.
+OpenBound = Annotated[Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] | None, EmptyIsNone]
+OpenNotNegative = Annotated[NotNegative | None, EmptyIsNone]
+OpenBelowOne = Annotated[BelowOne | None, EmptyIsNone]
+HexDigest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+
+
+class DataConfig(Section):
+    """The source of the images and their partition into clients."""
+
+    source: str = Field(
+        min_length=1, description="Where images come from: a folder, a CSV or Parquet manifest, or a known name."
+    )
+    path: str = Field(description="Where the files of the source are. Empty: its usual place, or a download.")
+    classes: str = Field(description="Class names in order, joined by commas. Empty: those of the source.")
+    max_bad_fraction: float = Field(
+        ge=0, le=1, description="Largest share of unusable files with which a run or a client may start."
+    )
+    partitioner: Partitioner = Field(description="How training images are divided among simulated clients.")
+    alpha: PositiveFloat = Field(description="Concentration of `dirichlet`. A smaller one gives more uneven classes.")
+    classes_per_client: PositiveInt = Field(description="Number of classes that `pathological` gives to each client.")
+    shards_per_client: PositiveInt = Field(description="Number of shards that `shards` gives to each client.")
+    size_skew: Literal["linear", "square", "exponential"] = Field(
+        description="How the sizes of clients grow from the first to the last under `size-skew`."
+    )
+    min_client_size: PositiveInt = Field(description="Fewest training images that a client may get.")
+    image_size: Annotated[int | None, Field(ge=4, le=1024), EmptyIsNone] = Field(
+        description="Side of the square input in pixels. Empty: 128 for convolutions, the backbone's own for "
+        "transformers, the images' own for `cnn`."
+    )
+    test_fraction: float = Field(
+        gt=0, lt=1, description="Share of its images that a client holds out, where the source has no test set."
+    )
+
+
+class ModelConfig(Section):
+    """The shared model and the part of it that is trained."""
+
+    backbone: str = Field(min_length=1, description="Name of the network, see `bract list backbones`.")
+    weights: str = Field(
+        description="File with pretrained weights, or `random`. Empty: the installed package or the model hub."
+    )
+    weights_sha256: HexDigest = Field(
+        description="Digest that the pretrained weights must have at every client. Empty: not checked."
+    )
+    head: Head = Field(description="Classifier on top of the backbone; `text` starts from the class names (CLIP only).")
+    tuning: Annotated[Annotated[str, AfterValidator(_check_tuning)] | None, EmptyIsNone] = Field(
+        description="Part of the network that is trained. Empty: `full` for `cnn`, else `head`.",
+        json_schema_extra={"enum": [*TUNINGS, ""]},
+    )
+    lora_rank: PositiveInt = Field(description="Rank of the layers that `lora` adds.")
+    personal: Personal = Field(description="Trained tensors that stay at each client. Empty: none.")
+
+
+class TrainingConfig(Section):
+    """The local training of a client."""
+
+    optimizer: Literal["sgd", "adamw"] = Field(description="Optimizer of the local steps.")
+    learning_rate: Annotated[float | None, Field(gt=0, le=1e6, allow_inf_nan=False), EmptyIsNone] = Field(
+        description="Step size of the optimizer. Empty: chosen by what is trained, such as 64 for a linear head."
+    )
+    momentum: BelowOne = Field(description="Momentum of `sgd`.")
+    weight_decay: NotNegative = Field(description="Weight decay of the optimizer.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        description="How the learning rate falls over the rounds."
+    )
+    warmup_rounds: int = Field(ge=0, description="Number of first rounds in which the learning rate rises.")
+    local_epochs: PositiveInt = Field(description="Passes over a client's images in one round.")
+    batch_size: PositiveInt = Field(description="Images of a step; under `dp-sgd` their expected number.")
+    label_smoothing: BelowOne = Field(description="Share of each label that is spread over all classes.")
+    augmentation: Annotated[str, AfterValidator(_check_augmentations)] = Field(
+        description="Random changes of training images, joined by commas. Empty: none, and features are cached.",
+        json_schema_extra={"enum": [*AUGMENTATIONS, ""]},
+    )
+    rotation_weight: NotNegative = Field(
+        description="Weight of an auxiliary task, the prediction of how an image was turned."
+    )
+    autocast: Literal["none", "bfloat16"] = Field(description="Number format of the forward and backward pass.")
+
+
+class StrategyConfig(Section):
+    """The Flower strategy that aggregates updates.
+
+    A parameter that is empty keeps Flower's own default.
+    """
+
+    name: StrategyName = Field(description="Flower's strategy, see `bract list strategies`.")
+    server_learning_rate: OpenFloat = Field(description="Step size of the server in FedAvgM and adaptive strategies.")
+    server_momentum: OpenBelowOne = Field(description="Momentum of the server in FedAvgM.")
+    beta_1: OpenBelowOne = Field(description="Decay of the first moment in FedAdam and FedYogi.")
+    beta_2: OpenBelowOne = Field(description="Decay of the second moment in FedAdam and FedYogi.")
+    tau: OpenFloat = Field(description="Floor of the step's denominator in FedAdam, FedYogi and FedAdagrad.")
+    proximal_mu: OpenNotNegative = Field(description="Weight of FedProx's term that holds clients near the model.")
+    trim_fraction: OpenBelowOne = Field(description="Share of values that FedTrimmedAvg cuts off at each end.")
+    num_malicious: Annotated[int | None, Field(ge=0), EmptyIsNone] = Field(
+        description="Number of hostile clients that Krum, MultiKrum and Bulyan tolerate."
+    )
+    num_selected: OpenInt = Field(description="Number of models that MultiKrum averages.")
+    q: OpenNotNegative = Field(description="How strongly QFedAvg favours clients with a high loss.")
+
+
+class PrivacyConfig(Section):
+    """The settings that decide the privacy guarantee."""
+
+    mechanism: MechanismName = Field(
+        description="Who adds noise: each client (`dp-sgd`), the server (`client-dp`), or nobody (`none`)."
+    )
+    unit: Unit = Field(description="What is protected: each image, or all images of a group such as a patient.")
+    # More than 100 promises nothing, and costs the accountant gigabytes.
+    target_epsilon: Annotated[float | None, Field(gt=0, le=100), EmptyIsNone] = Field(
+        description="Epsilon of the whole run, which determines the noise. Empty: `privacy.noise-multiplier` does."
+    )
+    noise_multiplier: OpenFloat = Field(
+        description="Standard deviation of the noise over the clipping bound. Empty: follows from the target epsilon."
+    )
+    delta: float = Field(
+        ge=1e-12, lt=1, description="Delta of the guarantee, which must stay below 1 / the number of units."
+    )
+    max_grad_norm: OpenBound = Field(
+        description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, else 1."
+    )
+    clipping_norm: OpenBound = Field(
+        description="Clipping bound of one client's whole update under `client-dp`. Empty: 1."
+    )
+    metrics: Annotated[Metrics | None, EmptyIsNone] = Field(
+        description="How counts of held-out images leave a client. Empty: `private` under `dp-sgd`, `none` under "
+        "`client-dp`, `exact` without a mechanism."
+    )
+    counts_noise: float = Field(
+        ge=0.5, le=1e6, description="Standard deviation of the noise of each round's private counts, in units."
+    )
+    closing_noise: float = Field(
+        ge=0.5, le=1e6, description="Standard deviation of the noise of the final private confusion matrix, in units."
+    )
+    policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
+
+
+class StoppingConfig(Section):
+    """The early end of a run and the choice of its model."""
+
+    patience: int = Field(ge=0, description="Rounds without a better model after which a run stops; 0 never stops it.")
+    keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
+
+
+class SystemConfig(Section):
+    """The settings of speed, memory and bookkeeping.
+
+    None of them can change the guarantee.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="Processor that trains.")
+    physical_batch_size: OpenInt = Field(
+        description="Most images that are in memory at once in a step. Empty: chosen by the device."
+    )
+    ledger: Literal["simulated", "durable"] = Field(
+        description="Whether simulated ledgers survive a power failure (`durable`); real ledgers always do."
+    )
+    bundle: HexDigest = Field(description="Digest of the clients' code; set by `bract run`. Empty: not recorded.")
