@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 
 from common.config.schema import RunConfig
+from common.data.image_digests import ImageDigests
 from common.errors import LedgerError, PolicyError
 from common.ledger.data_holder import Holder
-from common.ledger.image_index import Holding
 from common.ledger.registrations import Registration, Release
 from common.ledger.signed_heads import SignedHead
 from common.ledger.transactions import LedgerSession
@@ -41,7 +41,7 @@ class Guard:
     policy: Policy
     holder: Holder | None
     plan: PrivacyPlan | None
-    parts: tuple[Holding, Holding]
+    parts: tuple[ImageDigests, ImageDigests]
 
     def agree(self, run: str) -> SignedHead | None:
         """Agree to a run before round 1, with its whole plan.

@@ -121,7 +121,7 @@ def open_session(config: RunConfig, place: ClientRef) -> ClientSession:
     rows = shard(prepared, partition, place, private=config.is_local_dp, unit=config.privacy.unit)
     policy = Path(config.privacy.policy) if config.privacy.policy else None
     return ClientSession(
-        client_name(place), rows, Trainer(config, prepared.inputs.shape[1:], prepared.classes), policy, place
+        client_name(place), rows, Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes), policy, place
     )
 
 
@@ -137,7 +137,7 @@ def _own(config: RunConfig, site: Site) -> ClientSession:
     config = config.model_copy(update={"data": data, "model": model})
     prepared = prepare(config, shows_nothing=True)
     rows = shard(prepared, _everything(prepared, site), 0, private=config.is_local_dp, unit=config.privacy.unit)
-    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     return ClientSession(site.name, rows, trainer, site.policy_file, str(site.folder))
 
 
@@ -152,15 +152,15 @@ def _own_weights(named: str, site: Site) -> str:
 
 def _everything(prepared: Prepared, site: Site) -> Partition:
     """All images are this client's; which are held out follows from the holder's own key, for ever."""
-    count = len(prepared.labels)
-    if prepared.num_train < count:
-        held_out = np.arange(count) >= prepared.num_train
+    count = len(prepared.scan.labels)
+    if prepared.scan.num_train < count:
+        held_out = np.arange(count) >= prepared.scan.num_train
     else:
-        units = prepared.digests if prepared.unit_digests is None else prepared.unit_digests
+        units = prepared.scan.digests if prepared.scan.unit_digests is None else prepared.scan.unit_digests
         held_out = hold_out(units, fraction=site.test_fraction, key=own_holder().keys.fingerprint)
     return Partition(
         owner=np.zeros(count, dtype=np.int32),
-        held_out=held_out & prepared.usable,
+        held_out=held_out & prepared.scan.usable,
         num_units=np.array([site.num_images]),
         num_groups=np.array([site.num_groups]),
         images_unused=0,

@@ -42,10 +42,10 @@ def make_context(
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
-        class_counts=class_counts(prepared, partition),
+        class_counts=class_counts(prepared.scan, partition),
         seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
-        skipped_files=len(prepared.faults),
+        skipped_files=len(prepared.scan.faults),
     )
 
 

@@ -70,8 +70,8 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 
 
 def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
-    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
-    arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.classes)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
+    arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.scan.classes)
     plan = config.plan(rows.num_units) if config.is_local_dp else None
     for server_round in range(1, config.participations + 1):
         arrays = trainer.train(arrays, rows, name=name, server_round=server_round, plan=plan)

@@ -11,8 +11,9 @@ import numpy as np
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.schema import RunConfig
-from common.data.client_dataset import ImageDigests, Shard
+from common.data.client_dataset import Shard
 from common.data.decoding import BadImage, decode
+from common.data.image_digests import ImageDigests
 from common.data.sources.base_source import Entries
 from common.errors import DataError
 from common.system.progress import no_progress
@@ -76,7 +77,7 @@ def backbone_seconds(config: RunConfig, entries: Entries) -> float:
                 progress=no_progress(0, ""),
             ) as extractor:
                 for row, image in enumerate(images):
-                    extractor.push(row, image, row.to_bytes(32, "big"))
+                    extractor.push(image, row.to_bytes(32, "big"))
             took = time.perf_counter() - started
     return round(took / max(1, len(images)) * len(entries.labels), 1)
 

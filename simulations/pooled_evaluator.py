@@ -29,10 +29,10 @@ class PooledEvaluator:
     def __init__(self, config: RunConfig, prepared: Prepared, partition: Partition) -> None:
         rows = np.flatnonzero(partition.held_out)
         order = rows[np.argsort(partition.owner[rows], kind="stable")]
-        self._learner = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+        self._learner = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
         self._start = self._learner.initial_personal()
         self._inputs = np.ascontiguousarray(prepared.inputs[order])
-        self._labels = prepared.labels[order]
+        self._labels = prepared.scan.labels[order]
         owners = partition.owner[order]
         self._bounds = np.searchsorted(owners, np.arange(len(partition.num_units) + 1))
 

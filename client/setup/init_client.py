@@ -11,7 +11,7 @@ from client.setup.ca_certificate import as_pem, read_authority
 from client.setup.node_key import make_node_key
 from common.config.loading import defaults, override, parse
 from common.data.partitioning.privacy_units import group_names
-from common.data.scan import refuse_if_too_bad, scan_source, source_entries
+from common.data.scan import refuse_if_too_bad, scan_source
 from common.data.sources.registry import names_a_place, open_source
 from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder
@@ -123,7 +123,7 @@ def _declared(folder: Path, source: str, path: str, name: str, progress: Progres
     place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
     data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
     images = open_source(data)
-    entries = source_entries(images)
+    entries = images.entries
     # Once, here, by the holder: later no server can ask by its settings how many files are bad.
     refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
     groups = group_names(entries.units)

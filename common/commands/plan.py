@@ -98,7 +98,7 @@ def _run_and_sizes(
 ) -> tuple[RunConfig, tuple[int, ...], "Entries | None"]:
     """Return the run, its known sizes of clients and its opened source."""
     from common.data.partitioning.assignment import check_batch
-    from common.data.partitioning.client_sizes import client_units, read_sizes
+    from common.data.partitioning.client_sizes import client_sizes, read_sizes
     from common.data.sources.registry import open_source
 
     sizes = () if text is None else read_sizes(text)
@@ -107,16 +107,17 @@ def _run_and_sizes(
     run = settings.parse(settings.override(settings.defaults(), changes))
     if not sizes:
         entries = open_source(run.data).entries
-        check_batch(run, entries.num_train)
-        # Where the server adds the noise, the sizes of clients do not matter.
-        sizes = tuple(client_units(run, entries)[0].tolist()) if run.is_local_dp else ()
-        return run, sizes, entries
+        check_batch(run.training.batch_size, entries.num_train)
+        if not run.is_local_dp:
+            return run, (), entries
+        units, _ = client_sizes(entries, run.data, num_clients=run.num_clients, seed=run.seed, unit=run.privacy.unit)
+        return run, tuple(units.tolist()), entries
     if len(sizes) > run.num_clients:
         raise ConfigError(
             f"--sizes names {len(sizes)} clients, but num-clients={run.num_clients}: leave one of them out"
         )
     if len(sizes) == run.num_clients:
-        check_batch(run, sum(sizes))
+        check_batch(run.training.batch_size, sum(sizes))
     return run, sizes, None
 
 

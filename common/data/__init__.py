@@ -1,1 +1,1 @@
-"""From a named source of images to one client's rows."""
+"""Image sources, their partition over clients and their preparation for models."""

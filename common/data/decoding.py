@@ -1,4 +1,4 @@
-"""One image file to pixels: which formats are read, what is refused, and the digest of what is shown."""
+"""Decoding of one image file to pixels, with digests of both."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,40 +18,61 @@ from common.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"RIFF", "WEBP"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"GIF8", "GIF"),
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """Names and signatures of an image format that is read.
+
+    Attributes:
+        name: Pillow's name of the format.
+        suffixes: Endings of file names, in lower case; an exported file without one gets the first.
+        signatures: The first bytes of such a file, one of these.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    signatures: tuple[bytes, ...]
+
+
+IMAGE_FORMATS = (
+    ImageFormat("JPEG", (".jpg", ".jpeg"), (b"\xff\xd8\xff",)),
+    ImageFormat("PNG", (".png",), (b"\x89PNG",)),
+    ImageFormat("WEBP", (".webp",), (b"RIFF",)),
+    ImageFormat("BMP", (".bmp",), (b"BM",)),
+    ImageFormat("TIFF", (".tif", ".tiff"), (b"II*\0", b"MM\0*")),
+    ImageFormat("GIF", (".gif",), (b"GIF8",)),
 )
+FORMATS = tuple(row.name for row in IMAGE_FORMATS)
+IMAGE_SUFFIXES = tuple(suffix for row in IMAGE_FORMATS for suffix in row.suffixes)
+# Refused in every format: larger or narrower images, and pixels of 32 bits.
+MAX_PIXELS = 100_000_000
+_MIN_SIDE = 2
+_DEEP_MODES = ("I", "F")
 
 
-class BadImage(DataError):  # noqa: N818 -- it is the image that is bad
-    """One file that cannot be used as an image; the message is the reason alone, without the file."""
+class BadImage(DataError):  # noqa: N818 -- the image is bad, not the program
+    """The reason why a file cannot be used as an image.
+
+    The message does not name the file.
+    """
 
 
 def decode(cell: Mapping[str, Any]) -> "Image":
-    """The pixels of one image, as a person would see them.
+    """Return the pixels of one image as a person would see them.
 
-    Guarantee: mode RGB, or L if the file has one channel; 8 bits a channel; both
+    Guarantee: mode RGB, or L if the file has one channel; 8 bits per channel; both
     sides at least 2 pixels; at most `MAX_PIXELS` pixels; rotated as EXIF says;
-    the first frame of an animation. Deeper pixels keep their upper 8 bits of 16.
+    the first frame of an animation. Of 16-bit pixels the upper 8 bits are kept.
     Transparency is dropped, not blended: the stored colour counts, as in
     torchvision's image folders. Palettes become RGB. `format` of the result is one
     of `FORMATS`.
 
     Args:
-        cell: `bytes` (the file's content, or None) and `path` (used if there are no bytes).
+        cell: `bytes` (the file's content, or None) and `path` (read if there are no bytes).
 
     Raises:
-        BadImage: The file is missing, empty, cut short, damaged, no image of the
-            known formats, a decompression bomb, or 1 pixel wide or high.
+        BadImage: The file is missing, empty, truncated, damaged, not an image of a known format, a
+            decompression bomb, 1 pixel wide or high, or has pixels of 32 bits.
     """
     with _open(cell) as stream, _quiet():
         head = stream.read(16)
@@ -61,29 +83,30 @@ def decode(cell: Mapping[str, Any]) -> "Image":
             return _decode(stream)
         except BadImage:
             raise
+        # A hostile file can make Pillow raise anything; one bad file must never stop a scan.
         except Exception as error:
             raise BadImage(_reason(error, head)) from None
 
 
 def pixel_digest(image: "Image") -> bytes:
-    """SHA-256 over size and RGB pixels: 32 bytes that name what is shown, whatever the file.
+    """Return the SHA-256 of an image's size and RGB pixels, 32 bytes.
 
-    A gray image and the same image in colour are one: which is it, the file decides.
+    A gray image and the same image in colour have one digest: only the file's format tells them apart.
 
     Args:
-        image: As `decode` gives it.
+        image: From `decode`.
     """
-    shown = image if image.mode == "RGB" else image.convert("RGB")
-    digest = hashlib.sha256(f"RGB{shown.size}".encode())
-    digest.update(shown.tobytes())
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(f"RGB{rgb.size}".encode())
+    digest.update(rgb.tobytes())
     return digest.digest()
 
 
 def file_digest(cell: Mapping[str, Any]) -> bytes:
-    """SHA-256 over the bytes of one file, whatever a decoder makes of them.
+    """Return the SHA-256 of one file's bytes.
 
     Args:
-        cell: As for `decode`.
+        cell: `bytes` and `path`, as for `decode`.
 
     Raises:
         BadImage: The file cannot be opened.
@@ -98,7 +121,8 @@ def _open(cell: Mapping[str, Any]) -> IO[bytes]:
     path = cell["path"]
     if not path:
         raise BadImage("neither a file nor bytes")
-    if not os.path.isfile(path):  # also keeps pipes and devices from being opened
+    # Opening a pipe or a device could block for ever.
+    if not os.path.isfile(path):
         raise BadImage("not a regular file" if os.path.exists(path) else "no such file")
     try:
         return open(path, "rb")
@@ -111,19 +135,20 @@ def _decode(stream: IO[bytes]) -> "Image":
 
     image = Image.open(stream, formats=FORMATS)
     width, height = image.size
+    # The header alone has been read: a decompression bomb must be refused before its pixels are decoded.
     if width * height > MAX_PIXELS:
         raise BadImage(_too_large(f"{width} x {height}"))
-    if min(width, height) < 2:
-        raise BadImage(f"{width} x {height} pixels: both sides must be at least 2")
-    kind = "JPEG" if image.format == "MPO" else image.format
+    if min(width, height) < _MIN_SIDE:
+        raise BadImage(f"{width} x {height} pixels: both sides must be at least {_MIN_SIDE}")
+    name = "JPEG" if image.format == "MPO" else image.format
     image.load()
-    shown = _eight_bits(_upright(image))
-    shown.format = kind
-    return shown
+    decoded = _eight_bits(_upright(image))
+    decoded.format = name
+    return decoded
 
 
 def _upright(image: "Image") -> "Image":
-    """A copy, rotated as EXIF says; damaged EXIF says nothing."""
+    """Return a copy of an image, rotated as valid EXIF data says."""
     from PIL import ImageOps
 
     try:
@@ -133,22 +158,23 @@ def _upright(image: "Image") -> "Image":
 
 
 def _eight_bits(image: "Image") -> "Image":
-    """RGB or L. Pillow alone would clip deeper pixels to 255: a 16-bit scan became all white."""
+    """Convert an image to RGB or L with 8 bits per channel."""
     from PIL import Image
 
     mode = image.mode
     if mode in ("L", "RGB"):
         return image
+    # Pillow would clip deeper pixels to 255, which turns a 16-bit scan all white.
     if mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if mode in ("I", "F"):
-        raise BadImage(f"pixels of mode {mode}: 8 and 16 bits a channel are read")
+    if mode in _DEEP_MODES:
+        raise BadImage(f"pixels of mode {mode}: only 8 or 16 bits per channel can be read")
     try:
         if mode in ("1", "LA", "La"):
             return (image.convert("LA") if mode == "La" else image).convert("L")
         return image.convert("RGB")
     except ValueError:
-        raise BadImage(f"pixels of mode {mode} have no known way to RGB") from None
+        raise BadImage(f"pixels of mode {mode} cannot be converted to RGB") from None
 
 
 def _too_large(size: str) -> str:
@@ -156,32 +182,33 @@ def _too_large(size: str) -> str:
 
 
 def _reason(error: Exception, head: bytes) -> str:
-    """Why a file could not be read, in words that are the same for every Pillow."""
+    """Return a reason in words that do not depend on Pillow's version."""
     from PIL import Image
 
     if isinstance(error, Image.DecompressionBombError):
         return _too_large("far too many")
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return "truncated"
-    kind = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
-    if kind is None:
+    name = next((row.name for row in IMAGE_FORMATS if head.startswith(row.signatures)), None)
+    if name is None:
         return f"not an image of a known format ({', '.join(FORMATS)})"
-    return f"damaged or truncated {kind} ({type(error).__name__})"
+    return f"damaged or truncated {name} ({type(error).__name__})"
 
 
 _calls = 0
 _lock = threading.Lock()
-_kept = contextlib.ExitStack()
+_filters = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Pillow's warnings while any thread decodes; what matters becomes a `BadImage`."""
-    global _calls  # noqa: PLW0603 -- warning filters belong to the process, so does this count
+    """Suppress Pillow's warnings while any thread decodes."""
+    # Warning filters belong to the process: the first thread sets them, the last one restores them.
+    global _calls  # noqa: PLW0603
     with _lock:
         _calls += 1
         if _calls == 1:
-            _kept.enter_context(warnings.catch_warnings())
+            _filters.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         yield
@@ -189,4 +216,4 @@ def _quiet() -> Iterator[None]:
         with _lock:
             _calls -= 1
             if _calls == 0:
-                _kept.close()
+                _filters.close()

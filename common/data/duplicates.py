@@ -1,4 +1,4 @@
-"""Images that are there twice: equal pixels, or the same picture scaled, re-encoded or brightened."""
+"""Search for equal images and for near-duplicates, such as scaled or re-encoded copies."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,11 +22,11 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Sketches:
-    """What is compared of n images.
+    """Small summaries of n images that near-duplicates are found by.
 
     Attributes:
         hashes: (n, 64) float32 of -1 and 1, the difference hash.
-        thumbnails: (n, 768) uint8.
+        thumbnails: (n, 768) uint8, 16 x 16 RGB pixels of each image.
     """
 
     hashes: np.ndarray
@@ -34,11 +34,16 @@ class Sketches:
 
     @classmethod
     def empty(cls, count: int) -> "Sketches":
-        """Room for `count` images."""
+        """Return sketches of `count` images, still without content."""
         return cls(np.ones((count, 64), np.float32), np.zeros((count, 3 * _SIDE * _SIDE), np.uint8))
 
     def note(self, row: int, image: "Image") -> None:
-        """Sketch one image, RGB or L of any size, into its row."""
+        """Write the sketch of one image into its row.
+
+        Args:
+            row: Number of the image.
+            image: RGB or L, of any size.
+        """
         from PIL.Image import Resampling
 
         gray = np.asarray(image.convert("L").resize((9, 8), Resampling.BOX), dtype=np.int16)
@@ -48,45 +53,47 @@ class Sketches:
 
 
 def find_near(sketches: Sketches, left: np.ndarray, right: np.ndarray | None) -> list[tuple[int, int, float]]:
-    """Pairs of images that show nearly the same, the best match of each image.
+    """Return pairs of images that show nearly the same, the best match of each.
 
     Source: the difference hash is N. Krawetz's "Kind of Like That" (2013); the
     correlation removes its false alarms.
 
     Args:
-        sketches: Of all images.
-        left: Rows to look for.
-        right: Rows to look among; None looks among `left` itself, each pair once.
+        sketches: The sketches of all images.
+        left: (k,) rows whose matches are wanted.
+        right: (m,) rows to search in; None searches `left` itself, each pair once.
 
     Returns:
         (row of left, row of right, correlation), in the order of `left`.
     """
-    unit = _standardised(sketches.thumbnails)
+    unit = _standardise(sketches.thumbnails)
+    # All images without contrast look alike, so they would all match each other.
     varied = np.asarray(unit.any(axis=1))
     left = left[varied[left]]
     among = left if right is None else right[varied[right]]
     pairs = []
     for start in range(0, len(left), _BLOCK):
         block = left[start : start + _BLOCK]
-        # Of two hashes of -1 and 1 the product is 64 - 2 x distance.
+        # The product of two hashes of -1 and 1 is 64 - 2 x distance.
         close = np.asarray(sketches.hashes[block] @ sketches.hashes[among].T >= 64 - 2 * MAX_DISTANCE)
+        # Within one list, compare with earlier rows alone, so that each pair comes once and no image matches itself.
         if right is None:
             close = np.logical_and(close, np.arange(len(among)) < start + np.arange(len(block))[:, None])
-        for one in np.flatnonzero(close.any(axis=1)):
-            candidates = among[close[one]]
-            scores = unit[candidates] @ unit[block[one]]
+        for index in np.flatnonzero(close.any(axis=1)):
+            candidates = among[close[index]]
+            scores = unit[candidates] @ unit[block[index]]
             best = int(np.argmax(scores))
             if scores[best] >= MIN_CORRELATION:
-                pairs.append((int(block[one]), int(candidates[best]), float(scores[best])))
+                pairs.append((int(block[index]), int(candidates[best]), float(scores[best])))
     return pairs
 
 
 def find_equal(digests: np.ndarray, rows: np.ndarray) -> list[list[int]]:
-    """Groups of two and more rows with equal pixels, each group in row order.
+    """Return groups of two and more rows with equal pixels, each in row order.
 
     Args:
-        digests: (n, 32) uint8 of all images.
-        rows: The rows to look at.
+        digests: (n, 32) uint8, SHA-256 of the pixels of all images.
+        rows: (k,) the rows to search.
     """
     if not len(rows):
         return []
@@ -94,12 +101,14 @@ def find_equal(digests: np.ndarray, rows: np.ndarray) -> list[list[int]]:
     group = group.reshape(-1)
     order = np.argsort(group, kind="stable")
     sizes = np.bincount(group)
-    found = [part.tolist() for part in np.split(rows[order], np.cumsum(sizes)[:-1]) if len(part) > 1]
-    return sorted(found)
+    return sorted(part.tolist() for part in np.split(rows[order], np.cumsum(sizes)[:-1]) if len(part) > 1)
 
 
-def _standardised(thumbnails: np.ndarray) -> np.ndarray:
-    """Rows of length 1, each channel of mean 0, so that a product is a correlation; without contrast they are 0."""
+def _standardise(thumbnails: np.ndarray) -> np.ndarray:
+    """Return rows scaled to length 1 and channel mean 0.
+
+    Rows without contrast become 0. The product of two rows is their correlation.
+    """
     values = thumbnails.astype(np.float32).reshape(len(thumbnails), -1, 3)
     values = (values - values.mean(axis=1, keepdims=True)).reshape(thumbnails.shape)
     spread = values.std(axis=1, keepdims=True)

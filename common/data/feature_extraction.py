@@ -1,6 +1,7 @@
-"""One pass of each image through a frozen backbone, in its life.
+"""Conversion of decoded images to stored features or stored pixels.
 
-Features are extracted in chunks of exactly 32 images, the last one padded, so
+Each image passes the frozen backbone once, and its features are stored for all later
+runs. Features are extracted in chunks of exactly 32 images, the last one padded, so
 that an image's features do not depend on which images came with it or on how
 many threads ran: a test holds this to the bit.
 """
@@ -25,10 +26,13 @@ Progress = Callable[[int], None]
 
 
 def choose_device(wanted: str) -> str:
-    """The torch device for `system.device`; `auto` takes the best one present.
+    """Return the torch device that a setting asks for.
+
+    Args:
+        wanted: `system.device`; `auto` takes the best device that is present.
 
     Raises:
-        DataError: The device was asked for by name and is not there.
+        DataError: The setting names a device that this machine does not have.
     """
     import torch
 
@@ -36,12 +40,18 @@ def choose_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
     if not present[wanted]:
-        raise DataError(f"system.device={wanted!r} is not present here; 'auto' takes the best there is")
+        raise DataError(
+            f"system.device={wanted!r} is not present on this machine; 'auto' takes the best device that is"
+        )
     return wanted
 
 
 def fast_dtype(device: str) -> str:
-    """`bfloat16` where the device computes it natively, else `float32`."""
+    """Return the fastest type that the device computes natively.
+
+    Returns:
+        `bfloat16` or `float32`.
+    """
     import torch
 
     if device == "cpu":
@@ -64,18 +74,18 @@ def square(image: "Image", side: int, interpolation: str = "bicubic") -> "Image"
 
 
 class FeatureExtractor:
-    """Takes images one by one and leaves their features in a store, chunk by chunk.
+    """Context manager that stores the features of images, chunk by chunk.
 
-    Use it as a context manager: leaving it finishes what is under way. A process that
-    is killed loses the chunks its threads had in hand; all others are in the store.
+    Leaving it waits for the last chunks. A process that is killed loses the chunks that
+    its threads are computing; all others are in the store.
 
     Args:
-        network: The frozen network, whose `features` are kept.
-        store: Where rows go.
+        network: The frozen network that computes the features.
+        store: The store that the features are added to.
         side: Side of the square images, in pixels.
         interpolation: How images are scaled.
         device: Torch device; bf16 and channels_last are used where native.
-        progress: Called with the number of images of each chunk that is safely stored.
+        progress: Called with the number of images after each chunk is stored.
     """
 
     def __init__(
@@ -86,7 +96,7 @@ class FeatureExtractor:
         self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._store, self._side, self._interpolation = store, side, interpolation
         self._device, self._progress = device, progress
-        # Chunks side by side on one thread each beat many threads on one chunk, most of all on a busy machine.
+        # Many chunks on one thread each are faster than one chunk on many threads, above all on a busy machine.
         self._workers = (os.cpu_count() or 1) if device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._workers)
         self._pending: dict[Future[np.ndarray], list[bytes]] = {}
@@ -102,9 +112,13 @@ class FeatureExtractor:
             torch.set_num_threads(1)
         return self
 
-    def push(self, row: int, image: "Image", digest: bytes) -> None:
-        """Take one decoded image; equal images pass the backbone once."""
-        del row
+    def push(self, image: "Image", digest: bytes) -> None:
+        """Add one decoded image, unless an equal one was added before.
+
+        Args:
+            image: RGB or L, of any size.
+            digest: SHA-256 of its pixels, 32 bytes.
+        """
         if digest in self._store or digest in self._seen:
             self._progress(1)
             return
@@ -122,10 +136,11 @@ class FeatureExtractor:
         self._collect(2 * self._workers)
 
     def _collect(self, allowed: int) -> None:
-        """Store what is finished; wait while more than `allowed` chunks are under way."""
+        """Store finished chunks until at most `allowed` are running."""
         while self._pending:
-            block = len(self._pending) > allowed
-            done, _ = wait(self._pending, timeout=None if block else 0, return_when=FIRST_COMPLETED)
+            # Without this limit, decoding would fill the memory with chunks that wait for the backbone.
+            timeout = None if len(self._pending) > allowed else 0
+            done, _ = wait(self._pending, timeout=timeout, return_when=FIRST_COMPLETED)
             if not done:
                 return
             for future in done:
@@ -156,10 +171,10 @@ class FeatureExtractor:
 
 
 class PixelCollector:
-    """Takes images one by one and leaves their pixels in a store, for networks that train on pixels.
+    """Context manager that stores the scaled pixels of images.
 
     Args:
-        store: Where rows (side, side, channels) go.
+        store: The store that rows of shape (side, side, channels) are added to.
         side: Side of the square images, in pixels.
         channels: 1 or 3.
         interpolation: How images are scaled.
@@ -172,26 +187,25 @@ class PixelCollector:
         self._store, self._side, self._interpolation = store, side, interpolation
         self._mode, self._shape = ("L" if channels == 1 else "RGB"), (side, side, channels)
         self._progress = progress
-        self._held: dict[bytes, np.ndarray] = {}
+        self._waiting: dict[bytes, np.ndarray] = {}
 
     def __enter__(self) -> "PixelCollector":
         return self
 
-    def push(self, row: int, image: "Image", digest: bytes) -> None:
-        """Take one decoded image."""
-        del row
+    def push(self, image: "Image", digest: bytes) -> None:
+        """Add one decoded image, as `FeatureExtractor.push` does."""
         self._progress(1)
-        if digest in self._store or digest in self._held:
+        if digest in self._store or digest in self._waiting:
             return
         pixels = np.asarray(square(image, self._side, self._interpolation).convert(self._mode))
-        self._held[digest] = pixels.reshape(self._shape)
-        if len(self._held) == 8 * CHUNK:
+        self._waiting[digest] = pixels.reshape(self._shape)
+        if len(self._waiting) == 8 * CHUNK:
             self._flush()
 
     def _flush(self) -> None:
-        if self._held:
-            self._store.append(list(self._held), np.stack(list(self._held.values())))
-            self._held = {}
+        if self._waiting:
+            self._store.append(list(self._waiting), np.stack(list(self._waiting.values())))
+            self._waiting = {}
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:

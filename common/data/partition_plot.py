@@ -1,4 +1,4 @@
-"""A picture of who holds what: classes by clients."""
+"""Plot of a partition, with classes as rows and clients as columns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK = "#22313f"
-_LONGEST = 24  # characters of a class name
+_MAX_NAME_LENGTH = 24
 
 
 def draw_partition(file: Path, counts: np.ndarray, classes: Sequence[str], *, images_unused: int = 0) -> None:
     """Draw how many images of each class each client holds.
 
-    Legible from one client to a thousand: counts are written where there is
-    room for them, and axes of many clients or classes are thinned out.
+    The plot stays legible from one client to a thousand: counts are written where
+    cells are large enough, and long axes show some of their labels only.
 
     Args:
-        file: PNG to write.
-        counts: (classes, clients).
-        classes: Their names.
-        images_unused: Training images that nobody holds; the title says how many.
+        file: The PNG file to write.
+        counts: (classes, clients) numbers of images.
+        classes: Class names, in the order of the rows.
+        images_unused: Number of training images without a client, shown in the title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def _name_axes(axes: "Axes", classes: Sequence[str], num_clients: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     step = -(-len(classes) // 40)
-    names = [name if len(name) <= _LONGEST else name[: _LONGEST - 3] + "..." for name in classes]
+    names = [name if len(name) <= _MAX_NAME_LENGTH else name[: _MAX_NAME_LENGTH - 3] + "..." for name in classes]
     # A dollar sign would start a formula.
     axes.set_yticks(range(0, len(classes), step), [name.replace("$", r"\$") for name in names[::step]])
     axes.set(xlabel="client", ylabel="class" if step == 1 else f"class (one name in {step})")

@@ -1,4 +1,4 @@
-"""A picture of a source: how many images each class has, and what they look like."""
+"""Plot of a source with class counts and example images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.data.decoding import decode
-from common.data.scan import Scan, source_entries
-from common.data.source_report import read_cells
+from common.data.scan import Scan
 from common.data.sources.base_source import ImageSource
 
 if TYPE_CHECKING:
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
 MAX_CLASSES = 40
 _EXAMPLES = 8
 _CELL = 64
-_LONGEST = 28
+_MAX_NAME_LENGTH = 28
 _COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
 
 
 def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str, Any]) -> None:
     """Draw bars of the class counts beside examples of each class.
 
-    Of many classes the largest and the smallest are shown, and the title says so.
+    Of more than `MAX_CLASSES` classes only the largest and the smallest are shown.
 
     Args:
-        file: PNG to write.
-        source: What was inspected.
-        scan: Of the source.
-        facts: From `inspect_source`.
+        file: The PNG file to write.
+        source: The source that was inspected.
+        scan: The scan of this source.
+        facts: The result of `inspect_source`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,7 +48,7 @@ def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str,
 
 
 def _choose(classes: list[dict[str, Any]]) -> list[int]:
-    """Which classes to show: all in their order, or the largest and the smallest."""
+    """Return the numbers of the classes to show."""
     if len(classes) <= MAX_CLASSES:
         return list(range(len(classes)))
     by_size = sorted(range(len(classes)), key=lambda number: -classes[number]["train"] - classes[number]["test"])
@@ -74,8 +73,9 @@ def _draw_bars(axes: "Axes", facts: Mapping[str, Any], shown: list[int]) -> None
 
 
 def _short(name: str) -> str:
-    name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
-    return name.replace("$", r"\$")  # a dollar sign would start a formula
+    name = name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..."
+    # A dollar sign would start a formula.
+    return name.replace("$", r"\$")
 
 
 def _title(facts: Mapping[str, Any], shown: int) -> str:
@@ -88,14 +88,18 @@ def _title(facts: Mapping[str, Any], shown: int) -> str:
 
 
 def _mosaic(source: ImageSource, scan: Scan, shown: list[int]) -> np.ndarray:
-    """(rows x cell, examples x cell, 3) uint8, a row a class; its examples are spread over its images."""
+    """Return examples of each class as one image, with one line per class.
+
+    Returns:
+        (lines x cell, examples x cell, 3) uint8; the examples are spread evenly over a class.
+    """
     canvas = np.full((len(shown) * _CELL, _EXAMPLES * _CELL, 3), 255, dtype=np.uint8)
     spots: dict[int, tuple[int, int]] = {}
     for line, number in enumerate(shown):
         rows = np.flatnonzero(scan.usable & (scan.labels == number))
         chosen = rows[np.linspace(0, len(rows) - 1, min(_EXAMPLES, len(rows))).astype(int)] if len(rows) else rows
         spots |= {int(row): (line, column) for column, row in enumerate(chosen)}
-    for row, cell in read_cells(source_entries(source), np.array(sorted(spots), dtype=np.int64)):
+    for row, cell in source.entries.cells(np.array(sorted(spots), dtype=np.int64)):
         line, column = spots[row]
         top, left = line * _CELL + 2, column * _CELL + 2
         canvas[top : top + _CELL - 4, left : left + _CELL - 4] = np.asarray(_thumbnail(decode(cell)))

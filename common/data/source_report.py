@@ -1,41 +1,40 @@
-"""What is in a source: counts, sizes, formats, bad files, duplicates. Facts first, then the same for people."""
+"""Report on a source with counts, sizes, formats, bad files and duplicates."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.data.decoding import decode
 from common.data.duplicates import METHOD, Sketches, find_equal, find_near
-from common.data.scan import Scan, scan_source, source_entries
+from common.data.scan import Scan, scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.system.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_READ_AHEAD = 256
-_SHOWN = 20
-_SHOWN_CLASSES = 60
+_MAX_SHOWN = 20
+_MAX_SHOWN_CLASSES = 60
 
 
 def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, Any]:
-    """Everything that `bract data inspect` says, as plain values for JSON.
+    """Return the facts that `bract data inspect` reports, as plain values for JSON.
 
     Args:
-        source: Any source.
-        progress: Called with a total and a label; returns what to call with each advance.
+        source: The source to inspect.
+        progress: Called with a total and a label; returns a function to call with each advance.
 
     Returns:
         Counts of entries; `classes` with train and test counts of usable images;
-        `missing_classes`; `widths` and `heights`; `formats`; `channels`; `bad`, each
-        unusable entry once; `duplicates` and `near_duplicates`.
+        `missing_classes`; `widths` and `heights`; `formats`; `channels`; `units`; `clients`;
+        `bad`, each unusable entry once; `duplicates` and `near_duplicates`.
 
     Raises:
         DataError: The source as a whole cannot be read.
     """
-    entries = source_entries(source)
+    entries = source.entries
     sketches = Sketches.empty(len(entries.labels))
     seen = np.zeros(len(entries.labels), dtype=bool)
 
@@ -45,24 +44,13 @@ def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, 
         seen[row] = True
 
     scan = scan_source(source, progress=progress, sink=sketch)
+    # Images whose results were read back from an earlier scan have not been sketched yet.
     left = np.flatnonzero(scan.usable & ~seen)
     advance = progress(len(left), "Comparing images")
-    for row, cell in read_cells(entries, left):
+    for row, cell in entries.cells(left):
         sketch(row, decode(cell), b"")
         advance(1)
-    return _facts(source, scan) | _twice(entries, scan, sketches)
-
-
-def read_cells(entries: Entries, rows: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Row and encoded image of some entries, a few hundred in memory at once.
-
-    Args:
-        entries: Of a source.
-        rows: Which, in order.
-    """
-    for start in range(0, len(rows), _READ_AHEAD):
-        block = rows[start : start + _READ_AHEAD].tolist()
-        yield from zip(block, entries.images[block]["image"], strict=True)
+    return _facts(source, scan) | _duplicates(entries, scan, sketches)
 
 
 def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
@@ -95,7 +83,7 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
 
 
 def _num_units(scan: Scan) -> int | None:
-    """How many different units the usable images are of, copies counted once."""
+    """Count the units of the usable images."""
     return None if scan.unit_digests is None else len(np.unique(scan.unit_digests[scan.usable], axis=0))
 
 
@@ -105,7 +93,7 @@ def _spread(values: np.ndarray) -> dict[str, int] | None:
     return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
 
 
-def _twice(entries: Entries, scan: Scan, sketches: Sketches) -> dict[str, Any]:
+def _duplicates(entries: Entries, scan: Scan, sketches: Sketches) -> dict[str, Any]:
     rows = np.flatnonzero(scan.usable)
     train, test = rows[rows < scan.num_train], rows[rows >= scan.num_train]
     groups = find_equal(scan.digests, rows)
@@ -121,9 +109,9 @@ def _twice(entries: Entries, scan: Scan, sketches: Sketches) -> dict[str, Any]:
             for group in groups
         ],
         "near_duplicates": [
-            {"places": [entries.place(one), entries.place(other)], "correlation": round(score, 3)}
-            for one, other, score in near
-            if not np.array_equal(digests[one], digests[other])
+            {"places": [entries.place(left), entries.place(right)], "correlation": round(score, 3)}
+            for left, right, score in near
+            if not np.array_equal(digests[left], digests[right])
         ],
         "near_duplicates_between": "train and test" if len(test) else "all images",
         "near_duplicates_method": METHOD,
@@ -131,11 +119,11 @@ def _twice(entries: Entries, scan: Scan, sketches: Sketches) -> dict[str, Any]:
 
 
 def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
-    """Print what `inspect_source` found.
+    """Print the facts of a source for people.
 
     Args:
-        facts: From `inspect_source`.
-        console: Where to print.
+        facts: The result of `inspect_source`.
+        console: The console to print on.
     """
     from rich.markup import escape
 
@@ -171,11 +159,11 @@ def _show_classes(facts: Mapping[str, Any], console: "Console") -> None:
     for name in ("train", "test"):
         table.add_column(name, justify="right")
     rows = facts["classes"]
-    for row in rows[:_SHOWN_CLASSES]:
+    for row in rows[:_MAX_SHOWN_CLASSES]:
         table.add_row(Text(row["name"]), f"{row['train']:,}", f"{row['test']:,}")
     console.print(table)
-    if len(rows) > _SHOWN_CLASSES:
-        console.print(f"and {len(rows) - _SHOWN_CLASSES} more classes; --json has all")
+    if len(rows) > _MAX_SHOWN_CLASSES:
+        console.print(f"and {len(rows) - _MAX_SHOWN_CLASSES} more classes; --json has all")
 
 
 def _problem_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -183,11 +171,12 @@ def _problem_lines(facts: Mapping[str, Any]) -> list[str]:
     across = [group for group in equal if group["across_train_and_test"]]
     lines = [f"Bad files: {len(bad):,}", *(f"  {fault['place']}: {fault['reason']}" for fault in bad)]
     lines.append(f"Equal images: {len(equal):,} groups, {len(across):,} of them across train and test")
-    lines += _some([_group_line(group) for group in equal])
+    lines += _shortened([_group_line(group) for group in equal])
     lines.append(
-        f"Near-duplicates between {facts['near_duplicates_between']}: {len(near):,} (look at them: a suspicion)"
+        f"Near-duplicates between {facts['near_duplicates_between']}: {len(near):,} (look at them: they may be "
+        "different images)"
     )
-    lines += _some([f"  {'  ~  '.join(pair['places'])}  ({pair['correlation']:.3f})" for pair in near])
+    lines += _shortened([f"  {'  ~  '.join(pair['places'])}  ({pair['correlation']:.3f})" for pair in near])
     return [*lines, f"  method: {facts['near_duplicates_method']}"]
 
 
@@ -195,7 +184,7 @@ def _group_line(group: Mapping[str, Any]) -> str:
     return f"  {'  =  '.join(group['places'])}{'  (under different classes)' if group['labels_differ'] else ''}"
 
 
-def _some(lines: list[str]) -> list[str]:
-    if len(lines) <= _SHOWN:
+def _shortened(lines: list[str]) -> list[str]:
+    if len(lines) <= _MAX_SHOWN:
         return lines
-    return [*lines[:_SHOWN], f"  and {len(lines) - _SHOWN:,} more; --json has all"]
+    return [*lines[:_MAX_SHOWN], f"  and {len(lines) - _MAX_SHOWN:,} more; --json has all"]

@@ -8,28 +8,17 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
 from common.config.schema import Unit
+from common.data.image_digests import ImageDigests
 from common.errors import LedgerError
 from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 
 PARTS = ("training", "evaluation")
 _LOOK_UP = 500
-
-
-class Holding(Protocol):
-    """Names of the images in one part of a client's data; `common.data.client_dataset.Holdings` is one."""
-
-    @property
-    def files(self) -> np.ndarray: ...  # noqa: D102 -- (n, 32) uint8
-    @property
-    def pixels(self) -> np.ndarray: ...  # noqa: D102 -- (n, 32) uint8
-    @property
-    def units(self) -> np.ndarray: ...  # noqa: D102 -- (n,) int64
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Members:
 
 
 @lru_cache(maxsize=256)
-def content_of(keys: HolderKeys, unit: Unit, parts: tuple[Holding, ...]) -> str:
+def content_of(keys: HolderKeys, unit: Unit, parts: tuple[ImageDigests, ...]) -> str:
     """Names a data set by what is in it, in no order: 64 hex digits, keyed.
 
     Args:
@@ -69,7 +58,7 @@ def content_of(keys: HolderKeys, unit: Unit, parts: tuple[Holding, ...]) -> str:
     return keys.name_of(whole.digest(), "content").hex()
 
 
-def image_ids(ledger: Ledger, keys: HolderKeys, part: Holding, *, seq: int) -> Members:
+def image_ids(ledger: Ledger, keys: HolderKeys, part: ImageDigests, *, seq: int) -> Members:
     """The ledger's numbers of some images; those it has never seen get new ones. Inside a transaction.
 
     Two names that the ledger took for two images turn out to be one image's: then both are, and a link

@@ -8,6 +8,7 @@ import hashlib
 import math
 from typing import Any, Literal
 
+from common.data.image_digests import ImageDigests
 from common.errors import ConfigError, LedgerError, PolicyError
 from common.ledger import image_index as images
 from common.ledger.budget import spent_with
@@ -62,7 +63,7 @@ class LedgerSession:
         return Registration.of(found[0]) if found else None
 
     def register(
-        self, run: str, client: str, plan: PrivacyPlan, parts: tuple[images.Holding, ...], policy: Policy
+        self, run: str, client: str, plan: PrivacyPlan, parts: tuple[ImageDigests, ...], policy: Policy
     ) -> Registration:
         """Agree to a run, or find that it was agreed to.
 
@@ -94,7 +95,7 @@ class LedgerSession:
             ident = request_id(run, client, plan.digest, 0, "register")
             return Registration.of(self.ledger.append("register", ident, event, dataset=dataset))
 
-    def _keep_images(self, dataset: str, plan: PrivacyPlan, parts: tuple[images.Holding, ...]) -> None:
+    def _keep_images(self, dataset: str, plan: PrivacyPlan, parts: tuple[ImageDigests, ...]) -> None:
         if self.ledger.query("SELECT 1 FROM part WHERE dataset = ?", (dataset,)):
             return
         seq = self.ledger.head().seq + 1

@@ -142,7 +142,7 @@ def _victim(run: RunConfig, image: int, progress: ProgressFactory) -> "Victim":
 def _draw(file: Path, findings: "Evaluation") -> None:
     from simulations.attacks.inversion.plot import Panel, draw_panels
 
-    victim, classes = findings.victim, findings.victim.prepared.classes
+    victim, classes = findings.victim, findings.victim.prepared.scan.classes
     panels = [Panel(victim.pixels, "what the client holds", f"class {classes[victim.label]}")]
     for guess, said in (
         (findings.plain, "without privacy"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from common.arrays import Arrays
 from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
-from common.data.partitioning.client_sizes import client_sizes, client_units
-from common.data.scan import source_entries
+from common.data.partitioning.client_sizes import client_sizes
 from common.data.sources.registry import open_source
 from common.models.initialization import initial_arrays
 from common.system.console import format_epsilon
@@ -60,9 +60,10 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     build_strategy(config)
     if config.output_dir:
         check_free(Path(config.output_dir))
-    entries = source_entries(open_source(config.data))
-    check_batch(config, entries.num_train)
-    sizes, unused = client_sizes(config, entries)
+    entries = open_source(config.data).entries
+    check_batch(config.training.batch_size, entries.num_train)
+    sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
+    sizes, unused = sizes_of()
     shape = input_shape(config, entries)
     arrays = initial_arrays(config, shape, entries.classes)
     item = int(np.prod(shape)) * (4 if config.caches_features else 1)
@@ -74,7 +75,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
         "model": _model(config, arrays, Trainer(config, shape, entries.classes)),
-        "plan": _plan(config, client_units(config, entries)[0]),
+        "plan": _plan(config, sizes_of(unit=config.privacy.unit)[0]),
         "seconds": {
             "backbone_pass_if_not_cached": backbone_seconds(config, entries),
             "rounds": round_seconds(config, arrays, shape, entries.classes, int(np.median(sizes))),

@@ -10,6 +10,7 @@ from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared
+from common.data.scan import Scan
 from common.system.content_store import StoredRows
 
 
@@ -78,21 +79,25 @@ class Images:
         """
         count = len(self.labels)
         digests = _digests("image", np.arange(count))
-        prepared = Prepared(
-            inputs=cast(StoredRows, self.inputs),  # indexed in the same way
+        unknown = np.zeros(count, dtype=np.int32)
+        scan = Scan(
+            fingerprint="bench",
             labels=self.labels,
             digests=digests,
             file_digests=_digests("file", np.arange(count)),
             usable=np.ones(count, dtype=bool),
+            widths=unknown,
+            heights=unknown,
+            channels=unknown,
+            formats=("",) * count,
             num_train=count,
             classes=classes,
             unit_digests=_digests("unit", self.units),
             owners=None,
             client_names=(),
             faults=(),
-            seconds=0.0,
-            key="bench",
         )
+        prepared = Prepared(cast(StoredRows, self.inputs), scan, seconds=0.0, key="bench")  # indexed in the same way
         sizes = np.array([num_units])
         everything = Partition(np.zeros(count, dtype=np.int32), self.held_out, sizes, sizes, images_unused=0)
         return shard(prepared, everything, 0, private=config.is_local_dp, unit=config.privacy.unit)

@@ -189,7 +189,8 @@ def test_images_go_to_the_clients_that_had_them(partitioner: str, owners: str) -
     )
     given = {"seed": 3, "num-clients": 2, "data.partitioner": partitioner, "training.batch-size": 4}
 
-    found = make_partition(parse(override(defaults(), given)), content)
+    config = parse(override(defaults(), given))
+    found = make_partition(content, config.data, num_clients=config.num_clients, seed=config.seed)
 
     assert "".join(map(str, found.owner)) == owners
     assert np.flatnonzero(found.held_out).tolist() == [7, 11]

@@ -100,7 +100,7 @@ def each_image_of_a_unit_votes(patch: pytest.MonkeyPatch) -> None:
         voting = ~np.isin(units, trained)
         return np.flatnonzero(voting), voting
 
-    patch.setattr(shards, "_voters", evaluation_units)
+    patch.setattr(shards, "_evaluation_rows", evaluation_units)
 
 
 def send_statistics(patch: pytest.MonkeyPatch) -> None:

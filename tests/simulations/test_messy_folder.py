@@ -47,9 +47,9 @@ def test_each_fault_is_listed_once_with_its_reason(messy: tuple[Path, dict[str, 
 
     prepared = prepare(parse(override(defaults(), SMALL | {"data.source": str(root)})))
 
-    assert {fault.place for fault in prepared.faults} == set(faults)
-    assert len(prepared.faults) == len(faults)
-    assert (~prepared.usable).sum() == len(faults)
+    assert {fault.place for fault in prepared.scan.faults} == set(faults)
+    assert len(prepared.scan.faults) == len(faults)
+    assert (~prepared.scan.usable).sum() == len(faults)
 
 
 def test_the_default_refuses_so_many_bad_files_and_lists_them(messy: tuple[Path, dict[str, str]]) -> None:

@@ -1,129 +1,134 @@
-"""Deal a prepared source to simulated clients, once a machine, then read it by row."""
+"""Partition of a scanned source over simulated clients, cached once it is made."""
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config.schema import RunConfig
+from common.config.schema import DataConfig, RunConfig
+from common.data.array_files import save_arrays
+from common.data.partitioning.partition import Partition
 from common.errors import ConfigError
-from common.system.files import atomic_stream
 from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
     from common.data.preprocessing import Prepared
-from common.data.partitioning.partition import Partition, PartitionInput
+    from common.data.scan import Scan
 
-FORMAT = 4  # raise it when the same settings would deal otherwise
+FORMAT = 4  # raise it when the same settings would give another partition
 
 
 def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition:
-    """The partition of a run; computed once, then read from the cache.
+    """Return a run's partition, read from the cache if it was made before.
 
     Raises:
         ConfigError: The batch is larger than all training images together.
-        DataError: The images cannot be dealt as asked.
+        DataError: The images cannot be divided as the settings ask.
     """
-    check_batch(config, prepared.num_train)
-    file = cache_folder("partitions") / f"{_key(config, prepared)}.npz"
+    scan, data, run = prepared.scan, config.data, (config.seed, config.num_clients)
+    check_batch(config.training.batch_size, scan.num_train)
+    # Which files are usable belongs to the key: unusable images are never held out.
+    content = [prepared.key, hashlib.sha256(np.packbits(scan.usable).tobytes()).hexdigest()]
+    settings = [data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client, data.size_skew]
+    parts = (FORMAT, *run, settings, data.min_client_size, data.test_fraction, content)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    file = cache_folder("partitions") / f"{key}.npz"
     if not file.is_file():
-        _save(file, make_partition(config, prepared))
+        save_arrays(file, vars(make_partition(scan, data, num_clients=config.num_clients, seed=config.seed)))
     with np.load(file) as saved:
         arrays = {name: saved[name] for name in ("owner", "held_out", "num_units", "num_groups")}
         return Partition(**arrays, images_unused=int(saved["images_unused"]))
 
 
-def make_partition(config: RunConfig, content: PartitionInput) -> Partition:
-    """Deal without looking into the cache or writing to it.
+def make_partition(scan: "Scan", data: DataConfig, *, num_clients: int, seed: int) -> Partition:
+    """Assign a source's images to clients and to training or evaluation.
 
     Args:
-        config: The run; seed, number of clients and the data section matter.
-        content: What is dealt.
+        scan: The images, bad ones included.
+        data: Partitioner, its parameters and the test fraction.
+        num_clients: Number of clients.
+        seed: The run's seed; equal seeds give equal partitions.
 
     Raises:
-        DataError: The images cannot be dealt as asked.
+        DataError: The images cannot be divided as the settings ask.
     """
     from common.data.partitioning.partitioners import assign_clients, hold_out
     from common.data.partitioning.privacy_units import group_rows
 
-    split, units = content.num_train, content.digests if content.unit_digests is None else content.unit_digests
-    groups = group_rows(content.unit_digests, content.digests)
-    owner = np.full(len(content.labels), -1, dtype=np.int32)
+    split = scan.num_train
+    groups = group_rows(scan.unit_digests, scan.digests)
+    owner = np.full(len(scan.labels), -1, dtype=np.int32)
     owner[:split] = assign_clients(
-        content.labels[:split],
-        config.data,
-        num_clients=config.num_clients,
-        seed=config.seed,
+        scan.labels[:split],
+        data,
+        num_clients=num_clients,
+        seed=seed,
         groups=None if groups is None else groups[:split],
-        naturals=None if content.owners is None else content.owners[:split],
-        names=content.client_names,
+        naturals=None if scan.owners is None else scan.owners[:split],
+        names=scan.client_names,
     )
-    num_units = np.bincount(owner[:split] + 1, minlength=config.num_clients + 1)[1:]
+    # Counted before anything is held out and with bad files: a public size must not depend on either.
+    num_units = np.bincount(owner[:split] + 1, minlength=num_clients + 1)[1:]
     images_unused = int((owner[:split] < 0).sum())
+    key = hashlib.sha256(f"held-out{seed}".encode()).digest()
     if split == len(owner):
-        held_out = hold_out(units, fraction=config.data.test_fraction, key=_split_key(config))
+        units = scan.digests if scan.unit_digests is None else scan.unit_digests
+        held_out = hold_out(units, fraction=data.test_fraction, key=key)
     else:
-        owner[split:] = _test_owners(config, content, owner[:split], groups)
+        naturals = scan.owners if data.partitioner == "natural" else None
+        owner[split:] = _test_owners(scan, owner[:split], groups, key) if naturals is None else naturals[split:]
         held_out = np.arange(len(owner)) >= split
-    num_groups = num_units if groups is None else count_groups(owner[:split], groups[:split], config.num_clients)
-    return Partition(owner, held_out & content.usable & (owner >= 0), num_units, num_groups, images_unused)
+    num_groups = num_units if groups is None else count_groups(owner[:split], groups[:split], num_clients)
+    return Partition(owner, held_out & scan.usable & (owner >= 0), num_units, num_groups, images_unused)
 
 
 def count_groups(owner: np.ndarray, groups: np.ndarray, num_clients: int) -> np.ndarray:
-    """(num_clients,) int64, how many groups of images each client holds; a group has one client."""
+    """Count the groups of images that each client holds.
+
+    Args:
+        owner: (n,) client of each image, -1 for no client; a group has one client.
+        groups: (n,) int64 group of each image.
+        num_clients: Number of clients.
+
+    Returns:
+        (num_clients,) int64.
+    """
     _, first = np.unique(groups, return_index=True)
     return np.bincount(owner[first] + 1, minlength=num_clients + 1)[1:]
 
 
-def _test_owners(
-    config: RunConfig, content: PartitionInput, owner: np.ndarray, groups: np.ndarray | None
-) -> np.ndarray:
-    """The client of each entry of the source's own test set: its own, that of its unit, or by class."""
+def _test_owners(scan: "Scan", owner: np.ndarray, groups: np.ndarray | None, key: bytes) -> np.ndarray:
+    """Return the client of each test image."""
     from common.data.partitioning.partitioners import assign_test
     from common.data.partitioning.privacy_units import most_frequent
 
-    split = content.num_train
-    if config.data.partitioner == "natural" and content.owners is not None:
-        return content.owners[split:]
-    labels, units = content.labels[split:], content.digests if content.unit_digests is None else content.unit_digests
+    split = scan.num_train
+    labels, units = scan.labels[split:], scan.digests if scan.unit_digests is None else scan.unit_digests
     if groups is not None:
         _, member = np.unique(groups[split:], return_inverse=True)
         labels = most_frequent(labels, member)[member]
-    chosen = assign_test(labels, content.labels[:split], owner, units[split:], key=_split_key(config))
+    chosen = assign_test(labels, scan.labels[:split], owner, units[split:], key=key)
     if groups is None:
         return chosen
-    home = np.full(groups.max() + 1, -1, dtype=np.int32)
-    home[groups[:split]] = owner  # a group has one client
-    trained = home[groups[split:]]
+    # A unit must stay at one client, so its test images follow its training images.
+    client_of_group = np.full(groups.max() + 1, -1, dtype=np.int32)
+    client_of_group[groups[:split]] = owner
+    trained = client_of_group[groups[split:]]
     return np.where(trained >= 0, trained, chosen)
 
 
-def check_batch(config: RunConfig, num_train: int) -> None:
+def check_batch(batch_size: int, num_train: int) -> None:
     """Refuse a batch that no client could ever fill.
+
+    Args:
+        batch_size: `training.batch-size`.
+        num_train: Number of training images of all clients together.
 
     Raises:
         ConfigError: The batch is larger than all training images together.
     """
-    if config.training.batch_size > num_train:
+    if batch_size > num_train:
         raise ConfigError(
-            f"training.batch-size={config.training.batch_size} but there are only {num_train} training images in all: "
+            f"training.batch-size={batch_size} but there are only {num_train} training images in all: "
             "use a smaller batch"
         )
-
-
-def _split_key(config: RunConfig) -> bytes:
-    return hashlib.sha256(f"held-out{config.seed}".encode()).digest()
-
-
-def _key(config: RunConfig, prepared: "Prepared") -> str:
-    data = config.data
-    content = [prepared.key, hashlib.sha256(np.packbits(prepared.usable).tobytes()).hexdigest()]
-    dealt = [data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client, data.size_skew]
-    parts = (FORMAT, config.seed, config.num_clients, dealt, data.min_client_size, data.test_fraction, content)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-def _save(file: Path, partition: Partition) -> None:
-    with atomic_stream(file, durable=False, mode=0o600) as stream:
-        np.savez(stream, **vars(partition))

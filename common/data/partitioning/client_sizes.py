@@ -1,81 +1,68 @@
-"""How much each client would hold, from counting alone: nothing is decoded."""
+"""Sizes of clients from counting alone, without decoding an image."""
 
 import numpy as np
 
-from common.config.schema import RunConfig
+from common.config.schema import DataConfig, Unit
 from common.data.partitioning.assignment import count_groups
 from common.data.partitioning.partitioners import assign_clients
 from common.data.partitioning.privacy_units import group_names, natural_clients
 from common.data.sources.base_source import Entries
 from common.errors import ConfigError
 
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
-    """Sizes as a user writes them, one a client.
+    """Read the sizes that a user writes, one per client.
 
     >>> read_sizes("300, 800,5000")
     (300, 800, 5000)
 
     Raises:
-        ConfigError: One is no whole number above 0.
+        ConfigError: One of them is not a whole number above 0.
     """
     for part in (words := [part.strip() for part in text.split(",")]):
-        if not (part.isascii() and part.isdecimal() and int(part[:_MOST_DIGITS]) and len(part) <= _MOST_DIGITS):
+        # Python refuses to read very long numbers, so only the first digits are looked at.
+        if not (part.isascii() and part.isdecimal() and int(part[:_MAX_DIGITS]) and len(part) <= _MAX_DIGITS):
             raise ConfigError(
-                f"--sizes {text!r}: {part!r} is no size; give whole numbers above 0, one a client, such as 300,800,5000"
+                f"--sizes {text!r}: {part!r} is not a size; give whole numbers above 0, one per client, such as "
+                "300,800,5000"
             )
     return tuple(map(int, words))
 
 
-def client_sizes(config: RunConfig, entries: Entries) -> tuple[np.ndarray, int]:
-    """Training images of each client, and of nobody, as the run will deal them.
+def client_sizes(
+    entries: Entries, data: DataConfig, *, num_clients: int, seed: int, unit: Unit = "image"
+) -> tuple[np.ndarray, int]:
+    """Count the training units that a run gives to each client.
 
     Args:
-        config: The run; seed, number of clients and the data section matter.
-        entries: Of the run's source. Bad images count: a declared size does not depend on them.
+        entries: Entries of the run's source. Bad images count: a declared size does not depend on them.
+        data: Partitioner and its parameters.
+        num_clients: Number of clients.
+        seed: The run's seed.
+        unit: Count images, or groups of images that share a unit.
 
     Returns:
         (num_clients,) int64, and the number of training images that no client gets.
 
     Raises:
-        DataError: The images cannot be dealt as asked.
+        DataError: The images cannot be divided as the settings ask.
     """
-    owner = _owners(config, entries)
-    return np.bincount(owner + 1, minlength=config.num_clients + 1)[1:], int((owner < 0).sum())
-
-
-def client_units(config: RunConfig, entries: Entries) -> tuple[np.ndarray, int]:
-    """The size that each client declares: in images, or in groups of images with `privacy.unit='group'`.
-
-    Args:
-        config: The run; `privacy.unit` matters too.
-        entries: As for `client_sizes`.
-
-    Returns:
-        (num_clients,) int64, and the number of training images that no client gets.
-
-    Raises:
-        DataError: The images cannot be dealt as asked.
-    """
-    groups = group_names(entries.units)
-    if config.privacy.unit == "image" or groups is None:
-        return client_sizes(config, entries)
-    owner = _owners(config, entries)
-    return count_groups(owner, groups[: entries.num_train], config.num_clients), int((owner < 0).sum())
-
-
-def _owners(config: RunConfig, entries: Entries) -> np.ndarray:
-    """(num_train,) client of each training entry, -1 where nobody holds it."""
     split, groups = entries.num_train, group_names(entries.units)
     names, naturals = natural_clients(entries.clients)
-    return assign_clients(
+    groups = None if groups is None else groups[:split]
+    owner = assign_clients(
         entries.labels[:split],
-        config.data,
-        num_clients=config.num_clients,
-        seed=config.seed,
-        groups=None if groups is None else groups[:split],
+        data,
+        num_clients=num_clients,
+        seed=seed,
+        groups=groups,
         naturals=None if naturals is None else naturals[:split],
         names=names,
     )
+    if unit == "image" or groups is None:
+        sizes = np.bincount(owner + 1, minlength=num_clients + 1)[1:]
+    else:
+        sizes = count_groups(owner, groups, num_clients)
+    return sizes, int((owner < 0).sum())

@@ -1,4 +1,4 @@
-"""Write one folder of images a client, for a real deployment."""
+"""Export of a partition as one folder of images per client."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,43 +16,43 @@ import numpy as np
 
 from common.config.loading import resolved
 from common.config.schema import RunConfig
-from common.data.decoding import IMAGE_SUFFIXES
+from common.data.decoding import IMAGE_FORMATS, IMAGE_SUFFIXES
 from common.data.partition_plot import draw_partition
 from common.data.partitioning.assignment import make_partition
 from common.data.partitioning.partition import Partition, class_counts
 from common.data.partitioning.privacy_units import group_rows
-from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source, source_entries
+from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
 from common.system.progress import ProgressFactory
 
 MANIFEST = "manifest.csv"
-_SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows
-_READ_AHEAD = 256
-_LONGEST = 80
+_SUFFIX = {row.name: row.suffixes[0] for row in IMAGE_FORMATS}
+# Windows reserves these names for devices.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_MAX_NAME_BYTES = 80
 
 
 def export_partition(config: RunConfig, source: ImageSource, folder: Path, progress: ProgressFactory) -> dict[str, Any]:
-    """Deal a source and write each client's share as a folder that is a source again.
+    """Divide a source among clients into one folder of images each.
 
     Guarantee: `folder/client-<number>/{train,test}/<class>/` hold the bytes of each
     usable image as they were, so each class and part has the same images when the
-    folder is read back. Either everything is written or nothing; a folder that holds
-    anything is left alone. Unusable images are left out and counted. Where images
-    share units, `manifest.csv` beside `train/` says which, and is what to read back.
+    folder is read as a source. Either everything is written or nothing; a folder that
+    is not empty is left alone. Unusable images are left out and counted. Where images
+    share units, read `manifest.csv` beside `train/` instead: it names the units.
 
     Args:
         config: The run; seed, number of clients and the data section matter.
-        source: What is dealt.
-        folder: Where to write; made if it is not there.
-        progress: Called with a total and a label; returns what to call with each advance.
+        source: The source to divide.
+        folder: Folder to write to; it is made if it does not exist.
+        progress: Called with a total and a label; returns a function to call with each advance.
 
     Returns:
-        What `partition.json` holds: sizes, class names and their folders, settings.
+        The content of `partition.json`: sizes, class names and their folders, settings.
 
     Raises:
-        DataError: The source cannot be dealt, a client would have nothing to train
+        DataError: The source cannot be divided, a client would have nothing to train
             on, or the folder is not empty, inside the source or cannot be written.
     """
     folder = folder.resolve()
@@ -60,13 +60,16 @@ def export_partition(config: RunConfig, source: ImageSource, folder: Path, progr
     scan = scan_source(source, progress=progress)
     refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
     refuse_single_class(scan)
-    partition = make_partition(config, scan)
-    facts = _facts(config, source, scan, partition)
+    partition = make_partition(scan, config.data, num_clients=config.num_clients, seed=config.seed)
+    facts = _facts(source.name, scan, partition, natural=config.data.partitioner == "natural")
+    settings = {k: v for k, v in resolved(config).items() if k in ("seed", "num-clients") or k.startswith("data.")}
+    facts |= {"settings": settings, "bract": version("bract")}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))  # for its owner only
+        # mkdtemp makes a folder that only its owner can read.
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
-            _write_images(scratch, source_entries(source), scan, partition, facts, progress)
+            _write_images(scratch, source.entries, scan, partition, facts, progress)
             _write_facts(scratch, facts, class_counts(scan, partition), scan.classes)
             _move(scratch, folder)
         finally:
@@ -85,7 +88,7 @@ def _move(scratch: Path, folder: Path) -> None:
 
 
 def folder_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """A folder name for each class: valid on every system, all different, free of commas.
+    """Return a folder name for each class, all different and valid on every system.
 
     >>> folder_names(("cat", "T-shirt/top", "T-shirt:top", "Cat"))
     ('cat', 'T-shirt_top', 'T-shirt_top-2', 'Cat-2')
@@ -95,6 +98,7 @@ def folder_names(classes: Sequence[str]) -> tuple[str, ...]:
     for wanted in classes:
         plain = _safe(wanted) or "class"
         name, number = plain, 1
+        # Windows and macOS take "Cat" and "cat" for one folder.
         while name.casefold() in taken:
             number += 1
             name = f"{plain}-{number}"
@@ -104,9 +108,9 @@ def folder_names(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _safe(text: str) -> str:
-    """Letters and figures of any script, and what no system and no shell takes amiss."""
+    """Return a text with every character replaced that a file name must not hold."""
     kept = "".join(c if c.isalnum() or c in "-_.+ " else "_" for c in unicodedata.normalize("NFC", text))
-    while len(kept.encode()) > _LONGEST:
+    while len(kept.encode()) > _MAX_NAME_BYTES:
         kept = kept[:-1]
     kept = kept.strip(" .")
     return f"{kept}_" if _RESERVED.fullmatch(kept) else kept
@@ -114,37 +118,33 @@ def _safe(text: str) -> str:
 
 def _check_target(folder: Path, source: ImageSource) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} is there and not an empty folder: name a new one with --out")
+        raise DataError(f"{folder} exists and is not an empty folder: name a new one with --out")
     place = Path(source.place) if source.place else None
     if place is not None and place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
         raise DataError(f"{folder} lies inside the source {place}: its copies would be read as new images")
 
 
-def _facts(config: RunConfig, source: ImageSource, scan: Scan, partition: Partition) -> dict[str, Any]:
-    shown = {"seed", "num-clients"}
-    settings = {key: value for key, value in resolved(config).items() if key in shown or key.startswith("data.")}
-    clients = []
-    for client in range(config.num_clients):
-        mine = (partition.owner == client) & scan.usable
-        train = mine & ~partition.held_out & (np.arange(len(mine)) < scan.num_train)
+def _facts(name: str, scan: Scan, partition: Partition, *, natural: bool) -> dict[str, Any]:
+    clients, num_clients = [], len(partition.num_units)
+    for client in range(num_clients):
+        own = (partition.owner == client) & scan.usable
+        train = own & ~partition.held_out & (np.arange(len(own)) < scan.num_train)
         if not train.any():
             raise DataError(
-                f"client {client} of {config.num_clients} would have no usable image to train on: raise "
+                f"client {client} of {num_clients} would have no usable image to train on: raise "
                 "data.min-client-size, lower data.test-fraction or use fewer clients"
             )
-        named = scan.client_names[client] if config.data.partitioner == "natural" else None
-        test = int((mine & partition.held_out).sum())
-        clients.append({"folder": f"client-{client:05d}", "name": named, "train": int(train.sum()), "test": test})
+        title = scan.client_names[client] if natural else None
+        test = int((own & partition.held_out).sum())
+        clients.append({"folder": f"client-{client:05d}", "name": title, "train": int(train.sum()), "test": test})
     return {
-        "source": source.name,
+        "source": name,
         "clients": clients,
         "classes": list(scan.classes),
         "class_folders": list(folder_names(scan.classes)),
         "images_unused": partition.images_unused,
         "images_unusable": int((~scan.usable).sum()),
         "units": group_rows(scan.unit_digests, scan.digests) is not None,
-        "settings": settings,
-        "bract": version("bract"),
     }
 
 
@@ -163,12 +163,15 @@ def _write_images(
     for client in folders:
         for part in ("train", "test"):
             (client / part).mkdir(parents=True)
-    for row, cell in _cells(entries, rows):
+    for row, cell in entries.cells(rows):
         name, part = facts["class_folders"][scan.labels[row]], "test" if partition.held_out[row] else "train"
         place = Path(part, name, _file_name(row, cell["path"], scan.formats[row]))
         file = folders[partition.owner[row]] / place
         file.parent.mkdir(exist_ok=True)
-        _write_image(file, cell)
+        if cell["bytes"] is not None:
+            file.write_bytes(cell["bytes"])
+        else:
+            shutil.copyfile(cell["path"], file)
         unit = entries.units[row] if entries.units else ""
         tables[partition.owner[row]].append({"path": place.as_posix(), "label": name, "unit": unit, "split": part})
         advance(1)
@@ -178,32 +181,20 @@ def _write_images(
 
 
 def _write_manifest(file: Path, table: Sequence[Mapping[str, str]]) -> None:
-    """The units, which folders of classes cannot say."""
+    """Write the table that names the unit of each image."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)
 
 
-def _cells(entries: Entries, rows: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for start in range(0, len(rows), _READ_AHEAD):
-        block = rows[start : start + _READ_AHEAD].tolist()
-        yield from zip(block, entries.images[block]["image"], strict=True)
-
-
-def _write_image(file: Path, cell: Mapping[str, Any]) -> None:
-    if cell["bytes"] is not None:
-        file.write_bytes(cell["bytes"])
-    else:
-        shutil.copyfile(cell["path"], file)
-
-
-def _file_name(row: int, path: str | None, kind: str) -> str:
-    """The number of the entry, which keeps names apart, and the name it had."""
+def _file_name(row: int, path: str | None, image_format: str) -> str:
+    """Return a file name of the entry's number and its original name."""
+    # The number keeps files of equal names apart.
     original = Path(path or "")
     suffix = original.suffix.lower()
     stem = _safe(original.stem)
-    return f"{row:06d}{'-' if stem else ''}{stem}{suffix if suffix in IMAGE_SUFFIXES else _SUFFIX[kind]}"
+    return f"{row:06d}{'-' if stem else ''}{stem}{suffix if suffix in IMAGE_SUFFIXES else _SUFFIX[image_format]}"
 
 
 def _write_facts(folder: Path, facts: Mapping[str, Any], counts: np.ndarray, classes: Sequence[str]) -> None:

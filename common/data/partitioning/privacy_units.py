@@ -1,4 +1,4 @@
-"""Which images belong to one unit, such as a patient."""
+"""Numbering of privacy units and of the clients that a source names."""
 
 from collections.abc import Hashable, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarray | None:
-    """Which images share a named unit.
+    """Number the groups of images that share a named unit.
 
     Copies of one image are not a group here: a bad copy could not be recognised,
     and no declared size may depend on which files are bad.
@@ -29,7 +29,8 @@ def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarr
     named = (unit_digests != digests).any(axis=1)
     if not named.any():
         return None
-    return _numbered(
+    # Rows without a name are keyed by their number, since equal digests of bad images must not make a group.
+    return _number(
         [
             unit.tobytes() if has_name else row
             for row, (unit, has_name) in enumerate(zip(unit_digests, named, strict=True))
@@ -38,18 +39,22 @@ def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarr
 
 
 def group_names(units: Sequence[str] | None) -> np.ndarray | None:
-    """What `group_rows` gives, from the names of the units; "" is a unit of its own.
+    """Number the groups of images as `group_rows` does, from the units' names.
+
+    An entry with the name "" is a unit of its own.
 
     >>> group_names(["ann", "", "", "ann"]).tolist()
     [0, 1, 2, 0]
     """
     if units is None or not any(units):
         return None
-    return _numbered([unit or row for row, unit in enumerate(units)])
+    return _number([unit or row for row, unit in enumerate(units)])
 
 
 def natural_clients(clients: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """The clients that a source names, sorted, and each entry's position among them; -1 where it names none.
+    """Return the clients that a source names with each entry's position among them.
+
+    The names are sorted; an entry without a client has position -1.
 
     >>> names, position = natural_clients(["ward 2", "", "ward 1"])
     >>> names, position.tolist()
@@ -62,21 +67,21 @@ def natural_clients(clients: Sequence[str] | None) -> tuple[tuple[str, ...], np.
     return names, np.array([number.get(name, -1) for name in clients], dtype=np.int32)
 
 
-def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
-    """(n,) int64: equal keys have one number, by first appearance."""
+def _number(keys: Sequence[Hashable]) -> np.ndarray:
+    """Number equal keys alike, by first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def unit_numbers(digests: np.ndarray, unit_digests: np.ndarray | None) -> np.ndarray:
-    """The privacy unit of each image: copies are of one unit, and so are images of one group.
+    """Number the privacy units of images, taking copies as one unit.
 
     Args:
         digests: (n, 32) uint8, SHA-256 of the pixels.
         unit_digests: (n, 32) uint8, hash of each image's group; None where an image is a unit.
 
     Returns:
-        (n,) int64, equal for images that copies and groups connect, however many steps lie between.
+        (n,) int64, equal for images that copies and groups connect, over any number of steps.
 
     >>> unit_numbers(np.array([[1], [2], [1], [3]]), np.array([[7], [8], [8], [9]])).tolist()
     [0, 0, 0, 3]
@@ -86,6 +91,7 @@ def unit_numbers(digests: np.ndarray, unit_digests: np.ndarray | None) -> np.nda
     keys = [digests] if unit_digests is None else [digests, unit_digests]
     members = [np.unique(key, axis=0, return_inverse=True)[1].ravel() for key in keys]
     numbers = np.arange(len(digests))
+    # A copy can join two groups, which joins all their images: repeat until no number falls any more.
     while True:
         before = numbers
         for member in members:
@@ -97,7 +103,9 @@ def unit_numbers(digests: np.ndarray, unit_digests: np.ndarray | None) -> np.nda
 
 
 def most_frequent(labels: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """The most frequent label of each group, the smallest of equals.
+    """Return the most frequent label of each group.
+
+    Of equally frequent labels the smallest counts.
 
     Args:
         labels: (n,) int64.

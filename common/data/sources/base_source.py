@@ -1,8 +1,8 @@
-"""Contract of an image source and what all sources share."""
+"""Contract of an image source with the helpers that all sources share."""
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,25 +16,26 @@ from common.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Where the images of a real federation lie; every client has a source of its own, which no server names.
+# The source of a run over real clients: each client has a source of its own, which no server names.
 OWN_IMAGES = "clients"
+_READ_AHEAD = 256  # encoded images in memory at once
 
 
 @dataclass(frozen=True)
 class Entries:
-    """All entries of a source in a fixed order, training entries first; images stay encoded.
+    """All entries of a source with encoded images, training entries first.
 
     Attributes:
         images: n rows, column `image` with rows {"bytes": bytes | None, "path": str | None}.
         labels: (n,) int64 index into `classes`; -1 if there is none, and `label_faults` says why.
-        num_train: The first so many entries are for training; the rest is the source's own test set.
+        num_train: Number of training entries; the rest is the source's own test set.
         classes: Class names.
-        item_keys: (n,) S32 that changes when that one item changes; None if only all change together.
-        units: Privacy unit of each entry, such as a patient; "" is a unit of its own.
-        clients: Natural client of each entry; "" belongs to none.
+        item_keys: (n,) S32, each changes when its item changes; None if only all of them change together.
+        units: Privacy unit of each entry, such as a patient; an entry with "" is a unit of its own.
+        clients: Client that the source names for each entry; "" for no client.
         label_faults: Row -> why it has no label.
         root: Folder that `place` shows paths from.
-        parts: What the training and the test part are called where entries have no file.
+        parts: Names of the training and the test part, for entries without a file.
     """
 
     images: "Dataset"
@@ -49,14 +50,26 @@ class Entries:
     parts: tuple[str, str] = ("the training part", "the test part")
 
     def place(self, row: int) -> str:
-        """The file of an entry, seen from the source; else its number, from 0, and its part."""
+        """Return an entry's file relative to the source.
+
+        An entry without a file is named by its number within its part.
+        """
         path = self.images[row]["image"]["path"]
         if path and self.root and Path(path).is_relative_to(self.root):
             return str(Path(path).relative_to(self.root))
         if path:
             return str(path)
-        own, name = (row, self.parts[0]) if row < self.num_train else (row - self.num_train, self.parts[1])
-        return f"image number {own} of {name}"
+        number, part = (row, self.parts[0]) if row < self.num_train else (row - self.num_train, self.parts[1])
+        return f"image number {number} of {part}"
+
+    def cells(self, rows: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield row and encoded image of some entries.
+
+        At most a few hundred images are in memory at once.
+        """
+        for start in range(0, len(rows), _READ_AHEAD):
+            block = rows[start : start + _READ_AHEAD].tolist()
+            yield from zip(block, self.images[block]["image"], strict=True)
 
 
 @dataclass(frozen=True)
@@ -64,10 +77,10 @@ class ImageSource:
     """Labelled images, read when they are first needed.
 
     Attributes:
-        name: What the user called it.
-        fingerprint: Hex digest that changes when any of its files changes.
-        load: Reads it; use `entries`, which does so once.
-        place: Where it lies: two sources of one name at two places are two sources.
+        name: The name that the user gave.
+        fingerprint: Hex digest that changes when any of the source's files changes.
+        load: Reads the entries; use `entries`, which does so once.
+        place: Folder or file of the source; sources of one name at two places are different.
     """
 
     name: str
@@ -96,16 +109,16 @@ def refuse_path(config: DataConfig, why: str) -> None:
 
 
 def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], advice: str) -> Path:
-    """The first folder that holds all wanted files.
+    """Return the first folder that holds all wanted files.
 
     Args:
         path: The only folder to look in, if not empty.
         usual: Folders to look in otherwise.
         wanted: File names.
-        advice: What to do if none does.
+        advice: What the user should do if no folder holds them.
 
     Raises:
-        DataError: None does; says where it looked.
+        DataError: No folder holds them; the message lists the folders.
     """
     folders = [Path(path)] if path else [Path(folder) for folder in usual]
     for folder in folders:
@@ -116,25 +129,33 @@ def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], 
 
 
 def file_keys(files: Iterable[Path]) -> np.ndarray:
-    """(n,) S32, one key a file: changes with its path, the target of a link, its size and its time."""
+    """Return one key per file, shape (n,), S32.
+
+    A key changes with the file's path, the target of a link, its size and its time.
+    """
     keys = []
     for file in files:
         try:
             state = file.stat()
             text = f"{file.absolute()}\0{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
-        except (OSError, ValueError):  # a table may hold what is no path at all
+        # A table may hold text that is not a path at all; that row alone is then at fault.
+        except (OSError, ValueError):
             text = f"{file.absolute()}\0missing"
         keys.append(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32])
     return np.array(keys, dtype="S32")
 
 
 def fingerprint_of(files: Iterable[Path], *more: object) -> str:
-    """Hex digest over the keys of files, and whatever else decides what is read."""
+    """Return a hex digest over the keys of files and other values."""
     return hashlib.sha256(file_keys(files).tobytes() + repr(more).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def image_rows(cells: Sequence[Mapping[str, Any]]) -> "Dataset":
-    """Encoded images as a data set: rows {"bytes": bytes | None, "path": str | None}."""
+    """Return a data set of encoded images.
+
+    Args:
+        cells: Rows {"bytes": bytes | None, "path": str | None}.
+    """
     import pyarrow as pa
     from datasets import Dataset, Features, Image
     from datasets.table import InMemoryTable
@@ -145,8 +166,12 @@ def image_rows(cells: Sequence[Mapping[str, Any]]) -> "Dataset":
     return Dataset(InMemoryTable(table.cast(features.arrow_schema)))
 
 
-def encoded_rows(arrays: Sequence[np.ndarray]) -> "Dataset":
-    """Arrays of pixels, (h, w) or (h, w, 3) uint8 each, as a data set of PNG files."""
+def encoded_rows(arrays: Iterable[np.ndarray]) -> "Dataset":
+    """Return a data set of PNG files made from pixels.
+
+    Args:
+        arrays: (h, w) or (h, w, 3) uint8 each.
+    """
     from PIL import Image
 
     cells = []

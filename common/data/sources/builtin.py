@@ -1,23 +1,27 @@
-"""The sources that have a name: digits, (Fashion-)MNIST and CIFAR, read from local files."""
+"""Built-in sources with a name, read from local files."""
 
 import gzip
 import importlib.util
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from common.config.schema import DataConfig
-from common.data.sources.base_source import Entries, ImageSource, fingerprint_of, first_folder, refuse_path
+from common.data.sources.base_source import (
+    Entries,
+    ImageSource,
+    encoded_rows,
+    fingerprint_of,
+    first_folder,
+    refuse_path,
+)
 from common.data.sources.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES
+from common.data.sources.torchvision_sets import open_instead, torchvision_root
 from common.errors import DataError
 from common.system.paths import bract_home
-
-if TYPE_CHECKING:
-    pass
-from common.data.sources.base_source import encoded_rows
 
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw", "data/fashion-mnist")
 _MNIST_FOLDERS = ("/usr/share/datasets/mnist", "data/MNIST/raw", "data/mnist")
@@ -26,12 +30,18 @@ _PARQUET_FILES = ("train.parquet", "test.parquet")
 _DIGITS_FILE = Path("datasets", "data", "digits.csv.gz")
 
 
-def _digits(config: DataConfig) -> ImageSource:
+def open_digits(config: DataConfig) -> ImageSource:
+    """Open the digits that scikit-learn brings along.
+
+    Raises:
+        DataError: `data.path` is set, or scikit-learn is not installed.
+    """
     refuse_path(config, "the images ship with scikit-learn")
-    found = importlib.util.find_spec("sklearn")  # finds it without importing it
-    if found is None or found.origin is None:
+    # Looks for the package without importing it, which would take a second.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
         raise DataError("data.source='digits' needs scikit-learn: pip install scikit-learn")
-    file = Path(found.origin).parent / _DIGITS_FILE
+    file = Path(package.origin).parent / _DIGITS_FILE
 
     def load() -> Entries:
         from sklearn.datasets import load_digits
@@ -46,12 +56,15 @@ def _digits(config: DataConfig) -> ImageSource:
 
 
 def _read_idx(file: Path) -> np.ndarray:
-    """One IDX file of bytes, gzipped or not. Source: yann.lecun.com/exdb/mnist, file format."""
+    """Read one IDX file of bytes, gzipped or not.
+
+    Source: yann.lecun.com/exdb/mnist, file format.
+    """
     try:
         raw = file.read_bytes()
         raw = gzip.decompress(raw) if file.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error):
-        raise DataError(f"{file} is damaged or no gzip file: fetch it again") from None
+        raise DataError(f"{file} is damaged or not a gzip file: download it again") from None
     rank = raw[3] if len(raw) >= 4 else 0
     if raw[:3] != b"\0\0\x08" or not 1 <= rank <= 3 or len(raw) < 4 + 4 * rank:
         raise DataError(f"{file} is not an IDX file of bytes")
@@ -63,7 +76,14 @@ def _read_idx(file: Path) -> np.ndarray:
 
 
 def _idx_source(name: str, folder: Path, names: Sequence[str], classes: tuple[str, ...]) -> ImageSource:
-    """Four IDX files: images and labels for training, then for testing."""
+    """Return a source of four IDX files.
+
+    Args:
+        name: Name of the source.
+        folder: Folder of the files.
+        names: Training images, training labels, test images and test labels.
+        classes: Class names.
+    """
     files = [folder / file for file in names]
 
     def load() -> Entries:
@@ -79,7 +99,12 @@ def _idx_source(name: str, folder: Path, names: Sequence[str], classes: tuple[st
     return ImageSource(name, fingerprint_of(files), load, str(folder.resolve()))
 
 
-def _fashion_mnist(config: DataConfig) -> ImageSource:
+def open_fashion_mnist(config: DataConfig) -> ImageSource:
+    """Open Fashion-MNIST from its four IDX files.
+
+    Raises:
+        DataError: No known folder holds the files.
+    """
     folder, names = _idx_folder(
         config.path,
         _FASHION_FOLDERS,
@@ -90,7 +115,7 @@ def _fashion_mnist(config: DataConfig) -> ImageSource:
 
 
 def _idx_folder(path: str, usual: Sequence[str | Path], advice: str) -> tuple[Path, list[str]]:
-    """The folder with all four files, and their names: gzipped if there are such, else plain."""
+    """Return the folder with all four files and their names, gzipped or plain."""
     zipped = [f"{name}.gz" for name in _IDX_FILES]
     for names in (zipped, list(_IDX_FILES)):
         for folder in [path] if path else usual:
@@ -99,20 +124,28 @@ def _idx_folder(path: str, usual: Sequence[str | Path], advice: str) -> tuple[Pa
     return first_folder(path, usual, zipped, advice), zipped
 
 
-def _mnist(config: DataConfig) -> ImageSource:
-    from common.data.sources import torchvision_sets as hubs
+def open_mnist(config: DataConfig) -> ImageSource:
+    """Open MNIST from its four IDX files or from torchvision.
 
-    usual: list[str | Path] = [*_MNIST_FOLDERS, hubs.torchvision_root("MNIST") / "MNIST" / "raw"]
+    Raises:
+        DataError: No known folder holds the files, and torchvision cannot download them.
+    """
+    usual: list[str | Path] = [*_MNIST_FOLDERS, torchvision_root("MNIST") / "MNIST" / "raw"]
     try:
         folder, names = _idx_folder(config.path, usual, "put the four files in a folder and name it with data.path")
     except DataError as missing:
         if config.path:
             raise
-        return hubs.open_instead(config, "torchvision:MNIST", missing)
+        return open_instead(config, "torchvision:MNIST", missing)
     return _idx_source("mnist", folder, names, tuple("0123456789"))
 
 
-def _cifar10(config: DataConfig) -> ImageSource:
+def open_cifar10(config: DataConfig) -> ImageSource:
+    """Open CIFAR-10 from its two Parquet files.
+
+    Raises:
+        DataError: No known folder holds the files.
+    """
     folder = first_folder(
         config.path,
         ("data/cifar10",),
@@ -122,19 +155,22 @@ def _cifar10(config: DataConfig) -> ImageSource:
     return _parquet_source("cifar10", folder, "label", CIFAR10_CLASSES)
 
 
-def _cifar100(config: DataConfig) -> ImageSource:
+def open_cifar100(config: DataConfig) -> ImageSource:
+    """Open CIFAR-100 from its two Parquet files or from torchvision.
+
+    Raises:
+        DataError: No known folder holds the files, and torchvision cannot download them.
+    """
     advice = "put CIFAR-100 there as parquet with columns img and fine_label, and name the folder with data.path"
     try:
         folder = first_folder(config.path, ("data/cifar100",), _PARQUET_FILES, advice)
     except DataError as missing:
-        from common.data.sources import torchvision_sets as hubs
-
-        return hubs.open_instead(config, "torchvision:CIFAR100", missing)
+        return open_instead(config, "torchvision:CIFAR100", missing)
     return _parquet_source("cifar100", folder, "fine_label", CIFAR100_CLASSES)
 
 
 def _parquet_source(name: str, folder: Path, label: str, classes: tuple[str, ...]) -> ImageSource:
-    """Two Parquet files with encoded images in `img` and numbers in the label column."""
+    """Return a source of two Parquet files with encoded images in the column `img`."""
     files = [folder / file for file in _PARQUET_FILES]
 
     def load() -> Entries:
@@ -160,12 +196,3 @@ def _read_parquet(file: Path, label: str) -> Any:
 
     rows = Dataset.from_parquet(str(file), columns=["img", label], cache_dir=str(bract_home() / "datasets"))
     return rows.cast_column("img", Image(decode=False)).rename_column("img", "image")
-
-
-OPENERS: dict[str, Callable[[DataConfig], ImageSource]] = {
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "mnist": _mnist,
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-}

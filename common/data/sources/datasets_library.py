@@ -1,4 +1,4 @@
-"""Data sets in the form of the `datasets` library: saved to a folder, or already in memory."""
+"""Data sets of the `datasets` library, saved to a folder or in memory."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,25 +8,25 @@ import numpy as np
 
 from common.config.schema import DataConfig
 from common.data.sources.base_source import Entries, ImageSource, fingerprint_of, refuse_path
+from common.data.sources.labels import numbered
 from common.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-from common.data.sources.labels import numbered
 
 _LABEL_NAMES = ("label", "labels", "fine_label")
 _TEST_NAMES = ("test", "validation", "valid", "val")
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` of a Dataset or a DatasetDict wrote this folder."""
+    """Return whether `save_to_disk` of a Dataset or a DatasetDict wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
 
 
 def open_saved(config: DataConfig) -> ImageSource:
-    """A folder that `datasets` saved to disk.
+    """Open a folder that `datasets` saved to disk.
 
     Raises:
         DataError: `data.path` is set.
@@ -37,25 +37,25 @@ def open_saved(config: DataConfig) -> ImageSource:
     return ImageSource(root.name, fingerprint_of(files, "saved"), lambda: _load(root), str(root.resolve()))
 
 
-def entries_of(data: Any, called: str) -> Entries:
-    """A `Dataset`, or a `DatasetDict` with a train and perhaps a test part, as entries.
+def entries_of(data: Any, title: str) -> Entries:
+    """Return the entries of a `Dataset` or `DatasetDict`.
 
-    The image column is found by its type, the label by its type (`ClassLabel`) or its
-    name. Columns `unit` and `client` are used if they are there.
+    The image column is recognised by its type, the label by its type (`ClassLabel`) or
+    its name. Columns `unit` and `client` are used if the data set has them.
 
     Args:
-        data: What was loaded.
-        called: What messages call it.
+        data: A `Dataset`, or a `DatasetDict` whose test part is optional.
+        title: Name of the data set in error messages.
 
     Raises:
         DataError: There is no training part, no image column or no usable label column.
     """
     from datasets import concatenate_datasets
 
-    train, test, names = _parts(data, called)
+    train, test, names = _parts(data, title)
     both = train if test is None else concatenate_datasets([train, test])
-    image, label = _image_column(both, called), _label_column(both, called)
-    labels, classes = _labels(both, label, called)
+    image, label = _image_column(both, title), _label_column(both, title)
+    labels, classes = _labels(both, label, title)
     extra = {name: tuple("" if v is None else str(v) for v in both[name]) for name in _extra_columns(both)}
     return Entries(
         images=_undecoded(both, image),
@@ -79,37 +79,37 @@ def _load(root: Path) -> Entries:
     return entries_of(data, str(root))
 
 
-def _parts(data: Any, called: str) -> tuple["Dataset", "Dataset | None", tuple[str, str]]:
+def _parts(data: Any, title: str) -> tuple["Dataset", "Dataset | None", tuple[str, str]]:
     if not isinstance(data, Mapping):
-        return data, None, (called, called)
+        return data, None, (title, title)
     names = list(data)
     train = "train" if "train" in data else names[0] if len(names) == 1 else None
     if train is None or not len(data[train]):
-        raise DataError(f"{called} has the parts {', '.join(names) or '(none)'}: one must be called train, not empty")
+        raise DataError(f"{title} has the parts {', '.join(names) or '(none)'}: one must be called train, not empty")
     test = next((name for name in _TEST_NAMES if name in data and name != train), None)
     shown = (f"the part {train}", f"the part {test}")
     if test is None:
         return data[train], None, shown
     if data[train].features != data[test].features:
-        raise DataError(f"{called}: the parts {train} and {test} have different columns")
+        raise DataError(f"{title}: the parts {train} and {test} have different columns")
     return data[train], data[test], shown
 
 
-def _image_column(rows: "Dataset", called: str) -> str:
+def _image_column(rows: "Dataset", title: str) -> str:
     from datasets import Image
 
-    found = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
-    if len(found) > 1 and "image" in found:
+    columns = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if len(columns) > 1 and "image" in columns:
         return "image"
-    if len(found) != 1:
+    if len(columns) != 1:
         raise DataError(
-            f"{called} needs one column of images (datasets.Image), or one of them called image; its columns are "
+            f"{title} needs one column of images (datasets.Image), or one of them called image; its columns are "
             f"{', '.join(rows.column_names)}"
         )
-    return str(found[0])
+    return str(columns[0])
 
 
-def _label_column(rows: "Dataset", called: str) -> str:
+def _label_column(rows: "Dataset", title: str) -> str:
     from datasets import ClassLabel
 
     typed = [name for name, kind in rows.features.items() if isinstance(kind, ClassLabel)]
@@ -118,18 +118,18 @@ def _label_column(rows: "Dataset", called: str) -> str:
         return str(typed[0])
     if not (named := [name for name in named if name in typed] or named):
         raise DataError(
-            f"{called} needs a column of labels: a ClassLabel, or one called {' or '.join(_LABEL_NAMES)}; its columns "
+            f"{title} needs a column of labels: a ClassLabel, or one called {' or '.join(_LABEL_NAMES)}; its columns "
             f"are {', '.join(rows.column_names)}"
         )
     return str(named[0])
 
 
-def _labels(rows: "Dataset", column: str, called: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(rows: "Dataset", column: str, title: str) -> tuple[np.ndarray, tuple[str, ...]]:
     kind, values = rows.features[column], rows[column][:]
     if names := getattr(kind, "names", None):
         return np.array([-1 if value is None else value for value in values], dtype=np.int64), tuple(names)
     if any(not isinstance(value, int | str | None) or isinstance(value, bool) for value in values):
-        raise DataError(f"{called}: the values of {column} must be whole numbers or names")
+        raise DataError(f"{title}: the values of {column} must be whole numbers or names")
     return numbered(["" if value is None or value == -1 else str(value) for value in values])
 
 

@@ -6,12 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import DataConfig
-from common.data.sources.base_source import (
-    Entries,
-    ImageSource,
-    fingerprint_of,
-    split_name,
-)
+from common.data.sources.base_source import Entries, ImageSource, fingerprint_of, split_name
 from common.data.sources.datasets_library import entries_of, is_saved, open_saved
 from common.errors import DataError
 from common.system.files import write_atomic
@@ -19,12 +14,18 @@ from common.system.paths import bract_home
 
 
 def open_hugging_face(config: DataConfig) -> ImageSource:
-    """Loaded once; then its Arrow files are known, and opening it needs neither network nor imports."""
+    """Open a data set of the Hugging Face hub by its name.
+
+    Its Arrow files are remembered, so that opening it again needs neither a network nor heavy imports.
+
+    Raises:
+        DataError: The set is neither in the local cache nor can it be downloaded.
+    """
     name, variant = split_name(config.source)
     if config.path and is_saved(Path(config.path)):
         return open_saved(config.model_copy(update={"source": config.path, "path": ""}))
-    asked = hashlib.sha256(f"{name}\0{variant}\0{config.path}".encode()).hexdigest()[:16]
-    pointer = bract_home() / "datasets" / "hf" / f"{asked}.json"
+    key = hashlib.sha256(f"{name}\0{variant}\0{config.path}".encode()).hexdigest()[:16]
+    pointer = bract_home() / "datasets" / "hf" / f"{key}.json"
     files = [Path(file) for file in json.loads(pointer.read_text())] if pointer.is_file() else []
     if not files or not all(file.is_file() for file in files):
         files = _arrow_files(_load_hugging_face(config, name, variant))
@@ -52,6 +53,6 @@ def _load_hugging_face(config: DataConfig, name: str, variant: str) -> Any:
 
 
 def _arrow_files(data: Any) -> list[Path]:
-    found = data.cache_files
-    groups = found.values() if isinstance(found, dict) else [found]
+    files = data.cache_files
+    groups = files.values() if isinstance(files, dict) else [files]
     return sorted({Path(item["filename"]) for group in groups for item in group})

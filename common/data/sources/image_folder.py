@@ -1,4 +1,4 @@
-"""Folders of images: one sub-folder a class, with or without train/ and test/."""
+"""Folders of images with one sub-folder per class."""
 
 import os
 from pathlib import Path
@@ -7,67 +7,69 @@ import numpy as np
 
 from common.config.schema import DataConfig
 from common.data.decoding import IMAGE_SUFFIXES
-from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows
+from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows, refuse_path
 from common.errors import DataError
 
 _SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
-_Found = list[tuple[Path, str]]
+_ClassFiles = list[tuple[Path, str]]  # file, class name
 
 
 def open_folder(config: DataConfig) -> ImageSource:
-    """A folder with one sub-folder a class, optionally below train/ and test/.
+    """Open a folder with one sub-folder per class.
+
+    The class folders may be inside train/ and test/.
 
     Every file with an image's suffix below a class folder is an entry, also a
-    damaged one; what is hidden (a leading dot) is not looked at.
+    damaged one. Files and folders whose name begins with a dot are left out.
 
     Raises:
-        DataError: There is no such folder, it holds no images, or its parts are not train/ and test/.
+        DataError: The folder does not exist, holds no images, or has other parts than train/ and test/.
     """
     root = Path(config.source)
     if not root.is_dir():
         raise DataError(f"data.source={config.source!r}: there is no such folder")
-    if config.path:
-        raise DataError("data.path does not go with a folder: name the folder with data.source alone")
+    refuse_path(config, "name the folder with data.source alone")
     has_parts = (root / "train").is_dir() and (root / "test").is_dir()
     _refuse_other_parts(root, has_parts)
-    found = [_class_files(part) for part in ([root / "train", root / "test"] if has_parts else [root])]
-    if not found[0]:
+    parts = [_class_files(part) for part in ([root / "train", root / "test"] if has_parts else [root])]
+    if not parts[0]:
         where = f"{config.source}/train" if has_parts else config.source
         raise DataError(
-            f"data.source={config.source!r}: no images found in {where}\n  expected one sub-folder a class, with files "
-            f"ending in {', '.join(IMAGE_SUFFIXES)}"
+            f"data.source={config.source!r}: no images found in {where}\n  expected one sub-folder per class, with "
+            f"files ending in {', '.join(IMAGE_SUFFIXES)}"
         )
-    files = [file for part in found for file, _ in part]
-    fingerprint = fingerprint_of(files, root.resolve(), len(found[0]))
-    return ImageSource(root.name or str(root), fingerprint, lambda: _load(root, found), str(root.resolve()))
+    fingerprint = fingerprint_of([file for part in parts for file, _ in part], root.resolve(), len(parts[0]))
+    return ImageSource(root.name or str(root), fingerprint, lambda: _load(root, parts), str(root.resolve()))
 
 
 def _refuse_other_parts(root: Path, has_parts: bool) -> None:
-    inside = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    if inside and not has_parts and set(inside) <= _SPLIT_NAMES:
+    folders = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    # Read as classes, the parts of a data set would make a classifier of parts.
+    if folders and not has_parts and set(folders) <= _SPLIT_NAMES:
         raise DataError(
-            f"data.source={str(root)!r} holds {', '.join(inside)}: Bract reads train/ and test/ together, or one "
-            f"folder a class\n  name one part, such as {root / inside[0]}, or rename the parts to train and test"
+            f"data.source={str(root)!r} holds {', '.join(folders)}: Bract reads train/ and test/ together, or one "
+            f"folder per class\n  name one part, such as {root / folders[0]}, or rename the parts to train and test"
         )
 
 
-def _load(root: Path, found: list[_Found]) -> Entries:
-    everything = [item for part in found for item in part]
-    classes = tuple(sorted({name for _, name in everything}))
+def _load(root: Path, parts: list[_ClassFiles]) -> Entries:
+    files = [item for part in parts for item in part]
+    classes = tuple(sorted({name for _, name in files}))
     number = {name: index for index, name in enumerate(classes)}
     return Entries(
-        images=image_rows([_cell(file) for file, _ in everything]),
-        labels=np.array([number[name] for _, name in everything], dtype=np.int64),
-        num_train=len(found[0]),
+        images=image_rows([_cell(file) for file, _ in files]),
+        labels=np.array([number[name] for _, name in files], dtype=np.int64),
+        num_train=len(parts[0]),
         classes=classes,
-        item_keys=file_keys(file for file, _ in everything),
+        item_keys=file_keys(file for file, _ in files),
         root=str(root),
     )
 
 
 def _cell(file: Path) -> dict[str, object]:
-    """A reference to a file; its content where the name is no UTF-8 and could not be stored."""
+    """Return the path of a file or its bytes."""
     name = str(file)
+    # Names that are not UTF-8 cannot be stored in an Arrow table.
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -76,8 +78,8 @@ def _cell(file: Path) -> dict[str, object]:
     return {"bytes": None, "path": name}
 
 
-def _class_files(root: Path) -> _Found:
-    """Image files and their class, in name order; linked files and class folders are followed."""
+def _class_files(root: Path) -> _ClassFiles:
+    """Return image files and their class, in name order, links included."""
     return [
         (file, folder.name)
         for folder in sorted(root.iterdir())
@@ -87,12 +89,13 @@ def _class_files(root: Path) -> _Found:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    found = []
-    for here, folders, files in os.walk(folder):
+    images = []
+    for parent, folders, files in os.walk(folder):
+        # Changing the list in place keeps `os.walk` out of hidden folders.
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(here, name)
+        images += [
+            Path(parent, name)
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
         ]
-    return sorted(found)
+    return sorted(images)

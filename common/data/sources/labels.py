@@ -1,15 +1,16 @@
-"""Class numbers for labels of any type."""
+"""Conversion of label names to class numbers."""
 
 import numpy as np
 
 
 def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as indices into the sorted list of their names; "" becomes -1.
+    """Return labels as indices into the sorted class names with these names.
 
-    Names that are all numbers are sorted as numbers.
+    Names that are all numbers are sorted as numbers. An empty name is not a class: its label is -1.
 
-    >>> numbered(["10", "2", "", "2"])[1]
-    ('2', '10')
+    >>> labels, classes = numbered(["10", "2", "", "2"])
+    >>> labels.tolist(), classes
+    ([1, 0, -1, 0], ('2', '10'))
     """
     present = {name for name in names if name}
     all_numbers = all(name.isdecimal() for name in present)

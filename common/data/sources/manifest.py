@@ -1,7 +1,7 @@
-"""Manifests: a CSV or Parquet table with one image a row, and what is known about it."""
+"""Manifests, CSV or Parquet tables with one image per row."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ _COLUMNS = ("path", "label", "unit", "client", "split")
 
 @dataclass(frozen=True)
 class _Table:
-    """The known columns of a manifest as text, and where its images are."""
+    """Known columns of a manifest with the folder of its images."""
 
     file: Path
     root: Path
@@ -37,10 +37,11 @@ class _Table:
 
 
 def open_manifest(config: DataConfig) -> ImageSource:
-    """A table with columns `path` or `image` (bytes, Parquet), `label`, and if wanted `unit`, `client`, `split`.
+    """Open a table with the columns `path` (or `image`) and `label`.
 
-    Paths count from the manifest's folder, or from `data.path` if that is set. A
-    row whose file is missing is a fault of that row alone.
+    `image` holds bytes and needs Parquet. The columns `unit`, `client` and `split` are
+    optional. Paths are relative to the manifest's folder, or to `data.path` if that is
+    set. A row whose file is missing is a fault of that row alone.
 
     Raises:
         DataError: The file is missing, is not such a table, lacks a column or has no rows.
@@ -49,8 +50,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
     if not file.is_file():
         raise DataError(f"data.source={config.source!r}: there is no such file")
     root = Path(config.path) if config.path else file.parent
-    read = _read_csv if file.suffix == ".csv" else _read_parquet
-    table = _Table(file, root, read(file))
+    table = _Table(file, root, _READERS[f".{file.name.rpartition('.')[2]}"](file))
     _check(table)
     fingerprint = fingerprint_of([file, *table.files()], root.resolve())
     return ImageSource(file.stem, fingerprint, lambda: _load(table), f"{file.resolve()}\0{root.resolve()}")
@@ -83,29 +83,34 @@ def _read_parquet(file: Path) -> dict[str, list[str]]:
 
 
 def _text(value: Any) -> str:
-    """A cell as text; a whole number that a data frame turned into a float is a whole number."""
+    """Return a cell as text."""
     if value is None or value != value:  # noqa: PLR0124 -- not a number
         return ""
+    # Data frames turn whole numbers into floats where a column has gaps: 3.0 is the class 3.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+_READERS: dict[str, Callable[[Path], dict[str, list[str]]]] = {".csv": _read_csv, ".parquet": _read_parquet}
+MANIFEST_SUFFIXES = tuple(_READERS)
 
 
 def _missing(file: Path, column: str) -> DataError:
     return DataError(
         f"{file} lacks the column {column}\n  a manifest has path (or image, with bytes, in Parquet) and label; unit, "
-        "client and split (train or test) if wanted"
+        "client and split (train or test) are optional"
     )
 
 
 def _check(table: _Table) -> None:
     file = table.file
-    if file.suffix == ".csv" and "path" not in table.columns:
+    if file.suffix == ".csv" and table.holds_bytes:
         raise _missing(file, "path")
     if "label" not in table.columns:
         raise _missing(file, "label")
     if not table.columns["label"]:
         raise DataError(f"{file} has no rows")
     if not table.root.is_dir():
-        raise DataError(f"data.path={str(table.root)!r}: there is no such folder; paths in {file} count from it")
+        raise DataError(f"data.path={str(table.root)!r}: there is no such folder; paths in {file} are relative to it")
     other = sorted({split for split in table.columns.get("split", []) if split.lower() not in ("", "train", "test")})
     if other:
         raise DataError(f"{file}: the column split holds {', '.join(other[:5])}; it may hold train or test")
@@ -114,7 +119,7 @@ def _check(table: _Table) -> None:
 
 
 def _order(table: _Table) -> tuple[np.ndarray, int]:
-    """Rows in the order of entries, training rows first, and how many those are."""
+    """Return rows with training rows first and the number of those."""
     splits = table.columns.get("split")
     if splits is None:
         count = len(table.columns["label"])
@@ -155,7 +160,7 @@ def _cell(table: _Table, row: int) -> dict[str, str | None]:
 
 
 def _stored_images(file: Path) -> "Dataset":
-    """The column `image`: plain bytes, or the pair of bytes and path that `datasets` writes."""
+    """Return the column `image`, plain bytes or pairs of bytes and path."""
     from datasets import Dataset, Image
 
     try:

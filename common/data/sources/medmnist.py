@@ -1,96 +1,127 @@
-"""Data sets of MedMNIST."""
+"""Data sets of MedMNIST, read and downloaded by the package `medmnist`."""
 
-import shutil
-import urllib.request
+import os
+import tempfile
 import zipfile
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.config.schema import DataConfig
-from common.data.sources.base_source import Entries, ImageSource, encoded_rows, fingerprint_of, split_name
-from common.data.sources.class_names import MEDMNIST_CLASSES
+from common.data.sources.base_source import Entries, ImageSource, encoded_rows, fingerprint_of
 from common.data.sources.labels import numbered
 from common.errors import DataError
-from common.system.files import atomic_stream
 from common.system.paths import bract_home
 
-MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{name}.npz?download=1"
-_MEDMNIST_SIZES = ("", "_64", "_128", "_224")
+_SIDES = {"": 28, "_64": 64, "_128": 128, "_224": 224}
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    """A set in one size as the package describes it.
+
+    Attributes:
+        kind: The package's class, made with a split, a root folder and a size.
+        side: Side of the images in pixels.
+        classes: Class names, in the order of the labels.
+        url: Address of the file.
+    """
+
+    kind: Any
+    side: int
+    classes: tuple[str, ...]
+    url: str
 
 
 def open_medmnist(config: DataConfig) -> ImageSource:
-    """Open a data set of MedMNIST by its name.
+    """Open a two-dimensional data set of MedMNIST by its name.
+
+    A file on this machine needs no network, and the package is first imported when its images are read.
 
     Raises:
-        DataError: The set is unknown or cannot be had.
+        DataError: The set is unknown or cannot be downloaded, or the package is not installed.
     """
-    name, variant = split_name(config.source)
-    stem = next((name.removesuffix(size) for size in reversed(_MEDMNIST_SIZES) if name.endswith(size)), name)
-    if variant or stem not in MEDMNIST_CLASSES:
-        raise DataError(
-            f"data.source={config.source!r}: write medmnist:<name> with one of {', '.join(MEDMNIST_CLASSES)}; larger "
-            "images end in _64, _128 or _224. chestmnist has several labels an image, and the 3D sets are volumes: "
-            "neither can be used"
-        )
-    file = _medmnist_file(config, name)
-    load = lambda: _medmnist_entries(file, MEDMNIST_CLASSES[stem])  # noqa: E731
-    return ImageSource(config.source, fingerprint_of([file]), load, str(file.resolve()))
+    name, home = config.source.partition(":")[2], bract_home() / "datasets" / "medmnist"
+    folders = [Path(config.path)] if config.path else [Path.home() / ".medmnist", home]
+    # The path may also name the file itself.
+    folders = [folder.parent if folder.name == f"{name}.npz" else folder for folder in folders]
+    file = next((folder / f"{name}.npz" for folder in folders if (folder / f"{name}.npz").is_file()), None)
+    file = _download(config, name, home) if file is None else file
+    return ImageSource(
+        config.source, fingerprint_of([file]), lambda: _read(_find(config.source, name), file), str(file.resolve())
+    )
 
 
-def _medmnist_file(config: DataConfig, name: str) -> Path:
-    given = Path(config.path)
-    home = bract_home() / "datasets" / "medmnist"
-    folders = [given] if config.path else [Path.home() / ".medmnist", home]
-    files = [given] if config.path and given.is_file() else [folder / f"{name}.npz" for folder in folders]
-    found = next((file for file in files if file.is_file()), None)
-    if found is not None or config.path:
-        if found is None:
-            raise DataError(f"data.path={config.path!r} holds no {name}.npz")
-        return found
+def _find(source: str, name: str) -> _DataSet:
     try:
-        return _download(MEDMNIST_URL.format(name=name), home / f"{name}.npz")
-    except OSError as error:
-        looked = " or ".join(str(folder) for folder in folders)
+        from medmnist import INFO, dataset
+    except ImportError:
+        raise DataError(f"data.source={source!r} needs the package medmnist: pip install 'bract[medmnist]'") from None
+    kinds = {flag: getattr(dataset, info["python_class"]) for flag, info in INFO.items()}
+    # Volumes and images with several labels have no place in a classifier of images.
+    kinds = {
+        flag: kind
+        for flag, kind in kinds.items()
+        if issubclass(kind, dataset.MedMNIST2D) and "multi-label" not in INFO[flag]["task"]
+    }
+    for flag, kind in kinds.items():
+        suffix = name.removeprefix(flag)
+        if name.startswith(flag) and suffix in _SIDES:
+            info = INFO[flag]
+            return _DataSet(kind, _SIDES[suffix], tuple(info["label"].values()), info[f"url{suffix}"])
+    raise DataError(
+        f"data.source={source!r}: write medmnist:<name> with one of {', '.join(kinds)}; larger images end in _64, _128 "
+        "or _224. chestmnist has several labels an image, and the 3D sets are volumes: neither can be used"
+    )
+
+
+def _download(config: DataConfig, name: str, home: Path) -> Path:
+    data_set = _find(config.source, name)
+    if config.path:
+        raise DataError(f"data.path={config.path!r} holds no {name}.npz: name the folder that holds this file")
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # First into a folder of its own: a download that stops half-way must not be taken for the file.
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        try:
+            data_set.kind("val", root=scratch, size=data_set.side, download=True)
+        except Exception as error:
+            raise DataError(
+                f"data.source={config.source!r}: no {name}.npz in {Path.home() / '.medmnist'} or {home}, and it cannot "
+                f"be downloaded ({type(error).__name__})\n"
+                f"  download {data_set.url} where there is a network and name its folder with data.path"
+            ) from None
+        os.replace(Path(scratch) / f"{name}.npz", home / f"{name}.npz")
+    return home / f"{name}.npz"
+
+
+def _read(data_set: _DataSet, file: Path) -> Entries:
+    try:
+        # NumPy would leave a truncated archive open.
+        if not zipfile.is_zipfile(file):
+            raise zipfile.BadZipFile
+        parts = [data_set.kind(part, root=str(file.parent), size=data_set.side) for part in ("train", "test")]
+    # NumPy and zipfile raise many kinds of errors for a damaged file.
+    except Exception as error:
         raise DataError(
-            f"data.source={config.source!r}: no {name}.npz in {looked}, and it cannot be downloaded ({error})\n"
-            f"  fetch {MEDMNIST_URL.format(name=name)} where there is a network and name its folder with data.path"
+            f"{file} is damaged or not a file of MedMNIST ({type(error).__name__}): download it again"
         ) from None
-
-
-def _download(url: str, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (
-        atomic_stream(file, durable=False, mode=0o600) as stream,
-        urllib.request.urlopen(url, timeout=30) as answer,  # noqa: S310
-    ):
-        shutil.copyfileobj(answer, stream)
-    return file
-
-
-def _medmnist_entries(file: Path, names: tuple[str, ...]) -> Entries:
-    try:
-        with file.open("rb") as stream, np.load(stream) as saved:
-            images = [saved[f"{part}_images"] for part in ("train", "test")]
-            labels = [saved[f"{part}_labels"] for part in ("train", "test")]
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is damaged or no file of MedMNIST ({type(error).__name__}): fetch it again") from None
-    for part, label in zip(images, labels, strict=True):
-        _check_medmnist(file, part, label)
-    flat = np.concatenate([label.reshape(-1) for label in labels]).astype(np.int64)
-    if flat.min() < 0 or flat.max() >= len(names):
-        _, names = numbered([str(number) for number in range(int(flat.max()) + 1)])
+    for part in parts:
+        _check(file, part.imgs, part.labels)
+    labels, classes = np.concatenate([part.labels.reshape(-1) for part in parts]).astype(np.int64), data_set.classes
+    if labels.min() < 0 or labels.max() >= len(classes):
+        _, classes = numbered([str(number) for number in range(int(labels.max()) + 1)])
     return Entries(
-        images=encoded_rows([image for part in images for image in part]),
-        labels=flat,
-        num_train=len(images[0]),
-        classes=names,
+        images=encoded_rows([image for part in parts for image in part.imgs]),
+        labels=labels,
+        num_train=len(parts[0].imgs),
+        classes=classes,
         parts=("train_images", "test_images"),
     )
 
 
-def _check_medmnist(file: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def _check(file: Path, images: np.ndarray, labels: np.ndarray) -> None:
     if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] != 1):
         raise DataError(f"{file} has several labels an image: Bract gives each image one class")
     flat = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)

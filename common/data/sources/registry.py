@@ -1,42 +1,78 @@
-"""Where labelled images come from: one contract for every kind of source, and the names they go by.
+"""Table of all kinds of image sources with names and openers.
 
 Opening a source is cheap: it looks at file names, sizes and times, decodes nothing
-and imports nothing heavy. Reading it (`ImageSource.entries`) gives encoded images.
+and imports nothing heavy. `ImageSource.entries` then reads the encoded images.
 """
 
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from common.config.schema import DataConfig, split_list
-from common.data.sources.base_source import (
-    OWN_IMAGES,
-    Entries,
-    ImageSource,
-)
+from common.data.sources.base_source import OWN_IMAGES, Entries, ImageSource
+from common.data.sources.builtin import open_cifar10, open_cifar100, open_digits, open_fashion_mnist, open_mnist
+from common.data.sources.datasets_library import is_saved, open_saved
 from common.data.sources.huggingface import open_hugging_face
+from common.data.sources.image_folder import open_folder
+from common.data.sources.manifest import MANIFEST_SUFFIXES, open_manifest
 from common.data.sources.medmnist import open_medmnist
 from common.data.sources.torchvision_sets import open_torchvision
 from common.errors import DataError
 
-HUBS = {
-    "hf": "a data set of the Hugging Face hub, hf:<name> or hf:<name>:<config>",
-    "torchvision": "a data set of torchvision, such as torchvision:Flowers102",
-    "medmnist": "a two-dimensional set of MedMNIST, such as medmnist:pathmnist",
-}
-_NAMED = {
-    "digits": "1,797 handwritten digits of 8 x 8 pixels, inside scikit-learn",
-    "fashion-mnist": "70,000 garments of 28 x 28 pixels, four IDX files",
-    "mnist": "70,000 handwritten digits of 28 x 28 pixels, four IDX files or torchvision",
-    "cifar10": "60,000 photographs of 32 x 32 pixels, Parquet files",
-    "cifar100": "60,000 photographs of 32 x 32 pixels, Parquet files or torchvision",
-}
-KNOWN_SOURCES = tuple(_NAMED)
-_MANIFESTS = (".csv", ".parquet")
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of image source.
+
+    Attributes:
+        pattern: The value of `data.source`: a name, `hub:<name>`, or an example of a path.
+        open: Opens such a source.
+        description: What the source holds, for `bract list sources`.
+    """
+
+    pattern: str
+    open: Callable[[DataConfig], ImageSource]
+    description: str
+
+
+def _open_folder(config: DataConfig) -> ImageSource:
+    return (open_saved if is_saved(Path(config.source)) else open_folder)(config)
+
+
+def _refuse_own_images(config: DataConfig) -> ImageSource:
+    raise DataError(f"data.source={config.source!r}: the images lie at clients of their own, here are none")
+
+
+_FOLDER = "/path/to/folder"
+_FILE = "/path/to/file"
+_KINDS = (
+    SourceKind("digits", open_digits, "1,797 handwritten digits of 8 x 8 pixels, inside scikit-learn"),
+    SourceKind("fashion-mnist", open_fashion_mnist, "70,000 garments of 28 x 28 pixels, four IDX files"),
+    SourceKind("mnist", open_mnist, "70,000 handwritten digits of 28 x 28 pixels, four IDX files or torchvision"),
+    SourceKind("cifar10", open_cifar10, "60,000 photographs of 32 x 32 pixels, Parquet files"),
+    SourceKind("cifar100", open_cifar100, "60,000 photographs of 32 x 32 pixels, Parquet files or torchvision"),
+    SourceKind("hf:<name>", open_hugging_face, "a data set of the Hugging Face hub, hf:<name> or hf:<name>:<config>"),
+    SourceKind("torchvision:<name>", open_torchvision, "a data set of torchvision, such as torchvision:Flowers102"),
+    SourceKind(
+        "medmnist:<name>",
+        open_medmnist,
+        "a two-dimensional set of MedMNIST, such as medmnist:pathmnist (extra medmnist)",
+    ),
+    SourceKind(
+        _FOLDER, _open_folder, "one sub-folder per class, with or without train/ and test/; or saved by datasets"
+    ),
+    SourceKind(f"{_FILE}.csv", open_manifest, "a manifest: path, label, and optionally unit, client, split"),
+    SourceKind(f"{_FILE}.parquet", open_manifest, "the same; image (bytes) may stand for path"),
+    SourceKind(
+        OWN_IMAGES, _refuse_own_images, "each client's own, in a federation of machines: see `bract client init`"
+    ),
+)
+_BY_PATTERN = {kind.pattern: kind for kind in _KINDS}
+KNOWN_SOURCES = tuple(name for name in _BY_PATTERN if not {":", "/"} & set(name) and name != OWN_IMAGES)
 
 
 def open_source(config: DataConfig) -> ImageSource:
@@ -45,59 +81,48 @@ def open_source(config: DataConfig) -> ImageSource:
     Raises:
         DataError: The name is unknown, files are missing, there are no images, or the class list is unusable.
     """
-    source = _opener(config.source)(config)
+    source = _kind(config.source).open(config)
     return _with_classes(source, split_list(config.classes)) if split_list(config.classes) else source
 
 
 def names_a_place(source: str) -> bool:
-    """Whether `data.source` is a path, and not a known name or a hub's.
+    """Return whether `data.source` is a path instead of a name.
 
     >>> names_a_place("hf:uoft-cs/cifar10"), names_a_place("./pets")
     (False, True)
     """
-    if source in _NAMED or source == OWN_IMAGES or source.partition(":")[0] in HUBS:
+    if source in (*KNOWN_SOURCES, OWN_IMAGES) or _hub_pattern(source) in _BY_PATTERN:
         return False
-    return "/" in source or source.endswith(_MANIFESTS) or Path(source).is_dir()
+    return "/" in source or source.endswith(MANIFEST_SUFFIXES) or Path(source).is_dir()
 
 
 def describe_sources() -> list[tuple[str, str]]:
-    """Every kind of source: what to write for `data.source`, and what it is."""
-    hubs = [(f"{hub}:<name>", text) for hub, text in HUBS.items()]
-    places = [
-        ("/path/to/folder", "one sub-folder a class, with or without train/ and test/; or saved by datasets"),
-        ("/path/to/file.csv", "a manifest: path, label, and if wanted unit, client, split"),
-        ("/path/to/file.parquet", "the same; image (bytes) may stand for path"),
-    ]
-    own = (OWN_IMAGES, "each client's own, in a federation of machines: see `bract client init`")
-    return [*_NAMED.items(), *hubs, *places, own]
+    """Return what can be written for `data.source`, each with a description."""
+    return [(kind.pattern, kind.description) for kind in _KINDS]
 
 
-def _opener(source: str) -> Callable[[DataConfig], ImageSource]:
-    from common.data.sources import builtin as named
-    from common.data.sources import datasets_library as saved
-    from common.data.sources import image_folder as folders
-    from common.data.sources import manifest as manifests
+def _hub_pattern(source: str) -> str:
+    return f"{source.partition(':')[0]}:<name>"
 
-    if source == OWN_IMAGES:
-        raise DataError(f"data.source={OWN_IMAGES!r}: the images lie at clients of their own, here are none")
-    hub = source.partition(":")[0]
-    if source in _NAMED:
-        return named.OPENERS[source]
-    if hub in HUBS and ":" in source:
-        return OPENERS[hub]
+
+def _kind(source: str) -> SourceKind:
+    if source in _BY_PATTERN:
+        return _BY_PATTERN[source]
+    if ":" in source and _hub_pattern(source) in _BY_PATTERN:
+        return _BY_PATTERN[_hub_pattern(source)]
     if not names_a_place(source):
+        hubs = [pattern for pattern in _BY_PATTERN if ":" in pattern]
         raise DataError(
-            f"data.source={source!r} is neither a known source ({', '.join(_NAMED)}) nor one of "
-            f"{', '.join(f'{hub}:<name>' for hub in HUBS)} nor a folder of images\n"
-            "  a folder needs one sub-folder a class: data.source=/path/to/folder; `bract list sources` shows all"
+            f"data.source={source!r} is neither a known source ({', '.join(KNOWN_SOURCES)}) nor one of "
+            f"{', '.join(hubs)} nor a folder of images\n"
+            "  a folder needs one sub-folder per class: data.source=/path/to/folder; `bract list sources` shows all"
         )
-    if source.endswith(_MANIFESTS):
-        return manifests.open_manifest
-    return saved.open_saved if saved.is_saved(Path(source)) else folders.open_folder
+    suffix = next((suffix for suffix in MANIFEST_SUFFIXES if source.endswith(suffix)), None)
+    return _BY_PATTERN[_FOLDER if suffix is None else f"{_FILE}{suffix}"]
 
 
 def _with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
-    """The same images under the run's public class list; images of other classes lose their label."""
+    """Return the same images under the run's public class list."""
     if len(wanted) < 2 or len(set(wanted)) < len(wanted):
         raise DataError(f"data.classes={','.join(wanted)!r}: give at least two different names, joined by commas")
     fingerprint = hashlib.sha256(repr((source.fingerprint, wanted)).encode()).hexdigest()
@@ -107,10 +132,12 @@ def _with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
 def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
     entries = source.entries
     names = entries.classes
-    if all(name.isdecimal() for name in names) and not set(names) & set(wanted):  # numbers count along the list
+    # A source whose classes are plain numbers means positions in the list.
+    if all(name.isdecimal() for name in names) and not set(names) & set(wanted):
         names = tuple(wanted[int(name)] if int(name) < len(wanted) else name for name in names)
     table = np.array([*(wanted.index(name) if name in wanted else -1 for name in names), -1], dtype=np.int64)
-    labels = table[entries.labels]  # a label of -1 takes the last, -1
+    # A label of -1 takes the last entry of the table, which is -1.
+    labels = table[entries.labels]
     faults = dict(entries.label_faults)
     for row in np.flatnonzero((labels < 0) & (entries.labels >= 0)).tolist():
         faults[row] = f"unknown class {names[entries.labels[row]]!r}: not in data.classes"
@@ -121,10 +148,3 @@ def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
     if unknown := sorted(set(names) - set(wanted)):
         log.warning("data.source=%r has classes that data.classes leaves out: %s", source.name, ", ".join(unknown))
     return replace(entries, labels=labels, classes=wanted, label_faults=faults)
-
-
-OPENERS: dict[str, Callable[[DataConfig], ImageSource]] = {
-    "hf": open_hugging_face,
-    "torchvision": open_torchvision,
-    "medmnist": open_medmnist,
-}

@@ -23,15 +23,15 @@ _TRAIN_SPLITS = ("train", "trainval")
 
 
 def open_instead(config: DataConfig, source: str, missing: DataError) -> ImageSource:
-    """The hub's copy of a named source whose own files are not there.
+    """Open torchvision's copy of a named source whose own files are missing.
 
     Args:
-        config: Asks for the named source.
-        source: The hub's name for it.
-        missing: What was wrong with the files.
+        config: Settings that name the built-in source.
+        source: Its name as a set of torchvision.
+        missing: The error about the missing files.
 
     Raises:
-        DataError: The hub's copy cannot be had either; says both.
+        DataError: The copy cannot be opened either; the message holds both errors.
     """
     try:
         return open_torchvision(config.model_copy(update={"source": source}))
@@ -40,7 +40,7 @@ def open_instead(config: DataConfig, source: str, missing: DataError) -> ImageSo
 
 
 def torchvision_root(name: str) -> Path:
-    """Where a data set of torchvision is looked for and downloaded to if `data.path` names no folder."""
+    """Return the folder of a torchvision set if `data.path` names no other."""
     return bract_home() / "datasets" / "torchvision" / name
 
 
@@ -48,7 +48,7 @@ def open_torchvision(config: DataConfig) -> ImageSource:
     """Open a data set of torchvision by its class name.
 
     Raises:
-        DataError: The set is unknown or cannot be had.
+        DataError: The set is unknown, or is neither on this machine nor can it be downloaded.
     """
     name, variant = split_name(config.source)
     root = Path(config.path) if config.path else torchvision_root(name)
@@ -69,7 +69,7 @@ def _files_below(root: Path) -> list[Path]:
 
 
 def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) -> list[Any]:
-    """The training part and, where the set has one, the test part."""
+    """Return the training part and any test part."""
     from torchvision import datasets
 
     kind = getattr(datasets, name, None) if name in datasets.__all__ else None
@@ -81,7 +81,8 @@ def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) 
         )
     common: dict[str, Any] = {"root": str(root)}
     if "loader" in known:
-        common["loader"] = str  # gives the file instead of decoding it
+        # `str` returns the file instead of decoding it: damaged files are then faults of single entries.
+        common["loader"] = str
     if variant or name == "EMNIST":
         common["split"] = variant or "balanced"
     takes_train = "train" in known or name == "EMNIST"
@@ -95,17 +96,27 @@ def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) 
 
 
 def _construct(config: DataConfig, kind: Any, choices: list[dict[str, Any]], root: Path, downloads: bool) -> Any:
-    """The data set under the first split name that it knows: from local files, else downloaded."""
+    """Return the data set under the first split name that it knows.
+
+    Args:
+        config: Settings that name the set.
+        kind: The set's class.
+        choices: Arguments to try in turn.
+        root: Folder of the files.
+        downloads: Whether the class can download; local files are tried first.
+    """
     reasons = []
     for arguments in choices:
         for download in (False, True) if downloads else (False,):
             more = {"download": download} if downloads else {}
             try:
                 return kind(**arguments, **more)
-            except ValueError as error:  # no such split
+            # The set has no such split.
+            except ValueError as error:
                 reasons.append(str(error))
                 break
-            except Exception as error:  # torchvision raises whatever the failed step raised
+            # torchvision passes on any error of the failed step.
+            except Exception as error:
                 reasons.append(f"{type(error).__name__}: {error}")
     raise DataError(
         f"data.source={config.source!r} is neither in {root} nor can it be downloaded\n  {reasons[-1]}\n"
@@ -120,8 +131,8 @@ def _torchvision_entries(config: DataConfig, parts: list[Any]) -> Entries:
     if len(files) not in (0, len(images)):
         raise DataError(f"data.source={config.source!r} mixes files and arrays")
     names: list[str] = []
-    for part, found in zip(parts, pairs, strict=True):
-        names += _torchvision_names(config, part, [label for _, label in found])
+    for part, items in zip(parts, pairs, strict=True):
+        names += _torchvision_names(config, part, [label for _, label in items])
     classes = tuple(dict.fromkeys([*_listed(parts), *sorted(set(names), key=lambda name: (len(name), name))]))
     index = {name: number for number, name in enumerate(classes)}
     return Entries(
@@ -138,12 +149,13 @@ def _torchvision_entries(config: DataConfig, parts: list[Any]) -> Entries:
 
 
 def _listed(parts: list[Any]) -> list[str]:
-    """Class names that the parts list themselves, those of the training part first."""
+    """Return the class names that the parts themselves list."""
     return [str(name) for part in parts for name in getattr(part, "classes", None) or ()]
 
 
 def _torchvision_names(config: DataConfig, part: Any, labels: list[Any]) -> list[str]:
-    """The class name of each label; a number counts along the part's own list, which may differ between parts."""
+    """Return the class name of each label."""
+    # A label counts along the part's own list, and the lists of two parts may differ.
     listed = _listed([part])
     if any(isinstance(label, bool) or not isinstance(label, int | np.integer) or label < 0 for label in labels):
         raise DataError(f"data.source={config.source!r} does not have one class an image: Bract classifies images")
@@ -153,7 +165,7 @@ def _torchvision_names(config: DataConfig, part: Any, labels: list[Any]) -> list
 
 
 def _torchvision_items(part: Any) -> Any:
-    """Pairs of image and label; the image is a file where the set lists its files."""
+    """Return pairs of image and label, with files where the set lists files."""
     samples = getattr(part, "_samples", None)
     if samples and isinstance(samples[0], tuple) and isinstance(samples[0][0], str | Path):
         return samples

@@ -20,7 +20,8 @@ from client.session import ClientSession, open_session
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.schema import RunConfig
-from common.data.client_dataset import ImageDigests, Shard
+from common.data.client_dataset import Shard
+from common.data.image_digests import ImageDigests
 from common.errors import ConfigError
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.plan import PrivacyPlan

@@ -76,7 +76,7 @@ class Evaluation:
     @property
     def details(self) -> tuple[str, ...]:
         """What stands behind the verdict, a line each."""
-        classes, plan = self.victim.prepared.classes, self.victim.plan
+        classes, plan = self.victim.prepared.scan.classes, self.victim.plan
         ranks = [self.likeness(guess).rank for guess in (self.plain, self.noised)]
         return (
             f"Class {classes[self.victim.label]} was read as {classes[self.plain.label]} without privacy, as "
@@ -101,7 +101,7 @@ def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Ev
     """
     plan = victim.plan
     epsilon, one = plan.epsilon(), spent_by([plan.event(1)], delta=plan.delta).pld
-    network = build_network(victim.config, victim.pixels.shape, len(victim.prepared.classes))
+    network = build_network(victim.config, victim.pixels.shape, len(victim.prepared.scan.classes))
     if not isinstance(network, CnnNetwork):
         raise ConfigError("the inversion demo attacks model.backbone='cnn' alone")
 
@@ -117,7 +117,7 @@ def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Ev
         average=mean_image(victim),
         epsilon=epsilon,
         epsilon_of_update=one,
-        num_images=int(victim.prepared.usable.sum()),
+        num_images=int(victim.prepared.scan.usable.sum()),
     )
 
 
@@ -155,7 +155,7 @@ def as_json(findings: Evaluation) -> dict[str, Any]:
     return {
         "verdict": findings.verdict,
         "image": victim.image,
-        "label": victim.prepared.classes[victim.label],
+        "label": victim.prepared.scan.classes[victim.label],
         "average_image": {"psnr": findings.blind.psnr, "ssim": findings.blind.ssim},
         **{name: _guess_as_json(findings, guess) for name, guess in guesses.items()},
         "images_compared": findings.num_images,
@@ -173,7 +173,7 @@ def as_json(findings: Evaluation) -> dict[str, Any]:
 
 def _guess_as_json(findings: Evaluation, guess: Rebuilt) -> dict[str, Any]:
     found = findings.likeness(guess)
-    label = findings.victim.prepared.classes[guess.label]
+    label = findings.victim.prepared.scan.classes[guess.label]
     return {"psnr": found.psnr, "ssim": found.ssim, "rank": found.rank, "label": label, "misfit": guess.misfit}
 
 

@@ -9,7 +9,8 @@ from client.training.round_settings import LocalSettings, settings_of
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.schema import RunConfig
-from common.data.client_dataset import ImageDigests, Shard
+from common.data.client_dataset import Shard
+from common.data.image_digests import ImageDigests
 from common.data.preprocessing import Prepared
 from common.errors import ConfigError, DataError
 from common.models.initialization import initial_arrays
@@ -41,7 +42,7 @@ class Victim:
     @property
     def label(self) -> int:
         """Its class."""
-        return int(self.prepared.labels[self.image])
+        return int(self.prepared.scan.labels[self.image])
 
     @cached_property
     def plan(self) -> PrivacyPlan:
@@ -56,7 +57,7 @@ class Victim:
     @cached_property
     def start(self) -> Arrays:
         """The weights that the server sends in round 1."""
-        return initial_arrays(self.config, self.pixels.shape, self.prepared.classes)
+        return initial_arrays(self.config, self.pixels.shape, self.prepared.scan.classes)
 
     def reply(self, *, private: bool) -> Arrays:
         """The weights that the real client code sends back, float32, with or without privacy.
@@ -65,24 +66,24 @@ class Victim:
         """
         privacy = self.config.privacy.model_copy(update={"mechanism": "none"})
         config = self.config if private else self.config.model_copy(update={"privacy": privacy})
-        trainer = Trainer(config, self.pixels.shape, self.prepared.classes)
+        trainer = Trainer(config, self.pixels.shape, self.prepared.scan.classes)
         plan = self.plan if private else None
         return trainer.train(dict(self.start), self._shard(), name=_NAME, server_round=1, plan=plan)
 
     def _shard(self) -> Shard:
         row, none = np.array([self.image]), np.zeros(0, dtype=np.int64)
         own, other = (
-            ImageDigests(self.prepared.file_digests[rows], self.prepared.digests[rows], np.arange(len(rows)))
+            ImageDigests(self.prepared.scan.file_digests[rows], self.prepared.scan.digests[rows], np.arange(len(rows)))
             for rows in (row, none)
         )
         images = self.prepared.inputs[row]
         return Shard(
             train_inputs=images,
-            train_labels=self.prepared.labels[row],
+            train_labels=self.prepared.scan.labels[row],
             test_inputs=images[:0],
             test_labels=none,
             num_units=1,
-            train_digests=self.prepared.digests[row],
+            train_digests=self.prepared.scan.digests[row],
             train_units=np.arange(1),
             evaluation_units=none,
             train_holdings=own,
@@ -97,10 +98,10 @@ def victim_of(config: RunConfig, prepared: Prepared, image: int) -> Victim:
         ConfigError: The source has no such number.
         DataError: That image cannot be used, or there is no other one.
     """
-    number = len(prepared.labels)
+    number = len(prepared.scan.labels)
     if not 0 <= image < number:
         raise ConfigError(f"--image {image}: {config.data.source} has images 0 to {number - 1}")
-    if not prepared.usable[image]:
+    if not prepared.scan.usable[image]:
         raise DataError(f"--image {image}: it cannot be read, or its class is not in the list; choose another number")
     victim = Victim(config, prepared, image)
     if not len(_others(victim)):
@@ -139,8 +140,8 @@ def rank_of(victim: Victim, guess: np.ndarray) -> int:
 
 def _others(victim: Victim) -> np.ndarray:
     """Numbers of the usable images whose pixels are not the victim's."""
-    same = (victim.prepared.digests == victim.prepared.digests[victim.image]).all(axis=1)
-    return np.flatnonzero(victim.prepared.usable & ~same)
+    same = (victim.prepared.scan.digests == victim.prepared.scan.digests[victim.image]).all(axis=1)
+    return np.flatnonzero(victim.prepared.scan.usable & ~same)
 
 
 def _centred(images: np.ndarray) -> np.ndarray:

@@ -56,13 +56,15 @@ def populate(config: RunConfig, progress: ProgressFactory = no_progress) -> Popu
     """
     prepared = prepare(config, progress)
     partition = load_or_make_partition(config, prepared)
-    entries = np.arange(len(prepared.labels))
-    held = prepared.usable & (partition.owner >= 0) & ~partition.held_out & (entries < prepared.num_train)
-    _, first, copies = np.unique(prepared.digests, axis=0, return_index=True, return_counts=True)
+    entries = np.arange(len(prepared.scan.labels))
+    held = prepared.scan.usable & (partition.owner >= 0) & ~partition.held_out & (entries < prepared.scan.num_train)
+    _, first, copies = np.unique(prepared.scan.digests, axis=0, return_index=True, return_counts=True)
     single = np.zeros(len(entries), dtype=bool)
     single[first[copies == 1]] = True
     targets = np.flatnonzero(held & single)
-    digest = hashlib.sha256(prepared.digests[targets].tobytes() + prepared.labels[targets].tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        prepared.scan.digests[targets].tobytes() + prepared.scan.labels[targets].tobytes()
+    ).hexdigest()
     return Population(prepared, partition, targets, digest)
 
 

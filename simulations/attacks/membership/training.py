@@ -50,7 +50,7 @@ def train_and_score(config: RunConfig, model: int, *, like: RunConfig | None = N
     population = _population(like or config)
     started = time.perf_counter()
     prepared, targets = population.prepared, population.targets
-    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     partition = population.without(members_of(config.seed, model, len(targets)))
     final = federate(trainer, prepared, partition)
     logits = trainer.logits(final, np.ascontiguousarray(prepared.inputs[targets]))
@@ -60,7 +60,7 @@ def train_and_score(config: RunConfig, model: int, *, like: RunConfig | None = N
             "attack: lower training.learning-rate"
         )
     held_out = PooledEvaluator(config, prepared, population.partition).pooled(final)
-    found = logit_confidence(logits, prepared.labels[targets])
+    found = logit_confidence(logits, prepared.scan.labels[targets])
     return Scored(found, score(held_out.confusion).accuracy, time.perf_counter() - started)
 
 

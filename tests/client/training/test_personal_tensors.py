@@ -66,11 +66,11 @@ class OneClient:
 
     def __init__(self, config: RunConfig, prepared: Prepared, partition: int = 0) -> None:
         self.config = config
-        self.trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+        self.trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
         self.rows: Shard = shard(
             prepared, load_or_make_partition(config, prepared), partition, private=config.is_local_dp
         )
-        self.start = initial_arrays(config, self.trainer.input_shape, prepared.classes)
+        self.start = initial_arrays(config, self.trainer.input_shape, prepared.scan.classes)
         self.travelling = {name: array for name, array in self.start.items() if name not in self.trainer.personal}
         node = {"partition-id": partition, "num-partitions": config.num_clients, "bract-simulation": True}
         self.context = Context(1, 2, node, RecordDict(), resolved(config))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from bract import app
 from common.config.schema import RunConfig
-from common.data.partitioning.client_sizes import client_sizes, client_units, read_sizes
+from common.data.partitioning.client_sizes import client_sizes, read_sizes
 from common.data.sources.base_source import Entries
 from common.data.sources.registry import open_source
 from common.errors import ConfigError, WeightsError
@@ -100,7 +100,7 @@ def test_plan_lets_the_command_line_win_over_the_file(tmp_path: Path) -> None:
 
 def test_plan_counts_the_sizes_that_a_run_would_deal(make_config: Callable[..., RunConfig]) -> None:
     config = make_config({"data.partitioner": "iid", "num-clients": 7})
-    sizes, _ = client_sizes(config, open_source(config.data).entries)
+    sizes, _ = client_sizes(open_source(config.data).entries, config.data, num_clients=7, seed=config.seed)
 
     facts = facts_of(
         *("--set", "data.partitioner=iid", "--set", "num-clients=7", "--set", "model.backbone=cnn"),
@@ -176,7 +176,7 @@ def test_plan_says_how_many_sizes_it_knows_and_shows() -> None:
         ((*SIZES, "--epsilon", "nan"), ["privacy.target-epsilon"]),
         ((*SIZES, "--noise", "-1"), ["privacy.noise-multiplier", "greater than 0"]),
         ((*SIZES, "--plot", "plan.pdf"), ["ending in .png"]),
-        (("--sizes", "30,x"), ["'x' is no size"]),
+        (("--sizes", "30,x"), ["'x' is not a size"]),
         (("--set", "data.source=/no/such/folder"), ["no such folder"]),
     ],
 )
@@ -208,13 +208,14 @@ def test_read_sizes_refuses_what_is_no_size(text: str) -> None:
         read_sizes(text)
 
 
-def test_client_units_counts_groups_where_groups_are_protected(make_config: Callable[..., RunConfig]) -> None:
+def test_client_sizes_count_groups_where_groups_are_protected(make_config: Callable[..., RunConfig]) -> None:
     settings = {"data.partitioner": "iid", "num-clients": 2, "data.min-client-size": 1}
     units = ("ann", "ann", "ann", "bob", "bob", "", "", "eve")
     labels = np.array([0, 0, 0, 1, 1, 0, 1, 1])
     entries = Entries(images=None, labels=labels, num_train=7, classes=("a", "b"), units=units)  # type: ignore[arg-type]
+    data = make_config(settings).data
 
-    images, _ = client_units(make_config(settings), entries)
-    groups, unused = client_units(make_config(settings | {"privacy.unit": "group"}), entries)
+    images, _ = client_sizes(entries, data, num_clients=2, seed=0)
+    groups, unused = client_sizes(entries, data, num_clients=2, seed=0, unit="group")
 
     assert (images.sum(), groups.sum(), unused) == (7, 4, 0)

@@ -45,8 +45,8 @@ def extract(network: Network, folder: Path, images: list[Image.Image], seen: lis
     with FeatureExtractor(
         network, store, side=SIDE, interpolation="bicubic", device="cpu", progress=report
     ) as extractor:
-        for row, image in enumerate(images):
-            extractor.push(row, image, pixel_digest(image))
+        for image in images:
+            extractor.push(image, pixel_digest(image))
     digests = np.frombuffer(b"".join(map(pixel_digest, images)), dtype=np.uint8).reshape(-1, 32)
     return store.rows_of(digests)[np.arange(len(images))]
 
@@ -113,8 +113,8 @@ def test_pixels_are_kept_with_the_channels_asked_for(tmp_path: Path) -> None:
     for channels in (1, 3):
         store = ContentStore(tmp_path / str(channels), (8, 8, channels), np.dtype(np.uint8))
         with PixelCollector(store, side=8, channels=channels, interpolation="bicubic", progress=lambda _: None) as to:
-            for row, image in enumerate(images):
-                to.push(row, image, pixel_digest(image))
+            for image in images:
+                to.push(image, pixel_digest(image))
         assert len(store) == 3
 
 

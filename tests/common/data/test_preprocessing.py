@@ -47,7 +47,7 @@ def _settings(source: Path, **more: Scalar) -> dict[str, Scalar]:
 
 
 def _all(prepared: Prepared) -> np.ndarray:
-    return prepared.inputs[np.flatnonzero(prepared.usable)]
+    return prepared.inputs[np.flatnonzero(prepared.scan.usable)]
 
 
 class Announced:
@@ -69,8 +69,8 @@ def test_prepare_holds_the_images_train_first(make_config: MakeConfig, home: Pat
     prepared = prepare(make_config(_settings(pets)))
 
     assert (prepared.inputs.shape, prepared.inputs.dtype) == ((6, 8, 8, 3), np.uint8)
-    assert (prepared.num_train, prepared.classes) == (4, ("cat", "dog"))
-    assert prepared.labels.tolist() == [0, 0, 1, 1, 0, 1]
+    assert (prepared.scan.num_train, prepared.scan.classes) == (4, ("cat", "dog"))
+    assert prepared.scan.labels.tolist() == [0, 0, 1, 1, 0, 1]
     assert np.array_equal(_all(prepared)[5], np.asarray(Image.open(pets / "test/dog/3.png")))
     assert prepared.seconds > 0
 
@@ -96,7 +96,7 @@ def test_a_new_image_is_the_only_one_that_is_read(make_config: MakeConfig, home:
 
     assert (announced.of("Reading"), announced.of("Scaling")) == ([1], [1])
     assert second.key != first.key
-    assert (len(second.labels), second.num_train) == (7, 5)
+    assert (len(second.scan.labels), second.scan.num_train) == (7, 5)
 
 
 def test_a_changed_image_invalidates_only_itself(make_config: MakeConfig, home: Path, pets: Path) -> None:
@@ -123,7 +123,7 @@ def test_prepare_keeps_another_image_size_apart(make_config: MakeConfig, home: P
     small, asis = (prepare(make_config(_settings(pets, **{"data.image-size": side}))) for side in (4, ""))
 
     assert (small.inputs.shape[1:], asis.inputs.shape[1:]) == ((4, 4, 3), (8, 8, 3))
-    assert np.array_equal(small.digests, asis.digests), "content is hashed at full size"
+    assert np.array_equal(small.scan.digests, asis.scan.digests), "content is hashed at full size"
 
 
 def test_gray_images_get_three_channels_when_others_have_them(make_config: MakeConfig, home: Path, pets: Path) -> None:
@@ -154,9 +154,9 @@ def test_a_bad_file_is_skipped_and_listed(make_config: MakeConfig, home: Path, p
 
     prepared = prepare(make_config(_settings(pets, **{"data.max-bad-fraction": 0.5})))
 
-    assert prepared.usable.tolist() == [True, True, True, False, True, True]
-    assert [fault.place for fault in prepared.faults] == ["train/dog/2.png"]
-    with pytest.raises(DataError, match="unusable"):
+    assert prepared.scan.usable.tolist() == [True, True, True, False, True, True]
+    assert [fault.place for fault in prepared.scan.faults] == ["train/dog/2.png"]
+    with pytest.raises(DataError, match="cannot be used"):
         prepared.inputs[np.array([3])]
 
 
@@ -205,7 +205,7 @@ def test_what_is_ready_is_found_without_heavy_libraries(make_config: MakeConfig,
         "from common.config.loading import defaults, parse\n"
         "from common.data.preprocessing import prepare\n"
         "prepared = prepare(parse(defaults()))\n"
-        "assert len(prepared.labels) == 1797\n"
+        "assert len(prepared.scan.labels) == 1797\n"
         "print(sorted({'torch', 'timm', 'torchvision', 'datasets', 'sklearn', 'PIL', 'flwr'} & set(sys.modules)))\n"
     )
     root = ROOT

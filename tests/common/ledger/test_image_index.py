@@ -16,14 +16,14 @@ from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.transactions import LedgerSession
 from common.privacy.policy import Policy
-from tests.support.ledger.builders import KEYS, PLAN, Holding, holding, release
+from tests.support.ledger.builders import KEYS, PLAN, holding, release
 
 # Exactly one plan: whoever finds a charged image finds nothing left.
 ONE_PLAN = Policy(max_epsilon=PLAN.spent().pld, delta=PLAN.delta, accept_group_bound=True)
 SPENT = holding(0, 6)
 NOBODY = holding(900, 902)
 NOTHING = holding(0, 0)
-Parts = tuple[Holding, Holding]
+Parts = tuple[ImageDigests, ImageDigests]
 
 
 @pytest.fixture
@@ -34,17 +34,17 @@ def session(tmp_path: Path) -> Iterator[LedgerSession]:
     opened.ledger.close()
 
 
-def taken(found: Holding, rows: list[int]) -> Holding:
-    return Holding(found.files[rows], found.pixels[rows], found.units[rows])
+def taken(found: ImageDigests, rows: list[int]) -> ImageDigests:
+    return ImageDigests(found.files[rows], found.pixels[rows], found.units[rows])
 
 
-def joined(*found: Holding) -> Holding:
+def joined(*found: ImageDigests) -> ImageDigests:
     names = ("files", "pixels", "units")
-    return Holding(*(np.concatenate([getattr(one, name) for one in found]) for name in names))
+    return ImageDigests(*(np.concatenate([getattr(one, name) for one in found]) for name in names))
 
 
-def mixed(files: Holding, pixels: Holding) -> Holding:
-    return Holding(files.files, pixels.pixels, files.units)
+def mixed(files: ImageDigests, pixels: ImageDigests) -> ImageDigests:
+    return ImageDigests(files.files, pixels.pixels, files.units)
 
 
 SAME: dict[str, Parts] = {
@@ -85,7 +85,7 @@ def test_holding_has_a_budget_of_its_own_when_its_images_are_different(session: 
 
 
 def test_a_file_digest_is_no_pixel_digest(session: LedgerSession) -> None:
-    turned = Holding(SPENT.pixels, SPENT.files, SPENT.units)
+    turned = ImageDigests(SPENT.pixels, SPENT.files, SPENT.units)
 
     assert session.register("second", "a", PLAN, (turned, NOBODY), ONE_PLAN).run == "second"
 
@@ -118,7 +118,7 @@ def test_two_images_that_turn_out_to_be_one_carry_both_budgets(session: LedgerSe
         session.register("fourth", "a", PLAN, (holding(20, 21), holding(961, 962)), two_plans)
 
 
-def number(session: LedgerSession, one: Holding) -> int:
+def number(session: LedgerSession, one: ImageDigests) -> int:
     found = images.image_ids(session.ledger, KEYS, one, seq=0).images
     return int(found[0])
 

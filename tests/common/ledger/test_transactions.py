@@ -15,7 +15,7 @@ from common.ledger.registrations import Registration, charges_in
 from common.ledger.transactions import LedgerSession
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
-from tests.support.ledger.builders import ASKED, KEYS, PLAN, Holding, holding, release
+from tests.support.ledger.builders import ASKED, KEYS, PLAN, holding, release
 from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened
 
 
@@ -67,7 +67,7 @@ def test_register_again_is_what_it_was_when_a_policy_would_now_refuse_it(session
     ],
 )
 def test_register_refuses_a_run_that_changes(
-    session: LedgerSession, plan: PrivacyPlan, parts: tuple[Holding, Holding], what: str
+    session: LedgerSession, plan: PrivacyPlan, parts: tuple[ImageDigests, ImageDigests], what: str
 ) -> None:
     session.register("run", "a", PLAN, PARTS, ANYTHING)
     before = everything(session)
@@ -156,7 +156,7 @@ class _Meanwhile(Policy):
             session.register("run", "a", other_plan, parts, ANYTHING)
 
 
-_waiting: list[tuple[LedgerSession, PrivacyPlan, tuple[Holding, Holding]]] = []
+_waiting: list[tuple[LedgerSession, PrivacyPlan, tuple[ImageDigests, ImageDigests]]] = []
 _SLOW = _Meanwhile.model_validate(ANYTHING.model_dump(by_alias=True))
 
 
@@ -175,7 +175,7 @@ def test_register_finds_what_another_process_agreed_to_meanwhile(session: Ledger
     ("plan", "parts"), [(replace(PLAN, noise_multiplier=9.0), PARTS), (PLAN, OTHERS)], ids=["plan", "images"]
 )
 def test_register_refuses_another_version_of_what_was_agreed_to_meanwhile(
-    session: LedgerSession, tmp_path: Path, plan: PrivacyPlan, parts: tuple[Holding, Holding]
+    session: LedgerSession, tmp_path: Path, plan: PrivacyPlan, parts: tuple[ImageDigests, ImageDigests]
 ) -> None:
     other = opened(tmp_path)
     _waiting.append((other, plan, parts))

@@ -26,7 +26,12 @@ def test_foresee_tells_the_sizes_that_the_run_deals(make_config: MakeConfig, par
 
     facts = foresee(config)
 
-    dealt = make_partition(config, scan_source(open_source(config.data), progress=no_progress))
+    dealt = make_partition(
+        scan_source(open_source(config.data), progress=no_progress),
+        config.data,
+        num_clients=config.num_clients,
+        seed=config.seed,
+    )
     assert facts["client_sizes"]["min"] == dealt.num_units.min()
     assert facts["client_sizes"]["max"] == dealt.num_units.max()
     assert facts["images_unused"] == dealt.images_unused

@@ -4,11 +4,12 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from common.data.image_digests import ImageDigests
 from common.ledger.budget import Charge, spent_with
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import ORIGIN, Entry, canonical, hash_of
@@ -29,25 +30,20 @@ Tamper = Callable[[sqlite3.Connection], object]
 Rewrite = Callable[[list[Entry]], list[Entry]]
 
 
-@dataclass(frozen=True, eq=False)
-class Holding:
-    """Images as the ledger wants them."""
-
-    files: np.ndarray
-    pixels: np.ndarray
-    units: np.ndarray
-
-
-def holding(first: int, last: int, unit_size: int = 1) -> Holding:
+def holding(first: int, last: int, unit_size: int = 1) -> ImageDigests:
     def digests(kind: str) -> np.ndarray:
         names = [hashlib.sha256(f"{kind} {number}".encode()).digest() for number in range(first, last)]
         return np.frombuffer(b"".join(names), dtype=np.uint8).reshape(-1, 32)
 
-    return Holding(digests("file"), digests("pixels"), np.arange(first, last) // unit_size)
+    return ImageDigests(digests("file"), digests("pixels"), np.arange(first, last) // unit_size)
 
 
 def release(
-    session: LedgerSession, run: str, plan: PrivacyPlan, parts: tuple[Holding, Holding], what: list[tuple[int, Release]]
+    session: LedgerSession,
+    run: str,
+    plan: PrivacyPlan,
+    parts: tuple[ImageDigests, ImageDigests],
+    what: list[tuple[int, Release]],
 ) -> None:
     agreed = session.register(run, "a", plan, parts, ANYTHING)
     for server_round, kind in what:

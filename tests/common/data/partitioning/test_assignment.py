@@ -42,6 +42,10 @@ class PartitionInput:
     client_names: tuple[str, ...]
     key: str
 
+    @property
+    def scan(self) -> "PartitionInput":
+        return self
+
 
 def _digests(names: list[str]) -> np.ndarray:
     joined = b"".join(hashlib.sha256(name.encode()).digest() for name in names)
@@ -80,6 +84,10 @@ def _with_units(content: PartitionInput, units: list[str]) -> PartitionInput:
     named = np.array([bool(unit) for unit in units])
     digests = np.where(named[:, None], _digests(units), content.digests)
     return replace(content, unit_digests=digests)
+
+
+def _made(config: RunConfig, content: PartitionInput) -> Partition:
+    return make_partition(content, config.data, num_clients=config.num_clients, seed=config.seed)
 
 
 def _whole(sizes: list[int]) -> Partition:
@@ -131,7 +139,7 @@ def test_declared_sizes_and_owners_do_not_depend_on_which_files_are_bad(
     unit_digests[[row for row in bad if row % 4 == 0]] = 0  # an image without unit has the digest of its pixels
     damaged = replace(_without(content, np.array(sorted(bad), dtype=int)), unit_digests=unit_digests)
 
-    sound, hurt = (make_partition(make_config(), one) for one in (content, damaged))
+    sound, hurt = (_made(make_config(), one) for one in (content, damaged))
 
     assert np.array_equal(hurt.num_units, sound.num_units)
     assert np.array_equal(hurt.owner[:num_train], sound.owner[:num_train])
@@ -244,13 +252,15 @@ def _same(one: Partition, other: Partition) -> bool:
 
 def test_deal_is_read_the_second_time(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_or_make_partition(make_config(), _content())
-    monkeypatch.setattr("common.data.partitioning.assignment.make_partition", lambda *_: pytest.fail("dealt again"))
+    monkeypatch.setattr(
+        "common.data.partitioning.assignment.make_partition", lambda *_, **__: pytest.fail("dealt again")
+    )
 
     assert _same(load_or_make_partition(make_config(), _content()), first)
 
 
 def test_deal_gives_the_same_when_computed_again(make_config: MakeConfig) -> None:
-    assert _same(load_or_make_partition(make_config(), _content()), make_partition(make_config(), _content()))
+    assert _same(load_or_make_partition(make_config(), _content()), _made(make_config(), _content()))
 
 
 @pytest.mark.parametrize(

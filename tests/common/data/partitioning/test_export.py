@@ -93,7 +93,7 @@ def test_each_client_folder_reads_back_to_the_same_images(
     facts = export_partition(config, source, out, no_progress)
 
     scan = scan_source(source, progress=no_progress)
-    partition = make_partition(config, scan)
+    partition = make_partition(scan, config.data, num_clients=config.num_clients, seed=config.seed)
     for client in range(3):
         rows = np.flatnonzero((partition.owner == client) & scan.usable)
         wanted = _images(scan, rows, partition.held_out, scan.classes)
@@ -109,7 +109,7 @@ def test_a_source_in_memory_with_its_numbers_as_classes_reads_back(make_config: 
     export_partition(config, source, tmp_path / "out", no_progress)
 
     scan = scan_source(source, progress=no_progress)
-    partition = make_partition(config, scan)
+    partition = make_partition(scan, config.data, num_clients=config.num_clients, seed=config.seed)
     for client in range(2):
         wanted = _images(scan, np.flatnonzero(partition.owner == client), partition.held_out, scan.classes)
         assert _read_back(make_config, tmp_path / "out" / f"client-{client:05d}", scan.classes) == wanted
@@ -145,7 +145,7 @@ def test_units_come_back_by_the_manifest_of_each_client(make_config: MakeConfig,
 
     assert facts["units"]
     scan = scan_source(source, progress=no_progress)
-    partition = make_partition(config, scan)
+    partition = make_partition(scan, config.data, num_clients=config.num_clients, seed=config.seed)
     for client in range(3):
         classes = ",".join(facts["class_folders"])
         manifest = tmp_path / "out" / f"client-{client:05d}" / "manifest.csv"
@@ -199,7 +199,7 @@ def test_export_leaves_a_folder_alone_that_holds_anything(make_config: MakeConfi
     export_partition(config, source, out, no_progress)  # empty: fine
     before = sorted(out.rglob("*"))
 
-    with pytest.raises(DataError, match="is there and not an empty folder"):
+    with pytest.raises(DataError, match="exists and is not an empty folder"):
         export_partition(config, source, out, no_progress)
 
     assert sorted(out.rglob("*")) == before

@@ -3,8 +3,11 @@
 Drives `common.data.sources.huggingface`, `common.data.sources.medmnist`.
 """
 
+import hashlib
 import pickle
+import shutil
 import struct
+import sys
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,6 @@ from common.config.schema import RunConfig
 from common.data.decoding import decode
 from common.data.sources import torchvision_sets as hubs
 from common.data.sources.base_source import Entries, ImageSource
-from common.data.sources.class_names import MEDMNIST_CLASSES
 from common.data.sources.registry import open_source
 from common.errors import DataError
 from tests.support.data.hostile_files import encode, picture
@@ -187,7 +189,8 @@ def test_medmnist_reads_its_file_where_it_lies(open_named: Open, own_home: Path,
         "medmnist:pathmnist", {"folder": folder, "file": folder / "pathmnist.npz", "home": ""}[where]
     ).entries
 
-    assert (entries.num_train, len(entries.labels), entries.classes) == (4, 6, MEDMNIST_CLASSES["pathmnist"])
+    assert (entries.num_train, len(entries.labels), len(entries.classes)) == (4, 6, 9)
+    assert (entries.classes[0], entries.classes[8]) == ("adipose", "colorectal adenocarcinoma epithelium")
     assert entries.labels.tolist() == [*content["train_labels"][:, 0], *content["test_labels"][:, 0]]
     assert np.array_equal(_shown(entries, 5), content["test_images"][1])
 
@@ -200,7 +203,7 @@ def test_medmnist_reads_larger_gray_images(open_named: Open, tmp_path: Path) -> 
 
     entries = open_named("medmnist:octmnist_64", tmp_path).entries
 
-    assert (_shown(entries, 0).shape, entries.classes) == ((64, 64), MEDMNIST_CLASSES["octmnist"])
+    assert (_shown(entries, 0).shape, entries.classes[2:]) == ((64, 64), ("drusen", "normal"))
 
 
 @pytest.mark.parametrize("name", ["chestmnist", "organmnist3d", "nothing"])
@@ -231,17 +234,27 @@ def test_medmnist_refuses_a_damaged_file(open_named: Open, tmp_path: Path) -> No
     whole = (tmp_path / "pathmnist.npz").read_bytes()
     (tmp_path / "pathmnist.npz").write_bytes(whole[: len(whole) // 2])
 
-    with pytest.raises(DataError, match="damaged or no file of MedMNIST"):
+    with pytest.raises(DataError, match="damaged or not a file of MedMNIST"):
         _ = open_named("medmnist:pathmnist", tmp_path).entries
 
 
+def _publish_bloodmnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Let the package download a file of this machine."""
+    from medmnist import INFO
+
+    file = folder / "published" / "bloodmnist.npz"
+    content = _npz(file, train_labels=np.zeros((4, 1)), test_labels=np.ones((2, 1)))
+    monkeypatch.setitem(INFO["bloodmnist"], "url", file.as_uri())
+    monkeypatch.setitem(INFO["bloodmnist"], "MD5", hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest())
+    # torchvision's own function, which the package downloads with, needs a server that tells the length.
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", lambda url, target: shutil.copyfile(file, target))
+    return content
+
+
 def test_medmnist_is_downloaded_once(open_named: Open, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = _npz(
-        own_home / "published" / "bloodmnist.npz", train_labels=np.zeros((4, 1)), test_labels=np.ones((2, 1))
-    )
-    monkeypatch.setattr("common.data.sources.medmnist.MEDMNIST_URL", (own_home / "published").as_uri() + "/{name}.npz")
+    content = _publish_bloodmnist(own_home, monkeypatch)
     first = open_named("medmnist:bloodmnist")
-    monkeypatch.setattr("common.data.sources.medmnist.MEDMNIST_URL", "file:///gone/{name}.npz")
+    (own_home / "published" / "bloodmnist.npz").unlink()
 
     again = open_named("medmnist:bloodmnist")
 
@@ -250,12 +263,37 @@ def test_medmnist_is_downloaded_once(open_named: Open, own_home: Path, monkeypat
     assert sorted(file.name for file in (own_home / "bract" / "datasets" / "medmnist").iterdir()) == ["bloodmnist.npz"]
 
 
+def test_medmnist_leaves_nothing_of_a_file_with_another_hash(
+    open_named: Open, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish_bloodmnist(own_home, monkeypatch)
+    (own_home / "published" / "bloodmnist.npz").write_bytes(b"half a download")
+
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        open_named("medmnist:bloodmnist")
+
+    assert not list((own_home / "bract" / "datasets" / "medmnist").iterdir())
+
+
 @pytest.mark.usefixtures("no_network")
 def test_medmnist_without_file_and_network_says_what_to_do(open_named: Open, own_home: Path) -> None:
-    with pytest.raises(DataError, match=r"no pathmnist\.npz in (.|\n)*fetch https://(.|\n)*data\.path"):
+    with pytest.raises(DataError, match=r"no pathmnist\.npz in (.|\n)*download https://(.|\n)*data\.path"):
         open_named("medmnist:pathmnist")
 
     assert not list((own_home / "bract" / "datasets" / "medmnist").iterdir())
+
+
+def test_medmnist_names_the_extra_when_its_package_is_missing(
+    open_named: Open, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "medmnist", None)
+    _npz(own_home / "data" / "pathmnist.npz")
+    remedy = r"pip install 'bract\[medmnist\]'"
+
+    with pytest.raises(DataError, match=remedy):
+        open_named("medmnist:pathmnist")
+    with pytest.raises(DataError, match=remedy):
+        _ = open_named("medmnist:pathmnist", own_home / "data").entries
 
 
 def _published(folder: Path, count: int = 4) -> None:

@@ -59,7 +59,7 @@ def victim(run: RunConfig, pixels: Prepared) -> Victim:
 
 
 def network_of(victim: Victim) -> CnnNetwork:
-    return CnnNetwork(victim.pixels.shape[0], victim.pixels.shape[2], len(victim.prepared.classes))
+    return CnnNetwork(victim.pixels.shape[0], victim.pixels.shape[2], len(victim.prepared.scan.classes))
 
 
 def command(*arguments: str) -> Result:
@@ -70,11 +70,11 @@ def command(*arguments: str) -> Result:
 
 
 def test_reply_is_what_the_client_of_a_run_sends(run: RunConfig, pixels: Prepared, victim: Victim) -> None:
-    owner = np.full(len(pixels.labels), -1, dtype=np.int32)
+    owner = np.full(len(pixels.scan.labels), -1, dtype=np.int32)
     owner[victim.image] = 0
     dealt = Partition(owner, np.zeros(len(owner), dtype=bool), np.array([1]), np.array([1]), 0)
     plain = run.model_copy(update={"privacy": run.privacy.model_copy(update={"mechanism": "none"})})
-    trainer = Trainer(plain, (8, 8, 1), pixels.classes)
+    trainer = Trainer(plain, (8, 8, 1), pixels.scan.classes)
 
     own = shard(pixels, dealt, 0, private=False)
     sent = trainer.train(victim.start, own, name="00000", server_round=1, plan=None)
@@ -108,7 +108,7 @@ def test_gradient_is_what_torch_says_whatever_the_weight_decay(run: RunConfig, v
 
 
 def test_label_is_read_off_every_class(run: RunConfig, pixels: Prepared) -> None:
-    images = [int(np.flatnonzero(pixels.labels == label)[7]) for label in range(10)]
+    images = [int(np.flatnonzero(pixels.scan.labels == label)[7]) for label in range(10)]
     victims = [victim_of(run, pixels, image) for image in images]
 
     read = [label_of(gradient_of(v.start, v.reply(private=False), v.settings)) for v in victims]
@@ -163,7 +163,7 @@ def test_rank_is_first_for_the_image_itself_and_last_for_one_colour(pixels: Prep
 
     assert rank_of(victim, 0.5 * victim.pixels + 20) == 1
     assert rank_of(victim, other) > 1
-    assert rank_of(victim, np.full((8, 8, 1), 90)) == len(pixels.labels)
+    assert rank_of(victim, np.full((8, 8, 1), 90)) == len(pixels.scan.labels)
 
 
 def test_average_leaves_the_victims_image_out(pixels: Prepared, victim: Victim) -> None:
@@ -246,10 +246,10 @@ def test_command_refuses_what_it_cannot_show(
 
 
 def test_victim_is_refused_when_its_image_cannot_be_used(run: RunConfig, pixels: Prepared) -> None:
-    usable = pixels.usable.copy()
+    usable = pixels.scan.usable.copy()
     usable[4] = False
 
     with pytest.raises(DataError, match="--image 4"):
-        victim_of(run, replace(pixels, usable=usable), 4)
+        victim_of(run, replace(pixels, scan=replace(pixels.scan, usable=usable)), 4)
     with pytest.raises(ConfigError, match="0 to 1796"):
         victim_of(run, pixels, 5000)

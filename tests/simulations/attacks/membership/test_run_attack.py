@@ -72,7 +72,9 @@ def test_federate_gives_the_model_that_a_run_gives(
     run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
 
     prepared = population.prepared
-    trained = federate(Trainer(config, prepared.inputs.shape[1:], prepared.classes), prepared, population.partition)
+    trained = federate(
+        Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes), prepared, population.partition
+    )
 
     ran = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert trained.keys() == ran.keys()
@@ -91,7 +93,7 @@ def test_without_takes_images_out_and_leaves_declared_sizes(population: Populati
             shard(population.prepared, dealt, who, private=True) for dealt in (population.partition, partition)
         )
         mine = population.partition.owner[population.targets] == who
-        left_out = population.prepared.digests[population.targets[mine & ~members]]
+        left_out = population.prepared.scan.digests[population.targets[mine & ~members]]
         assert len(after.train_labels) == len(before.train_labels) - len(left_out)
         assert not {row.tobytes() for row in left_out} & {row.tobytes() for row in after.train_digests}
         assert after.num_units == before.num_units
@@ -101,9 +103,9 @@ def test_without_takes_images_out_and_leaves_declared_sizes(population: Populati
 def test_targets_are_what_clients_train_on_and_have_no_copies(population: Population) -> None:
     prepared, partition, targets = population.prepared, population.partition, population.targets
 
-    assert prepared.usable[targets].all()
+    assert prepared.scan.usable[targets].all()
     assert not partition.held_out[targets].any()
-    assert len(np.unique(prepared.digests[targets], axis=0)) == len(targets)
+    assert len(np.unique(prepared.scan.digests[targets], axis=0)) == len(targets)
     assert len(targets) > 1_400
 
 

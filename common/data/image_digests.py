@@ -1,0 +1,21 @@
+"""Digests that name the images of one client."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+# Compared by identity (eq=False): arrays cannot be compared as one value, and an object must serve as a cache key.
+@dataclass(frozen=True, eq=False)
+class ImageDigests:
+    """Digests of the images in one part of a client's data.
+
+    Attributes:
+        files: (n, 32) uint8, SHA-256 of each file's bytes.
+        pixels: (n, 32) uint8, SHA-256 of each image's pixels.
+        units: (n,) int64, equal for images of one privacy unit.
+    """
+
+    files: np.ndarray
+    pixels: np.ndarray
+    units: np.ndarray
