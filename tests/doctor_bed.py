@@ -15,8 +15,7 @@ from own_home_cases import own_home_fixture  # noqa: F401
 from client.checks.check_result import Finding
 from client.checks.run_checks import examine
 from client.setup.init_client import init_client
-from common.ledger.connection_pool import close_below
-from common.ledger.data_holder import own_holder
+from common.ledger.data_holder import close_below, own_holder
 from common.system import app_bundle as bundle
 from common.system.progress import no_progress
 

@@ -1,4 +1,7 @@
-"""One frozen plan of public constants yields sampler, clip bound, noise and events together."""
+"""Privacy plans of public constants, fixed before a run starts.
+
+Sampler, clip bound, noise and events all come from one plan, so they cannot disagree.
+"""
 
 import hashlib
 import json
@@ -8,14 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from common.config.schema import Mechanism, RunConfig, Unit
+from common.config.schema import Mechanism, PrivacyConfig, RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import Spent, spent_by
 from common.privacy.calibration import calibrate, counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
-# Rounding a clipped sum to the noise grid moves its sensitivity by at most this factor.
+# Rounding a clipped sum to the noise grid increases its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4
 # Sample rates are rounded up to powers of 2^(1/16), so that clients of similar size share one plan.
 _RATES_PER_OCTAVE = 16
@@ -23,12 +26,14 @@ _RATES_PER_OCTAVE = 16
 
 @dataclass(frozen=True)
 class CountsPlan:
-    """Counts of held-out units that leave a client during a whole run; every field is a public constant.
+    """Counts of held-out units that leave a client during a run.
+
+    Every field is a public constant.
 
     Attributes:
         num_rounds: The most rounds in which the pair (correct, wrong) leaves.
-        noise_stddev: Parameter of its discrete Gaussian noise; one unit moves one count by 1.
-        closing_noise_stddev: The same for the confusion matrix that leaves once, at the end.
+        noise_stddev: Parameter of the pair's discrete Gaussian noise; one unit changes one count by 1.
+        closing_noise_stddev: The same for the confusion matrix, which leaves once at the end.
     """
 
     num_rounds: int
@@ -36,25 +41,27 @@ class CountsPlan:
     closing_noise_stddev: float
 
     def events(self) -> tuple[CountsEvent, ...]:
-        """What the whole plan does to a held-out unit."""
+        """Return the whole plan's events on a held-out unit."""
         return (CountsEvent(self.noise_stddev, self.num_rounds), CountsEvent(self.closing_noise_stddev, 1))
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """A mechanism for a whole run; every field is a public constant.
+    """A privacy mechanism with its parameters for a whole run.
+
+    Every field is a public constant.
 
     Attributes:
         mechanism: `dp-sgd` at one client, or `client-dp` at the server.
         privacy_unit: What the guarantee is for: `image`, `group` of images, or `client`.
-        num_units: Declared number of units: of the client, or of the server's cohort.
+        num_units: Declared number of units of the client, or of clients in the server's cohort.
         sample_rate: Chance that a unit joins a batch.
         steps_per_round: Steps in each round.
         num_rounds: The most rounds that are charged.
         max_grad_norm: Clip bound of one unit's contribution over all tensors.
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
-        counts: What leaves about held-out units; None if nothing does.
+        counts: Counts of held-out units that leave; None if none leave.
     """
 
     mechanism: Mechanism
@@ -70,70 +77,83 @@ class PrivacyPlan:
 
     @property
     def expected_batch_size(self) -> float:
-        """Divisor of every noised sum, in units; never the size that was drawn."""
+        """The divisor of every noised sum, in units.
+
+        It is never the size of the batch that was drawn: that size depends on the data.
+        """
         return self.sample_rate * self.num_units
 
     @property
     def noise_stddev(self) -> float:
-        """Absolute noise of one step's sum, which covers the rounding to the grid too."""
+        """The absolute noise of one step's sum.
+
+        The slack covers what rounding to the noise grid adds to the sensitivity.
+        """
         return self.noise_multiplier * self.max_grad_norm * (1 + SENSITIVITY_SLACK)
 
     def event(self, num_rounds: int | None = None) -> DpSgdEvent:
-        """What so many rounds did to a trained unit (default: the whole plan)."""
+        """Return the event of some rounds on a trained unit.
+
+        Without `num_rounds` it is the event of the whole plan.
+        """
         rounds = self.num_rounds if num_rounds is None else num_rounds
         return DpSgdEvent(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
 
     def counts_events(self, num_rounds: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
-        """What so many rounds did to a held-out unit (default: the whole plan)."""
+        """Return the events of some rounds on a held-out unit.
+
+        Without `num_rounds` they are the events of the whole plan. `closing` includes the closing matrix.
+        """
         if self.counts is None:
             return ()
         pair, matrix = self.counts.events()
         return (replace(pair, releases=pair.releases if num_rounds is None else num_rounds), matrix)[: 1 + closing]
 
     def spent(self, num_rounds: int | None = None, *, closing: bool = True) -> Spent:
-        """Upper bounds on epsilon for the unit that is worst off, trained or held out.
+        """Return the bounds on epsilon of the worst-off unit, trained or held out.
 
         Args:
-            num_rounds: So many rounds; the whole plan if left out.
+            num_rounds: Number of rounds; the whole plan if left out.
             closing: Whether the closing matrix has left.
 
         Raises:
-            ConfigError: Epsilon is beyond what means anything.
+            ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
             PrivacyError: The accountants disagree.
         """
+        # No unit is both trained and held out, so the larger of the two bounds holds for every unit.
         trained = spent_by([self.event(num_rounds)], delta=self.delta)
         held_out = spent_by(self.counts_events(num_rounds, closing=closing), delta=self.delta)
         return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
 
     def epsilon(self, num_rounds: int | None = None) -> float:
-        """The official bound of `spent`.
+        """Return the official bound on epsilon, by PLD.
 
         Raises:
-            ConfigError: Epsilon is beyond what means anything.
+            ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
             PrivacyError: The accountants disagree.
         """
         return self.spent(num_rounds).pld
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
+        """Return the plan as plain JSON values for `from_json`."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "PrivacyPlan":
-        """The inverse of `as_json`.
+    def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":
+        """Return the plan that `as_json` turned into plain values.
 
         Raises:
-            PrivacyError: It is no plan.
+            PrivacyError: The values are not a plan.
         """
         try:
-            counts = found["counts"]
-            return cls(**{**found, "counts": None if counts is None else CountsPlan(**counts)})
+            counts = values["counts"]
+            return cls(**{**values, "counts": None if counts is None else CountsPlan(**counts)})
         except (KeyError, TypeError):
-            raise PrivacyError("a ledger holds what is no privacy plan") from None
+            raise PrivacyError("a ledger holds a value that is not a privacy plan") from None
 
     @property
     def digest(self) -> str:
-        """64 hex digits that name the plan."""
+        """The plan's name, 64 hex digits that follow from all fields."""
         return _digest_of(self)
 
 
@@ -143,9 +163,9 @@ def _digest_of(plan: PrivacyPlan) -> str:
 
 
 def plan_for(config: RunConfig, num_units: int) -> PrivacyPlan:
-    """The plan of one client, from the run's configuration and the client's declared size.
+    """Return the plan of one client of a declared size.
 
-    Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
+    Guarantee: if the run has a target, the whole plan's epsilon never exceeds it for any unit.
 
     Args:
         config: A run with mechanism `dp-sgd`.
@@ -153,95 +173,97 @@ def plan_for(config: RunConfig, num_units: int) -> PrivacyPlan:
 
     Raises:
         ConfigError: delta is not below 1 / num_units, or no noise meets the target.
-        PrivacyError: The run has no such mechanism.
+        PrivacyError: The run has another mechanism.
     """
-    if config.privacy.mechanism != "dp-sgd" or config.privacy.max_grad_norm is None:
+    privacy, rounds = config.privacy, config.participations
+    if config.privacy.mechanism != "dp-sgd" or privacy.max_grad_norm is None:
         raise PrivacyError("a client's privacy plan was asked for without privacy.mechanism='dp-sgd'")
-    _check_delta(config, num_units, _units(config.privacy.unit))
+    _check_delta(privacy.delta, num_units, "images of a client" if privacy.unit == "image" else "groups of a client")
+    # Rounding down would draw smaller batches than the events say. Rounding up only costs epsilon.
     rate = round_up_rate(config.training.batch_size / num_units)
     steps = config.training.local_epochs * math.ceil(1 / rate)
     return PrivacyPlan(
         mechanism="dp-sgd",
-        privacy_unit=config.privacy.unit,
+        privacy_unit=privacy.unit,
         num_units=num_units,
         sample_rate=rate,
         steps_per_round=steps,
-        num_rounds=config.participations,
-        max_grad_norm=config.privacy.max_grad_norm,
-        noise_multiplier=_noise(config, rate, steps * config.participations),
-        delta=config.privacy.delta,
-        counts=_counts_plan(config),
+        num_rounds=rounds,
+        max_grad_norm=privacy.max_grad_norm,
+        noise_multiplier=_noise(privacy, rate, steps * rounds),
+        delta=privacy.delta,
+        counts=_counts_plan(privacy, rounds) if config.metrics == "private" else None,
     )
 
 
 def server_plan(config: RunConfig) -> PrivacyPlan:
-    """The plan of a server that clips clients' updates and adds the noise itself.
+    """Return the plan of a server that clips updates and adds noise.
 
-    A client takes part in at most `config.participations` rounds. What each round releases is
-    the sum over its cohort divided by the cohort's planned size, whoever answered.
+    A client takes part in at most `config.participations` rounds. Each round releases the sum over its cohort divided
+    by the cohort's planned size, whichever clients answered.
 
     Args:
         config: A run with mechanism `client-dp`.
 
     Raises:
         ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
-        PrivacyError: The run has no such mechanism.
+        PrivacyError: The run has another mechanism.
     """
-    if config.privacy.mechanism != "client-dp" or config.privacy.clipping_norm is None:
+    privacy, rounds = config.privacy, config.participations
+    if config.privacy.mechanism != "client-dp" or privacy.clipping_norm is None:
         raise PrivacyError("a server's privacy plan was asked for without privacy.mechanism='client-dp'")
-    _check_delta(config, config.num_clients, "clients")
+    _check_delta(privacy.delta, config.num_clients, "clients")
     return PrivacyPlan(
         mechanism="client-dp",
         privacy_unit="client",
         num_units=config.cohort_size,
+        # The server knows who takes part, so no amplification by sampling of clients is claimed.
         sample_rate=1.0,
         steps_per_round=1,
-        num_rounds=config.participations,
-        max_grad_norm=config.privacy.clipping_norm,
-        noise_multiplier=_noise(config, 1.0, config.participations),
-        delta=config.privacy.delta,
+        num_rounds=rounds,
+        max_grad_norm=privacy.clipping_norm,
+        noise_multiplier=_noise(privacy, 1.0, rounds),
+        delta=privacy.delta,
     )
 
 
-def _check_delta(config: RunConfig, num_units: int, units: str) -> None:
-    if num_units < 1 or config.privacy.delta >= 1 / num_units:
+def _check_delta(delta: float, num_units: int, units: str) -> None:
+    """Refuse a delta that allows publishing a random unit as it is."""
+    if num_units < 1 or delta >= 1 / num_units:
         raise ConfigError(
-            f"privacy.delta={config.privacy.delta} must be below 1 / {units} (here 1/{num_units}): "
-            "a larger delta permits publishing all there is of some"
+            f"privacy.delta={delta} must be below 1 / {units} (here 1/{num_units}): a larger delta allows to publish "
+            "some of them as they are"
         )
 
 
-def _units(unit: Unit) -> str:
-    return "images of a client" if unit == "image" else "groups of a client"
+def _noise(privacy: PrivacyConfig, sample_rate: float, steps: int) -> float:
+    """Return the noise multiplier as set or as calibrated to the target."""
+    if privacy.noise_multiplier is not None:
+        return privacy.noise_multiplier
+    return calibrate(sample_rate, steps, privacy.target_epsilon or 0.0, privacy.delta)
 
 
-def _noise(config: RunConfig, sample_rate: float, steps: int) -> float:
-    if config.privacy.noise_multiplier is not None:
-        return config.privacy.noise_multiplier
-    return calibrate(sample_rate, steps, config.privacy.target_epsilon or 0.0, config.privacy.delta)
-
-
-def _counts_plan(config: RunConfig) -> CountsPlan | None:
-    """Noise as set, or more of it where the target is lower than what that costs."""
-    if config.metrics != "private":
-        return None
-    privacy, rounds = config.privacy, config.participations
+def _counts_plan(privacy: PrivacyConfig, rounds: int) -> CountsPlan:
+    """Return the plan for counts, with more noise if the target requires it."""
     factor = 1.0
     if privacy.target_epsilon is not None:
         asked = (CountsEvent(privacy.counts_noise, rounds), CountsEvent(privacy.closing_noise, 1))
         factor = counts_noise(asked, target_epsilon=privacy.target_epsilon, delta=privacy.delta)
-    # What the sampler draws exactly is what the accountant is told.
+    # The sampler rounds its parameter up. The accountant must be told the parameter that is really used.
     pair, matrix = (float(sampled_stddev(factor * noise)) for noise in (privacy.counts_noise, privacy.closing_noise))
     return CountsPlan(rounds, pair, matrix)
 
 
 def round_up_rate(rate: float) -> float:
-    """The smallest 2^(-j/16) that is at least `rate`, at most 1.
+    """Return the smallest 2^(-j/16) that is at least a rate.
+
+    The result is at most 1.
 
     >>> round_up_rate(0.5), round_up_rate(3.0)
     (0.5, 1.0)
     """
     if rate >= 1:
         return 1.0
-    below = math.floor(-math.log2(rate) * _RATES_PER_OCTAVE + 1e-9)
-    return float(2.0 ** (-below / _RATES_PER_OCTAVE))
+    # The small term keeps a rate that is a power of 2^(1/16) where it is, in spite of rounding in the logarithm.
+    exponent = math.floor(-math.log2(rate) * _RATES_PER_OCTAVE + 1e-9)
+    return float(2.0 ** (-exponent / _RATES_PER_OCTAVE))

@@ -98,7 +98,7 @@ def test_register_takes_a_plan_at_the_cap_and_refuses_one_over_it(session: Ledge
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        (ONE_PLAN.model_copy(update={"least_noise_multiplier": 4.5}), "noise multiplier"),
+        (ONE_PLAN.model_copy(update={"min_noise_multiplier": 4.5}), "noise multiplier"),
         (ONE_PLAN.model_copy(update={"delta": 1e-6}), "delta"),
     ],
 )
@@ -162,7 +162,7 @@ class _Meanwhile(Policy):
 
 
 _waiting: list[tuple[LedgerSession, PrivacyPlan, tuple[Holding, Holding]]] = []
-_SLOW = _Meanwhile.model_validate(ANYTHING.model_dump(by_alias=True))
+_SLOW = _Meanwhile.model_validate(ANYTHING.model_dump())
 
 
 def test_register_finds_what_another_process_agreed_to_meanwhile(session: LedgerSession, tmp_path: Path) -> None:
