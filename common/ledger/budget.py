@@ -1,8 +1,8 @@
 """Privacy spent on each unit, computed from the events of all earlier runs.
 
-A budget belongs to an image. It does not belong to the name of a folder, a client or a run. A plan counts in
-full as soon as its first round is reserved. Stopping early may depend on what the data showed, and a bound for
-fewer rounds would then not hold.
+A budget belongs to an image. It does not belong to the name of a folder, a client or a run. A plan counts in full as
+soon as its first round is reserved. Stopping early may depend on what the data showed, and a bound for fewer rounds
+would then not hold.
 """
 
 from collections import defaultdict
@@ -65,13 +65,8 @@ _History = tuple[tuple[int, str, int], ...]
 def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUnit:
     """Return what the worst-off unit would have spent after a new plan.
 
-    The PLD figure counts every plan in full. The RDP figure is a filter. It also holds where a plan was chosen
-    after the results of earlier plans were seen.
-
-    Args:
-        new: The plan in question.
-        past: What other runs have charged.
-        delta: In (0, 1).
+    The PLD figure counts every plan in full. The RDP figure is a filter. It also holds where a plan was chosen after
+    the results of earlier plans were seen.
 
     Raises:
         ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
@@ -129,8 +124,8 @@ def _group_sizes(
 def _group_sizes_in_groups(images: np.ndarray, unit_index: np.ndarray, num_units: int, charged: Members) -> np.ndarray:
     """Return each unit's group size under a run that protected groups of images.
 
-    A group that lies wholly in a unit counts once. A group of which the unit has only some images counts twice:
-    without these images its clipped gradient stays in the sum but may point the opposite way.
+    A group that is wholly in a unit counts once. A group of which the unit has only some images counts twice: without
+    these images its clipped gradient stays in the sum but may point the opposite way.
     """
     images_of_group: dict[int, set[int]] = defaultdict(set)
     groups_of_image: dict[int, set[int]] = defaultdict(set)

@@ -133,11 +133,7 @@ def own_holder() -> Holder:
 def simulated_holder(folder: Path, name: str, *, seed: int, durable: bool) -> Holder:
     """Return the data holder of one simulated client.
 
-    Args:
-        folder: Where the run's ledgers are; made if it is missing.
-        name: Name of the client.
-        seed: The run's seed, from which the keys follow.
-        durable: Whether entries survive a power failure.
+    Its keys follow from the run's seed and the client's name.
 
     Raises:
         LedgerError: The folder cannot be made.

@@ -75,8 +75,8 @@ class Ledger:
 
     Args:
         path: The file; made if it is missing, readable by its owner only.
-        durable: Whether a transaction is on disk when it returns, even if the power fails. If False, a killed
-            process loses nothing but a power failure may: for simulations only.
+        durable: Whether a transaction is on disk when it returns, even if the power fails. If False, a killed process
+            loses nothing but a power failure may: for simulations only.
 
     Raises:
         LedgerError: The file is not a ledger, or cannot be opened.
@@ -185,9 +185,9 @@ class Ledger:
         Raises:
             LedgerError: The file is damaged.
         """
-        found = self.query(f"SELECT {_COLUMNS} FROM entry WHERE {where} ORDER BY seq", values)  # noqa: S608
+        stored = self.query(f"SELECT {_COLUMNS} FROM entry WHERE {where} ORDER BY seq", values)  # noqa: S608
         try:
-            rows = [dict(zip(ENTRY_FIELDS, row, strict=True)) for row in found]
+            rows = [dict(zip(ENTRY_FIELDS, row, strict=True)) for row in stored]
             return [Entry(**row | {name: json.loads(row[name]) for name in ("event", "versions")}) for row in rows]
         except ValueError:
             raise LedgerError(f"the ledger {self.path} is damaged: an entry cannot be read") from None

@@ -76,8 +76,8 @@ def content_of(keys: HolderKeys, unit: Unit, parts: tuple[Holding, ...]) -> str:
 def image_ids(ledger: Ledger, keys: HolderKeys, part: Holding, *, seq: int) -> Members:
     """Return the ledger's numbers of images, giving new images new numbers.
 
-    If an image matches one id by its file hash and another by its pixel hash, record a link: both ids are the
-    same image.
+    If an image matches one id by its file hash and another by its pixel hash, record a link: both ids are the same
+    image.
 
     Args:
         ledger: Open, inside a transaction.

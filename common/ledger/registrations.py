@@ -73,8 +73,8 @@ def register_event(
 ) -> dict[str, Any]:
     """Return the event of a `register` entry.
 
-    It holds the plan, the plan's events, the policy's digest, and hashes of the images. Call it inside the
-    transaction that has added the images.
+    It holds the plan, the plan's events, the policy's digest, and hashes of the images. Call it inside the transaction
+    that has added the images.
     """
     parts = {name: images.digest_of_part(ledger, dataset, name) for name in images.PARTS}
     # The entry that will hold this event gets the next number.

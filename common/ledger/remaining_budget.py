@@ -47,11 +47,7 @@ class Budget:
 
 
 def budget_of(file: Path, policy: Policy) -> Budget:
-    """Return what a ledger has spent under a policy.
-
-    Args:
-        file: The ledger.
-        policy: Sets delta, the accountant and the cap.
+    """Return what a ledger has spent by a policy's delta and accountant.
 
     Raises:
         LedgerError: The ledger cannot be read.

@@ -1,7 +1,7 @@
 """Signed heads of ledgers and the files that keep them.
 
-A client sends its ledger's signed head with each reply. The server keeps the heads, and so detects an older copy of
-the ledger.
+A client sends its ledger's signed head with each reply. The server keeps the heads, and so detects an older copy of the
+ledger.
 """
 
 import json
@@ -138,11 +138,8 @@ class HeadKeeper:
 def append_lines(file: Path, lines: bytes) -> None:
     """Append whole lines to a file after removing half a line.
 
-    A crash may have left half a line at the end. Lines added behind it could not be read again.
-
-    Args:
-        file: The file; made if it is missing, for this user only.
-        lines: Lines, each with its line end.
+    A crash may have left half a line at the end. Lines added behind it could not be read again. A missing file is
+    made, for this user only.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a+b") as stream:

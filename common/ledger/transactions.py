@@ -1,7 +1,7 @@
 """The transactions of a data holder's ledger, from registering a run to closing it.
 
-Everything is checked before anything is written, and everything is written before anything is computed or sent.
-So after a crash more may be charged than was released, but never less.
+Everything is checked before anything is written, and everything is written before anything is computed or sent. So
+after a crash more may be charged than was released, but never less.
 """
 
 import hashlib
@@ -76,8 +76,8 @@ class LedgerSession:
             policy: The holder's policy.
 
         Raises:
-            PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered
-                with another plan or other images. Nothing is written.
+            PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered with
+                another plan or other images. Nothing is written.
             LedgerError: The ledger cannot be written.
         """
         unit = unit_of(plan)
@@ -141,8 +141,8 @@ class LedgerSession:
             The reply that was committed to the same request before; None if the reply must be computed.
 
         Raises:
-            PolicyError: The plan does not hold so many rounds, another run has used the budget meanwhile,
-                or the same release was requested with other content.
+            PolicyError: The plan does not hold so many rounds, another run has used the budget meanwhile, or the same
+                release was requested with other content.
             LedgerError: The ledger cannot be written.
         """
         ident = agreed.request(server_round, release)
@@ -196,8 +196,7 @@ class LedgerSession:
     def commit(self, agreed: Registration, server_round: int, release: Release, reply: bytes, *, keep: int) -> bytes:
         """Write a reply to the ledger and return the reply to send.
 
-        Only what this returns may be sent. If two processes computed the same release, the first reply counts for
-        both.
+        Only what this returns may be sent. If two processes computed the same release, the first reply counts for both.
 
         Args:
             agreed: The run's registration.

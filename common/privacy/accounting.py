@@ -8,7 +8,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,16 +27,8 @@ MAX_EPSILON = 200.0
 NEIGHBORING_RELATION = "add/remove one unit (zero-out)"
 ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with RDP (Opacus)"
 FIGURES = FigureCache()
-_ORDERS = (
-    *(1.1 + 0.1 * x for x in range(40)),
-    *(5.5 + 0.5 * x for x in range(10)),
-    *range(11, 65),
-    80,
-    96,
-    128,
-    256,
-    512,
-)
+_ORDERS = (*(1.1 + 0.1 * x for x in range(40)), *(5.5 + 0.5 * x for x in range(10)), *range(11, 65))
+_ORDERS += (80, 96, 128, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class Spent:
 
     Attributes:
         pld: By privacy loss distributions. The official figure, for plans that were fixed in advance.
-        rdp: By Renyi divergences. Looser, but the sum is a valid filter for plans that
-            were chosen after earlier results were seen (Feldman and Zrnic 2021).
+        rdp: By Renyi divergences. Looser, but the sum is a valid filter for plans that were chosen after earlier
+            results were seen (Feldman and Zrnic 2021).
     """
 
     pld: float
@@ -71,9 +63,8 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
         ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
         PrivacyError: RDP is below PLD, so one of the two accountants is wrong.
 
-    Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et
-    al. 2022, arXiv:2207.04380 (PLD); Mironov et al. 2019, arXiv:1908.10530 (RDP);
-    Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
+    Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et al. 2022, arXiv:2207.04380 (PLD);
+    Mironov et al. 2019, arXiv:1908.10530 (RDP); Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
     """
     history = merged(events)
     if not history:
@@ -94,7 +85,7 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
     return Spent(pld, rdp)
 
 
-@lru_cache(maxsize=4096)
+@FIGURES.in_memory(4096)
 def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float) -> float:
     """Compute epsilon by the privacy loss distribution of a merged history.
 
@@ -110,7 +101,7 @@ def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float)
     return float(whole.get_epsilon_for_delta(delta))
 
 
-@lru_cache(maxsize=16)
+@FIGURES.in_memory(16)
 def _loss_distribution(event: Event, discretization: float) -> "PrivacyLossDistribution":
     """Return the privacy loss distribution of an event that happens once."""
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -139,12 +130,12 @@ def _chances(group_size: int, sample_rate: float) -> list[float]:
     return list(map(float, binom.pmf(np.arange(group_size + 1), group_size, sample_rate)))
 
 
-@lru_cache(maxsize=4096)
+@FIGURES.in_memory(4096)
 def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
     """Compute epsilon by the Renyi divergences of a merged history.
 
-    Source: Mironov et al. 2019, arXiv:1908.10530 (sampled Gaussian); Canonne et al.
-    2020, arXiv:2004.00010 (discrete Gaussian: that of the continuous one is a bound).
+    Source: Mironov et al. 2019, arXiv:1908.10530 (sampled Gaussian); Canonne et al. 2020, arXiv:2004.00010 (discrete
+    Gaussian: that of the continuous one is a bound).
     """
     with warnings.catch_warnings():
         # Opacus warns if the best order is the first or the last. That only makes the bound looser.

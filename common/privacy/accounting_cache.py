@@ -10,13 +10,16 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
 
 from common.system.paths import cache_folder
 
 _FORMAT = 1
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
 
 
 class FigureCache:
@@ -28,6 +31,7 @@ class FigureCache:
     def __init__(self) -> None:
         self._files: dict[Path, _FigureFile] = {}
         self._lock = threading.Lock()
+        self._clear_memory: list[Callable[[], None]] = []
 
     def get_or_compute(self, kind: str, key: object, compute: Callable[[], float], *, bypass: bool = False) -> float:
         """Return the figure of a key, computing it if no call has before.
@@ -51,9 +55,21 @@ class FigureCache:
             self._file().put(name, value)
         return value
 
+    def in_memory(self, max_results: int) -> Callable[[Callable[_Params, _Result]], Callable[_Params, _Result]]:
+        """Return a decorator that keeps a function's newest results in memory."""
+
+        def decorate(function: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+            cached = lru_cache(max_results)(function)
+            self._clear_memory.append(cached.cache_clear)
+            return cast("Callable[_Params, _Result]", cached)
+
+        return decorate
+
     def clear(self) -> None:
-        """Forget what is in memory and leave the files as they are."""
+        """Forget everything in memory and leave the files as they are."""
         self._files.clear()
+        for clear in self._clear_memory:
+            clear()
 
     def _file(self) -> "_FigureFile":
         path = cache_folder("accounting") / "figures.jsonl"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, FIGURES, pld_epsilon
@@ -16,7 +15,7 @@ _MAX_FACTOR = 100.0
 History = tuple[Event, ...]
 
 
-@lru_cache(maxsize=1024)
+@FIGURES.in_memory(1024)
 def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: float) -> float:
     """Return the least noise multiplier whose epsilon meets the target.
 
@@ -46,8 +45,8 @@ def least_noise(
 ) -> float:
     """Return the least noise at which a history's epsilon meets the target.
 
-    The noise is exact to 0.1 %. Log epsilon is nearly linear in log noise, so secant steps on a coarse grid come
-    close. Then the fine grid decides.
+    The noise is exact to 0.1 %. Log epsilon is nearly linear in log noise, so secant steps on a coarse grid come close.
+    Then the fine grid decides.
 
     Args:
         history: Noise -> events; more noise must cost less.

@@ -16,9 +16,8 @@ _BLOCK = 64
 def clip_factors(norms: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     """Return the factor that scales each unit's gradient to the bound.
 
-    Guarantee: factor x norm <= `max_grad_norm`. A zero gradient keeps factor 1. A
-    norm that is not finite gets factor 0, and the caller must replace the gradient's
-    values by zeros before multiplying, because 0 x NaN is NaN.
+    Guarantee: factor x norm <= `max_grad_norm`. A zero gradient keeps factor 1. A norm that is not finite gets factor
+    0, and the caller must replace the gradient's values by zeros before multiplying, because 0 x NaN is NaN.
 
     Args:
         norms: (n,) L2 norms over all tensors jointly.
@@ -50,9 +49,8 @@ def clipped_head_sum(
 ) -> np.ndarray:
     """Sum the clipped per-example gradients of a linear head.
 
-    No gradient is formed. One example's gradient is the outer product of its residual
-    and its features. So its norm is the product of the two norms, and the clipped sum is
-    one matrix product.
+    No gradient is formed. One example's gradient is the outer product of its residual and its features. So its norm is
+    the product of the two norms, and the clipped sum is one matrix product.
 
     Args:
         features: (n, d) float; an example with a non-finite value counts as zero.
@@ -61,8 +59,8 @@ def clipped_head_sum(
         feature_norms: (n,) float64, L2 norms of the features; computed if left out.
 
     Returns:
-        (classes, d) float64; adding or removing one example changes it by at most
-        `max_grad_norm` in L2 norm. Zeros for n = 0.
+        (classes, d) float64; adding or removing one example changes it by at most `max_grad_norm` in L2 norm. Zeros for
+        n = 0.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.
@@ -118,8 +116,8 @@ def clipped_head_group_sum(
         max_grad_norm: Bound on each unit's gradient.
 
     Returns:
-        (classes, d) float64; adding or removing one unit changes it by at most
-        `max_grad_norm` in L2 norm. Zeros for n = 0.
+        (classes, d) float64; adding or removing one unit changes it by at most `max_grad_norm` in L2 norm. Zeros for n
+        = 0.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.

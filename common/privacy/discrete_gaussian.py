@@ -1,8 +1,7 @@
 """Exact discrete Gaussian noise for counts, without floating point in any decision.
 
-Every choice compares whole numbers that fit in 64 bits. So the noise has exactly the
-stated distribution. A chance with a long denominator is never formed. It is split into
-independent coins with short denominators.
+Every choice compares whole numbers that fit in 64 bits. So the noise has exactly the stated distribution. A chance with
+a long denominator is never formed. It is split into independent coins with short denominators.
 
 Not protected: how long a draw takes, and how many bytes it reads, depend on the noise.
 """
@@ -39,9 +38,9 @@ class ByteStream(Protocol):
 def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
     """Return the noise parameter that `discrete_gaussian` really uses.
 
-    The accountant must be given this parameter. Guarantee: it is never smaller than asked.
-    It is larger by less than 1/1024 up to 65,536 and by less than 1 above. It is exact as a
-    float, and applying this function again changes nothing.
+    The accountant must be given this parameter. Guarantee: it is never smaller than asked. It is larger by less than
+    1/1024 up to 65,536 and by less than 1 above. It is exact as a float, and applying this function again changes
+    nothing.
 
     Args:
         noise_stddev: In counts; a float means the exact rational number it stores.
@@ -61,9 +60,9 @@ def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
 def discrete_gaussian(size: int, *, noise_stddev: Fraction | float, stream: ByteStream) -> np.ndarray:
     """Draw whole numbers x with chance proportional to exp(-x^2 / (2 s^2)).
 
-    Guarantee: the chances are exact, s is `sampled_stddev(noise_stddev)`, draws are
-    independent, and nothing is rounded or cut off. s is the parameter that accountants
-    take. The standard deviation itself is a little smaller, by under 1e-6 of s from s = 1 on.
+    Guarantee: the chances are exact, s is `sampled_stddev(noise_stddev)`, draws are independent, and nothing is rounded
+    or cut off. s is the parameter that accountants take. The standard deviation itself is a little smaller, by under
+    1e-6 of s from s = 1 on.
 
     Args:
         size: How many draws; may be 0.
@@ -122,9 +121,8 @@ def bernoulli_exp(numerators: np.ndarray, denominator: int, stream: ByteStream) 
 def bernoulli_exp_half_square(whole: np.ndarray, rest: np.ndarray, denominator: int, stream: ByteStream) -> np.ndarray:
     """Draw booleans with chance exp(-(w + f)^2 / 2) each, shape (n,).
 
-    Here w = whole and f = rest / denominator < 1. The chance is exact. The exponent is split
-    into w^2/2 + w f + f^2/2, and a coin of chance f^2/2 is three coins. So no number longer
-    than w^2 or the denominator is formed.
+    Here w = whole and f = rest / denominator < 1. The chance is exact. The exponent is split into w^2/2 + w f + f^2/2,
+    and a coin of chance f^2/2 is three coins. So no number longer than w^2 or the denominator is formed.
     """
     ratio = _ratio_coin(rest, denominator, stream)
     items = np.flatnonzero(bernoulli_exp(whole * whole, 2, stream))

@@ -19,8 +19,8 @@ class DpSgdEvent:
         sample_rate: Chance that a unit joins a batch, in (0, 1].
         noise_multiplier: Noise standard deviation over L2 sensitivity.
         steps: How many steps, empty batches included.
-        group_size: How many of the mechanism's units the protected unit consists of;
-            more than 1 if single images were units and a group of them is to be protected.
+        group_size: How many of the mechanism's units the protected unit consists of; more than 1 if single images were
+            units and a group of them is to be protected.
     """
 
     sample_rate: float

@@ -1,7 +1,7 @@
 """Cryptographic random streams for private noise and Poisson sampling.
 
-Every stream is keyed by the operating system. There is no seed parameter anywhere. Tests pass another object with
-the same methods.
+Every stream is keyed by the operating system. There is no seed parameter anywhere. Tests pass another object with the
+same methods.
 """
 
 import math
@@ -26,8 +26,8 @@ class UniformStream(Protocol):
 class SecureStream:
     """Uniform numbers from AES-256-CTR under a fresh key from the operating system.
 
-    Guarantee: two streams never share a key, and nothing can reproduce or restore a stream. Make one for sampling
-    and another one for noise in each message.
+    Guarantee: two streams never share a key, and nothing can reproduce or restore a stream. Make one for sampling and
+    another one for noise in each message.
 
     Source: NIST SP 800-38A (CTR mode).
     """
@@ -72,16 +72,15 @@ def poisson_batch(num_rows: int, *, sample_rate: float, stream: UniformStream) -
 def standard_normals(size: int, stream: UniformStream) -> np.ndarray:
     """Return standard normal noise from four uniforms a value, shape (size,), float64.
 
-    Each value sums two Box-Muller draws. This mitigates the floating-point attack on single draws (arXiv:2107.10138).
-    A draw's sine and cosine are both normal, and their sum is a shifted sine. So each value is as good as the sum of
-    all four normals of two pairs, at half the price.
+    Each value sums two Box-Muller draws. This mitigates the floating-point attack on single draws (arXiv:2107.10138). A
+    draw's sine and cosine are both normal, and their sum is a shifted sine. So each value is as good as the sum of all
+    four normals of two pairs, at half the price.
 
     Args:
         size: How many values.
         stream: A stream used for noise only.
 
-    Source: Box and Muller 1958; Holohan and Braghin 2021, arXiv:2107.10138 (sum
-    of several draws).
+    Source: Box and Muller 1958; Holohan and Braghin 2021, arXiv:2107.10138 (sum of several draws).
     """
     uniform = stream.uniforms(4 * size)
     radius, angle = uniform[: 2 * size], uniform[2 * size :]
@@ -99,8 +98,8 @@ def grid_step(max_grad_norm: float, num_values: int) -> float:
     """Return the largest grid step whose rounding the plan's noise covers.
 
     It is the largest power of two whose multiple by sqrt(d) is at most C / 10,000, for d values and clip bound C.
-    Rounding every value of a clipped sum to this grid changes its L2 sensitivity by at most C / 10,000. A power of
-    two makes every multiple exact in floating point.
+    Rounding every value of a clipped sum to this grid changes its L2 sensitivity by at most C / 10,000. A power of two
+    makes every multiple exact in floating point.
 
     >>> grid_step(1.0, 12_800) == 2.0**-21
     True
@@ -116,15 +115,14 @@ def add_noise(
     The result is the only release of a private step.
 
     Args:
-        clipped_sum: (d,) float64, sum of per-unit gradients of norm at most
-            `max_grad_norm` each.
+        clipped_sum: (d,) float64, sum of per-unit gradients of norm at most `max_grad_norm` each.
         noise_stddev: Standard deviation of each value's noise, absolute.
         max_grad_norm: The clip bound, which sets the grid.
         stream: A stream used for noise only.
 
     Returns:
-        (d,) float64, every value a multiple of `grid_step`. The grid is a
-        mitigation of floating-point attacks (Mironov 2012), not a proof.
+        (d,) float64, every value a multiple of `grid_step`. The grid is a mitigation of floating-point attacks (Mironov
+        2012), not a proof.
     """
     step = grid_step(max_grad_norm, clipped_sum.size)
     noise = noise_stddev * standard_normals(clipped_sum.size, stream)

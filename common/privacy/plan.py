@@ -231,7 +231,7 @@ def _check_delta(delta: float, num_units: int, units: str) -> None:
     """Refuse a delta that allows publishing a random unit as it is."""
     if num_units < 1 or delta >= 1 / num_units:
         raise ConfigError(
-            f"privacy.delta={delta} must be below 1 / {units} (here 1/{num_units}): a larger delta allows to publish "
+            f"privacy.delta={delta} must be below 1 / {units} (here 1/{num_units}): a larger delta allows publishing "
             "some of them as they are"
         )
 

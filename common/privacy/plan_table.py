@@ -22,6 +22,7 @@ from common.system.progress import ProgressFactory, no_progress
 MAX_SHOWN = 5
 _MORE_EPSILON = 1.0
 _MORE_NOISE = 1.1
+_FIELDS = ("noise_multiplier", "noise_stddev", "sample_rate", "expected_batch_size", "steps_per_round", "num_rounds")
 
 
 @dataclass(frozen=True)
@@ -229,12 +230,7 @@ def _row_json(row: SizePlan) -> dict[str, Any]:
     return {
         "num_units": plan.num_units,
         "num_clients": row.num_clients,
-        "noise_multiplier": plan.noise_multiplier,
-        "noise_stddev": plan.noise_stddev,
-        "sample_rate": plan.sample_rate,
-        "expected_batch_size": plan.expected_batch_size,
-        "steps_per_round": plan.steps_per_round,
-        "num_rounds": plan.num_rounds,
+        **{name: getattr(plan, name) for name in _FIELDS},
         "epsilon": row.spent.pld,
         "epsilon_rdp": row.spent.rdp,
         "signal_to_noise_a_step": row.signal_to_noise,

@@ -38,21 +38,21 @@ class Policy(BaseModel):
     Attributes:
         max_epsilon: The most that any image, or group of images, may ever have spent over all runs.
         delta: The delta of `max_epsilon`; a plan with a larger delta is refused.
-        accountant: Which bound `max_epsilon` caps: `pld` for plans that were fixed in advance, `rdp`
-            if later plans may depend on earlier results.
+        accountant: Which bound `max_epsilon` caps: `pld` for plans that were fixed in advance, `rdp` if later plans may
+            depend on earlier results.
         min_noise_multiplier: A plan with less noise is refused, whatever its epsilon.
         mechanisms: Allowed privacy mechanisms.
         tunings: Allowed ways of tuning; `last` stands for `last:<n>`.
         metrics: Allowed ways for counts of held-out images to leave.
         units: Allowed privacy units, single images or groups of images.
-        min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server
-            to keep to this number, as to the number of clients.
+        min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server to
+            keep to this number, as to the number of clients.
         accept_group_bound: Allow to protect groups of images that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
-        classes: The only list of classes that a run may have; empty allows any list. The holder chooses it, and it
-            need not be what the images have.
-        bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle.
-            The launcher checks it before any of the bundle's code runs.
+        classes: The only list of classes that a run may have; empty allows any list. The holder chooses it, and it need
+            not be what the images have.
+        bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle. The launcher checks
+            it before any of the bundle's code runs.
     """
 
     model_config = ConfigDict(

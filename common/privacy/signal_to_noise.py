@@ -1,7 +1,7 @@
 """Upper bounds on the signal-to-noise ratio of private training.
 
-They follow from public constants, before any training. Both ratios compare L2 norms over all trained parameters.
-The signal is the largest that clipping allows, with every gradient at the clip bound and all in one direction. Real
+They follow from public constants, before any training. Both ratios compare L2 norms over all trained parameters. The
+signal is the largest that clipping allows, with every gradient at the clip bound and all in one direction. Real
 gradients disagree and shrink as training goes on. The noise's norm is its root mean square, which is its standard
 deviation times the square root of the number of parameters.
 """
@@ -15,12 +15,12 @@ from common.privacy.plan import PrivacyPlan
 def step_ratio(plan: PrivacyPlan, num_parameters: int) -> float:
     """Return the largest signal-to-noise ratio of one step's noised sum.
 
-    The signal is the expected batch's: `expected_batch_size * max_grad_norm`. The noise
-    is `noise_stddev * sqrt(num_parameters)`.
+    The signal is the expected batch's: `expected_batch_size * max_grad_norm`. The noise is `noise_stddev *
+    sqrt(num_parameters)`.
 
     Args:
-        plan: Plan of one client, or under `client-dp` of the server. The server's units
-            are the cohort's clients, and its step is a whole round.
+        plan: Plan of one client, or under `client-dp` of the server. The server's units are the cohort's clients, and
+            its step is a whole round.
         num_parameters: How many values are noised, at least 1.
     """
     signal = plan.expected_batch_size * plan.max_grad_norm
@@ -30,10 +30,9 @@ def step_ratio(plan: PrivacyPlan, num_parameters: int) -> float:
 def round_ratio(plans: Sequence[tuple[PrivacyPlan, int]], cohort_size: float, num_parameters: int) -> float:
     """Return the largest signal-to-noise ratio of one round's global update.
 
-    The clients run `dp-sgd`. Over a client's steps the signal grows with their number,
-    the noise with its square root. Averaging clients by size keeps the signal and lowers
-    the noise. The ratio is exact for plain SGD at a constant learning rate under FedAvg,
-    and for a cohort that mixes sizes as `plans` do.
+    The clients run `dp-sgd`. Over a client's steps the signal grows with their number, the noise with its square root.
+    Averaging clients by size keeps the signal and lowers the noise. The ratio is exact for plain SGD at a constant
+    learning rate under FedAvg, and for a cohort that mixes sizes as `plans` do.
 
     Args:
         plans: Plan of each size of client, and how many clients have that size.

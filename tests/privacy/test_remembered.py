@@ -200,3 +200,12 @@ def test_remembered_lets_threads_write_whole_lines(file: Path, forget: Forget) -
     forget()
     assert [cached_figure("pld", (3, number), Counted(-1.0)) for number in range(30)] == list(map(float, range(30)))
     assert len([line for line in file.read_text().splitlines() if line]) == 120
+
+
+def test_results_in_memory_are_kept_until_the_cache_is_cleared() -> None:
+    figures, compute = FigureCache(), Counted(3.0)
+    square = figures.in_memory(2)(lambda number: number * compute())
+
+    assert (square(2.0), square(2.0), compute.times) == (6.0, 6.0, 1)
+    figures.clear()
+    assert (square(2.0), compute.times) == (6.0, 2)

@@ -94,11 +94,7 @@ def _audit(ledger: Ledger, heads: Heads | None) -> LedgerReport:
 def check_heads(ledger: str, entries: Sequence[Entry], heads: Heads | None, remarks: Remarks) -> list[SignedHead]:
     """Compare a ledger with its kept heads and return those that fit.
 
-    Args:
-        ledger: Id of the ledger.
-        entries: All entries of the ledger.
-        heads: Name of a client and head, as a server kept them; None if there are none.
-        remarks: Gets a line for each head that does not fit.
+    Each head that does not fit adds a line to the remarks.
     """
     hashes = {entry.seq: entry.hash for entry in entries}
     good: list[SignedHead] = []

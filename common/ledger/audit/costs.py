@@ -1,7 +1,7 @@
 """The cost of a ledger's events, recomputed without any stored figure.
 
-Here the worst-off image is searched image by image. `common.ledger.budget`, which decides before each run, searches
-by distinct histories. The two ways are independent, and a test compares their figures.
+Here the worst-off image is searched image by image. `common.ledger.budget`, which decides before each run, searches by
+distinct histories. The two ways are independent, and a test compares their figures.
 """
 
 from collections import Counter, defaultdict
@@ -36,11 +36,7 @@ class WorstImage:
 
 
 def cost_of(parts: Mapping[str, Sequence[Event]], *, delta: float) -> Spent:
-    """Return what events cost the worst-off unit of any part.
-
-    Args:
-        parts: Part of the data -> events on each of its units.
-        delta: In (0, 1).
+    """Return what each part's events cost the worst-off unit.
 
     Raises:
         PrivacyError: The accountants disagree.
@@ -62,11 +58,7 @@ def _worse(*costs: Spent) -> Spent:
 def worst_image(charges: Sequence[Charge], *, delta: float) -> WorstImage:
     """Return the image that has spent the most.
 
-    The PLD figure counts each plan that was begun in full.
-
-    Args:
-        charges: All runs that were begun.
-        delta: In (0, 1).
+    `charges` holds all runs that were begun. The PLD figure counts each of their plans in full.
 
     Raises:
         PrivacyError: The accountants disagree.
@@ -99,8 +91,8 @@ def _histories(charges: Sequence[Charge]) -> dict[int, _History]:
 def _group_sizes(members: Members, grouped: bool) -> dict[int, int]:
     """Return each image's group size under one run.
 
-    An image counts once for each unit it was, which is more than one if two ids were linked later. An image that
-    shared its group with others counts twice: without it the group's clipped gradient may point the opposite way.
+    An image counts once for each unit it was, which is more than one if two ids were linked later. An image that shared
+    its group with others counts twice: without it the group's clipped gradient may point the opposite way.
     """
     if not grouped:
         return Counter(image for image, _ in set(zip(members.images.tolist(), members.units.tolist(), strict=True)))

@@ -66,17 +66,14 @@ def _was_a_ledger(path: Path) -> bool:
 def open_read_only(path: Path) -> Iterator[Ledger]:
     """Open a ledger for reading.
 
-    Guarantee: neither the file nor its log changes, and no file is made beside it. For a ledger in use, SQLite
-    writes only to the index that all users share (`-shm`). If a process was killed or the power failed, SQLite
-    would first have to repair the file. Then a copy is read.
-
-    Args:
-        path: The file.
+    Guarantee: neither the file nor its log changes, and no file is made beside it. For a ledger in use, SQLite writes
+    only to the index that all users share (`-shm`). If a process was killed or the power failed, SQLite would first
+    have to repair the file. Then a copy is read.
 
     Raises:
         DamagedLedgerError: The file was a ledger and is damaged.
-        LedgerError: The file is missing, is not a ledger, cannot be read, or was written to while it was read
-            without a snapshot.
+        LedgerError: The file is missing, is not a ledger, cannot be read, or was written to while it was read without a
+            snapshot.
     """
     with ExitStack() as stack:
         try:

@@ -12,6 +12,7 @@ from common.privacy.accounting import Spent
 from common.privacy.events import Event
 from common.privacy.plan import PrivacyPlan
 
+_PLAIN_FIELDS = ("ledger", "simulated", "entries", "first", "last", "heads", "newest_head")
 Verdict = Literal["verified", "internally consistent", "DOUBTFUL"]
 
 
@@ -144,13 +145,7 @@ class LedgerReport:
             "verdict": self.verdict,
             "doubts": self.remarks.doubts,
             "warnings": self.remarks.warnings,
-            "ledger": self.ledger,
-            "simulated": self.simulated,
-            "entries": self.entries,
-            "first": self.first,
-            "last": self.last,
-            "heads": self.heads,
-            "newest_head": self.newest_head,
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "worst_image": None if self.worst is None else asdict(self.worst) | {"spent": bounds(self.worst.spent)},
             "runs": [_run(run) for run in self.runs],
             "datasets": [asdict(dataset) for dataset in self.datasets],
