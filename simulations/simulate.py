@@ -12,7 +12,7 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import close_below
 from server.reporting.terminal_progress import TerminalProgress
 from server.state.run_directory import RunDirectory, check_free, fresh_path
 

@@ -33,7 +33,7 @@ delta = 1e-5
 accountant = "pld"
 
 # A plan with less noise is refused, whatever its epsilon.
-least-noise-multiplier = 0.3
+min-noise-multiplier = 0.3
 
 # "dp-sgd": noise is added here, nobody else is trusted. "client-dp" trusts the server with exact updates;
 # "none" protects nobody. Leave both out unless you mean it.
@@ -50,7 +50,7 @@ units = UNITS
 
 # A run that would go on with fewer clients in a round (its min-clients) is refused. That the server keeps to what it
 # says is taken on trust.
-least-cohort = 1
+min-cohort = 1
 
 # Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
 accept-group-bound = false

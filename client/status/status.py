@@ -15,7 +15,7 @@ from common.errors import LedgerError
 from common.ledger.audit.audit import audit_ledger
 from common.ledger.audit.costs import cost_of
 from common.ledger.audit.read_only import open_read_only
-from common.ledger.audit.report import AuditedRun, LedgerReport, Said, bounds
+from common.ledger.audit.report import AuditedRun, LedgerNote, LedgerReport, bounds
 from common.ledger.data_holder import LEDGER_FILE
 from common.ledger.hash_chain import Entry
 from common.ledger.registrations import released_events
@@ -65,8 +65,8 @@ class ClientStatus:
     report: LedgerReport
     budget: Budget | None
     runs: tuple[RunStatus, ...]
-    notes: tuple[Said, ...]
-    refusals: tuple[Said, ...]
+    notes: tuple[LedgerNote, ...]
+    refusals: tuple[LedgerNote, ...]
 
     @property
     def pin(self) -> str:

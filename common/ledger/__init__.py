@@ -1,1 +1,1 @@
-"""What a data holder keeps: the ledger, its keys and its heads; what is charged to which image."""
+"""A data holder's ledger, keys and signed heads."""

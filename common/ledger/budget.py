@@ -1,34 +1,34 @@
-"""What has been spent on each unit, from the events of every run its images took part in.
+"""Privacy spent on each unit, computed from the events of all earlier runs.
 
-Budgets belong to images, never to the name of a folder, a client or a run. A plan
-counts in full from its first reserved round on: stopping early may depend on what
-the data showed, and a bound for fewer rounds would then not hold.
+A budget belongs to an image. It does not belong to the name of a folder, a client or a run. A plan counts in full as
+soon as its first round is reserved. Stopping early may depend on what the data showed, and a bound for fewer rounds
+would then not hold.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from common.config.schema import Unit
 from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
-from common.privacy.events import Event
+from common.privacy.events import Event, events_of_group
 
 Parts = Mapping[str, Members]
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What one run has been allowed to do, or has done, to some images.
+    """The planned and the released events of one run on its images.
 
     Attributes:
-        unit: What the run protected.
-        parts: Part of the data -> its images; numbers with links followed.
+        unit: What the run protected, single images or groups of images.
+        parts: Part of the data (`training` or `evaluation`) -> its images, with links followed.
         planned: Part -> events of the whole plan.
-        released: Part -> events of what was reserved so far.
-        closed: Nothing more can be reserved.
+        released: Part -> events of the releases that were reserved so far.
+        closed: Whether the run can reserve nothing more.
     """
 
     unit: Unit
@@ -38,104 +38,105 @@ class Charge:
     closed: bool
 
     def filtered(self) -> Mapping[str, Sequence[Event]]:
-        """What counts for a filter: what was released, and all that still may be."""
+        """Return the events that count for a privacy filter.
+
+        A closed run counts what it released. An open run counts its whole plan, which it may still release.
+        """
         return self.released if self.closed else self.planned
 
 
 @dataclass(frozen=True)
-class Worst:
-    """The unit that is worst off.
+class WorstUnit:
+    """The unit that would have spent the most.
 
     Attributes:
-        spent: Both bounds.
-        group_bound: Whether images were charged one by one that are now protected as a group.
+        spent: Both bounds on its epsilon.
+        group_bound: Whether a group bound was used, because earlier runs charged the images of a group one by one.
     """
 
     spent: Spent
     group_bound: bool
 
 
-# (number of the charge, part, how many of that run's units one unit of ours amounts to)
-_Past = tuple[tuple[int, str, int], ...]
+# Index of the charge, part of the data, and the unit's group size under that charge.
+_History = tuple[tuple[int, str, int], ...]
 
 
-def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> Worst:
-    """What the worst-off unit would have spent if a plan were carried out, by the history of its images.
+def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUnit:
+    """Return what the worst-off unit would have spent after a new plan.
 
-    The PLD figure takes every plan in full; the RDP figure is a filter, valid also where a
-    plan was chosen after the results of earlier ones were seen.
-
-    Args:
-        new: The plan in question.
-        past: What has been charged before.
-        delta: In (0, 1).
+    The PLD figure counts every plan in full. The RDP figure is a filter. It also holds where a plan was chosen after
+    the results of earlier plans were seen.
 
     Raises:
-        ConfigError: Epsilon is beyond what means anything.
+        ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
         PrivacyError: The accountants disagree.
     """
     worst, grouped = NOTHING, False
     for part, members in new.parts.items():
         for history in _histories(members, past):
-            own = list(new.planned[part])
-            official = own + [event for at, other, size in history for event in _grown(past[at].planned[other], size)]
-            running = own + [event for at, other, size in history for event in _grown(past[at].filtered()[other], size)]
-            pld, rdp = (spent_by(events, delta=delta) for events in (official, running))
+            planned, filtered = list(new.planned[part]), list(new.planned[part])
+            for index, charged_part, size in history:
+                planned += events_of_group(past[index].planned[charged_part], size)
+                filtered += events_of_group(past[index].filtered()[charged_part], size)
+            pld, rdp = (spent_by(events, delta=delta) for events in (planned, filtered))
             worst = Spent(max(worst.pld, pld.pld), max(worst.rdp, rdp.rdp))
             grouped = grouped or (new.unit == "group" and any(size > 1 for *_, size in history))
-    return Worst(worst, grouped)
+    return WorstUnit(worst, grouped)
 
 
-def _grown(events: Iterable[Event], size: int) -> list[Event]:
-    return [replace(event, group_size=event.group_size * size) for event in events]
-
-
-def _histories(members: Members, past: Sequence[Charge]) -> set[_Past]:
-    """The distinct histories that units of a part have; most units share one."""
+def _histories(members: Members, past: Sequence[Charge]) -> set[_History]:
+    """Return the distinct histories of a part's units, most of which share one."""
     columns: list[tuple[int, str]] = []
     sizes: list[np.ndarray] = []
-    units, member = np.unique(members.units, return_inverse=True)
-    for at, charge in enumerate(past):
+    units, unit_index = np.unique(members.units, return_inverse=True)
+    for index, charge in enumerate(past):
         for part, charged in charge.parts.items():
-            found = _sizes(members.images, member, len(units), charged, charge.unit)
-            if found.any():
-                columns.append((at, part))
-                sizes.append(found)
+            group_sizes = _group_sizes(members.images, unit_index, len(units), charged, charge.unit)
+            if group_sizes.any():
+                columns.append((index, part))
+                sizes.append(group_sizes)
     if not sizes:
+        # A part without units has no history. Units that no run has charged share the empty history.
         return {()} if len(units) else set()
     rows = np.unique(np.stack(sizes, axis=1), axis=0)
     return {tuple((*column, int(size)) for column, size in zip(columns, row, strict=True) if size) for row in rows}
 
 
-def _sizes(images: np.ndarray, member: np.ndarray, num_units: int, charged: Members, charged_unit: Unit) -> np.ndarray:
-    """(units,) int64: how many of a run's units each of ours amounts to, in what it can move a clipped sum by."""
-    if charged_unit == "image":
-        # A copy is no second image. But what that run took for two images, and a link has made one, counted twice.
-        own = np.unique(np.stack([charged.images, charged.units]), axis=1)[0]
-        known, times = np.unique(own, return_counts=True)
-        present = np.isin(images, known)
-        pairs = np.unique(np.stack([member[present], images[present]]), axis=1)
-        weights = times[np.searchsorted(known, pairs[1])]
-        return np.bincount(pairs[0], weights=weights, minlength=num_units).astype(np.int64)
-    return _sizes_of_groups(images, member, num_units, charged)
+def _group_sizes(
+    images: np.ndarray, unit_index: np.ndarray, num_units: int, charged: Members, charged_unit: Unit
+) -> np.ndarray:
+    """Return each unit's group size under an earlier run, shape (units,), int64.
+
+    A unit of group size k can change that run's clipped sum by up to k clipping bounds.
+    """
+    if charged_unit == "group":
+        return _group_sizes_in_groups(images, unit_index, num_units, charged)
+    # Count duplicates once. If the earlier run charged one image under two ids (linked later), count it twice.
+    charged_images = np.unique(np.stack([charged.images, charged.units]), axis=1)[0]
+    known, counts = np.unique(charged_images, return_counts=True)
+    present = np.isin(images, known)
+    pairs = np.unique(np.stack([unit_index[present], images[present]]), axis=1)
+    weights = counts[np.searchsorted(known, pairs[1])]
+    return np.bincount(pairs[0], weights=weights, minlength=num_units).astype(np.int64)
 
 
-def _sizes_of_groups(images: np.ndarray, member: np.ndarray, num_units: int, charged: Members) -> np.ndarray:
-    """A whole group counts once; a part of one twice, because the rest of it stays and its sum turns around."""
-    groups: dict[int, set[int]] = {}
-    group_of: dict[int, set[int]] = {}
+def _group_sizes_in_groups(images: np.ndarray, unit_index: np.ndarray, num_units: int, charged: Members) -> np.ndarray:
+    """Return each unit's group size under a run that protected groups of images.
+
+    A group that is wholly in a unit counts once. A group of which the unit has only some images counts twice: without
+    these images its clipped gradient stays in the sum but may point the opposite way.
+    """
+    images_of_group: dict[int, set[int]] = defaultdict(set)
+    groups_of_image: dict[int, set[int]] = defaultdict(set)
     for image, group in zip(charged.images.tolist(), charged.units.tolist(), strict=True):
-        groups.setdefault(group, set()).add(image)
-        group_of.setdefault(image, set()).add(group)
-    held: dict[int, set[int]] = {}
-    for image, mine in zip(images.tolist(), member.tolist(), strict=True):
-        held.setdefault(mine, set()).add(image)
-    sizes = Counter(
-        {
-            mine: sum(
-                1 if groups[group] <= own else 2 for group in {g for image in own for g in group_of.get(image, ())}
-            )
-            for mine, own in held.items()
-        }
-    )
-    return np.array([sizes[mine] for mine in range(num_units)], dtype=np.int64)
+        images_of_group[group].add(image)
+        groups_of_image[image].add(group)
+    images_of_unit: dict[int, set[int]] = defaultdict(set)
+    for image, unit in zip(images.tolist(), unit_index.tolist(), strict=True):
+        images_of_unit[unit].add(image)
+    sizes = np.zeros(num_units, dtype=np.int64)
+    for unit, own in images_of_unit.items():
+        touched = {group for image in own for group in groups_of_image.get(image, ())}
+        sizes[unit] = sum(1 if images_of_group[group] <= own else 2 for group in touched)
+    return sizes

@@ -1,7 +1,7 @@
-"""Ledgers kept open between messages: opening one costs more than writing to it.
+"""A pool of open ledger sessions.
 
-Whoever takes one has it alone. A file that was replaced under an open ledger is opened anew, so that a restored copy
-is read as what it is.
+Opening a ledger costs more than writing to it. Only one caller at a time uses a session. A ledger whose file was
+replaced is opened again, so that a restored copy is read as what it is.
 """
 
 import os
@@ -14,80 +14,90 @@ from pathlib import Path
 from common.ledger.database import Ledger
 from common.ledger.transactions import LedgerSession
 
-_MOST = 128  # each has up to three files open
+# Each session holds up to three files open.
+_MAX_IDLE = 128
+_FileId = tuple[int, int]
+# A connection must not be used across a fork, so the process id belongs to the key.
 _Key = tuple[int, Path, str]
-_idle: "OrderedDict[_Key, tuple[LedgerSession, tuple[int, int]]]" = OrderedDict()
-_lock = threading.Lock()
 
 
-@contextmanager
-def opened(file: Path, identity: str, make: Callable[[], LedgerSession]) -> Iterator[LedgerSession]:
-    """A holder's books for one message.
+class ConnectionPool:
+    """The idle ledger sessions of one process, safe for use by several threads."""
 
-    Args:
-        file: The ledger.
-        identity: What else the books depend on, such as the holder's public key.
-        make: Opens them.
+    def __init__(self) -> None:
+        self._idle: OrderedDict[_Key, tuple[LedgerSession, _FileId]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def session(self, file: Path, identity: str, make: Callable[[], LedgerSession]) -> Iterator[LedgerSession]:
+        """Open a session or take an idle one for the caller's sole use.
+
+        Args:
+            file: The ledger.
+            identity: What else a session depends on, such as the holder's public key.
+            make: Opens a session when none is idle.
+        """
+        key = (os.getpid(), file, identity)
+        session, file_id = self._acquire(key) or _open(file, make)
+        try:
+            yield session
+        except BaseException:
+            # After an error the state of the connection is unknown, so it is not used again.
+            session.ledger.close()
+            raise
+        self._release(key, session, file_id)
+
+    def close_below(self, folder: Path) -> None:
+        """Close all ledgers in a folder to leave each as one complete file.
+
+        Logs that killed processes left behind are merged into their ledgers, too.
+
+        Raises:
+            LedgerError: A file in the folder is not a ledger.
+        """
+        with self._lock:
+            keys = [key for key in self._idle if key[0] == os.getpid() and key[1].is_relative_to(folder)]
+            sessions = [self._idle.pop(key)[0] for key in keys]
+        for session in sessions:
+            session.ledger.close()
+        for log in folder.glob("*.sqlite-wal"):
+            Ledger(log.with_suffix(".sqlite"), durable=False).close()
+
+    def _acquire(self, key: _Key) -> tuple[LedgerSession, _FileId] | None:
+        with self._lock:
+            idle = self._idle.pop(key, None)
+        # A connection to a replaced file would go on reading the old file, so it is closed.
+        if idle is not None and _file_id(key[1]) != idle[1]:
+            idle[0].ledger.close()
+            return None
+        return idle
+
+    def _release(self, key: _Key, session: LedgerSession, file_id: _FileId | None) -> None:
+        spare: list[LedgerSession] = []
+        with self._lock:
+            if file_id is None or key in self._idle:
+                spare.append(session)
+            else:
+                self._idle[key] = (session, file_id)
+            while len(self._idle) > _MAX_IDLE:
+                spare.append(self._idle.popitem(last=False)[1][0])
+        for unused in spare:
+            unused.ledger.close()
+
+
+def _open(file: Path, make: Callable[[], LedgerSession]) -> tuple[LedgerSession, _FileId | None]:
+    """Open a session and return it with the id of its file.
+
+    The id is None if the file was replaced meanwhile. Such a session is used once and then closed.
     """
-    key = (os.getpid(), file, identity)
-    session, place = _acquire(key) or _open(file, make)
-    try:
-        yield session
-    except BaseException:
-        session.ledger.close()  # whatever went wrong, nobody goes on with this connection
-        raise
-    _release(key, session, place)
-
-
-def close_below(folder: Path) -> None:
-    """Let go of all ledgers in a folder: each is one whole file afterwards, that can be copied.
-
-    Raises:
-        LedgerError: What is there is no ledger.
-    """
-    with _lock:
-        found = [key for key in _idle if key[0] == os.getpid() and key[1].is_relative_to(folder)]
-        session = [_idle.pop(key)[0] for key in found]
-    for one in session:
-        one.ledger.close()
-    for rest in folder.glob("*.sqlite-wal"):  # of processes that were killed
-        Ledger(rest.with_suffix(".sqlite"), durable=False).close()
-
-
-def _acquire(key: _Key) -> tuple[LedgerSession, tuple[int, int]] | None:
-    with _lock:
-        found = _idle.pop(key, None)
-    if found is None:
-        return None
-    session, place = found
-    if _place(key[1]) != place:
-        session.ledger.close()
-        return None
-    return found
-
-
-def _open(file: Path, make: Callable[[], LedgerSession]) -> tuple[LedgerSession, tuple[int, int] | None]:
-    """The books, and which file they are; None if it was replaced under our hands: they are then used once."""
-    before = _place(file)
+    before = _file_id(file)
     session = make()
-    place = _place(file)
-    return session, place if before in (None, place) else None
+    after = _file_id(file)
+    return session, after if before in (None, after) else None
 
 
-def _release(key: _Key, session: LedgerSession, place: tuple[int, int] | None) -> None:
-    spare: list[LedgerSession] = []
-    with _lock:
-        if place is None or key in _idle:
-            spare.append(session)
-        else:
-            _idle[key] = (session, place)
-        while len(_idle) > _MOST:
-            spare.append(_idle.popitem(last=False)[1][0])
-    for one in spare:
-        one.ledger.close()
-
-
-def _place(file: Path) -> tuple[int, int] | None:
+def _file_id(file: Path) -> _FileId | None:
+    """Return a file's device and inode, None if the file is missing."""
     try:
         state = file.stat()
     except OSError:

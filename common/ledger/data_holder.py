@@ -1,4 +1,4 @@
-"""Where a data holder's ledger and keys lie, and the head that is kept apart from them."""
+"""Data holders, with the places of their ledgers, keys and last heads."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import LedgerError
-from common.ledger.connection_pool import opened
+from common.ledger.connection_pool import ConnectionPool
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import check_chain
 from common.ledger.holder_keys import HolderKeys
@@ -17,19 +17,24 @@ from common.system.files import write_atomic
 from common.system.paths import bract_home
 
 LEDGER_FILE = "ledger.sqlite"
+# All holders of this process share one pool: a simulation has a holder for each client.
+_pool = ConnectionPool()
+close_below = _pool.close_below
 
 
 @dataclass(frozen=True)
 class Holder:
-    """One data holder: all clients of an operating-system user, or one client of a simulation.
+    """A data holder, either an operating-system user or a simulated client.
+
+    All clients of one user share the ledger and the keys.
 
     Attributes:
-        ledger_file: The ledger.
-        keys: Its keys.
+        ledger_file: File of the ledger.
+        keys: Secret keys that name images and sign heads.
         durable: Whether entries survive a power failure.
-        simulated: Whether the images are a simulation's.
-        head_file: Where the latest head is kept apart from the ledger; None in simulations.
-        replies_kept: How many replies of a run are kept to be sent again.
+        simulated: Whether the holder belongs to a simulation.
+        head_file: File with the ledger's last head, kept apart from the ledger; None in simulations.
+        replies_kept: How many replies of a run are kept, so that they can be sent again.
     """
 
     ledger_file: Path
@@ -41,49 +46,53 @@ class Holder:
 
     @contextmanager
     def open_session(self) -> Iterator[LedgerSession]:
-        """The ledger, opened and found to be no older than its last head; the head is kept on leaving.
+        """Open the ledger and keep its newest head on leaving.
+
+        An older copy of the ledger is refused.
 
         Raises:
             LedgerError: The ledger is damaged, older than its last head, or cannot be written.
         """
-        with opened(self.ledger_file, f"{self.keys.public}{self.durable}{self.simulated}", self._open) as open_session:
-            self._refuse_older(open_session.ledger)
+        identity = f"{self.keys.public}{self.durable}{self.simulated}"
+        with _pool.session(self.ledger_file, identity, self._open) as session:
+            # The pool may have had this session open while a backup was copied over the file.
+            self._refuse_older(session.ledger)
             try:
-                yield open_session
+                yield session
             finally:
-                self._keep_head(open_session.ledger)
+                self._keep_head(session.ledger)
 
     def _open(self) -> LedgerSession:
         ledger = Ledger(self.ledger_file, durable=self.durable)
         try:
-            self._refuse_older(ledger)  # before an empty file in its place gets a first entry
-            open_session = LedgerSession(ledger, self.keys, simulated=self.simulated)
+            # An empty file in the ledger's place must be refused before it gets a first entry.
+            self._refuse_older(ledger)
+            session = LedgerSession(ledger, self.keys, simulated=self.simulated)
             if not self.simulated:
-                # The last entry may be there without those before it: an old log beside a restored file.
+                # An old log beside a restored file can hold the last entry without those before it.
                 check_chain(ledger.entries())
-            return open_session
+            return session
         except BaseException:
             ledger.close()
             raise
 
-    def head(self, open_session: LedgerSession) -> SignedHead:
-        """The ledger's head as a client sends it along."""
-        return sign_head(self.keys, open_session.ledger.head())
+    def head(self, session: LedgerSession) -> SignedHead:
+        """Return the signed head that a client sends with each reply."""
+        return sign_head(self.keys, session.ledger.head())
 
     def _refuse_older(self, ledger: Ledger) -> None:
-        """A restored backup lacks entries, and with them what was spent."""
+        """Refuse a restored copy that lacks entries and their charges."""
         if self.head_file is None or not self.head_file.is_file():
             return
         try:
             kept = json.loads(self.head_file.read_text())
-            seq, head = int(kept["seq"]), str(kept["hash"])
+            seq, digest = int(kept["seq"]), str(kept["hash"])
         except (OSError, ValueError, KeyError, TypeError):
             raise LedgerError(
-                f"{self.head_file}, which says where the ledger stood, cannot be read: restore it from your backup, "
-                "or remove it if you are sure that the ledger is the newest one"
+                f"{self.head_file}, which holds the number of the ledger's last entry, cannot be read: restore it "
+                "from your backup, or remove it if you are sure that the ledger is the newest one"
             ) from None
-        found = ledger.query("SELECT hash FROM entry WHERE seq = ?", (seq,))
-        if not found or found[0][0] != head:
+        if ledger.query("SELECT hash FROM entry WHERE seq = ?", (seq,)) != [(digest,)]:
             raise LedgerError(
                 f"the ledger {self.ledger_file} lacks entry {seq}, which it had before: an older copy was "
                 f"restored, and what was spent since is not in it\n  bring back the newest copy; {self.head_file} "
@@ -94,15 +103,18 @@ class Holder:
         if self.head_file is None:
             return
         head = ledger.head()
-        # Never ahead of the ledger, whose entries are on disk by now; behind it after a crash, which is harmless.
+        # The ledger's entries are on disk by now, so the kept head is never ahead of the ledger.
+        # After a crash it may be behind, which is harmless.
         write_atomic(self.head_file, json.dumps({"seq": head.seq, "hash": head.hash}), durable=False, mode=0o600)
 
 
 def own_holder() -> Holder:
-    """The holder that this operating-system user is: `$BRACT_HOME/holder`, its last head in `$BRACT_HOME/heads`.
+    """Return the data holder of this operating-system user.
+
+    Its ledger and keys are in `$BRACT_HOME/holder`, its last head is in `$BRACT_HOME/heads`.
 
     Raises:
-        LedgerError: A key is damaged or open to others, or a folder cannot be made.
+        LedgerError: A key is damaged or readable by others, or a folder cannot be made.
     """
     home = bract_home()
     try:
@@ -111,12 +123,14 @@ def own_holder() -> Holder:
         keys = HolderKeys.of_folder(home / "holder")
     except OSError as error:
         raise LedgerError(f"the holder's folder {home / 'holder'} cannot be used ({error.strerror})") from None
-    head = home / "heads" / f"{keys.ledger_id}.json"
-    return Holder(home / "holder" / LEDGER_FILE, keys, True, False, head, 1_000_000)
+    head_file = home / "heads" / f"{keys.ledger_id}.json"
+    return Holder(home / "holder" / LEDGER_FILE, keys, True, False, head_file, 1_000_000)
 
 
 def simulated_holder(folder: Path, name: str, *, seed: int, durable: bool) -> Holder:
-    """The holder that a simulated client is; its ledger lies in the run's folder.
+    """Return the data holder of one simulated client.
+
+    Its keys follow from the run's seed and the client's name.
 
     Raises:
         LedgerError: The folder cannot be made.

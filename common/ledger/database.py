@@ -1,8 +1,8 @@
-"""The ledger of one data holder: an append-only SQLite file, each entry chained to the one before.
+"""The append-only SQLite file that holds a data holder's ledger.
 
-What an entry means is decided elsewhere (`common.ledger.transactions`, `client.guard`);
-here is how it is kept: nothing is changed or deleted, an entry is on disk before
-its transaction returns, and several processes take turns.
+Each entry is chained to the one before. Nothing is changed or deleted, an entry is on disk before its transaction
+returns, and several processes take turns. What an entry means is decided in `common.ledger.transactions` and
+`client.guard`.
 """
 
 import json
@@ -19,20 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import LedgerError
-from common.ledger.hash_chain import ORIGIN, Entry, Kind, canonical, hash_of
+from common.ledger.hash_chain import ENTRY_FIELDS, ORIGIN, Entry, Kind, canonical, hash_of
 
-_FIELDS = (
-    "seq",
-    "prev_hash",
-    "kind",
-    "time",
-    "request_id",
-    "content_digest",
-    "dataset",
-    "event",
-    "versions",
-    "hash",
-)
+_COLUMNS = ", ".join(ENTRY_FIELDS)
 _APPEND_ONLY = ("entry", "fingerprint", "link", "part")
 _BUSY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.002
@@ -68,11 +57,11 @@ BEGIN SELECT RAISE(ABORT, 'an entry must follow the last one'); END;
 
 @dataclass(frozen=True)
 class Head:
-    """Where a ledger stands.
+    """The number and the hash of a ledger's last entry.
 
     Attributes:
-        seq: Number of its last entry.
-        hash: Hash of that entry.
+        seq: Number of the entry.
+        hash: Hash of the entry.
     """
 
     seq: int
@@ -80,21 +69,24 @@ class Head:
 
 
 class Ledger:
-    """An open ledger file. Use `transaction` to write; reads outside of one see what is committed.
+    """An open ledger file.
+
+    Write inside `transaction`. Reads outside a transaction see what is committed.
 
     Args:
-        path: The file; made if it is not there, readable by its owner only.
-        durable: Every transaction is on disk when it returns, even if the power fails. Without it
-            a killed process loses nothing, a power failure may: for simulations only.
+        path: The file; made if it is missing, readable by its owner only.
+        durable: Whether a transaction is on disk when it returns, even if the power fails. If False, a killed process
+            loses nothing but a power failure may: for simulations only.
 
     Raises:
-        LedgerError: The file is no ledger or cannot be opened.
+        LedgerError: The file is not a ledger, or cannot be opened.
     """
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         try:
-            with suppress(FileExistsError):  # never open and close one that is there: that drops SQLite's locks on it
+            # Make a new file only. Opening and closing an existing file here would drop SQLite's locks on it.
+            with suppress(FileExistsError):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -103,25 +95,30 @@ class Ledger:
             if tables and "reply" not in tables:
                 raise sqlite3.DatabaseError("it is another program's database")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            _use_write_ahead_log(self._connection)  # after the line above, or it waits for the disk in simulations, too
-            self._connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE deletes unseen
+            # Only after the line above: otherwise simulations would wait for the disk here.
+            _use_write_ahead_log(self._connection)
+            # Without this, INSERT OR REPLACE deletes rows without running the triggers against deletion.
+            self._connection.execute("PRAGMA recursive_triggers = ON")
             if not tables:
                 self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_triggers()}COMMIT;")
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"the ledger {path} cannot be opened ({error})") from None
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and alone: other writers wait.
+        """Write all that the block writes or nothing.
+
+        Other writers wait meanwhile.
 
         Raises:
-            LedgerError: It could not be written; nothing of it is there.
+            LedgerError: The file could not be written, and nothing of the block was kept.
         """
         try:
+            # IMMEDIATE takes the write lock now, so that what the block reads cannot change before it writes.
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
@@ -140,7 +137,7 @@ class Ledger:
             self._connection.execute("ROLLBACK")
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a SELECT.
+        """Return the rows of a SELECT.
 
         Raises:
             LedgerError: The file is damaged.
@@ -151,17 +148,17 @@ class Ledger:
             raise LedgerError(f"the ledger {self.path} cannot be read ({error})") from None
 
     def insert(self, table: str, rows: Sequence[Sequence[Any]], columns: str) -> None:
-        """Add rows to a table; inside a transaction."""
+        """Add rows to a table inside a transaction."""
         marks = ", ".join("?" * len(columns.split(",")))
         self._connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
 
     def append(self, kind: Kind, request_id: str, event: dict[str, Any], **more: str) -> Entry:
-        """Add an entry; inside a transaction.
+        """Add an entry inside a transaction and return it.
 
         Args:
             kind: What happened.
-            request_id: What it belongs to; one entry of a kind each.
-            event: Plain values.
+            request_id: Id of the request; a second entry of the same kind for it is refused.
+            event: What happened, as plain JSON values.
             **more: `content_digest` and `dataset`, where they apply.
         """
         head = self.head()
@@ -170,43 +167,43 @@ class Ledger:
         draft = Entry(head.seq + 1, head.hash, kind, now, request_id, event=event, versions=versions, **more)
         entry = replace(draft, hash=hash_of(draft))
         values = vars(entry) | {"event": canonical(event), "versions": canonical(versions)}
-        self.insert("entry", [[values[name] for name in _FIELDS]], ", ".join(_FIELDS))
+        self.insert("entry", [[values[name] for name in ENTRY_FIELDS]], _COLUMNS)
         return entry
 
     def head(self) -> Head:
-        """Where the ledger stands; number 0 if it has no entries."""
+        """Return the head, with number 0 for a ledger without entries."""
         rows = self.query("SELECT seq, hash FROM entry ORDER BY seq DESC LIMIT 1")
         return Head(*rows[0]) if rows else Head(0, ORIGIN)
 
     def entries(self, where: str = "1", values: Sequence[Any] = ()) -> list[Entry]:
-        """Entries in order.
+        """Return the entries that meet a condition, in order.
 
         Args:
-            where: SQL condition.
-            values: For its question marks.
+            where: SQL condition; all entries if it is left out.
+            values: Values for the question marks in the condition.
 
         Raises:
             LedgerError: The file is damaged.
         """
-        found = self.query(f"SELECT {', '.join(_FIELDS)} FROM entry WHERE {where} ORDER BY seq", values)  # noqa: S608
+        stored = self.query(f"SELECT {_COLUMNS} FROM entry WHERE {where} ORDER BY seq", values)  # noqa: S608
         try:
-            rows = [dict(zip(_FIELDS, row, strict=True)) for row in found]
+            rows = [dict(zip(ENTRY_FIELDS, row, strict=True)) for row in stored]
             return [Entry(**row | {name: json.loads(row[name]) for name in ("event", "versions")}) for row in rows]
         except ValueError:
             raise LedgerError(f"the ledger {self.path} is damaged: an entry cannot be read") from None
 
     def keep_reply(self, request_id: str, run: str, client: str, content: bytes) -> None:
-        """Keep what is about to be sent, so that it can be sent again; inside a transaction."""
+        """Keep a reply inside a transaction for sending it again."""
         values = [request_id, run, client, self.head().seq, content]
         self.insert("reply", [values], "request_id, run, client, seq, content")
 
     def reply(self, request_id: str) -> bytes | None:
-        """What was sent in answer to a request, if it is still kept."""
+        """Return the kept reply to a request, None if it is not kept."""
         rows = self.query("SELECT content FROM reply WHERE request_id = ?", (request_id,))
         return bytes(rows[0][0]) if rows else None
 
     def forget_replies(self, run: str, client: str, *, keep: int) -> None:
-        """Drop all but the newest replies of a client in a run; inside a transaction."""
+        """Delete all but a client's newest replies in a run, inside a transaction."""
         self._connection.execute(
             "DELETE FROM reply WHERE run = ?1 AND client = ?2 AND seq NOT IN "
             "(SELECT seq FROM reply WHERE run = ?1 AND client = ?2 ORDER BY seq DESC LIMIT ?3)",
@@ -215,7 +212,10 @@ class Ledger:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """SQLite itself waits for nobody here, and of two who open a new file at once one would fail."""
+    """Change a file to write-ahead logging, waiting for other processes.
+
+    SQLite's own timeout does not apply here. If two processes opened a new file at once, one would fail.
+    """
     until = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -228,7 +228,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 
 def _triggers() -> str:
-    """What forbids change: even a bug of ours cannot take an entry back."""
+    """Return the SQL triggers that forbid changes, even by a bug of ours."""
     rules = [
         f"CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} BEGIN "
         f"SELECT RAISE(ABORT, 'a ledger is only ever added to'); END;"

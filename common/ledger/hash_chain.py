@@ -1,4 +1,4 @@
-"""Ledger entries and the hash chain that holds them together."""
+"""Ledger entries and the hash chain that connects them."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ ORIGIN = "0" * 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a ledger; nobody ever changes one.
+    """An entry of a ledger that never changes once it is written.
 
     Attributes:
-        seq: From 1.
-        prev_hash: Hash of the entry before, `ORIGIN` for the first.
+        seq: Number of the entry, from 1.
+        prev_hash: Hash of the entry before, `ORIGIN` for the first entry.
         kind: What happened.
-        time: When, UTC by the clock of the machine.
-        request_id: What it belongs to; with the kind it is unique.
-        content_digest: Hash of what was asked (reserve) or sent (commit); empty elsewhere.
-        dataset: Names the images it is about; empty where there are none.
-        event: What happened, in plain values.
-        versions: Software that mattered.
+        time: When it happened, UTC by the clock of the machine, ISO 8601.
+        request_id: Id of the request; a ledger has at most one entry of a kind for it.
+        content_digest: Hash of what was asked (reserve) or sent (commit); empty for other kinds.
+        dataset: Name of the data set that the entry is about; empty if there is none.
+        event: What happened, as plain JSON values.
+        versions: Name -> version of the software that the figures depend on.
         hash: SHA-256 over all of the above.
     """
 
@@ -41,8 +41,14 @@ class Entry:
     hash: str = ""
 
 
+# The columns of the table of entries, in their order.
+ENTRY_FIELDS = tuple(Entry.__dataclass_fields__)
+
+
 def canonical(value: Any) -> str:
-    r"""JSON that is the same for equal values: sorted keys, no spaces, plain letters.
+    r"""Return the one JSON text that equal values share.
+
+    Keys are sorted, and the text has no spaces and only ASCII letters.
 
     >>> canonical({"b": 1, "a": [1.5, None]})
     '{"a":[1.5,null],"b":1}'
@@ -51,27 +57,30 @@ def canonical(value: Any) -> str:
 
 
 def hash_of(entry: Entry) -> str:
-    """SHA-256 over the previous hash and the canonical JSON of the rest: 64 hex digits."""
+    """Return an entry's SHA-256 hash, 64 hex digits.
+
+    It covers the previous entry's hash and the canonical JSON of all other fields.
+    """
     rest = {name: value for name, value in vars(entry).items() if name not in ("hash", "prev_hash")}
     return hashlib.sha256((entry.prev_hash + canonical(rest)).encode()).hexdigest()
 
 
 def check_chain(entries: Iterable[Entry]) -> int:
-    """Follow a chain from its first entry.
+    """Follow a chain from its first entry to its last.
 
     Returns:
-        How many entries there are.
+        How many entries the chain has.
 
     Raises:
-        LedgerError: There is none, a number is missing, or a hash does not fit.
+        LedgerError: The chain is empty, lacks a number, or has a wrong hash.
     """
-    before, count = ORIGIN, 0
+    previous, count = ORIGIN, 0
     for count, entry in enumerate(entries, start=1):
         if entry.seq != count or (entry.kind == "genesis") != (count == 1):
             raise LedgerError(f"the ledger's chain is broken: entry {entry.seq} ({entry.kind}) stands at place {count}")
-        if entry.prev_hash != before or entry.hash != hash_of(entry):
+        if entry.prev_hash != previous or entry.hash != hash_of(entry):
             raise LedgerError(f"the ledger's chain is broken: entry {entry.seq} was changed, or one before it")
-        before = entry.hash
+        previous = entry.hash
     if not count:
         raise LedgerError("the ledger has no entries")
     return count

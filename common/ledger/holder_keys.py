@@ -1,4 +1,4 @@
-"""The keys of a data holder: one names images without giving them away, one signs the ledger's head."""
+"""Secret keys of a data holder for naming images and signing heads."""
 
 import contextlib
 import hashlib
@@ -20,11 +20,11 @@ _SIZE = 32
 
 @dataclass(frozen=True)
 class HolderKeys:
-    """Two secrets of one data holder.
+    """The two secrets of one data holder.
 
     Attributes:
-        fingerprint: 32 bytes; keys the hashes that stand for images.
-        signing: 32 bytes; seed of the Ed25519 key that signs heads.
+        fingerprint: 32 bytes, the HMAC key of the names that stand for images.
+        signing: 32 bytes, the seed of the Ed25519 key that signs heads.
     """
 
     fingerprint: bytes
@@ -33,16 +33,19 @@ class HolderKeys:
     @classmethod
     @lru_cache(maxsize=1024)
     def simulated(cls, seed: int, name: str) -> "HolderKeys":
-        """Keys of a simulated client, equal in each run of one seed; worth nothing outside a simulation."""
+        """Derive the keys of a simulated client from the run's seed.
+
+        They repeat in each run of one seed, so they protect nothing outside a simulation.
+        """
         parts = (hashlib.sha256(f"{purpose}\x1f{seed}\x1f{name}".encode()).digest() for purpose in ("images", "heads"))
         return cls(*parts)
 
     @classmethod
     def of_folder(cls, folder: Path) -> "HolderKeys":
-        """Keys of a folder; made on first use, readable by their owner only.
+        """Read the keys in a folder or make them on first use.
 
         Raises:
-            LedgerError: A key file is damaged, or open to others.
+            LedgerError: A key file is damaged, or others can read it.
         """
         return cls(*(_read_or_make(folder / name) for name in ("fingerprint.key", "signing.key")))
 
@@ -57,30 +60,32 @@ class HolderKeys:
 
     @property
     def ledger_id(self) -> str:
-        """32 hex digits that name the ledger: they follow from the public key."""
+        """The ledger's id, 32 hex digits that follow from the public key."""
         return ledger_id_of(self.public)
 
     def sign(self, message: bytes) -> str:
-        """An Ed25519 signature, 128 hex digits."""
+        """Return the Ed25519 signature of a message, 128 hex digits."""
         return self._private.sign(message).hex()
 
     def name_of(self, digest: bytes, kind: str) -> bytes:
-        """What stands for an image in the ledger: HMAC-SHA256 of its digest, 32 bytes.
+        """Return the 32-byte name that stands for an image in the ledger.
+
+        It is an HMAC-SHA256, so without the key it says nothing about the image.
 
         Args:
             digest: SHA-256 of the file's bytes or of the pixels.
-            kind: Which of the two.
+            kind: `file` or `pixels`, for which of the two; `content` for a whole data set.
         """
         return hmac.digest(self.fingerprint, kind.encode() + b"\0" + digest, "sha256")
 
 
 def ledger_id_of(public: str) -> str:
-    """The ledger id that belongs to a public key."""
+    """Return the ledger id that belongs to a public key in hex digits."""
     return hashlib.sha256(bytes.fromhex(public)).hexdigest()[:32]
 
 
 def is_signed(public: str, message: bytes, signature: str) -> bool:
-    """Whether a signature is good; malformed ones are not."""
+    """Return whether a signature is valid, False if it is malformed."""
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), message)
     except (InvalidSignature, ValueError):
@@ -90,7 +95,7 @@ def is_signed(public: str, message: bytes, signature: str) -> bool:
 
 def _read_or_make(file: Path) -> bytes:
     if not file.exists():
-        # If another process was faster, its key counts.
+        # If another process was faster, its key is used.
         with contextlib.suppress(FileExistsError):
             write_atomic(file, os.urandom(_SIZE), durable=True, mode=0o600, overwrite=False)
     return _read(file)

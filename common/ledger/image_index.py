@@ -1,7 +1,7 @@
-"""Which images a ledger knows: by the bytes of the file or by the pixels, whatever the file is called now.
+"""The images that a ledger knows, by file bytes and by pixels.
 
-An image is known if either of its two names is. A name is a keyed hash, so that the ledger
-alone says nothing about what was in an image.
+An image is known if either of its two names is known, so a new file name changes nothing. A name is a keyed hash.
+Without the key, the ledger says nothing about what an image shows.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 
 PARTS = ("training", "evaluation")
-_LOOK_UP = 500
+# SQLite limits how many values one query can have.
+_NAMES_PER_QUERY = 500
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Members:
     """The images of one part of a data set, as a ledger numbers them.
 
     Attributes:
-        images: (n,) int64 numbers of images; one may occur twice, through copies.
+        images: (n,) int64 numbers of images; a number occurs twice if the part holds a copy of the image.
         units: (n,) int64, equal for images of one privacy unit.
     """
 
@@ -36,21 +37,24 @@ class Members:
 
 @lru_cache(maxsize=256)
 def content_of(keys: HolderKeys, unit: Unit, parts: tuple[ImageDigests, ...]) -> str:
-    """Names a data set by what is in it, in no order: 64 hex digits, keyed.
+    """Return the keyed name of a data set, 64 hex digits.
+
+    The name follows from the images and how they form units. The order of the images does not matter.
 
     Args:
-        keys: The holder's.
+        keys: The holder's keys.
         unit: What is protected.
-        parts: In the order of `PARTS`; not changed after the first call.
+        parts: The parts in the order of `PARTS`; they must not change after the first call.
     """
     whole = hashlib.sha256(unit.encode())
     for part in parts:
         first = np.zeros(len(part.units), dtype=np.int64)
         if len(part.units):
+            # Numbers of units are arbitrary, so each unit is named by its first image in the order of pixel digests.
             _, inverse = np.unique(part.units, return_inverse=True)
             least = np.full(inverse.max() + 1, len(inverse))
             order = np.lexsort(part.pixels.T)
-            np.minimum.at(least, inverse, np.argsort(order))  # a unit is named by its least image
+            np.minimum.at(least, inverse, np.argsort(order))
             first = least[inverse]
         rows = np.concatenate([part.files, part.pixels, first[:, None].view(np.uint8)], axis=1)
         rows = rows[np.lexsort(rows.T)]
@@ -59,36 +63,36 @@ def content_of(keys: HolderKeys, unit: Unit, parts: tuple[ImageDigests, ...]) ->
 
 
 def image_ids(ledger: Ledger, keys: HolderKeys, part: ImageDigests, *, seq: int) -> Members:
-    """The ledger's numbers of some images; those it has never seen get new ones. Inside a transaction.
+    """Return the ledger's numbers of images, giving new images new numbers.
 
-    Two names that the ledger took for two images turn out to be one image's: then both are, and a link
-    says so.
+    If an image matches one id by its file hash and another by its pixel hash, record a link: both ids are the same
+    image.
 
     Args:
-        ledger: Open, in a transaction.
-        keys: The holder's.
+        ledger: Open, inside a transaction.
+        keys: The holder's keys.
         part: The images.
-        seq: Number of the entry that will vouch for what is added.
+        seq: Number of the entry that will vouch for the names and links that are added.
     """
     names = [
         (keys.name_of(file.tobytes(), "file"), keys.name_of(pixels.tobytes(), "pixels"))
         for file, pixels in zip(part.files, part.pixels, strict=True)
     ]
     known = _known(ledger, {name for pair in names for name in pair})
-    following = int(ledger.query("SELECT coalesce(max(image), 0) + 1 FROM fingerprint")[0][0])
+    next_id = int(ledger.query("SELECT coalesce(max(image), 0) + 1 FROM fingerprint")[0][0])
     added: list[tuple[bytes, int, int]] = []
     links: set[tuple[int, int]] = set()
     images = np.empty(len(names), dtype=np.int64)
     for row, pair in enumerate(names):
-        found = sorted({known[name] for name in pair if name in known})
-        if not found:
-            found, following = [following], following + 1
-        images[row] = found[0]
-        links |= {(other, found[0]) for other in found[1:]}
+        ids = sorted({known[name] for name in pair if name in known})
+        if not ids:
+            ids, next_id = [next_id], next_id + 1
+        images[row] = ids[0]
+        links |= {(other, ids[0]) for other in ids[1:]}
         for name in pair:
             if name not in known:
-                known[name] = found[0]
-                added.append((name, found[0], seq))
+                known[name] = ids[0]
+                added.append((name, ids[0], seq))
     ledger.insert("fingerprint", added, "name, image, seq")
     ledger.insert("link", [(*pair, seq) for pair in sorted(links)], "image, same, seq")
     return Members(images, np.asarray(part.units, dtype=np.int64))
@@ -96,17 +100,17 @@ def image_ids(ledger: Ledger, keys: HolderKeys, part: ImageDigests, *, seq: int)
 
 def _known(ledger: Ledger, names: Iterable[bytes]) -> dict[bytes, int]:
     wanted = sorted(names)
-    found: dict[bytes, int] = {}
-    for at in range(0, len(wanted), _LOOK_UP):
-        block = wanted[at : at + _LOOK_UP]
+    known: dict[bytes, int] = {}
+    for start in range(0, len(wanted), _NAMES_PER_QUERY):
+        block = wanted[start : start + _NAMES_PER_QUERY]
         marks = ", ".join("?" * len(block))
         rows = ledger.query(f"SELECT name, image FROM fingerprint WHERE name IN ({marks})", block)  # noqa: S608
-        found |= {bytes(name): image for name, image in rows}
-    return found
+        known |= {bytes(name): image for name, image in rows}
+    return known
 
 
 def aliases(ledger: Ledger) -> dict[int, int]:
-    """Image -> the least number of the same image, for those that links connect."""
+    """Return a map from each linked image to the smallest number it has."""
     least: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -121,14 +125,17 @@ def aliases(ledger: Ledger) -> dict[int, int]:
 
 
 def follow_links(images: np.ndarray, known_as: dict[int, int]) -> np.ndarray:
-    """Numbers of images with links followed."""
+    """Replace each number of a linked image by its smallest number."""
     if not known_as:
         return images
     return np.array([known_as.get(image, image) for image in images.tolist()], dtype=np.int64)
 
 
 def digest_of_added(ledger: Ledger, seq: int) -> str:
-    """Hash of the names and links that one entry brought along: what the chain vouches for."""
+    """Return the hash of the names and links that came with one entry.
+
+    The entry holds this hash, so the chain also protects the tables of names and links.
+    """
     digest = hashlib.sha256()
     for name, image in ledger.query("SELECT name, image FROM fingerprint WHERE seq = ? ORDER BY row", (seq,)):
         digest.update(bytes(name) + int(image).to_bytes(8, "big"))
@@ -138,28 +145,28 @@ def digest_of_added(ledger: Ledger, seq: int) -> str:
 
 
 def keep_part(ledger: Ledger, dataset: str, name: str, unit: Unit, members: Members) -> None:
-    """Write which images a part of a data set holds, once; inside a transaction."""
+    """Store the images of a data set's part once, inside a transaction."""
     if not ledger.query("SELECT 1 FROM part WHERE dataset = ? AND name = ?", (dataset, name)):
         blobs = [np.ascontiguousarray(array, dtype="<i8").tobytes() for array in (members.images, members.units)]
         ledger.insert("part", [(dataset, name, unit, *blobs)], "dataset, name, unit, images, units")
 
 
 def read_part(ledger: Ledger, dataset: str, name: str) -> tuple[Unit, Members]:
-    """What `keep_part` wrote.
+    """Return the images of a data set's part that `keep_part` stored.
 
     Raises:
-        LedgerError: It is not there.
+        LedgerError: The ledger lacks the part.
     """
     rows = ledger.query("SELECT unit, images, units FROM part WHERE dataset = ? AND name = ?", (dataset, name))
     if not rows:
-        raise LedgerError(f"the ledger {ledger.path} lacks the images of a data set it has entries about")
+        raise LedgerError(f"the ledger {ledger.path} lacks the images of a data set that its entries are about")
     unit, *blobs = rows[0]
     images, units = (np.frombuffer(blob, dtype="<i8").astype(np.int64) for blob in blobs)
     return unit, Members(images, units)
 
 
 def digest_of_part(ledger: Ledger, dataset: str, name: str) -> str:
-    """Hash of which images a part holds."""
+    """Return the hash of the images in a data set's part."""
     unit, members = read_part(ledger, dataset, name)
     digest = hashlib.sha256(unit.encode())
     digest.update(members.images.astype("<i8").tobytes() + members.units.astype("<i8").tobytes())

@@ -1,4 +1,4 @@
-"""What entries of a ledger say about a run: agreed plans, releases, and the charges that follow from them."""
+"""Registered plans, releases and charges of runs, as a ledger's entries hold them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ class Registration:
     Attributes:
         run: Name of the run.
         client: Name of the client in it.
-        plan: What was agreed on.
-        dataset: Names the images.
-        seq: Number of the entry.
-        policy: Names the policy that allowed it.
+        plan: The whole plan that was agreed on.
+        dataset: Keyed name of the images.
+        seq: Number of the `register` entry.
+        policy: Digest of the policy that allowed the run.
     """
 
     run: str
@@ -41,52 +41,47 @@ class Registration:
 
     @classmethod
     def of(cls, entry: Entry) -> "Registration":
-        """What a `register` entry says.
+        """Read a registration from its `register` entry.
 
         Raises:
-            PrivacyError: It holds no plan.
+            PrivacyError: The entry does not hold a privacy plan.
         """
         event = entry.event
-        return cls(
-            event["run"],
-            event["client"],
-            PrivacyPlan.from_json(event["plan"]),
-            entry.dataset,
-            entry.seq,
-            event["policy"],
-        )
+        plan = PrivacyPlan.from_json(event["plan"])
+        return cls(event["run"], event["client"], plan, entry.dataset, entry.seq, event["policy"])
 
     def request(self, server_round: int, release: Release) -> str:
-        """The id of one release of this run: the same however often it is asked for.
+        """Return the id of one release, equal each time the server asks for it.
 
-        One ledger serves all clients of a holder, so the client's name is part of it.
+        All clients of a holder share one ledger, so the client's name is part of the id.
         """
         return request_id(self.run, self.client, self.plan.digest, server_round, release)
 
 
-def request_id(run: str, client: str, what: str, server_round: int, kind: str) -> str:
-    """64 hex digits from all that makes a request the same one."""
-    return hashlib.sha256("\x1f".join((run, client, what, str(server_round), kind)).encode()).hexdigest()
+def request_id(run: str, client: str, content: str, server_round: int, kind: str) -> str:
+    """Return the id of a request, 64 hex digits."""
+    return hashlib.sha256("\x1f".join((run, client, content, str(server_round), kind)).encode()).hexdigest()
 
 
-def place(run: str, client: str, server_round: int) -> dict[str, Any]:
-    """What every event of a run begins with."""
+def run_fields(run: str, client: str, server_round: int) -> dict[str, Any]:
+    """Return the fields that each event of a run has."""
     return {"run": run, "client": client, "round": server_round}
 
 
 def register_event(
     ledger: Ledger, run: str, client: str, plan: PrivacyPlan, dataset: str, policy: str
 ) -> dict[str, Any]:
-    """The event of a `register` entry: the plan, its events, the policy, and hashes of the images it is about.
+    """Return the event of a `register` entry.
 
-    Call it inside the transaction that has added the images.
+    It holds the plan, the plan's events, the policy's digest, and hashes of the images. Call it inside the transaction
+    that has added the images.
     """
     parts = {name: images.digest_of_part(ledger, dataset, name) for name in images.PARTS}
+    # The entry that will hold this event gets the next number.
     added = images.digest_of_added(ledger, ledger.head().seq + 1)
-    events = {part: [as_json(event) for event in found] for part, found in planned_events(plan).items()}
-    return place(run, client, 0) | {
+    return run_fields(run, client, 0) | {
         "plan": plan.as_json(),
-        "events": events,
+        "events": events_json(planned_events(plan)),
         "policy": policy,
         "parts": parts,
         "added": added,
@@ -94,36 +89,41 @@ def register_event(
 
 
 def release_event(agreed: Registration, server_round: int, release: Release) -> dict[str, Any]:
-    """The event of a `reserve` entry: what one release does to each part of the data."""
+    """Return the event of a `reserve` entry with the charges of one release."""
     plan = agreed.plan
     if release == "closing":
         done: Mapping[str, Sequence[Event]] = {"training": (), "evaluation": plan.counts_events(0)}
     else:
         done = {"training": (plan.event(1),), "evaluation": plan.counts_events(1, closing=False)}
-    charges = {part: [as_json(event) for event in merged(events)] for part, events in done.items()}
-    return place(agreed.run, agreed.client, server_round) | {"release": release, "charges": charges}
+    charges = events_json({part: merged(events) for part, events in done.items()})
+    return run_fields(agreed.run, agreed.client, server_round) | {"release": release, "charges": charges}
+
+
+def events_json(parts: Mapping[str, Sequence[Event]]) -> dict[str, list[dict[str, Any]]]:
+    """Return each part's events as plain JSON values."""
+    return {part: [as_json(event) for event in events] for part, events in parts.items()}
 
 
 def planned_events(plan: PrivacyPlan) -> Mapping[str, Sequence[Event]]:
-    """Part of the data -> what the whole plan does to a unit of it."""
+    """Return for each part the whole plan's events on one unit."""
     return {"training": (plan.event(),), "evaluation": plan.counts_events()}
 
 
 def released_events(plan: PrivacyPlan, releases: Sequence[str]) -> Mapping[str, Sequence[Event]]:
-    """Part of the data -> what the releases so far did to a unit of it."""
+    """Return for each part the events of some releases on one unit."""
     rounds, closing = releases.count("train"), "closing" in releases
     return {"training": (plan.event(rounds),), "evaluation": plan.counts_events(rounds, closing=closing)}
 
 
 def unit_of(plan: PrivacyPlan) -> Unit:
-    """What is charged: images one by one, or groups of them."""
+    """Return the unit that a ledger charges under a plan."""
     return "group" if plan.privacy_unit == "group" else "image"
 
 
 def charge_of(
     ledger: Ledger, dataset: str, plan: PrivacyPlan, releases: Sequence[str] = (), *, closed: bool = False
 ) -> Charge:
-    """A plan over the images of a data set, as the budget sees it.
+    """Return the charge of a plan on the images of a data set.
 
     Raises:
         LedgerError: The ledger lacks the data set.
@@ -137,40 +137,43 @@ def charge_of(
 
 
 def charges_in(ledger: Ledger, *, without: tuple[str, str] | None = None) -> list[Charge]:
-    """All runs that were begun: those with a reserved round. Needs no keys.
+    """Return the charges of all runs that have reserved a round.
+
+    No keys are needed.
 
     Args:
         ledger: Open.
-        without: Run and client that are left out.
+        without: Run and client to leave out; None for all.
 
     Raises:
-        LedgerError: The ledger lacks the images of a run, has a charge that belongs to none, or cannot be read.
-        PrivacyError: An entry holds no plan.
+        LedgerError: The ledger lacks the images of a run, has a charge without a registration, or cannot be read.
+        PrivacyError: An entry does not hold a privacy plan.
     """
-    found, charged = [], 0
+    charges, counted = [], 0
     for agreed in map(Registration.of, ledger.entries("kind = 'register'")):
         releases = releases_of(ledger, agreed)
-        charged += len(releases)
+        counted += len(releases)
         if releases and (agreed.run, agreed.client) != without:
             closed = is_closed(ledger, agreed)
-            found.append(charge_of(ledger, agreed.dataset, agreed.plan, releases, closed=closed))
-    if charged != ledger.query("SELECT count(*) FROM entry WHERE kind = 'reserve'")[0][0]:
+            charges.append(charge_of(ledger, agreed.dataset, agreed.plan, releases, closed=closed))
+    # A charge that no registration explains cannot be priced, so nothing more may be spent.
+    if counted != ledger.query("SELECT count(*) FROM entry WHERE kind = 'reserve'")[0][0]:
         raise LedgerError(f"the ledger {ledger.path} has charges that belong to no agreement: nothing more is allowed")
-    return found
+    return charges
 
 
 def releases_of(ledger: Ledger, agreed: Registration) -> list[str]:
-    """What was reserved in a run so far, in order."""
+    """Return the releases that a run has reserved, in order."""
     return _values_of(ledger, "reserve", agreed, "$.release")
 
 
 def is_closed(ledger: Ledger, agreed: Registration) -> bool:
-    """Whether nothing more can be reserved in a run."""
+    """Return whether a run can reserve nothing more."""
     return CLOSED in _values_of(ledger, "note", agreed, "$.note")
 
 
 def _values_of(ledger: Ledger, kind: str, agreed: Registration, path: str) -> list[str]:
-    """One field of all entries of a kind about a run, in order, without reading the rest of them."""
+    """Return one field of a run's entries of one kind, in order."""
     rows = ledger.query(
         f"SELECT json_extract(event, ?) FROM entry WHERE {_OF_RUN} ORDER BY seq",  # noqa: S608
         (path, agreed.run, agreed.client, kind),
@@ -179,5 +182,5 @@ def _values_of(ledger: Ledger, kind: str, agreed: Registration, path: str) -> li
 
 
 def entries_of(ledger: Ledger, kind: str, run: str, client: str) -> list[Entry]:
-    """Entries of one kind about one client in one run, in order."""
+    """Return the entries of one kind about a client in a run, in order."""
     return ledger.entries(_OF_RUN, (run, client, kind))

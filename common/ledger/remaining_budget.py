@@ -1,4 +1,7 @@
-"""What the policy leaves of the budget, from the ledger: read only, and never in the way of a running client."""
+"""The epsilon that a policy still allows, read from the ledger.
+
+Reading neither changes the ledger nor delays a running client.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +12,15 @@ from common.ledger.audit.read_only import open_read_only
 from common.ledger.registrations import charges_in
 from common.privacy.policy import Policy
 
-_LEAST_USEFUL = 0.01  # share of max-epsilon: with less than that left no plan is worth a run
+# Share of max-epsilon. If less than this is left, no further plan is worth a run.
+_MIN_USEFUL_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the image that has spent most has spent, every plan that was begun in full.
+    """Epsilon spent by the image that has spent the most.
+
+    Each plan that was begun counts in full.
 
     Attributes:
         spent: Epsilon at the policy's delta, by the policy's accountant.
@@ -28,27 +34,25 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Room for a further plan, roughly: epsilons do not add up."""
+        """Epsilon left for a further plan, roughly.
+
+        Epsilons do not add up, so the exact figure depends on the plan.
+        """
         return max(0.0, self.limit - self.spent)
 
     @property
     def nothing_left(self) -> bool:
-        """Whether no further plan is worth a run."""
-        return not (math.isinf(self.limit) or self.left > _LEAST_USEFUL * self.limit)
+        """True if no further plan is worth a run."""
+        return not (math.isinf(self.limit) or self.left > _MIN_USEFUL_SHARE * self.limit)
 
 
 def budget_of(file: Path, policy: Policy) -> Budget:
-    """What is left under a policy.
-
-    Args:
-        file: The ledger.
-        policy: Its delta, accountant and cap count.
+    """Return what a ledger has spent by a policy's delta and accountant.
 
     Raises:
         LedgerError: The ledger cannot be read.
-        PrivacyError: An entry holds no plan, or the accountants disagree.
+        PrivacyError: An entry does not hold a privacy plan, or the accountants disagree.
     """
     with open_read_only(file) as ledger:
         worst = worst_image(charges_in(ledger), delta=policy.delta)
-    spent = worst.spent.rdp if policy.accountant == "rdp" else worst.spent.pld
-    return Budget(spent, policy.max_epsilon, worst.images)
+    return Budget(policy.capped_figure(worst.spent), policy.max_epsilon, worst.images)

@@ -1,10 +1,14 @@
-"""Signed heads: what a client says about its ledger, so that an older copy of it would show."""
+"""Signed heads of ledgers and the files that keep them.
+
+A client sends its ledger's signed head with each reply. The server keeps the heads, and so detects an older copy of the
+ledger.
+"""
 
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common.errors import LedgerError
@@ -14,14 +18,14 @@ from common.ledger.holder_keys import HolderKeys, is_signed, ledger_id_of
 
 @dataclass(frozen=True)
 class SignedHead:
-    """Where a ledger stands, signed by its holder.
+    """The head of a ledger, signed by its holder.
 
     Attributes:
         ledger: Id of the ledger, which follows from the public key.
         seq: Number of the last entry.
         hash: Hash of that entry.
-        public_key: 64 hex digits.
-        signature: 128 hex digits.
+        public_key: Ed25519 public key, 64 hex digits.
+        signature: Ed25519 signature of `message`, 128 hex digits.
     """
 
     ledger: str
@@ -32,7 +36,7 @@ class SignedHead:
 
     @property
     def message(self) -> bytes:
-        """What is signed."""
+        """The bytes that are signed."""
         return f"bract ledger head\x1f{self.ledger}\x1f{self.seq}\x1f{self.hash}".encode()
 
     def check(self) -> None:
@@ -52,16 +56,16 @@ class SignedHead:
 
 
 def sign_head(keys: HolderKeys, head: Head) -> SignedHead:
-    """A holder's signature under a head."""
+    """Sign a head with a holder's key."""
     unsigned = SignedHead(keys.ledger_id, head.seq, head.hash, keys.public, "")
-    return SignedHead(keys.ledger_id, head.seq, head.hash, keys.public, keys.sign(unsigned.message))
+    return replace(unsigned, signature=keys.sign(unsigned.message))
 
 
 class HeadKeeper:
-    """What a server remembers of its clients' ledgers: files of lines, only ever added to.
+    """A server's memory of its clients' heads, kept in append-only files.
 
     Args:
-        files: Each gets every head; those that exist are believed.
+        files: Files that get every head; existing files are read first.
 
     Raises:
         LedgerError: A file is damaged.
@@ -72,70 +76,75 @@ class HeadKeeper:
         self._latest: dict[str, SignedHead] = {}
         self._ledger_of: dict[str, str] = {}
         for file in self._files:
-            for who, head in read_heads(file) if file.is_file() else ():
-                known = self._latest.get(head.ledger)
-                if known is None or head.seq > known.seq:
-                    self._latest[head.ledger] = head
-                self._ledger_of[who] = head.ledger
+            for client, head in read_heads(file) if file.is_file() else ():
+                self._remember(client, head)
 
     def latest(self, names: Iterable[str]) -> dict[str, SignedHead]:
-        """The latest head of each client, for those that have sent one."""
+        """Return the latest head of each client that has sent one."""
         return {name: self._latest[self._ledger_of[name]] for name in names if name in self._ledger_of}
 
     def accept(self, heads: Iterable[tuple[str, SignedHead]]) -> dict[str, str]:
-        """Take over new heads; those that must not be are left out.
+        """Store the valid heads of one round and return the refused clients.
 
         Args:
-            heads: Who sent it (a stable name), and the head.
+            heads: Stable name of each client, and the head that it sent.
 
         Returns:
-            Name -> why its head is refused.
+            Name of a client -> why its head is refused.
         """
         refused: dict[str, str] = {}
         accepted: list[tuple[str, SignedHead]] = []
-        for who, head in heads:
+        for client, head in heads:
             try:
-                self._check(who, head)
+                self._check(client, head)
             except LedgerError as error:
-                refused[who] = str(error)
+                refused[client] = str(error)
                 continue
-            if any(one.ledger == head.ledger and one.seq == head.seq and one.hash != head.hash for _, one in accepted):
-                refused[who] = f"client {who} came with another copy of a ledger that was seen in the same round"
+            if any(
+                other.ledger == head.ledger and other.seq == head.seq and other.hash != head.hash
+                for _, other in accepted
+            ):
+                refused[client] = f"client {client} came with another copy of a ledger that was seen in the same round"
                 continue
-            accepted.append((who, head))
-        # Clients of one holder share a ledger, and answer in any order: each is judged by what was known before.
-        for who, head in accepted:
-            known = self._latest.get(head.ledger)
-            if known is None or head.seq > known.seq:
-                self._latest[head.ledger] = head
-            self._ledger_of[who] = head.ledger
-        lines = "".join(json.dumps({"client": who} | asdict(head)) + "\n" for who, head in accepted)
+            accepted.append((client, head))
+        # Clients of one holder share a ledger and answer in any order.
+        # So each head is compared with the heads of earlier rounds, and only then all are remembered.
+        for client, head in accepted:
+            self._remember(client, head)
+        lines = "".join(json.dumps({"client": client} | asdict(head)) + "\n" for client, head in accepted)
         for file in self._files if accepted else ():
             append_lines(file, lines.encode())
         return refused
 
-    def _check(self, who: str, head: SignedHead) -> None:
+    def _remember(self, client: str, head: SignedHead) -> None:
+        known = self._latest.get(head.ledger)
+        if known is None or head.seq > known.seq:
+            self._latest[head.ledger] = head
+        self._ledger_of[client] = head.ledger
+
+    def _check(self, client: str, head: SignedHead) -> None:
         head.check()
-        if self._ledger_of.get(who, head.ledger) != head.ledger:
-            raise LedgerError(f"client {who} came with another ledger than before: what it had spent is not in it")
+        # A known client with a new ledger would start with an unspent budget.
+        if self._ledger_of.get(client, head.ledger) != head.ledger:
+            raise LedgerError(f"client {client} came with another ledger than before: what it had spent is not in it")
         known = self._latest.get(head.ledger)
         if known is not None and (head.seq < known.seq or (head.seq == known.seq and head.hash != known.hash)):
             raise LedgerError(
-                f"client {who} came with an older copy of its ledger: entry {known.seq} was there before, now it ends "
-                f"with {head.seq}"
+                f"client {client} came with an older copy of its ledger: entry {known.seq} was there before, now it "
+                f"ends with {head.seq}"
             )
 
 
 def append_lines(file: Path, lines: bytes) -> None:
-    """Add whole lines to a file. Half a line that a crash left goes first: what is added to it could not be read again.
+    """Append whole lines to a file after removing half a line.
 
-    Args:
-        file: Made if it is not there, for this user only.
-        lines: Each with its end.
+    A crash may have left half a line at the end. Lines added behind it could not be read again. A missing file is
+    made, for this user only.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a+b") as stream:
-        _wait_for_others(stream.fileno())  # a line that another server is writing is half a line, too
+        # A line that another server is writing looks like half a line, too.
+        _lock(stream.fileno())
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - 1))
         if size and stream.read(1) != b"\n":
@@ -144,18 +153,21 @@ def append_lines(file: Path, lines: bytes) -> None:
         stream.write(lines)
 
 
-def _wait_for_others(handle: int) -> None:
+def _lock(handle: int) -> None:
+    """Wait for an exclusive lock that lasts until the file is closed."""
     if sys.platform != "win32":
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX)  # until the file is closed
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def read_heads(file: Path) -> list[tuple[str, SignedHead]]:
-    """All heads of a file in the order they came; a last line that was cut short is left out.
+    """Return all heads in a file with their clients' names, in order.
+
+    A last line that was cut short is ignored.
 
     Raises:
-        LedgerError: The file cannot be read or holds something else.
+        LedgerError: The file cannot be read, or holds something else.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,7 +1,7 @@
-"""What a data holder does in its ledger: agree to runs, reserve and commit releases, note refusals.
+"""The transactions of a data holder's ledger, from registering a run to closing it.
 
-Everything is checked before anything is written, and written before anything is
-computed or sent. A crash leaves more charged than was released, never less.
+Everything is checked before anything is written, and everything is written before anything is computed or sent. So
+after a crash more may be charged than was released, but never less.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from common.ledger.registrations import (
     charges_in,
     entries_of,
     is_closed,
-    place,
     register_event,
     release_event,
     releases_of,
     request_id,
+    run_fields,
     unit_of,
 )
 from common.privacy.plan import PrivacyPlan
@@ -35,15 +35,15 @@ from common.privacy.policy import Policy
 
 
 class LedgerSession:
-    """One holder's ledger and keys, opened.
+    """An open ledger together with its holder's keys.
 
     Args:
-        ledger: Open; its first entry is written here if it has none.
-        keys: The holder's.
-        simulated: Whether the images are a simulation's.
+        ledger: Open; a ledger without entries gets its first entry here.
+        keys: The holder's keys.
+        simulated: Whether the holder belongs to a simulation.
 
     Raises:
-        LedgerError: The ledger belongs to other keys, or to a simulation and this is none.
+        LedgerError: The ledger belongs to other keys, or `simulated` differs from what it was made for.
     """
 
     def __init__(self, ledger: Ledger, keys: HolderKeys, *, simulated: bool) -> None:
@@ -52,31 +52,33 @@ class LedgerSession:
         identity = {"ledger": keys.ledger_id, "public-key": keys.public, "simulated": simulated}
         if not ledger.head().seq:
             with ledger.transaction():
+                # Another process may have written the first entry since the line above.
                 if not ledger.head().seq:
                     ledger.append("genesis", request_id("", "", keys.ledger_id, 0, "genesis"), identity)
+        # With other keys, images that are in the ledger would get other names and seem new.
         if ledger.entries("seq = 1")[0].event != identity:
             raise LedgerError(f"the ledger {ledger.path} was made with other keys: restore the keys that belong to it")
 
     def registration(self, run: str, client: str) -> Registration | None:
-        """What was agreed on for a run, if anything."""
-        found = entries_of(self.ledger, "register", run, client)
-        return Registration.of(found[0]) if found else None
+        """Return a run's registration, None if the run is not registered."""
+        registered = entries_of(self.ledger, "register", run, client)
+        return Registration.of(registered[0]) if registered else None
 
     def register(
         self, run: str, client: str, plan: PrivacyPlan, parts: tuple[ImageDigests, ...], policy: Policy
     ) -> Registration:
-        """Agree to a run, or find that it was agreed to.
+        """Register a run or return its earlier registration.
 
         Args:
             run: Name of the run.
             client: Name of the client.
             plan: The whole plan.
-            parts: What trains and what evaluates, in the order of `images.PARTS`.
-            policy: The holder's.
+            parts: Images that train and images that evaluate, in the order of `images.PARTS`.
+            policy: The holder's policy.
 
         Raises:
-            PolicyError: The plan with all that was spent before is beyond the policy, or the run was
-                agreed to with another plan or other images. Nothing is written.
+            PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered with
+                another plan or other images. Nothing is written.
             LedgerError: The ledger cannot be written.
         """
         unit = unit_of(plan)
@@ -87,8 +89,11 @@ class LedgerSession:
         policy.check_plan(plan)
         with self.ledger.transaction():
             known = self.registration(run, client)
-            if known is not None:  # another process agreed to it meanwhile
+            # Another process may have registered the run since the check above.
+            if known is not None:
                 return _unchanged(known, plan, dataset)
+            # The budget is checked last, because it needs the images' numbers.
+            # A refusal rolls the whole transaction back, so the images are not kept either.
             self._keep_images(dataset, plan, parts)
             self._check_budget(run, client, dataset, plan, policy)
             event = register_event(self.ledger, run, client, plan, dataset, policy.digest)
@@ -104,14 +109,17 @@ class LedgerSession:
             images.keep_part(self.ledger, dataset, name, unit_of(plan), members)
 
     def _check_budget(self, run: str, client: str, dataset: str, plan: PrivacyPlan, policy: Policy) -> None:
-        """The whole plan, with all that other runs have spent or still may."""
+        """Refuse a plan whose total with all other runs exceeds the policy."""
         charge, past = charge_of(self.ledger, dataset, plan), charges_in(self.ledger, without=(run, client))
+        # Without a cap the policy's delta has no meaning. The plan's delta then gives the figure.
         delta = policy.delta if math.isfinite(policy.max_epsilon) else plan.delta
         try:
             worst = spent_with(charge, past, delta=delta)
-        except ConfigError as error:  # more than any policy could mean
+        except ConfigError as error:
+            # The epsilon is too large to compute, so it is above any cap that a policy can have.
             raise PolicyError(str(error)) from None
         policy.check_spent(worst.spent)
+        # A group's bound grows with its number of images, so the holder must have accepted that.
         if worst.group_bound and not policy.accept_group_bound:
             raise PolicyError(
                 "images that were protected one by one are now to be protected as a group: the policy must say "
@@ -124,23 +132,24 @@ class LedgerSession:
         """Charge one release before it is computed.
 
         Args:
-            agreed: What was agreed on.
-            server_round: From 1.
+            agreed: The run's registration.
+            server_round: Number of the round, from 1.
             release: What will leave.
-            content: Hash of what was asked.
-            policy: The holder's, as it is now.
+            content: Hash of the request.
+            policy: The holder's policy, as it is now.
 
         Returns:
-            What was sent before, if the same was asked before; None if it is to be computed.
+            The reply that was committed to the same request before; None if the reply must be computed.
 
         Raises:
-            PolicyError: The plan does not hold so many rounds, the budget went to another run meanwhile,
-                or the same release was asked for with other content.
+            PolicyError: The plan does not hold so many rounds, another run has used the budget meanwhile, or the same
+                release was requested with other content.
             LedgerError: The ledger cannot be written.
         """
         ident = agreed.request(server_round, release)
         with self.ledger.transaction():
             before = self.ledger.entries("request_id = ? AND kind = 'reserve'", (ident,))
+            # A repeated request must not be charged again, and must not get a second, different reply.
             if before:
                 return self._again(before[0], content)
             self._check_room(agreed, release, policy)
@@ -149,7 +158,8 @@ class LedgerSession:
         return None
 
     def _again(self, before: Entry, content: str) -> bytes | None:
-        """A request that was reserved: computed again if nothing left, sent again if something did."""
+        """Return the committed reply to a repeated request, None if nothing left."""
+        # The charge covers one reply. A reply to other content would be a second release.
         if before.content_digest != content:
             raise PolicyError("the same round was asked for again with another model or other settings")
         if not self.ledger.entries("request_id = ? AND kind = 'commit'", (before.request_id,)):
@@ -157,18 +167,23 @@ class LedgerSession:
         return self._kept(before.request_id)
 
     def _kept(self, ident: str) -> bytes:
-        kept = self.ledger.reply(ident)
-        if kept is None:
+        reply = self.ledger.reply(ident)
+        # To compute it again would be a second release under one charge.
+        if reply is None:
             raise PolicyError("a round was asked for again whose reply is not kept any more")
-        return kept
+        return reply
 
     def _check_room(self, agreed: Registration, release: Release, policy: Policy) -> None:
-        mine = releases_of(self.ledger, agreed)
+        """Refuse a release that the plan or the policy does not allow."""
+        reserved = releases_of(self.ledger, agreed)
         planned = agreed.plan.num_rounds if release == "train" else 1
-        if is_closed(self.ledger, agreed) or mine.count(release) >= planned:
+        if is_closed(self.ledger, agreed) or reserved.count(release) >= planned:
             raise PolicyError("the server asked for a release that the plan does not have")
+        # The policy may have become stricter since the run was registered.
         policy.check_plan(agreed.plan)
-        if policy.digest != agreed.policy or (not mine and self._others_began_since(agreed)):
+        # A plan counts for other runs from its first reserved round on. Before that, another run may have
+        # used the budget. Afterwards only a changed policy needs a new check.
+        if policy.digest != agreed.policy or (not reserved and self._others_began_since(agreed)):
             self._check_budget(agreed.run, agreed.client, agreed.dataset, agreed.plan, policy)
 
     def _others_began_since(self, agreed: Registration) -> bool:
@@ -180,30 +195,32 @@ class LedgerSession:
         return bool(rows)
 
     def commit(self, agreed: Registration, server_round: int, release: Release, reply: bytes, *, keep: int) -> bytes:
-        """Write what is about to be sent; only then may it be sent.
+        """Write a reply to the ledger and return the reply to send.
 
-        Of two processes that computed the same release, the first one's reply counts for both.
+        Only what this returns may be sent. If two processes computed the same release, the first reply counts for both.
 
         Args:
-            agreed: What was agreed on.
-            server_round: From 1.
+            agreed: The run's registration.
+            server_round: Number of the round, from 1.
             release: What leaves.
-            reply: Its bytes, kept for a server that asks again.
+            reply: Bytes of the reply, kept so that they can be sent again.
             keep: How many of the newest replies are kept.
 
         Returns:
-            What may be sent: the reply, or the one that was committed before.
+            The given reply, or the reply that was committed before.
 
         Raises:
-            PolicyError: Another reply was committed, and is not kept any more.
-            LedgerError: The ledger cannot be written: nothing may be sent.
+            PolicyError: Another reply was committed and is not kept any more.
+            LedgerError: The release was not reserved, or the ledger cannot be written: nothing may be sent.
         """
         ident = agreed.request(server_round, release)
-        event = place(agreed.run, agreed.client, server_round) | {"release": release}
+        event = run_fields(agreed.run, agreed.client, server_round) | {"release": release}
         digest = hashlib.sha256(reply).hexdigest()
         with self.ledger.transaction():
+            # A release without a charge must never leave.
             if not self.ledger.entries("request_id = ? AND kind = 'reserve'", (ident,)):
-                raise LedgerError("a release was to be committed that nobody had reserved")
+                raise LedgerError("a release was to be committed that was not reserved")
+            # One charge covers one reply: the first one that was committed.
             if self.ledger.entries("request_id = ? AND kind = 'commit'", (ident,)):
                 return self._kept(ident)
             self.ledger.append("commit", ident, event, content_digest=digest, dataset=agreed.dataset)
@@ -212,16 +229,19 @@ class LedgerSession:
         return reply
 
     def refuse(self, run: str, client: str, server_round: int, kind: str, why: str) -> None:
-        """Note what was refused, once for each request; the reason stays here."""
-        event = place(run, client, server_round) | {"asked": kind, "why": why}
+        """Record a refusal once for each request.
+
+        The reason stays in the ledger. It is never sent.
+        """
+        event = run_fields(run, client, server_round) | {"asked": kind, "why": why}
         self._write_once("refuse", request_id(run, client, "", server_round, kind), event)
 
-    def note(self, run: str, client: str, what: str) -> None:
-        """Note something about a run, once."""
-        self._write_once("note", request_id(run, client, what, 0, "note"), place(run, client, 0) | {"note": what})
+    def note(self, run: str, client: str, text: str) -> None:
+        """Record a note about a run, once for each text."""
+        self._write_once("note", request_id(run, client, text, 0, "note"), run_fields(run, client, 0) | {"note": text})
 
     def close(self, run: str, client: str) -> None:
-        """Nothing more can be reserved in a run, and its replies go."""
+        """Close a run to further releases and delete its kept replies."""
         self.note(run, client, CLOSED)
         with self.ledger.transaction():
             self.ledger.forget_replies(run, client, keep=0)
@@ -233,7 +253,8 @@ class LedgerSession:
 
 
 def _unchanged(known: Registration, plan: PrivacyPlan, dataset: str) -> Registration:
+    """Return an earlier registration, refusing another plan or other images."""
     if known.plan != plan or known.dataset != dataset:
-        what = "plan" if known.plan != plan else "images"
-        raise PolicyError(f"run {known.run[:12]} was agreed to with another {what}; other {what} are another run")
+        changed = "plan" if known.plan != plan else "images"
+        raise PolicyError(f"run {known.run[:12]} was agreed to with another {changed}; other {changed} are another run")
     return known

@@ -1,1 +1,1 @@
-"""Plans, events, accounting, clipping and noise; no Flower, no torch."""
+"""Privacy plans, events, accounting, clipping and noise, without Flower or torch."""

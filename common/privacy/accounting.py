@@ -1,15 +1,14 @@
-"""What events cost: an upper bound by PLD, cross-checked by RDP.
+"""Epsilon of events, an upper bound by PLD that is cross-checked by RDP.
 
-Events are what happened; epsilon is computed from all of them together and is
-never added up. Neighbouring data sets differ in one unit, in the zero-out sense
-(dp_accounting's REPLACE_SPECIAL).
+Epsilon is computed from all events of a unit together. Epsilons are never added up. Neighbouring data sets differ in
+one unit, in the zero-out sense (dp_accounting's REPLACE_SPECIAL).
 """
 
 import importlib.util
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,36 +16,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.accounting_cache import cached_figure
+from common.privacy.accounting_cache import FigureCache
 from common.privacy.events import DpSgdEvent, Event, merged
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 DISCRETIZATION = 1e-4
-MOST_EPSILON = 200.0
+MAX_EPSILON = 200.0
 NEIGHBORING_RELATION = "add/remove one unit (zero-out)"
 ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with RDP (Opacus)"
-_ORDERS = (
-    *(1.1 + 0.1 * x for x in range(40)),
-    *(5.5 + 0.5 * x for x in range(10)),
-    *range(11, 65),
-    80,
-    96,
-    128,
-    256,
-    512,
-)
+FIGURES = FigureCache()
+_ORDERS = (*(1.1 + 0.1 * x for x in range(40)), *(5.5 + 0.5 * x for x in range(10)), *range(11, 65))
+_ORDERS += (80, 96, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Epsilon of one history at one delta, by two accountants; both are upper bounds.
+    """Two upper bounds on the epsilon of one history at one delta.
 
     Attributes:
-        pld: By privacy loss distributions: the official figure, for plans fixed in advance.
-        rdp: By Renyi divergences: looser; the sum is a valid filter for plans that
-            were chosen after earlier results were seen (Feldman and Zrnic 2021).
+        pld: By privacy loss distributions. The official figure, for plans that were fixed in advance.
+        rdp: By Renyi divergences. Looser, but the sum is a valid filter for plans that were chosen after earlier
+            results were seen (Feldman and Zrnic 2021).
     """
 
     pld: float
@@ -57,49 +49,50 @@ NOTHING = Spent(0.0, 0.0)
 
 
 def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> Spent:
-    """What all events over the same units cost together.
+    """Return what all events on one unit cost together.
 
     Args:
         events: Any number; equal mechanisms are merged first.
         delta: In (0, 1).
-        fresh: Compute it anew, whatever an earlier process has found.
+        fresh: Compute the figures without the cache on disk, as an audit must.
 
     Returns:
-        Both bounds; zeros for no events.
+        Both bounds on epsilon; zeros for no events.
 
     Raises:
-        ConfigError: Epsilon is beyond `MOST_EPSILON`; no figure would mean anything.
-        PrivacyError: RDP is below PLD, which would mean that one of the two is wrong.
+        ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
+        PrivacyError: RDP is below PLD, so one of the two accountants is wrong.
 
-    Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et
-    al. 2022, arXiv:2207.04380 (PLD); Mironov et al. 2019, arXiv:1908.10530 (RDP);
-    Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
+    Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et al. 2022, arXiv:2207.04380 (PLD);
+    Mironov et al. 2019, arXiv:1908.10530 (RDP); Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
     """
     history = merged(events)
     if not history:
         return NOTHING
-    rdp = cached_figure("rdp", (history, delta), lambda: rdp_epsilon(history, delta), fresh=fresh)
-    if not rdp <= MOST_EPSILON:
+    rdp = FIGURES.get_or_compute("rdp", (history, delta), lambda: rdp_epsilon(history, delta), bypass=fresh)
+    # Check RDP first: PLD needs gigabytes of memory for so little noise. `not <=` also refuses NaN.
+    if not rdp <= MAX_EPSILON:
         raise ConfigError(
             f"privacy: so little noise gives epsilon {rdp:.0f}, which promises nothing: raise "
             "privacy.noise-multiplier, or set privacy.mechanism=none to say so"
         )
-    pld = cached_figure(
-        "pld", (history, delta, DISCRETIZATION), lambda: pld_epsilon(history, delta, DISCRETIZATION), fresh=fresh
+    pld = FIGURES.get_or_compute(
+        "pld", (history, delta, DISCRETIZATION), lambda: pld_epsilon(history, delta, DISCRETIZATION), bypass=fresh
     )
+    # PLD is the tighter bound. If it is the larger one by more than rounding, one accountant has a bug.
     if rdp < pld - 1e-3:
         raise PrivacyError(f"accountants disagree: RDP {rdp:.4f} is below PLD {pld:.4f}; nothing is reported")
     return Spent(pld, rdp)
 
 
-@lru_cache(maxsize=4096)
+@FIGURES.in_memory(4096)
 def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float) -> float:
-    """Epsilon by the privacy loss distribution of a merged history.
+    """Compute epsilon by the privacy loss distribution of a merged history.
 
     Args:
         history: At least one event.
         delta: In (0, 1).
-        discretization: Width of the loss grid; larger is faster and larger in epsilon.
+        discretization: Width of the loss grid; a larger one is faster and gives a larger epsilon.
     """
     parts = [_loss_distribution(event.counted(1), discretization).self_compose(event.count) for event in history]
     whole = parts[0]
@@ -108,9 +101,9 @@ def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float)
     return float(whole.get_epsilon_for_delta(delta))
 
 
-@lru_cache(maxsize=16)
+@FIGURES.in_memory(16)
 def _loss_distribution(event: Event, discretization: float) -> "PrivacyLossDistribution":
-    """Of an event that happens once."""
+    """Return the privacy loss distribution of an event that happens once."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     grid: dict[str, Any] = {"value_discretization_interval": discretization}
@@ -128,7 +121,7 @@ def _loss_distribution(event: Event, discretization: float) -> "PrivacyLossDistr
 
 
 def _chances(group_size: int, sample_rate: float) -> list[float]:
-    """How likely each number of a group's members is in a batch.
+    """Return the chance of each number of group members in a batch.
 
     Source: Ganesh 2024, arXiv:2401.10294 (group-level DP-SGD as a mixture of Gaussians).
     """
@@ -137,25 +130,27 @@ def _chances(group_size: int, sample_rate: float) -> list[float]:
     return list(map(float, binom.pmf(np.arange(group_size + 1), group_size, sample_rate)))
 
 
-@lru_cache(maxsize=4096)
+@FIGURES.in_memory(4096)
 def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
-    """Epsilon by Renyi divergences of a merged history.
+    """Compute epsilon by the Renyi divergences of a merged history.
 
-    Source: Mironov et al. 2019, arXiv:1908.10530 (sampled Gaussian); Canonne et al.
-    2020, arXiv:2004.00010 (discrete Gaussian: that of the continuous one is a bound).
+    Source: Mironov et al. 2019, arXiv:1908.10530 (sampled Gaussian); Canonne et al. 2020, arXiv:2004.00010 (discrete
+    Gaussian: that of the continuous one is a bound).
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a best order at the edge only makes the bound looser
+        # Opacus warns if the best order is the first or the last. That only makes the bound looser.
+        warnings.simplefilter("ignore")
         total = sum(_divergences(event) for event in history)
-        found = float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)[0])
-    return found if not found < 0 else 0.0  # a large delta alone pays for so little; NaN stays what it is
+        epsilon = float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)[0])
+    # With a large delta the formula can be negative, which means 0. NaN must stay NaN, so that it is refused.
+    return epsilon if not epsilon < 0 else 0.0
 
 
 def _divergences(event: Event) -> np.ndarray:
-    """(orders,) upper bounds on the Renyi divergences of one event."""
+    """Return upper bounds on an event's Renyi divergences, shape (orders,)."""
     if not isinstance(event, DpSgdEvent):
         return np.asarray(_ORDERS) * event.releases * event.group_size**2 / (2 * event.noise_stddev**2)
-    # A group is in the batch if any member is, and then moves the sum by at most all of them.
+    # A group is in the batch if any member is, and then changes the sum by at most `group_size` bounds.
     rate = 1.0 - (1.0 - event.sample_rate) ** event.group_size
     noise = event.noise_multiplier / event.group_size
     rdp = _opacus_rdp()
@@ -164,16 +159,19 @@ def _divergences(event: Event) -> np.ndarray:
 
 @cache
 def _opacus_rdp() -> ModuleType:
-    """Opacus' RDP analysis, which needs NumPy and SciPy alone: the whole of Opacus would load torch, for seconds."""
+    """Load Opacus' RDP analysis without the rest of Opacus.
+
+    The analysis needs NumPy and SciPy alone. The whole of Opacus would load torch, which takes seconds.
+    """
     package = importlib.util.find_spec("opacus")
     if package is None or package.origin is None:
         raise PrivacyError(
             "Opacus is not installed, and nothing is reported without the cross-check: pip install opacus"
         )
     file = Path(package.origin).parent / "accountants" / "analysis" / "rdp.py"
-    found = importlib.util.spec_from_file_location("bract_opacus_rdp", file)
-    if found is None or found.loader is None:
-        raise PrivacyError(f"Opacus' RDP analysis is not where it was: {file}")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location("bract_opacus_rdp", file)
+    if spec is None or spec.loader is None:
+        raise PrivacyError(f"Opacus' RDP analysis is not at {file}: install the version of Opacus that Bract names")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module

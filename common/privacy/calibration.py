@@ -1,31 +1,30 @@
-"""The least noise that keeps a promise: found by the accountant that will check it."""
+"""Calibration of noise to a target epsilon by the accountant that checks it later."""
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 from common.errors import ConfigError
-from common.privacy.accounting import DISCRETIZATION, pld_epsilon
-from common.privacy.accounting_cache import cached_figure
+from common.privacy.accounting import DISCRETIZATION, FIGURES, pld_epsilon
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
 _COARSE = 1e-3
-_CLOSE = 1e-3  # relative: epsilon ends at most so far below the target, or noise so far above the least
-_MOST_NOISE = 1e4
-_MOST_FACTOR = 100.0
+# Relative: epsilon ends at most this far below the target, or the noise at most this far above the least noise.
+_TOLERANCE = 1e-3
+_MAX_NOISE = 1e4
+_MAX_FACTOR = 100.0
 History = tuple[Event, ...]
 
 
-@lru_cache(maxsize=1024)
+@FIGURES.in_memory(1024)
 def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: float) -> float:
-    """The least noise multiplier, to 0.1 %, whose epsilon does not exceed the target.
+    """Return the least noise multiplier whose epsilon meets the target.
 
-    Guarantee: the official epsilon of so many steps at this noise, on the grid that
-    every report and every check uses, is at most `target_epsilon`.
+    Guarantee: the official epsilon of all steps at this noise, on the grid that every report and every check uses, is
+    at most `target_epsilon`. The noise is the least one to 0.1 %.
 
     Args:
-        sample_rate: In (0, 1].
-        steps: Over the whole run.
+        sample_rate: Chance that a unit joins a batch, in (0, 1].
+        steps: Steps over the whole run.
         target_epsilon: Positive.
         delta: In (0, 1).
 
@@ -38,83 +37,89 @@ def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: floa
 
     guess = max(0.3, sample_rate * math.sqrt(steps) * 4 / target_epsilon + 0.2)
     key = (sample_rate, steps, target_epsilon, delta)
-    return cached_figure("noise", key, lambda: least_noise(history, target_epsilon, delta, guess=guess))
+    return FIGURES.get_or_compute("noise", key, lambda: least_noise(history, target_epsilon, delta, guess=guess))
 
 
 def least_noise(
-    history: Callable[[float], History], target: float, delta: float, *, guess: float, most: float = _MOST_NOISE
+    history: Callable[[float], History], target: float, delta: float, *, guess: float, most: float = _MAX_NOISE
 ) -> float:
-    """The least noise, to 0.1 %, at which a history's epsilon does not exceed the target.
+    """Return the least noise at which a history's epsilon meets the target.
 
-    Log epsilon is nearly a straight line over log noise: secant steps on a coarse
-    grid come close, and the fine grid decides.
+    The noise is exact to 0.1 %. Log epsilon is nearly linear in log noise, so secant steps on a coarse grid come close.
+    Then the fine grid decides.
 
     Args:
-        history: Noise -> events, more noise costing less.
-        target: Wanted epsilon.
+        history: Noise -> events; more noise must cost less.
+        target: Wanted epsilon, which is not exceeded.
         delta: In (0, 1).
-        guess: Where to start.
-        most: More noise than this is not tried.
+        guess: Noise to start the search from.
+        most: Largest noise that is tried.
 
     Raises:
-        ConfigError: Not even the most noise meets the target.
+        ConfigError: Not even the largest noise meets the target.
     """
 
     def excess(log_noise: float, grid: float) -> float:
         epsilon = pld_epsilon(history(math.exp(log_noise)), delta, grid)
         return math.log(max(epsilon, 1e-9) / target)
 
+    # The coarse grid gives the larger epsilon, so the slow fine grid is asked only if the coarse one fails.
     if excess(math.log(most), _COARSE) > 0 and excess(math.log(most), DISCRETIZATION) > 0:
         raise ConfigError(
             f"privacy.target-epsilon={target} cannot be met with so many steps: ask for fewer rounds or epochs, or a "
             "larger target"
         )
-    start, slope = _near(lambda x: excess(x, _COARSE), math.log(guess))
+    start, slope = _approach(lambda x: excess(x, _COARSE), math.log(guess))
     return math.exp(_settle(lambda x: excess(x, DISCRETIZATION), start, slope))
 
 
-def _near(excess: Callable[[float], float], x: float) -> tuple[float, float]:
-    """Where the excess is about zero, and its slope there."""
+def _approach(excess: Callable[[float], float], x: float) -> tuple[float, float]:
+    """Return a point with excess near zero and the slope at that point."""
     slope, value = -1.0, excess(x)
     for _ in range(30):
-        if abs(value) < _CLOSE / 2:
+        if abs(value) < _TOLERANCE / 2:
             break
         step = min(1.0, max(-1.0, -value / slope))
-        following = excess(x + step)
-        slope = min(-0.2, (following - value) / step)
-        x, value = x + step, following
+        next_value = excess(x + step)
+        slope = min(-0.2, (next_value - value) / step)
+        x, value = x + step, next_value
     return x, slope
 
 
 def _settle(excess: Callable[[float], float], x: float, slope: float) -> float:
-    """A point with excess in (-`_CLOSE`, 0], or the least that a bisection to `_CLOSE` finds."""
+    """Return a point with excess in (-`_TOLERANCE`, 0].
+
+    If there is none, return the upper end of a bisection to `_TOLERANCE`, where the excess is not positive.
+    """
     low, high = -math.inf, math.inf
-    while high - low > _CLOSE:
+    while high - low > _TOLERANCE:
         value = excess(x)
         low, high = (max(low, x), high) if value > 0 else (low, min(high, x))
-        if -_CLOSE < value <= 0:
+        if -_TOLERANCE < value <= 0:
             return x
-        towards = x - (value + _CLOSE / 4) / slope
-        width = 4 * _CLOSE
-        if not low < towards < high:
-            towards = (low + high) / 2 if math.isfinite(high - low) else (x + width if value > 0 else x - width)
-        x = towards
+        following = x - (value + _TOLERANCE / 4) / slope
+        width = 4 * _TOLERANCE
+        if not low < following < high:
+            following = (low + high) / 2 if math.isfinite(high - low) else (x + width if value > 0 else x - width)
+        x = following
     return high
 
 
 def counts_noise(events: tuple[CountsEvent, ...], *, target_epsilon: float, delta: float) -> float:
-    """What to multiply the noise of counts by, at least 1, so that they meet the target together.
+    """Return the factor by which the noise of counts must grow.
+
+    Guarantee: it is at least 1, and with the noise multiplied by it all counts together cost at most `target_epsilon`.
 
     Args:
-        events: Counts over the same units at the noise that was asked for.
+        events: Counts of the same units, at the noise that was asked for.
         target_epsilon: Positive.
         delta: In (0, 1).
 
     Raises:
-        ConfigError: No noise meets the target.
+        ConfigError: Not even 100 times the noise meets the target.
     """
     key = (events, target_epsilon, delta)
-    return cached_figure("counts", key, lambda: _factor(events, target_epsilon, delta))
+    return FIGURES.get_or_compute("counts", key, lambda: _factor(events, target_epsilon, delta))
 
 
 def _factor(events: tuple[CountsEvent, ...], target: float, delta: float) -> float:
@@ -123,4 +128,4 @@ def _factor(events: tuple[CountsEvent, ...], target: float, delta: float) -> flo
 
     if pld_epsilon(history(1.0), delta, DISCRETIZATION) <= target:
         return 1.0
-    return max(1.0, least_noise(history, target, delta, guess=2.0, most=_MOST_FACTOR))
+    return max(1.0, least_noise(history, target, delta, guess=2.0, most=_MAX_FACTOR))

@@ -1,8 +1,7 @@
-"""Exact discrete Gaussian noise for counts: whole numbers only, no floating point in any decision.
+"""Exact discrete Gaussian noise for counts, without floating point in any decision.
 
-Every choice compares whole numbers that fit in 64 bits, so the law of the noise is
-the stated one and not an approximation of it. A chance with a long denominator is
-never formed: it is taken apart into independent coins with short ones.
+Every choice compares whole numbers that fit in 64 bits. So the noise has exactly the stated distribution. A chance with
+a long denominator is never formed. It is split into independent coins with short denominators.
 
 Not protected: how long a draw takes, and how many bytes it reads, depend on the noise.
 """
@@ -19,33 +18,35 @@ from common.errors import ConfigError, PrivacyError
 _FINE_STEPS = 1 << 10
 _LARGEST_FINE_STDDEV = 1 << 16
 _LARGEST_STDDEV = 1 << 24
-# Laplace magnitudes up to so many scales cannot overflow; a longer one has chance under exp(-1023).
+# Laplace magnitudes up to so many scales cannot overflow. A larger one has a chance under exp(-1023).
 _LARGEST_SCALES = 1 << 10
 
-# One flip for each item (an index into the caller's arrays); returns the items with heads.
+# Takes items (indices into the caller's arrays), flips a coin for each, and returns the items with heads.
 _Coin = Callable[[np.ndarray], np.ndarray]
-_CERTAIN: _Coin = np.asarray  # Heads for every item.
+# A coin that shows heads for every item.
+_CERTAIN: _Coin = np.asarray
 
 
 class ByteStream(Protocol):
     """A source of independent, uniform random bytes for one purpose in one message."""
 
     def random_bytes(self, size: int) -> bytes:
-        """Exactly `size` fresh bytes."""
+        """Return exactly `size` fresh bytes."""
         ...
 
 
 def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
-    """The parameter that `discrete_gaussian` really uses; give this one to the accountant.
+    """Return the noise parameter that `discrete_gaussian` really uses.
 
-    Guarantee: never smaller than asked; larger by less than 1/1024 up to 65,536 and
-    by less than 1 above; exact as a float; applying it again changes nothing.
+    The accountant must be given this parameter. Guarantee: it is never smaller than asked. It is larger by less than
+    1/1024 up to 65,536 and by less than 1 above. It is exact as a float, and applying this function again changes
+    nothing.
 
     Args:
         noise_stddev: In counts; a float means the exact rational number it stores.
 
     Raises:
-        ConfigError: It is not finite and positive, or is over 16,777,216.
+        ConfigError: `noise_stddev` is not finite and positive, or is over 16,777,216.
 
     >>> sampled_stddev(4.0), sampled_stddev(0.3)
     (Fraction(4, 1), Fraction(77, 256))
@@ -57,11 +58,11 @@ def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
 
 
 def discrete_gaussian(size: int, *, noise_stddev: Fraction | float, stream: ByteStream) -> np.ndarray:
-    """Draw whole numbers x with chance proportional to exp(-x^2 / (2 s^2)), exactly.
+    """Draw whole numbers x with chance proportional to exp(-x^2 / (2 s^2)).
 
-    Guarantee: s is `sampled_stddev(noise_stddev)`; draws are independent; nothing is
-    rounded or cut off. s is the parameter that accountants take, not a moment: the
-    standard deviation is a little smaller than s, by under 1e-6 of it from s = 1 on.
+    Guarantee: the chances are exact, s is `sampled_stddev(noise_stddev)`, draws are independent, and nothing is rounded
+    or cut off. s is the parameter that accountants take. The standard deviation itself is a little smaller, by under
+    1e-6 of s from s = 1 on.
 
     Args:
         size: How many draws; may be 0.
@@ -73,7 +74,7 @@ def discrete_gaussian(size: int, *, noise_stddev: Fraction | float, stream: Byte
 
     Raises:
         ConfigError: `noise_stddev` is out of range, or `size` is negative.
-        PrivacyError: A draw would not fit; has chance under exp(-1023).
+        PrivacyError: A draw does not fit in 63 bits, with a chance under exp(-1023).
 
     Source: Canonne, Kamath and Steinke 2020, arXiv:2004.00010, Algorithm 3.
     """
@@ -90,8 +91,11 @@ def discrete_gaussian(size: int, *, noise_stddev: Fraction | float, stream: Byte
 
 
 def uniform_below(bound: int, size: int, stream: ByteStream) -> np.ndarray:
-    """(size,) int64, uniform over 0 .. bound - 1 without bias; the bound is 1 to 2^63."""
-    # A word past the last whole multiple of the bound is thrown away and drawn again.
+    """Draw unbiased uniform numbers from 0 to bound - 1, shape (size,), int64.
+
+    The bound is from 1 to 2^63.
+    """
+    # A word past the last whole multiple of the bound is drawn again. Keeping it would favour small numbers.
     last = np.uint64((1 << 64) - 1 - (1 << 64) % bound)
 
     def attempt(count: int) -> np.ndarray:
@@ -102,7 +106,12 @@ def uniform_below(bound: int, size: int, stream: ByteStream) -> np.ndarray:
 
 
 def bernoulli_exp(numerators: np.ndarray, denominator: int, stream: ByteStream) -> np.ndarray:
-    """(n,) bool, each true with chance exp(-numerator / denominator), exactly; arXiv:2004.00010, Algorithm 1."""
+    """Draw booleans with chance exp(-numerator / denominator) each, shape (n,).
+
+    The chance is exact.
+
+    Source: Canonne, Kamath and Steinke 2020, arXiv:2004.00010, Algorithm 1.
+    """
     whole, rest = np.divmod(numerators, denominator)
     items = _heads_each_time(np.arange(numerators.size), whole, lambda some: _heads_exp(some, _CERTAIN, stream))
     items = _heads_exp(items, _ratio_coin(rest, denominator, stream), stream)
@@ -110,10 +119,10 @@ def bernoulli_exp(numerators: np.ndarray, denominator: int, stream: ByteStream) 
 
 
 def bernoulli_exp_half_square(whole: np.ndarray, rest: np.ndarray, denominator: int, stream: ByteStream) -> np.ndarray:
-    """(n,) bool, each true with chance exp(-(w + f)^2 / 2), exactly, where w = whole and f = rest / denominator < 1.
+    """Draw booleans with chance exp(-(w + f)^2 / 2) each, shape (n,).
 
-    The exponent is taken apart into w^2/2 + w f + f^2/2, and a coin of chance f^2/2 is
-    three coins, so nothing longer than w^2 or the denominator is formed.
+    Here w = whole and f = rest / denominator < 1. The chance is exact. The exponent is split into w^2/2 + w f + f^2/2,
+    and a coin of chance f^2/2 is three coins. So no number longer than w^2 or the denominator is formed.
     """
     ratio = _ratio_coin(rest, denominator, stream)
     items = np.flatnonzero(bernoulli_exp(whole * whole, 2, stream))
@@ -123,20 +132,28 @@ def bernoulli_exp_half_square(whole: np.ndarray, rest: np.ndarray, denominator: 
 
 
 def laplace_attempts(count: int, *, scale: int, stream: ByteStream) -> np.ndarray:
-    """(at most count,) int64, chance proportional to exp(-|x| / scale); arXiv:2004.00010, Algorithm 2."""
+    """Draw at most `count` whole numbers x with chance proportional to exp(-|x| / scale).
+
+    Source: Canonne, Kamath and Steinke 2020, arXiv:2004.00010, Algorithm 2.
+    """
     low = uniform_below(scale, count, stream)
     low = low[bernoulli_exp(low, scale, stream)]
     magnitudes = low + scale * _geometric(low.size, stream)
     negative = uniform_below(2, low.size, stream) == 1
-    # Zero would come twice as often as it should if minus zero counted.
+    # Drop minus zero. Otherwise zero would come twice as often as it should.
     return np.asarray(np.where(negative, -magnitudes, magnitudes)[~(negative & (magnitudes == 0))])
 
 
 def scaled_distance(magnitudes: np.ndarray, stddev: Fraction) -> tuple[np.ndarray, np.ndarray, int]:
-    """| m - s^2 / t | / s for (n,) magnitudes m and t = floor(s) + 1, exactly: whole (n,) + rest (n,) / denominator.
+    """Return |m - s^2 / t| / s exactly for (n,) magnitudes m.
+
+    Here t = floor(s) + 1.
+
+    Returns:
+        whole (n,), rest (n,) and denominator, where the value is whole + rest / denominator.
 
     Raises:
-        PrivacyError: A magnitude is over 1024 t; up to there no product reaches 2^63.
+        PrivacyError: A magnitude is over 1024 t; up to that no product reaches 2^63.
     """
     top, bottom = stddev.numerator, stddev.denominator
     scale = top // bottom + 1
@@ -148,7 +165,7 @@ def scaled_distance(magnitudes: np.ndarray, stddev: Fraction) -> tuple[np.ndarra
 
 
 def _geometric(size: int, stream: ByteStream) -> np.ndarray:
-    """(size,) int64: how often a coin of chance exp(-1) shows heads before its first tails."""
+    """Count the heads of a coin of chance exp(-1) before its first tails."""
     counts, items = np.zeros(size, dtype=np.int64), np.arange(size)
     while items.size:
         items = _heads_exp(items, _CERTAIN, stream)
@@ -157,12 +174,16 @@ def _geometric(size: int, stream: ByteStream) -> np.ndarray:
 
 
 def _ratio_coin(numerators: np.ndarray, denominator: int, stream: ByteStream) -> _Coin:
-    """Coins of chance numerator / denominator."""
+    """Return coins of chance numerator / denominator."""
     return lambda items: items[uniform_below(denominator, items.size, stream) < numerators[items]]
 
 
 def _heads_exp(items: np.ndarray, coin: _Coin, stream: ByteStream) -> np.ndarray:
-    """Flip coins of chance exp(-p) given a coin of chance p: heads if the run of p, p/2, p/3, ... is even."""
+    """Flip coins of chance exp(-p), built from a coin of chance p.
+
+    Coins of chance p, p/2, p/3, ... are flipped until one shows tails. The result is heads if an even number showed
+    heads before.
+    """
     odd = np.zeros(items.max(initial=-1) + 1, dtype=bool)
     left, turn = items, 1
     while left.size:
@@ -174,7 +195,10 @@ def _heads_exp(items: np.ndarray, coin: _Coin, stream: ByteStream) -> np.ndarray
 
 
 def _heads_each_time(items: np.ndarray, times: np.ndarray, coin: _Coin) -> np.ndarray:
-    """Flip each item's coin as often as `times` says; heads only if all flips are. The order is lost."""
+    """Return the items whose coin shows heads `times` times in a row.
+
+    The order of the items is lost.
+    """
     kept, turn = [items[:0]], 0
     while items.size:
         finished = times[items] <= turn
@@ -185,14 +209,20 @@ def _heads_each_time(items: np.ndarray, times: np.ndarray, coin: _Coin) -> np.nd
 
 
 def _mask(items: np.ndarray, size: int) -> np.ndarray:
-    """True at the items. Order carries information about size, so only masks leave the coins."""
+    """Return a mask that is true at the items, shape (size,).
+
+    The order of the items depends on the noise, so only masks may leave the coins.
+    """
     mask = np.zeros(size, dtype=bool)
     mask[items] = True
     return mask
 
 
 def _collect(size: int, attempt: Callable[[int], np.ndarray]) -> np.ndarray:
-    """(size,) int64 from attempts that may return fewer values than asked for, never more."""
+    """Repeat attempts until they have returned `size` values in all.
+
+    An attempt may return fewer values than asked for, never more.
+    """
     parts = [np.empty(0, dtype=np.int64)]
     while missing := size - sum(part.size for part in parts):
         parts.append(attempt(missing))

@@ -1,4 +1,7 @@
-"""What happened to a unit's data, apart from what it costs: events are kept, epsilons never are."""
+"""Events that record what a run did to a unit's data.
+
+An event says nothing about its cost. Events are stored, epsilons never are.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,8 +19,8 @@ class DpSgdEvent:
         sample_rate: Chance that a unit joins a batch, in (0, 1].
         noise_multiplier: Noise standard deviation over L2 sensitivity.
         steps: How many steps, empty batches included.
-        group_size: How many of the mechanism's units the protected unit consists of;
-            more than 1 where images were units and a group of them is asked about.
+        group_size: How many of the mechanism's units the protected unit consists of; more than 1 if single images were
+            units and a group of them is to be protected.
     """
 
     sample_rate: float
@@ -27,22 +30,24 @@ class DpSgdEvent:
 
     @property
     def count(self) -> int:
-        """How often its mechanism ran."""
+        """The number of times that the mechanism ran."""
         return self.steps
 
     def counted(self, count: int) -> "DpSgdEvent":
-        """The same mechanism, run so many times."""
+        """Return the same mechanism with another number of runs."""
         return replace(self, steps=count)
 
 
 @dataclass(frozen=True, order=True)
 class CountsEvent:
-    """Releases of integer counts under discrete Gaussian noise, of which one unit moves one by 1.
+    """Releases of integer counts under discrete Gaussian noise.
+
+    One unit changes one count by 1.
 
     Attributes:
-        noise_stddev: Parameter of the discrete Gaussian; the L2 sensitivity is 1.
-        releases: How many.
-        group_size: See `DpSgdEvent`.
+        noise_stddev: Parameter of the discrete Gaussian, in counts; the L2 sensitivity is 1.
+        releases: How many releases.
+        group_size: As in `DpSgdEvent`.
     """
 
     noise_stddev: float
@@ -51,11 +56,11 @@ class CountsEvent:
 
     @property
     def count(self) -> int:
-        """How often its mechanism ran."""
+        """The number of times that the mechanism ran."""
         return self.releases
 
     def counted(self, count: int) -> "CountsEvent":
-        """The same mechanism, run so many times."""
+        """Return the same mechanism with another number of runs."""
         return replace(self, releases=count)
 
 
@@ -63,8 +68,13 @@ Event = DpSgdEvent | CountsEvent
 _KINDS: dict[str, type[DpSgdEvent] | type[CountsEvent]] = {"dp-sgd": DpSgdEvent, "counts": CountsEvent}
 
 
+def events_of_group(events: Iterable[Event], size: int) -> list[Event]:
+    """Return the events on a unit that consists of `size` of their units."""
+    return [replace(event, group_size=event.group_size * size) for event in events]
+
+
 def as_json(event: Event) -> dict[str, Any]:
-    """An event as plain values; `from_json` reads it back.
+    """Return an event as plain JSON values for `from_json`.
 
     >>> as_json(CountsEvent(25.0, 30))
     {'kind': 'counts', 'noise-stddev': 25.0, 'releases': 30, 'group-size': 1}
@@ -73,21 +83,23 @@ def as_json(event: Event) -> dict[str, Any]:
     return {"kind": kind} | {name.replace("_", "-"): value for name, value in vars(event).items()}
 
 
-def from_json(found: Mapping[str, Any]) -> Event:
-    """The inverse of `as_json`.
+def from_json(values: Mapping[str, Any]) -> Event:
+    """Return the event that `as_json` turned into plain values.
 
     Raises:
-        PrivacyError: It is no event.
+        PrivacyError: The values are not an event.
     """
     try:
-        fields = {name.replace("-", "_"): value for name, value in found.items() if name != "kind"}
-        return _KINDS[found["kind"]](**fields)
+        fields = {name.replace("-", "_"): value for name, value in values.items() if name != "kind"}
+        return _KINDS[values["kind"]](**fields)
     except (KeyError, TypeError):
-        raise PrivacyError(f"a ledger holds what is no event: {sorted(found)}") from None
+        raise PrivacyError(f"a ledger holds a value that is not an event, with the keys {sorted(values)}") from None
 
 
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The same history with equal mechanisms added up, in a fixed order; empty events are left out.
+    """Return a history with equal mechanisms added up, in a fixed order.
+
+    Events that never ran are left out.
 
     >>> merged([DpSgdEvent(0.5, 1.0, 2), DpSgdEvent(0.5, 1.0, 3), CountsEvent(4.0, 0)])
     (DpSgdEvent(sample_rate=0.5, noise_multiplier=1.0, steps=5, group_size=1),)
@@ -95,5 +107,5 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     counts: Counter[Event] = Counter()
     for event in events:
         counts[event.counted(1)] += event.count
-    found = [event.counted(count) for event, count in counts.items() if count]
-    return tuple(sorted(found, key=lambda event: (type(event).__name__, *vars(event).values())))
+    history = [event.counted(count) for event, count in counts.items() if count]
+    return tuple(sorted(history, key=lambda event: (type(event).__name__, *vars(event).values())))

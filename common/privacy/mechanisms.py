@@ -149,6 +149,7 @@ class DpSgd(Mechanism):
         """
         units = "images of a client" if constants.unit == "image" else "groups of a client"
         _check_delta(constants.delta, num_units, units)
+        # Rounding down would draw smaller batches than the events say. Rounding up only costs epsilon.
         rate = round_up_rate(constants.batch_size / num_units)
         steps = constants.local_epochs * math.ceil(1 / rate)
         return PrivacyPlan(
@@ -213,6 +214,7 @@ class ClientDp(Mechanism):
             mechanism=self.name,
             privacy_unit="client",
             num_units=constants.cohort_size,
+            # The server knows who takes part, so no amplification by sampling of clients is claimed.
             sample_rate=1.0,
             steps_per_round=1,
             num_rounds=constants.participations,
@@ -270,11 +272,11 @@ def names_where(attribute: str) -> tuple[str, ...]:
 
 
 def _check_delta(delta: float, num_units: int, units: str) -> None:
-    # A larger delta would permit a mechanism that publishes all there is of some units.
+    # A larger delta would allow a mechanism that publishes a random unit as it is.
     if num_units < 1 or delta >= 1 / num_units:
         raise ConfigError(
             f"privacy.delta={delta} must be below 1 / {units} (here 1/{num_units}): "
-            "a larger delta permits publishing all there is of some"
+            "a larger delta allows publishing some of them as they are"
         )
 
 

@@ -1,7 +1,7 @@
-"""Cryptographic streams for private noise and Poisson sampling, and the noise itself.
+"""Cryptographic random streams for private noise and Poisson sampling.
 
-Every stream is keyed by the operating system; there is no seed parameter
-anywhere. Tests inject another object with the same two methods.
+Every stream is keyed by the operating system. There is no seed parameter anywhere. Tests pass another object with the
+same methods.
 """
 
 import math
@@ -19,15 +19,15 @@ class UniformStream(Protocol):
     """A source of uniform numbers for one purpose in one message."""
 
     def uniforms(self, size: int) -> np.ndarray:
-        """(size,) float64 in (0, 1), 52 random bits each."""
+        """Return uniform float64 in (0, 1) of 52 random bits, shape (size,)."""
         ...
 
 
 class SecureStream:
     """Uniform numbers from AES-256-CTR under a fresh key from the operating system.
 
-    Guarantee: two streams never share a key, so make one for sampling and one
-    for noise in each message; nothing can reproduce or restore a stream.
+    Guarantee: two streams never share a key, and nothing can reproduce or restore a stream. Make one for sampling and
+    another one for noise in each message.
 
     Source: NIST SP 800-38A (CTR mode).
     """
@@ -37,24 +37,26 @@ class SecureStream:
         self._encryptor = cipher.encryptor()
 
     def random_bytes(self, size: int) -> bytes:
-        """So many random bytes."""
+        """Return `size` random bytes."""
         if size <= len(_ZEROS):
             return self._encryptor.update(_ZEROS[:size])
-        blocks = [self._encryptor.update(_ZEROS[: min(len(_ZEROS), size - at)]) for at in range(0, size, len(_ZEROS))]
-        return b"".join(blocks)
+        starts = range(0, size, len(_ZEROS))
+        return b"".join(self._encryptor.update(_ZEROS[: min(len(_ZEROS), size - start)]) for start in starts)
 
     def uniforms(self, size: int) -> np.ndarray:
-        """(size,) float64 in (0, 1), 52 random bits each."""
+        """Return uniform float64 in (0, 1) of 52 random bits, shape (size,)."""
         bits = np.frombuffer(bytearray(self.random_bytes(8 * size)), dtype=np.uint64)
+        # The 52 bits become the fraction of a number in [1, 2).
         bits >>= np.uint64(12)
-        bits |= _ONE  # the fraction of a number in [1, 2)
+        bits |= _ONE
         uniform = bits.view(np.float64)
+        # Half a step more than 1 - 2^-52 moves the values off 0, whose logarithm would be infinite.
         uniform -= 1.0 - 2.0**-53
         return uniform
 
 
 def poisson_batch(num_rows: int, *, sample_rate: float, stream: UniformStream) -> np.ndarray:
-    """Include each row on its own with the same chance.
+    """Draw a Poisson batch by including each row independently.
 
     Args:
         num_rows: Rows to draw from; may be 0.
@@ -62,25 +64,23 @@ def poisson_batch(num_rows: int, *, sample_rate: float, stream: UniformStream) -
         stream: A stream used for sampling only.
 
     Returns:
-        Indices in increasing order; possibly none, possibly all.
+        Indices of the rows in increasing order; possibly none, possibly all.
     """
     return np.flatnonzero(stream.uniforms(num_rows) < sample_rate)
 
 
 def standard_normals(size: int, stream: UniformStream) -> np.ndarray:
-    """(size,) float64 of standard normal noise, from four uniforms each.
+    """Return standard normal noise from four uniforms a value, shape (size,), float64.
 
-    Two radii and two angles stand behind each value: the sum hides the holes that
-    floating-point Box-Muller leaves in the image of one draw. Sine and cosine of
-    one angle are both normal, and their sum is a shifted sine: so this is the sum
-    of all four normals of two pairs, at half the price.
+    Each value sums two Box-Muller draws. This mitigates the floating-point attack on single draws (arXiv:2107.10138). A
+    draw's sine and cosine are both normal, and their sum is a shifted sine. So each value is as good as the sum of all
+    four normals of two pairs, at half the price.
 
     Args:
-        size: How many.
-        stream: Used for noise only.
+        size: How many values.
+        stream: A stream used for noise only.
 
-    Source: Box and Muller 1958; Holohan and Braghin 2021, arXiv:2107.10138 (sum
-    of several draws).
+    Source: Box and Muller 1958; Holohan and Braghin 2021, arXiv:2107.10138 (sum of several draws).
     """
     uniform = stream.uniforms(4 * size)
     radius, angle = uniform[: 2 * size], uniform[2 * size :]
@@ -90,15 +90,16 @@ def standard_normals(size: int, stream: UniformStream) -> np.ndarray:
     angle *= 2.0 * math.pi
     np.sin(angle, out=angle)
     angle *= radius
+    # A sum of two standard normals has variance 2.
     return np.asarray((angle[:size] + angle[size:]) * math.sqrt(0.5))
 
 
 def grid_step(max_grad_norm: float, num_values: int) -> float:
-    """Largest power of two whose square-root-of-d multiple is at most C / 10,000.
+    """Return the largest grid step whose rounding the plan's noise covers.
 
-    Rounding every value of a clipped sum to this grid moves its L2 sensitivity
-    by at most that much, which the plan's noise accounts for. A power of two makes
-    every multiple exact in floating point.
+    It is the largest power of two whose multiple by sqrt(d) is at most C / 10,000, for d values and clip bound C.
+    Rounding every value of a clipped sum to this grid changes its L2 sensitivity by at most C / 10,000. A power of two
+    makes every multiple exact in floating point.
 
     >>> grid_step(1.0, 12_800) == 2.0**-21
     True
@@ -109,19 +110,21 @@ def grid_step(max_grad_norm: float, num_values: int) -> float:
 def add_noise(
     clipped_sum: np.ndarray, *, noise_stddev: float, max_grad_norm: float, stream: UniformStream
 ) -> np.ndarray:
-    """Add Gaussian noise on a grid: the one release of a private step.
+    """Add Gaussian noise to a clipped sum on a grid.
+
+    The result is the only release of a private step.
 
     Args:
-        clipped_sum: (d,) float64, sum of per-unit gradients of norm at most
-            `max_grad_norm` each.
+        clipped_sum: (d,) float64, sum of per-unit gradients of norm at most `max_grad_norm` each.
         noise_stddev: Standard deviation of each value's noise, absolute.
         max_grad_norm: The clip bound, which sets the grid.
         stream: A stream used for noise only.
 
     Returns:
-        (d,) float64, every value a multiple of `grid_step`. The grid is a
-        mitigation of floating-point attacks (Mironov 2012), not a proof.
+        (d,) float64, every value a multiple of `grid_step`. The grid is a mitigation of floating-point attacks (Mironov
+        2012), not a proof.
     """
     step = grid_step(max_grad_norm, clipped_sum.size)
     noise = noise_stddev * standard_normals(clipped_sum.size, stream)
+    # Both parts are rounded to the grid, so the low bits of the result say nothing about the sum.
     return np.asarray((np.rint(clipped_sum / step) + np.rint(noise / step)) * step)

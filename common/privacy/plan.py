@@ -1,4 +1,7 @@
-"""One frozen plan of public constants yields sampler, clip bound, noise and events together."""
+"""Privacy plans of public constants, fixed before a run starts.
+
+Sampler, clip bound, noise and events all come from one plan, so they cannot disagree.
+"""
 
 import hashlib
 import json
@@ -14,7 +17,7 @@ from common.privacy.calibration import counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
-# Rounding a clipped sum to the noise grid moves its sensitivity by at most this factor.
+# Rounding a clipped sum to the noise grid increases its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4
 # Sample rates are rounded up to powers of 2^(1/16), so that clients of similar size share one plan.
 _RATES_PER_OCTAVE = 16
@@ -61,12 +64,14 @@ class PublicConstants:
 
 @dataclass(frozen=True)
 class CountsPlan:
-    """Counts of held-out units that leave a client during a whole run; every field is a public constant.
+    """Counts of held-out units that leave a client during a run.
+
+    Every field is a public constant.
 
     Attributes:
         num_rounds: The most rounds in which the pair (correct, wrong) leaves.
-        noise_stddev: Parameter of its discrete Gaussian noise; one unit moves one count by 1.
-        closing_noise_stddev: The same for the confusion matrix that leaves once, at the end.
+        noise_stddev: Parameter of the pair's discrete Gaussian noise; one unit changes one count by 1.
+        closing_noise_stddev: The same for the confusion matrix, which leaves once at the end.
     """
 
     num_rounds: int
@@ -74,25 +79,27 @@ class CountsPlan:
     closing_noise_stddev: float
 
     def events(self) -> tuple[CountsEvent, ...]:
-        """What the whole plan does to a held-out unit."""
+        """Return the whole plan's events on a held-out unit."""
         return (CountsEvent(self.noise_stddev, self.num_rounds), CountsEvent(self.closing_noise_stddev, 1))
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """A mechanism for a whole run; every field is a public constant.
+    """A privacy mechanism with its parameters for a whole run.
+
+    Every field is a public constant.
 
     Attributes:
         mechanism: `dp-sgd` at one client, or `client-dp` at the server.
         privacy_unit: What the guarantee is for: `image`, `group` of images, or `client`.
-        num_units: Declared number of units: of the client, or of the server's cohort.
+        num_units: Declared number of units of the client, or of clients in the server's cohort.
         sample_rate: Chance that a unit joins a batch.
         steps_per_round: Steps in each round.
         num_rounds: The most rounds that are charged.
         max_grad_norm: Clip bound of one unit's contribution over all tensors.
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
-        counts: What leaves about held-out units; None if nothing does.
+        counts: Counts of held-out units that leave; None if none leave.
     """
 
     mechanism: str
@@ -108,70 +115,83 @@ class PrivacyPlan:
 
     @property
     def expected_batch_size(self) -> float:
-        """Divisor of every noised sum, in units; never the size that was drawn."""
+        """The divisor of every noised sum, in units.
+
+        It is never the size of the batch that was drawn: that size depends on the data.
+        """
         return self.sample_rate * self.num_units
 
     @property
     def noise_stddev(self) -> float:
-        """Absolute noise of one step's sum, which covers the rounding to the grid too."""
+        """The absolute noise of one step's sum.
+
+        The slack covers what rounding to the noise grid adds to the sensitivity.
+        """
         return self.noise_multiplier * self.max_grad_norm * (1 + SENSITIVITY_SLACK)
 
     def event(self, num_rounds: int | None = None) -> DpSgdEvent:
-        """What so many rounds did to a trained unit (default: the whole plan)."""
+        """Return the event of some rounds on a trained unit.
+
+        Without `num_rounds` it is the event of the whole plan.
+        """
         rounds = self.num_rounds if num_rounds is None else num_rounds
         return DpSgdEvent(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
 
     def counts_events(self, num_rounds: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
-        """What so many rounds did to a held-out unit (default: the whole plan)."""
+        """Return the events of some rounds on a held-out unit.
+
+        Without `num_rounds` they are the events of the whole plan. `closing` includes the closing matrix.
+        """
         if self.counts is None:
             return ()
         pair, matrix = self.counts.events()
         return (replace(pair, releases=pair.releases if num_rounds is None else num_rounds), matrix)[: 1 + closing]
 
     def spent(self, num_rounds: int | None = None, *, closing: bool = True) -> Spent:
-        """Upper bounds on epsilon for the unit that is worst off, trained or held out.
+        """Return the bounds on epsilon of the worst-off unit, trained or held out.
 
         Args:
-            num_rounds: So many rounds; the whole plan if left out.
+            num_rounds: Number of rounds; the whole plan if left out.
             closing: Whether the closing matrix has left.
 
         Raises:
-            ConfigError: Epsilon is beyond what means anything.
+            ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
             PrivacyError: The accountants disagree.
         """
+        # No unit is both trained and held out, so the larger of the two bounds holds for every unit.
         trained = spent_by([self.event(num_rounds)], delta=self.delta)
         held_out = spent_by(self.counts_events(num_rounds, closing=closing), delta=self.delta)
         return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
 
     def epsilon(self, num_rounds: int | None = None) -> float:
-        """The official bound of `spent`.
+        """Return the official bound on epsilon, by PLD.
 
         Raises:
-            ConfigError: Epsilon is beyond what means anything.
+            ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
             PrivacyError: The accountants disagree.
         """
         return self.spent(num_rounds).pld
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
+        """Return the plan as plain JSON values for `from_json`."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "PrivacyPlan":
-        """The inverse of `as_json`.
+    def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":
+        """Return the plan that `as_json` turned into plain values.
 
         Raises:
-            PrivacyError: It is no plan.
+            PrivacyError: The values are not a plan.
         """
         try:
-            counts = found["counts"]
-            return cls(**{**found, "counts": None if counts is None else CountsPlan(**counts)})
+            counts = values["counts"]
+            return cls(**{**values, "counts": None if counts is None else CountsPlan(**counts)})
         except (KeyError, TypeError):
-            raise PrivacyError("a ledger holds what is no privacy plan") from None
+            raise PrivacyError("a ledger holds a value that is not a privacy plan") from None
 
     @property
     def digest(self) -> str:
-        """64 hex digits that name the plan."""
+        """The plan's name, 64 hex digits that follow from all fields."""
         return _digest_of(self)
 
 
@@ -198,12 +218,15 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
 
 
 def round_up_rate(rate: float) -> float:
-    """The smallest 2^(-j/16) that is at least `rate`, at most 1.
+    """Return the smallest 2^(-j/16) that is at least a rate.
+
+    The result is at most 1.
 
     >>> round_up_rate(0.5), round_up_rate(3.0)
     (0.5, 1.0)
     """
     if rate >= 1:
         return 1.0
-    below = math.floor(-math.log2(rate) * _RATES_PER_OCTAVE + 1e-9)
-    return float(2.0 ** (-below / _RATES_PER_OCTAVE))
+    # The small term keeps a rate that is a power of 2^(1/16) where it is, in spite of rounding in the logarithm.
+    exponent = math.floor(-math.log2(rate) * _RATES_PER_OCTAVE + 1e-9)
+    return float(2.0 ** (-exponent / _RATES_PER_OCTAVE))

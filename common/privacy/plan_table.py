@@ -1,4 +1,7 @@
-"""What a private run would cost and how much noise it would add, for each size of client, before it runs."""
+"""The table of a private run's cost and noise for each client size.
+
+It is computed before the run, from public constants.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,24 +14,28 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent, spent_by
+from common.privacy.calibration import calibrate
 from common.privacy.plan import PrivacyPlan
 from common.privacy.signal_to_noise import round_ratio, step_ratio
 from common.system.progress import ProgressFactory, no_progress
 
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 _MORE_EPSILON = 1.0
 _MORE_NOISE = 1.1
+_FIELDS = ("noise_multiplier", "noise_stddev", "sample_rate", "expected_batch_size", "steps_per_round", "num_rounds")
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """The same plan with one more point of epsilon; where noise was set, with 10 % more noise.
+    """A variant of a plan with a larger target or with more noise.
+
+    If the run has a target epsilon, the target is larger by 1. If the noise was set, it is larger by 10 %.
 
     Attributes:
-        noise_multiplier: Of the alternative.
-        noise_change: Relative to the plan's, such as -0.1 for a tenth less.
-        epsilon: What the alternative's whole plan may cost, or does.
-        epsilon_change: The same minus the plan's target, or the plan's cost.
+        noise_multiplier: Noise multiplier of the alternative.
+        noise_change: Change relative to the plan's noise, such as -0.1 for a tenth less.
+        epsilon: Target of the alternative, or what its whole plan costs if the noise was set.
+        epsilon_change: The same minus the plan's target, or minus the plan's cost.
     """
 
     noise_multiplier: float
@@ -39,15 +46,17 @@ class Alternative:
 
 @dataclass(frozen=True)
 class SizePlan:
-    """The plan of all clients of one size; under `client-dp` the one plan of the server.
+    """The plan that all clients of one size share.
+
+    Under `client-dp` it is the server's plan, and there is no other.
 
     Attributes:
         num_clients: How many clients have this size.
-        plan: Sampler, noise and events.
+        plan: The privacy plan.
         spent: What the whole plan costs its worst-off unit.
-        signal_to_noise: Of one step, see `common.privacy.signal_to_noise`; None if the number of parameters is unknown.
-        after_rounds: Number of rounds taken part in -> spent by then; empty for sizes that are not shown.
-        alternative: What more epsilon or more noise buys; None for sizes that are not shown.
+        signal_to_noise: Largest signal-to-noise ratio of one step; None if the number of parameters is unknown.
+        after_rounds: Number of rounds that a client took part in -> epsilon spent; empty for sizes not shown.
+        alternative: The plan's alternative; None for sizes not shown.
     """
 
     num_clients: int
@@ -60,14 +69,14 @@ class SizePlan:
 
 @dataclass(frozen=True)
 class PlanTable:
-    """All that `bract plan` shows.
+    """The contents of the table that `bract plan` shows.
 
     Attributes:
-        config: The run.
-        rows: By size, smallest first.
-        num_sizes: How many clients' sizes are known; under `dp-sgd` the others are taken to be like them.
+        config: Configuration of the run.
+        rows: One plan for each size, smallest size first.
+        num_sizes: How many clients' sizes are known; under `dp-sgd` the others are assumed to have similar sizes.
         num_parameters: How many values are trained and noised; None if unknown.
-        signal_to_noise_a_round: See `common.privacy.signal_to_noise`; None if the number of parameters is unknown.
+        signal_to_noise_a_round: Largest signal-to-noise ratio of one round; None if `num_parameters` is unknown.
     """
 
     config: RunConfig
@@ -78,12 +87,12 @@ class PlanTable:
 
     @property
     def shown(self) -> tuple[SizePlan, ...]:
-        """The rows with figures for single rounds: at most `MOST_SHOWN`, from smallest to largest."""
+        """The rows with figures for single rounds, at most `MAX_SHOWN`."""
         return tuple(row for row in self.rows if row.after_rounds)
 
 
 def milestones(last: int) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, 50, ... and the last.
+    """Return the rounds 1, 2, 5, 10, 20, 50 and further to the last.
 
     >>> milestones(30), milestones(1)
     ((1, 2, 5, 10, 20, 30), (1,))
@@ -93,7 +102,7 @@ def milestones(last: int) -> tuple[int, ...]:
 
 
 def every_round(last: int) -> tuple[int, ...]:
-    """1, 2, ... up to the last."""
+    """Return all rounds from 1 to the last."""
     return tuple(range(1, last + 1))
 
 
@@ -105,88 +114,80 @@ def make_table(
     rounds: Callable[[int], Sequence[int]] = milestones,
     progress: ProgressFactory = no_progress,
 ) -> PlanTable:
-    """Plan every size of client and price it.
+    """Make a plan for every client size and compute its cost.
 
     Args:
         config: A private run.
-        sizes: Declared units of the clients whose sizes are known; under `client-dp` they do not matter.
-        num_parameters: How many values are trained; None leaves signal and noise uncompared.
-        rounds: Number of rounds of a plan -> after which of them epsilon is wanted; the last is one.
-        progress: Told of each figure: on a first run they take up to a second.
+        sizes: Declared sizes of clients in units, as far as they are known; ignored under `client-dp`.
+        num_parameters: How many values are trained; None leaves out the signal-to-noise ratios.
+        rounds: Number of rounds of a plan -> rounds after which epsilon is wanted, the last one included.
+        progress: Counts the figures; the first time a figure is computed it takes up to a second.
 
     Raises:
-        ConfigError: The run is not private, delta permits too much, or no noise meets the target.
+        ConfigError: The run is not private, delta is too large for a client, or no noise meets the target.
     """
     if not config.private:
         raise ConfigError(
             "privacy.mechanism='none' adds no noise and promises nothing, so there is nothing to plan: use "
             "privacy.mechanism=dp-sgd (each client adds noise) or client-dp (the server does)"
         )
-    counted = _counted(config, sizes)
+    central = config.plan(config.cohort_size) if config.mechanism.noise_at_server else None
+    counted = Counter(map(int, sizes)) if central is None else Counter({central.num_units: config.num_clients})
     shown = _spread(sorted(counted))
     moments = tuple(rounds(config.participations))
     advance = progress(len(counted) + len(shown) * (1 + len(moments)), "Computing epsilon")
     rows: list[SizePlan] = []
-    for size in sorted(counted, reverse=True):  # the largest first: delta is checked against it
-        rows.append(_row(config, size, counted[size], num_parameters, moments if size in shown else (), advance))
+    # The largest size comes first, because a delta that is too large for any client is too large for this one.
+    for size in sorted(counted, reverse=True):
+        plan, wanted = central or config.plan(size), moments if size in shown else ()
+        rows.append(_row(plan, counted[size], config.privacy.target_epsilon, num_parameters, wanted, advance))
     rows.reverse()
-    whole = None if num_parameters is None else _round_ratio(config, rows, num_parameters)
-    return PlanTable(config, tuple(rows), len(sizes), num_parameters, whole)
-
-
-def _counted(config: RunConfig, sizes: Sequence[int]) -> dict[int, int]:
-    """Size -> how many clients have it; under `client-dp` the one cohort of them all."""
-    if config.mechanism.noise_at_server:
-        return {config.cohort_size: config.num_clients}
-    return dict(Counter(map(int, sizes)))
+    ratio = None
+    if num_parameters is not None and central is not None:
+        # One step of the server is a whole round of the cohort.
+        ratio = step_ratio(central, num_parameters)
+    elif num_parameters is not None:
+        ratio = round_ratio([(row.plan, row.num_clients) for row in rows], config.cohort_size, num_parameters)
+    return PlanTable(config, tuple(rows), len(sizes), num_parameters, ratio)
 
 
 def _spread(sizes: Sequence[int]) -> set[int]:
-    """At most `MOST_SHOWN` of them, the smallest and the largest among them."""
-    picked = np.linspace(0, len(sizes) - 1, min(MOST_SHOWN, len(sizes))).round().astype(int)
+    """Pick at most `MAX_SHOWN` sizes, with the smallest and the largest."""
+    picked = np.linspace(0, len(sizes) - 1, min(MAX_SHOWN, len(sizes))).round().astype(int)
     return {sizes[index] for index in picked}
 
 
 def _row(
-    config: RunConfig,
-    size: int,
+    plan: PrivacyPlan,
     num_clients: int,
+    target: float | None,
     num_parameters: int | None,
     moments: Sequence[int],
     advance: Callable[[int], None],
 ) -> SizePlan:
-    plan = config.plan(size)
     spent = plan.spent()
     advance(1)
     after = {}
     for moment in moments:
         after[moment] = plan.spent(moment, closing=moment == plan.num_rounds)
         advance(1)
-    alternative = _alternative(config, plan, spent) if moments else None
+    alternative = _alternative(plan, target, spent) if moments else None
     advance(1 if moments else 0)
     ratio = None if num_parameters is None else step_ratio(plan, num_parameters)
     return SizePlan(num_clients, plan, spent, ratio, after, alternative)
 
 
-def _alternative(config: RunConfig, plan: PrivacyPlan, spent: Spent) -> Alternative:
-    target = config.privacy.target_epsilon
+def _alternative(plan: PrivacyPlan, target: float | None, spent: Spent) -> Alternative:
     if target is None:
-        other = replace(plan, noise_multiplier=_MORE_NOISE * plan.noise_multiplier)
-        epsilon = other.epsilon()
-        return Alternative(other.noise_multiplier, _MORE_NOISE - 1, epsilon, epsilon - spent.pld)
-    constants = replace(config.public_constants, target_epsilon=target + _MORE_EPSILON)
-    noise = config.mechanism.plan(constants, plan.num_units).noise_multiplier
+        noisier = replace(plan, noise_multiplier=_MORE_NOISE * plan.noise_multiplier)
+        epsilon = noisier.epsilon()
+        return Alternative(noisier.noise_multiplier, _MORE_NOISE - 1, epsilon, epsilon - spent.pld)
+    noise = calibrate(plan.sample_rate, plan.event().steps, target + _MORE_EPSILON, plan.delta)
     return Alternative(noise, noise / plan.noise_multiplier - 1, target + _MORE_EPSILON, _MORE_EPSILON)
 
 
-def _round_ratio(config: RunConfig, rows: Sequence[SizePlan], num_parameters: int) -> float:
-    if config.mechanism.noise_at_server:  # one step of the server is a round of the whole cohort
-        return step_ratio(rows[0].plan, num_parameters)
-    return round_ratio([(row.plan, row.num_clients) for row in rows], config.cohort_size, num_parameters)
-
-
 def as_json(table: PlanTable) -> dict[str, Any]:
-    """The table as plain values, with every round that was asked for."""
+    """Return the table as plain JSON values."""
     config, plan = table.config, table.rows[0].plan
     return {
         "mechanism": plan.mechanism,
@@ -208,7 +209,10 @@ def as_json(table: PlanTable) -> dict[str, Any]:
 
 
 def held_out(table: PlanTable) -> dict[str, float] | None:
-    """What leaves about held-out units, alike for every size, and what it costs them; None if nothing does."""
+    """Return the noise and the cost of held-out units' counts.
+
+    They are equal for every size. None if no counts leave.
+    """
     plan = table.rows[0].plan
     if plan.counts is None:
         return None
@@ -226,12 +230,7 @@ def _row_json(row: SizePlan) -> dict[str, Any]:
     return {
         "num_units": plan.num_units,
         "num_clients": row.num_clients,
-        "noise_multiplier": plan.noise_multiplier,
-        "noise_stddev": plan.noise_stddev,
-        "sample_rate": plan.sample_rate,
-        "expected_batch_size": plan.expected_batch_size,
-        "steps_per_round": plan.steps_per_round,
-        "num_rounds": plan.num_rounds,
+        **{name: getattr(plan, name) for name in _FIELDS},
         "epsilon": row.spent.pld,
         "epsilon_rdp": row.spent.rdp,
         "signal_to_noise_a_step": row.signal_to_noise,

@@ -1,13 +1,15 @@
-"""A data holder's policy: what may be done with the images, whatever a server asks."""
+"""The policy of a data holder that limits what servers may ask."""
 
 import hashlib
+import logging
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.config.schema import MechanismName, Metrics, RunConfig, Unit, split_list
 from common.errors import ConfigError, PolicyError
@@ -15,7 +17,13 @@ from common.privacy.accounting import Spent
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
+_log = logging.getLogger("bract")
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
+# Keys that were renamed. Files with an old key still load.
+_NEW_KEYS = {"least-noise-multiplier": "min-noise-multiplier", "least-cohort": "min-cohort"}
+# Ledgers store digests of policies, and a renamed field must not change them.
+# So the digest is taken over the old names, in the order of the fields below.
+_NAMES_IN_DIGEST = {new.replace("-", "_"): old.replace("-", "_") for old, new in _NEW_KEYS.items()}
 
 
 def _to_tuple(value: Any) -> Any:
@@ -26,30 +34,33 @@ Listed = BeforeValidator(_to_tuple)
 
 
 class Policy(BaseModel):
-    """Limits of one data holder; no message can widen them.
+    """The limits of one data holder that no message can widen.
 
     Attributes:
-        max_epsilon: Most that any image, or group of images, may ever have spent, over all runs.
-        delta: The delta that `max_epsilon` is for; a plan may not ask for a larger one.
-        accountant: Which figure `max_epsilon` caps: `pld` for plans that were fixed in advance, `rdp`
-            where later plans may depend on earlier results.
-        least_noise_multiplier: A plan with less is refused, whatever its epsilon.
-        mechanisms: Those that are allowed.
-        tunings: Ways of tuning that are allowed; `last` stands for `last:<n>`.
-        metrics: How counts of held-out images may leave.
-        units: What may be protected: images one by one, or groups of them.
-        least_cohort: A run that would go on with fewer clients in a round is refused; like the number of
-            clients itself, that the server keeps to it is taken on trust.
-        accept_group_bound: Allow groups of images to be protected that were protected one by one before.
+        max_epsilon: The most that any image, or group of images, may ever have spent over all runs.
+        delta: The delta of `max_epsilon`; a plan with a larger delta is refused.
+        accountant: Which bound `max_epsilon` caps: `pld` for plans that were fixed in advance, `rdp` if later plans may
+            depend on earlier results.
+        min_noise_multiplier: A plan with less noise is refused, whatever its epsilon.
+        mechanisms: Allowed privacy mechanisms.
+        tunings: Allowed ways of tuning; `last` stands for `last:<n>`.
+        metrics: Allowed ways for counts of held-out images to leave.
+        units: Allowed privacy units, single images or groups of images.
+        min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server to
+            keep to this number, as to the number of clients.
+        accept_group_bound: Allow to protect groups of images that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
-        classes: The only list of classes that a run may have; empty where any will do. What is in it is the holder's
-            own choice and need not be what the images have.
-        bundle: Digest of the only code bundle that may run here, see `common.system.app_bundle`; empty allows any.
-            Checked by the launcher, before any of the bundle's code runs.
+        classes: The only list of classes that a run may have; empty allows any list. The holder chooses it, and it need
+            not be what the images have.
+        bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle. The launcher checks
+            it before any of the bundle's code runs.
     """
 
     model_config = ConfigDict(
-        alias_generator=lambda name: name.replace("_", "-"),
+        alias_generator=AliasGenerator(
+            validation_alias=lambda name: name.replace("_", "-"),
+            serialization_alias=lambda name: _NAMES_IN_DIGEST.get(name, name),
+        ),
         extra="forbid",
         frozen=True,
         strict=True,
@@ -59,12 +70,12 @@ class Policy(BaseModel):
     max_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=True)]
     delta: Annotated[float, Field(ge=1e-12, lt=1)]
     accountant: Literal["pld", "rdp"] = "pld"
-    least_noise_multiplier: Annotated[float, Field(ge=0)] = 0.3
+    min_noise_multiplier: Annotated[float, Field(ge=0)] = 0.3
     mechanisms: Annotated[tuple[MechanismName, ...], Listed] = (DEFAULT_MECHANISM,)
     tunings: Annotated[tuple[Tuning, ...], Listed] = ("head",)
     metrics: Annotated[tuple[Metrics, ...], Listed] = ("none", "private")
     units: Annotated[tuple[Unit, ...], Listed] = ("image", "group")
-    least_cohort: Annotated[int, Field(ge=1)] = 1
+    min_cohort: Annotated[int, Field(ge=1)] = 1
     accept_group_bound: bool = False
     expires: date | None = None
     classes: Annotated[tuple[str, ...], Listed] = ()
@@ -72,17 +83,17 @@ class Policy(BaseModel):
 
     @property
     def digest(self) -> str:
-        """64 hex digits that name the policy."""
+        """The policy's name, 64 hex digits that follow from all fields."""
         return _digest_of(self)
 
     def check_run(self, config: RunConfig) -> None:
-        """Refuse what no plan could mend.
+        """Refuse a run that no plan could make allowed.
 
         Args:
-            config: What the server wants to do.
+            config: Configuration of the run that the server wants.
 
         Raises:
-            PolicyError: Says what is beyond the policy; for the holder's eyes, not for the server.
+            PolicyError: The run exceeds the policy. The text is for the holder and must not be sent to the server.
         """
         today = datetime.now(UTC).date()
         if self.expires is not None and today > self.expires:
@@ -98,51 +109,59 @@ class Policy(BaseModel):
             if value not in allowed:
                 raise PolicyError(f"{setting}={value!r} is not allowed, only {', '.join(allowed) or 'nothing'}")
         if self.classes and split_list(config.data.classes) != self.classes:
-            raise PolicyError(f"data.classes={config.data.classes!r} is not the list that the policy has")
-        if (config.min_clients or 1) < self.least_cohort:
+            raise PolicyError(
+                f"data.classes={config.data.classes!r} is not the policy's list {', '.join(self.classes)!r}"
+            )
+        # Without min-clients a round goes on with a single client.
+        if (config.min_clients or 1) < self.min_cohort:
             raise PolicyError(
                 f"a round may go on with {config.min_clients or 1} clients (min-clients), the policy wants at least "
-                f"{self.least_cohort}"
+                f"{self.min_cohort}"
             )
 
     def check_plan(self, plan: PrivacyPlan) -> None:
         """Refuse a plan with too little noise or too large a delta.
 
         Raises:
-            PolicyError: Says which.
+            PolicyError: The plan exceeds the policy.
         """
         if plan.delta > self.delta:
             raise PolicyError(f"delta {plan.delta:g} is larger than the policy's {self.delta:g}")
-        if plan.noise_multiplier < self.least_noise_multiplier:
+        if plan.noise_multiplier < self.min_noise_multiplier:
             raise PolicyError(
                 f"noise multiplier {plan.noise_multiplier:.4g} is less than the policy's "
-                f"{self.least_noise_multiplier:.4g}"
+                f"{self.min_noise_multiplier:.4g}"
             )
 
     def check_spent(self, spent: Spent) -> None:
-        """Refuse what would spend more than there is.
+        """Refuse a total that exceeds the policy's cap.
 
         Raises:
-            PolicyError: Says what the total would be.
+            PolicyError: The total is above `max_epsilon`.
         """
-        total = spent.rdp if self.accountant == "rdp" else spent.pld
+        total = self.capped_figure(spent)
+        # `not <=` also refuses NaN.
         if not total <= self.max_epsilon:
             raise PolicyError(
                 f"epsilon would come to {total:.4f} ({self.accountant.upper()}) over all runs on these images, the "
                 f"policy allows {self.max_epsilon:g}"
             )
 
+    def capped_figure(self, spent: Spent) -> float:
+        """Return the bound that `max_epsilon` caps."""
+        return spent.rdp if self.accountant == "rdp" else spent.pld
+
 
 @lru_cache(maxsize=64)
 def _digest_of(policy: Policy) -> str:
-    return hashlib.sha256(policy.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(policy.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
-# What a simulated client allows unless privacy.policy names a file: whoever simulates sets both sides.
+# The policy of a simulated client unless privacy.policy names a file. One person sets both sides of a simulation.
 ANYTHING = Policy(
     max_epsilon=float("inf"),
     delta=0.999,
-    least_noise_multiplier=0.0,
+    min_noise_multiplier=0.0,
     mechanisms=tuple(MECHANISMS),
     tunings=("head", "bias", "norm", "lora", "last", "full"),
     metrics=("exact", "private", "none"),
@@ -151,10 +170,10 @@ ANYTHING = Policy(
 
 
 def load_policy(file: Path) -> Policy:
-    """Read a policy; a key that is unknown, missing or wrong stops everything.
+    """Read a policy from a file.
 
     Raises:
-        ConfigError: Names the file, the key, what was given and what is allowed.
+        ConfigError: The file cannot be read or used. The text names the key, its value and what is allowed.
     """
     try:
         return _policy_of(file, file.read_bytes())
@@ -165,13 +184,28 @@ def load_policy(file: Path) -> Policy:
 @lru_cache(maxsize=64)
 def _policy_of(file: Path, content: bytes) -> Policy:
     try:
-        found = tomllib.loads(content.decode("utf-8"))
+        settings = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the policy {file} is not a TOML file ({error})") from None
     try:
-        return Policy.model_validate(found)
+        return Policy.model_validate(_with_new_keys(settings, file))
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, item['loc']))}: {item['msg']}, got {item['input']!r}" for item in error.errors()
         ]
         raise ConfigError("\n".join([f"the policy {file} cannot be used", *lines])) from None
+
+
+def _with_new_keys(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return a file's settings under today's keys, warning about old keys."""
+    renamed = dict(settings)
+    for name in settings:
+        key = _NEW_KEYS.get(name.replace("_", "-"))
+        if key is None:
+            continue
+        # One of two limits would have to be ignored, so neither is accepted.
+        if {key, key.replace("-", "_")} & renamed.keys():
+            raise ConfigError(f"the policy {file} gives {key} twice, also under its old name {name}: keep one")
+        _log.warning("%s: %s is now called %s; the old name still works", file.name, name, key)
+        renamed[key] = renamed.pop(name)
+    return renamed

@@ -26,7 +26,7 @@ from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
-from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import close_below
 from common.messages.codec import CONFIG, RUN_ID, SERVER_ROUND, arrays_to_record, record_to_arrays
 from common.messages.fields import ARRAYS, METRICS
 from common.models.initialization import initial_arrays

@@ -11,7 +11,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism
 
 from common.ledger.audit.audit import audit_ledger
-from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import close_below
 from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
@@ -26,7 +26,7 @@ _ALL_ELSE_GOES = """
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]
-least-noise-multiplier = 0.0
+min-noise-multiplier = 0.0
 """
 _GAUSSIAN_AT_ONE = 4.377  # epsilon of one Gaussian of noise 1 at delta 1e-5, worked out in closed form
 

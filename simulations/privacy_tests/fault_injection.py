@@ -19,8 +19,7 @@ from flwr.app import Message
 import client.session as client_local
 from client.training.trainer import Trainer
 from common.errors import LedgerError
-from common.ledger.connection_pool import close_below
-from common.ledger.data_holder import Holder, simulated_holder
+from common.ledger.data_holder import Holder, close_below, simulated_holder
 from common.ledger.signed_heads import HeadKeeper
 from common.ledger.transactions import LedgerSession
 from common.messages.codec import decode_head, record_to_arrays

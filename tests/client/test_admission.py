@@ -139,8 +139,8 @@ def test_exact_closing_counts_leave_once_a_run_and_are_written_down(
 @pytest.mark.parametrize(
     ("line", "settings", "answer"),
     [
-        ("least-cohort = 2", {"num-clients": 5}, "POLICY"),
-        ("least-cohort = 2", {"num-clients": 5, "min-clients": 2}, "ok"),
+        ("min-cohort = 2", {"num-clients": 5}, "POLICY"),
+        ("min-cohort = 2", {"num-clients": 5, "min-clients": 2}, "ok"),
         ('units = ["group"]', {}, "POLICY"),
         ('units = ["image"]', {}, "ok"),
     ],

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from client.setup.init_client import init_client
-from common.ledger.connection_pool import close_below
+from common.ledger.data_holder import close_below
 from common.privacy.policy import load_policy
 from common.system.progress import no_progress
 from server.deployment.server_folder import ServerHome, settings_text

@@ -196,7 +196,7 @@ def test_clients_with_other_weights_another_pin_or_other_classes_are_left_out(fe
     assert sorted(refusals.values()) == ["BUNDLE", "DISAGREES", "POLICY"]
     assert refusals[f"client {third.name}"] == "DISAGREES"
     assert "nothing of it was run" in fourth.tail()
-    assert "is not the list that the policy has" in fifth.tail()
+    assert "is not the policy's list" in fifth.tail()
 
 
 def test_a_revoked_client_is_cut_off_while_it_runs(federation: Federation) -> None:

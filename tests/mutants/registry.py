@@ -112,6 +112,4 @@ def forget(*, figures: bool) -> None:
     network_training._chunks_are_right.cache_clear()
     network_module._local.__dict__.clear()
     if figures:
-        accounting.pld_epsilon.cache_clear()
-        accounting.rdp_epsilon.cache_clear()
-        accounting._loss_distribution.cache_clear()
+        accounting.FIGURES.clear()

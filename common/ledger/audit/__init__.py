@@ -1,1 +1,1 @@
-"""Whether a ledger can be believed, and what it says."""
+"""The audit of a ledger's integrity and costs."""

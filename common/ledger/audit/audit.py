@@ -1,4 +1,4 @@
-"""Whether a ledger can be believed, and what it says: no keys needed, nothing changed."""
+"""The audit of a whole ledger, without keys and without changing it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from common.ledger.audit.integrity_checks import (
     read_entries,
 )
 from common.ledger.audit.read_only import DamagedLedgerError, open_read_only
-from common.ledger.audit.report import AuditedRun, DataSet, LedgerReport, Said
+from common.ledger.audit.report import AuditedRun, DataSet, LedgerNote, LedgerReport
 from common.ledger.audit.run_checks import RunEntries, check_runs
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import Entry
@@ -29,30 +29,30 @@ Heads = Sequence[tuple[str, SignedHead]]
 
 
 def kept_heads(file: Path) -> Heads:
-    """The heads in a file, as a server keeps them.
+    """Read the heads that a server keeps in a file, checking their types.
 
     Raises:
-        LedgerError: The file cannot be read or holds something else.
+        LedgerError: The file cannot be read, or holds something else.
     """
     heads = read_heads(file)
-    for who, head in heads:
-        *texts, seq = who, head.ledger, head.hash, head.public_key, head.signature, head.seq
+    for client, head in heads:
+        *texts, seq = client, head.ledger, head.hash, head.public_key, head.signature, head.seq
         if not all(isinstance(text, str) for text in texts) or type(seq) is not int:
             raise LedgerError(f"{file} cannot be read as heads of ledgers: a line holds values of another kind")
     return heads
 
 
 def audit_ledger(file: Path, heads: Heads | None = None) -> LedgerReport:
-    """Check a ledger and compute anew what it says was spent.
+    """Check a ledger and recompute what it says was spent.
 
-    Guarantee: the file does not change, and nothing is made beside it.
+    Guarantee: the file does not change, and no file is made beside it.
 
     Args:
         file: The ledger.
-        heads: What a server, or anybody apart from the ledger's owner, has kept of its heads.
+        heads: Heads of the ledger that a server, or anyone but the ledger's owner, has kept; None if there are none.
 
     Raises:
-        LedgerError: The file is no ledger, or cannot be read.
+        LedgerError: The file is not a ledger, or cannot be read.
     """
     try:
         with open_read_only(file) as ledger:
@@ -82,40 +82,37 @@ def _audit(ledger: Ledger, heads: Heads | None) -> LedgerReport:
         heads=len(fitting),
         newest_head=max((head.seq for head in fitting), default=0),
         remarks=remarks,
-        runs=tuple(found for run in runs if (found := _audited(run, remarks)) is not None),
+        runs=tuple(audited for run in runs if (audited := _audited(run, remarks)) is not None),
         datasets=_datasets(ledger, remarks),
-        refusals=_said(entries, "refuse"),
-        notes=_said(entries, "note"),
+        refusals=_notes(entries, "refuse"),
+        notes=_notes(entries, "note"),
         worst=_worst(ledger, runs, remarks),
         hashes={entry.seq: entry.hash for entry in entries},
     )
 
 
 def check_heads(ledger: str, entries: Sequence[Entry], heads: Heads | None, remarks: Remarks) -> list[SignedHead]:
-    """Whether a ledger has what its heads say it had; returns those of its heads that fit.
+    """Compare a ledger with its kept heads and return those that fit.
 
-    Args:
-        ledger: Id of the ledger.
-        entries: All of them.
-        heads: As they were kept; None if there are none.
-        remarks: Gets what does not fit.
+    Each head that does not fit adds a line to the remarks.
     """
     hashes = {entry.seq: entry.hash for entry in entries}
     good: list[SignedHead] = []
-    mine = [(who, head) for who, head in heads or () if head.ledger == ledger]
-    for _, head in mine:
+    own = [(client, head) for client, head in heads or () if head.ledger == ledger]
+    for _, head in own:
         with remarks.about(f"the head of entry {head.seq}"):
             _check_head(head, hashes)
             good.append(head)
-    clients = {who for who, _ in mine}
-    for who in sorted({who for who, head in heads or () if who in clients and head.ledger != ledger}):
-        remarks.doubts.append(f"client {who} came with another ledger too: what it spent there is not in this one")
-    if heads is not None and not mine:
-        remarks.warnings.append("none of the heads that were given are this ledger's: an older copy would not show")
+    clients = {client for client, _ in own}
+    # A holder who starts a second ledger has an unspent budget in it, over the same images.
+    for client in sorted({client for client, head in heads or () if client in clients and head.ledger != ledger}):
+        remarks.doubts.append(f"client {client} came with another ledger too: what it spent there is not in this one")
+    if heads is not None and not own:
+        remarks.warnings.append("none of the given heads belong to this ledger: an older copy would not be detected")
     later = max(hashes, default=0) - max((head.seq for head in good), default=0)
     if good and later > 0:
         remarks.warnings.append(
-            f"the last {later} entries came after the newest head: only their chain speaks for them"
+            f"the last {later} entries came after the newest head: only the hash chain confirms them"
         )
     return good
 
@@ -125,14 +122,14 @@ def _check_head(head: SignedHead, hashes: Mapping[int, str]) -> None:
     if head.seq > max(hashes, default=0):
         raise LedgerError("the ledger ends before it: it is an older copy, and what was spent since is missing")
     if hashes.get(head.seq) != head.hash:
-        raise LedgerError("the ledger has another entry in its place: it was written anew")
+        raise LedgerError("the ledger has another entry in its place: it was rewritten")
 
 
 def _audited(run: RunEntries, remarks: Remarks) -> AuditedRun | None:
     agreed, plan = run.agreed, run.agreed.plan
     with remarks.about(f"what client {agreed.client} spent in run {agreed.run[:8]}"):
         charges = [entry.event["charges"] for entry in run.reserves]
-        events = {part: merged(from_json(event) for found in charges for event in found[part]) for part in PARTS}
+        events = {part: merged(from_json(event) for charge in charges for event in charge[part]) for part in PARTS}
         return AuditedRun(
             run=agreed.run,
             client=agreed.client,
@@ -158,20 +155,23 @@ def _worst(ledger: Ledger, runs: Sequence[RunEntries], remarks: Remarks) -> Wors
 
 
 def _datasets(ledger: Ledger, remarks: Remarks) -> tuple[DataSet, ...]:
-    found: dict[str, DataSet] = {}
+    datasets: dict[str, DataSet] = {}
     with remarks.about("the data sets"):
-        for dataset, part in ledger.query("SELECT dataset, name FROM part ORDER BY rowid"):
-            unit, members = read_part(ledger, dataset, part)
-            kept = found.setdefault(dataset, DataSet(dataset, unit, {}, {}))
-            kept.images[part], kept.units[part] = len(set(members.images.tolist())), len(set(members.units.tolist()))
-    return tuple(found.values())
+        for name, part in ledger.query("SELECT dataset, name FROM part ORDER BY rowid"):
+            unit, members = read_part(ledger, name, part)
+            dataset = datasets.setdefault(name, DataSet(name, unit, {}, {}))
+            dataset.images[part] = len(set(members.images.tolist()))
+            dataset.units[part] = len(set(members.units.tolist()))
+    return tuple(datasets.values())
 
 
-def _said(entries: Sequence[Entry], kind: str) -> tuple[Said, ...]:
-    found = [entry for entry in entries if entry.kind == kind and entry.event.get("note") != CLOSED]
+def _notes(entries: Sequence[Entry], kind: str) -> tuple[LedgerNote, ...]:
     return tuple(
-        Said(entry.seq, entry.time, str(entry.event.get("run")), str(entry.event.get("client")), _text(entry.event))
-        for entry in found
+        LedgerNote(
+            entry.seq, entry.time, str(entry.event.get("run")), str(entry.event.get("client")), _text(entry.event)
+        )
+        for entry in entries
+        if entry.kind == kind and entry.event.get("note") != CLOSED
     )
 
 

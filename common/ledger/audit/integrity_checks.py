@@ -1,4 +1,7 @@
-"""What can be wrong with a ledger as a whole: each check adds one line for each thing that does not fit."""
+"""The checks of a ledger as a whole.
+
+Each check adds one line to the remarks for each fault that it finds.
+"""
 
 import hashlib
 import json
@@ -12,15 +15,14 @@ from typing import Any, get_args
 from common.errors import BractError, LedgerError
 from common.ledger.audit.read_only import strange_objects
 from common.ledger.database import Ledger
-from common.ledger.hash_chain import Entry, Kind, canonical, check_chain
+from common.ledger.hash_chain import ENTRY_FIELDS, Entry, Kind, canonical, check_chain
 from common.ledger.holder_keys import ledger_id_of
 from common.ledger.image_index import PARTS, digest_of_added, digest_of_part, read_part
 from common.ledger.registrations import request_id
 
-_FIELDS = tuple(Entry.__dataclass_fields__)  # in the order of the columns
 _WITH_CONTENT = ("reserve", "commit")
-_BROKEN = (BractError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-# Rows of columns that must hold what their names say; SQLite itself would take anything.
+_UNREADABLE = (BractError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+# SQLite itself accepts any value in any column, so these conditions find rows that no ledger writes.
 _ODD_NAMES = "typeof(name) <> 'blob' OR length(name) <> 32 OR typeof(image) <> 'integer' OR image < 1"
 _ODD_LINKS = "typeof(image) <> 'integer' OR typeof(same) <> 'integer' OR image < 1 OR same < 1"
 _ODD_PARTS = "typeof(images) <> 'blob' OR typeof(units) <> 'blob' OR length(images) <> length(units)"
@@ -28,28 +30,31 @@ _ODD_PARTS = "typeof(images) <> 'blob' OR typeof(units) <> 'blob' OR length(imag
 
 @dataclass(frozen=True)
 class Remarks:
-    """What does not fit, one line each.
+    """The faults that an audit finds, one line each.
 
     Attributes:
-        doubts: Things that no honest ledger has.
-        warnings: Things that an honest ledger may have, and that a reader should know.
+        doubts: Faults that an honest ledger never has.
+        warnings: Facts that an honest ledger may have and a reader should know.
     """
 
     doubts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @contextmanager
-    def about(self, what: str) -> Iterator[None]:
-        """Whatever cannot be checked is a doubt, not a crash."""
+    def about(self, subject: str) -> Iterator[None]:
+        """Record an error of the block as a doubt about a subject.
+
+        An audit must report a damaged ledger, so such an error does not stop it.
+        """
         try:
             yield
-        except _BROKEN as error:
+        except _UNREADABLE as error:
             why = str(error) if isinstance(error, BractError) else f"it cannot be read ({type(error).__name__})"
-            self.doubts.append(f"{what}: {why}")
+            self.doubts.append(f"{subject}: {why}")
 
 
 def check_file(ledger: Ledger, remarks: Remarks) -> None:
-    """The file is whole, and has the tables and triggers of a ledger."""
+    """Check that a file is whole and has a ledger's tables and triggers."""
     with remarks.about("the file"):
         for (line,) in ledger.query("PRAGMA integrity_check(5)"):
             if line != "ok":
@@ -58,10 +63,10 @@ def check_file(ledger: Ledger, remarks: Remarks) -> None:
 
 
 def read_entries(ledger: Ledger, remarks: Remarks) -> list[Entry]:
-    """All entries that can be read, and that say the same to SQLite as to us."""
+    """Return all entries that can be read."""
     rows: list[tuple[Any, ...]] = []
     with remarks.about("the list of entries"):
-        rows = ledger.query(f"SELECT {', '.join(_FIELDS)} FROM entry NOT INDEXED ORDER BY seq")  # noqa: S608
+        rows = ledger.query(f"SELECT {', '.join(ENTRY_FIELDS)} FROM entry NOT INDEXED ORDER BY seq")  # noqa: S608
     return [entry for row in rows if (entry := _entry(row, remarks)) is not None]
 
 
@@ -72,10 +77,11 @@ def _entry(row: tuple[Any, ...], remarks: Remarks) -> Entry | None:
             raise LedgerError("a column holds no text")
         event, versions = texts[-3:-1]
         entry = Entry(
-            **dict(zip(_FIELDS, row, strict=True)) | {"event": json.loads(event), "versions": json.loads(versions)}
+            **dict(zip(ENTRY_FIELDS, row, strict=True)) | {"event": json.loads(event), "versions": json.loads(versions)}
         )
         if not isinstance(entry.event, dict) or not isinstance(entry.versions, dict):
             raise LedgerError("it holds no named values")
+        # SQLite may read another value from such a text than Python does, for example for a repeated key.
         if (canonical(entry.event), canonical(entry.versions)) != (event, versions):
             remarks.doubts.append(f"entry {seq} is not written as a ledger writes it: it can be read in two ways")
         return entry
@@ -83,7 +89,7 @@ def _entry(row: tuple[Any, ...], remarks: Remarks) -> Entry | None:
 
 
 def check_entries(entries: Sequence[Entry], remarks: Remarks) -> None:
-    """The chain, the ids of requests, and the times."""
+    """Check the chain, the request ids and the times of entries."""
     with remarks.about("the chain"):
         try:
             check_chain(entries)
@@ -91,17 +97,17 @@ def check_entries(entries: Sequence[Entry], remarks: Remarks) -> None:
             remarks.doubts.append(str(error))
     counted = Counter((entry.kind, entry.request_id) for entry in entries)
     remarks.doubts.extend(f"{n} entries {kind} have one request id" for (kind, _), n in counted.items() if n > 1)
-    before: datetime | None = None
+    previous: datetime | None = None
     for entry in entries:
         if entry.kind not in get_args(Kind):
-            remarks.doubts.append(f"entry {entry.seq} is of a kind that no ledger has")
+            remarks.doubts.append(f"entry {entry.seq} is of an unknown kind")
         if not _has_digest(entry):
-            remarks.doubts.append(f"entry {entry.seq} ({entry.kind}) has no good digest of a content")
+            remarks.doubts.append(f"entry {entry.seq} ({entry.kind}) has no valid digest of its content")
         with remarks.about(f"the time of entry {entry.seq}"):
             now = datetime.fromisoformat(entry.time)
-            if before is not None and now < before:
+            if previous is not None and now < previous:
                 remarks.warnings.append(f"entry {entry.seq} is older than the one before it, by the machine's clock")
-            before = now
+            previous = now
 
 
 def _has_digest(entry: Entry) -> bool:
@@ -111,7 +117,10 @@ def _has_digest(entry: Entry) -> bool:
 
 
 def check_genesis(entries: Sequence[Entry], remarks: Remarks) -> tuple[str, bool]:
-    """The first entry; returns the ledger's id, empty if there is none to trust, and whether it is a simulation's."""
+    """Check the first entry and return the ledger's id and `simulated`.
+
+    The id is empty if the first entry cannot be trusted.
+    """
     with remarks.about("the first entry"):
         return _genesis(entries)
     return "", False
@@ -132,7 +141,7 @@ def _genesis(entries: Sequence[Entry]) -> tuple[str, bool]:
 
 
 def check_images(ledger: Ledger, entries: Sequence[Entry], remarks: Remarks) -> None:
-    """Every name of an image, every link and every data set is vouched for by an entry of the chain."""
+    """Check that the chain vouches for all names, links and data sets."""
     registers = [entry for entry in entries if entry.kind == "register"]
     with remarks.about("the tables of images"):
         _check_columns(ledger)
@@ -145,15 +154,15 @@ def check_images(ledger: Ledger, entries: Sequence[Entry], remarks: Remarks) -> 
 def _check_columns(ledger: Ledger) -> None:
     for table, odd in (("fingerprint", _ODD_NAMES), ("link", _ODD_LINKS), ("part", _ODD_PARTS)):
         if ledger.query(f"SELECT 1 FROM {table} WHERE {odd} LIMIT 1"):  # noqa: S608
-            raise LedgerError(f"the table {table} holds what no ledger writes")
+            raise LedgerError(f"the table {table} holds values that a ledger never writes")
 
 
 def _check_vouched(ledger: Ledger, registers: Sequence[Entry], remarks: Remarks) -> set[int]:
-    """Numbers of the images that have a name."""
+    """Check that entries vouch for all rows and return the named images."""
     vouching = {entry.seq for entry in registers}
     for table in ("fingerprint", "link"):
-        found = {seq for (seq,) in ledger.query(f"SELECT DISTINCT seq FROM {table}")}  # noqa: S608
-        if found - vouching:
+        added_by = {seq for (seq,) in ledger.query(f"SELECT DISTINCT seq FROM {table}")}  # noqa: S608
+        if added_by - vouching:
             remarks.doubts.append(f"the table {table} has rows that no entry vouches for")
     known = {(entry.dataset, part) for entry in registers for part in PARTS}
     for dataset, part in ledger.query("SELECT dataset, name FROM part"):
@@ -181,7 +190,7 @@ def _check_data_set(ledger: Ledger, entry: Entry, named: set[int], remarks: Rema
 
 
 def check_replies(ledger: Ledger, entries: Sequence[Entry], remarks: Remarks) -> None:
-    """Replies that are kept are those that were committed."""
+    """Check that each kept reply was committed."""
     with remarks.about("the replies that are kept"):
         commits = {entry.request_id: entry for entry in entries if entry.kind == "commit"}
         for ident, run, client, seq, kind in ledger.query(
@@ -189,6 +198,6 @@ def check_replies(ledger: Ledger, entries: Sequence[Entry], remarks: Remarks) ->
         ):
             entry = commits.get(ident)
             if entry is None or (seq, run, client) != (entry.seq, entry.event.get("run"), entry.event.get("client")):
-                remarks.doubts.append(f"a reply is kept (of entry {seq}) that nobody committed")
+                remarks.doubts.append(f"a reply is kept (of entry {seq}) that was not committed")
             elif kind != "blob" or hashlib.sha256(ledger.reply(ident) or b"").hexdigest() != entry.content_digest:
                 remarks.doubts.append(f"the reply that is kept of entry {seq} is not the one that was committed")

@@ -1,4 +1,4 @@
-"""Open a ledger to look at it: nothing is changed, no file is made beside it, no keys are needed."""
+"""A ledger opened for reading only, without keys."""
 
 import shutil
 import sqlite3
@@ -14,43 +14,47 @@ from common.ledger.database import Ledger
 _HEADER = 20
 _MAGIC = b"SQLite format 3\0"
 _WAL_FORMAT = 2
-_SCHEMA_BYTES = 1 << 20  # names of tables stand near the start of a file
+# SQLite keeps the names of tables near the start of a file.
+_SCHEMA_BYTES = 1 << 20
 _OBJECTS = "SELECT type || ' ' || name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
 
 class DamagedLedgerError(LedgerError):
-    """What was a ledger once cannot be read as one."""
+    """A file that was a ledger and is damaged beyond reading."""
 
 
 class ReadOnlyLedger(Ledger):
-    """A ledger open for reading; what others add meanwhile is not seen.
+    """A snapshot of a ledger, open for reading.
+
+    Entries that other processes add meanwhile are not seen.
 
     Args:
-        path: The file as the user named it.
-        place: Where to open it, with SQLite's options, as a URI.
+        path: The file as the user named it, for messages.
+        uri: The file to open, with SQLite's options.
 
     Raises:
-        DamagedLedgerError: It was a ledger once.
-        LedgerError: It is no ledger.
+        DamagedLedgerError: The file was a ledger and is damaged.
+        LedgerError: The file is not a ledger.
     """
 
-    def __init__(self, path: Path, place: str) -> None:
+    def __init__(self, path: Path, uri: str) -> None:
         self.path = path
         try:
-            self._connection = sqlite3.connect(place, uri=True, isolation_level=None)
+            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         except sqlite3.Error as error:
             raise LedgerError(f"the ledger {path} cannot be opened ({error})") from None
         try:
+            # One transaction for all reads, so that they see one state of the file.
             self._connection.execute("BEGIN")
             tables = self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         except sqlite3.Error as error:
             self.close()
             if _was_a_ledger(path):
                 raise DamagedLedgerError(f"the file is damaged beyond reading: {error}") from None
-            raise LedgerError(f"{path} is no ledger ({error})") from None
+            raise LedgerError(f"{path} is not a ledger ({error})") from None
         if not {"entry", "part"} <= {name for (name,) in tables}:
             self.close()
-            raise LedgerError(f"{path} is no ledger: it lacks a ledger's tables")
+            raise LedgerError(f"{path} is not a ledger: it lacks a ledger's tables")
 
 
 def _was_a_ledger(path: Path) -> bool:
@@ -62,39 +66,37 @@ def _was_a_ledger(path: Path) -> bool:
 def open_read_only(path: Path) -> Iterator[Ledger]:
     """Open a ledger for reading.
 
-    Guarantee: neither the file nor its log changes, and nothing is made beside it; of a ledger that
-    is in use only the index that its users share (`-shm`) is written to. Where SQLite would first
-    have to put things in order, after a kill or a power failure, a copy is read.
-
-    Args:
-        path: The file.
+    Guarantee: neither the file nor its log changes, and no file is made beside it. For a ledger in use, SQLite writes
+    only to the index that all users share (`-shm`). If a process was killed or the power failed, SQLite would first
+    have to repair the file. Then a copy is read.
 
     Raises:
-        DamagedLedgerError: It was a ledger once.
-        LedgerError: There is no such file, it is no ledger, it cannot be read, or it was written to
-            while what was read is no snapshot.
+        DamagedLedgerError: The file was a ledger and is damaged.
+        LedgerError: The file is missing, is not a ledger, cannot be read, or was written to while it was read without a
+            snapshot.
     """
     with ExitStack() as stack:
         try:
             with path.open("rb") as stream:
                 header = stream.read(_HEADER)
             before = path.stat()
-            place = _place_of(path.absolute(), header, stack)
+            uri = _uri_of(path.absolute(), header, stack)
         except OSError as error:
             raise LedgerError(f"the ledger {path} cannot be read ({error.strerror})") from None
         if not header.startswith(_MAGIC):
-            raise LedgerError(f"{path} is no ledger: it is no SQLite file")
-        ledger = ReadOnlyLedger(path, place)
+            raise LedgerError(f"{path} is not a ledger: it is not an SQLite file")
+        ledger = ReadOnlyLedger(path, uri)
         stack.callback(ledger.close)
         yield ledger
         after = path.stat()
-        is_snapshot = place.endswith("mode=ro")
+        # With immutable=1 SQLite takes no locks, so a write in between could mix two states of the file.
+        is_snapshot = uri.endswith("mode=ro")
         if not is_snapshot and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
             raise LedgerError(f"the ledger {path} was written to while it was read: look at it again")
 
 
-def _place_of(path: Path, header: bytes, stack: ExitStack) -> str:
-    """The URI under which SQLite reads a file without leaving a trace."""
+def _uri_of(path: Path, header: bytes, stack: ExitStack) -> str:
+    """Return the URI with which SQLite reads a file without changing it."""
     log, index, journal = (path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal"))
     unfinished = journal.is_file() and journal.stat().st_size > 0
     if unfinished or (log.is_file() and not index.is_file()):
@@ -108,24 +110,26 @@ def _place_of(path: Path, header: bytes, stack: ExitStack) -> str:
 
 
 @lru_cache(maxsize=1)
-def _of_a_new_ledger() -> dict[str, str | None]:
+def _expected_objects() -> dict[str, str | None]:
     with tempfile.TemporaryDirectory(prefix="bract-audit-") as folder:
         ledger = Ledger(Path(folder) / "new.sqlite", durable=False)
-        found = dict(ledger.query(_OBJECTS))
+        objects = dict(ledger.query(_OBJECTS))
         ledger.close()
-        return found
+        return objects
 
 
 def strange_objects(ledger: Ledger) -> list[str]:
-    """Tables, indexes and triggers that are missing, changed, or no part of a ledger.
+    """Return a line for each missing, changed or unknown database object.
+
+    Database objects are tables, indexes and triggers.
 
     Raises:
         LedgerError: The file is damaged.
     """
-    found, known = dict(ledger.query(_OBJECTS)), _of_a_new_ledger()
-    changed = [name for name in known if name in found and found[name] != known[name]]
+    objects, expected = dict(ledger.query(_OBJECTS)), _expected_objects()
+    changed = [name for name in expected if name in objects and objects[name] != expected[name]]
     return [
-        *(f"the {name} is missing" for name in known if name not in found),
-        *(f"the {name} is not as a ledger has it" for name in changed),
-        *(f"the {name} is no part of a ledger" for name in found if name not in known),
+        *(f"the {name} is missing" for name in expected if name not in objects),
+        *(f"the {name} differs from that of a ledger" for name in changed),
+        *(f"the {name} is not part of a ledger" for name in objects if name not in expected),
     ]

@@ -1,4 +1,4 @@
-"""What an audit of a ledger found."""
+"""The report of a ledger's audit."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -7,29 +7,31 @@ from typing import Any, Literal
 
 from common.ledger.audit.costs import WorstImage
 from common.ledger.audit.integrity_checks import Remarks
+from common.ledger.registrations import events_json
 from common.privacy.accounting import Spent
-from common.privacy.events import Event, as_json
+from common.privacy.events import Event
 from common.privacy.plan import PrivacyPlan
 
+_PLAIN_FIELDS = ("ledger", "simulated", "entries", "first", "last", "heads", "newest_head")
 Verdict = Literal["verified", "internally consistent", "DOUBTFUL"]
 
 
 @dataclass(frozen=True)
 class AuditedRun:
-    """One client in one run, as its ledger has it.
+    """A client's part in a run, as its ledger records it.
 
     Attributes:
         run: Name of the run.
         client: Name of the client.
-        dataset: Names the images.
-        plan: What was agreed on.
-        rounds: Rounds that were reserved.
+        dataset: Keyed name of the images.
+        plan: The plan that was agreed on.
+        rounds: How many rounds were reserved.
         closing: Whether the closing counts were reserved.
-        sent: How many releases were committed, that is, may have left.
-        closed: Whether nothing more can be reserved.
+        sent: How many releases were committed, so that they may have left.
+        closed: Whether the run can reserve nothing more.
         events: Part of the data -> events of what was reserved.
-        spent: What these cost at the plan's delta.
-        planned: What the whole plan costs.
+        spent: What these events cost at the plan's delta.
+        planned: What the whole plan costs at its delta.
     """
 
     run: str
@@ -47,11 +49,11 @@ class AuditedRun:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Images that a run was about.
+    """The images of a registered run.
 
     Attributes:
-        dataset: Its name in the ledger.
-        unit: What is charged: images, or groups of them.
+        dataset: Keyed name of the images.
+        unit: What is charged, `image` or `group`.
         images: Part of the data -> number of different images.
         units: Part of the data -> number of units.
     """
@@ -63,15 +65,17 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Said:
-    """A note or a refusal; the reason of a refusal never left the client.
+class LedgerNote:
+    """A note or a refusal in a ledger.
+
+    The reason of a refusal never left the client.
 
     Attributes:
         seq: Number of the entry.
-        time: When, UTC.
+        time: Time of the entry, UTC.
         run: Name of the run.
         client: Name of the client.
-        text: What was noted, or what was asked and why it was refused.
+        text: The note, or what was asked and why it was refused.
     """
 
     seq: int
@@ -83,23 +87,23 @@ class Said:
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """What an audit of one ledger found.
+    """The results of one ledger's audit.
 
     Attributes:
-        file: The file.
-        ledger: Id of the ledger, empty if its first entry is not to be believed.
-        simulated: Whether the images are a simulation's.
-        entries: How many there are.
-        first: Time of the first, UTC.
-        last: Time of the last.
-        heads: How many of the heads that were given are this ledger's.
-        newest_head: Number of the entry that the newest of them is about; 0 if there is none.
+        file: The audited file.
+        ledger: Id of the ledger; empty if its first entry cannot be trusted.
+        simulated: Whether the ledger belongs to a simulation.
+        entries: How many entries it has.
+        first: Time of the first entry, UTC.
+        last: Time of the last entry, UTC.
+        heads: How many of the given heads fit this ledger.
+        newest_head: Number of the entry that the newest fitting head is about; 0 if there is no such head.
         remarks: Doubts and warnings.
-        runs: Runs that were agreed to.
-        datasets: The images they were about.
+        runs: The registered runs.
+        datasets: The images of these runs.
         refusals: What was refused.
         notes: What else was noted.
-        worst: The image that has spent most; None if it cannot be said.
+        worst: The image that has spent the most; None if that cannot be computed.
         hashes: Number of an entry -> its hash.
     """
 
@@ -114,53 +118,51 @@ class LedgerReport:
     remarks: Remarks = field(default_factory=Remarks)
     runs: tuple[AuditedRun, ...] = ()
     datasets: tuple[DataSet, ...] = ()
-    refusals: tuple[Said, ...] = ()
-    notes: tuple[Said, ...] = ()
+    refusals: tuple[LedgerNote, ...] = ()
+    notes: tuple[LedgerNote, ...] = ()
     worst: WorstImage | None = None
     hashes: dict[int, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        """`verified` only by heads that somebody else kept; without them an owner could have signed all anew."""
+        """The verdict, `verified` only if somebody else kept fitting heads."""
         if self.remarks.doubts:
             return "DOUBTFUL"
+        # Without such heads the owner could have rewritten and signed the whole ledger.
         return "verified" if self.heads else "internally consistent"
 
     def run_of(self, run: str, client: str) -> AuditedRun | None:
-        """What the ledger has about one client in one run."""
-        return next((one for one in self.runs if (one.run, one.client) == (run, client)), None)
+        """Return a client's part in a run, None if the ledger lacks it."""
+        return next((audited for audited in self.runs if (audited.run, audited.client) == (run, client)), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; an epsilon without meaning is null."""
+        """Return the report as plain JSON values.
+
+        An epsilon that means nothing becomes null.
+        """
         return {
             "file": str(self.file),
             "verdict": self.verdict,
             "doubts": self.remarks.doubts,
             "warnings": self.remarks.warnings,
-            "ledger": self.ledger,
-            "simulated": self.simulated,
-            "entries": self.entries,
-            "first": self.first,
-            "last": self.last,
-            "heads": self.heads,
-            "newest_head": self.newest_head,
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "worst_image": None if self.worst is None else asdict(self.worst) | {"spent": bounds(self.worst.spent)},
             "runs": [_run(run) for run in self.runs],
-            "datasets": [asdict(found) for found in self.datasets],
-            "refusals": [asdict(said) for said in self.refusals],
-            "notes": [asdict(said) for said in self.notes],
+            "datasets": [asdict(dataset) for dataset in self.datasets],
+            "refusals": [asdict(refusal) for refusal in self.refusals],
+            "notes": [asdict(note) for note in self.notes],
         }
 
 
 def _run(run: AuditedRun) -> dict[str, Any]:
     return vars(run) | {
         "plan": run.plan.as_json(),
-        "events": {part: [as_json(event) for event in events] for part, events in run.events.items()},
+        "events": events_json(run.events),
         "spent": bounds(run.spent),
         "planned": bounds(run.planned),
     }
 
 
 def bounds(spent: Spent) -> dict[str, float | None]:
-    """Both bounds as plain values; null where so little noise was used that no figure means anything."""
+    """Return both bounds as plain values, None for one that means nothing."""
     return {name: value if math.isfinite(value) else None for name, value in asdict(spent).items()}

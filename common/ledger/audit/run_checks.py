@@ -1,4 +1,4 @@
-"""What can be wrong with the runs in a ledger: agreements, and what was released under them."""
+"""The checks of a ledger's runs, their registrations and their releases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from common.errors import LedgerError
 from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.hash_chain import Entry
-from common.ledger.registrations import CLOSED, Registration, place, planned_events, release_event, request_id
-from common.privacy.events import as_json
+from common.ledger.registrations import (
+    CLOSED,
+    Registration,
+    events_json,
+    planned_events,
+    release_event,
+    request_id,
+    run_fields,
+)
 from common.privacy.mechanisms import MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
@@ -17,10 +24,10 @@ class RunEntries:
     """The entries about one client in one run.
 
     Attributes:
-        agreed: What was agreed on.
-        reserves: In order.
-        commits: In order.
-        closed_at: Number of the entry that closed it; 0 if it is open.
+        agreed: The run's registration.
+        reserves: The `reserve` entries, in order.
+        commits: The `commit` entries, in order.
+        closed_at: Number of the entry that closed the run; 0 if the run is open.
     """
 
     agreed: Registration
@@ -29,35 +36,35 @@ class RunEntries:
     closed_at: int
 
     def reserved(self, release: str) -> int:
-        """How many releases of one kind were charged."""
+        """Return how many releases of one kind were charged."""
         return sum(entry.event.get("release") == release for entry in self.reserves)
 
 
 def check_runs(entries: Sequence[Entry], remarks: Remarks) -> list[RunEntries]:
-    """Agreements, what was reserved and committed under them, and what came after their end."""
-    found: dict[tuple[str, str], Registration] = {}
+    """Check all runs and return the entries of each."""
+    registered: dict[tuple[str, str], Registration] = {}
     for entry in entries:
         with remarks.about(f"entry {entry.seq} ({entry.kind})"):
             if entry.kind == "register":
                 agreed = _agreed(entry)
-                if found.setdefault((agreed.run, agreed.client), agreed) is not agreed:
+                if registered.setdefault((agreed.run, agreed.client), agreed) is not agreed:
                     remarks.doubts.append(f"entry {entry.seq} registers a run and client for the second time")
             elif entry.kind in ("note", "refuse"):
-                _check_said(entry)
+                _check_note(entry)
     for entry in entries:
-        if entry.kind in ("reserve", "commit") and _about(entry) not in found:
+        if entry.kind in ("reserve", "commit") and _about(entry) not in registered:
             remarks.doubts.append(f"entry {entry.seq} ({entry.kind}) belongs to no agreement")
-    mine: dict[tuple[str, str], list[Entry]] = {key: [] for key in found}
+    entries_of: dict[tuple[str, str], list[Entry]] = {key: [] for key in registered}
     for entry in entries:
-        mine.get(_about(entry), []).append(entry)
-    return [_check_run(agreed, mine[key], remarks) for key, agreed in found.items()]
+        entries_of.get(_about(entry), []).append(entry)
+    return [_check_run(agreed, entries_of[key], remarks) for key, agreed in registered.items()]
 
 
 def _agreed(entry: Entry) -> Registration:
     agreed = Registration.of(entry)
     _check_plan(agreed.plan)
-    events = {part: [as_json(event) for event in found] for part, found in planned_events(agreed.plan).items()}
-    expected = place(agreed.run, agreed.client, 0) | {"plan": agreed.plan.as_json(), "events": events}
+    events = events_json(planned_events(agreed.plan))
+    expected = run_fields(agreed.run, agreed.client, 0) | {"plan": agreed.plan.as_json(), "events": events}
     if {name: value for name, value in entry.event.items() if name not in ("parts", "added", "policy")} != expected:
         raise LedgerError("its events do not follow from its plan")
     if entry.request_id != request_id(agreed.run, agreed.client, agreed.plan.digest, 0, "register"):
@@ -66,24 +73,24 @@ def _agreed(entry: Entry) -> Registration:
 
 
 def _check_plan(plan: PrivacyPlan) -> None:
-    """Refuse what no run could have agreed to."""
+    """Refuse a plan that no run could have registered."""
     counts = plan.counts
     whole = (plan.num_units, plan.steps_per_round, plan.num_rounds, *(() if counts is None else (counts.num_rounds,)))
     noises = (plan.noise_multiplier, *(() if counts is None else (counts.noise_stddev, counts.closing_noise_stddev)))
     if not all(type(number) is int and number >= 1 for number in whole):
-        raise LedgerError("its plan has a number that is not a whole one of at least 1")
+        raise LedgerError("its plan has a count that is not a whole number of at least 1")
     if not all(type(number) in (int, float) and 0 < number < float("inf") for number in (*noises, plan.max_grad_norm)):
         raise LedgerError("its plan has a noise or a bound that is not positive")
     if not (0 < plan.sample_rate <= 1 and 0 < plan.delta < 1):
-        raise LedgerError("its plan has a sample rate or a delta that is none")
+        raise LedgerError("its plan has a sample rate or a delta that is out of range")
     mechanism = MECHANISMS.get(plan.mechanism)
     if mechanism is None or not mechanism.noise_at_client or plan.privacy_unit not in mechanism.units:
-        raise LedgerError("its plan is of a kind that no ledger has")
+        raise LedgerError("its plan is of an unknown kind")
     if counts is not None and counts.num_rounds != plan.num_rounds:
         raise LedgerError("its plan has other rounds for counts than for training")
 
 
-def _check_said(entry: Entry) -> None:
+def _check_note(entry: Entry) -> None:
     event = entry.event
     if entry.kind == "note":
         expected = request_id(event["run"], event["client"], event["note"], 0, "note")
@@ -93,10 +100,10 @@ def _check_said(entry: Entry) -> None:
         raise LedgerError("its request id does not follow from what it says")
 
 
-def _check_run(agreed: Registration, mine: Sequence[Entry], remarks: Remarks) -> RunEntries:
-    closed = [entry.seq for entry in mine if entry.kind == "note" and entry.event.get("note") == CLOSED]
-    reserves = tuple(entry for entry in mine if entry.kind == "reserve")
-    commits = tuple(entry for entry in mine if entry.kind == "commit")
+def _check_run(agreed: Registration, entries: Sequence[Entry], remarks: Remarks) -> RunEntries:
+    closed = [entry.seq for entry in entries if entry.kind == "note" and entry.event.get("note") == CLOSED]
+    reserves = tuple(entry for entry in entries if entry.kind == "reserve")
+    commits = tuple(entry for entry in entries if entry.kind == "commit")
     run = RunEntries(agreed, reserves, commits, min(closed, default=0))
     for entry in (*reserves, *commits):
         with remarks.about(f"entry {entry.seq} ({entry.kind})"):
@@ -120,7 +127,7 @@ def _about(entry: Entry) -> tuple[str, str]:
 def _check_release(agreed: Registration, entry: Entry) -> None:
     release, server_round = entry.event["release"], entry.event["round"]
     if release not in ("train", "closing") or type(server_round) is not int or server_round < 0:
-        raise LedgerError("it is about a release that no plan has")
+        raise LedgerError("it is about an unknown release")
     if entry.request_id != agreed.request(server_round, release):
         raise LedgerError("its request id does not follow from what it says")
     expected = release_event(agreed, server_round, release)

@@ -87,7 +87,7 @@ def audit_one_run(
 
 def _simulate(config: RunConfig, planted: Planted, progress: ProgressFactory) -> None:
     from client.app import app as client_app
-    from common.ledger.connection_pool import close_below
+    from common.ledger.data_holder import close_below
     from server.app import create_app
     from server.state.run_directory import check_free
     from simulations.app import make_context

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 import bract
 from client.status.status import client_status
 from common.ledger.audit.costs import cost_of
-from common.ledger.connection_pool import close_below
-from common.ledger.data_holder import own_holder
+from common.ledger.data_holder import close_below, own_holder
 from common.ledger.registrations import planned_events, released_events
 from common.system.app_bundle import bundle_digest, installed_bundle
 from tests.support.clients.own_clients import OwnClient

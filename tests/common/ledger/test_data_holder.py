@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import LedgerError
-from common.ledger.connection_pool import close_below, opened
-from common.ledger.data_holder import Holder, own_holder, simulated_holder
+from common.ledger.connection_pool import ConnectionPool
+from common.ledger.data_holder import Holder, close_below, own_holder, simulated_holder
 from common.ledger.database import Ledger
 from common.ledger.transactions import LedgerSession
 from tests.support.ledger.builders import KEYS
@@ -205,32 +205,37 @@ def test_books_of_many_threads_lose_nothing(holder: Holder) -> None:
     assert [file.name for file in head_file(holder).parent.iterdir()] == [head_file(holder).name]
 
 
+@pytest.fixture
+def pool() -> ConnectionPool:
+    return ConnectionPool()
+
+
 def make(file: Path, made: list[LedgerSession]) -> LedgerSession:
     made.append(LedgerSession(Ledger(file, durable=False), KEYS, simulated=True))
     return made[-1]
 
 
-def test_opened_keeps_books_open_and_gives_them_to_one_at_a_time(tmp_path: Path) -> None:
+def test_opened_keeps_books_open_and_gives_them_to_one_at_a_time(pool: ConnectionPool, tmp_path: Path) -> None:
     file, made = tmp_path / "a.sqlite", list[LedgerSession]()
 
-    with opened(file, "me", lambda: make(file, made)) as first:  # noqa: SIM117
-        with opened(file, "me", lambda: make(file, made)) as second:
+    with pool.session(file, "me", lambda: make(file, made)) as first:  # noqa: SIM117
+        with pool.session(file, "me", lambda: make(file, made)) as second:
             assert second is not first
-    with opened(file, "me", lambda: make(file, made)) as third:
+    with pool.session(file, "me", lambda: make(file, made)) as third:
         assert third in made[:2]
-    with opened(file, "somebody else", lambda: make(file, made)) as fourth:
+    with pool.session(file, "somebody else", lambda: make(file, made)) as fourth:
         assert fourth not in made[:2]
 
     assert len(made) == 3
-    close_below(tmp_path)
+    pool.close_below(tmp_path)
 
 
 @pytest.mark.parametrize("under_way", [False, True])
-def test_opened_opens_anew_a_file_that_was_replaced(tmp_path: Path, under_way: bool) -> None:
+def test_opened_opens_anew_a_file_that_was_replaced(pool: ConnectionPool, tmp_path: Path, under_way: bool) -> None:
     file, other, made = tmp_path / "a.sqlite", tmp_path / "other", list[LedgerSession]()
     make(other, []).ledger.close()
 
-    with opened(file, "me", lambda: make(file, made)) as session:
+    with pool.session(file, "me", lambda: make(file, made)) as session:
         session.note("run", "a", "in the old file")
         settle(session.ledger)
         if under_way:
@@ -238,49 +243,49 @@ def test_opened_opens_anew_a_file_that_was_replaced(tmp_path: Path, under_way: b
     if not under_way:
         os.replace(other, file)
 
-    with opened(file, "me", lambda: make(file, made)) as session:
+    with pool.session(file, "me", lambda: make(file, made)) as session:
         assert session.ledger.head().seq == 1
     assert len(made) == 2
-    close_below(tmp_path)
+    pool.close_below(tmp_path)
 
 
-def test_opened_opens_anew_a_file_that_was_deleted(tmp_path: Path) -> None:
+def test_opened_opens_anew_a_file_that_was_deleted(pool: ConnectionPool, tmp_path: Path) -> None:
     file, made = tmp_path / "a.sqlite", list[LedgerSession]()
 
-    with opened(file, "me", lambda: make(file, made)):
+    with pool.session(file, "me", lambda: make(file, made)):
         file.unlink()
-    with opened(file, "me", lambda: make(file, made)) as session:
+    with pool.session(file, "me", lambda: make(file, made)) as session:
         session.note("run", "a", "in a file of its own")
 
     assert len(made) == 2
     assert file.is_file()
-    close_below(tmp_path)
+    pool.close_below(tmp_path)
 
 
-def test_opened_lets_go_after_an_error(tmp_path: Path) -> None:
+def test_opened_lets_go_after_an_error(pool: ConnectionPool, tmp_path: Path) -> None:
     file, made = tmp_path / "a.sqlite", list[LedgerSession]()
 
-    with pytest.raises(KeyError), opened(file, "me", lambda: make(file, made)):
+    with pytest.raises(KeyError), pool.session(file, "me", lambda: make(file, made)):
         raise KeyError
 
-    with opened(file, "me", lambda: make(file, made)):
+    with pool.session(file, "me", lambda: make(file, made)):
         assert len(made) == 2
-    close_below(tmp_path)
+    pool.close_below(tmp_path)
 
 
-def test_close_below_leaves_single_files_with_everything_in_them(tmp_path: Path) -> None:
+def test_close_below_leaves_single_files_with_everything_in_them(pool: ConnectionPool, tmp_path: Path) -> None:
     for folder in ("in", "out"):
         (tmp_path / folder).mkdir()
     file, outside, killed = (tmp_path / name for name in ("in/a.sqlite", "out/b.sqlite", "in/killed.sqlite"))
     for one in (file, outside):
-        with opened(one, "me", lambda one=one: make(one, [])) as session:  # type: ignore[misc]
+        with pool.session(one, "me", lambda one=one: make(one, [])) as session:  # type: ignore[misc]
             session.note("run", "a", "one")
     process = start(KILLED, [str(killed)])
     process.communicate(timeout=60)
     assert process.returncode == 9
     assert killed.with_suffix(".sqlite-wal").stat().st_size > 0
 
-    close_below(tmp_path / "in")
+    pool.close_below(tmp_path / "in")
 
     assert sorted(found.name for found in (tmp_path / "in").iterdir()) == ["a.sqlite", "killed.sqlite"]
     assert outside.with_suffix(".sqlite-wal").is_file()  # that one is still open
@@ -289,7 +294,7 @@ def test_close_below_leaves_single_files_with_everything_in_them(tmp_path: Path)
         ledger = Ledger(found, durable=False)
         assert ledger.head().seq == seq
         ledger.close()
-    close_below(tmp_path / "out")
+    pool.close_below(tmp_path / "out")
 
 
 def test_close_below_refuses_what_is_no_ledger(tmp_path: Path) -> None:
@@ -313,7 +318,9 @@ def test_books_refuse_a_chain_with_a_hole_though_its_last_entry_is_there(holder:
         pass
 
 
-def test_opened_uses_a_file_once_that_was_replaced_while_it_was_being_opened(tmp_path: Path) -> None:
+def test_opened_uses_a_file_once_that_was_replaced_while_it_was_being_opened(
+    pool: ConnectionPool, tmp_path: Path
+) -> None:
     file, other = tmp_path / "ledger.sqlite", tmp_path / "other.sqlite"
     for path in (file, other):
         Ledger(path, durable=True).close()
@@ -327,7 +334,7 @@ def test_opened_uses_a_file_once_that_was_replaced_while_it_was_being_opened(tmp
         return made[-1]
 
     for _ in range(3):
-        with opened(file, "", make):
+        with pool.session(file, "", make):
             pass
 
     assert len(made) == 2

@@ -16,7 +16,7 @@ from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.transactions import LedgerSession
 from common.privacy.policy import Policy
-from tests.support.ledger.builders import KEYS, PLAN, holding, release
+from tests.support.ledger.builders import KEYS, PLAN, ImageDigests, holding, release
 
 # Exactly one plan: whoever finds a charged image finds nothing left.
 ONE_PLAN = Policy(max_epsilon=PLAN.spent().pld, delta=PLAN.delta, accept_group_bound=True)

@@ -58,7 +58,7 @@ def test_commit_refuses_what_nobody_reserved(session: LedgerSession) -> None:
     session.reserve(agreed, 1, "train", ASKED, ANYTHING)
 
     for server_round, kind in ((2, "train"), (1, "closing")):
-        with pytest.raises(LedgerError, match="nobody had reserved"):
+        with pytest.raises(LedgerError, match="was not reserved"):
             session.commit(agreed, server_round, kind, b"reply", keep=2)  # type: ignore[arg-type]
 
     assert session.ledger.head().seq == 3
@@ -110,7 +110,7 @@ def test_reserve_obeys_a_policy_that_became_narrower_and_one_that_became_wider(s
     agreed = session.register("run", "a", PLAN, PARTS, ONE_PLAN)
     session.reserve(agreed, 1, "train", ASKED, ONE_PLAN)
 
-    for policy in (capped(ONE_PLAN.max_epsilon - 1e-9), ONE_PLAN.model_copy(update={"least_noise_multiplier": 5.0})):
+    for policy in (capped(ONE_PLAN.max_epsilon - 1e-9), ONE_PLAN.model_copy(update={"min_noise_multiplier": 5.0})):
         with pytest.raises(PolicyError):
             session.reserve(agreed, 2, "train", ASKED, policy)
 

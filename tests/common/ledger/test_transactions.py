@@ -15,7 +15,7 @@ from common.ledger.registrations import Registration, charges_in
 from common.ledger.transactions import LedgerSession
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
-from tests.support.ledger.builders import ASKED, KEYS, PLAN, holding, release
+from tests.support.ledger.builders import ASKED, KEYS, PLAN, ImageDigests, holding, release
 from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened
 
 
@@ -93,7 +93,7 @@ def test_register_takes_a_plan_at_the_cap_and_refuses_one_over_it(session: Ledge
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        (ONE_PLAN.model_copy(update={"least_noise_multiplier": 4.5}), "noise multiplier"),
+        (ONE_PLAN.model_copy(update={"min_noise_multiplier": 4.5}), "noise multiplier"),
         (ONE_PLAN.model_copy(update={"delta": 1e-6}), "delta"),
     ],
 )
@@ -157,7 +157,7 @@ class _Meanwhile(Policy):
 
 
 _waiting: list[tuple[LedgerSession, PrivacyPlan, tuple[ImageDigests, ImageDigests]]] = []
-_SLOW = _Meanwhile.model_validate(ANYTHING.model_dump(by_alias=True))
+_SLOW = _Meanwhile.model_validate(ANYTHING.model_dump())
 
 
 def test_register_finds_what_another_process_agreed_to_meanwhile(session: LedgerSession, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from common.errors import ConfigError, PrivacyError
 from common.ledger.database import Ledger
 from common.ledger.transactions import LedgerSession
 from common.privacy import accounting
-from common.privacy.accounting import MOST_EPSILON, NOTHING, spent_by
+from common.privacy.accounting import MAX_EPSILON, NOTHING, spent_by
 from common.privacy.calibration import calibrate
 from common.privacy.events import DpSgdEvent
 from common.privacy.policy import Policy
@@ -43,7 +43,7 @@ def test_epsilon_of_one_gaussian_is_the_known_figure() -> None:
 GRID = list(itertools.product([0.01, 0.05, 0.1], [0.6, 1.0, 2.0, 4.0], [100, 1000, 5000]))
 
 
-# A third is fast, with each rate, noise and number of steps in it; one cell is beyond MOST_EPSILON, which is refused.
+# A third is fast, with each rate, noise and number of steps in it; one cell is beyond MAX_EPSILON, which is refused.
 CELLS = [
     pytest.param(*cell, marks=() if (at + at // 3 + at // 12) % 3 == 1 else pytest.mark.slow)
     for at, cell in enumerate(GRID)
@@ -54,7 +54,7 @@ CELLS = [
 def test_epsilon_of_equals_an_independent_pld(rate: float, noise: float, steps: int) -> None:
     event = DpSgdEvent(rate, noise, steps)
     theirs = independent_epsilon([event])
-    if theirs > MOST_EPSILON:
+    if theirs > MAX_EPSILON:
         with pytest.raises(ConfigError, match="promises nothing"):
             epsilon_of([event], delta=DELTA)
         return
@@ -75,7 +75,7 @@ def test_plan_calibrated_to_a_cap_is_accepted_in_every_round(
     agreed = session.register("run", "a", plan, (holding(0, 6), holding(6, 8)), policy)
 
     for server_round in range(1, 6):
-        other = policy.model_copy(update={"least_cohort": server_round + 1})  # another policy: the budget is asked anew
+        other = policy.model_copy(update={"min_cohort": server_round + 1})  # another policy: the budget is asked anew
         assert session.reserve(agreed, server_round, "train", ASKED, other) is None
 
     session.ledger.close()

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from common.privacy import accounting_cache as module
-from common.privacy.accounting_cache import cached_figure
+from common.privacy.accounting_cache import FigureCache
 
 Forget = Callable[[], None]
+FIGURES = FigureCache()
+cached_figure = FIGURES.get_or_compute
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def forget() -> Forget:
     """As if another process asked: only what is on disk is known."""
-    return module._figures.cache_clear
+    return FIGURES.clear
 
 
 class Counted:
@@ -68,12 +70,12 @@ def test_remembered_computes_anew_with_other_libraries(
     assert cached_figure("pld", 1, Counted(4.0)) == 4.0
 
 
-def test_remembered_fresh_neither_believes_nor_keeps(file: Path, forget: Forget) -> None:
+def test_remembered_bypass_neither_believes_nor_keeps(file: Path, forget: Forget) -> None:
     cached_figure("pld", 1, Counted(3.0))
     before = file.read_bytes()
 
-    assert cached_figure("pld", 1, Counted(4.0), fresh=True) == 4.0
-    assert cached_figure("pld", 2, Counted(5.0), fresh=True) == 5.0
+    assert cached_figure("pld", 1, Counted(4.0), bypass=True) == 4.0
+    assert cached_figure("pld", 2, Counted(5.0), bypass=True) == 5.0
 
     assert file.read_bytes() == before
     forget()
@@ -198,3 +200,12 @@ def test_remembered_lets_threads_write_whole_lines(file: Path, forget: Forget) -
     forget()
     assert [cached_figure("pld", (3, number), Counted(-1.0)) for number in range(30)] == list(map(float, range(30)))
     assert len([line for line in file.read_text().splitlines() if line]) == 120
+
+
+def test_results_in_memory_are_kept_until_the_cache_is_cleared() -> None:
+    figures, compute = FigureCache(), Counted(3.0)
+    square = figures.in_memory(2)(lambda number: number * compute())
+
+    assert (square(2.0), square(2.0), compute.times) == (6.0, 6.0, 1)
+    figures.clear()
+    assert (square(2.0), compute.times) == (6.0, 2)

@@ -87,7 +87,7 @@ GOOD = as_json(DpSgdEvent(0.5, 1.0, 7))
     ],
 )
 def test_from_json_refuses_what_is_no_event(found: dict[str, object]) -> None:
-    with pytest.raises(PrivacyError, match="no event"):
+    with pytest.raises(PrivacyError, match="not an event"):
         from_json(found)
 
 

@@ -20,7 +20,7 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import spent_by
 from common.privacy.plan import PrivacyPlan
-from common.privacy.plan_table import MOST_SHOWN, PlanTable, as_json, every_round, held_out, make_table, milestones
+from common.privacy.plan_table import MAX_SHOWN, PlanTable, as_json, every_round, held_out, make_table, milestones
 from common.privacy.signal_to_noise import round_ratio, step_ratio
 
 MakeConfig = Callable[..., RunConfig]
@@ -160,7 +160,7 @@ def test_make_table_shows_a_few_of_many_sizes_and_counts_equal_ones(make_config:
     assert [row.plan.num_units for row in table.rows] == sorted(set(sizes))
     assert {row.plan.num_units: row.num_clients for row in table.rows}[60] == 3
     shown = [row.plan.num_units for row in table.shown]
-    assert (len(shown), shown[0], shown[-1]) == (MOST_SHOWN, 5, 60)
+    assert (len(shown), shown[0], shown[-1]) == (MAX_SHOWN, 5, 60)
     assert all(row.spent.pld > 0 for row in table.rows)
 
 

@@ -21,12 +21,12 @@ EVERY_KEY = """
 max-epsilon = 3
 delta = 1e-6
 accountant = "rdp"
-least-noise-multiplier = 1.5
+min-noise-multiplier = 1.5
 mechanisms = ["dp-sgd", "none"]
 tunings = ["head", "last"]
 metrics = ["none"]
 units = ["group"]
-least-cohort = 4
+min-cohort = 4
 accept-group-bound = true
 expires = 2031-02-03
 classes = ["tumour", "normal"]
@@ -51,12 +51,12 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         max_epsilon=3.0,
         delta=1e-6,
         accountant="rdp",
-        least_noise_multiplier=1.5,
+        min_noise_multiplier=1.5,
         mechanisms=("dp-sgd", "none"),
         tunings=("head", "last"),
         metrics=("none",),
         units=("group",),
-        least_cohort=4,
+        min_cohort=4,
         accept_group_bound=True,
         expires=date(2031, 2, 3),
         classes=("tumour", "normal"),
@@ -72,7 +72,31 @@ def test_load_policy_is_strict_where_nothing_is_said(write: Callable[[str], Path
 
     assert (found.mechanisms, found.tunings, found.metrics) == (("dp-sgd",), ("head",), ("none", "private"))
     assert (found.accept_group_bound, found.expires) == (False, None)
-    assert found.least_noise_multiplier > 0
+    assert found.min_noise_multiplier > 0
+
+
+OLD_KEYS = EVERY_KEY.replace("min-", "least-")
+
+
+@pytest.mark.parametrize("content", [OLD_KEYS, OLD_KEYS.replace("least-cohort", "least_cohort")])
+def test_load_policy_reads_old_keys_and_says_so(
+    write: Callable[[str], Path], content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy, old = load_policy(write(EVERY_KEY)), load_policy(write(content))
+
+    assert old == policy
+    assert old.digest == policy.digest
+    assert len(caplog.messages) == 2
+    assert (
+        "policy.toml: least-noise-multiplier is now called min-noise-multiplier; the old name still works"
+        in caplog.messages
+    )
+
+
+@pytest.mark.parametrize("key", ["min-cohort", "min_cohort", "least_cohort"])
+def test_load_policy_refuses_an_old_key_beside_the_same_key(write: Callable[[str], Path], key: str) -> None:
+    with pytest.raises(ConfigError, match="gives min-cohort twice, also under its old name"):
+        load_policy(write(LEAST + f"least-cohort = 2\n{key} = 4\n"))
 
 
 @pytest.mark.parametrize("key", ["max-epsilon", "delta"])
@@ -95,17 +119,17 @@ def test_load_policy_refuses_a_policy_without(write: Callable[[str], Path], key:
         ("delta = 1.0", "delta"),
         ("delta = nan", "delta"),
         ("accountant = 'gdp'", "accountant"),
-        ("least-noise-multiplier = -0.1", "least-noise-multiplier"),
-        ("least-noise-multiplier = nan", "least-noise-multiplier"),
+        ("min-noise-multiplier = -0.1", "min-noise-multiplier"),
+        ("min-noise-multiplier = nan", "min-noise-multiplier"),
         ("mechanisms = ['laplace']", "mechanisms"),
         ("mechanisms = 'dp-sgd'", "mechanisms"),
         ("tunings = ['last:2']", "tunings"),
         ("metrics = ['all']", "metrics"),
         ("units = ['client']", "units"),
         ("units = [1]", "units"),
-        ("least-cohort = 0", "least-cohort"),
-        ("least-cohort = 2.5", "least-cohort"),
-        ("least-cohort = true", "least-cohort"),
+        ("min-cohort = 0", "min-cohort"),
+        ("min-cohort = 2.5", "min-cohort"),
+        ("min-cohort = true", "min-cohort"),
         ("accept-group-bound = 1", "accept-group-bound"),
         ("accept-group-bound = 'yes'", "accept-group-bound"),
         ("expires = '2031-01-01'", "expires"),
@@ -163,7 +187,7 @@ REFUSED: list[tuple[dict[str, Scalar], dict[str, Any], str]] = [
     ({}, {"tunings": ("last",)}, "model.tuning"),
     ({"privacy.metrics": "private"}, {"metrics": ("none", "exact")}, "privacy.metrics"),
     ({"privacy.unit": "image"}, {"units": ("group",)}, "privacy.unit"),
-    ({"min-clients": 2}, {"least_cohort": 3}, "min-clients"),
+    ({"min-clients": 2}, {"min_cohort": 3}, "min-clients"),
     ({"data.classes": "normal,tumour"}, {"classes": ("tumour", "normal")}, "data.classes"),
     ({}, {"classes": ("tumour", "normal")}, "data.classes"),
 ]
@@ -181,7 +205,7 @@ def test_check_run_refuses(
 
 
 def test_check_run_takes_as_many_clients_as_the_policy_wants(make_config: MakeConfig) -> None:
-    ANYTHING.model_copy(update={"least_cohort": 3}).check_run(make_config({"min-clients": 3}))
+    ANYTHING.model_copy(update={"min_cohort": 3}).check_run(make_config({"min-clients": 3}))
 
 
 def test_check_run_asks_for_no_unit_where_nothing_is_noised(make_config: MakeConfig) -> None:
@@ -209,7 +233,7 @@ def test_check_run_ends_after_the_last_day(
 
 
 def test_check_plan_takes_its_limits_and_refuses_beyond() -> None:
-    policy = Policy(max_epsilon=1.0, delta=PLAN.delta, least_noise_multiplier=PLAN.noise_multiplier)
+    policy = Policy(max_epsilon=1.0, delta=PLAN.delta, min_noise_multiplier=PLAN.noise_multiplier)
     policy.check_plan(PLAN)
 
     with pytest.raises(PolicyError, match="delta"):

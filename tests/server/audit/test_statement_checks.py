@@ -66,7 +66,7 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
     "a field": (lambda s: s.pop("not_protected"), "it lacks not_protected"),
     "a client's field": (lambda s: s["clients"]["00001"].pop("rounds"), "the statement: it cannot be read"),
     "a word for a number": (lambda s: s["clients"]["00001"].update(rounds="2"), "rounds is not of the kind"),
-    "an event": (lambda s: s["clients"]["00001"].update(events={"training": [{"kind": "x"}]}), "no event"),
+    "an event": (lambda s: s["clients"]["00001"].update(events={"training": [{"kind": "x"}]}), "not an event"),
     "the events": (lambda s: s["clients"]["00001"]["events"].update(evaluation=[]), "events of client 00001"),
     "the mechanism": (lambda s: s.update(mechanism="client-dp"), "the statement says mechanism 'client-dp'"),
     "the unit": (lambda s: s.update(privacy_unit="group"), "the statement says privacy_unit 'group'"),

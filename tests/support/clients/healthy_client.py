@@ -9,8 +9,7 @@ import pytest
 
 from client.checks.check_result import Finding
 from client.checks.run_checks import examine
-from common.ledger.connection_pool import close_below
-from common.ledger.data_holder import own_holder
+from common.ledger.data_holder import close_below, own_holder
 from common.system import app_bundle as bundle
 from common.system.progress import no_progress
 from tests.support.clients.server_stand_ins import Authority, Server, serving

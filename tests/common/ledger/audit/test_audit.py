@@ -94,7 +94,7 @@ def test_audit_sees_an_owner_who_signs_everything_anew_by_heads_only(
     assert audit_ledger(file).verdict == "internally consistent"
     report = audit_ledger(file, heads)
     assert report.verdict == "DOUBTFUL"
-    assert "it was written anew" in report.remarks.doubts[0]
+    assert "it was rewritten" in report.remarks.doubts[0]
 
 
 def test_audit_sees_an_older_copy_by_heads_only(tmp_path: Path, heads: list[tuple[str, SignedHead]]) -> None:
@@ -125,7 +125,7 @@ def test_audit_with_heads_of_other_ledgers_is_not_verified(copy: Path) -> None:
     report = audit_ledger(copy, [("b", head)])
 
     assert report.verdict == "internally consistent"
-    assert "none of the heads" in report.remarks.warnings[0]
+    assert "none of the given heads" in report.remarks.warnings[0]
 
 
 def test_audit_doubts_a_client_that_came_with_two_ledgers(copy: Path, heads: list[tuple[str, SignedHead]]) -> None:
@@ -243,7 +243,7 @@ def test_audit_refuses_what_is_no_ledger(tmp_path: Path, content: bytes) -> None
     file = tmp_path / "file.sqlite"
     file.write_bytes(content)
 
-    with pytest.raises(LedgerError, match="no ledger"):
+    with pytest.raises(LedgerError, match="not a ledger"):
         audit_ledger(file)
     assert listing(tmp_path) == {"file.sqlite": content}
 

@@ -15,7 +15,7 @@ from common.ledger.audit.integrity_checks import Remarks, check_entries
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import Entry
 from common.ledger.image_index import PARTS, digest_of_added, digest_of_part
-from common.ledger.registrations import charges_in, place, request_id
+from common.ledger.registrations import charges_in, request_id, run_fields
 from common.ledger.signed_heads import SignedHead
 from common.privacy.plan import CountsPlan
 from tests.support.ledger.builders import PLAN, Rewrite, Tamper, rewrite, tamper
@@ -43,7 +43,7 @@ def one_more_round(entries: list[Entry], run: str, server_round: int) -> list[En
     """A reserve of a fourth round, or of one after the end, with the right id and charges."""
     like = next(entry for entry in entries if entry.kind == "reserve" and entry.event["run"] == run)
     ident = request_id(run, "a", PLAN.digest, server_round, "train")
-    return [*entries, replace(like, request_id=ident, event=like.event | place(run, "a", server_round))]
+    return [*entries, replace(like, request_id=ident, event=like.event | run_fields(run, "a", server_round))]
 
 
 def with_plan(entries: list[Entry], **more: Any) -> list[Entry]:
@@ -99,7 +99,10 @@ CHANGES: dict[str, tuple[Tamper, str]] = {
         "fingerprint has rows that no entry vouches for",
     ),
     "a moved name": (lambda db: db.execute("UPDATE fingerprint SET image = 7 WHERE row = 1"), "names of images"),
-    "a name of another kind": (lambda db: db.execute("UPDATE fingerprint SET name = 'x' WHERE row = 1"), "no ledger"),
+    "a name of another kind": (
+        lambda db: db.execute("UPDATE fingerprint SET name = 'x' WHERE row = 1"),
+        "never writes",
+    ),
     "a stray link": (
         lambda db: db.execute("INSERT INTO link (image, same, seq) VALUES (2, 1, 3)"),
         "link has rows that no entry vouches for",
@@ -123,11 +126,11 @@ CHANGES: dict[str, tuple[Tamper, str]] = {
     "a reply": (lambda db: db.execute("UPDATE reply SET content = x'01'"), "not the one that was committed"),
     "a stray reply": (
         lambda db: db.execute("INSERT INTO reply VALUES ('x', 'first', 'a', 5, x'01')"),
-        "that nobody committed",
+        "that was not committed",
     ),
     "a trigger more": (
         lambda db: db.execute("CREATE TRIGGER mute BEFORE INSERT ON entry BEGIN SELECT RAISE(IGNORE); END"),
-        "the trigger mute is no part of a ledger",
+        "the trigger mute is not part of a ledger",
     ),
     "an index less": (lambda db: db.execute("DROP INDEX entry_of_run"), "the index entry_of_run is missing"),
 }
@@ -199,7 +202,7 @@ REWRITES: dict[str, tuple[Rewrite, str]] = {
         "request id does not follow",
     ),
     "other images": (lambda e: [*e[:2], replace(e[2], dataset="0" * 64), *e[3:]], "other images than the agreement"),
-    "no content": (lambda e: [*e[:2], replace(e[2], content_digest=""), *e[3:]], "no good digest"),
+    "no content": (lambda e: [*e[:2], replace(e[2], content_digest=""), *e[3:]], "no valid digest"),
     "a round too many": (lambda e: one_more_round(e, "first", 4), "its plan has 3"),
     "a round after the end": (lambda e: one_more_round(e, "first", 4), "reserves in a run that entry"),
     "an agreement twice": (lambda e: [*e, other_agreement(e)], "for the second time"),
@@ -212,15 +215,15 @@ REWRITES: dict[str, tuple[Rewrite, str]] = {
     "no genesis": (lambda e: e[1:], "does not say whose ledger"),
     "a wrong agreement": (lambda e: [e[0], replace(e[1], request_id="0" * 64), *e[2:]], "(register): its request id"),
     "no parts": (lambda e: with_event(e, 1, parts={}), "does not say which images"),
-    "a rate that is none": (lambda e: with_plan(e, sample_rate=2.0), "a sample rate or a delta that is none"),
-    "a delta that is none": (lambda e: with_plan(e, delta=1.0), "a sample rate or a delta that is none"),
-    "another mechanism": (lambda e: with_plan(e, mechanism="client-dp"), "of a kind that no ledger has"),
+    "a rate that is none": (lambda e: with_plan(e, sample_rate=2.0), "a sample rate or a delta that is out of range"),
+    "a delta that is none": (lambda e: with_plan(e, delta=1.0), "a sample rate or a delta that is out of range"),
+    "another mechanism": (lambda e: with_plan(e, mechanism="client-dp"), "of an unknown kind"),
     "more counts": (lambda e: with_plan(e, counts=asdict(CountsPlan(9, 25.0, 4.0))), "other rounds for counts"),
-    "another release": (lambda e: with_event(e, 2, release="all"), "a release that no plan has"),
+    "another release": (lambda e: with_event(e, 2, release="all"), "an unknown release"),
     "negative noise": (lambda e: with_plan(e, noise_multiplier=-4.0), "noise or a bound that is not positive"),
-    "words for numbers": (lambda e: with_plan(e, num_rounds="3"), "not a whole one"),
-    "half a plan": (lambda e: with_event(e, at(e, "register"), plan={"mechanism": "dp-sgd"}), "no privacy plan"),
-    "an unknown kind": (lambda e: [*e, replace(e[-1], kind="joke")], "of a kind that no ledger has"),  # type: ignore[arg-type]
+    "words for numbers": (lambda e: with_plan(e, num_rounds="3"), "not a whole number"),
+    "half a plan": (lambda e: with_event(e, at(e, "register"), plan={"mechanism": "dp-sgd"}), "not a privacy plan"),
+    "an unknown kind": (lambda e: [*e, replace(e[-1], kind="joke")], "of an unknown kind"),  # type: ignore[arg-type]
     "no time": (lambda e: [*e[:-1], replace(e[-1], time="soon")], "the time of entry"),
 }
 
