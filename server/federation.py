@@ -19,7 +19,7 @@ from common.metrics import NoisedCounts
 from common.models.initialization import initial_arrays
 from common.privacy.plan import server_plan
 from common.system.paths import bract_home
-from server.aggregation.strategies import build_strategy, check_strategy, least_cohort
+from server.aggregation.strategies import build_strategy, check_strategy, min_cohort
 from server.late_joining import LateJoinHandler, join, rejection_reason
 from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_statement
 from server.reporting.trackers import FileTracker, Tracker, Trackers
@@ -121,7 +121,7 @@ def _run(
     settings = RoundSettings(
         state.clients,
         state.cohorts,
-        min_clients=max(config.min_clients or 1, least_cohort(config)[0]),
+        min_clients=max(config.min_clients or 1, min_cohort(config.strategy)),
         central=server_plan(config) if config.privacy.mechanism == "client-dp" else None,
         evaluate=context.evaluate if simulates_evaluation else None,
         seconds=_deadline(config, context),

@@ -5,28 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from common.strategies import STRATEGIES, UNIFORM_STRATEGIES, known_strategy
+
 Mechanism = Literal["none", "dp-sgd", "client-dp"]
 Unit = Literal["image", "group"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
-StrategyName = Literal[
-    "FedAvg",
-    "FedAvgM",
-    "FedProx",
-    "FedAdam",
-    "FedYogi",
-    "FedAdagrad",
-    "FedMedian",
-    "FedTrimmedAvg",
-    "Krum",
-    "MultiKrum",
-    "Bulyan",
-    "QFedAvg",
-]
-# Strategies that average uniformly, or only reshape an average: what clipping and noise at the server go with.
-UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
 TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
@@ -137,7 +123,7 @@ class TrainingConfig(_Section):
 class StrategyConfig(_Section):
     """The Flower strategy that aggregates updates; what is left open keeps Flower's own default."""
 
-    name: StrategyName
+    name: Annotated[str, AfterValidator(known_strategy)]
     server_learning_rate: OpenFloat
     server_momentum: OpenBelowOne
     beta_1: OpenBelowOne
@@ -230,16 +216,17 @@ class RunConfig(_Section):
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
         if training.optimizer == "adamw" and training.momentum:
             raise ValueError("training.momentum belongs to training.optimizer='sgd'; adamw has its own")
-        if self.private and self.strategy.name == "QFedAvg":
+        needs_exact_loss = STRATEGIES[self.strategy.name].needs_exact_loss
+        if self.private and needs_exact_loss:
             raise ValueError(
-                "strategy.name='QFedAvg' needs each client's exact loss, which privacy.mechanism="
+                f"strategy.name={self.strategy.name!r} needs each client's exact loss, which privacy.mechanism="
                 f"{self.privacy.mechanism!r} never releases: use another strategy, or privacy.mechanism='none'"
             )
         self._check_privacy()
-        if self.strategy.name == "QFedAvg" and (training.optimizer != "sgd" or training.momentum):
+        if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
-                "strategy.name='QFedAvg' reads how far a client moved as learning rate times gradient: it needs "
-                "training.optimizer='sgd' and training.momentum=0"
+                f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
+                "gradient: it needs training.optimizer='sgd' and training.momentum=0"
             )
         return self
 

@@ -21,6 +21,7 @@ from common.messages.codec import Declaration, Evaluation, encode_update, record
 from common.messages.fields import ARRAYS, Releases
 from common.models.initialization import initial_arrays
 from common.privacy.plan import plan_for, server_plan
+from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
 from server.rounds.enrollment import Client
@@ -70,7 +71,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
 def _releases(trainer: Trainer) -> Releases:
     """What the strategy needs of a reply: no counts, no heads of ledgers."""
-    return Releases(metrics="none", train_loss=trainer.config.strategy.name == "QFedAvg")
+    return Releases(metrics="none", train_loss=STRATEGIES[trainer.config.strategy.name].needs_exact_loss)
 
 
 def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
