@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from common.config.loading import resolved
-from common.metrics import Counts, Scores, score
+from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
 from server.reporting.privacy_statement import versions
 from server.rounds.round_record import noised_figures
 from server.state.run_state import RunState
 
-_HEADLINES = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")
 _UNTRAINED = {
     "head": "the global figures are with the starting head, which nobody trained",
     "batchnorm-affine": "the global figures are with the starting BatchNorm values, which nobody trained",
@@ -34,7 +33,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
         "privacy_unit": None if privacy_cost is None else privacy_cost.example_plan.privacy_unit,
         "metrics": config.metrics,
-        **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
+        **_figures(counts),
         "per_class": _per_class(state, scores),
         "spread_over_clients": _spreads(state.closing.values()),
         "personal": _personal(state),
@@ -64,6 +63,10 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
+def _figures(counts: Counts | None) -> dict[str, float | None]:
+    return {metric.key: None if counts is None else metric.compute(counts) for metric in CONFUSION_METRICS}
+
+
 def _per_class(state: RunState, scores: Scores | None) -> dict[str, dict[str, float]]:
     if scores is None:
         return {}
@@ -89,28 +92,26 @@ def _personal(state: RunState) -> dict[str, Any] | None:
     part = state.config.model.personal
     if not part:
         return None
-    counts = state.personal_counts()
-    scores = score(counts.confusion) if counts is not None else None
     note = f"{_UNTRAINED[part]}: what a client gets that never took part"
     if state.config.private:
         note += f"; personal accuracy is not released under {state.config.privacy.mechanism}"
     return {
         "part": part,
-        **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
+        **_figures(state.personal_counts()),
         "spread_over_clients": _spreads(state.closing_personal.values()),
         "note": note,
     }
 
 
 def _spreads(parts: Iterable[Counts]) -> dict[str, dict[str, float] | None]:
-    each = [score(part.confusion) for part in parts if part.num_examples]
-    return {name: _spread(each, name) for name in _HEADLINES}
+    counted = [part for part in parts if part.num_examples]
+    return {metric.key: _spread(counted, metric) for metric in CONFUSION_METRICS}
 
 
-def _spread(scores: Sequence[Scores], name: str) -> dict[str, float] | None:
-    if not scores:
+def _spread(parts: Sequence[Counts], metric: Metric) -> dict[str, float] | None:
+    if not parts:
         return None
-    values = np.array([getattr(part, name) for part in scores])
+    values = np.array([metric.compute(part) for part in parts])
     return {
         "min": float(values.min()),
         "median": float(np.median(values)),
