@@ -314,9 +314,7 @@ def test_qfedavg_under_dp_is_refused_before_anything_is_built() -> None:
         ("FedTrimmedAvg", {"client-fraction": 0.6}, "at least 5"),
     ],
 )
-def test_check_strategy_refuses_what_the_strategy_cannot_do(
-    name: str, settings: dict[str, Scalar], said: str
-) -> None:
+def test_check_strategy_refuses_what_the_strategy_cannot_do(name: str, settings: dict[str, Scalar], said: str) -> None:
     config = config_for(name, settings)
 
     with pytest.raises(ConfigError, match=said):

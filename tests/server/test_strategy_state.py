@@ -27,9 +27,7 @@ def config_of(name: str) -> RunConfig:
     return config.model_copy(update={"strategy": config.strategy.model_copy(update={"server_momentum": 0.9})})
 
 
-def go(
-    strategy: Strategy, name: str, arrays: dict[str, np.ndarray], first: int, last: int
-) -> dict[str, np.ndarray]:
+def go(strategy: Strategy, name: str, arrays: dict[str, np.ndarray], first: int, last: int) -> dict[str, np.ndarray]:
     fair = name == "QFedAvg"
     grid = InProcessGrid(toy_app(loss=0.5 if fair else None), 6, {})
     clients = meet(grid)
