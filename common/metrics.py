@@ -164,7 +164,7 @@ def _mean_loss(counts: Counts) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of an evaluation, for every place that computes or shows it.
+    """Definition of one figure that an evaluation gives.
 
     Attributes:
         key: Key in `rounds.jsonl` and `summary.json`.

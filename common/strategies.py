@@ -33,7 +33,10 @@ def _malicious_cohort(factor: int) -> MinCohort:
 
 
 def _trimmed_cohort(settings: Mapping[str, Any]) -> tuple[int, str]:
-    """Return the smallest n with int(trim * n) >= 1, which is how Flower rounds."""
+    """Return the smallest cohort from which Flower trims a value.
+
+    That is the smallest n with int(trim * n) >= 1, because Flower rounds down.
+    """
     trim = settings.get("trim_fraction", FLOWER_TRIM_FRACTION)
     smallest = 1
     if trim:
@@ -45,7 +48,7 @@ def _trimmed_cohort(settings: Mapping[str, Any]) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class StrategyInfo:
-    """One row of the table.
+    """Row of the table.
 
     Attributes:
         name: Name of Flower's class, and the value of `strategy.name`.

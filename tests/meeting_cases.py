@@ -17,7 +17,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
 from common.messages.codec import Declaration, Evaluation, encode_declaration, encode_head, encode_update
 from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
-from server.rounds.enrollment import Meeting, enroll_clients
+from server.rounds.enrollment import Enrollment, enroll_clients
 from simulations.engines.in_process import InProcessGrid
 
 RUN = "ab" * 16
@@ -88,7 +88,7 @@ class LossyGrid(InProcessGrid):
         return ids
 
 
-def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Meeting:
+def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Enrollment:
     if keeper is not None:  # who is not spoken of has a ledger as it should be
         queried = {n: declares(n, head_of(n, 5)) for n in range(clients)} | dict(queried)
     return enroll_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)

@@ -1,4 +1,4 @@
-"""Clipping and noise at the server, for privacy of whole clients.
+"""Clipping and noise at the server that protect whole clients.
 
 Clients send exact updates, so each must trust the server with its own. What the server releases is the
 noised average. Every client weighs the same, whatever its size.
@@ -18,7 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 def noised_average(
     start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: UniformStream
 ) -> dict[str, np.ndarray]:
-    """Return the model before a round plus the noised average of the clients' clipped updates.
+    """Add the noised average of the clients' clipped updates to a model.
 
     Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most
     `plan.max_grad_norm` before noise of `plan.noise_stddev` is added. The release is one step of

@@ -35,7 +35,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "metrics": config.metrics,
         **_figures(counts),
         "per_class": _per_class(state, scores),
-        "spread_over_clients": _spreads(state.closing.values()),
+        "spread_over_clients": _spreads(state.closing.exact.values()),
         "personal": _personal(state),
         "private_metrics": _private_metrics(state),
         "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
@@ -48,12 +48,12 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "refusals": dict(state.refusals),
         "clients": len(state.clients),
         "cohort": config.cohort_size,
-        "images_unused": state.images_unused,
-        "skipped_files": state.skipped_files,
+        "images_unused": state.context.images_unused,
+        "skipped_files": state.context.skipped_files,
         "failures": sum(len(line["failures"]) for line in rounds),
         "rounds_skipped": sum("skipped" in line for line in rounds),
         "joined_late": dict(state.joined),
-        "missing_at_close": dict(state.closing_failures),
+        "missing_at_close": dict(state.closing.failures),
         "seconds": dict(seconds),
         "bytes_up_per_round_per_client": _mean(rounds, "bytes_up"),
         "bytes_down_per_round_per_client": _mean(rounds, "bytes_down"),
@@ -81,9 +81,10 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
     privacy_cost = state.privacy_cost
     if privacy_cost is None or privacy_cost.example_plan.counts is None:
         return None
-    if state.closing_noised is not None:
+    noised = state.closing.noised
+    if noised is not None:
         noise = privacy_cost.example_plan.counts.closing_noise_stddev
-        return {"evaluated_model": state.final_round} | noised_figures(state.closing_noised, noise)
+        return {"evaluated_model": state.final_round} | noised_figures(noised, noise)
     return dict(state.rounds[-1]["private"]) if state.rounds and "private" in state.rounds[-1] else None
 
 
@@ -98,7 +99,7 @@ def _personal(state: RunState) -> dict[str, Any] | None:
     return {
         "part": part,
         **_figures(state.personal_counts()),
-        "spread_over_clients": _spreads(state.closing_personal.values()),
+        "spread_over_clients": _spreads(state.closing.personal.values()),
         "note": note,
     }
 

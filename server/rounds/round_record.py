@@ -1,4 +1,4 @@
-"""Record of one round, and the figures that files hold of an evaluation."""
+"""Record of one round with the figures of its evaluation."""
 
 import math
 from dataclasses import dataclass
@@ -72,7 +72,9 @@ class RoundRecord:
 
 
 def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
-    """Return metrics of noised counts by key, which cost no privacy beyond the counts.
+    """Return the metrics of noised counts by key.
+
+    They are derived from released counts, so they cost no more privacy.
 
     Args:
         noised: A pair (right, wrong) or a confusion matrix, summed over clients.
@@ -89,7 +91,10 @@ def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
 
 
 def figures(counts: Counts) -> dict[str, Any]:
-    """Return every metric of exact counts by key, None for a value that is not finite."""
+    """Return the metrics of exact counts by key.
+
+    A value that is not finite becomes None, because JSON cannot hold it.
+    """
     values = {metric.key: metric.compute(counts) for metric in METRICS}
     finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
     return finite | {"examples": counts.num_examples}

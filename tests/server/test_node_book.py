@@ -16,12 +16,14 @@ from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import LedgerError
 from common.ledger.signed_heads import HeadKeeper
-from server.rounds.enrollment import Meeting, enroll_clients
+from server.rounds.enrollment import Enrollment, enroll_clients
 from server.rounds.node_registry import NodeRegistry, forget_node
 from simulations.engines.in_process import InProcessGrid
 
 
-def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: int | None = 1, **more: Any) -> Meeting:
+def came(
+    keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], min_clients: int | None = 1, **more: Any
+) -> Enrollment:
     """A meeting of nodes with keys: what each calls itself, and whose ledger it comes with."""
     queried = {
         n: declares(n, None if keeper is None else head_of(ledger, 5), name=name)
@@ -29,7 +31,14 @@ def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: i
     }
     grid = InProcessGrid(app_of(queried), len(said), {})
     return enroll_clients(
-        grid, len(said), run_id=RUN, keeper=keeper, nodes=NodeRegistry(book), least=least, wait_seconds=5.0, **more
+        grid,
+        len(said),
+        run_id=RUN,
+        keeper=keeper,
+        nodes=NodeRegistry(book),
+        min_clients=min_clients,
+        wait_seconds=5.0,
+        **more,
     )
 
 

@@ -17,9 +17,11 @@ from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
 from server.reporting.summary_view import print_summary
-from server.rounds.enrollment import Client
+from server.rounds.closing_evaluation import ClosingEvaluation
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
 from server.rounds.round_record import RoundRecord
+from server.run_context import RunContext
 from server.state.run_state import RunState
 
 MakeConfig = Callable[..., RunConfig]
@@ -29,8 +31,10 @@ OWN = Counts(np.array([[4, 0], [1, 3]]), 1.0)
 
 
 def outcome_of(config: RunConfig, **more: Any) -> RunState:
-    clients = {name: Client(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")}
-    return RunState(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
+    clients = {
+        name: EnrolledClient(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")
+    }
+    return RunState(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, RunContext(**more))
 
 
 def record(**more: Any) -> RoundRecord:
@@ -48,7 +52,7 @@ def test_summary_of_a_personal_run_shows_both_accuracies(make_config: MakeConfig
     state = outcome_of(make_config(OPEN | {"model.personal": "batchnorm-affine", "model.tuning": "norm"}))
     state.add(RoundResult(state.arrays, record(personal=OWN)))
     latest = summarise(state, {"total": 1.0})
-    state.close({"x": Evaluation(SHARED, OWN), "y": Evaluation(SHARED, SHARED)})
+    state.closing = ClosingEvaluation({"x": Evaluation(SHARED, OWN), "y": Evaluation(SHARED, SHARED)})
     state.finish()
 
     summary = summarise(state, {"total": 1.0})

@@ -26,8 +26,9 @@ from common.messages.fields import METRICS, Releases
 from common.metrics import Counts
 from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
-from server.rounds.enrollment import Client, enroll_clients
-from server.rounds.loop import RoundResult, RoundSettings, evaluate_at_clients, run_rounds
+from server.rounds.closing_evaluation import evaluate_at_clients
+from server.rounds.enrollment import EnrolledClient, enroll_clients
+from server.rounds.loop import RoundResult, RoundSettings, run_rounds
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 
@@ -91,14 +92,14 @@ def config_for(name: str, clients: int = 6) -> RunConfig:
     return parse(override(defaults(), settings))
 
 
-def meet(grid: InProcessGrid) -> Mapping[str, Client]:
+def meet(grid: InProcessGrid) -> Mapping[str, EnrolledClient]:
     return enroll_clients(grid, 6, run_id="run").clients
 
 
 def rounds_of(
     grid: InProcessGrid,
     strategy: Strategy,
-    clients: Mapping[str, Client],
+    clients: Mapping[str, EnrolledClient],
     cohorts: list[list[str]],
     releases: Releases = OPEN,
 ) -> Iterator[RoundResult]:
@@ -205,12 +206,10 @@ def test_evaluate_at_clients_leaves_out_malformed_counts() -> None:
     grid = InProcessGrid(toy_app(spoilt={3: {"confusion": [1, 2, 3]}}), 6, {})
     clients = meet(grid)
 
-    found, failures = evaluate_at_clients(
-        Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
-    )
+    closing = evaluate_at_clients(Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
 
-    assert sorted(found) == ["00000", "00001", "00002", "00004", "00005"]
-    assert failures == {"00003": "MESSAGE"}
+    assert sorted(closing.by_client) == ["00000", "00001", "00002", "00004", "00005"]
+    assert closing.failures == {"00003": "MESSAGE"}
 
 
 def test_run_rounds_stops_when_nobody_sends_an_update() -> None:
@@ -226,13 +225,10 @@ def test_evaluate_at_clients_gives_counts_by_name() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
     clients = meet(grid)
 
-    found, failures = evaluate_at_clients(
-        Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
-    )
+    closing = evaluate_at_clients(Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
 
-    assert failures == {}
-    counts = [found[name].counts for name in sorted(found)]
-    assert [count.confusion[0, 0] for count in counts if count is not None] == [0, 1, 2, 3, 4, 5]
+    assert closing.failures == {}
+    assert [counts.confusion[0, 0] for _, counts in sorted(closing.exact.items())] == [0, 1, 2, 3, 4, 5]
 
 
 def test_meet_clients_refuses_clients_that_disagree() -> None:

@@ -24,7 +24,7 @@ from common.privacy.plan import plan_for, server_plan
 from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
-from server.rounds.enrollment import Client
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
@@ -53,7 +53,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
     grid = InProcessGrid(_client_app(trainer, rows_of), config.num_clients, {})
     clients = {
-        client_name(who): Client(
+        client_name(who): EnrolledClient(
             Declaration(client_name(who), int(size), trainer.classes, trainer.input_shape, ""), node
         )
         for who, (size, node) in enumerate(zip(partition.num_units, grid.get_node_ids(), strict=True))
