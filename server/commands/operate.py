@@ -172,7 +172,11 @@ def revoke_command(
 def bundle_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("bundle.fab"),
 ) -> None:
-    """Write the bundle of the installed code to a file."""
+    """Write the bundle of the installed code to a file.
+
+    Raises:
+        ConfigError: The file cannot be written; it is printed without a traceback.
+    """
     from common.system.app_bundle import bundle_digest, installed_bundle
     from server.deployment.setup import write_whole
 
