@@ -72,41 +72,28 @@ class StrategyInfo:
 _ADAPTIVE = {"server_learning_rate": "eta", "tau": "tau"}
 _MOMENTS = _ADAPTIVE | {"beta_1": "beta_1", "beta_2": "beta_2"}
 _MOMENTUM = {"server_learning_rate": "server_learning_rate", "server_momentum": "server_momentum"}
+_PROXIMAL = {"proximal_mu": "proximal_mu"}
 _MALICIOUS = {"num_malicious": "num_malicious_nodes"}
 _SELECTED = _MALICIOUS | {"num_selected": "num_nodes_to_select"}
-_TRIM = {"trim_fraction": "beta"}
-_MOMENT_STATE = ("m_t", "v_t")
+_M_V, _MOMENTUM_STATE = ("m_t", "v_t"), ("current_arrays", "momentum_vector")
 # Source of the cohort rules: Blanchard et al. 2017, arXiv:1703.02757 (Krum, n >= 2f + 3);
 # El Mhamdi et al. 2018, arXiv:1802.07927 (Bulyan, n >= 4f + 3).
 _KRUM, _BULYAN = _malicious_cohort(2), _malicious_cohort(4)
+_Q_SUMMARY = "clients with a higher loss weigh more; privacy.mechanism=none only"
+_Row = StrategyInfo
 _ROWS = (
-    StrategyInfo("FedAvg", "the average of the clients' models", uniform=True),
-    StrategyInfo(
-        "FedAvgM",
-        "averaging with momentum at the server",
-        _MOMENTUM,
-        uniform=True,
-        state=("current_arrays", "momentum_vector"),
-    ),
-    StrategyInfo(
-        "FedProx", "averaging; a term holds clients near the global model", {"proximal_mu": "proximal_mu"}, uniform=True
-    ),
-    StrategyInfo("FedAdam", "Adam at the server on the averaged update", _MOMENTS, uniform=True, state=_MOMENT_STATE),
-    StrategyInfo("FedYogi", "Yogi at the server on the averaged update", _MOMENTS, uniform=True, state=_MOMENT_STATE),
-    StrategyInfo(
-        "FedAdagrad", "Adagrad at the server on the averaged update", _ADAPTIVE, uniform=True, state=_MOMENT_STATE
-    ),
-    StrategyInfo("FedMedian", "the median of each value over clients", min_cohort=_median_cohort),
-    StrategyInfo("FedTrimmedAvg", "the average of each value without its extremes", _TRIM, _trimmed_cohort),
-    StrategyInfo("Krum", "the one model nearest to its neighbours", _MALICIOUS, _KRUM),
-    StrategyInfo("MultiKrum", "the average of the models Krum likes best", _SELECTED, _KRUM),
-    StrategyInfo("Bulyan", "Krum's choice, then trimmed value by value", _MALICIOUS, _BULYAN),
-    StrategyInfo(
-        "QFedAvg",
-        "clients with a higher loss weigh more; privacy.mechanism=none only",
-        {"q": "q"},
-        needs_exact_loss=True,
-    ),
+    _Row("FedAvg", "the average of the clients' models", uniform=True),
+    _Row("FedAvgM", "averaging with momentum at the server", _MOMENTUM, uniform=True, state=_MOMENTUM_STATE),
+    _Row("FedProx", "averaging; a term holds clients near the global model", _PROXIMAL, uniform=True),
+    _Row("FedAdam", "Adam at the server on the averaged update", _MOMENTS, uniform=True, state=_M_V),
+    _Row("FedYogi", "Yogi at the server on the averaged update", _MOMENTS, uniform=True, state=_M_V),
+    _Row("FedAdagrad", "Adagrad at the server on the averaged update", _ADAPTIVE, uniform=True, state=_M_V),
+    _Row("FedMedian", "the median of each value over clients", min_cohort=_median_cohort),
+    _Row("FedTrimmedAvg", "the average of each value without its extremes", {"trim_fraction": "beta"}, _trimmed_cohort),
+    _Row("Krum", "the one model nearest to its neighbours", _MALICIOUS, _KRUM),
+    _Row("MultiKrum", "the average of the models Krum likes best", _SELECTED, _KRUM),
+    _Row("Bulyan", "Krum's choice, then trimmed value by value", _MALICIOUS, _BULYAN),
+    _Row("QFedAvg", _Q_SUMMARY, {"q": "q"}, needs_exact_loss=True),
 )
 STRATEGIES: Mapping[str, StrategyInfo] = {row.name: row for row in _ROWS}
 UNIFORM_STRATEGIES = tuple(row.name for row in _ROWS if row.uniform)

@@ -70,7 +70,7 @@ def evaluate_at_clients(
     if not collector.nodes:
         return ClosingEvaluation(failures=collector.replies([])[1])
     config = run_config(channel.run_id)
-    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.view)
+    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid)
     replies, failures = collector.replies(list(messages))
     evaluations = {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}
     return ClosingEvaluation(evaluations, failures)

@@ -1,10 +1,6 @@
 """Cohorts of each round, drawn by name from the run's seed."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from common.randomness import public_stream
 
@@ -84,52 +80,16 @@ def join_cohorts(
     return joined
 
 
-class CohortGrid(Grid):
-    """View of a grid that lists only one cohort's nodes.
+class CohortNodes:
+    """Node ids of one cohort, for a strategy that configures a round.
 
-    A strategy that samples all nodes then samples exactly the cohort.
-
-    Args:
-        grid: The grid that does the work.
-        node_ids: Nodes of the cohort.
+    A strategy asks a grid for all node ids and calls nothing else of it then. With the cohort's
+    ids alone, it samples exactly the cohort.
     """
 
-    def __init__(self, grid: Grid, node_ids: Iterable[int]) -> None:
-        self._grid = grid
+    def __init__(self, node_ids: Iterable[int]) -> None:
         self._node_ids = list(node_ids)
-
-    def set_run(self, run: Any) -> None:
-        """Set the run of the grid behind."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Run of the grid behind."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message by the grid behind."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the node ids of the cohort."""
         return list(self._node_ids)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push messages to the grid behind."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pull messages from the grid behind."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages by the grid behind and return their replies."""
-        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -121,7 +121,7 @@ class _Exchange:
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
-            messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, collector.view))
+            messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, collector.cohort_grid))
         self.bytes_down = _mean_bytes(messages)
         self._ask(collector, messages, arrays, settings)
         for _ in range(settings.retries):

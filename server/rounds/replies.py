@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -12,7 +13,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
 from common.messages.codec import Evaluation, decode_head
 from common.messages.fields import LEDGER, Releases
-from server.rounds.cohorts import CohortGrid
+from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, UNREACHABLE, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
@@ -59,7 +60,7 @@ class ReplyCollector:
     ) -> None:
         self._clients = clients
         self.nodes = {name: client.node_id for name, client in clients.items() if client.node_id is not None}
-        self.view = CohortGrid(channel.grid, list(self.nodes.values()))
+        self.cohort_grid = cast(Grid, CohortNodes(self.nodes.values()))
         self._channel = channel
         self._shapes = dict(shapes)
 
@@ -75,7 +76,7 @@ class ReplyCollector:
         failed = dict.fromkeys(sorted(set(self._clients) - set(self.nodes)), UNREACHABLE)
         asked = {message.metadata.dst_node_id for message in messages}
         channel = self._channel
-        arrived = deliver(self.view, messages, seconds=channel.reply_seconds, one_by_one=channel.one_by_one)
+        arrived = deliver(channel.grid, messages, seconds=channel.reply_seconds, one_by_one=channel.one_by_one)
         for name, node in sorted(self.nodes.items()):
             if node not in asked:
                 continue
