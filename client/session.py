@@ -21,7 +21,7 @@ from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder, simulated_holder
 from common.models.weight_files import RANDOM
-from common.privacy.plan import PrivacyPlan, plan_for
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, load_policy
 from common.system.paths import bract_home
 
@@ -77,7 +77,7 @@ class ClientSession:
             ConfigError: The run's settings admit none for so many units.
         """
         config = self.trainer.config
-        return plan_for(config, self.rows.num_units) if config.noises_gradients else None
+        return config.plan(self.rows.num_units) if config.is_local_dp else None
 
     def _holder(self, run: str) -> Holder | None:
         config = self.trainer.config
@@ -117,7 +117,7 @@ def open_session(config: RunConfig, place: ClientRef) -> ClientSession:
     if isinstance(place, str):
         return _own(config, load_site(Path(place)))
     prepared, partition = _population(config)
-    rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
+    rows = shard(prepared, partition, place, private=config.is_local_dp, unit=config.privacy.unit)
     policy = Path(config.privacy.policy) if config.privacy.policy else None
     return ClientSession(
         client_name(place), rows, Trainer(config, prepared.inputs.shape[1:], prepared.classes), policy, place
@@ -135,7 +135,7 @@ def _own(config: RunConfig, site: Site) -> ClientSession:
     model = config.model.model_copy(update={"weights": _own_weights(config.model.weights, site)})
     config = config.model_copy(update={"data": data, "model": model})
     prepared = prepare(config, shows_nothing=True)
-    rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
+    rows = shard(prepared, _everything(prepared, site), 0, private=config.is_local_dp, unit=config.privacy.unit)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
     return ClientSession(site.name, rows, trainer, site.policy_file, str(site.folder))
 

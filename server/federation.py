@@ -17,7 +17,6 @@ from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration
 from common.messages.fields import Releases
 from common.models.initialization import initial_arrays
-from common.privacy.plan import server_plan
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy, check_strategy, min_cohort
 from server.late_joining import LateJoinHandler, rejection_reason
@@ -123,7 +122,7 @@ class _Run:
             state.clients,
             state.cohorts,
             min_clients=max(config.min_clients or 1, min_cohort(config.strategy)),
-            central=server_plan(config) if config.privacy.mechanism == "client-dp" else None,
+            central=config.plan(config.cohort_size) if config.mechanism.noise_at_server else None,
             evaluate=context.evaluate if config.private and config.metrics != "exact" else None,
             retries=config.round_retries,
             max_update_norm=config.max_update_norm,

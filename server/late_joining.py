@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from common.config.schema import RunConfig
 from common.errors import ClientFailure, ConfigError
 from common.messages.codec import Declaration
-from common.privacy.plan import plan_for
 from server.rounds.enrollment import (
     DISAGREES,
     SAME_NAME,
@@ -117,9 +116,9 @@ def rejection_reason(config: RunConfig, declaration: Declaration) -> str:
     max_num_units = config.max_num_units
     if max_num_units is not None and declaration.num_units > max_num_units:
         return TOO_LARGE
-    if config.noises_gradients:
+    if config.is_local_dp:
         try:
-            plan_for(config, declaration.num_units)
+            config.plan(declaration.num_units)
         except ConfigError as error:
             _log.error("client %s admits no plan: %s", declaration.name, error)
             return ClientFailure.CONFIG.name

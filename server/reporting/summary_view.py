@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.metrics import CONFUSION_METRICS
+from common.privacy.mechanisms import mechanism_named
 
 SIMULATED = "bract simulate --resume"
 
@@ -124,7 +125,7 @@ def _privacy(summary: dict[str, Any]) -> str:
 
 
 def _where(summary: dict[str, Any]) -> str:
-    return "each client" if summary["mechanism"] == "dp-sgd" else "the server, which sees each update"
+    return mechanism_named(summary["mechanism"]).noise_place_short
 
 
 def _resume_hint(summary: dict[str, Any]) -> bool:
