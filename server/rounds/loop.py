@@ -194,10 +194,7 @@ def _aggregate(
 
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
-    """Return the noised average as a single client's message.
-
-    Any strategy may process it, which costs no more privacy.
-    """
+    """Return the noised average as a single client's message for any strategy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
     # A fresh stream a round: noise that is used twice could be subtracted.
     average = noised_average(arrays, ended, central, stream=SecureStream())
