@@ -3,7 +3,8 @@
 Counts are added over clients before scores are derived.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -169,3 +170,43 @@ def score(confusion: np.ndarray) -> Scores:
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(over, under, out=np.zeros(len(under)), where=under > 0))
+
+
+def _mean_loss(counts: Counts) -> float:
+    return counts.loss_sum / counts.num_examples if counts.num_examples else math.nan
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Definition of one figure that an evaluation gives.
+
+    Attributes:
+        key: Key in `rounds.jsonl` and `summary.json`.
+        name: Words in a table.
+        compute: Counts -> value; not a number where the counts do not hold it.
+        decimals: Digits after the point in a table. A progress line has one fewer.
+        higher_is_better: Whether a better model has a higher value.
+        short: Word in a progress line. Empty where the line leaves the metric out.
+        needs_loss: Whether it needs the sum of losses, which no mechanism releases.
+        detail: Whether it is stored for the global model's exact counts only, and shown nowhere.
+    """
+
+    key: str
+    name: str
+    compute: Callable[[Counts], float]
+    decimals: int = 4
+    higher_is_better: bool = True
+    short: str = ""
+    needs_loss: bool = False
+    detail: bool = False
+
+
+METRICS = (
+    Metric("accuracy", "accuracy", lambda counts: score(counts.confusion).accuracy, short="accuracy"),
+    Metric("macro_f1", "macro F1", lambda counts: score(counts.confusion).macro_f1, short="F1"),
+    Metric("weighted_f1", "weighted F1", lambda counts: score(counts.confusion).weighted_f1, detail=True),
+    Metric("balanced_accuracy", "balanced accuracy", lambda counts: score(counts.confusion).balanced_accuracy),
+    Metric("loss", "loss", _mean_loss, higher_is_better=False, short="loss", needs_loss=True),
+)
+# Metrics that a confusion matrix alone gives.
+CONFUSION_METRICS = tuple(metric for metric in METRICS if not metric.needs_loss)

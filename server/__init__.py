@@ -1,1 +1,1 @@
-"""The round: configure, send, aggregate, record."""
+"""Server of a federation, from enrollment over rounds to the files of a run."""

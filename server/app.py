@@ -1,4 +1,4 @@
-"""ServerApp main: configure, build, run, save."""
+"""Flower ServerApp that runs one federation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +11,14 @@ from common.config.schema import RunConfig
 from common.errors import BractError, ConfigError
 from server.federation import run_federation
 from server.run_context import RunContext
-from server.state.run_directory import leave_word
+from server.state.run_directory import write_stop_reason
 
 
 def create_app(make_context: Callable[[RunConfig], RunContext]) -> ServerApp:
-    """A ServerApp with surroundings made from its configuration.
+    """Return a ServerApp whose main function runs a whole federation.
 
     Args:
-        make_context: See `run_federation`.
+        make_context: Makes the run's context from its settings, see `run_federation`.
     """
     created = ServerApp()
 
@@ -28,8 +28,9 @@ def create_app(make_context: Callable[[RunConfig], RunContext]) -> ServerApp:
         try:
             run_federation(grid, config, make_context)
         except BractError as error:
-            if not (config.resume and isinstance(error, ConfigError)):  # which says that nothing was touched
-                leave_word(Path(config.output_dir), error)
+            # A resume that is refused with a ConfigError must leave the run's folder as it was.
+            if not (config.resume and isinstance(error, ConfigError)):
+                write_stop_reason(Path(config.output_dir), error)
             raise
 
     return created

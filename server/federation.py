@@ -1,9 +1,9 @@
-"""A whole federated run, from enrollment to the closing evaluation."""
+"""Whole federated run, from enrollment to the closing evaluation."""
 
 import gc
 import secrets
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,22 +11,22 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common.arrays import Arrays
-from common.config.loading import defaults
+from common.config.loading import defaults, resolved
 from common.config.schema import RunConfig, split_list
 from common.errors import FederationError
 from common.ledger.signed_heads import HeadKeeper
-from common.messages.codec import Declaration, Evaluation
+from common.messages.codec import Declaration
 from common.messages.fields import Releases
-from common.metrics import NoisedCounts
 from common.models.initialization import initial_arrays
 from common.system.paths import bract_home
-from server.aggregation.strategies import build_strategy, check_strategy, least_cohort
-from server.late_joining import LateJoinHandler, join, rejection_reason
+from server.aggregation.strategies import build_strategy, check_strategy, min_cohort
+from server.late_joining import LateJoinHandler, rejection_reason
 from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_statement
 from server.reporting.trackers import FileTracker, Tracker, Trackers
+from server.rounds.closing_evaluation import ClosingEvaluation, close_at_clients, evaluate_at_clients
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
-from server.rounds.enrollment import enroll_clients
-from server.rounds.loop import Closing, RoundSettings, close_at_clients, evaluate_at_clients, run_rounds
+from server.rounds.enrollment import EnrolledClient, Enrollment, enroll_clients
+from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.run_context import RunContext
@@ -38,16 +38,15 @@ from server.state.run_state import RunState
 
 
 def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunConfig], RunContext]) -> RunState:
-    """Run a whole federation and leave its run directory.
+    """Run a whole federation and write its run directory.
 
-    Ctrl-C drops the round that is under way, saves what is complete, and gives
-    an outcome that says `interrupted`. With `resume` it goes on after the last round that
-    was complete.
+    Ctrl-C drops the open round, saves what is complete, and returns a state with the status
+    `interrupted`. With `resume` the run continues after its last complete round.
 
     Args:
         grid: Any Flower grid.
-        config: The run.
-        make_context: Makes the surroundings, once, before any client is asked.
+        config: The run's settings.
+        make_context: Makes the run's context from its settings; called once, before any client is asked.
 
     Raises:
         ConfigError: A setting cannot be honoured, or another process runs this run; nothing was trained.
@@ -55,125 +54,138 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
     """
     clock = Clock()
     check_strategy(config)
+    settings, releases = resolved(config), Releases.of(config)
     if config.resume:
-        open_checkpoint(config)  # a mistake shows before anything is prepared
+        # A mistake must show before images are prepared, which can take minutes.
+        open_checkpoint(Path(config.output_dir), settings)
     context = make_context(config)
-    directory = RunDirectory.open(config) if config.resume else RunDirectory.create(config)
-    with directory.alone():
-        return _federate(grid, config, context, clock, directory)
-
-
-def _federate(grid: Grid, config: RunConfig, context: RunContext, clock: Clock, directory: RunDirectory) -> RunState:
-    strategy, releases = build_strategy(config), Releases.of(config)
-    earlier = open_checkpoint(config) if config.resume else None  # as it is now that nobody else writes it
-    channel = _channel(grid, config, releases, directory, context, earlier)
-    state = _begin(channel, config, context, clock, earlier)
-    if earlier is not None:
-        restore(earlier, state, strategy, clock)
-    save_statement(directory, state, channel.keeper)
-    save_checkpoint_of(directory, state, strategy, clock)
-    tracker = Trackers(FileTracker(directory.path / "rounds.jsonl", state.rounds), context.tracker)
-    try:
-        tracker.start(config.num_rounds, len(state.clients), len(state.rounds))
-        _run(channel, strategy, state, context, clock, tracker, directory)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        tracker.stop()
-        with clock.phase("saving"):
-            save_statement(directory, state, channel.keeper)
-            draw_outcome(directory, state)
-        save_progress(directory, state, clock)
-    if state.status == "complete":  # said last, when everything else is written: what was killed before it goes on
-        save_checkpoint_of(directory, state, strategy, clock)
-        close_at_clients(channel, state.clients, seconds=_deadline(config, context))
+    directory = RunDirectory.open(Path(config.output_dir)) if config.resume else RunDirectory.create(config)
+    with directory.lock():
+        # Read the checkpoint again: before the lock another process could have replaced it.
+        earlier = open_checkpoint(directory.path, settings) if config.resume else None
+        channel = Channel(
+            grid,
+            releases,
+            secrets.token_hex(16) if earlier is None else str(earlier.facts["run"]),
+            _head_keeper(directory, simulated=context.simulated) if releases.signed else None,
+            NodeRegistry(_server_folder() / NODES_FILE) if config.node_keys else None,
+            one_by_one=not context.simulated,
+            # A simulation waits for all its clients, because none of them can be cut off.
+            reply_seconds=_reply_seconds(config.round_deadline, simulated=context.simulated),
+        )
+        strategy = build_strategy(config)
+        state, turned_away = _begin(channel, config, context, clock, earlier)
+        if earlier is not None:
+            restore(earlier, state, strategy, clock)
+        _Run(channel, strategy, state, clock, directory, turned_away).execute()
     return state
 
 
-def _deadline(config: RunConfig, context: RunContext) -> float | None:
-    """Return how many seconds a round waits, or None without limit: nothing can cut off simulated clients."""
-    if context.simulated:
+def _reply_seconds(round_deadline: float | None, *, simulated: bool) -> float | None:
+    """Return how many seconds a round waits for replies; None waits for all."""
+    # Nothing can cut off a simulated client, so waiting for it always ends.
+    if simulated:
         return None
     # Runs from before this setting had a default hold an empty value.
-    return config.round_deadline or float(defaults()["round-deadline"])
+    return round_deadline or float(defaults()["round-deadline"])
 
 
-def _least(config: RunConfig, context: RunContext) -> int | None:
-    """How many clients are enough to begin with; None for all."""
-    return None if context.simulated else config.min_clients
+@dataclass(frozen=True)
+class _Run:
+    """Objects that work together from the first round to the last file."""
+
+    channel: Channel
+    strategy: Strategy
+    state: RunState
+    clock: Clock
+    directory: RunDirectory
+    turned_away: frozenset[int]
+
+    def execute(self) -> None:
+        """Run all rounds that are left and write every file."""
+        state = self.state
+        self._save_registration()
+        tracker = Trackers(FileTracker(self.directory.path / "rounds.jsonl", state.rounds), state.context.tracker)
+        try:
+            tracker.start(state.config.num_rounds, len(state.clients), len(state.rounds))
+            self._run_rounds(tracker)
+            with self.clock.phase("closing_evaluation"):
+                state.closing = self._evaluate_final_model()
+            with self.clock.phase("accounting"):
+                state.finish()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            tracker.stop()
+            with self.clock.phase("saving"):
+                save_statement(self.directory, state, self.channel.keeper)
+                draw_outcome(self.directory, state)
+            save_progress(self.directory, state, self.clock)
+        if state.status == "complete":
+            # The last file to be written. A process that is killed before it leaves a run that can be resumed.
+            self._save_checkpoint()
+            close_at_clients(self.channel, state.clients)
+
+    def _run_rounds(self, tracker: Tracker) -> None:
+        state, config, context = self.state, self.state.config, self.state.context
+        late_joining = LateJoinHandler(self.channel, state, turned_away=self.turned_away, saved=self._save_registration)
+        settings = RoundSettings(
+            state.clients,
+            state.cohorts,
+            min_clients=max(config.min_clients or 1, min_cohort(config.strategy)),
+            central=config.plan(config.cohort_size) if config.mechanism.noise_at_server else None,
+            evaluate=context.evaluate if config.private and config.metrics != "exact" else None,
+            retries=config.round_retries,
+            max_update_norm=config.max_update_norm,
+            skipped_before=[bool(line.get("skipped")) for line in state.rounds],
+            # The clients of a simulation are never late.
+            before_round=(lambda _: None) if context.simulated else late_joining.poll,
+        )
+        # Some of Flower's strategies run the garbage collector for every array. Freezing spares it from
+        # walking all modules and features that are loaded by now, none of which is garbage.
+        gc.freeze()
+        with self.clock.phase("rounds"):
+            first = len(state.cohorts) + 1 if state.early else len(state.rounds) + 1
+            for result in run_rounds(self.channel, self.strategy, state.arrays, settings, first=first):
+                state.add(result)
+                # The checkpoint comes first. A round that is not in it has been shown to no one and may be repeated.
+                self._save_checkpoint()
+                tracker.round_done(state.rounds[-1])
+                save_progress(self.directory, state, self.clock)
+                if state.early:
+                    break
+
+    def _evaluate_final_model(self) -> ClosingEvaluation:
+        """Evaluate the final model at the clients.
+
+        In a private simulation it is evaluated outside them too.
+        """
+        state, config = self.state, self.state.config
+        closing = ClosingEvaluation()
+        if config.metrics != "none":
+            closing = evaluate_at_clients(self.channel, self.strategy, state.final, state.clients, len(state.cohorts))
+        evaluate = state.context.evaluate_by_client
+        if config.private and config.metrics != "exact" and evaluate:
+            return closing.with_exact(evaluate(state.final))
+        return closing
+
+    def _save_registration(self) -> None:
+        save_statement(self.directory, self.state, self.channel.keeper)
+        self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        save_checkpoint_of(self.directory, self.state, self.strategy, self.clock)
 
 
-def _run(
-    channel: Channel,
-    strategy: Strategy,
-    state: RunState,
-    context: RunContext,
-    clock: Clock,
-    tracker: Tracker,
-    directory: RunDirectory,
-) -> None:
-    config = state.config
-
-    def joined() -> None:
-        save_statement(directory, state, channel.keeper)
-        save_checkpoint_of(directory, state, strategy, clock)
-
-    simulates_evaluation = config.private and config.metrics != "exact"
-    settings = RoundSettings(
-        state.clients,
-        state.cohorts,
-        min_clients=max(config.min_clients or 1, least_cohort(config)[0]),
-        central=config.plan(config.cohort_size) if config.mechanism.noise_at_server else None,
-        evaluate=context.evaluate if simulates_evaluation else None,
-        seconds=_deadline(config, context),
-        retries=config.round_retries,
-        max_update_norm=config.max_update_norm,
-        before=[bool(line.get("skipped")) for line in state.rounds],
-        before_round=_nobody if context.simulated else LateJoinHandler(channel, state, joined).poll,
-    )
-    gc.freeze()  # some of Flower's strategies collect garbage for every array: what is loaded by now is none
-    with clock.phase("rounds"):
-        first = len(state.cohorts) + 1 if state.early else len(state.rounds) + 1
-        for result in run_rounds(channel, strategy, state.arrays, settings, first=first):
-            state.add(result)
-            # The checkpoint first: a round that is not in it has told nobody anything, and may be run again.
-            save_checkpoint_of(directory, state, strategy, clock)
-            tracker.round_done(state.rounds[-1])
-            save_progress(directory, state, clock)
-            if state.early:
-                break
-    with clock.phase("closing_evaluation"):
-        state.close(_close(channel, strategy, state, context))
-    with clock.phase("accounting"):
-        state.finish()
-
-
-def _channel(
-    grid: Grid,
-    config: RunConfig,
-    releases: Releases,
-    directory: RunDirectory,
-    context: RunContext,
-    earlier: Checkpoint | None,
-) -> Channel:
-    run_id = secrets.token_hex(16) if earlier is None else str(earlier.facts["run"])
-    nodes, real = None, not context.simulated
-    if config.node_keys:
-        folder = _home()
-        nodes = NodeRegistry(folder / NODES_FILE)
-    if not releases.signed:
-        return Channel(grid, releases, run_id, nodes=nodes, one_by_one=real)
+def _head_keeper(directory: RunDirectory, *, simulated: bool) -> HeadKeeper:
     files = [directory.path / "heads.jsonl"]
-    if not context.simulated:  # what a ledger had once must be there in every later run
-        files.append(_home() / "heads.jsonl")
-    return Channel(grid, releases, run_id, HeadKeeper(files), nodes, one_by_one=real)
+    if not simulated:
+        # Entries that a real ledger has shown must be in it in every later run too.
+        files.append(_server_folder() / "heads.jsonl")
+    return HeadKeeper(files)
 
 
-def _nobody(_: int) -> None:
-    """In a simulation nobody comes late."""
-
-
-def _home() -> Path:
+def _server_folder() -> Path:
     folder = bract_home() / "server"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
@@ -181,10 +193,15 @@ def _home() -> Path:
 
 def _begin(
     channel: Channel, config: RunConfig, context: RunContext, clock: Clock, earlier: Checkpoint | None
-) -> RunState:
-    """Meet the clients and make every plan; nothing has been trained yet, or nothing since the checkpoint."""
+) -> tuple[RunState, frozenset[int]]:
+    """Enroll the clients and make every plan.
+
+    Returns:
+        The state, and the nodes that were turned away.
+    """
     for phase, seconds in context.seconds.items():
         clock.add(phase, seconds)
+    min_clients = None if context.simulated else config.min_clients
     with clock.phase("meet_clients"):
         enrollment = enroll_clients(
             channel.grid,
@@ -192,79 +209,61 @@ def _begin(
             run_id=channel.run_id,
             keeper=channel.keeper,
             nodes=channel.nodes,
-            classes=split_list(config.data.classes) if _least(config, context) else (),
-            refuse=partial(rejection_reason, config),
+            min_clients=min_clients,
+            classes=split_list(config.data.classes) if min_clients else (),
+            reject=partial(rejection_reason, config),
             one_by_one=channel.one_by_one,
-            least=_least(config, context),
             wait_seconds=config.join_deadline,
         )
-    clients = dict(enrollment.clients)
-    joined: dict[str, int] = {}
-    if earlier is not None:
-        clients, joined = (
-            match_clients(earlier, enrollment, least=_least(config, context)),
-            dict(earlier.facts["joined"]),
-        )
-        known = earlier.facts["clients"]
-        joined |= {name: len(earlier.facts["rounds"]) + 1 for name in clients if name not in known}
-        enrollment = replace(enrollment, refusals={**enrollment.refusals, **mismatched_clients(earlier, enrollment)})
+    clients, joined, mismatched = _clients_of(enrollment, earlier, min_clients)
     first = {name: client for name, client in clients.items() if name not in joined}
-    declared = next(iter(clients.values())).declaration
+    # With fewer clients a cohort of the planned size would exceed each client's plan, so it shrinks too.
+    cohort_size = shrunk_cohort(config.cohort_size, config.num_clients, taking_part=len(first))
+    if cohort_size < (config.min_clients or 1):
+        raise FederationError(
+            f"only {len(first)} of {config.num_clients} clients take part: a round of {cohort_size} of them is less "
+            f"than min-clients={config.min_clients or 1}"
+        )
     state = RunState(
         config,
         channel.run_id,
         first,
-        enrollment.refusals,
-        _cohorts(config, list(first)),
-        _travelling(config, declared),
-        context.class_counts,
-        images_unused=context.images_unused,
-        skipped_files=context.skipped_files,
-        simulated=context.simulated,
-        turned_away=enrollment.turned_away,
+        {**enrollment.refusals, **mismatched},
+        draw_cohorts(list(first), cohort_size=cohort_size, num_rounds=config.num_rounds, seed=config.seed),
+        _initial_arrays(config, next(iter(clients.values())).declaration),
+        context,
     )
     with clock.phase("accounting"):
         state.register()
-        for name in joined:  # in the order in which they came: each takes the room that those before it left
-            join(state, clients[name], joined[name])
-    return state
+        # In the order of joining: each client takes the room that those before it left.
+        for name, server_round in joined.items():
+            state.join(clients[name], server_round)
+    return state, enrollment.turned_away
 
 
-def _cohorts(config: RunConfig, names: list[str]) -> list[list[str]]:
-    """Cohorts of those that take part; smaller ones where some do not, so that nobody's plan is exceeded."""
-    size = shrunk_cohort(config, len(names))
-    if size < (config.min_clients or 1):
-        raise FederationError(
-            f"only {len(names)} of {config.num_clients} clients take part: a round of {size} of them is less "
-            f"than min-clients={config.min_clients or 1}"
-        )
-    return draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
+def _clients_of(
+    enrollment: Enrollment, earlier: Checkpoint | None, min_clients: int | None
+) -> tuple[Mapping[str, EnrolledClient], dict[str, int], dict[str, str]]:
+    """Return the clients of a run after matching them with its checkpoint.
+
+    Returns:
+        Clients by name, the first round of each late one, and refusals.
+    """
+    if earlier is None:
+        return enrollment.clients, {}, {}
+    clients = match_clients(earlier, enrollment, min_clients=min_clients)
+    known, next_round = earlier.facts["clients"], len(earlier.facts["rounds"]) + 1
+    joined = dict(earlier.facts["joined"]) | {name: next_round for name in clients if name not in known}
+    return clients, joined, mismatched_clients(earlier, enrollment)
 
 
-def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
-    """The starting model without what stays at each client."""
+def _initial_arrays(config: RunConfig, declared: Declaration) -> Arrays:
+    """Return the initial model without tensors that stay with clients."""
     arrays = initial_arrays(config, declared.input_shape, declared.classes)
     if not config.model.personal:
         return arrays
+    # Imported here, because it loads torch, which most runs do not need.
     from common.models.classifier import personal_names
 
     kept = personal_names(config, declared.input_shape, len(declared.classes))
     return {name: array for name, array in arrays.items() if name not in kept}
-
-
-def _close(channel: Channel, strategy: Strategy, state: RunState, context: RunContext) -> Closing:
-    """What is found of the final model: by the clients as far as it may leave, and beside them in a simulation."""
-    config, last = state.config, len(state.cohorts)
-    found: Closing = {}
-    if config.metrics != "none":
-        found, state.closing_failures = evaluate_at_clients(
-            channel, strategy, state.final, state.clients, last, seconds=_deadline(config, context)
-        )
-    if config.private and config.metrics != "exact" and context.evaluate_by_client:
-        seen = context.evaluate_by_client(state.final)
-        return {name: Evaluation(seen.get(name), noised=_noised(found, name)) for name in {*seen, *found}}
-    return found
-
-
-def _noised(found: Closing, name: str) -> NoisedCounts | None:
-    return found[name].noised if name in found else None

@@ -13,19 +13,18 @@ from server.rounds.loop import Evaluate
 
 @dataclass(frozen=True)
 class RunContext:
-    """What is around a federation, outside every client and message.
+    """Context of a run, fixed before any client is asked.
 
     Attributes:
-        tracker: Listens to the rounds.
+        tracker: Follows the rounds.
         simulated: Whether the clients are a simulation's.
-        evaluate: Counts a model's predictions on all held-out images; simulations
-            only, None elsewhere.
-        evaluate_by_client: The same, by client name.
-        class_counts: (classes, clients) images held; simulations only.
-        images_unused: Images that the partitioner gave to nobody; simulations only.
-        skipped_files: Files that could not be used; simulations only, because a real
-            client keeps that number to itself.
-        seconds: Seconds of phases that came before the run, such as `features`.
+        evaluate: Returns counts of a model over all held-out images; simulations only.
+        evaluate_by_client: Returns counts of a model by client name; simulations only.
+        class_counts: (classes, clients) number of images; simulations only.
+        images_unused: Number of images that the partitioner left out; simulations only.
+        skipped_files: Number of files that could not be used; simulations only, because a real
+            client does not send that number.
+        seconds: Seconds of phases before the run, such as `features`, by name.
     """
 
     tracker: Tracker = field(default_factory=LogTracker)

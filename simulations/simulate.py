@@ -35,7 +35,8 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
     """
     if config.data.source == OWN_IMAGES:
         raise ConfigError(f"data.source={OWN_IMAGES!r} is no simulation's: `flwr run` submits it to a federation")
-    folder = Path(config.output_dir) if config.output_dir else fresh_path(config).resolve()
+    fresh = fresh_path(config.data, config.model, config.privacy)
+    folder = Path(config.output_dir) if config.output_dir else fresh.resolve()
     if not config.resume:
         check_free(folder)
     config = config.model_copy(update={"output_dir": str(folder)})

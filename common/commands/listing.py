@@ -1,22 +1,9 @@
 """The tables of `bract list`, with one row for each name."""
 
 from common.data.sources.registry import describe_sources
+from common.strategies import STRATEGIES
 
 BACKBONES_HINT = "model.backbone; weights come from the package, from model.weights, or from the hub"
-STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "FedAvg": ("the average of the clients' models", ()),
-    "FedAvgM": ("averaging with momentum at the server", ("server-learning-rate", "server-momentum")),
-    "FedProx": ("averaging; a term holds clients near the global model", ("proximal-mu",)),
-    "FedAdam": ("Adam at the server on the averaged update", ("server-learning-rate", "tau", "beta-1", "beta-2")),
-    "FedYogi": ("Yogi at the server on the averaged update", ("server-learning-rate", "tau", "beta-1", "beta-2")),
-    "FedAdagrad": ("Adagrad at the server on the averaged update", ("server-learning-rate", "tau")),
-    "FedMedian": ("the median of each value over clients", ()),
-    "FedTrimmedAvg": ("the average of each value without its extremes", ("trim-fraction",)),
-    "Krum": ("the one model nearest to its neighbours", ("num-malicious",)),
-    "MultiKrum": ("the average of the models Krum likes best", ("num-malicious", "num-selected")),
-    "Bulyan": ("Krum's choice, then trimmed value by value", ("num-malicious",)),
-    "QFedAvg": ("clients with a higher loss weigh more; privacy.mechanism=none only", ("q",)),
-}
 PARTITIONERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "iid": ("equal shares, drawn at random", ()),
     "dirichlet": ("class shares from a Dirichlet distribution: small alpha, few classes a client", ("alpha",)),
@@ -44,8 +31,11 @@ def list_sources() -> Table:
 
 def list_strategies() -> Table:
     """Return title, column names and rows of the strategies and their settings."""
-    title = "Strategies (strategy.name), all Flower's own; an empty setting keeps Flower's default"
-    return title, ("name", "what it does", "settings"), _rows(STRATEGIES, "strategy")
+    known = {
+        name: (row.summary, tuple(key.replace("_", "-") for key in row.parameters)) for name, row in STRATEGIES.items()
+    }
+    title = "Strategies (strategy.name), all Flower's own; a setting left open keeps Flower's default"
+    return title, ("name", "what it does", "settings"), _rows(known, "strategy")
 
 
 def list_partitioners() -> Table:

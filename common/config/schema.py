@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from common.config.sections import (
     AUGMENTATIONS,
     TUNINGS,
-    UNIFORM_STRATEGIES,
     DataConfig,
     MechanismName,
     Metrics,
@@ -22,7 +21,6 @@ from common.config.sections import (
     Section,
     StoppingConfig,
     StrategyConfig,
-    StrategyName,
     SystemConfig,
     TrainingConfig,
     Unit,
@@ -32,6 +30,7 @@ from common.config.sections import (
 from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, Mechanism
 from common.privacy.plan import PrivacyPlan, PublicConstants
+from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
 
 __all__ = [
     "AUGMENTATIONS",
@@ -45,7 +44,6 @@ __all__ = [
     "RunConfig",
     "StoppingConfig",
     "StrategyConfig",
-    "StrategyName",
     "SystemConfig",
     "TrainingConfig",
     "Unit",
@@ -115,16 +113,17 @@ class RunConfig(Section):
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
         if training.optimizer == "adamw" and training.momentum:
             raise ValueError("training.momentum belongs to training.optimizer='sgd'; adamw has its own")
-        if self.private and self.strategy.name == "QFedAvg":
+        needs_exact_loss = STRATEGIES[self.strategy.name].needs_exact_loss
+        if self.private and needs_exact_loss:
             raise ValueError(
-                "strategy.name='QFedAvg' needs each client's exact loss, which privacy.mechanism="
+                f"strategy.name={self.strategy.name!r} needs each client's exact loss, which privacy.mechanism="
                 f"{self.privacy.mechanism!r} never releases: use another strategy, or privacy.mechanism='none'"
             )
         self._check_privacy()
-        if self.strategy.name == "QFedAvg" and (training.optimizer != "sgd" or training.momentum):
+        if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
-                "strategy.name='QFedAvg' reads how far a client moved as learning rate times gradient: it needs "
-                "training.optimizer='sgd' and training.momentum=0"
+                f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
+                "gradient: it needs training.optimizer='sgd' and training.momentum=0"
             )
         return self
 

@@ -6,28 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from common.privacy.mechanisms import MECHANISMS
+from common.strategies import known_strategy
 
 Unit = Literal["image", "group"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
-StrategyName = Literal[
-    "FedAvg",
-    "FedAvgM",
-    "FedProx",
-    "FedAdam",
-    "FedYogi",
-    "FedAdagrad",
-    "FedMedian",
-    "FedTrimmedAvg",
-    "Krum",
-    "MultiKrum",
-    "Bulyan",
-    "QFedAvg",
-]
-# Strategies that average uniformly, or only change the step after it. Noise at the server needs one of them.
-UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
 TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
@@ -177,7 +162,9 @@ class StrategyConfig(Section):
     A parameter that is empty keeps Flower's own default.
     """
 
-    name: StrategyName = Field(description="Flower's strategy, see `bract list strategies`.")
+    name: Annotated[str, AfterValidator(known_strategy)] = Field(
+        description="Flower's strategy, see `bract list strategies`."
+    )
     server_learning_rate: OpenFloat = Field(description="Step size of the server in FedAvgM and adaptive strategies.")
     server_momentum: OpenBelowOne = Field(description="Momentum of the server in FedAvgM.")
     beta_1: OpenBelowOne = Field(description="Decay of the first moment in FedAdam and FedYogi.")

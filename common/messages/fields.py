@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from common.config.schema import RunConfig
 from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
+from common.strategies import STRATEGIES
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -66,7 +67,8 @@ class Releases:
             PrivacyError: The strategy needs a field that the mechanism does not release.
         """
         personal = bool(config.model.personal) and not config.private
-        return cls(config.mechanism, config.metrics, config.strategy.name == "QFedAvg", personal)
+        needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
+        return cls(config.mechanism, config.metrics, needs_loss, personal)
 
     @property
     def signed(self) -> bool:

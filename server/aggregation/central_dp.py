@@ -1,7 +1,7 @@
-"""Client-level privacy at the server: clip each client's update, add noise to their sum, divide by the plan's size.
+"""Clipping and noise at the server that protect whole clients.
 
-Clients send exact updates and must trust the server with them; what it releases is
-the noised average. A client's share is the same whatever its size.
+Clients send exact updates, so each must trust the server with its own. What the server releases is the
+noised average. Every client weighs the same, whatever its size.
 """
 
 from collections.abc import Sequence
@@ -15,38 +15,36 @@ from common.privacy.plan import PrivacyPlan
 
 
 def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: UniformStream) -> Arrays:
-    """The model after a round: the one before it, plus the noised average of the clients' clipped updates.
+    """Add the noised average of the clients' clipped updates to a model.
 
     Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most
-    `plan.max_grad_norm` before noise of `plan.noise_stddev` is added: the release is one step of
-    `plan.event()`, however many clients answered. The divisor is the cohort's planned size. An
-    update that is not finite becomes zero.
+    `plan.max_grad_norm` before noise of `plan.noise_stddev` is added. The release is one step of
+    `plan.event()`, however many clients answered. An update that is not finite becomes zero.
 
     Args:
         start: Name -> array, the model that was sent.
         ended: The models that came back, one a client.
-        plan: Clip bound, noise, divisor.
-        stream: A fresh stream used for this noise only.
+        plan: Clipping bound, noise and divisor.
+        stream: A fresh stream that is used for this noise only.
 
     Returns:
-        Name -> float32 array, same names and shapes.
+        Name -> float32 array, same names and shapes as `start`.
 
     Source: McMahan et al. 2018, arXiv:1710.06963 (flat clipping, fixed divisor).
     """
     before = _flat(start)
     total = np.zeros(before.size)
     for model in ended:
+        # A hostile model may overflow here. The clipping turns such an update into zero.
         with np.errstate(over="ignore", invalid="ignore"):
             update = _flat({name: model[name] for name in start}) - before
         total += clipped_sum(update[None], max_grad_norm=plan.max_grad_norm)
     noised = add_noise(total, noise_stddev=plan.noise_stddev, max_grad_norm=plan.max_grad_norm, stream=stream)
+    # The planned size, not len(ended): how many clients answered must not change the divisor.
     after = before + noised / plan.expected_batch_size
-    out: Arrays = {}
-    at = 0
-    for name, array in start.items():
-        out[name] = after[at : at + array.size].reshape(array.shape).astype(np.float32)
-        at += array.size
-    return out
+    ends = np.cumsum([array.size for array in start.values()])[:-1]
+    parts = zip(start.items(), np.split(after, ends), strict=True)
+    return {name: part.reshape(array.shape).astype(np.float32) for (name, array), part in parts}
 
 
 def _flat(arrays: Arrays) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a Flower strategy carries from round to round: a table, because strategies cannot say it themselves."""
+"""Attributes of a Flower strategy that a checkpoint stores and a resumed run restores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,36 +9,60 @@ from flwr.serverapp.strategy import Strategy
 
 from common.arrays import Arrays
 from common.errors import ConfigError
+from common.strategies import STRATEGIES
 
-# Strategy -> attributes that a later round reads; a test compares it with what Flower's strategies change.
-CARRIED: dict[str, tuple[str, ...]] = {
-    "FedAvgM": ("current_arrays", "momentum_vector"),
-    "FedAdam": ("m_t", "v_t"),
-    "FedYogi": ("m_t", "v_t"),
-    "FedAdagrad": ("m_t", "v_t"),
-}
+# Between an attribute's name and a tensor's: a character that neither can hold.
+_SEPARATOR = "\x1f"
 
 
 def read_state(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
-    """What a strategy must get back to go on as if nothing had happened.
+    """Return all that a strategy of the same name needs to continue.
 
     Returns:
-        Tensors by name, and how they make up each attribute, in plain values.
+        Arrays by name, and for each attribute how they make it up, in plain values.
 
     Raises:
-        ConfigError: An attribute is of a kind that cannot be kept.
+        ConfigError: An attribute has a type that cannot be stored.
     """
     tensors: Arrays = {}
-    kinds: dict[str, Any] = {}
-    for attribute in CARRIED.get(type(strategy).__name__, ()):
+    layout: dict[str, Any] = {}
+    for attribute in _attributes(strategy):
         value = getattr(strategy, attribute)
         if value is None:
-            kinds[attribute] = {"kind": "none"}
+            layout[attribute] = {"kind": "none"}
             continue
         named = _named(attribute, value)
-        kinds[attribute] = {"kind": type(value).__name__, "names": list(named)}
-        tensors |= {f"{attribute}\x1f{name}": array for name, array in named.items()}
-    return tensors, kinds
+        layout[attribute] = {"kind": type(value).__name__, "names": list(named)}
+        tensors |= {f"{attribute}{_SEPARATOR}{name}": array for name, array in named.items()}
+    return tensors, layout
+
+
+def write_state(strategy: Strategy, tensors: Mapping[str, np.ndarray], layout: Mapping[str, Any]) -> None:
+    """Set the attributes of a fresh strategy to what `read_state` returned.
+
+    Args:
+        strategy: Fresh, of the same name as the strategy that was read; changed.
+        tensors: First value that `read_state` returned.
+        layout: Second value that `read_state` returned.
+
+    Raises:
+        ConfigError: The state belongs to another strategy.
+    """
+    if set(layout) != set(_attributes(strategy)):
+        raise ConfigError(f"the checkpoint's strategy is not {type(strategy).__name__}")
+    for attribute, stored in layout.items():
+        named = {name: tensors[f"{attribute}{_SEPARATOR}{name}"] for name in stored.get("names", ())}
+        values: dict[str, Any] = {
+            "none": None,
+            "ArrayRecord": ArrayRecord({name: Array(array) for name, array in named.items()}),
+            "dict": named,
+            "list": list(named.values()),
+        }
+        setattr(strategy, attribute, values[stored["kind"]])
+
+
+def _attributes(strategy: Strategy) -> tuple[str, ...]:
+    return STRATEGIES[type(strategy).__name__].state
 
 
 def _named(attribute: str, value: Any) -> Arrays:
@@ -48,23 +72,4 @@ def _named(attribute: str, value: Any) -> Arrays:
         return dict(value)
     if isinstance(value, list):
         return {str(number): array for number, array in enumerate(value)}
-    raise ConfigError(f"the strategy's {attribute} cannot be kept: it is a {type(value).__name__}")
-
-
-def write_state(strategy: Strategy, tensors: Mapping[str, np.ndarray], kinds: Mapping[str, Any]) -> None:
-    """Give a fresh strategy what `read_state` has read from another.
-
-    Raises:
-        ConfigError: The state belongs to another strategy.
-    """
-    if set(kinds) != set(CARRIED.get(type(strategy).__name__, ())):
-        raise ConfigError(f"the checkpoint's strategy is not {type(strategy).__name__}")
-    for attribute, found in kinds.items():
-        named = {name: tensors[f"{attribute}\x1f{name}"] for name in found.get("names", ())}
-        values: dict[str, Any] = {
-            "none": None,
-            "ArrayRecord": ArrayRecord({name: Array(array) for name, array in named.items()}),
-            "dict": named,
-            "list": list(named.values()),
-        }
-        setattr(strategy, attribute, values[found["kind"]])
+    raise ConfigError(f"the strategy's {attribute} cannot be stored: it is a {type(value).__name__}")

@@ -109,7 +109,7 @@ def _check_events(client: ClientStatement, plan: PrivacyPlan, rounds: int) -> No
 def _asked(statement: PrivacyStatement, config: RunConfig) -> Counter[str]:
     """Client -> rounds of a whole run in which it was asked: cohorts follow from the names and the seed."""
     names = [name for name in statement.clients if name not in statement.joined_late]
-    size = shrunk_cohort(config, len(names))
+    size = shrunk_cohort(config.cohort_size, config.num_clients, taking_part=len(names))
     cohorts = draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
     for name, first in statement.joined_late.items():  # in the order in which they came
         if name not in statement.clients:

@@ -1,4 +1,4 @@
-"""The server's commands: `bract server`, and `bract audit run` about runs that have ended."""
+"""Commands of the server's room, mounted at the front door."""
 
 import json
 from pathlib import Path
@@ -18,22 +18,22 @@ from server.commands.run import RUN_HELP, run_command
 if TYPE_CHECKING:
     from server.audit.run_report import RunReport
 
-AUDIT_HELP = """Check a run's statement: does privacy.json follow from its clients' ledgers? Nothing is written.
+AUDIT_HELP = """Check that a run's privacy.json follows from its clients' ledgers. Nothing is written.
 
-Every epsilon is computed anew from the events. The verdict is "verified" where every client's ledger was seen and has
-all that its signed heads say; a run of real clients has their heads only, and is "internally consistent" at best.
+Every epsilon is computed again from the events. The verdict is "verified" if every client's ledger was read and holds
+all that its signed heads state. A run of real clients has only the heads, and is "internally consistent" at best.
 
-Exit code: 0 nothing is wrong, 1 something is doubtful, 2 it is no run's folder.
+Exit code: 0 nothing is wrong, 1 something is doubtful, 2 the folder does not hold a run.
 
 Example:
 
   bract audit run runs/NAME
 """
-_MOST_CLIENTS = 20
+_MAX_CLIENTS = 20
 
 
 def mount(app: typer.Typer) -> None:
-    """Add this room's commands to those that others have mounted at the front door."""
+    """Add this room's commands, after `common` has mounted the group `bract audit`."""
     commands.mount(app)
     app.command("run", help=RUN_HELP)(run_command)
     audit_app.command("run", help=AUDIT_HELP)(audit_run_command)
@@ -43,7 +43,7 @@ def audit_run_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, with privacy.json in it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
-    """Check a run's statement."""
+    """Check the privacy statement of a run."""
     from server.audit.audit import audit_run
 
     console = Console(stderr=True)
@@ -62,7 +62,7 @@ def audit_run_command(
 
 
 def show_run(report: "RunReport", console: Console) -> None:
-    """Print what was found, verdict first; it can be read at 80 columns."""
+    """Print the report of an audit at 80 columns, verdict first."""
     show_verdict(console, f"Run {report.folder.name}", report.verdict, _meaning(report))
     if report.statement:
         say(console, f"States: {report.statement}")
@@ -75,7 +75,7 @@ def show_run(report: "RunReport", console: Console) -> None:
     for column in ("client", "rounds", "reserved", "epsilon stated", "recomputed", "by RDP", "ledger"):
         table.add_column(column, overflow="fold")
     ordered = sorted(report.clients.items(), key=lambda item: -item[1].stated.pld)
-    for name, client in ordered[:_MOST_CLIENTS]:
+    for name, client in ordered[:_MAX_CLIENTS]:
         cells: tuple[str | Text, ...] = (
             plain(name),
             str(client.rounds),
@@ -83,22 +83,22 @@ def show_run(report: "RunReport", console: Console) -> None:
             format_epsilon(client.stated.pld),
             format_epsilon(client.recomputed.pld),
             format_epsilon(client.recomputed.rdp),
-            client.ledger or "not seen",
+            client.ledger or "not read",
         )
         table.add_row(*cells)
     console.print(table)
-    if len(ordered) > _MOST_CLIENTS:
-        say(console, f"and {len(ordered) - _MOST_CLIENTS} clients with no larger epsilon, see --json")
+    if len(ordered) > _MAX_CLIENTS:
+        say(console, f"and {len(ordered) - _MAX_CLIENTS} clients with no larger epsilon, see --json")
 
 
 def _meaning(report: "RunReport") -> str:
     if report.verdict == "DOUBTFUL":
-        return "do not rely on what it states"
+        return "do not rely on its statement"
     if report.verdict == "NOT PRIVATE":
         return "NOT PRIVATE: there is nothing to audit"
     if report.verdict == "verified":
-        return f"what it states follows from {report.ledgers} ledgers, which have all that their heads say they had"
+        return f"its statement follows from {report.ledgers} ledgers, which hold all that their heads state"
     if report.mechanism in names_where("noise_at_server"):
-        return "what it states follows from its own events; clients keep no ledger of it"
-    seen = "not all ledgers were seen" if report.ledgers else "ledgers were not seen"
-    return f"what it states follows from its own events and signed heads; {seen}"
+        return "its statement follows from its own events; clients keep no ledger of such a run"
+    ledgers = "not all ledgers were read" if report.ledgers else "no ledger was read"
+    return f"its statement follows from its own events and signed heads; {ledgers}"

@@ -1,4 +1,4 @@
-"""`bract server`: run a federation of real clients from this machine."""
+"""Commands below `bract server`."""
 
 import json
 import shlex
@@ -17,26 +17,27 @@ INIT_HELP = """Make a server's folder: certificate authority, certificate, setti
 
 Example: bract server init federation --name fl.example.org
 
-Names are what clients reach the server by; left out, they are this machine's own. ca.pem goes to every client, and
-its fingerprint is compared by telephone. ca.key and server.key never leave this machine.
+Clients reach the server by its names; without --name they are this machine's own. Send ca.pem to every client and
+compare its fingerprint by telephone. ca.key and server.key never leave this machine.
 """
 START_HELP = """Run the server in the foreground, until Ctrl-C.
 
-Only clients' nodes with an admitted key may ask it from other machines; all else (admitting, starting runs) is for
-this machine. Whoever can log in here is trusted, and so is a proxy or tunnel that ends here.
+From other machines it accepts only requests of client nodes with an admitted key. Everything else (admitting clients,
+starting runs) is accepted from this machine only. All users of this machine are trusted, and so is a proxy or tunnel
+that ends here.
 """
-ADMIT_HELP = """Let a client take part: it sends its public key (.pub) and never the other one.
+ADMIT_HELP = """Admit a client by its public key (.pub). The client must never send its private key.
 
 Example: bract server admit ward-7.pub --server federation
 
 Compare the key's fingerprint with the client's operator by telephone.
 """
-LIST_HELP = "Show the clients: who is admitted, who is online, who was revoked."
-REVOKE_HELP = """Cut a client off. Its node is refused at its next request, within seconds, and cannot come back.
+LIST_HELP = "List the clients that are admitted, online or revoked."
+REVOKE_HELP = """Revoke a client's key. Its node is refused from its next request on, within seconds.
 
-What it has contributed to runs stays in them.
+Its contributions to earlier rounds stay in the model.
 """
-BUNDLE_HELP = """Write the bundle of code that this server sends to clients, for their operators to review and pin.
+BUNDLE_HELP = """Write the bundle of code that this server sends to clients. Their operators review and pin it.
 
 Example: bract server bundle bundle.fab
 """
@@ -45,7 +46,7 @@ Server = Annotated[Path, typer.Option("--server", metavar="DIR", help="The serve
 
 
 def mount(app: typer.Typer) -> None:
-    """Add `bract server` to the front door."""
+    """Add the group `bract server` to the front door."""
     server = typer.Typer(no_args_is_help=True, help="Run a federation of real clients from this machine.")
     server.command("init", help=INIT_HELP)(init_command)
     server.command("start", help=START_HELP)(start_command)
@@ -59,40 +60,41 @@ def mount(app: typer.Typer) -> None:
 def init_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the server; new or empty.")],
     name: Annotated[
-        list[str] | None, typer.Option("--name", metavar="HOST_OR_IP", help="How clients reach it; may be repeated.")
+        list[str] | None,
+        typer.Option("--name", metavar="HOST_OR_IP", help="Name or address that clients use; may be repeated."),
     ] = None,
-    port: Annotated[int, typer.Option(help="The one port it listens at.")] = 9443,
+    port: Annotated[int, typer.Option(help="The only port that it listens at.")] = 9443,
     days: Annotated[int | None, typer.Option(help="How long its certificate is valid.", show_default="825")] = None,
     renew: Annotated[
-        bool, typer.Option("--renew", help="Make a new certificate for a server that is there; same authority.")
+        bool, typer.Option("--renew", help="Make a new certificate for an existing server, by the same authority.")
     ] = False,
 ) -> None:
-    """Make a server's folder, or renew its certificate."""
-    from server.deployment import setup as making
+    """Make a server's folder or renew its certificate."""
+    from server.deployment import setup
     from server.deployment.certificates import fingerprint
 
     with plain_errors():
         if renew:
-            home = making.renew(folder, names=name or [], days=days)
+            home = setup.renew(folder, names=name or [], days=days)
         else:
-            home = making.make_home(folder, names=name or [], port=port, days=825 if days is None else days)
-    where = shlex.quote(str(folder))
+            home = setup.make_home(folder, names=name or [], port=port, days=825 if days is None else days)
+    quoted = shlex.quote(str(folder))
     _say(f"Server       {home.folder}, port {home.port}")
     _say(f"Certificate  {home.certificate_file}, for {', '.join([*home.names, 'localhost'])}")
     _say(f"Authority    {home.authority_file}: send it to every client")
     _say(f"SHA-256      {fingerprint(home.authority_file.read_bytes())}")
     if renew:
-        _say("The authority is the same. Start the server again: until then it shows the old certificate.")
+        _say("The authority is the same. Start the server again; until then it uses the old certificate.")
         return
     _say("             compare it by telephone with what `bract client init` prints")
-    reached = home.names[0] if home.names else "HOST"
-    _say(f"Next         bract server start {where}")
-    _say(f"             bract client init CLIENT --data IMAGES --server {reached}:{home.port} --authority ca.pem")
-    _say(f"             bract server admit node.pub --name CLIENT --server {where}")
+    host = home.names[0] if home.names else "HOST"
+    _say(f"Next         bract server start {quoted}")
+    _say(f"             bract client init CLIENT --data IMAGES --server {host}:{home.port} --authority ca.pem")
+    _say(f"             bract server admit node.pub --name CLIENT --server {quoted}")
 
 
 def start_command(folder: Folder) -> None:
-    """Check everything, then become the server."""
+    """Check the server's folder before replacing this process by the server."""
     import os
 
     from server.deployment import start as starting
@@ -114,12 +116,12 @@ def start_command(folder: Folder) -> None:
 def admit_command(
     key: Annotated[Path, typer.Argument(metavar="KEY.pub", help="The client's public key.")],
     name: Annotated[
-        str | None, typer.Option(help="What it is called here; else the file's stem, or what a node.pub says.")
+        str | None, typer.Option(help="Name of the client here; by default the file's stem, or the name in a node.pub.")
     ] = None,
     server: Server = Path(),
     again: Annotated[bool, typer.Option("--again", help="Admit a key that was revoked.")] = False,
 ) -> None:
-    """Let a client take part."""
+    """Admit a client."""
     from server.deployment.admission import admit
     from server.deployment.server_folder import load_home
 
@@ -133,7 +135,7 @@ def list_command(
     server: Server = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
-    """Show the clients."""
+    """List the clients."""
     from server.deployment.client_list import list_clients
     from server.deployment.server_folder import load_home
 
@@ -143,9 +145,9 @@ def list_command(
         typer.echo(json.dumps({"running": runs, "clients": [asdict(client) for client in clients]}, indent=2))
         return
     if not runs:
-        _say("The server does not run: this is what its files say.")
+        _say("The server is not running. This list comes from its files.")
     if not clients:
-        _say("No client is admitted yet.")
+        _say("No client has been admitted yet.")
     for client in clients:
         _say(f"{client.name}: {client.status}{f' since {client.seen}' if client.seen else ''}")
         node = "no node" if client.node_id is None else f"node {client.node_id}"
@@ -154,10 +156,10 @@ def list_command(
 
 
 def revoke_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `bract server list` shows it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client, as `bract server list` shows it.")],
     server: Server = Path(),
 ) -> None:
-    """Cut a client off."""
+    """Revoke a client's key."""
     from server.deployment.admission import revoke
     from server.deployment.server_folder import load_home
 
@@ -168,9 +170,13 @@ def revoke_command(
 
 
 def bundle_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("bundle.fab"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("bundle.fab"),
 ) -> None:
-    """Write the bundle of the Bract that is installed here; a ConfigError says why it cannot be written."""
+    """Write the bundle of the installed code to a file.
+
+    Raises:
+        ConfigError: The file cannot be written; it is printed without a traceback.
+    """
     from common.system.app_bundle import bundle_digest, installed_bundle
     from common.system.files import write_atomic
 
@@ -180,7 +186,7 @@ def bundle_command(
             write_atomic(file, bundle, durable=True, mode=0o600)
         except OSError as error:
             raise ConfigError(f"{file} cannot be written ({error.strerror})") from None
-    _say(f"Bundle       {file}: clients see what it changes with `bract client review CLIENT {file.name}`")
+    _say(f"Bundle       {file}: clients see its changes with `bract client review CLIENT {file.name}`")
     _say(f"Digest       {bundle_digest(bundle)}: read it to them by telephone")
 
 

@@ -1,4 +1,4 @@
-"""The command that runs a federation of real clients: `bract run`."""
+"""Command that runs a federation of real clients."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from common.system.console import plain_errors
 
 RUN_HELP = """Run a federation over the clients that are admitted to the server of this machine.
 
-The server must run (bract server start), and so must the clients (bract client start). The run goes on on the server;
-this command follows it. Ctrl-C stops it after the last complete round, --resume goes on.
+The server must be started (bract server start), and so must the clients (bract client start). The run happens on the
+server, and this command follows it. Ctrl-C stops the run after its last complete round; --resume continues it.
 
 Examples:
 
@@ -33,12 +33,12 @@ def run_command(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in DIR/runs if left out.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped or killed, in its own folder.")
+        Path | None, typer.Option(metavar="RUN", help="Resume a run that was stopped or killed, in its own folder.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Root seed of batches, cohorts and start; never of noise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Root seed of batches, cohorts and initial model.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; submit nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")] = False,
 ) -> None:
     """Run a federation over real clients."""
     from common.commands.run_settings import settings_for_resume, settings_for_run
@@ -53,17 +53,17 @@ def run_command(
     with plain_errors("Stopped before the run was submitted."):
         home = load_home(folder)
         if resume is None:
-            given = settings_for_run(set_ or [], config, out, seed, None)
+            settings = settings_for_run(set_ or [], config, out, seed, None)
         else:
-            given = settings_for_resume(resume, None, set_, config, out, seed)
-        run_config = run_config_of(home, given)
+            settings = settings_for_resume(resume, None, set_, config, out, seed)
+        run_config = run_config_of(home, settings)
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))
             return
-        summary, where = run_on_server(home, run_config, console)
+        summary, run_folder = run_on_server(home, run_config, console)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
-        print_summary(summary, where, Console(), resume=f"bract run {folder} --resume")
+        print_summary(summary, run_folder, Console(), resume=f"bract run {folder} --resume")
     if summary["status"] != "complete":
         raise typer.Exit(130)

@@ -115,11 +115,15 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
         FederationError: The server does not run, or the run ended without being complete.
         ConfigError: The run's folder is in use, or the run that is to go on still runs.
     """
-    folder = Path(config.output_dir) if config.output_dir else home.runs / fresh_path(config).name
+    folder = (
+        Path(config.output_dir)
+        if config.output_dir
+        else home.runs / fresh_path(config.data, config.model, config.privacy).name
+    )
     if not config.resume:
         check_free(folder)
     elif folder.is_dir():
-        with RunDirectory(folder).alone():  # a run goes on when its command is gone: it is not resumed beside itself
+        with RunDirectory(folder).lock():  # a run goes on when its command is gone: it is not resumed beside itself
             pass
     bundle = installed_bundle()
     system = config.system.model_copy(update={"bundle": bundle_digest(bundle)})

@@ -45,7 +45,7 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
             state.joined,
             state.bundles,
         ),
-        simulated=state.simulated,
+        simulated=state.context.simulated,
         early=state.early,
     )
     directory.write_json("privacy.json", statement)
@@ -61,13 +61,16 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
         draw_confusion(folder / "confusion.png", counts.confusion, state.classes, title)
     whose = "all clients" if state.config.private else "each round's clients"
     draw_curves(folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {whose}{marks}")
-    if state.class_counts is not None:
-        draw_partition(folder / "partition.png", state.class_counts, state.classes, images_unused=state.images_unused)
+    context = state.context
+    if context.class_counts is not None:
+        draw_partition(
+            folder / "partition.png", context.class_counts, state.classes, images_unused=context.images_unused
+        )
 
 
 def _closing_line(state: RunState) -> list[dict[str, Any]]:
     """The closing evaluation as one more point of the curves; under DP the last round has it already."""
-    counts = total(state.closing.values())
+    counts = total(state.closing.exact.values())
     if counts is None or state.config.private or not counts.num_examples:
         return []
     personal = personal_figures(state.personal_counts())

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from common.config.loading import resolved
-from common.metrics import Counts, Scores, score
+from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
 from server.reporting.privacy_statement import versions
 from server.rounds.round_record import noised_figures
 from server.state.run_state import RunState
 
-_HEADLINES = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")
 _UNTRAINED = {
     "head": "the global figures are with the starting head, which nobody trained",
     "batchnorm-affine": "the global figures are with the starting BatchNorm values, which nobody trained",
@@ -34,9 +33,9 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
         "privacy_unit": None if privacy_cost is None else privacy_cost.example_plan.privacy_unit,
         "metrics": config.metrics,
-        **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
+        **_figures(counts),
         "per_class": _per_class(state, scores),
-        "spread_over_clients": _spreads(state.closing.values()),
+        "spread_over_clients": _spreads(state.closing.exact.values()),
         "personal": _personal(state),
         "private_metrics": _private_metrics(state),
         "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
@@ -49,12 +48,12 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "refusals": dict(state.refusals),
         "clients": len(state.clients),
         "cohort": config.cohort_size,
-        "images_unused": state.images_unused,
-        "skipped_files": state.skipped_files,
+        "images_unused": state.context.images_unused,
+        "skipped_files": state.context.skipped_files,
         "failures": sum(len(line["failures"]) for line in rounds),
         "rounds_skipped": sum("skipped" in line for line in rounds),
         "joined_late": dict(state.joined),
-        "missing_at_close": dict(state.closing_failures),
+        "missing_at_close": dict(state.closing.failures),
         "seconds": dict(seconds),
         "bytes_up_per_round_per_client": _mean(rounds, "bytes_up"),
         "bytes_down_per_round_per_client": _mean(rounds, "bytes_down"),
@@ -62,6 +61,10 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "config": resolved(config),
         "versions": versions(),
     }
+
+
+def _figures(counts: Counts | None) -> dict[str, float | None]:
+    return {metric.key: None if counts is None else metric.compute(counts) for metric in CONFUSION_METRICS}
 
 
 def _per_class(state: RunState, scores: Scores | None) -> dict[str, dict[str, float]]:
@@ -78,9 +81,10 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
     privacy_cost = state.privacy_cost
     if privacy_cost is None or privacy_cost.example_plan.counts is None:
         return None
-    if state.closing_noised is not None:
+    noised = state.closing.noised
+    if noised is not None:
         noise = privacy_cost.example_plan.counts.closing_noise_stddev
-        return {"evaluated_model": state.final_round} | noised_figures(state.closing_noised, noise)
+        return {"evaluated_model": state.final_round} | noised_figures(noised, noise)
     return dict(state.rounds[-1]["private"]) if state.rounds and "private" in state.rounds[-1] else None
 
 
@@ -89,28 +93,26 @@ def _personal(state: RunState) -> dict[str, Any] | None:
     part = state.config.model.personal
     if not part:
         return None
-    counts = state.personal_counts()
-    scores = score(counts.confusion) if counts is not None else None
     note = f"{_UNTRAINED[part]}: what a client gets that never took part"
     if state.config.private:
         note += f"; personal accuracy is not released under {state.config.privacy.mechanism}"
     return {
         "part": part,
-        **{name: None if scores is None else getattr(scores, name) for name in _HEADLINES},
-        "spread_over_clients": _spreads(state.closing_personal.values()),
+        **_figures(state.personal_counts()),
+        "spread_over_clients": _spreads(state.closing.personal.values()),
         "note": note,
     }
 
 
 def _spreads(parts: Iterable[Counts]) -> dict[str, dict[str, float] | None]:
-    each = [score(part.confusion) for part in parts if part.num_examples]
-    return {name: _spread(each, name) for name in _HEADLINES}
+    counted = [part for part in parts if part.num_examples]
+    return {metric.key: _spread(counted, metric) for metric in CONFUSION_METRICS}
 
 
-def _spread(scores: Sequence[Scores], name: str) -> dict[str, float] | None:
-    if not scores:
+def _spread(parts: Sequence[Counts], metric: Metric) -> dict[str, float] | None:
+    if not parts:
         return None
-    values = np.array([getattr(part, name) for part in scores])
+    values = np.array([metric.compute(part) for part in parts])
     return {
         "min": float(values.min()),
         "median": float(np.median(values)),

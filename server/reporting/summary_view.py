@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.metrics import CONFUSION_METRICS
 from common.privacy.mechanisms import mechanism_named
 from common.system.console import format_epsilon
 
@@ -46,14 +47,10 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     which = f" by the model after round {summary['evaluated_model']}" if stale else ""
     rows: list[tuple[str, str]] = []
     if summary["accuracy"] is not None:
-        rows += [
-            (
-                "accuracy",
-                f"{summary['accuracy']:.4f}{which} on {summary['evaluated_examples']} held-out images{mark}",
-            ),
-            ("macro F1", f"{summary['macro_f1']:.4f}"),
-            ("balanced accuracy", f"{summary['balanced_accuracy']:.4f}"),
-        ]
+        remark = f"{which} on {summary['evaluated_examples']} held-out images{mark}"
+        for metric in (metric for metric in CONFUSION_METRICS if not metric.detail):
+            rows.append((metric.name, f"{summary[metric.key]:.{metric.decimals}f}{remark}"))
+            remark = ""
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
     rows += _personal(summary["personal"])

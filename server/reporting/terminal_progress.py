@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from common.metrics import METRICS, Metric
 from common.system.console import new_bar
 
 
@@ -56,11 +57,10 @@ class TerminalProgress:
         if "skipped" in line:
             text += "  [red]skipped: too few updates[/red]"
         if "accuracy" in line:
-            before = "" if line["simulation_only"] else " before it"
-            text += f"  accuracy{before} {line['accuracy']:.3f}  F1 {line['macro_f1']:.3f}"
+            text += "" if line["simulation_only"] else "  model before the round:"
+            text += "".join(_figure(metric, line[metric.key]) for metric in METRICS if metric.short)
             if "personal_accuracy" in line:
                 text += f"  own {line['personal_accuracy']:.3f}"
-            text += "  loss not finite" if line["loss"] is None else f"  loss {line['loss']:.3f}"
         if "private" in line:
             text += f"  private {_plus_minus(line['private'])}"
         if line["failures"]:
@@ -74,6 +74,10 @@ class TerminalProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _figure(metric: Metric, value: float | None) -> str:
+    return f"  {metric.short} " + ("not finite" if value is None else f"{value:.{metric.decimals - 1}f}")
 
 
 def _causes(failures: dict[str, str]) -> str:

@@ -1,1 +1,1 @@
-"""One round after another, from cohort to aggregated update."""
+"""Rounds of a federation, from the enrollment of clients to the closing evaluation."""

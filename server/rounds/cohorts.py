@@ -1,28 +1,23 @@
-"""Who takes part in each round: drawn by name, fairly, from the run's seed."""
+"""Cohorts of each round, drawn by name from the run's seed."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
-
-from common.config.schema import RunConfig
 from common.randomness import public_stream
 
 
 def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, seed: int) -> list[list[str]]:
-    """The cohort of every round, by repeated shuffles of all names.
+    """Draw the cohort of every round by repeated shuffles of all names.
 
     Guarantee: no client takes part more than ceil(rounds x cohort / clients) times,
-    and nobody twice before everybody once. Under DP this keeps each client's
-    number of rounds, and so its noise, as small as it can be; no amplification by
+    and none twice before all have taken part once. Under DP this keeps each client's
+    number of rounds, and so its noise, as small as it can be. No amplification by
     client sampling is claimed.
 
     Args:
         names: Distinct names; their order does not matter.
         cohort_size: At most `len(names)`.
         num_rounds: How many cohorts.
-        seed: Root seed.
+        seed: Root seed of the run.
 
     Returns:
         One sorted list of names a round.
@@ -46,86 +41,55 @@ def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, see
     return cohorts
 
 
-def shrunk_cohort(config: RunConfig, num_clients: int) -> int:
-    """The cohort size when only some clients take part: the same share of them, rounded down.
+def shrunk_cohort(cohort_size: int, num_clients: int, *, taking_part: int) -> int:
+    """Return the cohort size when only some clients take part.
 
-    Nobody is then asked more often than every client's plan allows.
+    It is the same share of them, rounded down, so that no client is asked more often than its plan allows.
 
     Args:
-        config: The run.
-        num_clients: How many take part.
+        cohort_size: Cohort size with all clients.
+        num_clients: How many clients the run is configured for.
+        taking_part: How many take part.
 
-    >>> from common.config.loading import defaults, override, parse
-    >>> shrunk_cohort(parse(override(defaults(), {"num-clients": 10, "client-fraction": 0.5})), 7)
+    >>> shrunk_cohort(5, 10, taking_part=7)
     3
     """
-    return config.cohort_size * num_clients // config.num_clients
+    return cohort_size * taking_part // num_clients
 
 
 def join_cohorts(
     cohorts: Sequence[Sequence[str]], name: str, first: int, *, cohort_size: int, participations: int
 ) -> list[list[str]]:
-    """Cohorts with a client that came late: where there is room, and no more often than its plan allows.
+    """Return the cohorts with a late client added where a cohort is not full.
 
     Args:
-        cohorts: Names of each round.
-        name: Who came.
+        cohorts: Names of each round's clients.
+        name: Name of the late client.
         first: The first round that it can take part in, from 1.
         cohort_size: The most clients of a round.
-        participations: The most rounds that a client's plan is for.
+        participations: The most rounds that a client's plan covers.
 
     >>> join_cohorts([["a"], ["a"], ["a", "b"]], "c", 2, cohort_size=2, participations=9)
     [['a'], ['a', 'c'], ['a', 'b']]
     """
     joined = [list(cohort) for cohort in cohorts]
-    for cohort in [one for one in joined[first - 1 :] if len(one) < cohort_size and name not in one][:participations]:
+    open_cohorts = [cohort for cohort in joined[first - 1 :] if len(cohort) < cohort_size and name not in cohort]
+    for cohort in open_cohorts[:participations]:
         cohort.append(name)
         cohort.sort()
     return joined
 
 
-class CohortGrid(Grid):
-    """A view of a grid that lists only one cohort's nodes.
+class CohortNodes:
+    """Node ids of one cohort in place of a whole grid.
 
-    A strategy that samples "all nodes" then samples exactly the cohort.
+    A strategy asks a grid for all node ids and calls nothing else of it then. With the cohort's
+    ids alone, it samples exactly the cohort.
     """
 
-    def __init__(self, grid: Grid, node_ids: Iterable[int]) -> None:
-        self._grid = grid
+    def __init__(self, node_ids: Iterable[int]) -> None:
         self._node_ids = list(node_ids)
 
-    def set_run(self, run: Any) -> None:
-        """Pass on to the grid behind."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Run of the grid behind."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Pass on to the grid behind."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
     def get_node_ids(self) -> Iterable[int]:
-        """Node ids of the cohort."""
+        """Return the node ids of the cohort."""
         return list(self._node_ids)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass on to the grid behind."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass on to the grid behind."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Pass on to the grid behind."""
-        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -1,4 +1,4 @@
-"""The loop over any Flower strategy: cohorts by name, replies in a fixed order."""
+"""Loop over the rounds of a run, with any Flower strategy."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,29 +11,28 @@ from flwr.serverapp.strategy import Strategy
 
 from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
-from common.messages.codec import CONFIG, Evaluation, arrays_to_record, record_to_arrays, run_config
+from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
-from server.rounds.enrollment import Client
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import DECIDED, wait_for_nodes
 from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
 from server.rounds.round_record import RoundRecord
 from server.rounds.update_filter import OUTLIER, drop_outliers
 
 Evaluate = Callable[[Arrays], Counts | None]
-Closing = dict[str, Evaluation]
-# So many rounds without an update in a row are no accident: the run stops, and can be resumed when they are back.
-_MOST_SKIPPED = 3
-# Asking again would bring the same answer.
+# After so many skipped rounds in a row the run stops. It can be resumed when the clients are back.
+_MAX_SKIPPED = 3
+# Failures that a second try would only repeat.
 _FINAL = (*DECIDED, ClientFailure.MESSAGE.name, OUTLIER)
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The model after a round, and the record of it."""
+    """Result of a round, a model and the round's record."""
 
     arrays: Arrays
     record: RoundRecord
@@ -41,146 +40,147 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """What a run's rounds are made of.
+    """Clients, cohorts and limits of a run's rounds.
 
     Attributes:
-        clients: By name.
+        clients: Clients by name.
         cohorts: Names of each round's clients, from round 1.
-        min_clients: A round with fewer usable updates is not released: it is tried again, and then skipped.
-        central: Clip bound and noise at the server; None where clients protect themselves, or nobody is.
+        min_clients: With fewer accepted updates a round is tried again, and then skipped.
+        central: Clipping bound and noise at the server; None where clients add noise, or nobody does.
         evaluate: Scores a model outside every client; simulations only.
-        seconds: How long a round waits for updates; None waits for all.
         retries: How often a round is tried again before it is skipped.
-        max_update_norm: Longest update, in weight units, that is taken; None compares with the round's median alone.
-        before: Of each earlier round of a run that is resumed, whether it was skipped.
-        before_round: Called with each round's number before it, for clients that come late.
+        max_update_norm: Longest accepted update, in weight units; None compares with the round's median alone.
+        skipped_before: Of each earlier round of a resumed run, whether it was skipped.
+        before_round: Called with each round's number before it starts; may add late clients.
     """
 
-    clients: Mapping[str, Client]
+    clients: Mapping[str, EnrolledClient]
     cohorts: Sequence[Sequence[str]]
     min_clients: int = 1
     central: PrivacyPlan | None = None
     evaluate: Evaluate | None = None
-    seconds: float | None = None
     retries: int = 0
     max_update_norm: float | None = None
-    before: Sequence[bool] = ()
+    skipped_before: Sequence[bool] = ()
     before_round: Callable[[int], None] = lambda _: None
 
 
 def run_rounds(
     channel: Channel, strategy: Strategy, arrays: Arrays, settings: RoundSettings, *, first: int = 1
 ) -> Iterator[RoundResult]:
-    """Run one round for each cohort and yield after each.
+    """Run one round for each cohort and yield its result.
 
-    A caller that stops early, or is interrupted inside a round, keeps what was
-    yielded so far: a round counts when it is complete. A client whose reply is not
-    what was agreed, or comes too late, is left out of its round, update and counts,
-    as a failure. A round with too few updates is tried again, with the same request
-    and only those that failed: a client that has answered answers with the same bytes
-    and is not charged twice. Then it is skipped, and the model stays as it was.
+    A caller that stops early, or is interrupted inside a round, keeps what was yielded so far. A
+    client whose reply is late or fails a check is left out of its round and counts as a failure. A
+    round with too few updates is tried again, with the same request and only at the clients that
+    failed. A client that has answered would repeat the same bytes and is not charged twice. Then the
+    round is skipped and the model does not change.
 
     Args:
-        channel: How messages go out, and what may come back.
+        channel: Connection to the clients.
         strategy: Any Flower strategy.
-        arrays: Weights before the first round.
-        settings: Clients, cohorts and what happens at the server.
+        arrays: Name -> array, weights before the first round.
+        settings: Clients, cohorts and limits.
         first: Number of the first round, from 1; later where a run is resumed.
 
     Raises:
-        FederationError: Three rounds in a row, or all there are, got too few updates.
+        FederationError: Three rounds in a row, or all rounds, got too few updates.
     """
-    skipped, released, last = 0, not all(settings.before), len(settings.cohorts)
+    skipped, released, last = 0, not all(settings.skipped_before), len(settings.cohorts)
     for number in range(first, last + 1):
         settings.before_round(number)
         started = time.perf_counter()
-        sent = _Round(channel, strategy, arrays, settings, number)
-        if len(sent.good) < settings.min_clients:
+        exchange = _Exchange(channel, strategy, arrays, settings, number)
+        if len(exchange.accepted) < settings.min_clients:
             skipped += 1
-            if skipped == _MOST_SKIPPED or (number == last and not released):
-                raise FederationError(_too_few(sent, settings))
-            yield RoundResult(arrays, _record(sent, settings, None, started))
+            if skipped == _MAX_SKIPPED or (number == last and not released):
+                raise FederationError(_too_few(exchange, settings))
+            yield RoundResult(arrays, _record(exchange, settings, None, started))
             continue
-        merged = _aggregate(strategy, number, arrays, sent.good, settings.central)
+        merged = _aggregate(strategy, number, arrays, exchange.accepted, settings.central)
         if merged is None:
-            raise FederationError(f"round {number}: the strategy could not aggregate {len(sent.good)} updates")
+            raise FederationError(f"round {number}: the strategy could not aggregate {len(exchange.accepted)} updates")
+        # After noise at the server the model is released anyway, so this check could not take it back.
         if settings.central is None and not all(np.isfinite(array).all() for array in merged.values()):
             raise FederationError(f"round {number}: the strategy made a model that is not finite; it was not kept")
         arrays, skipped, released = merged, 0, True
-        yield RoundResult(arrays, _record(sent, settings, arrays, started))
+        yield RoundResult(arrays, _record(exchange, settings, arrays, started))
 
 
-class _Round:
-    """Sends one round's messages until enough can be used, or it has been tried often enough."""
+class _Exchange:
+    """Training messages of one round and their replies, retries included."""
 
     def __init__(
         self, channel: Channel, strategy: Strategy, arrays: Arrays, settings: RoundSettings, number: int
     ) -> None:
         self.number = number
-        self.good: AcceptedReplies = {}
+        self.accepted: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        gather = ReplyCollector(channel, cohort, {name: array.shape for name, array in arrays.items()})
-        config = run_config(channel.run_id)
-        messages = (
-            list(strategy.configure_train(number, arrays_to_record(arrays), config, gather.view))
-            if gather.nodes
-            else []
-        )
+        collector = ReplyCollector(channel, cohort, {name: array.shape for name, array in arrays.items()})
+        messages: list[Message] = []
+        if collector.nodes:
+            config = run_config(channel.run_id)
+            messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, collector.cohort_grid))
         self.bytes_down = _mean_bytes(messages)
-        self._ask(gather, messages, arrays, settings)
+        self._ask(collector, messages, arrays, settings)
         for _ in range(settings.retries):
-            if len(self.good) >= settings.min_clients:
+            if len(self.accepted) >= settings.min_clients:
                 break
-            wait_for_nodes(channel.grid, gather.nodes, settings.min_clients, seconds=settings.seconds or 0.0)
-            again = {node for name, node in gather.nodes.items() if self.failures.get(name) not in (None, *_FINAL)}
-            self._ask(gather, [_again(one) for one in messages if one.metadata.dst_node_id in again], arrays, settings)
-        self.bytes_up = _mean_bytes([reply for reply, _ in self.good.values()])
+            wait_for_nodes(channel.grid, collector.nodes, settings.min_clients, seconds=channel.reply_seconds or 0.0)
+            again = {node for name, node in collector.nodes.items() if self.failures.get(name) not in (None, *_FINAL)}
+            repeated = [_copy(message) for message in messages if message.metadata.dst_node_id in again]
+            self._ask(collector, repeated, arrays, settings)
+        self.bytes_up = _mean_bytes([reply for reply, _ in self.accepted.values()])
 
     def _ask(
-        self, gather: ReplyCollector, messages: Sequence[Message], arrays: Arrays, settings: RoundSettings
+        self, collector: ReplyCollector, messages: Sequence[Message], arrays: Arrays, settings: RoundSettings
     ) -> None:
-        good, failed = gather.replies(messages, seconds=settings.seconds)
-        self.good = dict(sorted((self.good | good).items()))
-        self.failures = {name: why for name, why in (self.failures | failed).items() if name not in self.good}
-        if settings.central is None:  # before noise at the server no client may have a say in another's share
-            drop_outliers(self.good, self.failures, arrays, max_update_norm=settings.max_update_norm)
+        accepted, failed = collector.replies(messages)
+        self.accepted = dict(sorted((self.accepted | accepted).items()))
+        self.failures = {name: code for name, code in (self.failures | failed).items() if name not in self.accepted}
+        # The filter compares clients with each other. Before noise at the server this would let one client
+        # decide whether another is counted, and the sensitivity would be more than one clipping bound.
+        if settings.central is None:
+            drop_outliers(self.accepted, self.failures, arrays, max_update_norm=settings.max_update_norm)
         self.failures = dict(sorted(self.failures.items()))
 
 
-def _again(message: Message) -> Message:
+def _copy(message: Message) -> Message:
     metadata = message.metadata
     return Message(message.content.copy(), metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id)
 
 
-def _record(sent: _Round, settings: RoundSettings, arrays: Arrays | None, started: float) -> RoundRecord:
-    """What is known of a round; of one that was skipped, only who failed and how."""
-    found = [evaluation for _, evaluation in sent.good.values() if evaluation is not None] if arrays is not None else []
+def _record(exchange: _Exchange, settings: RoundSettings, arrays: Arrays | None, started: float) -> RoundRecord:
+    """Return the record of a round, a skipped one where the model is None."""
     evaluate = settings.evaluate if arrays is not None else None
+    # Counts of fewer than `min_clients` clients are not published.
+    evaluations = [] if arrays is None else [part for _, part in exchange.accepted.values() if part is not None]
     return RoundRecord(
-        server_round=sent.number,
-        num_clients=len(sent.good),
-        failures=sent.failures,
-        counts=evaluate(arrays) if evaluate and arrays is not None else total(_of(found, "counts")),
-        personal=total(_of(found, "personal")),
-        noised=total(_of(found, "noised")),
+        server_round=exchange.number,
+        num_clients=len(exchange.accepted),
+        failures=exchange.failures,
+        counts=evaluate(arrays) if evaluate and arrays is not None else total(_present(evaluations, "counts")),
+        personal=total(_present(evaluations, "personal")),
+        noised=total(_present(evaluations, "noised")),
         simulation_only=evaluate is not None,
         seconds=time.perf_counter() - started,
-        bytes_up=sent.bytes_up,
-        bytes_down=sent.bytes_down,
+        bytes_up=exchange.bytes_up,
+        bytes_down=exchange.bytes_down,
         skipped=arrays is None,
     )
 
 
-def _too_few(sent: _Round, settings: RoundSettings) -> str:
+def _present(evaluations: Sequence[Evaluation], name: str) -> list[Any]:
+    return [value for value in (getattr(evaluation, name) for evaluation in evaluations) if value is not None]
+
+
+def _too_few(exchange: _Exchange, settings: RoundSettings) -> str:
+    causes = ", ".join(sorted(set(exchange.failures.values()))) or "no client answered"
     return (
-        f"round {sent.number}: {len(sent.good)} clients sent an update, and {settings.min_clients} are needed "
-        f"({_causes(sent.failures)}); it was tried {1 + settings.retries} times"
+        f"round {exchange.number}: {len(exchange.accepted)} clients sent an update, and {settings.min_clients} are "
+        f"needed ({causes}); it was tried {1 + settings.retries} times"
     )
-
-
-def _of(evaluation: Sequence[Evaluation], name: str) -> list[Any]:
-    return [value for value in (getattr(found, name) for found in evaluation) if value is not None]
 
 
 def _aggregate(
@@ -188,66 +188,18 @@ def _aggregate(
 ) -> Arrays | None:
     messages = [reply for reply, _ in replies.values()]
     if central is not None:
-        messages = [_as_one(messages, arrays, central)]
+        messages = [_noised_message(messages, arrays, central)]
     merged, _ = strategy.aggregate_train(number, messages)
     return None if merged is None else record_to_arrays(merged)
 
 
-def _as_one(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
-    """The noised average as if one client had sent it: what a strategy makes of it costs no privacy."""
+def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
+    """Return the noised average as a single client's message for any strategy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
+    # A fresh stream a round: noise that is used twice could be subtracted.
     average = noised_average(arrays, ended, central, stream=SecureStream())
     metrics = messages[0].content.metric_records[METRICS]
     return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
-
-
-def evaluate_at_clients(
-    channel: Channel,
-    strategy: Strategy,
-    arrays: Arrays,
-    clients: Mapping[str, Client],
-    server_round: int,
-    *,
-    seconds: float | None = None,
-) -> tuple[Closing, dict[str, str]]:
-    """One evaluate message to every client: the closing counts, exact or noised.
-
-    Args:
-        channel: How messages go out, and what may come back.
-        strategy: Any Flower strategy.
-        arrays: The model that travels.
-        clients: By name.
-        server_round: Number of the last round.
-        seconds: How long to wait; None waits for all.
-
-    Returns:
-        Findings by client name, and why other clients are missing.
-    """
-    gather = ReplyCollector(channel, clients, {name: array.shape for name, array in arrays.items()})
-    config = run_config(channel.run_id)
-    if not gather.nodes:
-        return {}, gather.replies([])[1]
-    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, gather.view)
-    replies, failures = gather.replies(list(messages), seconds=seconds)
-    return {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}, failures
-
-
-def close_at_clients(channel: Channel, clients: Mapping[str, Client], *, seconds: float | None = None) -> None:
-    """Tell every client that nothing more will be asked in this run; who does not hear it loses nothing.
-
-    Args:
-        channel: How messages go out.
-        clients: By name.
-        seconds: How long to wait; None waits for all.
-    """
-    gather = ReplyCollector(channel, clients, {})
-    content = RecordDict({CONFIG: run_config(channel.run_id)})
-    messages = [Message(content.copy(), node, "query.close") for node in gather.nodes.values()]
-    gather.replies(messages, seconds=seconds)
-
-
-def _causes(failures: Mapping[str, str]) -> str:
-    return ", ".join(sorted(set(failures.values()))) or "nobody answered"
 
 
 def _mean_bytes(messages: Sequence[Message]) -> float:

@@ -1,7 +1,7 @@
-"""Which name and which ledger each node has shown: a node key that comes with a new ledger has lost what it had spent.
+"""Registry of the name and the ledger that each node has shown.
 
-Flower's number of a node stays with its key for as long as the key is admitted. A node without a key gets a new number
-whenever it starts, and is nobody that could be remembered.
+Flower's number of a node stays with its key for as long as the key is admitted. A known key with a new ledger has
+lost the budget that it had spent. A node without a key gets a new number whenever it starts, so it is not registered.
 """
 
 import json
@@ -15,11 +15,11 @@ NODES_FILE = "nodes.jsonl"
 
 
 def forget_node(file: Path, node: int) -> None:
-    """Let a node's name go: its key was revoked.
+    """Remove a node whose key was revoked to free its name.
 
     Args:
-        file: Of a `NodeRegistry`; need not be there.
-        node: Flower's number of it.
+        file: File of a `NodeRegistry`; may be missing.
+        node: Flower's number of the node.
 
     Raises:
         LedgerError: The file is damaged, or cannot be written.
@@ -27,18 +27,23 @@ def forget_node(file: Path, node: int) -> None:
     if not file.is_file():
         return
     try:
+        # A last line without its end was cut off by a crash: it was never registered.
         lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in lines if int(json.loads(line)["node"]) != node]
         write_atomic(file, "".join(kept), durable=False, mode=0o600)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LedgerError(f"{file} cannot be read as a list of nodes ({type(error).__name__})") from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> LedgerError:
+    return LedgerError(f"{file} cannot be read as a list of nodes ({type(error).__name__})")
 
 
 class NodeRegistry:
-    """What a server remembers of nodes with admitted keys: a file of lines, only ever added to.
+    """Names and ledgers of nodes with admitted keys, stored in a file.
 
     Args:
-        file: Believed if it is there.
+        file: File of earlier runs; may be missing.
 
     Raises:
         LedgerError: The file is damaged.
@@ -51,39 +56,40 @@ class NodeRegistry:
         try:
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
             for row in (json.loads(line) for line in lines if line.endswith("\n")):
-                self._take(int(row["node"]), str(row["name"]), str(row["ledger"]))
+                self._remember(int(row["node"]), str(row["name"]), str(row["ledger"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LedgerError(f"{file} cannot be read as a list of nodes ({type(error).__name__})") from None
+            raise _unreadable(file, error) from None
 
     def owns(self, node: int, name: str) -> bool:
-        """Whether a node may call itself so: nobody else has, in any run on this server.
+        """Return whether a node may use a name.
 
-        A client that gets a new key has its name again when the old one was revoked, see `forget_node`.
+        It may if no other node has used the name in any run on this server. A client with a new key gets
+        its name back when the old key was revoked, see `forget_node`.
         """
         return self._owner_of.get(name, node) == node
 
     def check(self, node: int, name: str, ledger: str) -> None:
-        """Remember what a node comes with; refuse another ledger than before.
+        """Check a node's ledger and remember its name.
 
         Args:
-            node: Flower's number of it.
-            name: What it calls itself; it may change.
-            ledger: Id of the ledger, whose signature has been checked; empty in runs without one.
+            node: Flower's number of the node.
+            name: Name that the client declared; may change.
+            ledger: Id of the ledger, whose signature has been checked; empty in runs without ledgers.
 
         Raises:
-            LedgerError: It came with another ledger before.
+            LedgerError: The node came with another ledger before.
         """
         known = self._ledger_of.get(node, "")
         if ledger and known and known != ledger:
             raise LedgerError(
-                f"node {node} came with ledger {ledger[:8]}, before with {known[:8]}: what it had spent is not there"
+                f"node {node} came with ledger {ledger[:8]}, before with {known[:8]}: its earlier spending is missing"
             )
         if self._owner_of.get(name) == node and (known or not ledger):
             return
-        self._take(node, name, ledger)
+        self._remember(node, name, ledger)
         append_lines(self._file, (json.dumps({"node": node, "name": name, "ledger": ledger}) + "\n").encode())
 
-    def _take(self, node: int, name: str, ledger: str) -> None:
+    def _remember(self, node: int, name: str, ledger: str) -> None:
         self._owner_of[name] = node
         if ledger:
             self._ledger_of[node] = ledger

@@ -1,8 +1,9 @@
-"""Messages to some clients, and the replies that can be used."""
+"""Channel to the clients and collector of their checked replies."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -12,26 +13,28 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
 from common.messages.codec import Evaluation, decode_head
 from common.messages.fields import LEDGER, Releases
-from server.rounds.cohorts import CohortGrid
-from server.rounds.enrollment import Client
+from server.rounds.cohorts import CohortNodes
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, UNREACHABLE, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
 
 _log = logging.getLogger("bract.server")
+# Client name -> its reply, and the evaluation in it.
 AcceptedReplies = dict[str, tuple[Message, Evaluation | None]]
 
 
 @dataclass(frozen=True)
 class Channel:
-    """How a run's messages go out and what may come back.
+    """Connection of a run to its clients, with what may come back over it.
 
     Attributes:
         grid: Any Flower grid.
-        releases: What replies carry.
-        run_id: The run's name, which goes out with every message.
+        releases: Fields that replies carry, no more and no fewer.
+        run_id: Name of the run, which every message carries.
         keeper: Remembers the heads of the clients' ledgers, where replies carry them.
-        nodes: Remembers which node came with which name and ledger; only where nodes have keys.
-        one_by_one: Whether replies are fetched apart, see `deliver`.
+        nodes: Remembers the name and the ledger of each node; only where nodes have keys.
+        one_by_one: Whether each reply is fetched in its own thread, see `deliver`.
+        reply_seconds: How long to wait for replies; None waits for all.
     """
 
     grid: Grid
@@ -40,42 +43,40 @@ class Channel:
     keeper: HeadKeeper | None = None
     nodes: NodeRegistry | None = None
     one_by_one: bool = False
+    reply_seconds: float | None = None
 
 
 class ReplyCollector:
-    """Sends messages to some clients and keeps the replies that can be used.
+    """Sender of messages to some clients that keeps the replies which pass all checks.
 
     Args:
-        channel: How.
-        clients: To whom, by name; one without a node is not asked.
+        channel: Connection to the clients.
+        clients: Clients to ask, by name; one without a node is not asked.
         shapes: Names and shapes of the tensors that travel, in order.
     """
 
-    def __init__(self, channel: Channel, clients: Mapping[str, Client], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._there = {name: client for name, client in clients.items() if client.node_id is not None}
-        self._away = sorted(set(clients) - set(self._there))
-        self.view = CohortGrid(channel.grid, list(self.nodes.values()))
+    def __init__(
+        self, channel: Channel, clients: Mapping[str, EnrolledClient], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self._clients = clients
+        self.nodes = {name: client.node_id for name, client in clients.items() if client.node_id is not None}
+        self.cohort_grid = cast(Grid, CohortNodes(self.nodes.values()))
         self._channel = channel
         self._shapes = dict(shapes)
 
-    @property
-    def nodes(self) -> dict[str, int]:
-        """Client name -> the node that is asked for it."""
-        return {name: client.node_id for name, client in self._there.items() if client.node_id is not None}
+    def replies(self, messages: Sequence[Message]) -> tuple[AcceptedReplies, dict[str, str]]:
+        """Send messages and return accepted replies and failure codes, both by name and sorted.
 
-    def replies(
-        self, messages: Sequence[Message], *, seconds: float | None = None
-    ) -> tuple[AcceptedReplies, dict[str, str]]:
-        """Replies and failure codes by name, sorted, so that sums of floats do not depend on arrival.
+        The order makes sums of floats independent of the order of arrival.
 
         Args:
             messages: At most one a client.
-            seconds: How long to wait; None waits for all.
         """
-        good: AcceptedReplies = {}
-        failed = dict.fromkeys(self._away, UNREACHABLE)
+        accepted: AcceptedReplies = {}
+        failed = dict.fromkeys(sorted(set(self._clients) - set(self.nodes)), UNREACHABLE)
         asked = {message.metadata.dst_node_id for message in messages}
-        arrived = deliver(self.view, messages, seconds=seconds, one_by_one=self._channel.one_by_one)
+        channel = self._channel
+        arrived = deliver(channel.grid, messages, seconds=channel.reply_seconds, one_by_one=channel.one_by_one)
         for name, node in sorted(self.nodes.items()):
             if node not in asked:
                 continue
@@ -84,37 +85,36 @@ class ReplyCollector:
             elif (reply := arrived[node]) is None or reply.has_error():
                 failed[name] = failure_of(reply)
             else:
-                self._judge(name, reply, messages[0].metadata.message_type, good, failed)
-        self._drop_bad_heads(good, failed)
-        return good, dict(sorted(failed.items()))
+                try:
+                    accepted[name] = (reply, self._check(name, reply, messages[0].metadata.message_type))
+                except FederationError as error:
+                    _log.error("left out: client %s: %s", name, error)
+                    failed[name] = ClientFailure.MESSAGE.name
+        self._drop_older_ledgers(accepted, failed)
+        return accepted, dict(sorted(failed.items()))
 
-    def _judge(self, name: str, reply: Message, kind: str, good: AcceptedReplies, failed: dict[str, str]) -> None:
-        try:
-            good[name] = (reply, self._check(self._there[name], reply, kind))
-        except FederationError as error:
-            _log.error("left out: client %s: %s", name, error)
-            failed[name] = ClientFailure.MESSAGE.name
-
-    def _check(self, client: Client, reply: Message, kind: str) -> Evaluation | None:
-        found = check_reply(
+    def _check(self, name: str, reply: Message, message_type: str) -> Evaluation | None:
+        evaluation = check_reply(
             reply.content,
-            client.declaration,
-            message_type=kind,
+            self._clients[name].declaration,
+            message_type=message_type,
             releases=self._channel.releases,
             travelling=self._shapes,
         )
         if self._channel.releases.signed:
-            decode_head(reply.content)  # a malformed one leaves this client out, not the round
-        return found
+            # Decode the head here: a malformed one must fail this client, not the whole round.
+            decode_head(reply.content)
+        return evaluation
 
-    def _drop_bad_heads(self, good: AcceptedReplies, failed: dict[str, str]) -> None:
-        """Leave out clients whose ledger is older than it was: what they had spent is not in it."""
+    def _drop_older_ledgers(self, accepted: AcceptedReplies, failed: dict[str, str]) -> None:
+        """Drop clients whose ledger lacks entries that the server has seen."""
         if self._channel.keeper is None:
             return
         heads: list[tuple[str, SignedHead]] = [
-            (name, decode_head(reply.content)) for name, (reply, _) in good.items() if LEDGER in reply.content
+            (name, decode_head(reply.content)) for name, (reply, _) in accepted.items() if LEDGER in reply.content
         ]
-        for name, why in self._channel.keeper.accept(heads).items():
-            _log.error("left out: %s", why)
-            del good[name]
+        # Such a ledger is an older copy. Budget that was spent is not in it.
+        for name, reason in self._channel.keeper.accept(heads).items():
+            _log.error("left out: %s", reason)
+            del accepted[name]
             failed[name] = ClientFailure.LEDGER.name

@@ -1,4 +1,4 @@
-"""Record of one round."""
+"""Record of one round with the figures of its evaluation."""
 
 import math
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from common.metrics import Counts, NoisedCounts, score
+from common.metrics import CONFUSION_METRICS, METRICS, Counts, NoisedCounts
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One finished round.
+    """Facts about a finished round.
 
     Attributes:
-        server_round: From 1; 0 is the model before any training.
+        server_round: Number of the round, from 1.
         num_clients: How many updates were aggregated.
         failures: Failure code by client name.
-        counts: Evaluation of the model that *entered* the round, summed over the
-            cohort; or of the model that left it, if `simulation_only`.
-        personal: The same of each client's own model, where tensors stay with clients
-            and no mechanism is on; always of the model that entered the round.
-        simulation_only: The counts come from the simulation's own evaluator.
+        counts: Exact counts of the model that *entered* the round, summed over the cohort. With
+            `simulation_only`, of the model that left it, on all held-out images.
+        personal: Counts of each client's own model that entered the round, summed. None where no
+            tensors stay with clients, or under a mechanism.
+        simulation_only: Whether `counts` come from the simulation's own evaluator.
         seconds: Wall time of the round.
-        bytes_up: Mean bytes one client sent.
-        bytes_down: Mean bytes one client received.
-        noised: What the clients said of the model that entered the round, with noise.
-        skipped: Too few updates could be used: nothing was aggregated, and the model stayed as it was.
+        bytes_up: Mean number of bytes that a client sent.
+        bytes_down: Mean number of bytes that a client received.
+        noised: Noised counts of the model that entered the round, summed over the cohort.
+        skipped: Whether too few updates came. Then nothing was aggregated and the model did not change.
     """
 
     server_round: int
@@ -42,7 +42,9 @@ class RoundRecord:
     skipped: bool = False
 
     def as_dict(self, counts_noise: float = 0.0) -> dict[str, Any]:
-        """The line that goes into `rounds.jsonl`; `evaluated_model` is the round that made the evaluated model.
+        """Return the round's line of `rounds.jsonl`.
+
+        Its `evaluated_model` is the number of the round that made the evaluated model, 0 for the initial one.
 
         Args:
             counts_noise: Standard deviation of each client's noise in one count.
@@ -70,37 +72,32 @@ class RoundRecord:
 
 
 def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
-    """What a line says of counts that left with noise: derived figures cost nothing more.
+    """Return the metrics of noised counts by key, at no cost in privacy.
 
     Args:
         noised: A pair (right, wrong) or a confusion matrix, summed over clients.
-        noise_stddev: Of each client's noise in one cell.
+        noise_stddev: Standard deviation of each client's noise in one cell.
     """
-    accuracy, spread = noised.accuracy(noise_stddev)
-    found: dict[str, Any] = {"accuracy": accuracy, "accuracy_stddev": spread if math.isfinite(spread) else None}
+    accuracy, stddev = noised.accuracy(noise_stddev)
+    values: dict[str, Any] = {"accuracy": accuracy, "accuracy_stddev": stddev if math.isfinite(stddev) else None}
     if noised.cells.ndim == 2:
-        scores = score(np.maximum(noised.cells, 0))
-        found |= {"balanced_accuracy": scores.balanced_accuracy, "macro_f1": scores.macro_f1}
-    return found | {"clients": noised.num_clients, "noise_stddev": noise_stddev}
+        # Noise can make a cell negative, which no score allows.
+        counts = Counts(np.maximum(noised.cells, 0), math.nan)
+        derived = (metric for metric in CONFUSION_METRICS if not (metric.detail or metric.key in values))
+        values |= {metric.key: metric.compute(counts) for metric in derived}
+    return values | {"clients": noised.num_clients, "noise_stddev": noise_stddev}
 
 
 def figures(counts: Counts) -> dict[str, Any]:
-    """What a line says of an evaluation of at least one image; a loss that is not finite becomes None."""
-    scores = score(counts.confusion)
-    loss = counts.loss_sum / counts.num_examples if counts.num_examples else math.nan
-    return {
-        "accuracy": scores.accuracy,
-        "balanced_accuracy": scores.balanced_accuracy,
-        "macro_f1": scores.macro_f1,
-        "weighted_f1": scores.weighted_f1,
-        "loss": loss if math.isfinite(loss) else None,
-        "examples": counts.num_examples,
-    }
+    """Return the metrics of exact counts by key, None where not finite."""
+    values = {metric.key: metric.compute(counts) for metric in METRICS}
+    finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+    return finite | {"examples": counts.num_examples}
 
 
 def personal_figures(counts: Counts | None) -> dict[str, Any]:
-    """What a line says of clients' own models; nothing if there are none."""
+    """Return metrics of the clients' own models by key, empty without such models."""
     if counts is None or not counts.num_examples:
         return {}
-    found = figures(counts)
-    return {f"personal_{name}": found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
+    values = figures(counts)
+    return {f"personal_{metric.key}": values[metric.key] for metric in METRICS if not metric.detail}

@@ -1,6 +1,6 @@
-"""A run after a complete round, in one file: what a server needs to go on as if nothing had happened.
+"""Checkpoint file that a server can resume a run from.
 
-Private noise is never in it: a round that is run again draws fresh keys.
+It never holds the state of private noise. A round that is repeated draws fresh keys.
 """
 
 import json
@@ -21,13 +21,13 @@ _MODEL, _BEST, _STRATEGY = "model", "best", "strategy"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after a complete round.
+    """State of a run after a complete round.
 
     Attributes:
-        facts: Plain values: the run's name, the round, lines of the history, and so on.
-        model: Name -> array, in order.
-        best: The best model so far, if one is kept.
-        strategy: Tensors of the strategy.
+        facts: Plain values, such as the run's name and the lines of its rounds.
+        model: Name -> array of the global model, in order.
+        best: Name -> array of the best model so far; empty if none is kept.
+        strategy: Name -> array of the strategy's own state.
     """
 
     facts: dict[str, Any]
@@ -37,11 +37,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole, on disk when this returns; the one before it stays until then.
+    """Write a checkpoint to disk in place of the one before.
+
+    Guarantee: on return the checkpoint is on disk. After a crash the folder holds the old or the new one, whole.
 
     Args:
         folder: The run's folder.
-        checkpoint: What to write.
+        checkpoint: State to write.
     """
     from safetensors.numpy import save
 
@@ -57,7 +59,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The latest checkpoint of a run; None if it was stopped before there was one.
+    """Return the last checkpoint of a run, None without one.
+
+    Args:
+        folder: The run's folder.
 
     Raises:
         ConfigError: The file is damaged or of another version.

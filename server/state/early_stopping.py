@@ -1,4 +1,4 @@
-"""When to stop early and which model to keep: decided on what the clients let leave, never on anything else."""
+"""Early stopping and choice of the best model, by released counts only."""
 
 from dataclasses import dataclass, field
 
@@ -11,18 +11,18 @@ from server.rounds.round_record import RoundRecord
 
 @dataclass
 class EarlyStopping:
-    """The best evaluated model so far.
+    """Best evaluated model so far, with the decision to stop.
 
-    A model is evaluated by the clients of the following round, exactly or with
-    noise; a simulation's own evaluator has no say, because a real run has none.
+    A model is evaluated by the clients of the following round, with exact or noised counts. A
+    simulation's own evaluator is ignored, because a real run has none.
 
     Attributes:
-        config: `stopping`.
-        noise_stddev: Of each client's noise in one count; 0 where counts are exact.
-        best: Accuracy of the best model, as it was measured; -1 before there is one.
-        best_round: The round after which it was the model; 0 is the start.
-        arrays: The best model.
-        rounds_without_improvement: Evaluated models since, none of them better.
+        config: The settings below `[stopping]`.
+        noise_stddev: Standard deviation of each client's noise in one count; 0 for exact counts.
+        best: Measured accuracy of the best model; -1 before there is one.
+        best_round: Number of the round that made the best model; 0 for the initial model.
+        arrays: Name -> array of the best model; empty where it need not be kept.
+        rounds_without_improvement: How many models have been evaluated since, none of them better.
     """
 
     config: StoppingConfig
@@ -33,20 +33,21 @@ class EarlyStopping:
     rounds_without_improvement: int = 0
 
     def update(self, record: RoundRecord, entered: Arrays) -> bool:
-        """Take note of a round.
+        """Note the evaluation in a round's record.
 
         Args:
-            record: Of the round.
-            entered: The model that entered it, which its clients evaluated.
+            record: Record of the round.
+            entered: The model that entered the round, which its clients evaluated.
 
         Returns:
             Whether to stop after this round.
         """
-        found = self._accuracy(record)
-        if found is None or record.server_round == 1:  # the start is no candidate
+        accuracy = self._accuracy(record)
+        # Round 1 evaluates the initial model, which is not a candidate.
+        if accuracy is None or record.server_round == 1:
             return False
-        if found > self.best:
-            self.best, self.best_round, self.rounds_without_improvement = found, record.server_round - 1, 0
+        if accuracy > self.best:
+            self.best, self.best_round, self.rounds_without_improvement = accuracy, record.server_round - 1, 0
             self.arrays = dict(entered) if self.config.keep == "best" else {}
         else:
             self.rounds_without_improvement += 1
@@ -60,7 +61,7 @@ class EarlyStopping:
         return float(np.trace(record.counts.confusion)) / record.counts.num_examples
 
     def selected_model(self, last: Arrays) -> Arrays:
-        """The model that the run ends with.
+        """Return the model that the run ends with.
 
         Args:
             last: The model after the last round.

@@ -1,4 +1,4 @@
-"""What a run costs each client's units, from its public constants and the rounds that were asked."""
+"""Privacy cost of a run for each client's units."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from common.privacy.plan import PrivacyPlan
 
 @dataclass(frozen=True)
 class ClientPrivacyCost:
-    """What one client's units are charged.
+    """Privacy cost of a run for the units of one client.
 
     Attributes:
-        plan: The whole plan.
-        rounds: Rounds charged.
-        closing: Whether the closing matrix is charged.
-        spent: Both bounds for the unit that is worst off.
+        plan: The client's plan for the whole run.
+        rounds: Number of rounds charged.
+        closing: Whether the closing confusion matrix is charged.
+        spent: Epsilon by both accountants, for the unit with the largest.
     """
 
     plan: PrivacyPlan
@@ -28,48 +28,47 @@ class ClientPrivacyCost:
 
     @property
     def events(self) -> Mapping[str, Sequence[Event]]:
-        """Part of the data -> what is charged to a unit of it."""
+        """Events charged to a unit, by part of the data."""
         return mechanism_named(self.plan.mechanism).charged_events(self.plan, self.rounds, closing=self.closing)
 
 
 @dataclass(frozen=True)
 class RunPrivacyCost:
-    """Shares by client name.
+    """Privacy cost of a run for all clients.
 
     Attributes:
-        shares: One a client.
+        shares: Cost of each client, by name.
     """
 
     shares: Mapping[str, ClientPrivacyCost]
 
     @property
     def epsilon_max(self) -> float:
-        """Largest epsilon of any client; it bounds every unit that one client holds."""
+        """Upper bound on the epsilon of every unit of every client."""
         return max(share.spent.pld for share in self.shares.values())
 
     @property
     def rdp_max(self) -> float:
-        """The same by the RDP accountant."""
+        """Largest epsilon of any client by the RDP accountant."""
         return max(share.spent.rdp for share in self.shares.values())
 
     @property
     def example_plan(self) -> PrivacyPlan:
-        """One of the plans: those of a run differ in sizes and noise, not in kind."""
+        """Plan of some client, equal to the others except in size and noise."""
         return next(iter(self.shares.values())).plan
 
 
 def account(
     config: RunConfig, num_units: Mapping[str, int], cohorts: Sequence[Sequence[str]], *, complete: bool
 ) -> RunPrivacyCost:
-    """Charge every round that was sent; charge the whole plan if the run stopped early.
+    """Return the privacy cost of a run for every client.
 
-    Stopping early may depend on what the data showed, and a bound for fewer
-    rounds would then not hold.
+    A complete run is charged the rounds that were sent, any other its whole plan.
 
     Args:
-        config: A private run.
-        num_units: Declared sizes by client name.
-        cohorts: Names asked in each round.
+        config: Settings of a private run.
+        num_units: Declared number of units by client name.
+        cohorts: Names of the clients asked in each round.
         complete: Whether the run went to its planned end.
 
     Raises:
@@ -83,6 +82,7 @@ def account(
             asked[name] += 1
     shares = {}
     for name, plan in plans.items():
+        # Stopping early may depend on the data. A bound for fewer rounds would then not hold.
         rounds = asked[name] if complete else plan.num_rounds
         shares[name] = ClientPrivacyCost(plan, rounds, plan.counts is not None, plan.spent(rounds))
     return RunPrivacyCost(shares)

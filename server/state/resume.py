@@ -1,35 +1,35 @@
-"""Go on with a run: give a fresh process what its last checkpoint holds."""
+"""Resume of a run from its last checkpoint in a fresh process."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from common.config.loading import resolved
-from common.config.schema import RunConfig
+from common.config.loading import Scalar, resolved
 from common.errors import ConfigError, FederationError
-from common.messages.codec import Declaration
+from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts, NoisedCounts
 from server.aggregation.strategy_state import read_state, write_state
-from server.rounds.enrollment import DISAGREES, Client, Meeting
+from server.rounds.enrollment import DISAGREES, EnrolledClient, Enrollment
 from server.state.checkpoint import Checkpoint, load_checkpoint
 from server.state.phase_timer import Clock
 from server.state.run_state import RunState
 
-# What may differ between the processes of one run: where it runs, not what it does.
+# Settings that may differ between the processes of one run: they say where it runs, not what it computes.
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
 
 
 def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoint:
-    """What a fresh process needs to go on after the last complete round."""
-    tensors, kinds = read_state(strategy)
-    early_stopping = state.early_stopping
+    """Return all that a fresh process needs to continue after the last complete round."""
+    tensors, layout = read_state(strategy)
+    early_stopping, latest = state.early_stopping, state.latest
     facts = {
         "run": state.run_id,
-        "settings": _settings(state.config),
+        "settings": _digest(resolved(state.config)),
         "clients": {name: client.declaration.num_units for name, client in state.clients.items()},
         "joined": dict(state.joined),
         "bundles": dict(state.bundles),
@@ -42,114 +42,120 @@ def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoi
             "round": early_stopping.best_round,
             "waited": early_stopping.rounds_without_improvement,
         },
-        "last": _plain(state.last),
-        "last_personal": _plain(state.last_personal),
-        "last_noised": None if state.last_noised is None else _plain_noised(state.last_noised),
-        "strategy": kinds,
+        "last": _plain(latest.counts),
+        "last_personal": _plain(latest.personal),
+        "last_noised": None if latest.noised is None else _plain_noised(latest.noised),
+        "strategy": layout,
         "seconds": clock.seconds(),
     }
     return Checkpoint(facts, state.arrays, early_stopping.arrays, tensors)
 
 
 def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: Clock) -> None:
-    """Bring a run that has just met its clients to where the checkpoint was taken.
+    """Restore the state of a checkpoint after the clients have been enrolled.
 
     Args:
-        checkpoint: See `checkpoint_of`.
-        state: Fresh, of the same run; changed.
-        strategy: Fresh; changed.
-        clock: Counts the earlier seconds too from now on.
+        checkpoint: A checkpoint of the same run, see `checkpoint_of`.
+        state: Fresh state; changed.
+        strategy: Fresh strategy; changed.
+        clock: Clock of this process, which then counts the earlier seconds too; changed.
 
     Raises:
-        ConfigError: The strategy is another one.
+        ConfigError: The checkpoint's strategy is another one.
     """
     facts = checkpoint.facts
     write_state(strategy, checkpoint.strategy, facts["strategy"])
-    state.arrays = {name: checkpoint.model[name] for name in checkpoint.model}
+    state.arrays = dict(checkpoint.model)
     state.rounds, state.early = list(facts["rounds"]), bool(facts["early"])
-    state.last, state.last_personal = _counts(facts["last"]), _counts(facts["last_personal"])
     noised = facts["last_noised"]
-    state.last_noised = None if noised is None else NoisedCounts(np.array(noised["cells"]), noised["clients"])
-    best, early_stopping = facts["best"], state.early_stopping
-    early_stopping.best, early_stopping.best_round, early_stopping.rounds_without_improvement = (
-        best["accuracy"],
-        best["round"],
-        best["waited"],
+    state.latest = Evaluation(
+        _counts(facts["last"]),
+        _counts(facts["last_personal"]),
+        noised=None if noised is None else NoisedCounts(np.array(noised["cells"]), noised["clients"]),
     )
+    best, early_stopping = facts["best"], state.early_stopping
+    early_stopping.best, early_stopping.best_round = best["accuracy"], best["round"]
+    early_stopping.rounds_without_improvement = best["waited"]
     early_stopping.arrays = dict(checkpoint.best)
     state.earlier_bundles = dict(facts["bundles"])
-    clock.go_on_from(facts["seconds"])
+    clock.continue_from(facts["seconds"])
 
 
-def open_checkpoint(config: RunConfig) -> Checkpoint | None:
-    """Where a run stopped; None if that was before its first checkpoint.
+def open_checkpoint(folder: Path, settings: Mapping[str, Scalar]) -> Checkpoint | None:
+    """Return the last checkpoint of a run that is not complete.
 
-    To be asked before any client is: a client that meets the run charges its plan.
+    None if the run stopped before its first checkpoint. Call it before any client is asked, because
+    a client that takes part in enrollment is charged its plan.
 
     Args:
-        config: With `resume`; `output_dir` is the run's folder.
+        folder: The run's folder.
+        settings: The settings to resume with, flat and complete, see `resolved`.
 
     Raises:
-        ConfigError: The run is complete, its checkpoint is damaged or gone, or settings that change results differ.
+        ConfigError: The run is complete, its checkpoint is damaged or missing, or settings that change results differ.
     """
-    folder = Path(config.output_dir)
     checkpoint = load_checkpoint(folder)
     if checkpoint is None:
-        if (folder / "rounds.jsonl").exists():  # which comes after the first checkpoint
-            raise ConfigError(f"--resume {folder}: its checkpoint is gone; start a new run instead")
+        # rounds.jsonl is written after the first checkpoint, so with it there must be a checkpoint.
+        if (folder / "rounds.jsonl").exists():
+            raise ConfigError(f"--resume {folder}: its checkpoint is missing; start a new run instead")
         return None
     if checkpoint.facts["status"] == "complete":
         raise ConfigError("this run is complete: there is nothing to resume")
-    if checkpoint.facts["settings"] != _settings(config):
+    if checkpoint.facts["settings"] != _digest(settings):
         raise ConfigError("--resume: the settings are not those that the run was started with; start a new run instead")
     return checkpoint
 
 
-def match_clients(checkpoint: Checkpoint, enrollment: Meeting, *, least: int | None) -> dict[str, Client]:
-    """The clients of a run that goes on, each where it is now; those that are away are asked when they are back.
+def match_clients(
+    checkpoint: Checkpoint, enrollment: Enrollment, *, min_clients: int | None
+) -> dict[str, EnrolledClient]:
+    """Return the clients of a resumed run, each at its present node.
+
+    A client that is away has no node, and is asked again when it is back.
 
     Args:
-        checkpoint: Where the run stopped.
-        enrollment: Who came.
-        least: How many clients of before are enough; None where all must be there, and nobody else.
+        checkpoint: The checkpoint to resume from.
+        enrollment: Clients that are connected.
+        min_clients: How many earlier clients are enough; None where exactly the earlier ones must be connected.
 
     Returns:
-        Clients of before and new ones, by name.
+        Earlier clients and new ones, by name.
 
     Raises:
-        FederationError: Too few came, or one declares something else than before.
+        FederationError: Too few clients are connected, or one declares something else than before.
     """
     facts = checkpoint.facts
     before = {name: _declaration(name, units, facts) for name, units in facts["clients"].items()}
     changed = _changed(checkpoint, enrollment)
     now = {name: client for name, client in enrollment.clients.items() if name not in changed}
-    if least is None:
+    if min_clients is None:
         changed |= set(before) ^ set(now)
-    if changed and least is None:
-        raise FederationError(
-            f"the run cannot be resumed: {len(changed)} clients are missing, new or declare something else than before "
-            f"({', '.join(sorted(changed)[:5])})"
-        )
-    if least is not None and len(set(before) & set(now)) < least:
+        if changed:
+            raise FederationError(
+                f"the run cannot be resumed: {len(changed)} clients are missing, new or declare something else than "
+                f"before ({', '.join(sorted(changed)[:5])})"
+            )
+    elif len(set(before) & set(now)) < min_clients:
         raise FederationError(
             f"the run cannot be resumed yet: {len(set(before) & set(now))} of its clients are there, and "
-            f"min-clients={least} are needed"
+            f"min-clients={min_clients} are needed"
         )
-    away = {name: Client(declaration, None) for name, declaration in before.items()}
+    away = {name: EnrolledClient(declaration, None) for name, declaration in before.items()}
     return dict(sorted((away | now).items()))
 
 
-def mismatched_clients(checkpoint: Checkpoint, enrollment: Meeting) -> dict[str, str]:
-    """Why clients that came do not take part in a run that goes on: they declare something else than it is about.
+def mismatched_clients(checkpoint: Checkpoint, enrollment: Enrollment) -> dict[str, str]:
+    """Return refusals for the connected clients whose declaration does not fit a resumed run.
 
     Args:
-        checkpoint: Where the run stopped.
-        enrollment: Who came.
+        checkpoint: The checkpoint to resume from.
+        enrollment: Clients that are connected.
     """
     return {f"client {name}": DISAGREES for name in sorted(_changed(checkpoint, enrollment))}
 
 
-def _changed(checkpoint: Checkpoint, enrollment: Meeting) -> set[str]:
+def _changed(checkpoint: Checkpoint, enrollment: Enrollment) -> set[str]:
     facts, now = checkpoint.facts, enrollment.clients
     changed = {
         name for name, units in facts["clients"].items() if name in now and now[name].declaration.num_units != units
@@ -158,7 +164,7 @@ def _changed(checkpoint: Checkpoint, enrollment: Meeting) -> set[str]:
 
 
 def _agreed(declaration: Declaration) -> dict[str, Any]:
-    """What all clients of a run declare alike."""
+    """Return the constants in which all clients of a run are equal."""
     return {
         "classes": list(declaration.classes),
         "input_shape": list(declaration.input_shape),
@@ -171,8 +177,8 @@ def _declaration(name: str, num_units: int, facts: dict[str, Any]) -> Declaratio
     return Declaration(name, num_units, tuple(agreed["classes"]), tuple(agreed["input_shape"]), agreed["backbone_hash"])
 
 
-def _settings(config: RunConfig) -> str:
-    fixed = {key: value for key, value in resolved(config).items() if key not in _FREE}
+def _digest(settings: Mapping[str, Scalar]) -> str:
+    fixed = {key: value for key, value in settings.items() if key not in _FREE}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
@@ -180,14 +186,15 @@ def _plain(counts: Counts | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     loss = counts.loss_sum
+    # JSON has no numbers that are not finite.
     return {"confusion": counts.confusion.tolist(), "loss_sum": loss if np.isfinite(loss) else None}
 
 
-def _counts(found: dict[str, Any] | None) -> Counts | None:
-    if found is None:
+def _counts(stored: dict[str, Any] | None) -> Counts | None:
+    if stored is None:
         return None
-    loss = float("nan") if found["loss_sum"] is None else found["loss_sum"]
-    return Counts(np.array(found["confusion"], dtype=np.int64), loss)
+    loss = float("nan") if stored["loss_sum"] is None else stored["loss_sum"]
+    return Counts(np.array(stored["confusion"], dtype=np.int64), loss)
 
 
 def _plain_noised(noised: NoisedCounts) -> dict[str, Any]:

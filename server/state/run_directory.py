@@ -1,4 +1,4 @@
-"""The folder a run leaves behind; every file in it is whole or absent."""
+"""Folder of a run, in which every file is whole or absent."""
 
 import json
 import os
@@ -15,28 +15,32 @@ import tomli_w
 
 from common.arrays import Arrays
 from common.config.loading import nest, resolved
-from common.config.schema import RunConfig
+from common.config.schema import DataConfig, ModelConfig, PrivacyConfig, RunConfig
 from common.errors import BractError, ConfigError
 from common.system.files import write_atomic
 
-# Why a run stopped, where it did.
+# File with the reason why a run stopped.
 STOPPED = "stopped.txt"
 
 
 class RunDirectory:
-    """Paths of one run's files, and writing them without halves."""
+    """Files of one run, each written whole.
+
+    Args:
+        path: The run's folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunDirectory":
-        """Make the folder `output-dir` names, or a new one below `runs/`.
+        """Make the folder of `output-dir` or, without it, one below `runs/`.
 
         Raises:
             ConfigError: The folder holds files already, or cannot be made.
         """
-        path = Path(config.output_dir) if config.output_dir else fresh_path(config)
+        path = Path(config.output_dir or fresh_path(config.data, config.model, config.privacy))
         check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -47,27 +51,27 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, config: RunConfig) -> "RunDirectory":
-        """The folder of a run that goes on.
+    def open(cls, path: Path) -> "RunDirectory":
+        """Return the folder of a run that is resumed.
 
         Raises:
-            ConfigError: It is no run's folder.
+            ConfigError: The folder does not hold a run.
         """
-        path = Path(config.output_dir)
-        if not config.output_dir or not (path / "config.toml").is_file():
-            raise ConfigError(f"--resume {path or '(no folder)'}: no run lies there (it has no config.toml)")
+        if not (path / "config.toml").is_file():
+            raise ConfigError(f"--resume {path}: this folder does not hold a run (it has no config.toml)")
         (path / STOPPED).unlink(missing_ok=True)
         return cls(path)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out of this run until the end, however this one ends.
+    def lock(self) -> Iterator[None]:
+        """Lock the run against other processes, until the block or the process ends.
 
         Raises:
-            ConfigError: One is at it already.
+            ConfigError: Another process has locked it.
         """
+        # Windows cannot lock a folder so that the lock ends with its process.
         if sys.platform == "win32":
-            yield  # has no lock that goes with its process on a folder
+            yield
             return
         import fcntl
 
@@ -83,17 +87,17 @@ class RunDirectory:
             os.close(handle)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file whole: beside it first, then moved into place."""
+        """Write a text file whole, by a second file that replaces it."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, text, durable=False, mode=0o666)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file whole, keys in the order given."""
+        """Write a JSON file whole, without sorting its keys."""
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def write_model(self, arrays: Arrays, card: dict[str, Any]) -> None:
-        """Write `model/`: weights as safetensors and the card. Equal models give equal bytes."""
+        """Write weights as safetensors and the model card, equal bytes for equal models."""
         from safetensors.numpy import save
 
         folder = self.path / "model"
@@ -103,22 +107,22 @@ class RunDirectory:
         self.write_json("model/card.json", card)
 
 
-def leave_word(folder: Path, why: BractError) -> None:
-    """Write down why a run stopped, for whoever follows it from outside; a folder that is not there is no matter.
+def write_stop_reason(folder: Path, error: BractError) -> None:
+    """Write the error that stopped a run for processes that follow it.
 
     Args:
-        folder: The run's.
-        why: What its process died of.
+        folder: The run's folder. Without a run in it nothing is written.
+        error: Error that ended the run's process.
     """
     if (folder / "config.toml").is_file():
-        RunDirectory(folder).write_text(STOPPED, f"{type(why).__name__}: {why}\n")
+        RunDirectory(folder).write_text(STOPPED, f"{type(error).__name__}: {error}\n")
 
 
 def check_free(path: Path) -> None:
     """Refuse a folder that is in use.
 
     Raises:
-        ConfigError: It holds files, is a file, or cannot be made.
+        ConfigError: The path holds files, is a file, or cannot be made.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ConfigError(f"--out (output-dir) {path} is in use: name a folder that is empty or does not exist yet")
@@ -127,9 +131,9 @@ def check_free(path: Path) -> None:
         raise ConfigError(f"--out {path} cannot be made: {parent} is not a folder you may write to")
 
 
-def fresh_path(config: RunConfig) -> Path:
-    """A folder below `runs/` that does not exist yet, named after time, source and mechanism."""
+def fresh_path(data: DataConfig, model: ModelConfig, privacy: PrivacyConfig) -> Path:
+    """Return a new folder's path below `runs/`, named after time, source, backbone and mechanism."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    source = Path(config.data.source).name
-    name = f"{stamp}-{source}-{config.model.backbone}-{config.privacy.mechanism}"
+    name = f"{stamp}-{Path(data.source).name}-{model.backbone}-{privacy.mechanism}"
+    # Random digits keep two runs of one second apart.
     return Path("runs") / f"{name}-{secrets.token_hex(2)}"

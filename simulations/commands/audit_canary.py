@@ -162,7 +162,7 @@ def _one_run(
     from simulations.attacks.canary.one_run import audit_one_run
     from simulations.attacks.canary.view import show_one_run
 
-    folder, (canaries, guesses) = out or fresh_path(config), sizes
+    folder, (canaries, guesses) = out or fresh_path(config.data, config.model, config.privacy), sizes
     found = audit_one_run(config, folder, canaries=canaries, guesses=guesses, confidence=confidence, progress=progress)
     if not console.stderr:
         show_one_run(found, console)

@@ -18,7 +18,7 @@ from common.messages.codec import Declaration, encode_update
 from common.messages.fields import Releases
 from common.privacy.plan import SENSITIVITY_SLACK
 from server.aggregation.strategies import build_strategy
-from server.rounds.enrollment import Client
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
@@ -82,7 +82,7 @@ def released(config: RunConfig, updates: Sequence[np.ndarray], *, draws: list[Dr
     plan, start = config.plan(config.cohort_size), {"weights": np.zeros(_SIZE, dtype=np.float32)}
     grid = InProcessGrid(_senders(updates), len(updates), resolved(config))
     clients = {
-        client_name(at): Client(Declaration("", _num_units(at), _CLASSES, (4,), ""), node)
+        client_name(at): EnrolledClient(Declaration("", _num_units(at), _CLASSES, (4,), ""), node)
         for at, node in enumerate(grid.get_node_ids())
     }
     wire = Channel(grid, Releases.of(config), "0" * 32)

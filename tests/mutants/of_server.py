@@ -97,10 +97,10 @@ def large_clients_weigh_more(patch: pytest.MonkeyPatch) -> None:
 
     def as_one(messages: Sequence[Any], arrays: Any, plan: PrivacyPlan) -> Any:
         sizes[:] = [message.content.metric_records["metrics"]["num-examples"] / 100 for message in messages]
-        return real_as_one(messages, arrays, plan)
+        return real_noised_message(messages, arrays, plan)
 
-    real_as_one = rounds._as_one
-    patch.setattr(rounds, "_as_one", as_one)
+    real_noised_message = rounds._noised_message
+    patch.setattr(rounds, "_noised_message", as_one)
     patch.setattr(central_noise, "clipped_sum", lambda update, **more: sizes.pop(0) * real(update, **more))
 
 

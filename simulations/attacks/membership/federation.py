@@ -21,9 +21,10 @@ from common.data.preprocessing import Prepared
 from common.messages.codec import Declaration, Evaluation, encode_update, record_to_arrays, server_round_of
 from common.messages.fields import ARRAYS, Releases
 from common.models.initialization import initial_arrays
+from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
-from server.rounds.enrollment import Client
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
@@ -52,7 +53,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
     grid = InProcessGrid(_client_app(trainer, rows_of), config.num_clients, {})
     clients = {
-        client_name(who): Client(
+        client_name(who): EnrolledClient(
             Declaration(client_name(who), int(size), trainer.classes, trainer.input_shape, ""), node
         )
         for who, (size, node) in enumerate(zip(partition.num_units, grid.get_node_ids(), strict=True))
@@ -70,7 +71,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
 def _releases(trainer: Trainer) -> Releases:
     """What the strategy needs of a reply: no counts, no heads of ledgers."""
-    return Releases(metrics="none", train_loss=trainer.config.strategy.name == "QFedAvg")
+    return Releases(metrics="none", train_loss=STRATEGIES[trainer.config.strategy.name].needs_exact_loss)
 
 
 def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from bract import app
 from common.commands import listing
 from common.config.loading import defaults
-from common.config.schema import Partitioner, StrategyName
+from common.config.schema import Partitioner
 from common.data.sources.registry import KNOWN_SOURCES
 from common.models.names import SHORT_NAMES
-from server.aggregation import strategies as aggregation
+from common.strategies import STRATEGIES
 
 LISTS = ("backbones", "sources", "strategies", "partitioners")
 
@@ -46,9 +46,9 @@ def test_list_shows_names_whole_in_a_narrow_terminal() -> None:
 def test_list_strategies_has_each_strategy_with_the_settings_that_it_takes() -> None:
     rows = {row["name"]: row["settings"] for row in _listed("strategies")}
 
-    assert tuple(rows) == get_args(StrategyName)
-    for name, takes in aggregation._PARAMETERS.items():
-        assert rows[name] == [f"strategy.{key.replace('_', '-')}" for key in takes], name
+    assert tuple(rows) == tuple(STRATEGIES)
+    for name, strategy in STRATEGIES.items():
+        assert rows[name] == [f"strategy.{key.replace('_', '-')}" for key in strategy.parameters], name
 
 
 def test_list_partitioners_has_each_partitioner_with_known_settings() -> None:

@@ -1,28 +1,29 @@
 """What strategies carry: a run that is put together again goes on as if nothing had happened."""
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from common.config.schema import RunConfig, StrategyName
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.messages.fields import Releases
+from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
-from server.aggregation.strategy_state import CARRIED, read_state, write_state
+from server.aggregation.strategy_state import read_state, write_state
 from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 from tests.support.server.toy_clients import START, config_for, meet, toy_app
 
-NAMES = get_args(StrategyName)
+NAMES = tuple(STRATEGIES)
 # Changed while a strategy works, and set anew at the start of each round.
 NOT_CARRIED = {"current_arrays", "current_round"}
 
 
-def config_of(name: StrategyName) -> RunConfig:
+def config_of(name: str) -> RunConfig:
     """With everything switched on that makes a strategy remember: by default FedAvgM has no momentum."""
     config = config_for(name)
     if name != "FedAvgM":
@@ -30,9 +31,7 @@ def config_of(name: StrategyName) -> RunConfig:
     return config.model_copy(update={"strategy": config.strategy.model_copy(update={"server_momentum": 0.9})})
 
 
-def go(
-    strategy: Strategy, name: StrategyName, arrays: dict[str, np.ndarray], first: int, last: int
-) -> dict[str, np.ndarray]:
+def go(strategy: Strategy, name: str, arrays: dict[str, np.ndarray], first: int, last: int) -> dict[str, np.ndarray]:
     fair = name == "QFedAvg"
     grid = InProcessGrid(toy_app(loss=0.5 if fair else None), 6, {})
     clients = meet(grid)
@@ -43,7 +42,7 @@ def go(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_rounds_and_two_more_equal_four(name: StrategyName) -> None:
+def test_two_rounds_and_two_more_equal_four(name: str) -> None:
     config = config_of(name)
     whole = go(build_strategy(config), name, START, 1, 4)
 
@@ -55,8 +54,8 @@ def test_two_rounds_and_two_more_equal_four(name: StrategyName) -> None:
     assert np.array_equal(whole["w"], resumed["w"])
 
 
-@pytest.mark.parametrize("name", sorted(CARRIED))
-def test_without_its_state_a_strategy_does_something_else(name: StrategyName) -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if STRATEGIES[name].state])
+def test_without_its_state_a_strategy_does_something_else(name: str) -> None:
     config = config_of(name)
     whole = go(build_strategy(config), name, START, 1, 4)
 
@@ -77,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_round_changes_in_a_strategy_is_carried(name: StrategyName) -> None:
+def test_what_a_round_changes_in_a_strategy_is_carried(name: str) -> None:
     strategy = build_strategy(config_of(name))
     go(strategy, name, START, 1, 1)
     before = {key: plain(value) for key, value in vars(strategy).items() if not callable(value)}
@@ -85,7 +84,7 @@ def test_what_a_round_changes_in_a_strategy_is_carried(name: StrategyName) -> No
     go(strategy, name, {"w": np.full(2, 0.25, dtype=np.float32)}, 2, 2)
 
     changed = {key for key, value in before.items() if plain(vars(strategy)[key]) != value}
-    assert changed - NOT_CARRIED <= set(CARRIED.get(type(strategy).__name__, ()))
+    assert changed - NOT_CARRIED <= set(STRATEGIES[name].state)
 
 
 def test_write_state_refuses_another_strategys_state() -> None:

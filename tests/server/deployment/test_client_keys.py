@@ -136,5 +136,5 @@ def test_without_a_server_the_list_is_what_its_files_say(home: ServerHome) -> No
 
     assert not runs
     assert [(client.name, client.status) for client in clients] == [("ward-7", "unknown"), ("ward-8", "revoked")]
-    assert "does not run: this is what its files say" in shown.output
+    assert "is not running. This list comes from its files" in shown.output
     assert max(map(len, shown.output.splitlines())) <= 80

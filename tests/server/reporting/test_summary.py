@@ -15,14 +15,16 @@ from rich.console import Console
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.messages.codec import Declaration, Evaluation
-from common.metrics import Counts
+from common.metrics import Counts, NoisedCounts
 from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
 from server.reporting.summary_view import print_summary
-from server.rounds.enrollment import Client
+from server.rounds.closing_evaluation import ClosingEvaluation
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
 from server.rounds.round_record import RoundRecord
+from server.run_context import RunContext
 from server.state.run_state import RunState
 
 MakeConfig = Callable[..., RunConfig]
@@ -32,8 +34,10 @@ OWN = Counts(np.array([[4, 0], [1, 3]]), 1.0)
 
 
 def outcome_of(config: RunConfig, **more: Any) -> RunState:
-    clients = {name: Client(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")}
-    return RunState(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, None, **more)
+    clients = {
+        name: EnrolledClient(Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe"), at) for at, name in enumerate("xy")
+    }
+    return RunState(config, "run", clients, {}, [["x", "y"]], {"w": np.zeros((2, 2), np.float32)}, RunContext(**more))
 
 
 def record(**more: Any) -> RoundRecord:
@@ -51,7 +55,7 @@ def test_summary_of_a_personal_run_shows_both_accuracies(make_config: MakeConfig
     state = outcome_of(make_config(OPEN | {"model.personal": "batchnorm-affine", "model.tuning": "norm"}))
     state.add(RoundResult(state.arrays, record(personal=OWN)))
     latest = summarise(state, {"total": 1.0})
-    state.close({"x": Evaluation(SHARED, OWN), "y": Evaluation(SHARED, SHARED)})
+    state.closing = ClosingEvaluation({"x": Evaluation(SHARED, OWN), "y": Evaluation(SHARED, SHARED)})
     state.finish()
 
     summary = summarise(state, {"total": 1.0})
@@ -104,3 +108,12 @@ def test_draw_curves_has_a_line_of_its_own_for_personal_accuracy(tmp_path: Path)
         draw_curves(tmp_path / f"{name}.png", [record(personal=personal).as_dict(), record().as_dict()], "two rounds")
 
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+
+
+def test_closing_evaluation_keeps_noised_counts_beside_a_simulations_exact_ones() -> None:
+    noised = NoisedCounts(np.array([5, 3]))
+    closing = ClosingEvaluation({"x": Evaluation(noised=noised)}, {"y": "LATE"}).with_exact({"x": SHARED, "y": OWN})
+
+    assert closing.exact == {"x": SHARED, "y": OWN}
+    assert closing.noised is noised
+    assert (closing.personal, closing.failures) == ({}, {"y": "LATE"})

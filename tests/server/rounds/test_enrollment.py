@@ -157,7 +157,7 @@ def test_the_runs_own_list_of_classes_decides_where_it_is_one_against_one(tmp_pa
     queried = {0: declares(0), 1: declares(1, classes=("x", "y"))}
     grid = InProcessGrid(app_of(queried), 2, {})
 
-    meeting = enroll_clients(grid, 2, run_id=RUN, least=1, classes=("a", "b"), wait_seconds=5.0)
+    meeting = enroll_clients(grid, 2, run_id=RUN, min_clients=1, classes=("a", "b"), wait_seconds=5.0)
 
     assert list(meeting.clients) == ["00000"]
     assert meeting.refusals == {"client 00001": "DISAGREES"}
@@ -168,7 +168,12 @@ def test_a_client_that_the_run_has_no_place_for_is_left_out(tmp_path: Path) -> N
     grid = InProcessGrid(app_of(queried), 2, {})
 
     meeting = enroll_clients(
-        grid, 2, run_id=RUN, least=1, refuse=lambda one: "TOO-LARGE" if one.num_units > 99 else "", wait_seconds=5.0
+        grid,
+        2,
+        run_id=RUN,
+        min_clients=1,
+        reject=lambda one: "TOO-LARGE" if one.num_units > 99 else "",
+        wait_seconds=5.0,
     )
 
     assert meeting.refusals == {"client 00001": "TOO-LARGE"}

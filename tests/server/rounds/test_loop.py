@@ -1,28 +1,26 @@
 """The loop over strategies: aggregation by hand, order of replies, failures."""
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from common.config.schema import StrategyName
 from common.errors import ConfigError, FederationError
 from common.messages.codec import (
     sum_counts,
 )
 from common.messages.fields import Releases
+from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
-from server.rounds.loop import evaluate_at_clients
+from server.rounds.closing_evaluation import evaluate_at_clients
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 from tests.support.server.toy_clients import OPEN, SHIFTS, START, ScrambledGrid, config_for, meet, rounds_of, toy_app
 
 
-def run(
-    strategy_name: StrategyName, rounds: int = 3, grid_type: type[InProcessGrid] = InProcessGrid
-) -> list[np.ndarray]:
+def run(strategy_name: str, rounds: int = 3, grid_type: type[InProcessGrid] = InProcessGrid) -> list[np.ndarray]:
     fair = strategy_name == "QFedAvg"
     grid = grid_type(toy_app(loss=0.5 if fair else None), 6, {})
     clients = meet(grid)
@@ -41,8 +39,8 @@ def test_run_rounds_with_fedmedian_equals_the_median() -> None:
     assert np.allclose(run("FedMedian", rounds=1), np.median(SHIFTS), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", get_args(StrategyName))
-def test_run_rounds_drives_every_strategy_whatever_order_replies_come_in(name: StrategyName) -> None:
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_run_rounds_drives_every_strategy_whatever_order_replies_come_in(name: str) -> None:
     in_order, scrambled = run(name), run(name, grid_type=ScrambledGrid)
 
     assert all(np.isfinite(weights).all() for weights in in_order)
@@ -122,12 +120,10 @@ def test_evaluate_at_clients_leaves_out_malformed_counts() -> None:
     grid = InProcessGrid(toy_app(spoilt={3: {"confusion": [1, 2, 3]}}), 6, {})
     clients = meet(grid)
 
-    found, failures = evaluate_at_clients(
-        Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
-    )
+    closing = evaluate_at_clients(Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
 
-    assert sorted(found) == ["00000", "00001", "00002", "00004", "00005"]
-    assert failures == {"00003": "MESSAGE"}
+    assert sorted(closing.by_client) == ["00000", "00001", "00002", "00004", "00005"]
+    assert closing.failures == {"00003": "MESSAGE"}
 
 
 def test_run_rounds_stops_when_nobody_sends_an_update() -> None:
@@ -143,13 +139,10 @@ def test_evaluate_at_clients_gives_counts_by_name() -> None:
     grid = InProcessGrid(toy_app(), 6, {})
     clients = meet(grid)
 
-    found, failures = evaluate_at_clients(
-        Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1
-    )
+    closing = evaluate_at_clients(Channel(grid, OPEN, "run"), build_strategy(config_for("FedAvg")), START, clients, 1)
 
-    assert failures == {}
-    counts = [found[name].counts for name in sorted(found)]
-    assert [count.confusion[0, 0] for count in counts if count is not None] == [0, 1, 2, 3, 4, 5]
+    assert closing.failures == {}
+    assert [counts.confusion[0, 0] for _, counts in sorted(closing.exact.items())] == [0, 1, 2, 3, 4, 5]
 
 
 def test_meet_clients_refuses_clients_that_disagree() -> None:

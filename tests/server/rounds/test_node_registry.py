@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import LedgerError
 from common.ledger.signed_heads import HeadKeeper
-from server.rounds.enrollment import Meeting, enroll_clients
+from server.rounds.enrollment import Enrollment, enroll_clients
 from server.rounds.node_registry import NodeRegistry, forget_node
 from simulations.engines.in_process import InProcessGrid
 from tests.support.server.enrollment import (
@@ -19,7 +19,9 @@ from tests.support.server.enrollment import (
 )
 
 
-def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: int | None = 1, **more: Any) -> Meeting:
+def came(
+    keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], min_clients: int | None = 1, **more: Any
+) -> Enrollment:
     """A meeting of nodes with keys: what each calls itself, and whose ledger it comes with."""
     queried = {
         n: declares(n, None if keeper is None else head_of(ledger, 5), name=name)
@@ -27,7 +29,14 @@ def came(keeper: HeadKeeper | None, book: Path, *said: tuple[str, int], least: i
     }
     grid = InProcessGrid(app_of(queried), len(said), {})
     return enroll_clients(
-        grid, len(said), run_id=RUN, keeper=keeper, nodes=NodeRegistry(book), least=least, wait_seconds=5.0, **more
+        grid,
+        len(said),
+        run_id=RUN,
+        keeper=keeper,
+        nodes=NodeRegistry(book),
+        min_clients=min_clients,
+        wait_seconds=5.0,
+        **more,
     )
 
 

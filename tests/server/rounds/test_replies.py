@@ -20,7 +20,7 @@ from common.messages.codec import (
 )
 from common.messages.fields import ARRAYS, LEDGER, Releases
 from common.metrics import Counts
-from server.rounds.enrollment import Client
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.replies import Channel, ReplyCollector
 from simulations.engines.in_process import InProcessGrid
 from tests.support.server.enrollment import (
@@ -40,7 +40,7 @@ def gather(
     trained: Mapping[int, Say], keeper: HeadKeeper | None, releases: Releases = PRIVATE
 ) -> tuple[dict[str, Any], dict[str, str]]:
     grid = InProcessGrid(app_of({}, trained), 3, {})
-    clients = {f"{n:05d}": Client(Declaration(f"{n:05d}", **DECLARED), n + 2) for n in range(3)}
+    clients = {f"{n:05d}": EnrolledClient(Declaration(f"{n:05d}", **DECLARED), n + 2) for n in range(3)}
     gathering = ReplyCollector(Channel(grid, releases, RUN, keeper), clients, SHAPES)
     content = RecordDict({ARRAYS: arrays_to_record({"w": np.zeros(2, np.float32)}), CONFIG: run_config(RUN)})
     messages = [Message(content.copy(), client.node_id, "train") for client in clients.values()]

@@ -21,11 +21,11 @@ from common.messages.codec import Declaration, Evaluation, encode_update
 from common.messages.fields import ARRAYS, Releases
 from common.metrics import Counts
 from server.aggregation.strategies import build_strategy
-from server.rounds.enrollment import Client
+from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult, RoundSettings, run_rounds
 from server.rounds.messaging import deliver, failure_of
 from server.rounds.replies import Channel
-from server.rounds.update_filter import absurd_updates
+from server.rounds.update_filter import outlier_updates
 from simulations.engines.in_process import InProcessGrid
 
 START = {"w": np.zeros((2, 3), dtype=np.float32), "b": np.zeros(2, dtype=np.float32)}
@@ -131,7 +131,7 @@ def app_of(spoilt: Mapping[int, Spoil]) -> ClientApp:
 
 def one_round(spoilt: Mapping[int, Spoil], clients: int = 5, **settings: Any) -> RoundResult:
     grid = InProcessGrid(app_of(spoilt), clients, {})
-    met = {named(n): Client(Declaration(named(n), 10, ("a", "b"), (3,), ""), n + 2) for n in range(clients)}
+    met = {named(n): EnrolledClient(Declaration(named(n), 10, ("a", "b"), (3,), ""), n + 2) for n in range(clients)}
     strategy = build_strategy(parse(override(defaults(), {"privacy.mechanism": "none", "num-clients": clients})))
     (result,) = run_rounds(
         Channel(grid, Releases(), "run"), strategy, START, RoundSettings(met, [list(met)], **settings)
@@ -158,8 +158,8 @@ def test_a_long_update_is_left_out_by_a_bound_that_was_set_even_where_it_is_one_
 
 
 def test_honest_clients_of_very_different_sizes_are_not_absurd() -> None:
-    assert absurd_updates({str(n): 10.0 ** (n % 3) for n in range(30)}, max_update_norm=None) == set()
-    assert absurd_updates({"a": 0.0, "b": 0.0, "c": 5.0}, max_update_norm=None) == set()  # a median of nothing
+    assert outlier_updates({str(n): 10.0 ** (n % 3) for n in range(30)}, max_update_norm=None) == set()
+    assert outlier_updates({"a": 0.0, "b": 0.0, "c": 5.0}, max_update_norm=None) == set()  # a median of nothing
 
 
 def test_one_of_two_cannot_blow_up_the_model() -> None:

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config.loading import Scalar
+from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.errors import ConfigError, FederationError
-from common.messages.codec import Declaration
+from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts, NoisedCounts
 from server.aggregation.strategies import build_strategy
-from server.rounds.enrollment import Client, Meeting
+from server.rounds.enrollment import EnrolledClient, Enrollment
 from server.rounds.loop import RoundResult
 from server.rounds.round_record import RoundRecord
 from server.state import phase_timer as clock_module
 from server.state.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.state.phase_timer import Clock
-from server.state.resume import checkpoint_of, match_clients, mismatched_clients, open_checkpoint, restore
+from server.state.resume import checkpoint_of, match_clients, mismatched_clients, restore
+from server.state.resume import open_checkpoint as open_at
 from server.state.run_state import RunState
 
 MakeConfig = Callable[..., RunConfig]
@@ -40,9 +41,9 @@ DECLARED = {name: Declaration(name, 10, ("a", "b"), (8, 8, 1), "cafe") for name 
 
 
 def outcome_of(config: RunConfig, declared: dict[str, Declaration] = DECLARED, first_node: int = 2) -> RunState:
-    clients = {name: Client(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)}
+    clients = {name: EnrolledClient(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)}
     names = list(clients)
-    return RunState(config, "ab12", clients, {}, [names] * 9, {"w": np.zeros(2, dtype=np.float32)}, None)
+    return RunState(config, "ab12", clients, {}, [names] * 9, {"w": np.zeros(2, dtype=np.float32)})
 
 
 def result(number: int, right: int, loss: float = 1 / 3) -> RoundResult:
@@ -93,7 +94,10 @@ def test_restore_gives_back_rounds_models_counts_and_choice(
     assert fresh.rounds == stopped.rounds
     assert fresh.arrays["w"].tobytes() == stopped.arrays["w"].tobytes()
     assert fresh.arrays["w"].dtype == np.float32
-    for found, expected in ((fresh.last, stopped.last), (fresh.last_personal, stopped.last_personal)):
+    for found, expected in (
+        (fresh.latest.counts, stopped.latest.counts),
+        (fresh.latest.personal, stopped.latest.personal),
+    ):
         assert found is not None
         assert expected is not None
         assert found.confusion.dtype == np.int64
@@ -131,15 +135,15 @@ def test_restore_says_that_a_run_had_stopped_early(stopped: RunState, config: Ru
 
 
 def test_restore_gives_back_noised_counts(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
-    stopped.last_noised = NoisedCounts(np.array([31, -4], dtype=np.int64), 2)
+    stopped.latest = Evaluation(noised=NoisedCounts(np.array([31, -4], dtype=np.int64), 2))
     fresh = outcome_of(config)
 
     restore(reloaded(stopped, tmp_path), fresh, build_strategy(config), Clock())
 
-    assert fresh.last_noised is not None
-    assert fresh.last_noised.cells.tolist() == [31, -4]
-    assert fresh.last_noised.num_clients == 2
-    assert fresh.last_noised.cells.dtype == np.int64
+    assert fresh.latest.noised is not None
+    assert fresh.latest.noised.cells.tolist() == [31, -4]
+    assert fresh.latest.noised.num_clients == 2
+    assert fresh.latest.noised.cells.dtype == np.int64
 
 
 def test_restore_gives_a_strategy_its_moments_to_the_bit(stopped: RunState, config: RunConfig, tmp_path: Path) -> None:
@@ -272,20 +276,26 @@ def test_open_checkpoint_refuses_a_run_whose_checkpoint_is_gone(config: RunConfi
 
     (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n')
 
-    with pytest.raises(ConfigError, match="is gone"):
+    with pytest.raises(ConfigError, match="is missing"):
         open_checkpoint(config)
 
 
-def meeting_of(declared: dict[str, Declaration], first_node: int = 2) -> Meeting:
-    return Meeting({name: Client(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)})
+def open_checkpoint(config: RunConfig) -> Checkpoint | None:
+    return open_at(Path(config.output_dir), resolved(config))
+
+
+def meeting_of(declared: dict[str, Declaration], first_node: int = 2) -> Enrollment:
+    return Enrollment(
+        {name: EnrolledClient(one, at) for at, (name, one) in enumerate(declared.items(), start=first_node)}
+    )
 
 
 def test_reunite_lets_the_same_clients_come_back_at_other_nodes(stopped: RunState, tmp_path: Path) -> None:
     came = meeting_of(dict(reversed(DECLARED.items())), first_node=77)
 
-    clients = match_clients(reloaded(stopped, tmp_path), came, least=None)
+    clients = match_clients(reloaded(stopped, tmp_path), came, min_clients=None)
 
-    assert clients == {"x": Client(DECLARED["x"], 78), "y": Client(DECLARED["y"], 77)}
+    assert clients == {"x": EnrolledClient(DECLARED["x"], 78), "y": EnrolledClient(DECLARED["y"], 77)}
     assert list(clients) == ["x", "y"]
 
 
@@ -302,7 +312,7 @@ def test_reunite_refuses_a_client_that_declares_something_else(stopped: RunState
     came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
 
     with pytest.raises(FederationError, match=r"1 clients .*\(y\)"):
-        match_clients(reloaded(stopped, tmp_path), came, least=None)
+        match_clients(reloaded(stopped, tmp_path), came, min_clients=None)
 
 
 @pytest.mark.parametrize("what", CHANGED)
@@ -312,12 +322,12 @@ def test_reunite_leaves_a_client_out_that_declares_something_else_where_others_a
     checkpoint = reloaded(stopped, tmp_path)
     came = meeting_of(DECLARED | {"y": replace(DECLARED["y"], **CHANGED[what])})
 
-    clients = match_clients(checkpoint, came, least=1)
+    clients = match_clients(checkpoint, came, min_clients=1)
 
-    assert clients == {"x": Client(DECLARED["x"], 2), "y": Client(DECLARED["y"], None)}
+    assert clients == {"x": EnrolledClient(DECLARED["x"], 2), "y": EnrolledClient(DECLARED["y"], None)}
     assert mismatched_clients(checkpoint, came) == {"client y": "DISAGREES"}
     with pytest.raises(FederationError, match="cannot be resumed yet: 1 "):
-        match_clients(checkpoint, came, least=2)
+        match_clients(checkpoint, came, min_clients=2)
 
 
 def test_reunite_refuses_missing_and_new_clients_where_all_must_be_there(stopped: RunState, tmp_path: Path) -> None:
@@ -327,19 +337,23 @@ def test_reunite_refuses_missing_and_new_clients_where_all_must_be_there(stopped
 
     for came, named in ((fewer, r"\(y\)"), (others, r"\(y, z\)")):
         with pytest.raises(FederationError, match=named):
-            match_clients(checkpoint, came, least=None)
+            match_clients(checkpoint, came, min_clients=None)
 
 
 def test_reunite_goes_on_without_clients_that_are_away_and_with_new_ones(stopped: RunState, tmp_path: Path) -> None:
     new = replace(DECLARED["y"], name="z", num_units=33)
 
-    clients = match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=1)
+    clients = match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), min_clients=1)
 
-    assert clients == {"x": Client(DECLARED["x"], 2), "y": Client(DECLARED["y"], None), "z": Client(new, 3)}
+    assert clients == {
+        "x": EnrolledClient(DECLARED["x"], 2),
+        "y": EnrolledClient(DECLARED["y"], None),
+        "z": EnrolledClient(new, 3),
+    }
 
 
 def test_reunite_waits_for_enough_clients_of_before(stopped: RunState, tmp_path: Path) -> None:
     new = replace(DECLARED["y"], name="z")
 
     with pytest.raises(FederationError, match=r"cannot be resumed yet: 1 .* min-clients=2"):
-        match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), least=2)
+        match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), min_clients=2)

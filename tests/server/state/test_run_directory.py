@@ -62,8 +62,8 @@ def test_write_model_gives_equal_bytes_for_equal_models(tmp_path: Path) -> None:
 
 def test_a_run_has_one_process_at_a_time(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    with run.alone(), pytest.raises(ConfigError, match="run by another process"), RunDirectory(tmp_path).alone():
+    with run.lock(), pytest.raises(ConfigError, match="run by another process"), RunDirectory(tmp_path).lock():
         pass
 
-    with RunDirectory(tmp_path).alone():
+    with RunDirectory(tmp_path).lock():
         pass

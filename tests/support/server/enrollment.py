@@ -15,7 +15,7 @@ from common.messages.codec import Declaration, Evaluation, encode_declaration, e
 from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
 from common.privacy.mechanisms import MECHANISMS
-from server.rounds.enrollment import Meeting, enroll_clients
+from server.rounds.enrollment import Enrollment, enroll_clients
 from simulations.engines.in_process import InProcessGrid
 
 RUN = "ab" * 16
@@ -86,7 +86,7 @@ class LossyGrid(InProcessGrid):
         return ids
 
 
-def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Meeting:
+def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Enrollment:
     if keeper is not None:  # who is not spoken of has a ledger as it should be
         queried = {n: declares(n, head_of(n, 5)) for n in range(clients)} | dict(queried)
     return enroll_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
 from common.config.loading import Scalar, defaults, override, parse
-from common.config.schema import RunConfig, StrategyName
+from common.config.schema import RunConfig
 from common.messages.codec import (
     Declaration,
     Evaluation,
@@ -21,7 +21,7 @@ from common.messages.codec import (
 )
 from common.messages.fields import METRICS, Releases
 from common.metrics import Counts
-from server.rounds.enrollment import Client, enroll_clients
+from server.rounds.enrollment import EnrolledClient, enroll_clients
 from server.rounds.loop import RoundResult, RoundSettings, run_rounds
 from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
@@ -85,19 +85,19 @@ class ScrambledGrid(InProcessGrid):
         return replies
 
 
-def config_for(name: StrategyName, clients: int = 6) -> RunConfig:
+def config_for(name: str, clients: int = 6) -> RunConfig:
     settings: dict[str, Scalar] = {"strategy.name": name, "num-clients": clients, "privacy.mechanism": "none"}
     return parse(override(defaults(), settings))
 
 
-def meet(grid: InProcessGrid) -> Mapping[str, Client]:
+def meet(grid: InProcessGrid) -> Mapping[str, EnrolledClient]:
     return enroll_clients(grid, 6, run_id="run").clients
 
 
 def rounds_of(
     grid: InProcessGrid,
     strategy: Strategy,
-    clients: Mapping[str, Client],
+    clients: Mapping[str, EnrolledClient],
     cohorts: list[list[str]],
     releases: Releases = OPEN,
 ) -> Iterator[RoundResult]:

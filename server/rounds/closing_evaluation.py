@@ -1,0 +1,90 @@
+"""Closing messages of a run and the evaluation that they bring."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp.strategy import Strategy
+
+from common.arrays import Arrays
+from common.messages.codec import CONFIG, Evaluation, arrays_to_record, run_config
+from common.metrics import Counts, NoisedCounts, total
+from server.rounds.enrollment import EnrolledClient
+from server.rounds.replies import Channel, ReplyCollector
+
+
+@dataclass(frozen=True)
+class ClosingEvaluation:
+    """Evaluation of the final model.
+
+    Attributes:
+        by_client: Evaluation by client name.
+        failures: Failure code of each client whose evaluation is missing.
+    """
+
+    by_client: Mapping[str, Evaluation] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> dict[str, Counts]:
+        """Exact counts of the final model by client name."""
+        return {name: part.counts for name, part in self.by_client.items() if part.counts is not None}
+
+    @property
+    def personal(self) -> dict[str, Counts]:
+        """Exact counts of each client's own final model by client name."""
+        return {name: part.personal for name, part in self.by_client.items() if part.personal is not None}
+
+    @property
+    def noised(self) -> NoisedCounts | None:
+        """Noised counts of the final model, summed over clients."""
+        return total(part.noised for part in self.by_client.values() if part.noised is not None)
+
+    def with_exact(self, counts: Mapping[str, Counts]) -> "ClosingEvaluation":
+        """Return this evaluation with exact counts that a simulation made outside the clients.
+
+        Args:
+            counts: Client name -> counts.
+        """
+        ours = self.by_client
+        by_client = {
+            name: Evaluation(counts.get(name), noised=ours[name].noised if name in ours else None)
+            for name in sorted({*counts, *ours})
+        }
+        return ClosingEvaluation(by_client, self.failures)
+
+
+def evaluate_at_clients(
+    channel: Channel, strategy: Strategy, arrays: Arrays, clients: Mapping[str, EnrolledClient], server_round: int
+) -> ClosingEvaluation:
+    """Ask every client to evaluate a model.
+
+    Args:
+        channel: Connection to the clients.
+        strategy: Any Flower strategy.
+        arrays: Name -> array, the tensors that travel.
+        clients: Clients by name.
+        server_round: Number of the last round.
+    """
+    collector = ReplyCollector(channel, clients, {name: array.shape for name, array in arrays.items()})
+    if not collector.nodes:
+        return ClosingEvaluation(failures=collector.replies([])[1])
+    config = run_config(channel.run_id)
+    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid)
+    replies, failures = collector.replies(list(messages))
+    evaluations = {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}
+    return ClosingEvaluation(evaluations, failures)
+
+
+def close_at_clients(channel: Channel, clients: Mapping[str, EnrolledClient]) -> None:
+    """Tell every client that the run has ended.
+
+    A client that does not hear it loses nothing.
+
+    Args:
+        channel: Connection to the clients.
+        clients: Clients by name.
+    """
+    collector = ReplyCollector(channel, clients, {})
+    content = RecordDict({CONFIG: run_config(channel.run_id)})
+    collector.replies([Message(content.copy(), node, "query.close") for node in collector.nodes.values()])
