@@ -244,9 +244,9 @@ def _travelling(config: RunConfig, declared: Declaration) -> Arrays:
     arrays = initial_arrays(config, declared.input_shape, declared.classes)
     if not config.model.personal:
         return arrays
-    from common.models.classifier import personal_names
+    from common.models.classifier import build_network, personal_names
 
-    kept = personal_names(config, declared.input_shape, len(declared.classes))
+    kept = personal_names(build_network(config, declared.input_shape, len(declared.classes)), config.model)
     return {name: array for name, array in arrays.items() if name not in kept}
 
 

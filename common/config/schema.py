@@ -1,11 +1,12 @@
 """The sections of a run configuration as frozen typed models; `common.config.loading` reads them."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from common.errors import PrivacyError
+from common.models.names import BackboneSpec
+from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS, Mechanism
 from common.privacy.plan import PrivacyPlan, PublicConstants
 
@@ -30,7 +31,6 @@ StrategyName = Literal[
 ]
 # Strategies that average uniformly, or only reshape an average: what clipping and noise at the server go with.
 UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
-TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
 
@@ -49,10 +49,7 @@ def _unset_to_none(value: Any) -> Any:
 
 
 def _is_tuning(value: str) -> str:
-    if value not in TUNINGS and not re.fullmatch(r"last:[1-9]\d*", value):
-        raise ValueError(f"{value!r} is no way of tuning; there are {', '.join(TUNINGS)}")
-    if value == "last:<n>":
-        raise ValueError("write how many groups of layers, such as last:1")
+    parse_tuning(value)
     return value
 
 
@@ -225,16 +222,17 @@ class RunConfig(_Section):
                 "model.backbone='cnn' is trained from scratch, with model.tuning='full' and model.head='linear'; got "
                 f"model.tuning={model.tuning!r}, model.head={model.head!r}, model.personal={model.personal!r}"
             )
-        trains_head_only = model.backbone != "cnn" and model.tuning in (None, "head")
+        trains_head_only = not parse_tuning(self.tuning)[0].trains_backbone
+        others = ", ".join(name for name, row in TUNINGS.items() if row.trains_backbone)
         if trains_head_only and training.rotation_weight:
             raise ValueError(
                 "training.rotation-weight shapes the backbone, and model.tuning='head' leaves it frozen: use one of "
-                f"{', '.join(TUNINGS[1:])}"
+                f"{others}"
             )
         if trains_head_only and model.personal:
             raise ValueError(
                 f"model.personal={model.personal!r} with model.tuning='head' leaves nothing that travels: use one of "
-                f"{', '.join(TUNINGS[1:])}"
+                f"{others}"
             )
         if model.backbone == "cnn" and training.rotation_weight:
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
@@ -298,9 +296,15 @@ class RunConfig(_Section):
         return self.model.tuning or ("full" if self.model.backbone == "cnn" else "head")
 
     @property
+    def backbone_spec(self) -> BackboneSpec:
+        """The backbone with the weights and image size that the run asks for."""
+        model = self.model
+        return BackboneSpec(model.backbone, model.weights, model.weights_sha256, self.data.image_size, self.seed)
+
+    @property
     def caches_features(self) -> bool:
         """Whether images pass a frozen backbone once in their life, and clients train on the features."""
-        return self.tuning == "head" and not self.training.augmentation
+        return not parse_tuning(self.tuning)[0].trains_backbone and not self.training.augmentation
 
     @property
     def needs_no_torch(self) -> bool:

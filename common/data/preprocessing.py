@@ -126,7 +126,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
 def _backbone_inputs(config: RunConfig) -> _Inputs:
     from common.models.backbone_info import backbone_info
 
-    facts = backbone_info(config)
+    facts = backbone_info(config.backbone_spec)
     side = facts.image_size
     if not config.caches_features:
         named: list[object] = [FORMAT, "pixels", side, 3, facts.interpolation]
@@ -209,7 +209,7 @@ def _collector(
     from common.models.classifier import feature_network
 
     return FeatureExtractor(
-        feature_network(config),
+        feature_network(config.model, config.backbone_spec),
         store,
         side=wanted.side,
         interpolation=wanted.interpolation,
