@@ -18,6 +18,8 @@ from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:

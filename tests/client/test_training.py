@@ -14,6 +14,7 @@ from common.models.linear_head import HEAD_WEIGHT, initial_head, residuals
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 
+pytestmark = pytest.mark.numerical
 RNG = np.random.default_rng(5)
 FEATURES = RNG.normal(size=(40, 8)).astype(np.float32)
 LABELS = RNG.integers(0, 3, 40)
