@@ -101,7 +101,7 @@ def declare(content: RecordDict, session: ClientSession) -> Answer:
     if trainer.config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
 
-        digest = backbone_info(trainer.config).sha256
+        digest = backbone_info(trainer.config.backbone_spec).sha256
     run = run_id_of(content)
     head = session.guard(run).agree(run)
     declared = Declaration(

@@ -263,7 +263,7 @@ def _initial_arrays(config: RunConfig, declared: Declaration) -> Arrays:
     if not config.model.personal:
         return arrays
     # Imported here, because it loads torch, which most runs do not need.
-    from common.models.classifier import personal_names
+    from common.models.classifier import build_network, personal_names
 
-    kept = personal_names(config, declared.input_shape, len(declared.classes))
+    kept = personal_names(build_network(config, declared.input_shape, len(declared.classes)), config.model)
     return {name: array for name, array in arrays.items() if name not in kept}

@@ -33,7 +33,7 @@ def input_shape(config: RunConfig, entries: Entries) -> tuple[int, ...]:
     if config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
 
-        facts = backbone_info(config)
+        facts = backbone_info(config.backbone_spec)
         if config.caches_features:
             return (facts.num_flattened if config.model.head == "mlp" else facts.num_features,)
         return (facts.image_size, facts.image_size, 3)
@@ -61,8 +61,8 @@ def backbone_seconds(config: RunConfig, entries: Entries) -> float:
     from common.models.classifier import feature_network
     from common.system.content_store import ContentStore
 
-    facts, shape, images = backbone_info(config), input_shape(config, entries), list(_readable(entries))
-    network, device = feature_network(config), choose_device(config.system.device)
+    facts, shape, images = backbone_info(config.backbone_spec), input_shape(config, entries), list(_readable(entries))
+    network, device = feature_network(config.model, config.backbone_spec), choose_device(config.system.device)
     took = 0.0
     for _ in range(2):  # the first pass pays for warming up
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a client says of an incoming model: exact, noised or nothing, as the run and its policy allow."""
+"""A client's evaluation of an incoming model, as far as it may leave."""
 
 from client.evaluation.private_counts import noised_matrix, noised_pair
 from client.session import ClientSession
@@ -18,25 +18,29 @@ def evaluate_incoming(
 
     Args:
         session: The client.
-        incoming: The model that travels.
-        own: The client's own tensors, where there are such.
-        plan: The noise, where counts leave with noise.
-        closing: The last evaluation of a run: a whole matrix instead of two counts.
+        incoming: Values of the tensors that travel.
+        own: Values of the client's personal tensors; empty without any.
+        plan: Privacy plan with the noise of the counts; None where counts leave without noise.
+        closing: Whether this is the run's last evaluation, which returns a whole confusion
+            matrix instead of two counts.
 
     Returns:
-        What may leave; None if nothing may.
+        The counts as `privacy.metrics` lets them leave, or None for `none`.
 
     Raises:
-        PrivacyError: Noise was asked for and there is no plan for it.
+        PrivacyError: Counts must be noised and the plan has no noise for them.
     """
     config = session.trainer.config
     if config.metrics == "none":
         return None
     if config.metrics == "exact":
         return _exact(session, incoming, own, closing=closing)
+    # Without this check a missing plan would release exact counts.
     if plan is None or plan.counts is None:
         raise PrivacyError("counts may leave with noise only, and there is no plan for it")
+    # One image of each unit, so that a unit changes one count by 1 and no more.
     evaluation_units = session.rows.evaluation_units
+    # Without personal tensors. They depend on training images, which the noise of a count does not cover.
     model = session.common_start() | incoming
     counts = session.trainer.evaluate(
         model, session.rows.test_inputs[evaluation_units], session.rows.test_labels[evaluation_units], apart=True
@@ -48,12 +52,13 @@ def evaluate_incoming(
 
 
 def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bool) -> Evaluation:
-    rows, judge, config = session.rows, session.trainer.evaluate, session.trainer.config
-    counts = judge(session.common_start() | incoming, rows.test_inputs, rows.test_labels)
-    if config.private:  # a loss is no count: it stays
+    rows, evaluate, config = session.rows, session.trainer.evaluate, session.trainer.config
+    counts = evaluate(session.common_start() | incoming, rows.test_inputs, rows.test_labels)
+    # The policy lets exact counts leave, and a loss is not a count.
+    if config.private:
         return Evaluation(Counts(counts.confusion, float("nan")))
-    personal = judge(own | incoming, rows.test_inputs, rows.test_labels) if own else None
+    personal = evaluate(own | incoming, rows.test_inputs, rows.test_labels) if own else None
     if closing or not Releases.of(config).train_loss:
         return Evaluation(counts, personal)
-    trained = judge(own | incoming, rows.train_inputs, rows.train_labels)
+    trained = evaluate(own | incoming, rows.train_inputs, rows.train_labels)
     return Evaluation(counts, personal, trained.loss_sum / max(1, trained.num_examples))

@@ -1,4 +1,7 @@
-"""Counts of held-out units under discrete Gaussian noise: the only figures that leave under DP."""
+"""Counts of predictions with discrete Gaussian noise.
+
+Under DP these counts are the only figures that leave a client.
+"""
 
 import numpy as np
 
@@ -7,29 +10,32 @@ from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
 
 
 def noised_pair(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
-    """How many units were predicted right and wrong, with noise in each.
+    """Return the number of right and of wrong predictions, with noise in each.
 
-    Guarantee: one unit more or less moves one of the two true counts by 1, so the release is one
-    `CountsEvent(noise_stddev, 1)`. Both may come out negative.
+    Guarantee: adding or removing one unit changes one of the two true counts by 1, so the
+    release is one `CountsEvent(noise_stddev, 1)`. Both results may be negative.
 
     Args:
-        counts: One vote a unit.
-        noise_stddev: Of each count.
+        counts: Predictions, exactly one for each unit.
+        noise_stddev: Standard deviation of the noise in each count.
         stream: A fresh stream used for this noise only.
 
     Raises:
         ConfigError: The standard deviation cannot be sampled exactly.
     """
+    # Right and wrong, not right and total: one unit would change both of those.
     right = int(np.trace(counts.confusion))
     return _noised(np.array([right, counts.num_examples - right]), noise_stddev, stream)
 
 
 def noised_matrix(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
-    """The confusion matrix, with noise in each cell; see `noised_pair`.
+    """Return the confusion matrix, with noise in each cell.
+
+    Guarantee: as for `noised_pair`, since one unit counts in one cell only.
 
     Args:
-        counts: One vote a unit.
-        noise_stddev: Of each cell.
+        counts: Predictions, exactly one for each unit.
+        noise_stddev: Standard deviation of the noise in each cell.
         stream: A fresh stream used for this noise only.
 
     Raises:
@@ -39,5 +45,6 @@ def noised_matrix(counts: Counts, *, noise_stddev: float, stream: ByteStream) ->
 
 
 def _noised(exact: np.ndarray, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
+    # Discrete noise. The last bits of floating-point noise on a count would reveal the count.
     noise = discrete_gaussian(exact.size, noise_stddev=noise_stddev, stream=stream)
     return NoisedCounts(exact.astype(np.int64) + noise.reshape(exact.shape))

@@ -1,7 +1,7 @@
 """Random views of images, drawn for each image from the image alone.
 
-A view depends on the image's own digest, the round and the step, never on its
-neighbours: under DP an image that joins or leaves changes its own gradient only.
+A view depends on the image's own digest, the round and the step, never on the other images.
+Under DP an image that joins or leaves must change its own gradient only.
 """
 
 import hashlib
@@ -16,28 +16,29 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 def view_seeds(digests: np.ndarray, *, stream: bytes, step: int) -> np.ndarray:
-    """One number an image and step, from a hash of the image's digest.
+    """Return one random number for each image, from a hash of its digest.
 
     Args:
-        digests: (n, 32) uint8.
-        stream: Names the run, client and round.
+        digests: (n, 32) uint8, content digests.
+        stream: Bytes that identify the run, client and round.
         step: Number of the step in the round.
 
     Returns:
         (n,) int64, not negative.
     """
+    # From the digest, not from the position in the batch, which depends on the other images drawn.
     key = hashlib.sha256(stream + step.to_bytes(8, "big")).digest()
     hashes = [hashlib.blake2b(digest.tobytes(), key=key, digest_size=8).digest() for digest in digests]
     return np.array([int.from_bytes(item, "big") >> 1 for item in hashes], dtype=np.int64)
 
 
 def augment(images: np.ndarray, seeds: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """One random view of each image.
+    """Return one random view of each image.
 
     Args:
         images: (n, side, side, channels) uint8.
         seeds: (n,) from `view_seeds`.
-        names: Out of `common.config.schema.AUGMENTATIONS`; none returns the images.
+        names: From `common.config.schema.AUGMENTATIONS`; without any the images are returned.
 
     Returns:
         (n, side, side, channels) uint8, a new array.
@@ -47,7 +48,8 @@ def augment(images: np.ndarray, seeds: np.ndarray, names: Sequence[str]) -> np.n
     transform = _transform(names, images.shape[1])
     out = np.empty_like(images)
     for row, seed in enumerate(seeds):
-        with seeded_torch(int(seed)):  # torchvision draws from torch's global generator
+        # torchvision draws from torch's global generator. Each image starts it anew from its own seed.
+        with seeded_torch(int(seed)):
             view = transform(torch.from_numpy(images[row].copy()).permute(2, 0, 1))
         out[row] = view.permute(1, 2, 0).numpy()
     return out
@@ -70,14 +72,14 @@ def _transform(names: Sequence[str], side: int) -> Transform:
 
 
 def quarter_turns(images: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each image turned by some quarters, for the auxiliary task of telling how many.
+    """Turn each image by 0 to 3 quarters for rotation prediction.
 
     Args:
         images: (n, side, side, channels), square.
         seeds: (n,) from `view_seeds`.
 
     Returns:
-        The turned images, same shape, and (n,) int64 in 0..3.
+        The turned images, same shape, and the number of quarters, (n,) int64 in 0..3.
 
     Source: Gidaris et al. 2018, arXiv:1803.07728.
     """

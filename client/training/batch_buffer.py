@@ -1,31 +1,35 @@
-"""Rows of features, fetched batch by batch into memory that is used again: fetching costs less than training."""
+"""Memory for batches of features, used again for every batch.
+
+New memory for each batch costs more time than the training step of a linear head.
+"""
 
 import numpy as np
 
 from common.system.aligned_arrays import aligned, is_aligned
 
 
-class FeatureRows:
-    """A client's features, and batches of them in aligned memory.
+class BatchBuffer:
+    """Aligned memory for batches of a client's features.
 
-    A batch that was fetched is overwritten by the next one.
+    Each batch overwrites the one before it.
 
     Args:
         features: (n, d) float32.
-        largest: The most rows of a batch.
+        largest: Number of rows of the largest batch.
     """
 
     def __init__(self, features: np.ndarray, largest: int) -> None:
-        self._all = features
-        self._some = aligned(min(largest, len(features)), features.shape[1], np.float32)
+        self._features = features
+        self._buffer = aligned(min(largest, len(features)), features.shape[1], np.float32)
 
-    def batch(self, rows: np.ndarray) -> np.ndarray:
-        """(b, d) float32 of the rows with these numbers, which must increase."""
-        if len(rows) == len(self._all) and is_aligned(self._all):
-            return self._all
-        out = self._some[: len(rows)]
-        if out.flags.c_contiguous:
-            np.take(self._all, rows, axis=0, out=out, mode="clip")
+    def fetch(self, rows: np.ndarray) -> np.ndarray:
+        """Return the features (b, d) of increasing row numbers."""
+        # All rows in increasing order are the array itself. Another order would need a copy.
+        if len(rows) == len(self._features) and is_aligned(self._features):
+            return self._features
+        batch = self._buffer[: len(rows)]
+        if batch.flags.c_contiguous:
+            np.take(self._features, rows, axis=0, out=batch, mode="clip")
         else:
-            out[...] = self._all[rows]
-        return out
+            batch[...] = self._features[rows]
+        return batch

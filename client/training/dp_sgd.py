@@ -1,11 +1,11 @@
-"""The same training under differential privacy: every step samples, clips and adds noise."""
+"""Local training under differential privacy (DP-SGD), of a linear head or any flat weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from client.training.batch_buffer import FeatureRows
+from client.training.batch_buffer import BatchBuffer
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays
@@ -21,14 +21,20 @@ ClippedSum = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class PrivateStreams:
-    """Two streams of one message: one samples batches, the other is noise."""
+    """Random streams of sampling and noise for one message.
+
+    Attributes:
+        sampling: Draws the batches.
+        noise: Draws the noise.
+    """
 
     sampling: UniformStream
     noise: UniformStream
 
     @classmethod
     def fresh(cls) -> "PrivateStreams":
-        """New keys from the operating system; call it once a message."""
+        """Draw new keys from the operating system, once for each message."""
+        # Never from a seed, and never kept. Two messages under one noise would reveal their difference.
         return cls(SecureStream(), SecureStream())
 
 
@@ -40,65 +46,69 @@ def private_steps(
     settings: LocalSettings,
     streams: PrivateStreams,
 ) -> np.ndarray:
-    """One round of DP-SGD on flat weights.
+    """Train flat weights for one round of DP-SGD.
 
-    Guarantee: exactly `plan.steps_per_round` steps, each one event of
-    `plan.event(1)`; an empty batch is a step like any other; the divisor is
-    the plan's expected batch size whatever was drawn.
+    Guarantee: exactly `plan.steps_per_round` steps, and the accountant counts each as one
+    `plan.event(1)`. An empty batch is a step like any other. The divisor is the plan's
+    expected batch size, whatever was drawn.
 
     Args:
-        start: (p,) float64 weights.
-        num_units: Units the client trains on, may be 0.
-        clipped_sum: Sum of clipped per-unit gradients; its result must move by
-            at most `plan.max_grad_norm` when one unit joins or leaves.
-        plan: Sampler, clip bound and noise.
+        start: Weights, (p,) float64.
+        num_units: Number of units that the client trains on, may be 0.
+        clipped_sum: Returns the sum of clipped per-unit gradients. It must change by at
+            most `plan.max_grad_norm` when one unit joins or leaves.
+        plan: Sample rate, clip bound and noise.
         settings: The optimiser, which only post-processes noised sums.
         streams: Fresh streams of this message.
 
     Returns:
-        (p,) float64 weights.
+        New weights, (p,) float64.
 
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
     weights = start.copy()
     optimizer = ArrayOptimizer(settings, weights)
+    # A fixed number of steps. Stopping early by the data would itself release something.
     for _ in range(plan.steps_per_round):
+        # Independent draws, as the accountant's amplification assumes. Shuffled batches would not do.
         batch = poisson_batch(num_units, sample_rate=plan.sample_rate, stream=streams.sampling)
+        # An empty batch gets noise too. A step without noise would show that no unit was drawn.
         noised = add_noise(
             clipped_sum(weights, batch),
             noise_stddev=plan.noise_stddev,
             max_grad_norm=plan.max_grad_norm,
             stream=streams.noise,
         )
+        # Not by the number of drawn units, which is private and would change the noise's scale.
         optimizer.step(weights, noised / plan.expected_batch_size)
     return weights
 
 
 class UnitRows:
-    """Which rows belong to which privacy unit.
+    """Index of the rows that belong to each privacy unit.
 
     Args:
         units: (n,) int64, equal for rows of one unit.
 
     Attributes:
-        count: How many units there are.
+        count: Number of units.
         grouped: Whether any unit has more than one row.
     """
 
     def __init__(self, units: np.ndarray) -> None:
-        found, self._unit = np.unique(units, return_inverse=True)
-        self.count = len(found)
+        distinct, self._unit = np.unique(units, return_inverse=True)
+        self.count = len(distinct)
         self.grouped = self.count < len(units)
         self._row_of = np.argsort(self._unit, kind="stable")
 
     def rows(self, batch: np.ndarray) -> np.ndarray:
-        """Row numbers of some units, in increasing order."""
+        """Return the row numbers of some units, in increasing order."""
         if self.grouped:
             return np.flatnonzero(np.isin(self._unit, batch))
         return np.sort(self._row_of[batch])
 
     def units(self, rows: np.ndarray) -> np.ndarray:
-        """(b,) int64, the unit of each row."""
+        """Return the unit of each row, (b,) int64."""
         return np.asarray(self._unit[rows])
 
 
@@ -112,39 +122,41 @@ def train_head_privately(
     *,
     units: np.ndarray | None = None,
 ) -> Arrays:
-    """One round of DP-SGD on a linear head, with per-example norms in closed form.
+    """Train a linear head for one round of DP-SGD, without per-example gradients.
+
+    An example's gradient is an outer product, so its norm follows in closed form.
 
     Args:
         arrays: `{"head.weight": (classes, d) float32}`; left untouched.
         features: (n, d) float32; n may be 0.
         labels: (n,) int64.
-        plan: Sampler, clip bound and noise.
+        plan: Sample rate, clip bound and noise.
         settings: The optimiser and the loss.
         streams: Fresh streams of this message.
-        units: (n,) int64, equal for rows that are clipped together; every row alone if left out.
+        units: (n,) int64, equal for rows that are clipped together; each row alone if None.
 
     Returns:
         New arrays, same names and shapes, float32.
     """
     shape, bound = arrays[HEAD_WEIGHT].shape, plan.max_grad_norm
     members = UnitRows(np.arange(len(labels)) if units is None else units)
-    held, weight, lengths = (
-        FeatureRows(features, len(labels)),
-        aligned(shape[0], shape[1], np.float32),
-        row_norms(features),
-    )
+    buffer, feature_norms = BatchBuffer(features, len(labels)), row_norms(features)
+    # BLAS may round differently for other alignments, so the weight always has the same.
+    weight = aligned(shape[0], shape[1], np.float32)
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
         weight[...] = weights.reshape(shape)
         rows = members.rows(batch)
-        inputs = held.batch(rows)
-        with np.errstate(all="ignore"):  # a warning would tell which batch held a non-finite example
+        drawn = buffer.fetch(rows)
+        # A warning about a non-finite example would reveal that it was in this batch.
+        with np.errstate(all="ignore"):
+            # Row by row. In one product an example would change the rounding of its neighbours.
             logit_gradients = residuals(
-                inputs, labels[rows], weight, row_by_row=True, label_smoothing=settings.label_smoothing
+                drawn, labels[rows], weight, row_by_row=True, label_smoothing=settings.label_smoothing
             )
         if members.grouped:
-            return clipped_head_group_sum(inputs, logit_gradients, members.units(rows), max_grad_norm=bound).ravel()
-        return clipped_head_sum(inputs, logit_gradients, max_grad_norm=bound, feature_norms=lengths[rows]).ravel()
+            return clipped_head_group_sum(drawn, logit_gradients, members.units(rows), max_grad_norm=bound).ravel()
+        return clipped_head_sum(drawn, logit_gradients, max_grad_norm=bound, feature_norms=feature_norms[rows]).ravel()
 
     start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()
     weights = private_steps(start, members.count, clipped, plan, settings, streams)

@@ -1,8 +1,8 @@
-"""Local training of a linear head without privacy: NumPy only."""
+"""Local training of a linear head without privacy, in NumPy alone."""
 
 import numpy as np
 
-from client.training.batch_buffer import FeatureRows
+from client.training.batch_buffer import BatchBuffer
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays
@@ -10,17 +10,19 @@ from common.models.linear_head import HEAD_WEIGHT, residuals
 
 
 def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of each step of one round: every row once an epoch.
+    """Return the row numbers of each step of one round.
+
+    Each epoch visits every row once, in a new order.
 
     Args:
-        num_rows: May be 0, which gives no steps.
+        num_rows: Number of rows; 0 gives no steps.
         settings: Epochs and batch size.
-        rng: A public stream.
+        rng: A public stream that orders the rows.
     """
     batches: list[np.ndarray] = []
     for _ in range(settings.epochs):
         order = rng.permutation(num_rows)
-        batches += [order[at : at + settings.batch_size] for at in range(0, num_rows, settings.batch_size)]
+        batches += [order[first : first + settings.batch_size] for first in range(0, num_rows, settings.batch_size)]
     return batches
 
 
@@ -31,13 +33,13 @@ def train_head(
     settings: LocalSettings,
     rng: np.random.Generator,
 ) -> Arrays:
-    """One round of mini-batch training on softmax cross-entropy.
+    """Train a linear head for one round of mini-batches on softmax cross-entropy.
 
     Args:
         arrays: `{"head.weight": (classes, d) float32}`; left untouched.
         features: (n, d) float32; n may be 0.
         labels: (n,) int64.
-        settings: The optimiser.
+        settings: The optimiser and the loss.
         rng: A public stream that orders the batches.
 
     Returns:
@@ -45,10 +47,10 @@ def train_head(
     """
     weight = arrays[HEAD_WEIGHT].astype(np.float32, copy=True)
     optimizer = ArrayOptimizer(settings, weight)
-    held = FeatureRows(features, settings.batch_size)
+    buffer = BatchBuffer(features, settings.batch_size)
     for shuffled in shuffled_batches(len(labels), settings, rng):
-        batch = np.sort(shuffled)
-        rows = held.batch(batch)
-        logit_gradients = residuals(rows, labels[batch], weight, label_smoothing=settings.label_smoothing)
-        optimizer.step(weight, logit_gradients.T @ rows / np.float32(len(batch)))
+        rows = np.sort(shuffled)
+        batch = buffer.fetch(rows)
+        logit_gradients = residuals(batch, labels[rows], weight, label_smoothing=settings.label_smoothing)
+        optimizer.step(weight, logit_gradients.T @ batch / np.float32(len(rows)))
     return {HEAD_WEIGHT: weight}

@@ -1,4 +1,4 @@
-"""Local training of a network with torch, plain and under differential privacy."""
+"""Local training of a network with torch, without privacy and with DP-SGD."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -29,15 +29,15 @@ _CHUNK = 64
 _SLOTS_ON_ACCELERATOR = 16
 
 
-class Rows:
-    """A client's training rows as one round sees them.
+class TrainingSet:
+    """A client's training images or their features in one round.
 
     Args:
-        images: (n, ...) features, or (n, side, side, channels) uint8; n may be 0.
+        images: (n, side, side, channels) uint8, or (n, d) features; n may be 0.
         labels: (n,) int64.
         digests: (n, 32) uint8, content digests.
-        units: (n,) int64, equal for images that are clipped together under DP; every image alone if
-            left out.
+        units: (n,) int64, equal for images that are clipped together under DP; each image
+            alone if None.
     """
 
     def __init__(
@@ -46,34 +46,34 @@ class Rows:
         self.images, self.labels, self.digests = images, labels, digests
         self.units = np.arange(len(labels)) if units is None else units
 
-    def batch(self, network: AnyNetwork, batch: np.ndarray, settings: LocalSettings, *, step: int) -> Examples:
-        """One step's examples: views drawn, turned if the auxiliary task is on, prepared, on the device."""
+    def batch(self, network: AnyNetwork, rows: np.ndarray, settings: LocalSettings, *, step: int) -> Examples:
+        """Return the examples of some rows, augmented and on the network's device."""
         device = next(network.parameters()).device
-        seeds = np.zeros(len(batch), dtype=np.int64)
+        seeds = np.zeros(len(rows), dtype=np.int64)
         if settings.augmentation or settings.rotation_weight:
-            seeds = view_seeds(self.digests[batch], stream=settings.stream, step=step)
-        images = augment(self.images[batch], seeds, settings.augmentation)
-        turned, turns = None, np.zeros(len(batch), dtype=np.int64)
+            seeds = view_seeds(self.digests[rows], stream=settings.stream, step=step)
+        images = augment(self.images[rows], seeds, settings.augmentation)
+        turned, turns = None, np.zeros(len(rows), dtype=np.int64)
         if settings.rotation_weight:
-            pixels, turns = quarter_turns(images, seeds) if len(batch) else (images, turns)
-            turned = network.prepare(pixels).to(device)
+            turned_images, turns = quarter_turns(images, seeds) if len(rows) else (images, turns)
+            turned = network.prepare(turned_images).to(device)
         return Examples(
             network.prepare(images).to(device),
-            torch.from_numpy(self.labels[batch]).to(device),
+            torch.from_numpy(self.labels[rows]).to(device),
             turned,
             torch.from_numpy(turns).to(device),
         )
 
 
 def train_network(
-    network: AnyNetwork, arrays: Arrays, rows: Rows, settings: LocalSettings, rng: np.random.Generator
+    network: AnyNetwork, arrays: Arrays, training_set: TrainingSet, settings: LocalSettings, rng: np.random.Generator
 ) -> Arrays:
-    """One round of mini-batch training.
+    """Train a network for one round of mini-batches.
 
     Args:
         network: The model; its trained parameters are overwritten.
-        arrays: Their incoming values by name; left untouched.
-        rows: The client's images.
+        arrays: Incoming values of its trained parameters by name; left untouched.
+        training_set: The client's images.
         settings: Loss and optimiser.
         rng: A public stream that orders the batches.
 
@@ -85,11 +85,11 @@ def train_network(
     trained = [named[name] for name in network.trained]
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal_mu else []
     optimizer = _torch_optimizer(trained, settings)
-    for step, batch in enumerate(shuffled_batches(len(rows.labels), settings, rng)):
+    for step, batch in enumerate(shuffled_batches(len(training_set.labels), settings, rng)):
         optimizer.zero_grad()
         physical = settings.physical_batch_size or len(batch)
-        for at in range(0, len(batch), physical):
-            examples = rows.batch(network, batch[at : at + physical], settings, step=step)
+        for first in range(0, len(batch), physical):
+            examples = training_set.batch(network, batch[first : first + physical], settings, step=step)
             (loss_sum(network, examples, settings) / len(batch)).backward()  # type: ignore[no-untyped-call]
         for parameter, origin in zip(trained, start, strict=False):
             if parameter.grad is not None:
@@ -109,33 +109,36 @@ def _torch_optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings)
 def train_network_privately(
     network: AnyNetwork,
     arrays: Arrays,
-    rows: Rows,
+    training_set: TrainingSet,
     plan: PrivacyPlan,
     settings: LocalSettings,
     streams: PrivateStreams,
 ) -> Arrays:
-    """One round of DP-SGD on all trained tensors, clipped jointly for each unit.
+    """Train a network for one round of DP-SGD.
+
+    Guarantee: each unit's gradient is clipped once, over all trained tensors together.
 
     Args:
         network: The model; its trained parameters are overwritten.
-        arrays: Their incoming values by name; left untouched.
-        rows: The client's images.
-        plan: Sampler, clip bound and noise.
+        arrays: Incoming values of its trained parameters by name; left untouched.
+        training_set: The client's images.
+        plan: Sample rate, clip bound and noise.
         settings: Loss and optimiser.
         streams: Fresh streams of this message.
 
     Returns:
         New arrays, same names and shapes, float32.
     """
-    provide = _provider(network, rows.images.shape[1:], settings)
-    members = UnitRows(rows.units)
+    provide = _provider(network, training_set.images.shape[1:], settings)
+    members = UnitRows(training_set.units)
     steps = iter(range(plan.steps_per_round))
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
         load_arrays(network, _unflatten(weights, arrays))
         step = next(steps)
         total = np.zeros(weights.size)
-        for gradient in _unit_gradients(network, provide, rows, members, batch, settings, step):
+        for gradient in _unit_gradients(network, provide, training_set, members, batch, settings, step):
+            # Each unit by itself and in float64. Clipping a sum would not bound what one unit adds.
             total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
         return total
 
@@ -149,35 +152,42 @@ Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
 def _unit_gradients(
     network: AnyNetwork,
     provide: Provider,
-    rows: Rows,
+    training_set: TrainingSet,
     members: UnitRows,
     batch: np.ndarray,
     settings: LocalSettings,
     step: int,
 ) -> Iterator[np.ndarray]:
-    """(p,) float64 of each unit in a batch: the mean of its images' gradients."""
+    """Yield each unit's gradient, (p,) float64, the mean over its images."""
 
-    def gradients(chosen: np.ndarray) -> Iterator[np.ndarray]:
-        for at in range(0, len(chosen), _CHUNK):
-            part = chosen[at : at + _CHUNK]
-            examples = rows.batch(network, part, settings, step=step)
-            yield from (gradient.astype(np.float64) for gradient in provide(examples, rows.digests[part]))
+    def gradients(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for first in range(0, len(rows), _CHUNK):
+            part = rows[first : first + _CHUNK]
+            examples = training_set.batch(network, part, settings, step=step)
+            yield from (gradient.astype(np.float64) for gradient in provide(examples, training_set.digests[part]))
 
-    chosen = members.rows(batch)
+    rows = members.rows(batch)
     if not members.grouped:
-        yield from gradients(chosen)
+        yield from gradients(rows)
         return
-    unit_of = members.units(chosen)
+    unit_of = members.units(rows)
     for unit in np.unique(unit_of):
-        images = chosen[unit_of == unit]
+        own = rows[unit_of == unit]
+        # A warning about a non-finite gradient would reveal that its unit was in this batch.
         with np.errstate(over="ignore", invalid="ignore"):
-            yield np.asarray(sum(gradients(images)) / len(images))
+            # Averaged before clipping, so that the unit as a whole is bounded and not each image.
+            yield np.asarray(sum(gradients(own)) / len(own))
 
 
 def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:
-    """One image at a time on a CPU, where that is as fast; chunks on an accelerator, if they agree."""
+    """Choose how per-example gradients are computed on the network's device.
+
+    On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are
+    used only if they give the same gradients.
+    """
     on_cpu = next(network.parameters()).device.type == "cpu"
     slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
+    # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
     if slots > 1 and not _chunks_are_right(network, input_shape, replace(settings, learning_rate=0.0, stream=b"")):
         _log.warning("gradients in chunks disagree with one at a time for this network: taking one at a time")
         slots = 1
@@ -194,7 +204,16 @@ def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], setting
 def network_logits(
     network: AnyNetwork, arrays: Arrays, images: np.ndarray, settings: LocalSettings, *, apart: bool = False
 ) -> np.ndarray:
-    """Logits (n, classes) float32 of (n, ...) features or pixels, in chunks of 64, or each alone."""
+    """Return the logits of images or features, (n, classes) float32.
+
+    Args:
+        network: The model; its trained parameters are overwritten.
+        arrays: Values of its trained parameters by name.
+        images: (n, side, side, channels) uint8, or (n, d) features; n may be 0.
+        settings: Whether to compute in bfloat16.
+        apart: Compute each image alone, so that none depends on another one.
+    """
+    # Rounding differs with the other rows of a chunk, and a noised count must not depend on them.
     size = 1 if apart else _CHUNK
     load_arrays(network, arrays)
     device = next(network.parameters()).device
@@ -203,16 +222,17 @@ def network_logits(
         torch.inference_mode(),
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"),
     ):
-        for at in range(0, max(1, len(images)), size):
-            inputs = network.prepare(images[at : at + size]).to(device)
+        # At least one chunk, because an empty result must have the right number of columns.
+        for first in range(0, max(1, len(images)), size):
+            inputs = network.prepare(images[first : first + size]).to(device)
             chunks.append(network(inputs).float().cpu().numpy())
     return np.concatenate(chunks)
 
 
 def _unflatten(weights: np.ndarray, like: Arrays) -> Arrays:
-    out: Arrays = {}
-    at = 0
+    arrays: Arrays = {}
+    first = 0
     for name, array in like.items():
-        out[name] = weights[at : at + array.size].reshape(array.shape).astype(np.float32)
-        at += array.size
-    return out
+        arrays[name] = weights[first : first + array.size].reshape(array.shape).astype(np.float32)
+        first += array.size
+    return arrays

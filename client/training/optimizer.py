@@ -1,4 +1,4 @@
-"""The local optimiser on plain arrays: NumPy only, so that a cached head needs nothing heavier."""
+"""Local optimiser of plain arrays, in NumPy alone."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from client.training.round_settings import LocalSettings
 
 
 class ArrayOptimizer:
-    """SGD with momentum, or AdamW, on one array.
+    """Optimiser of one array, SGD with momentum or AdamW.
 
-    Every round starts anew: a client keeps nothing between rounds. On noised
-    gradients all of this is post-processing and costs no privacy.
+    Every round starts with zero momentum, since a client keeps nothing between rounds. On
+    noised gradients all of this is post-processing and costs no privacy.
 
     Args:
         settings: Optimiser and its parameters.
-        start: Weights at the start of the round: what the proximal term pulls to.
+        start: Weights at the start of the round, to which the proximal term pulls.
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101 (AdamW); Li et al. 2020,
     arXiv:1812.06127 (FedProx).

@@ -1,11 +1,12 @@
-"""Per-example gradients of a network, so that no example can touch another one's.
+"""Per-example gradients of a network, each independent of all other examples.
 
-Two providers. One image at a time is exact by construction. In chunks,
-`torch.func` computes many at once: each image has a *slot* in the chunk that its
-own digest chooses, and chunks have a fixed shape, so that the arithmetic an image
-goes through does not depend on which other images were drawn. A row of a batched
-product is rounded by its position and the batch's shape; weights chosen by a
-hostile server could blow a difference in rounding up beyond the clip bound.
+There are two providers. One image at a time is exact by construction. In chunks,
+`torch.func` computes many images at once.
+
+A batched product rounds a row by its position and the batch's shape. A hostile server could
+choose weights that amplify a difference in rounding beyond the clip bound. Chunks therefore
+have a fixed shape, and each image has a slot in its chunk that its own digest chooses. The
+arithmetic of an image then does not depend on which other images were drawn.
 """
 
 from collections.abc import Iterator
@@ -21,13 +22,13 @@ _AGREEMENT = 1e-3
 
 
 class Examples:
-    """Prepared examples of one batch.
+    """Examples of one batch, prepared for the network.
 
     Attributes:
-        inputs: (n, ...) prepared by the network.
+        inputs: (n, ...), the network's input, see its `prepare`.
         labels: (n,) int64.
-        turned: (n, ...) turned inputs, or None without the auxiliary task.
-        turns: (n,) int64; zeros without the task.
+        turned: (n, ...), inputs of the turned images; None without rotation prediction.
+        turns: (n,) int64, quarters that each image was turned; zeros without the task.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Examples:
         self.inputs, self.labels, self.turned, self.turns = inputs, labels, turned, turns
 
     def select(self, rows: torch.Tensor | slice) -> "Examples":
-        """Some of the examples."""
+        """Return the examples of some rows."""
         turned = None if self.turned is None else self.turned[rows]
         return Examples(self.inputs[rows], self.labels[rows], turned, self.turns[rows])
 
@@ -45,7 +46,11 @@ class Examples:
 
 
 def loss_sum(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> torch.Tensor:
-    """Sum of the examples' losses: cross-entropy, and the weighted auxiliary task's."""
+    """Return the sum of the examples' losses, the auxiliary task's included.
+
+    The loss of an example is its cross-entropy, plus `rotation_weight` times the
+    cross-entropy of the rotation prediction.
+    """
     device = examples.inputs.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
         logits = network(examples.inputs)
@@ -61,15 +66,15 @@ def loss_sum(network: AnyNetwork, examples: Examples, settings: LocalSettings) -
 
 
 def gradients_one_by_one(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:
-    """Each example's gradient by the trained parameters.
+    """Yield each example's gradient by the trained parameters, computed alone.
 
     Yields:
-        (p,) float32, the parameters side by side in `network.trained`'s order.
+        (p,) float32 on the CPU, the parameters in the order of `network.trained`.
     """
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
     for row in range(len(examples)):
-        # A copy, not a view: how a row is rounded would depend on its place in memory, and so on its neighbours.
+        # A copy, not a view. The rounding of a view depends on its place in memory, and so on its neighbours.
         loss = loss_sum(network, examples.select(torch.tensor([row])), settings)
         parts = torch.autograd.grad(loss, trained)
         yield np.asarray(torch.cat([part.ravel() for part in parts]).float().cpu().numpy())
@@ -78,50 +83,49 @@ def gradients_one_by_one(network: AnyNetwork, examples: Examples, settings: Loca
 def gradients_in_slots(
     network: AnyNetwork, examples: Examples, digests: np.ndarray, settings: LocalSettings, *, slots: int
 ) -> Iterator[np.ndarray]:
-    """The same gradients from chunks of a fixed shape, in an order that the digests set.
+    """Yield each example's gradient, computed in chunks of a fixed shape.
 
     Args:
         network: The model.
-        examples: n of them.
+        examples: n examples.
         digests: (n, 32) uint8; an image's own digest chooses its slot.
         settings: The loss.
-        slots: Examples in one chunk; memory grows with it, results do not depend on it
-            beyond rounding.
+        slots: Number of examples in one chunk. Memory grows with it, and results do not
+            depend on it beyond rounding.
 
     Yields:
-        (p,) float32 for each example.
+        (p,) float32 on the CPU, for each example once, in an order that the digests set.
     """
     named = dict(network.named_parameters())
     trained = {f"network.{name}": named[name].detach() for name in network.trained}
+    module = _Loss(network, settings)
 
-    whole = _Loss(network, settings)
-
-    def one(parameters: dict[str, torch.Tensor], example: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def example_loss(parameters: dict[str, torch.Tensor], example: tuple[torch.Tensor, ...]) -> torch.Tensor:
         inputs, labels, turned, turns = (part.unsqueeze(0) for part in example)
         alone = Examples(inputs, labels, turned if examples.turned is not None else None, turns)
-        loss: torch.Tensor = torch.func.functional_call(whole, parameters, (alone,))
+        loss: torch.Tensor = torch.func.functional_call(module, parameters, (alone,))
         return loss
 
-    batched = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0))
+    batched = torch.func.vmap(torch.func.grad(example_loss), in_dims=(None, 0))
     for rows in slot_chunks(digests, slots):
-        held = torch.from_numpy(np.maximum(rows, 0))
-        chunk = examples.select(held)
-        empty = torch.from_numpy(rows < 0)
+        # An empty slot is computed with zeros and thrown away. Leaving it out would change the shape.
+        chunk = examples.select(torch.from_numpy(np.maximum(rows, 0)))
         inputs = chunk.inputs.clone()
-        inputs[empty] = 0
+        inputs[torch.from_numpy(rows < 0)] = 0
         turned = chunk.inputs if chunk.turned is None else chunk.turned
-        found = batched(trained, (inputs, chunk.labels, turned, chunk.turns))
-        flat = torch.cat([found[name].flatten(1) for name in trained], dim=1).float().cpu().numpy()
+        gradients = batched(trained, (inputs, chunk.labels, turned, chunk.turns))
+        flat = torch.cat([gradients[name].flatten(1) for name in trained], dim=1).float().cpu().numpy()
         for slot in np.flatnonzero(rows >= 0):
             yield flat[slot]
 
 
 def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:
-    """Spread examples over chunks so that each always sits in the slot its digest names.
+    """Yield chunks of row numbers, each row in the slot that its digest chooses.
 
     Yields:
         (slots,) int64 row numbers, -1 where a slot is empty; every row once.
     """
+    # By the digest alone. The next free slot would depend on the other images of the batch.
     slot_of = digests[:, :8].copy().view(np.uint64).ravel() % np.uint64(slots) if len(digests) else np.zeros(0)
     queues = [np.flatnonzero(slot_of == slot) for slot in range(slots)]
     for depth in range(max((len(queue) for queue in queues), default=0)):
@@ -129,7 +133,8 @@ def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:
 
 
 def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
-    """Whether both providers give the same gradients on made-up images: a self-check before private data is touched."""
+    """Compare the gradients of both providers on made-up images."""
+    # Never on private images, because the answer shows in a log and in the time that training takes.
     rng = np.random.default_rng(0)
     made_up = rng.integers(0, 256, (2, *input_shape)).astype(np.uint8 if len(input_shape) == 3 else np.float32)
     inputs = network.prepare(made_up).to(next(network.parameters()).device)
@@ -146,7 +151,7 @@ def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings:
 
 
 class _Loss(nn.Module):
-    """The loss as a module's forward, which is what `functional_call` wants."""
+    """Module whose forward is the loss, as `functional_call` needs it."""
 
     def __init__(self, network: AnyNetwork, settings: LocalSettings) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""Tensors that stay at a client, kept on disk by round, so that a round that is run again starts where it did."""
+"""Tensors that stay at a client, stored on disk for each round.
+
+A round that is repeated starts from the same values as the first time.
+"""
 
 from pathlib import Path
 
@@ -10,10 +13,10 @@ from common.system.files import atomic_stream
 
 
 class PersonalState:
-    """One client's own tensors in one run.
+    """Store of a client's own tensors in one run.
 
     Args:
-        folder: Its own; made when first needed, for its owner only.
+        folder: Folder of this client and run; created when needed, readable by its owner only.
     """
 
     _KEPT = 3
@@ -22,11 +25,15 @@ class PersonalState:
         self._folder = folder
 
     def before(self, server_round: int) -> Arrays | None:
-        """The tensors as the latest round before this one left them; None if there was none.
+        """Return the tensors as the latest earlier round left them.
+
+        Returns:
+            Name -> array; None if no earlier round was stored.
 
         Raises:
-            ConfigError: A file is damaged.
+            ConfigError: The round's file is damaged.
         """
+        # Earlier rounds only. A repeated round must not start from its own first result.
         earlier = [number for number in self._rounds() if number < server_round]
         if not earlier:
             return None
@@ -38,10 +45,12 @@ class PersonalState:
             raise ConfigError(f"{file} is damaged ({type(error).__name__}): remove {self._folder}") from None
 
     def keep(self, server_round: int, arrays: Arrays) -> None:
-        """Write the tensors that a round has left; the newest few rounds are kept."""
+        """Write the tensors after a round."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The values depend on private images, so the file is never readable by others, not even at first.
         with atomic_stream(self._file(server_round), durable=False, mode=0o600) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
+        # A round may be repeated later, so a few rounds are kept and not only the newest.
         for number in sorted(self._rounds())[: -self._KEPT]:
             self._file(number).unlink(missing_ok=True)
 

@@ -1,29 +1,30 @@
-"""A client's local training settings of one round."""
+"""Settings of a client's local training in one round."""
 
 import math
 from dataclasses import dataclass
 
-from common.config.schema import RunConfig, split_list
+from common.config.schema import RunConfig, TrainingConfig, split_list
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """What a client does in one round, the same for all mechanisms.
+    """Settings of local training in one round, the same for all mechanisms.
 
     Attributes:
-        learning_rate: Step length of this round, the schedule applied.
+        learning_rate: Learning rate of this round, after the schedule.
         momentum: Heavy-ball factor of sgd, in [0, 1).
         epochs: Passes over the client's images in one round.
-        batch_size: Images a step; the expected number under DP.
+        batch_size: Images in one step; the expected number under DP.
         optimizer: `sgd` or `adamw`.
         weight_decay: Added to the gradient (sgd) or decoupled (adamw).
-        proximal_mu: Weight of FedProx' pull to the incoming model; 0 is off.
+        proximal_mu: Weight of FedProx's pull to the incoming model; 0 turns it off.
         label_smoothing: Share of each label spread over all classes, in [0, 1).
-        augmentation: Names out of `common.config.schema.AUGMENTATIONS`.
-        rotation_weight: Weight of predicting how an image was turned; 0 is off.
+        augmentation: Names from `common.config.schema.AUGMENTATIONS`.
+        rotation_weight: Weight of the rotation prediction's loss; 0 turns it off.
         autocast: `none` or `bfloat16`.
-        physical_batch_size: Images in memory at once; None for the default. Never enters the maths.
-        stream: Names this round's public random choices, see `common.randomness`.
+        physical_batch_size: Images in memory at once; None for the default. It
+            bounds memory only and never changes a result beyond rounding.
+        stream: Key of this round's random views, see `common.randomness`.
     """
 
     learning_rate: float
@@ -42,16 +43,17 @@ class LocalSettings:
 
 
 def settings_of(config: RunConfig, *, server_round: int, stream: bytes = b"") -> LocalSettings:
-    """The settings of one round of a run.
+    """Return the settings of local training in one round of a run.
 
     Args:
-        config: The run.
-        server_round: From 1; the schedule depends on it.
-        stream: Names the round's public random choices.
+        config: The run; its sections training, strategy and system matter.
+        server_round: Number of the round, from 1; the schedule depends on it.
+        stream: Key of the round's random views.
     """
     training = config.training
+    factor = schedule_factor(training, num_rounds=config.num_rounds, server_round=server_round)
     return LocalSettings(
-        learning_rate=(training.learning_rate or 0.0) * schedule_factor(config, server_round),
+        learning_rate=(training.learning_rate or 0.0) * factor,
         momentum=training.momentum,
         epochs=training.local_epochs,
         batch_size=training.batch_size,
@@ -67,16 +69,16 @@ def settings_of(config: RunConfig, *, server_round: int, stream: bytes = b"") ->
     )
 
 
-def schedule_factor(config: RunConfig, server_round: int) -> float:
-    """What a round multiplies the learning rate by, in (0, 1].
+def schedule_factor(training: TrainingConfig, *, num_rounds: int, server_round: int) -> float:
+    """Return the factor of a round's learning rate, in (0, 1].
 
-    The warm-up climbs in equal steps; then `linear` and `cosine` fall so that the
-    round after the last one would be at zero.
+    The warm-up climbs in equal steps. After it `linear` and `cosine` fall, and would reach
+    zero in the round after the last one.
     """
-    training, warmup = config.training, min(config.training.warmup_rounds, config.num_rounds)
+    warmup = min(training.warmup_rounds, num_rounds)
     if server_round <= warmup:
         return server_round / warmup
-    done = (server_round - 1 - warmup) / max(1, config.num_rounds - warmup)
+    done = (server_round - 1 - warmup) / max(1, num_rounds - warmup)
     if training.schedule == "linear":
         return 1.0 - done
     return 0.5 * (1.0 + math.cos(math.pi * done)) if training.schedule == "cosine" else 1.0

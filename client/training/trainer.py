@@ -1,10 +1,11 @@
-"""One way to start, train and score a model, whichever part of it is trained.
+"""Training and evaluation of a run's model at a client.
 
-Torch is imported only where a network is needed; a linear head on cached features
-takes NumPy alone.
+Torch is imported only where a network is needed. A linear head on cached features needs
+NumPy alone.
 """
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,16 @@ from common.system.aligned_arrays import align_rows
 if TYPE_CHECKING:
     from common.models.classifier import AnyNetwork
 
+_local = threading.local()
+
 
 @dataclass(frozen=True)
 class Trainer:
-    """Training and scoring as one run's configuration asks for.
+    """Training and evaluation by one run's configuration.
 
     Attributes:
         config: The run.
-        input_shape: Of one row: (features,) or (side, side, channels).
+        input_shape: Shape of one example, (features,) or (side, side, channels).
         classes: Names of the classes, a public constant of the run.
     """
 
@@ -44,7 +47,8 @@ class Trainer:
 
     @property
     def trainable(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of all trained tensors, personal ones included: the client's own list."""
+        """Names and shapes of all trained tensors, personal ones included."""
+        # From the client's own network, never from a message. A server cannot ask for other tensors.
         if self.config.needs_no_torch:
             return {HEAD_WEIGHT: (len(self.classes), self.input_shape[0])}
         network = self._network()
@@ -56,89 +60,100 @@ class Trainer:
         """Names of trained tensors that never leave the client.
 
         Raises:
-            ConfigError: Nothing that is trained would be personal.
+            ConfigError: None of the trained tensors would be personal.
         """
         if not self.config.model.personal:
             return frozenset()
         from common.models.classifier import personal_names
 
-        return personal_names(self.config, self.input_shape, len(self.classes))
+        return personal_names(self._network(), self.config.model)
 
     def initial_personal(self) -> Arrays:
-        """The values that every client's personal tensors start from."""
+        """Return the starting values of the personal tensors, equal at all clients."""
         if not self.personal:
             return {}
         start = initial_arrays(self.config, self.input_shape, self.classes)
         return {name: start[name] for name in start if name in self.personal}
 
     def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int, plan: PrivacyPlan | None) -> Arrays:
-        """Train on a client's rows for one round, privately if the run says so.
+        """Train on a client's images for one round, as the mechanism demands.
 
         Args:
-            arrays: All trained tensors as they come in, personal ones included.
-            shard: The client's rows.
+            arrays: Values of all trained tensors before the round, personal ones included.
+            shard: The client's images.
             name: The client's name; with the round it orders the batches.
-            server_round: From 1.
-            plan: What the client agreed to; None without noise at the client.
+            server_round: Number of the round, from 1.
+            plan: Privacy plan that the client agreed to; None without noise at the client.
 
         Returns:
             New arrays, same names and shapes.
 
         Raises:
-            PrivacyError: The run wants noise and there is no plan, or the other way round.
+            PrivacyError: The run needs noise at the client and there is no plan, or there is
+                a plan and the run needs none.
         """
+        # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.is_local_dp:
             raise PrivacyError("training was asked for under another mechanism than the run's")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream)
         rng = public_stream(self.config.seed, "batches", name, server_round)
+        features, labels = shard.train_inputs, shard.train_labels
         if self.config.needs_no_torch:
-            rows = (shard.train_inputs, shard.train_labels)
             if plan is not None:
                 fresh = PrivateStreams.fresh()
-                return train_head_privately(arrays, *rows, plan, settings, fresh, units=shard.train_units)
-            return train_head(arrays, *rows, settings, rng)
-        from client.training.network_sgd import Rows, train_network, train_network_privately
+                return train_head_privately(arrays, features, labels, plan, settings, fresh, units=shard.train_units)
+            return train_head(arrays, features, labels, settings, rng)
+        from client.training.network_sgd import TrainingSet, train_network, train_network_privately
 
+        # In the network's order, because DP-SGD works on the flat weights of all tensors.
         ordered = {key: arrays[key] for key in self.trainable}
-        held = Rows(shard.train_inputs, shard.train_labels, shard.train_digests, shard.train_units)
+        training_set = TrainingSet(shard.train_inputs, labels, shard.train_digests, shard.train_units)
         if plan is not None:
             fresh = PrivateStreams.fresh()
-            return train_network_privately(self._network(), ordered, held, plan, settings, fresh)
-        return train_network(self._network(), ordered, held, settings, rng)
+            return train_network_privately(self._network(), ordered, training_set, plan, settings, fresh)
+        return train_network(self._network(), ordered, training_set, settings, rng)
 
     def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:
-        """Scores (n, classes) of (n, ...) features or pixels; n may be 0.
+        """Return the scores (n, classes) of images.
 
         Args:
-            arrays: All trained tensors.
-            inputs: Features or pixels.
-            apart: Let no row depend on another one, not even by rounding: what noised counts need.
+            arrays: Values of all trained tensors.
+            inputs: (n, d) features or (n, side, side, channels) uint8 images; n may be 0.
+            apart: Let no row depend on another one, not even by rounding. Noised counts need it.
         """
         if self.config.needs_no_torch:
             weight = arrays[HEAD_WEIGHT]
-            return (
-                head_logits_row_by_row(align_rows(inputs), align_rows(weight)) if apart else head_logits(inputs, weight)
-            )
+            if apart:
+                return head_logits_row_by_row(align_rows(inputs), align_rows(weight))
+            return head_logits(inputs, weight)
         from client.training.network_sgd import network_logits
 
         settings = settings_of(self.config, server_round=1)
         return network_logits(self._network(), arrays, inputs, settings, apart=apart)
 
     def evaluate(self, arrays: Arrays, inputs: np.ndarray, labels: np.ndarray, *, apart: bool = False) -> Counts:
-        """Count the model's predictions on rows.
+        """Count the model's right and wrong predictions on images.
 
         Args:
-            arrays: All trained tensors.
-            inputs: (n, ...) features or pixels; n may be 0.
+            arrays: Values of all trained tensors.
+            inputs: (n, d) features or (n, side, side, channels) uint8 images; n may be 0.
             labels: (n,) int64.
-            apart: See `logits`.
+            apart: Let no row depend on another one, as in `logits`.
         """
         return count(self.logits(arrays, inputs, apart=apart), labels)
 
     def _network(self) -> "AnyNetwork":
+        """Return this thread's network, with undefined values of trained parameters."""
         from common.data.feature_extraction import choose_device
-        from common.models.classifier import network_for
+        from common.models.classifier import build_network
 
-        network = network_for(self.config, self.input_shape, len(self.classes))
-        return network.to(choose_device(self.config.system.device))
+        config, num_classes = self.config, len(self.classes)
+        key = (config.backbone_spec, config.model, config.is_local_dp, config.training, self.input_shape, num_classes)
+        # Built once, because that takes seconds. One for each thread, because training overwrites
+        # the parameters in place.
+        if getattr(_local, "key", None) != key:
+            _local.network = build_network(config, self.input_shape, num_classes)
+            _local.key = key
+        network: AnyNetwork = _local.network
+        return network.to(choose_device(config.system.device))

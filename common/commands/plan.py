@@ -132,6 +132,6 @@ def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | 
     from common.models.backbone_info import backbone_info
 
     try:
-        return backbone_info(run).num_features * number, ""
+        return backbone_info(run.backbone_spec).num_features * number, ""
     except WeightsError:
         return None, f"--parameters N: the weights of {run.model.backbone} are not on this machine"

@@ -8,6 +8,7 @@ import typer
 
 from common.config.loading import defaults, override, parse
 from common.errors import ConfigError
+from common.models.tuning import TUNINGS as _ROWS
 from common.system.console import plain_errors
 
 BACKBONES = (
@@ -18,7 +19,7 @@ BACKBONES = (
     "vit_tiny_patch16_224",
     "vgg16",
 )
-TUNINGS = ("head", "bias", "norm", "lora", "last:1", "full")
+TUNINGS = tuple(name.replace("<n>", "1") for name in _ROWS)
 _BYTES = 4
 TABLE_HELP = """Show what each backbone trains and sends under each way of tuning.
 
@@ -71,7 +72,7 @@ def _row(backbone: str, tuning: str, num_classes: int) -> TuningRow:
     changes = {"model.backbone": backbone, "model.tuning": tuning, "model.weights": "random"}
     try:
         config = parse(override(defaults(), changes))
-        facts = backbone_info(config)
+        facts = backbone_info(config.backbone_spec)
         side = facts.image_size
         shape = (facts.num_features,) if config.caches_features else (side, side, 3)
         network = build_network(config, shape, num_classes)
@@ -124,3 +125,6 @@ def table_command(
         for row in rows:
             if row.refusal:
                 typer.echo(f"\n{row.refusal}")
+        typer.echo("")
+        for name, tuning in _ROWS.items():
+            typer.echo(f"{name:<8}  {tuning.description}")

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from common.config.sections import (
     AUGMENTATIONS,
-    TUNINGS,
     DataConfig,
     MechanismName,
     Metrics,
@@ -28,6 +27,8 @@ from common.config.sections import (
     split_list,
 )
 from common.errors import PrivacyError
+from common.models.names import BackboneSpec
+from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS, Mechanism
 from common.privacy.plan import PrivacyPlan, PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
@@ -98,16 +99,17 @@ class RunConfig(Section):
                 "model.backbone='cnn' is trained from scratch, with model.tuning='full' and model.head='linear'; got "
                 f"model.tuning={model.tuning!r}, model.head={model.head!r}, model.personal={model.personal!r}"
             )
-        trains_head_only = model.backbone != "cnn" and model.tuning in (None, "head")
+        trains_head_only = not parse_tuning(self.tuning)[0].trains_backbone
+        others = ", ".join(name for name, row in TUNINGS.items() if row.trains_backbone)
         if trains_head_only and training.rotation_weight:
             raise ValueError(
                 "training.rotation-weight shapes the backbone, and model.tuning='head' leaves it frozen: use one of "
-                f"{', '.join(TUNINGS[1:])}"
+                f"{others}"
             )
         if trains_head_only and model.personal:
             raise ValueError(
                 f"model.personal={model.personal!r} with model.tuning='head' leaves nothing that travels: use one of "
-                f"{', '.join(TUNINGS[1:])}"
+                f"{others}"
             )
         if model.backbone == "cnn" and training.rotation_weight:
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
@@ -172,9 +174,15 @@ class RunConfig(Section):
         return self.model.tuning or ("full" if self.model.backbone == "cnn" else "head")
 
     @property
+    def backbone_spec(self) -> BackboneSpec:
+        """The backbone with the weights and image size that the run asks for."""
+        model = self.model
+        return BackboneSpec(model.backbone, model.weights, model.weights_sha256, self.data.image_size, self.seed)
+
+    @property
     def caches_features(self) -> bool:
         """True if clients train on features that a frozen backbone computed once."""
-        return self.tuning == "head" and not self.training.augmentation
+        return not parse_tuning(self.tuning)[0].trains_backbone and not self.training.augmentation
 
     @property
     def needs_no_torch(self) -> bool:

@@ -1,10 +1,10 @@
 """The sections of a run's settings as frozen typed models."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS
 from common.strategies import known_strategy
 
@@ -13,7 +13,6 @@ Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
-TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
 
@@ -37,10 +36,7 @@ def _unset_to_none(value: Any) -> Any:
 
 
 def _check_tuning(value: str) -> str:
-    if value not in TUNINGS and not re.fullmatch(r"last:[1-9]\d*", value):
-        raise ValueError(f"{value!r} is not a way of tuning; use one of {', '.join(TUNINGS)}")
-    if value == "last:<n>":
-        raise ValueError("write how many groups of layers, such as last:1")
+    parse_tuning(value)
     return value
 
 

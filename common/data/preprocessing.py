@@ -83,7 +83,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
     if config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
 
-        info = backbone_info(config)
+        info = backbone_info(config.backbone_spec)
     scan = scan_source(source, progress=progress)
     if not shows_nothing:
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
@@ -101,7 +101,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
     def network() -> "Network":
         from common.models.classifier import feature_network
 
-        return feature_network(config)
+        return feature_network(config.model, config.backbone_spec)
 
     store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
     _describe(store, config.model.backbone, wanted)

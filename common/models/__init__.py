@@ -1,1 +1,1 @@
-"""Backbones by name, heads, and the saved model bundle."""
+"""Backbones, heads and their weights."""

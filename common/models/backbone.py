@@ -1,4 +1,7 @@
-"""Backbones of three providers behind one shape: pixels in, maps or pooled features out."""
+"""Contract of a backbone and the preprocessing of its images.
+
+The contract is a torch module. Code that must run without torch reads `BackboneInfo`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-# Sides in pixels of images for convolutional networks and for transformers.
+# Default image sides in pixels, for convolutional networks and for transformers.
 CONV_SIDE, TOKEN_SIDE = 128, 224
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images must reach a backbone, from the backbone's own configuration.
+    """Format of the images that a backbone takes, from the backbone's own configuration.
 
     Attributes:
         mean: Subtracted from each channel's values in 0..255.
-        std: Divided by, after the mean was subtracted.
+        std: Divisor of each channel, after the mean was subtracted.
         interpolation: `bicubic` or `bilinear`.
         image_size: Side in pixels when `data.image-size` is not set.
     """
@@ -32,7 +35,7 @@ class Backbone(nn.Module):
 
     Attributes:
         model: The provider's module.
-        preprocessing: What images it wants.
+        preprocessing: Format of the images that it takes.
     """
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
@@ -41,19 +44,30 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
 
     def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the last layer gives before pooling: (n, ...) for normalised (n, 3, side, side)."""
+        """Return the last layer's output before pooling.
+
+        Args:
+            pixels: (n, 3, side, side), normalised as `preprocessing` says.
+
+        Returns:
+            (n, channels, height, width) maps, or (n, ...) tokens of a transformer.
+        """
         raise NotImplementedError
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
-        """Features (n, d) from maps."""
+        """Return features (n, d) of `feature_maps`."""
         raise NotImplementedError
 
     def layer_groups(self) -> list[list[str]]:
-        """Parameter names by group of layers, from the first to the last."""
+        """Return parameter names by group of layers, from the first to the last."""
         raise NotImplementedError
+
+    def own_tensors(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the tensors of `model` from a weights file, under the names of `model`."""
+        return tensors
 
 
 def times255(values: Any) -> tuple[float, float, float]:
-    """Statistics of pixels in 0..1 as those of pixels in 0..255."""
+    """Convert statistics of pixels in 0..1 to those of pixels in 0..255."""
     red, green, blue = (round(255 * float(value), 4) for value in values)
     return red, green, blue

@@ -1,4 +1,4 @@
-"""What is known of a run's backbone, remembered so that a client with cached features needs no torch."""
+"""Facts about a run's backbone, stored so that cached features need no torch."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config.schema import RunConfig
+from common.config.schema import ModelConfig
 from common.errors import ConfigError, WeightsError
 from common.models.loading import load_pretrained
-from common.models.names import resolve_name
+from common.models.names import BackboneSpec, resolve_name
 from common.models.weight_files import RANDOM, check_weights_file, hash_tensors
 from common.system.files import write_atomic
 from common.system.paths import cache_folder
@@ -24,16 +24,16 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What a run needs to know of its backbone without loading it.
+    """Facts about a backbone that a run needs without loading it.
 
     Attributes:
-        sha256: Hash of all its tensors: what clients must agree on.
-        origin: Where the weights came from.
+        sha256: Hash of all its tensors; all clients must have the same.
+        origin: Origin of the weights, for people to read.
         num_features: Length of one image's pooled features.
-        num_flattened: Length of its flattened maps, what an `mlp` head takes.
-        image_size: Side in pixels that images are brought to.
-        mean: Of each channel, in 0..255.
-        std: Of each channel.
+        num_flattened: Length of one image's flattened maps, the input of an `mlp` head.
+        image_size: Side in pixels that images are scaled to.
+        mean: Mean of each channel, in 0..255.
+        std: Standard deviation of each channel, in 0..255.
         interpolation: `bicubic` or `bilinear`.
     """
 
@@ -47,8 +47,8 @@ class BackboneInfo:
     interpolation: str
 
 
-def load_backbone(config: RunConfig) -> "Backbone":
-    """The run's backbone: pretrained, statistics frozen by type, no parameter requires a gradient.
+def load_backbone(spec: BackboneSpec) -> "Backbone":
+    """Load the run's backbone, with frozen parameters and BatchNorm statistics.
 
     Raises:
         ConfigError: The backbone is unknown or cannot take such images.
@@ -56,67 +56,67 @@ def load_backbone(config: RunConfig) -> "Backbone":
     """
     from common.models.frozen_batch_norm import freeze_batch_norm
 
-    model = config.model
-    body, _ = load_pretrained(
-        resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed
-    )
-    _check_pin(config, hash_tensors(body.state_dict()))
+    body, _ = _load(spec)
+    _check_pin(spec, hash_tensors(body.state_dict()))
+    # By type, not by mode. A later train() on the network would move the statistics of a BatchNorm,
+    # and examples would see each other through them.
     freeze_batch_norm(body)
     return body.eval().requires_grad_(False)
 
 
-def backbone_info(config: RunConfig) -> BackboneInfo:
-    """Facts about the run's backbone, from an earlier load where there was one.
+def backbone_info(spec: BackboneSpec) -> BackboneInfo:
+    """Return facts about the run's backbone, from an earlier load if possible.
 
     Raises:
         ConfigError: The backbone is unknown or cannot take such images.
         WeightsError: The weights are missing, do not fit, or are not the agreed ones.
     """
-    check_weights_file(config.model.weights)
-    facts = _remembered(_request(config), config)
-    _check_pin(config, facts.sha256)
+    check_weights_file(spec.weights)
+    facts = _remembered(_request(spec), spec)
+    _check_pin(spec, facts.sha256)
     return facts
 
 
-def _check_pin(config: RunConfig, actual: str) -> None:
-    wanted = config.model.weights_sha256
+def _load(spec: BackboneSpec) -> "tuple[Backbone, str]":
+    return load_pretrained(resolve_name(spec.name), spec.weights, side=spec.image_size, seed=spec.seed)
+
+
+def _check_pin(spec: BackboneSpec, actual: str) -> None:
+    wanted = spec.weights_sha256
     if wanted and actual != wanted:
         raise WeightsError(
-            f"model.weights-sha256 asks for {wanted[:16]}..., the weights of {config.model.backbone} here have "
+            f"model.weights-sha256 asks for {wanted[:16]}..., the weights of {spec.name} here have "
             f"{actual[:16]}...: use the same file as everybody else"
         )
 
 
-def _request(config: RunConfig) -> str:
-    """Names the weights by what they are loaded from: a changed file is another request."""
-    model = config.model
-    parts = [_FORMAT, model.backbone, model.weights, config.data.image_size, version("timm"), version("torchvision")]
-    if model.weights == RANDOM:
-        parts += [config.seed]
-    elif model.weights:
-        state = Path(model.weights).stat()
-        parts += [str(Path(model.weights).resolve()), state.st_size, state.st_mtime_ns]
+def _request(spec: BackboneSpec) -> str:
+    """Return a key of the facts that changes with the weights file."""
+    parts = [_FORMAT, spec.name, spec.weights, spec.image_size, version("timm"), version("torchvision")]
+    if spec.weights == RANDOM:
+        parts += [spec.seed]
+    elif spec.weights:
+        # A file can change under the same name, so its size and time belong to the key.
+        state = Path(spec.weights).stat()
+        parts += [str(Path(spec.weights).resolve()), state.st_size, state.st_mtime_ns]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 @lru_cache(maxsize=64)
-def _remembered(request: str, config: RunConfig) -> BackboneInfo:
+def _remembered(request: str, spec: BackboneSpec) -> BackboneInfo:
     file = cache_folder("backbones") / f"{request}.json"
     if file.is_file():
-        known = json.loads(file.read_text())
-        return BackboneInfo(**known | {"mean": tuple(known["mean"]), "std": tuple(known["std"])})
-    facts = _measure(config)
+        stored = json.loads(file.read_text())
+        return BackboneInfo(**stored | {"mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+    facts = _measure(spec)
     write_atomic(file, json.dumps(asdict(facts)), durable=False, mode=0o600)
     return facts
 
 
-def _measure(config: RunConfig) -> BackboneInfo:
+def _measure(spec: BackboneSpec) -> BackboneInfo:
     import torch
 
-    model = config.model
-    body, origin = load_pretrained(
-        resolve_name(model.backbone), model.weights, side=config.data.image_size, seed=config.seed
-    )
+    body, origin = _load(spec)
     facts = body.preprocessing
     try:
         with torch.inference_mode():
@@ -124,7 +124,7 @@ def _measure(config: RunConfig) -> BackboneInfo:
             pooled = body.pooled(maps)
     except (AssertionError, RuntimeError, ValueError):
         raise ConfigError(
-            f"data.image-size={facts.image_size}: {model.backbone} cannot take images of this size; leave it empty for "
+            f"data.image-size={facts.image_size}: {spec.name} cannot take images of this size; leave it empty for "
             "the backbone's own, or try a larger multiple of 32"
         ) from None
     mapped = maps if maps.ndim == 4 else pooled
@@ -140,18 +140,19 @@ def _measure(config: RunConfig) -> BackboneInfo:
     )
 
 
-def scaling_of(config: RunConfig) -> str:
-    """How features are scaled before the run's head, see `scale_features`."""
-    if config.model.head == "text":
+def scaling_of(model: ModelConfig) -> str:
+    """Return how features are scaled before the head, as `scale_features` names it."""
+    if model.head == "text":
         return "unit"
-    return "power" if config.tuning == "head" and config.model.head == "linear" else "standard"
+    # A tuning that is left open means `head` for a pretrained backbone.
+    return "power" if model.tuning in (None, "head") and model.head == "linear" else "standard"
 
 
-def describe(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """How an image becomes the network's input and features: facts for the model card."""
-    if config.model.backbone == "cnn":
+def describe(model: ModelConfig, spec: BackboneSpec, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the model card's facts on how an image becomes features."""
+    if model.backbone == "cnn":
         return {"image_size": input_shape[0], "channels": input_shape[2], "mean": 127.5, "std": 127.5}
-    facts = backbone_info(config)
+    facts = backbone_info(spec)
     words = {
         "power": "signed square root, centred and scaled to unit length for each image",
         "standard": "centred and scaled to length sqrt(d) for each image",
@@ -163,6 +164,6 @@ def describe(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
         "mean": list(facts.mean),
         "std": list(facts.std),
         "resize": f"shorter side, {facts.interpolation}, centre square",
-        "pooling": "none, maps are flattened" if config.model.head == "mlp" else "the backbone's own, or the mean",
-        "features": words[scaling_of(config)],
+        "pooling": "none, maps are flattened" if model.head == "mlp" else "the backbone's own, or the mean",
+        "features": words[scaling_of(model)],
     }

@@ -1,21 +1,21 @@
-"""The weights that a run starts from: the same at every engine and in every baseline."""
+"""Starting weights of a run, equal in every engine and baseline."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from common.arrays import Arrays
-from common.config.schema import RunConfig
+from common.config.schema import ModelConfig, RunConfig
 from common.errors import ConfigError
-from common.models.linear_head import initial_head
+from common.models.linear_head import HEAD_WEIGHT, initial_head
 from common.randomness import public_stream
 
 
 def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Sequence[str]) -> Arrays:
-    """Trained tensors before round 1, personal ones included.
+    """Return the trained tensors before round 1, personal ones included.
 
     Args:
-        config: The run.
+        config: The run; its seed and its model matter.
         input_shape: (features,) or (side, side, channels).
         classes: Names of the classes, a public constant of the run.
 
@@ -28,11 +28,9 @@ def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Seq
         ConfigError: `model.head='text'` without a CLIP backbone.
     """
     if config.needs_no_torch:
-        return (
-            {"head.weight": _text_head(config, classes)}
-            if config.model.head == "text"
-            else initial_head(input_shape[0], len(classes))
-        )
+        if config.model.head == "text":
+            return {HEAD_WEIGHT: _text_head(config.model, classes)}
+        return initial_head(input_shape[0], len(classes))
     rng = public_stream(config.seed, "weights")
     if config.model.backbone == "cnn":
         from common.models.small_cnn import initial_cnn
@@ -41,6 +39,7 @@ def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Seq
     from common.models.classifier import build_network, trained_arrays
 
     arrays = trained_arrays(build_network(config, input_shape, len(classes)))
+    # Drawn here in a fixed order, not by torch's constructors: no draw may depend on torch's version.
     for name, array in arrays.items():
         if ".lora_A." in name or name in {"head.dense.weight", "head.output.weight"}:
             fan_in = int(np.prod(array.shape[1:]))
@@ -48,18 +47,19 @@ def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Seq
         elif not name.startswith("body.") or ".lora_B." in name:
             arrays[name] = np.zeros_like(array)
     if config.model.head == "text":
-        arrays["head.weight"] = _text_head(config, classes)
+        arrays[HEAD_WEIGHT] = _text_head(config.model, classes)
     return arrays
 
 
-def _text_head(config: RunConfig, classes: Sequence[str]) -> np.ndarray:
+def _text_head(model: ModelConfig, classes: Sequence[str]) -> np.ndarray:
     from common.models.names import resolve_name
+    from common.models.providers.registry import PROVIDERS
 
-    name = resolve_name(config.model.backbone)
-    if name.provider != "clip":
+    name = resolve_name(model.backbone)
+    zero_shot_head = getattr(PROVIDERS[name.provider].load(), "zero_shot_head", None)
+    if zero_shot_head is None:
         raise ConfigError(
             f"model.head='text' starts from class names and needs a CLIP backbone, got model.backbone={name.given!r}"
         )
-    from common.models.providers.open_clip_models import clip_with_weights, text_head
-
-    return text_head(clip_with_weights(name, config.model.weights), name, tuple(classes))
+    weights: np.ndarray = zero_shot_head(name, model.weights, tuple(classes))
+    return weights

@@ -1,8 +1,7 @@
-"""A linear classifier on the features of a frozen backbone: NumPy only.
+"""A linear classifier on the features of a frozen backbone, in NumPy alone.
 
-There is no bias term: features are centred for each image, and without a bias
-one clipped gradient spends its whole norm on the directions that tell classes
-apart.
+There is no bias term. Features are centred for each image, and without a bias a clipped
+gradient spends its whole norm on the directions that separate the classes.
 """
 
 import numpy as np
@@ -13,7 +12,7 @@ HEAD_WEIGHT = "head.weight"
 
 
 def initial_head(num_features: int, num_classes: int) -> Arrays:
-    """A head of zeros: every class equally likely.
+    """Return a head of zeros, under which all classes are equally likely.
 
     Returns:
         `{"head.weight": (num_classes, num_features) float32}`.
@@ -22,17 +21,18 @@ def initial_head(num_features: int, num_classes: int) -> Arrays:
 
 
 def head_logits(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Scores of each class, (n, classes), from (n, d) features and (classes, d) weights."""
+    """Return scores (n, classes) of (n, d) features under (classes, d) weights."""
     return np.asarray(features @ weight.T)
 
 
 def head_logits_row_by_row(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The same scores, each row rounded as if it were alone.
+    """Return the scores of `head_logits`, each row independent of all others.
 
-    One matrix product rounds a row differently with different neighbours, and
-    hostile weights can blow that up into another row's gradient: under DP one
-    image would then move more than its own.
+    One matrix product over all rows rounds a row differently with different neighbours.
+    A hostile server can choose weights that amplify this difference beyond the clip bound.
+    Under DP one image would then change more than its own gradient.
     """
+    # A stack of products of one row each. Features @ weight.T would be faster, but it couples the rows.
     return np.asarray(np.matmul(features[:, None, :], weight.T)[:, 0])
 
 
@@ -44,20 +44,21 @@ def residuals(
     row_by_row: bool = False,
     label_smoothing: float = 0.0,
 ) -> np.ndarray:
-    """Softmax probabilities minus one-hot labels: the gradient by the logits.
+    """Return softmax probabilities minus one-hot labels, the gradient by the logits.
 
     Args:
         features: (n, d) float32.
         labels: (n,) int64.
         weight: (classes, d) float32.
         label_smoothing: Share of each label spread over all classes, in [0, 1).
-        row_by_row: Let no row depend on another one, not even by rounding: what DP needs.
+        row_by_row: Let no row depend on another one, not even by rounding. DP needs it.
 
     Returns:
         (n, classes) float32. One example's gradient by the weight is the outer
         product of its residual and its features.
     """
     logits = (head_logits_row_by_row if row_by_row else head_logits)(features, weight)
+    # Row by row too: max and sum along axis 1 see one row only. The maximum keeps exp finite.
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)

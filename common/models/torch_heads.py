@@ -1,4 +1,4 @@
-"""Heads as torch modules, and how features are scaled before them."""
+"""Heads as torch modules and the scaling of their features."""
 
 from collections import OrderedDict
 
@@ -9,22 +9,23 @@ HIDDEN = 256
 
 
 def scale_features(features: torch.Tensor, scaling: str) -> torch.Tensor:
-    """Bring each image's features to one length, a function of that image alone.
+    """Scale each image's features to one length, from that image alone.
 
-    Needs no statistics of private data, and bounds every example's gradient by the
-    head, which makes clipping mild.
+    This needs no statistics of private data. It also bounds every example's gradient by
+    the head, so that clipping changes little.
 
     Args:
         features: (n, d) float.
-        scaling: `power`: signed square root, centred, unit length, for a head alone.
-            `standard`: centred, length sqrt(d), for a head above layers that are trained.
-            `unit`: unit length, as CLIP compares images with text.
+        scaling: `power` (signed square root, centred, unit length) for a head alone,
+            `standard` (centred, length sqrt(d)) for a head above trained layers, or `unit`
+            (unit length) for a CLIP text head.
 
     Returns:
         (n, d) float32; under `power` a row without variation becomes zero.
 
     Source: Perronnin et al. 2010, Improving the Fisher Kernel (power and L2 normalisation).
     """
+    # At least float32, because in bfloat16 the mean of a row is too coarse to centre it.
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if scaling == "unit":
         return nn.functional.normalize(features, dim=1)
@@ -33,12 +34,19 @@ def scale_features(features: torch.Tensor, scaling: str) -> torch.Tensor:
     rooted = features.sign() * features.abs().sqrt()
     centred = rooted - rooted.mean(dim=1, keepdim=True)
     length = centred.norm(dim=1, keepdim=True)
+    # Without variation `centred` is rounding error only, and dividing would blow it up to unit length.
     rounding = 1e-6 * rooted.norm(dim=1, keepdim=True)
     return torch.where(length > rounding, centred / length.clamp_min(1e-30), torch.zeros_like(centred))
 
 
 def build_head(kind: str, num_features: int, num_classes: int) -> nn.Module:
-    """A head with undefined weights: `linear` and `text` without a bias, or `mlp` (dense 256, ReLU, dense)."""
+    """Build a head with undefined weights.
+
+    Args:
+        kind: `linear` or `text`, a linear layer without a bias, or `mlp` (dense 256, ReLU, dense).
+        num_features: Length of the input.
+        num_classes: Length of the output.
+    """
     if kind != "mlp":
         return nn.Linear(num_features, num_classes, bias=False)
     layers = [

@@ -1,4 +1,4 @@
-"""Torch's global generator, which threads share: one at a time, and put back as it was."""
+"""Seeded use of torch's global generator."""
 
 import threading
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+# All threads share torch's generator, and a draw in another thread would change the values here.
 _lock = threading.RLock()
 
 
@@ -13,8 +14,8 @@ _lock = threading.RLock()
 def seeded_torch(seed: int) -> Iterator[None]:
     """Run a block whose draws from torch's global generator depend on the seed alone.
 
-    Guarantee: no other block of this kind runs meanwhile in another thread, and the
-    generator is afterwards in the state it was in before.
+    Guarantee: no other thread runs such a block at the same time, and afterwards the
+    generator has its earlier state again.
 
     Args:
         seed: Not negative, below 2^63.

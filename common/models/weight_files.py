@@ -1,4 +1,4 @@
-"""Weights of a backbone: found, read as data only, checked by hash."""
+"""Reading and hashing of a backbone's weights."""
 
 import hashlib
 from pathlib import Path
@@ -16,10 +16,10 @@ RANDOM = "random"
 
 
 def hash_tensors(tensors: "dict[str, torch.Tensor]") -> str:
-    """SHA-256 over the tensors' names, shapes and float32 bytes, in name order.
+    """Return the SHA-256 of the tensors' names, shapes and float32 bytes.
 
     Returns:
-        64 hex digits; equal for equal weights, whatever file they came in.
+        64 hex digits, which do not depend on the file format or the order of the tensors.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -30,10 +30,12 @@ def hash_tensors(tensors: "dict[str, torch.Tensor]") -> str:
 
 
 def check_weights_file(weights: str) -> None:
-    """Refuse a weights file that does not exist, also where cached features make it unneeded.
+    """Refuse `model.weights` if it names a file that does not exist.
+
+    A run on cached features would not need the file, and is refused all the same.
 
     Raises:
-        WeightsError: `weights` names no file.
+        WeightsError: The file does not exist.
     """
     if weights and weights != RANDOM and not Path(weights).is_file():
         raise WeightsError(
@@ -43,10 +45,10 @@ def check_weights_file(weights: str) -> None:
 
 
 def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
-    """All tensors of a file, read as data only: no code in it is ever run.
+    """Read all tensors of a file, without running any code in it.
 
     Raises:
-        WeightsError: The file is not a file of tensors.
+        WeightsError: The file does not hold tensors.
     """
     try:
         if file.suffix == ".safetensors":
@@ -55,6 +57,7 @@ def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
             return dict(load_file(file))
         import torch
 
+        # A .pth file is a pickle, which can run any code. `weights_only` admits tensors alone.
         loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
         nested = loaded.get("state_dict", loaded.get("model", loaded))
         return {str(key): value.detach() for key, value in nested.items()}

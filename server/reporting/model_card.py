@@ -39,7 +39,7 @@ def model_card(state: RunState) -> dict[str, Any]:
 def _preprocessing(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
     from common.models.backbone_info import describe
 
-    return describe(config, input_shape)
+    return describe(config.model, config.backbone_spec, input_shape)
 
 
 def _weights(given: str) -> str:

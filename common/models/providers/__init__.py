@@ -1,1 +1,1 @@
-"""Libraries that backbones come from, one module each."""
+"""Libraries that backbones come from, one file each."""

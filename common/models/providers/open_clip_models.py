@@ -8,75 +8,77 @@ import torch
 
 from common.errors import ConfigError, WeightsError
 from common.models.backbone import Backbone, Preprocessing, times255
-from common.models.names import BackboneName
+from common.models.providers.registry import PROVIDERS, BackboneName
+from common.models.weight_files import RANDOM, read_tensors
+
+PROMPT = "a photo of a {}."
 
 
 class ClipBackbone(Backbone):
     """The image tower of an open_clip model."""
 
     def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The projected image embedding (n, d), not yet scaled."""
+        """Return the projected image embedding (n, d), not yet scaled."""
         out: torch.Tensor = self.model(pixels)
         return out
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
-        """Nothing is left to do."""
+        """Return the embedding as it is, already pooled."""
         return maps
 
     def layer_groups(self) -> list[list[str]]:
-        """A group a residual block; the projection belongs to the last one."""
-        found: dict[int, list[str]] = {}
+        """Return one group for each residual block, the projection in the last."""
+        groups: dict[int, list[str]] = {}
         blocks = len(getattr(getattr(self.model, "transformer", None), "resblocks", []))
         for name, _ in self.model.named_parameters():
             parts = name.split(".")
             first = name.startswith(("conv1", "class_embedding", "positional_embedding", "ln_pre"))
-            at = int(parts[2]) + 1 if name.startswith("transformer.resblocks.") else (0 if first else blocks)
-            found.setdefault(at, []).append(f"model.{name}")
-        return [found[key] for key in sorted(found)]
+            index = int(parts[2]) + 1 if name.startswith("transformer.resblocks.") else (0 if first else blocks)
+            groups.setdefault(index, []).append(f"model.{name}")
+        return [groups[index] for index in sorted(groups)]
 
-
-PROMPT = "a photo of a {}."
+    def own_tensors(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the image tower's tensors, also from a file with both towers."""
+        tower = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
+        return tower or tensors
 
 
 def _open_clip() -> Any:
     try:
         import open_clip
     except ImportError:
-        raise ConfigError("CLIP backbones need open_clip: pip install 'bract[clip]'") from None
+        extra = PROVIDERS["clip"].extra
+        raise ConfigError(f"CLIP backbones need open_clip: pip install 'bract[{extra}]'") from None
     return open_clip
 
 
-def create_clip(name: BackboneName) -> Any:
-    """A whole CLIP model, both towers, with the weights its constructor draws.
+def knows(architecture: str) -> bool:
+    """Check whether open_clip has an architecture of this name."""
+    return architecture in _open_clip().list_models()
 
-    The architecture is a name of open_clip's, or the path of a JSON file with one.
+
+def similar_names(architecture: str) -> list[str]:
+    """Return up to five names of open_clip, those that contain this one first."""
+    return sorted(_open_clip().list_models(), key=lambda known: architecture not in known)[:5]
+
+
+def fetch_tensors(name: BackboneName) -> dict[str, torch.Tensor]:
+    """Download the pretrained image tower from the hub.
 
     Raises:
-        ConfigError: open_clip is not installed or does not know the name.
+        ConfigError: The name lacks which pretraining is meant.
     """
-    open_clip = _open_clip()
-    architecture = name.architecture
-    if architecture.endswith(".json"):
-        if not Path(architecture).is_file():
-            raise ConfigError(f"model.backbone={name.given!r}: there is no file {architecture}")
-        open_clip.add_model_config(architecture)
-        architecture = Path(architecture).stem
-    else:
-        architecture = architecture.partition("/")[0]
-    if architecture not in open_clip.list_models():
-        some = ", ".join(open_clip.list_models()[:5])
-        raise ConfigError(f"model.backbone={name.given!r}: open_clip has no {architecture!r}; it has {some}, ...")
-    return open_clip.create_model(architecture, pretrained=None)
+    return dict(_pretrained(name).visual.state_dict())
 
 
-def build_clip_backbone(name: BackboneName, side: int | None) -> ClipBackbone:
-    """The image tower alone.
+def build_backbone(name: BackboneName, side: int | None) -> ClipBackbone:
+    """Build the image tower with the weights its constructor draws.
 
     Raises:
         ConfigError: open_clip is not installed or does not know the name, or the tower
             takes images of another size.
     """
-    body = clip_tower(create_clip(name))
+    body = _image_tower(_create(name))
     if side not in (None, body.preprocessing.image_size):
         raise ConfigError(
             f"data.image-size={side} with model.backbone={name.given!r}: it takes {body.preprocessing.image_size}"
@@ -84,8 +86,29 @@ def build_clip_backbone(name: BackboneName, side: int | None) -> ClipBackbone:
     return body
 
 
-def clip_tower(model: Any) -> ClipBackbone:
-    """The image tower of a whole CLIP model, with its preprocessing."""
+def _create(name: BackboneName) -> Any:
+    """Build a whole CLIP model, both towers, with the weights its constructor draws.
+
+    The architecture is a name of open_clip's, or the path of a JSON file with one.
+    """
+    open_clip = _open_clip()
+    architecture = _without_pretraining(name)
+    if name.architecture.endswith(".json"):
+        if not Path(name.architecture).is_file():
+            raise ConfigError(f"model.backbone={name.given!r}: there is no file {name.architecture}")
+        open_clip.add_model_config(name.architecture)
+    if not knows(architecture):
+        some = ", ".join(similar_names(architecture))
+        raise ConfigError(f"model.backbone={name.given!r}: open_clip has no {architecture!r}; it has {some}, ...")
+    return open_clip.create_model(architecture, pretrained=None)
+
+
+def _without_pretraining(name: BackboneName) -> str:
+    path = name.architecture
+    return Path(path).stem if path.endswith(".json") else path.partition("/")[0]
+
+
+def _image_tower(model: Any) -> ClipBackbone:
     size = model.visual.image_size
     side = int(size[0] if isinstance(size, tuple | list) else size)
     mean = getattr(model.visual, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073)
@@ -93,12 +116,40 @@ def clip_tower(model: Any) -> ClipBackbone:
     return ClipBackbone(model.visual, Preprocessing(times255(mean), times255(std), "bicubic", side))
 
 
+def _pretrained(name: BackboneName) -> Any:
+    """Download a whole CLIP model, both towers, from the hub."""
+    open_clip = _open_clip()
+    architecture, slash, pretraining = name.architecture.partition("/")
+    if not slash:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:5])
+        raise ConfigError(f"model.backbone={name.given!r}: say which weights, as clip:{architecture}/<one of {known}>")
+    return open_clip.create_model(architecture, pretrained=pretraining)
+
+
+def zero_shot_head(name: BackboneName, weights: str, classes: tuple[str, ...]) -> np.ndarray:
+    """Return the linear head of CLIP's zero-shot classification.
+
+    Args:
+        name: From `resolve_name`.
+        weights: Empty for the hub, or a file with both towers.
+        classes: Class names, words a person would use.
+
+    Returns:
+        (classes, d) float32, see `text_head`.
+
+    Raises:
+        ConfigError: The name lacks which pretraining is meant.
+        WeightsError: The file does not hold both towers, or weights are random.
+    """
+    return text_head(clip_with_weights(name, weights), name, classes)
+
+
 def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.ndarray:
-    """A linear head whose rows are the class names' embeddings: zero-shot classification.
+    """Return a linear head whose rows are the class names' embeddings.
 
     Args:
         model: A whole CLIP model with its weights.
-        name: Says which tokeniser belongs to it.
+        name: Its name, which determines the tokeniser.
         classes: Class names, words a person would use.
 
     Returns:
@@ -109,11 +160,8 @@ def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.nd
 
     Source: Radford et al. 2021, arXiv:2103.00020.
     """
-    open_clip = _open_clip()
-    architecture = name.architecture
-    stem = Path(architecture).stem if architecture.endswith(".json") else architecture.partition("/")[0]
     try:
-        tokeniser = open_clip.get_tokenizer(stem)
+        tokeniser = _open_clip().get_tokenizer(_without_pretraining(name))
     except Exception as error:
         raise WeightsError(f"the tokeniser of {name.given} cannot be loaded ({type(error).__name__})") from None
     with torch.inference_mode():
@@ -123,43 +171,27 @@ def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.nd
     return np.asarray(scaled.numpy(), dtype=np.float32)
 
 
-def pretrained_clip(name: BackboneName) -> Any:
-    """A whole CLIP model with the weights of the hub.
-
-    Raises:
-        ConfigError: The name lacks which pretraining is meant.
-    """
-    open_clip = _open_clip()
-    architecture, slash, pretraining = name.architecture.partition("/")
-    if not slash:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:5])
-        raise ConfigError(f"model.backbone={name.given!r}: say which weights, as clip:{architecture}/<one of {known}>")
-    return open_clip.create_model(architecture, pretrained=pretraining)
-
-
 def clip_with_weights(name: BackboneName, weights: str) -> Any:
-    """A whole CLIP model, both towers, with the same weights as its body in the run.
+    """Load a whole CLIP model, both towers, with the weights of the run's backbone.
 
     Args:
         name: From `resolve_name`.
         weights: Empty for the hub, or a file with both towers.
 
     Raises:
-        WeightsError: The file does not hold both towers, or weights are random: class
-            names then have no meaning to start from.
+        ConfigError: The name lacks which pretraining is meant.
+        WeightsError: The file does not hold both towers, or weights are random.
     """
-    from common.models.weight_files import RANDOM, read_tensors
-
+    # With random weights class names have no meaning to start from.
     if weights == RANDOM:
         raise WeightsError("model.head='text' needs pretrained weights: random ones know no class names")
     if not weights:
-        return pretrained_clip(name)
-    model = create_clip(name)
-    found = read_tensors(Path(weights))
-    expected = model.state_dict()
-    if any(key not in found or found[key].shape != expected[key].shape for key in expected):
+        return _pretrained(name)
+    model = _create(name)
+    tensors, expected = read_tensors(Path(weights)), model.state_dict()
+    if any(key not in tensors or tensors[key].shape != expected[key].shape for key in expected):
         raise WeightsError(
             f"model.weights={weights!r}: model.head='text' needs a file with both towers of {name.given}"
         )
-    model.load_state_dict({key: found[key] for key in expected})
+    model.load_state_dict({key: tensors[key] for key in expected})
     return model.eval()

@@ -7,42 +7,64 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.models.backbone import CONV_SIDE, TOKEN_SIDE, Backbone, Preprocessing, times255
-from common.models.names import BackboneName
+from common.models.providers.registry import BackboneName
 
 
 class TimmBackbone(Backbone):
-    """One of timm's image models."""
+    """An image model of timm."""
 
     def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Timm's `forward_features`."""
+        """Return the output of timm's `forward_features`."""
         out: torch.Tensor = self.model.forward_features(pixels)  # type: ignore[operator]
         return out
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
-        """Timm's pooling and norm before the classifier; positions are averaged where it has none."""
+        """Apply timm's own pooling and norm layer."""
         out: torch.Tensor = self.model.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        # Some models have no pooling of their own.
         return out if out.ndim == 2 else out.mean(dim=(2, 3))
 
     def layer_groups(self) -> list[list[str]]:
-        """Timm's own coarse groups."""
+        """Return timm's own coarse groups."""
         from timm.models import group_parameters
 
         matcher = self.model.group_matcher(coarse=True)  # type: ignore[operator]
-        found: dict[Any, list[str]] = group_parameters(self.model, matcher)
-        return [[f"model.{name}" for name in found[key]] for key in sorted(found)]
+        groups: dict[Any, list[str]] = group_parameters(self.model, matcher)
+        return [[f"model.{name}" for name in groups[key]] for key in sorted(groups)]
 
 
-def build_timm_backbone(name: BackboneName, side: int | None) -> Backbone:
+def knows(architecture: str) -> bool:
+    """Check whether timm has an architecture of this name."""
+    import timm
+
+    return bool(timm.is_model(architecture))
+
+
+def similar_names(architecture: str) -> list[str]:
+    """Return up to five names of timm that contain this one."""
+    import timm
+
+    return list(timm.list_models(f"*{architecture.partition('.')[0]}*")[:5])
+
+
+def fetch_tensors(name: BackboneName) -> dict[str, torch.Tensor]:
+    """Download the pretrained weights from timm's hub."""
+    import timm
+
+    return dict(timm.create_model(name.architecture, pretrained=True, num_classes=0).state_dict())
+
+
+def build_backbone(name: BackboneName, side: int | None) -> Backbone:
     """Build a backbone of timm with the weights its constructor draws.
 
     Raises:
-        ConfigError: The library does not know the name, or the backbone cannot take images of this size.
+        ConfigError: timm does not know the name, or the backbone cannot take images of this size.
     """
     import timm
 
-    if not timm.is_model(name.architecture):
-        close = ", ".join(timm.list_models(f"*{name.architecture.split('.')[0]}*")[:5]) or "see timm.list_models()"
-        raise ConfigError(f"model.backbone={name.given!r}: timm has no such model; {close}")
+    if not knows(name.architecture):
+        similar = ", ".join(similar_names(name.architecture)) or "see timm.list_models()"
+        raise ConfigError(f"model.backbone={name.given!r}: timm has no such model; {similar}")
     model: Any = timm.create_model(name.architecture, pretrained=False, num_classes=0)
     native = int(model.pretrained_cfg["input_size"][1])
     tokens = hasattr(model, "patch_embed") and hasattr(model, "pos_embed")
@@ -56,11 +78,13 @@ def build_timm_backbone(name: BackboneName, side: int | None) -> Backbone:
                 f"take a multiple, such as {max(1, wanted // patch) * patch}"
             )
     if hasattr(model, "pre_logits") and not isinstance(model.pre_logits, nn.Identity) and hasattr(model, "features"):
-        model.pre_logits = nn.Identity()  # VGG's two dense layers of 4,096: a classifier, not a backbone
+        # VGG's two dense layers of 4,096 are part of its classifier, not of the backbone.
+        model.pre_logits = nn.Identity()
     cfg = model.pretrained_cfg
     facts = Preprocessing(times255(cfg["mean"]), times255(cfg["std"]), str(cfg["interpolation"]), wanted)
     if name.architecture == "tf_efficientnet_lite0":
-        facts = Preprocessing((127.0,) * 3, (128.0,) * 3, facts.interpolation, wanted)  # as its authors trained it
+        # The authors trained it with these values; timm's configuration has others.
+        facts = Preprocessing((127.0,) * 3, (128.0,) * 3, facts.interpolation, wanted)
     return TimmBackbone(model, facts)
 
 

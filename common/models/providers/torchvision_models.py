@@ -7,16 +7,16 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.models.backbone import CONV_SIDE, Backbone, Preprocessing, times255
-from common.models.names import BackboneName
+from common.models.providers.registry import BackboneName
 
 _TORCHVISION_GROUPS = r"^(?:features\.(\d+)|layer(\d+)|encoder\.layers\.encoder_layer_(\d+))"
 
 
 class TorchvisionBackbone(Backbone):
-    """One of the torchvision families that share a shape: `features`, residual layers, or an encoder."""
+    """A torchvision model of a family with `features`, residual layers or an encoder."""
 
     def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Maps (n, c, h, w); a ViT's class token (n, d)."""
+        """Return maps (n, c, h, w) or a ViT's class tokens (n, d)."""
         if hasattr(self.model, "layer4"):
             for name, child in self.model.named_children():
                 if name != "avgpool":
@@ -27,7 +27,7 @@ class TorchvisionBackbone(Backbone):
         return self.model(pixels)  # type: ignore[no-any-return]
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
-        """Mean over positions, then the norm layer that ConvNeXt has before its classifier."""
+        """Average over positions, followed by ConvNeXt's last norm layer."""
         if maps.ndim == 2:
             return maps
         pooled = maps.mean(dim=(2, 3), keepdim=True)
@@ -35,32 +35,57 @@ class TorchvisionBackbone(Backbone):
         return pooled.flatten(1) if norm is None else norm(pooled).flatten(1)
 
     def layer_groups(self) -> list[list[str]]:
-        """A group a numbered stage or block; what comes before the first belongs to it, and so on."""
+        """Return one group for each numbered stage or block.
+
+        Parameters before the first stage belong to it, those after a stage to that stage.
+        """
         import re
 
-        found: list[list[str]] = []
+        groups: list[list[str]] = []
         last = None
         for name, _ in self.model.named_parameters():
             match = re.match(_TORCHVISION_GROUPS, name)
             stage = match.group(0) if match else last
-            if not found or (stage != last and last is not None):
-                found.append([])
+            if not groups or (stage != last and last is not None):
+                groups.append([])
             last = stage
-            found[-1].append(f"model.{name}")
-        return found
+            groups[-1].append(f"model.{name}")
+        return groups
 
 
-def build_torchvision_backbone(name: BackboneName, side: int | None) -> Backbone:
+def knows(architecture: str) -> bool:
+    """Check whether torchvision has a classifier of this name."""
+    from torchvision import models
+
+    return architecture in models.list_models(module=models)
+
+
+def similar_names(architecture: str) -> list[str]:
+    """Return up to five names of torchvision that begin alike."""
+    from torchvision import models
+
+    return list(models.list_models(module=models, include=f"*{architecture[:6]}*")[:5])
+
+
+def fetch_tensors(name: BackboneName) -> dict[str, torch.Tensor]:
+    """Download the pretrained weights from torchvision's hub."""
+    from torchvision import models
+
+    return dict(models.get_model(name.architecture, weights="DEFAULT").state_dict())
+
+
+def build_backbone(name: BackboneName, side: int | None) -> Backbone:
     """Build a backbone of torchvision with the weights its constructor draws.
 
     Raises:
-        ConfigError: The library does not know the name, or the backbone cannot take images of this size.
+        ConfigError: torchvision does not know the name, Bract does not support its family, or
+            the backbone cannot take images of this size.
     """
     from torchvision import models
 
-    if name.architecture not in models.list_models(module=models):
-        close = ", ".join(models.list_models(module=models, include=f"*{name.architecture[:6]}*")[:5])
-        raise ConfigError(f"model.backbone={name.given!r}: torchvision has no such classifier; {close}")
+    if not knows(name.architecture):
+        similar = ", ".join(similar_names(name.architecture))
+        raise ConfigError(f"model.backbone={name.given!r}: torchvision has no such classifier; {similar}")
     model: Any = models.get_model(name.architecture, weights=None)
     wanted = side or CONV_SIDE
     if hasattr(model, "encoder") and hasattr(model, "heads"):

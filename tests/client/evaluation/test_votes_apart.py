@@ -14,7 +14,7 @@ from client.training.network_sgd import network_logits
 from client.training.round_settings import settings_of
 from client.training.trainer import Trainer
 from common.config.schema import RunConfig
-from common.models.classifier import network_for
+from common.models.classifier import build_network
 from common.models.linear_head import HEAD_WEIGHT
 
 pytestmark = pytest.mark.numerical
@@ -74,7 +74,7 @@ def test_votes_move_where_a_product_depends_on_the_number_of_rows(
 
 def test_votes_of_a_network_do_not_depend_on_other_images(make_config: MakeConfig) -> None:
     config = make_config({"model.backbone": "cnn", "data.image-size": 8})
-    network = network_for(config, (8, 8, 3), 4)
+    network = build_network(config, (8, 8, 3), 4)
     arrays = {name: value.detach().numpy().copy() for name, value in network.named_parameters() if value.requires_grad}
     images = np.random.default_rng(2).integers(0, 256, (70, 8, 8, 3)).astype(np.uint8)
     settings = settings_of(config, server_round=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from client.training.augmentation import augment, quarter_turns, view_seeds
-from client.training.network_sgd import Rows
+from client.training.network_sgd import TrainingSet
 from client.training.round_settings import LocalSettings
 from common.config.schema import AUGMENTATIONS, RunConfig
 from common.models.classifier import build_network
@@ -148,7 +148,7 @@ def test_batch_draws_views_for_each_image_alone(make_config: Callable[..., RunCo
     )
     network = build_network(config, (32, 32, 3), 3)
     images = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    rows = Rows(images, np.arange(6) % 3, DIGESTS[:6])
+    rows = TrainingSet(images, np.arange(6) % 3, DIGESTS[:6])
     settings = LocalSettings(0.1, 0.0, 1, 4, augmentation=("crop", "flip"), rotation_weight=0.5, stream=b"r")
 
     whole = rows.batch(network, np.arange(6), settings, step=2)

@@ -10,7 +10,7 @@ import torch
 
 from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
-from client.training.network_sgd import Rows, train_network, train_network_privately
+from client.training.network_sgd import TrainingSet, train_network, train_network_privately
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 from common.privacy.clipping import clipped_sum
@@ -69,7 +69,7 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
             return original(gradients, max_grad_norm=max_grad_norm)
 
         monkeypatch.setattr(network_training, "clipped_sum", spy)
-        rows = Rows(everyone.images[kept], everyone.labels[kept], everyone.digests[kept])
+        rows = TrainingSet(everyone.images[kept], everyone.labels[kept], everyone.digests[kept])
         train_network_privately(network, arrays, rows, plan, local, repeating())
         return seen
 
@@ -163,7 +163,7 @@ def test_private_training_of_rows_that_are_not_finite_is_that_of_the_others(
     network, arrays = tuned
     plan, local = PrivacyPlan("dp-sgd", "image", 6, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(1.0, 0.0, 1, 6)
     rows = rows_of(6, 32, 3)
-    without = Rows(rows.images[1:], rows.labels[1:], rows.digests[1:])
+    without = TrainingSet(rows.images[1:], rows.labels[1:], rows.digests[1:])
     prepare = network.prepare
 
     def poisoned(images: np.ndarray) -> torch.Tensor:

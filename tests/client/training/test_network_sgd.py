@@ -12,10 +12,10 @@ import torch
 from opacus import GradSampleModule
 
 from client.training.dp_sgd import PrivateStreams
-from client.training.network_sgd import Rows, network_logits, train_network, train_network_privately
+from client.training.network_sgd import TrainingSet, network_logits, train_network, train_network_privately
 from client.training.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings
-from common.models.classifier import AnyNetwork, build_network, load_arrays, network_for
+from common.models.classifier import AnyNetwork, build_network, load_arrays
 from common.models.initialization import initial_arrays
 from common.models.small_cnn import to_pixels
 from common.privacy.plan import PrivacyPlan
@@ -41,7 +41,7 @@ def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:
     return tuned_network(make_config)
 
 
-def loss_of(network: AnyNetwork, arrays: Arrays, rows: Rows) -> float:
+def loss_of(network: AnyNetwork, arrays: Arrays, rows: TrainingSet) -> float:
     logits = torch.from_numpy(network_logits(network, arrays, rows.images, SETTINGS))
     return float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(rows.labels)))
 
@@ -197,10 +197,10 @@ def test_arrays_keep_the_order_of_the_networks_parameters() -> None:
 def test_mlp_head_on_cached_features_trains_both_ways(make_config: MakeConfig) -> None:
     config = make_config({"model.tuning": "head", "model.head": "mlp", "model.weights": "random"})
     rng = np.random.default_rng(0)
-    rows = Rows(
+    rows = TrainingSet(
         rng.standard_normal((30, 20)).astype(np.float32), np.arange(30) % 3, rng.integers(0, 256, (30, 32), np.uint8)
     )
-    network, arrays = network_for(config, (20,), 3), initial_arrays(config, (20,), ("a", "b", "c"))
+    network, arrays = build_network(config, (20,), 3), initial_arrays(config, (20,), ("a", "b", "c"))
     plan, local = PrivacyPlan("dp-sgd", "image", 30, 0.5, 2, 1, 1.0, 1.0, 1e-5), LocalSettings(0.1, 0.0, 20, 10)
 
     plain = train_network(network, arrays, rows, local, public_stream(0, "batches"))

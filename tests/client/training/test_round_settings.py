@@ -33,7 +33,9 @@ def test_schedule_factor_equals_the_numbers_worked_by_hand(
     config = config_of(make_config, **{"training.schedule": schedule, "training.warmup-rounds": warmup})
 
     for server_round, factor in expected.items():
-        assert schedule_factor(config, server_round) == pytest.approx(factor, abs=1e-6)
+        assert schedule_factor(config.training, num_rounds=10, server_round=server_round) == pytest.approx(
+            factor, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -41,7 +43,9 @@ def test_schedule_factor_equals_the_numbers_worked_by_hand(
 def test_schedule_factor_is_positive_and_at_most_one(make_config: MakeConfig, schedule: str, warmup: int) -> None:
     config = config_of(make_config, **{"training.schedule": schedule, "training.warmup-rounds": warmup})
 
-    factors = [schedule_factor(config, server_round) for server_round in range(1, 11)]
+    factors = [
+        schedule_factor(config.training, num_rounds=10, server_round=server_round) for server_round in range(1, 11)
+    ]
 
     assert all(0 < factor <= 1 for factor in factors)
     after = factors[min(warmup, 9) :]

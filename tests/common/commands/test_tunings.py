@@ -59,7 +59,7 @@ def test_lora_counts_rank_times_both_sides_of_every_layer() -> None:
 
 
 def test_table_refuses_an_unknown_backbone() -> None:
-    with pytest.raises(ConfigError, match="known neither to timm nor to torchvision"):
+    with pytest.raises(ConfigError, match="not known to timm or torchvision"):
         tuning_table(["resnet18", "resnet19"], ["head"])
 
 

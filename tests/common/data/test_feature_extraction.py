@@ -36,7 +36,8 @@ def pictures(count: int, seed: int = 0) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def network(make_config: MakeConfig) -> Network:
-    return feature_network(make_config({"data.image-size": SIDE}))
+    config = make_config({"data.image-size": SIDE})
+    return feature_network(config.model, config.backbone_spec)
 
 
 def extract(network: Network, folder: Path, images: list[Image.Image], seen: list[int] | None = None) -> np.ndarray:

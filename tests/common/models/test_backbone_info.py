@@ -51,7 +51,7 @@ def test_resolve_name_finds_the_provider(given: str, provider: str, architecture
     ("given", "words"),
     [
         ("vgg11", "is in timm and in torchvision: write timm:vgg11 or torchvision:vgg11"),
-        ("resnet19", "is known neither to timm nor to torchvision"),
+        ("resnet19", "is not known to timm or torchvision; similar names are torchvision:"),
         ("keras:resnet18", "write timm:<name>, torchvision:<name> or clip:<name>, or one of cnn, efficientnet_lite0"),
         ("timm:", "write timm:<name>"),
     ],
@@ -98,7 +98,7 @@ def test_known_backbones_lists_every_short_name() -> None:
 def test_backbone_facts_give_the_number_of_features(
     make_config: MakeConfig, backbone: str, features: int, mapped: int
 ) -> None:
-    facts = backbone_info(config_of(make_config, backbone, **{"data.image-size": 64}))
+    facts = backbone_info(config_of(make_config, backbone, **{"data.image-size": 64}).backbone_spec)
 
     assert (facts.num_features, facts.num_flattened, facts.image_size) == (features, mapped, 64)
 
@@ -131,11 +131,11 @@ def test_backbone_facts_refuse_a_size_that_the_backbone_cannot_take(
     make_config: MakeConfig, backbone: str, side: int, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        backbone_info(config_of(make_config, backbone, **{"data.image-size": side}))
+        backbone_info(config_of(make_config, backbone, **{"data.image-size": side}).backbone_spec)
 
 
 def test_loaded_backbone_is_frozen_and_in_eval_mode(make_config: MakeConfig) -> None:
-    body = load_backbone(config_of(make_config, SMALL))
+    body = load_backbone(config_of(make_config, SMALL).backbone_spec)
 
     assert not body.training
     assert not any(parameter.requires_grad for parameter in body.parameters())
@@ -146,14 +146,14 @@ def test_loaded_backbone_is_frozen_and_in_eval_mode(make_config: MakeConfig) -> 
 
 
 def test_pinned_hash_is_accepted_when_it_is_right_and_refused_when_it_is_not(make_config: MakeConfig) -> None:
-    right = backbone_info(config_of(make_config, SMALL)).sha256
+    right = backbone_info(config_of(make_config, SMALL).backbone_spec).sha256
     wrong = "0" * 64
 
-    load_backbone(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
-    backbone_info(config_of(make_config, SMALL, **{"model.weights-sha256": right}))
+    load_backbone(config_of(make_config, SMALL, **{"model.weights-sha256": right}).backbone_spec)
+    backbone_info(config_of(make_config, SMALL, **{"model.weights-sha256": right}).backbone_spec)
     for ask in (backbone_info, load_backbone):
         with pytest.raises(WeightsError, match=f"asks for {wrong[:16]}.*here have {right[:16]}"):
-            ask(config_of(make_config, SMALL, **{"model.weights-sha256": wrong}))
+            ask(config_of(make_config, SMALL, **{"model.weights-sha256": wrong}).backbone_spec)
 
 
 def test_backbone_facts_notice_that_the_file_has_changed(
@@ -162,13 +162,13 @@ def test_backbone_facts_notice_that_the_file_has_changed(
     file = tmp_path / "weights.safetensors"
     save_file(tensors, file)
     config = config_of(make_config, SMALL, file)
-    before = backbone_info(config)
+    before = backbone_info(config.backbone_spec)
 
     save_file(tensors | {"conv_stem.weight": 2 * tensors["conv_stem.weight"]}, file)
     os.utime(file, ns=(1, 1))  # same size, another time
 
-    assert backbone_info(config).sha256 != before.sha256
-    assert backbone_info(config).sha256 == hash_tensors(
+    assert backbone_info(config.backbone_spec).sha256 != before.sha256
+    assert backbone_info(config.backbone_spec).sha256 == hash_tensors(
         load_pretrained(resolve_name(SMALL), str(file), side=32, seed=0)[0].state_dict()
     )
 
@@ -180,8 +180,8 @@ def test_backbone_facts_are_remembered_across_processes(
 
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     config = config_of(make_config, SMALL, **{"seed": 77})
-    first = backbone_info(config)
+    first = backbone_info(config.backbone_spec)
     backbones._remembered.cache_clear()  # as a new process starts
     monkeypatch.setattr(backbones, "load_pretrained", None)
 
-    assert backbone_info(config) == first
+    assert backbone_info(config.backbone_spec) == first

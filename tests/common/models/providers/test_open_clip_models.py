@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from client.training.dp_sgd import PrivateStreams
-from client.training.network_sgd import Rows, network_logits, train_network, train_network_privately
+from client.training.network_sgd import TrainingSet, network_logits, train_network, train_network_privately
 from client.training.round_settings import settings_of
 from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
@@ -76,11 +76,11 @@ def own_scores(model: Any, images: np.ndarray) -> torch.Tensor:
 
 def test_image_tower_is_the_backbone(make_config: Callable[..., RunConfig], tiny: Any) -> None:
     config = config_of(make_config, tiny)
-    body = load_backbone(config)
+    body = load_backbone(config.backbone_spec)
     inputs = torch.randn(2, 3, SIDE, SIDE)
 
     torch.testing.assert_close(body.pooled(body.feature_maps(inputs)), tiny[2].encode_image(inputs))
-    facts = backbone_info(config)
+    facts = backbone_info(config.backbone_spec)
     assert (facts.num_features, facts.image_size, facts.interpolation) == (24, SIDE, "bicubic")
     assert facts.mean == pytest.approx([255 * value for value in open_clip.OPENAI_DATASET_MEAN], abs=1e-3)
 
@@ -89,7 +89,7 @@ def test_text_head_starts_with_the_zero_shot_scores_of_open_clip(
     make_config: Callable[..., RunConfig], tiny: Any
 ) -> None:
     config = config_of(make_config, tiny, **{"model.head": "text"})
-    extractor, images = feature_network(config), pixels(5)
+    extractor, images = feature_network(config.model, config.backbone_spec), pixels(5)
     features = extractor(extractor.prepare(images)).detach().numpy()
 
     arrays = initial_arrays(config, (24,), CLASSES)
@@ -123,7 +123,7 @@ def test_tower_trains_in_every_way_of_tuning(
     network = build_network(config, (SIDE, SIDE, 3), 3)
     arrays = initial_arrays(config, (SIDE, SIDE, 3), CLASSES)
     digests = np.random.default_rng(1).integers(0, 256, (6, 32), dtype=np.uint8)
-    rows, settings = Rows(pixels(6), np.arange(6) % 3, digests), settings_of(config, server_round=1)
+    rows, settings = TrainingSet(pixels(6), np.arange(6) % 3, digests), settings_of(config, server_round=1)
 
     if private:
         plan = PrivacyPlan("dp-sgd", "image", 6, 1.0, 2, 1, 1.0, 1.0, 1e-5)
@@ -138,7 +138,7 @@ def test_tower_trains_in_every_way_of_tuning(
 
 
 def test_groups_of_the_tower_are_its_blocks(make_config: Callable[..., RunConfig], tiny: Any) -> None:
-    body = load_backbone(config_of(make_config, tiny))
+    body = load_backbone(config_of(make_config, tiny).backbone_spec)
 
     last = tuned_names(body, "last:1", "tiny")
 
@@ -153,7 +153,7 @@ def test_weights_of_the_image_tower_alone_are_enough_for_a_body_and_not_for_a_te
     file = tmp_path / "visual.safetensors"
     save_file({name: value for name, value in tiny[2].state_dict().items() if name.startswith("visual.")}, file)
 
-    body = load_backbone(config_of(make_config, tiny, **{"model.weights": str(file)}))
+    body = load_backbone(config_of(make_config, tiny, **{"model.weights": str(file)}).backbone_spec)
 
     assert torch.equal(body.model.proj, tiny[2].visual.proj)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="needs a file with both towers"):
