@@ -9,7 +9,6 @@ from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition, class_counts
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
-from common.privacy.plan import plan_for, server_plan
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
@@ -52,12 +51,12 @@ def make_context(
 
 def _try_plans(config: RunConfig, partition: Partition) -> None:
     """Make every client's plan here first: a setting that admits none is explained, where a client says a bare code."""
-    if config.noises_gradients:
+    if config.is_local_dp:
         sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
         for size in np.unique(sizes).tolist():
-            plan_for(config, size).spent()
+            config.plan(size).spent()
     elif config.private:
-        server_plan(config).spent()
+        config.plan(config.cohort_size).spent()
 
 
 app = create_app(make_context)

@@ -13,7 +13,6 @@ from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared, prepare
 from common.metrics import score
 from common.models.initialization import initial_arrays
-from common.privacy.plan import plan_for
 from common.randomness import public_stream
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.pooled_evaluator import PooledEvaluator
@@ -46,7 +45,7 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
     advance = progress.work(len(chosen) + 1, "Baselines")
 
     def rows_of(divided: Partition, who: int) -> Shard:
-        return shard(prepared, divided, who, private=config.noises_gradients, unit=config.privacy.unit)
+        return shard(prepared, divided, who, private=config.is_local_dp, unit=config.privacy.unit)
 
     def accuracy(of: RunConfig, rows: Shard, name: str) -> float:
         result = score(evaluator.pooled(_train(of, rows, name, prepared)).confusion).accuracy
@@ -72,7 +71,7 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
     arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.classes)
-    plan = plan_for(config, rows.num_units) if config.noises_gradients else None
+    plan = config.plan(rows.num_units) if config.is_local_dp else None
     for server_round in range(1, config.participations + 1):
         arrays = trainer.train(arrays, rows, name=name, server_round=server_round, plan=plan)
     return arrays

@@ -14,7 +14,6 @@ from common.data.client_dataset import ImageDigests, Shard
 from common.data.decoding import BadImage, decode
 from common.data.sources.base_source import Entries
 from common.errors import DataError
-from common.privacy.plan import plan_for
 from common.system.progress import no_progress
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def round_seconds(
     training = config.training.model_copy(update={"local_epochs": epochs})
     trainer = Trainer(config.model_copy(update={"training": training}), shape, classes)
     shard = _made_up(config, shape, len(classes), rows)
-    plan = plan_for(trainer.config, rows) if config.noises_gradients else None
+    plan = trainer.config.plan(rows) if config.is_local_dp else None
     if not config.needs_no_torch:
         trainer.train(arrays, shard, name="dry-run", server_round=1, plan=plan)  # loads the network and warms up
     started = time.perf_counter()

@@ -18,7 +18,6 @@ from common.data.partitioning.client_sizes import client_sizes, client_units
 from common.data.scan import source_entries
 from common.data.sources.registry import open_source
 from common.models.initialization import initial_arrays
-from common.privacy.plan import plan_for, server_plan
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
 from server.state.run_directory import check_free
@@ -86,12 +85,10 @@ def foresee(config: RunConfig) -> dict[str, Any]:
 def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
     if not config.private:
         return None
-    if config.privacy.mechanism == "client-dp":
-        plans = {"every": server_plan(config)}
+    if config.mechanism.noise_at_server:
+        plans = {"every": config.plan(config.cohort_size)}
     else:
-        plans = {
-            which: plan_for(config, int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))
-        }
+        plans = {which: config.plan(int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))}
     return {
         which: {
             "num_units": plan.num_units,
