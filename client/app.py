@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from client.admission import admit, client_ref, pinned_by
 from client.evaluation.evaluate import evaluate_incoming
 from client.session import ClientSession, SessionCache
-from client.training.trainer import Arrays
+from common.arrays import Arrays
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages.checks import check_incoming, check_release, check_request, check_tensor

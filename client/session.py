@@ -13,7 +13,8 @@ from client.guard import Guard
 from client.home import ClientHome, OwnHome, SimulatedHome
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.personal_tensors import PersonalState
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.loading import Scalar, parse
 from common.config.schema import RunConfig, split_list
 from common.data.client_dataset import Shard, shard

@@ -10,6 +10,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from common.arrays import Arrays
 from common.config.schema import RunConfig, split_list
 from common.errors import FederationError
 from common.ledger.signed_heads import HeadKeeper
@@ -24,7 +25,7 @@ from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_pr
 from server.reporting.trackers import FileTracker, Tracker, Trackers
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
 from server.rounds.enrollment import enroll_clients
-from server.rounds.loop import Arrays, Closing, RoundSettings, close_at_clients, evaluate_at_clients, run_rounds
+from server.rounds.loop import Closing, RoundSettings, close_at_clients, evaluate_at_clients, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.run_context import RunContext

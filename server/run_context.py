@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.arrays import Arrays
 from common.metrics import Counts
 from server.reporting.trackers import LogTracker, Tracker
-from server.rounds.loop import Arrays, Evaluate
+from server.rounds.loop import Evaluate
 
 
 @dataclass(frozen=True)

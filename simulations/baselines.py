@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from client.session import client_name
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition

@@ -7,6 +7,7 @@ import numpy as np
 
 from client.session import client_name
 from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared
@@ -35,7 +36,7 @@ class PooledEvaluator:
         owners = partition.owner[order]
         self._bounds = np.searchsorted(owners, np.arange(len(partition.num_units) + 1))
 
-    def by_client(self, arrays: dict[str, np.ndarray]) -> dict[str, Counts]:
+    def by_client(self, arrays: Arrays) -> dict[str, Counts]:
         """Counts of a model on each client's held-out images, by client name."""
         logits = self._learner.logits(self._start | arrays, self._inputs)
         return {
@@ -43,6 +44,6 @@ class PooledEvaluator:
             for partition, (start, stop) in enumerate(zip(self._bounds[:-1], self._bounds[1:], strict=True))
         }
 
-    def pooled(self, arrays: dict[str, np.ndarray]) -> Counts:
+    def pooled(self, arrays: Arrays) -> Counts:
         """Counts of a model on all held-out images."""
         return self._learner.evaluate(self._start | arrays, self._inputs, self._labels)

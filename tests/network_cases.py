@@ -8,6 +8,7 @@ import torch
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import Rows
 from client.training.round_settings import LocalSettings
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.models.classifier import AnyNetwork, CnnNetwork, build_network
 from common.models.initialization import initial_arrays
@@ -15,7 +16,6 @@ from common.models.small_cnn import SmallCnn, initial_cnn
 from common.randomness import public_stream
 
 MakeConfig = Callable[..., RunConfig]
-Arrays = dict[str, np.ndarray]
 SETTINGS = LocalSettings(0.01, 0.5, 2, 16)
 
 

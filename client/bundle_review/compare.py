@@ -10,6 +10,7 @@ from client.client_config import SITE_FILE, load_site
 from common.errors import ConfigError
 from common.privacy.policy import load_policy
 from common.system.app_bundle import bundle_files, files_digest, installed_bundle
+from common.system.console import printable
 
 Files = dict[str, bytes]
 
@@ -129,7 +130,7 @@ def _diff(name: str, old: bytes | None, new: bytes | None) -> list[str]:
         return [f"no text: {_size(old)} before, {_size(new)} now"]
     places = ["/dev/null" if content is None else f"{side}/{name}" for side, content in (("a", old), ("b", new))]
     lines = difflib.unified_diff(before, after, fromfile=places[0], tofile=places[1], lineterm="")
-    return [shown(line) for line in lines]
+    return [printable(line, keep="\t") for line in lines]
 
 
 def _lines(content: bytes | None) -> list[str] | None:
@@ -146,15 +147,3 @@ def _lines(content: bytes | None) -> list[str] | None:
 
 def _size(content: bytes | None) -> str:
     return "nothing" if content is None else f"{len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
-
-
-def shown(text: str) -> str:
-    r"""A line with everything escaped that a terminal would obey, or that an eye would not see.
-
-    >>> print(shown("x = 1  # \x1b[2J \u202e"))
-    x = 1  # \x1b[2J \u202e
-    """
-    return "".join(
-        letter if letter == "\t" or letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )

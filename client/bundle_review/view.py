@@ -4,7 +4,8 @@ import shlex
 
 import typer
 
-from client.bundle_review.compare import Change, Review, shown
+from client.bundle_review.compare import Change, Review
+from common.system.console import printable
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
@@ -13,7 +14,7 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 def show_review(found: Review, *, names_only: bool) -> None:
     """Print a review. Everything that came out of a bundle is escaped."""
     for mark, side in (("before", found.before), ("after ", found.after)):
-        typer.echo(f"{mark}  {side.digest or 'nothing is pinned'}  {shown(side.what)}")
+        typer.echo(f"{mark}  {side.digest or 'nothing is pinned'}  {printable(side.what, keep='')}")
     _show_pin(found)
     if not found.same and found.after.files is not None and found.before.files is not None:
         counts = ", ".join(f"{_count(found, kind)} {kind}" for kind in _MARKS)
@@ -42,7 +43,7 @@ def _show_pin(found: Review) -> None:
 
 def _show_name(change: Change) -> None:
     flags = f"   LOOK: {'; '.join(change.flags)}" if change.flags else ""
-    typer.secho(f"  {_MARKS[change.kind]} {shown(change.name)}{flags}", fg="yellow" if flags else None)
+    typer.secho(f"  {_MARKS[change.kind]} {printable(change.name, keep='')}{flags}", fg="yellow" if flags else None)
 
 
 def _show_diff(change: Change) -> None:

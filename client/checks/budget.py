@@ -17,7 +17,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.ledger.remaining_budget import Budget, budget_of
 from common.privacy.mechanisms import mechanism_named
 from common.privacy.policy import Policy, load_policy
-from common.system.console import figure
+from common.system.console import format_epsilon
 from common.system.paths import bract_home
 
 _KEYS = ("fingerprint.key", "signing.key")
@@ -94,7 +94,7 @@ def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerRep
     if not budget.images:
         return ok("budget", f"nothing spent yet of epsilon {policy.max_epsilon:g}")
     found = (
-        f"the image that has spent most: epsilon {figure(budget.spent)} of {policy.max_epsilon:g} "
+        f"the image that has spent most: epsilon {format_epsilon(budget.spent)} of {policy.max_epsilon:g} "
         f"({policy.accountant.upper()}, delta {policy.delta:g})"
     )
     if not budget.nothing_left:

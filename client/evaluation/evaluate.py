@@ -2,7 +2,7 @@
 
 from client.evaluation.private_counts import noised_matrix, noised_pair
 from client.session import ClientSession
-from client.training.trainer import Arrays
+from common.arrays import Arrays
 from common.errors import PrivacyError
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases

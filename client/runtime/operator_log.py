@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.system.console import printable
+
 LOG_FILE = "client.log"
 _BYTES, _BACKUPS = 1_000_000, 3
 _log = logging.getLogger("bract.client")
@@ -21,21 +23,21 @@ class Voice:
 
     def say(self, line: str) -> None:
         """One line for the operator."""
-        line = _plain(line)
+        line = printable(line)
         self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
         _log.info(line)
 
     def warn(self, line: str) -> None:
         """One line that somebody should act on."""
-        _log.warning(_plain(line))
+        _log.warning(printable(line))
 
     def log(self, level: int, text: str) -> None:
         """What a task logged."""
-        _log.log(level, _plain(text))
+        _log.log(level, printable(text))
 
     def keep(self, line: str) -> None:
         """One line for the file only."""
-        _log.debug(_plain(line))
+        _log.debug(printable(line))
 
 
 @contextmanager
@@ -61,8 +63,3 @@ def voice_of(folder: Path, console: Console) -> Iterator[Voice]:
         ours.handlers[:], ours.propagate = before[0], before[2]
         ours.setLevel(before[1])
         file.close()
-
-
-def _plain(text: str) -> str:
-    """Without what a terminal would obey: some of it comes from the server."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)

@@ -15,6 +15,7 @@ from client.client_config import NODE_KEY, Site
 from client.runtime.process_lifetime import die_with, kernel_can_tether
 from client.runtime.supernode_main import PARENT
 from common.errors import ConfigError
+from common.system.files import write_atomic
 
 LOG_FILE = "supernode.log"
 _LOOPBACK = "127.0.0.1"
@@ -99,7 +100,8 @@ def supernode_of(site: Site) -> Iterator[tuple[SuperNode, str]]:
     home.mkdir(exist_ok=True, mode=0o700)
     home.chmod(0o700)
     port, secret = _free_port(), secrets.token_bytes(32)
-    secret_file = _write_secret(home / "superexec.secret", secret)
+    secret_file = home / "superexec.secret"
+    write_atomic(secret_file, secret, durable=False, mode=0o600)
     command, log = command_for(site, port=port, secret_file=secret_file), home / LOG_FILE
     log.write_bytes(b"")
     try:
@@ -134,13 +136,6 @@ def _start(command: list[str], home: Path, log: Path) -> "subprocess.Popen[bytes
             start_new_session=True,  # a terminal's Ctrl-C is for the launcher, which ends tasks first
             preexec_fn=(lambda: die_with(parent)) if tethered else None,  # noqa: PLW1509
         )
-
-
-def _write_secret(file: Path, secret: bytes) -> Path:
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(secret)
-    return file
 
 
 def _free_port() -> int:

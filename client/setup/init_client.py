@@ -1,7 +1,6 @@
 """Set up a client on a machine of its own: what it declares, and a policy with safe defaults."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from common.data.sources.registry import names_a_place, open_source
 from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder
 from common.privacy.policy import load_policy
+from common.system.files import write_atomic
 from common.system.progress import ProgressFactory
 
 _POLICY = """\
@@ -148,9 +148,7 @@ def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ..
         load_policy(site.policy_file)
     if authority:
         site.authority_file.write_bytes(as_pem(authority))
-    scratch = site.folder / f".{SITE_FILE}.part"
-    scratch.write_text(_site_text(site), encoding="utf-8")
-    os.replace(scratch, site.folder / SITE_FILE)
+    write_atomic(site.folder / SITE_FILE, _site_text(site), durable=False, mode=0o666)
 
 
 def _site_text(site: Site) -> str:

@@ -1,7 +1,5 @@
 """The key pair by which a server knows this client's node: made once, kept by the client."""
 
-import contextlib
-import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from client.client_config import Site
 from common.errors import ConfigError
+from common.system.files import write_atomic
 
 
 def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
@@ -33,26 +32,15 @@ def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
     """
     try:
         if not site.key_file.exists():
-            _write_new(site.key_file, ec.generate_private_key(ec.SECP384R1()))
+            fresh = ec.generate_private_key(ec.SECP384R1())
+            content = fresh.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+            write_atomic(site.key_file, content, durable=True, mode=0o600, overwrite=False)
         key = read_node_key(site.key_file)
         if not site.public_key_file.exists():
             site.public_key_file.write_bytes(public_line(key, site.name) + b"\n")
     except OSError as error:
         raise ConfigError(f"the node's key {site.key_file} cannot be written ({error.strerror})") from None
     return key
-
-
-def _write_new(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            file.unlink()  # half a key would stop the next try
-        raise
 
 
 def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from client.status.status import ClientStatus, RunStatus
-from common.system.console import figure, plain, say
+from common.system.console import format_epsilon, plain, say
 
 _MOST = 10
 _PINS = {
@@ -45,8 +45,8 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
     left = "used up" if budget.nothing_left else f"about {budget.left:.3f} left"
     say(
         console,
-        f"Spent   epsilon {figure(budget.spent)}, {left}: the image that has spent most, of {budget.images}, over all "
-        "clients of this user; a plan that was begun counts in full",
+        f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: the image that has spent most, of {budget.images}, "
+        "over all clients of this user; a plan that was begun counts in full",
     )
 
 
@@ -65,8 +65,8 @@ def _show_run(run: RunStatus, console: Console) -> None:
     say(console, f"{found.rounds} of {plan.num_rounds} rounds answered{closing}", depth=4)
     say(
         console,
-        f"epsilon {figure(run.sent.pld)} for what left, {figure(found.spent.pld)} reserved, "
-        f"{figure(found.planned.pld)} the whole plan",
+        f"epsilon {format_epsilon(run.sent.pld)} for what left, {format_epsilon(found.spent.pld)} reserved, "
+        f"{format_epsilon(found.planned.pld)} the whole plan",
         depth=4,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 from client.training.batch_buffer import FeatureRows
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
+from common.arrays import Arrays
 from common.models.linear_head import HEAD_WEIGHT, residuals
 from common.privacy.clipping import clipped_head_group_sum, clipped_head_sum, row_norms
 from common.privacy.discrete_gaussian import ByteStream
@@ -121,7 +122,7 @@ class UnitRows:
 
 
 def train_head_privately(
-    arrays: dict[str, np.ndarray],
+    arrays: Arrays,
     features: np.ndarray,
     labels: np.ndarray,
     plan: PrivacyPlan,
@@ -129,7 +130,7 @@ def train_head_privately(
     streams: PrivateStreams,
     *,
     units: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """One round of DP-SGD on a linear head, with per-example norms in closed form.
 
     Args:

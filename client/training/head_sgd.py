@@ -5,6 +5,7 @@ import numpy as np
 from client.training.batch_buffer import FeatureRows
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
+from common.arrays import Arrays
 from common.models.linear_head import HEAD_WEIGHT, residuals
 
 
@@ -24,12 +25,12 @@ def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Gene
 
 
 def train_head(
-    arrays: dict[str, np.ndarray],
+    arrays: Arrays,
     features: np.ndarray,
     labels: np.ndarray,
     settings: LocalSettings,
     rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """One round of mini-batch training on softmax cross-entropy.
 
     Args:

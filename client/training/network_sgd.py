@@ -19,6 +19,7 @@ from client.training.per_example_gradients import (
     providers_agree,
 )
 from client.training.round_settings import LocalSettings
+from common.arrays import Arrays
 from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
@@ -26,7 +27,6 @@ from common.privacy.plan import PrivacyPlan
 _log = logging.getLogger("bract.client")
 _CHUNK = 64
 _SLOTS_ON_ACCELERATOR = 16
-Arrays = dict[str, np.ndarray]
 
 
 class Rows:

@@ -1,11 +1,12 @@
 """Tensors that stay at a client, kept on disk by round, so that a round that is run again starts where it did."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Arrays
 from common.errors import ConfigError
+from common.system.files import atomic_stream
 
 
 class PersonalState:
@@ -20,7 +21,7 @@ class PersonalState:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def before(self, server_round: int) -> dict[str, np.ndarray] | None:
+    def before(self, server_round: int) -> Arrays | None:
         """The tensors as the latest round before this one left them; None if there was none.
 
         Raises:
@@ -36,14 +37,11 @@ class PersonalState:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} is damaged ({type(error).__name__}): remove {self._folder}") from None
 
-    def keep(self, server_round: int, arrays: dict[str, np.ndarray]) -> None:
+    def keep(self, server_round: int, arrays: Arrays) -> None:
         """Write the tensors that a round has left; the newest few rounds are kept."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = self._file(server_round)
-        scratch = file.with_suffix(f".{os.getpid()}.part")
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        with atomic_stream(self._file(server_round), durable=False, mode=0o600) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
-        os.replace(scratch, file)
         for number in sorted(self._rounds())[: -self._KEPT]:
             self._file(number).unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ import numpy as np
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard
 from common.errors import PrivacyError
@@ -26,8 +27,6 @@ from common.system.aligned_arrays import align_rows
 
 if TYPE_CHECKING:
     from common.models.classifier import AnyNetwork
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from common.system.console import plain_errors
 if TYPE_CHECKING:
     from common.ledger.audit.audit import Heads
     from common.ledger.audit.report import AuditedRun, LedgerReport
-from common.system.console import figure, plain, say, show_remarks, show_verdict
+from common.system.console import format_epsilon, plain, say, show_remarks, show_verdict
 
 audit_app = typer.Typer(no_args_is_help=True, help="Check what was spent, and attack what is promised.")
 LEDGER_HELP = """Check ledgers: is anything changed or missing, and what was spent? No keys needed, nothing is written.
@@ -116,8 +116,9 @@ def _show_worst(report: "LedgerReport", console: Console) -> None:
     runs = "1 run" if worst.runs == 1 else f"{worst.runs} runs"
     say(
         console,
-        f"The image that has spent most, of {worst.images}: epsilon <= {figure(worst.spent.pld)} (PLD), "
-        f"{figure(worst.spent.rdp)} (RDP) at delta {worst.delta:g}, over {runs}; a plan that was begun counts in full",
+        f"The image that has spent most, of {worst.images}: epsilon <= {format_epsilon(worst.spent.pld)} (PLD), "
+        f"{format_epsilon(worst.spent.rdp)} (RDP) at delta {worst.delta:g}, over {runs}; "
+        "a plan that was begun counts in full",
     )
 
 
@@ -137,8 +138,8 @@ def _cells(run: "AuditedRun") -> Sequence[str]:
         run.dataset[:12],
         f"{run.rounds}/{run.plan.num_rounds}" + (" closed" if run.closed else " open"),
         "-" if run.plan.counts is None else "yes" if run.closing else "no",
-        figure(run.spent.pld),
-        figure(run.planned.pld),
+        format_epsilon(run.spent.pld),
+        format_epsilon(run.planned.pld),
         f"{run.plan.delta:g}",
     )
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.plan_table import PlanTable, held_out, milestones
+from common.system.console import format_epsilon
 
 _COLOURS = ("#2a6f4e", "#b4552d", "#3f6fa3", "#a08320", "#7a4f8a")
 
@@ -71,8 +72,8 @@ def _epsilon_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     lines = []
     for number in milestones(rows[0].plan.num_rounds):
         name = f"epsilon after {number:,} round{'s' if number > 1 else ''}"
-        lines.append((name, [f"{row.after_rounds[number].pld:.3f}" for row in rows]))
-    return [*lines, ("the whole plan by RDP", [f"{row.spent.rdp:.3f}" for row in rows])]
+        lines.append((name, [format_epsilon(row.after_rounds[number].pld) for row in rows]))
+    return [*lines, ("the whole plan by RDP", [format_epsilon(row.spent.rdp) for row in rows])]
 
 
 def _more_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
@@ -80,7 +81,7 @@ def _more_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     target = table.config.privacy.target_epsilon
     if target is None:
         return [
-            ("epsilon with 10 % more noise", [f"{other.epsilon:.3f}" for other in others]),
+            ("epsilon with 10 % more noise", [format_epsilon(other.epsilon) for other in others]),
             ("  change of epsilon", [f"{other.epsilon_change:+.3f}" for other in others]),
         ]
     return [
@@ -108,8 +109,8 @@ def _notes(table: PlanTable, why_not: str) -> Iterator[tuple[str, str]]:
             "Held out",
             f"private counts each round (noise {counts['counts_noise_stddev']:.4g}) and a matrix at the end (noise "
             f"{counts['closing_noise_stddev']:.4g}) cost each held-out {plan.privacy_unit} epsilon "
-            f"{counts['epsilon']:.3f}, RDP {counts['epsilon_rdp']:.3f}. A unit is trained on or held out, never "
-            "both: the table has the larger figure.",
+            f"{format_epsilon(counts['epsilon'])}, RDP {format_epsilon(counts['epsilon_rdp'])}. A unit is trained "
+            "on or held out, never both: the table has the larger figure.",
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."

@@ -20,6 +20,7 @@ from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
 from common.errors import ConfigError, DataError
 from common.system.content_store import ContentStore, StoredRows
+from common.system.files import write_atomic
 from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory, no_progress
 
@@ -174,8 +175,7 @@ def _describe(store: ContentStore, config: RunConfig, wanted: _Inputs) -> None:
     if not file.is_file():
         kind = f"features of {config.model.backbone}" if wanted.dtype == "float32" else "pixels"
         about: dict[str, Any] = {"kind": kind, "side": wanted.side, "shape": wanted.shape, "dtype": wanted.dtype}
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(about))
+        write_atomic(file, json.dumps(about), durable=False, mode=0o600)
 
 
 def _fill(

@@ -8,7 +8,6 @@ only one that is decoded again.
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from collections import deque
@@ -23,6 +22,7 @@ import numpy as np
 from common.data.decoding import BadImage, decode, file_digest, pixel_digest
 from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
+from common.system.files import atomic_stream
 from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory
 
@@ -52,8 +52,9 @@ class Fault:
     @property
     def line(self) -> str:
         """Both for a person's eyes: a file's name cannot bring line breaks or terminal codes along."""
-        text = f"{self.place}: {self.reason}"
-        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+        from common.system.console import printable
+
+        return printable(f"{self.place}: {self.reason}", keep="")
 
 
 @dataclass(frozen=True)
@@ -365,11 +366,5 @@ def _write(file: Path, scan: Scan, keys: np.ndarray | None) -> None:
         "formats": np.array(scan.formats, dtype="U8"),
         "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
     }
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".part")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})
-        os.replace(scratch, file)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with atomic_stream(file, durable=False, mode=0o600) as stream:
+        np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})

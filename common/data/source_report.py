@@ -139,11 +139,10 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
     """
     from rich.markup import escape
 
+    from common.system.console import printable
+
     def say(text: str) -> None:
-        clean = "".join(
-            letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text
-        )
-        console.print(escape(clean), highlight=False, soft_wrap=True)
+        console.print(escape(printable(text)), highlight=False, soft_wrap=True)
 
     say(
         f"{facts['source']}: {facts['entries']:,} images, {facts['usable']:,} usable; {facts['train']:,} for training, "

@@ -1,8 +1,6 @@
 """Where a data holder's ledger and keys lie, and the head that is kept apart from them."""
 
 import json
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from common.ledger.hash_chain import check_chain
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import SignedHead, sign_head
 from common.ledger.transactions import LedgerSession
+from common.system.files import write_atomic
 from common.system.paths import bract_home
 
 LEDGER_FILE = "ledger.sqlite"
@@ -95,10 +94,8 @@ class Holder:
         if self.head_file is None:
             return
         head = ledger.head()
-        scratch = self.head_file.with_name(f".{self.head_file.name}.{os.getpid()}.{threading.get_ident()}.part")
-        scratch.write_text(json.dumps({"seq": head.seq, "hash": head.hash}))
         # Never ahead of the ledger, whose entries are on disk by now; behind it after a crash, which is harmless.
-        os.replace(scratch, self.head_file)
+        write_atomic(self.head_file, json.dumps({"seq": head.seq, "hash": head.hash}), durable=False, mode=0o600)
 
 
 def own_holder() -> Holder:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import hmac
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.errors import LedgerError
+from common.system.files import write_atomic
 
 _SIZE = 32
 
@@ -90,14 +90,9 @@ def is_signed(public: str, message: bytes, signature: str) -> bool:
 
 def _read_or_make(file: Path) -> bytes:
     if not file.exists():
-        handle, scratch = tempfile.mkstemp(dir=file.parent)  # mode 0600
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(os.urandom(_SIZE))
-            stream.flush()
-            os.fsync(stream.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
-            os.link(scratch, file)
-        os.unlink(scratch)
+        # If another process was faster, its key counts.
+        with contextlib.suppress(FileExistsError):
+            write_atomic(file, os.urandom(_SIZE), durable=True, mode=0o600, overwrite=False)
     return _read(file)
 
 

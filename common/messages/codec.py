@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages.fields import (
@@ -84,7 +85,7 @@ def arrays_to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
 
-def record_to_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
+def record_to_arrays(record: ArrayRecord) -> Arrays:
     """Tensors by name as float32; aggregation may have widened them.
 
     Raises:

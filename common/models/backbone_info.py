@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -15,6 +13,7 @@ from common.errors import ConfigError, WeightsError
 from common.models.loading import load_pretrained
 from common.models.names import resolve_name
 from common.models.weight_files import RANDOM, check_weights_file, hash_tensors
+from common.system.files import write_atomic
 from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -102,16 +101,12 @@ def _request(config: RunConfig) -> str:
 
 @lru_cache(maxsize=64)
 def _remembered(request: str, config: RunConfig) -> BackboneInfo:
-    folder = cache_folder("backbones")
-    file = folder / f"{request}.json"
+    file = cache_folder("backbones") / f"{request}.json"
     if file.is_file():
         known = json.loads(file.read_text())
         return BackboneInfo(**known | {"mean": tuple(known["mean"]), "std": tuple(known["std"])})
     facts = _measure(config)
-    handle, scratch = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "w") as stream:
-        json.dump(asdict(facts), stream)
-    os.replace(scratch, file)
+    write_atomic(file, json.dumps(asdict(facts)), durable=False, mode=0o600)
     return facts
 
 

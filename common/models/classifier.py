@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.models.backbone import Backbone
@@ -170,7 +171,7 @@ def load_arrays(network: AnyNetwork, arrays: Mapping[str, np.ndarray]) -> None:
             named[name].copy_(torch.tensor(arrays[name]))
 
 
-def trained_arrays(network: AnyNetwork) -> dict[str, np.ndarray]:
+def trained_arrays(network: AnyNetwork) -> Arrays:
     """Copies of the trained parameters, float32, in order."""
     named = dict(network.named_parameters())
     return {name: named[name].detach().float().cpu().numpy().copy() for name in network.trained}

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.models.linear_head import initial_head
 from common.randomness import public_stream
 
 
-def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Sequence[str]) -> dict[str, np.ndarray]:
+def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Sequence[str]) -> Arrays:
     """Trained tensors before round 1, personal ones included.
 
     Args:

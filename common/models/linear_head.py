@@ -7,10 +7,12 @@ apart.
 
 import numpy as np
 
+from common.arrays import Arrays
+
 HEAD_WEIGHT = "head.weight"
 
 
-def initial_head(num_features: int, num_classes: int) -> dict[str, np.ndarray]:
+def initial_head(num_features: int, num_classes: int) -> Arrays:
     """A head of zeros: every class equally likely.
 
     Returns:

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.arrays import Arrays
+
 
 class SmallCnn(nn.Module):
     """Two 3x3 convolutions with pooling, a dense layer of 64, a dense output.
@@ -28,7 +30,7 @@ class SmallCnn(nn.Module):
         return logits
 
 
-def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> Arrays:
     """Starting weights that depend on the generator alone, not on torch's.
 
     Args:
@@ -41,7 +43,7 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
 
     Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: Arrays = {}
     with torch.device("meta"):  # names and shapes alone, no draw from torch's generator
         shapes = SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict()
     for name, tensor in shapes.items():

@@ -1,9 +1,11 @@
 """What every command shares: a user's mistake is one screen of text, and long work shows a bar."""
 
+import importlib
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -14,12 +16,6 @@ from rich.text import Text
 
 from common.errors import BractError
 from common.system.progress import ProgressFactory
-
-if TYPE_CHECKING:
-    pass
-import importlib
-import logging
-import sys
 
 
 @contextmanager
@@ -33,7 +29,7 @@ def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
         yield
     except BractError as error:
         Console(stderr=True).print(
-            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+            f"[bold red]{type(error).__name__}[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
@@ -104,18 +100,36 @@ def say(console: Console, text: str, style: str = "", *, depth: int = 2) -> None
     console.print(Padding(plain(text, style), (0, 0, 0, depth), expand=False))
 
 
-def figure(epsilon: float) -> str:
-    """An epsilon, rounded up; words where it means nothing.
+def format_epsilon(epsilon: float) -> str:
+    """Return an epsilon rounded up to three digits, or words where it is infinite.
 
-    >>> figure(7.99991), figure(float("inf"))
+    >>> format_epsilon(7.99991), format_epsilon(float("inf"))
     ('8.000', 'over 200')
     """
     return f"{math.ceil(epsilon * 1000) / 1000:.3f}" if math.isfinite(epsilon) else "over 200"
 
 
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    r"""Return text in which control and invisible characters are written as escapes.
+
+    File names, ledgers and messages can hold codes that a terminal would obey.
+
+    Args:
+        text: Any text.
+        keep: Control characters that stay.
+
+    >>> print(printable("x = 1  # \x1b[2J \u202e"))
+    x = 1  # \x1b[2J \u202e
+    """
+    return "".join(
+        letter if letter in keep or letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def plain(text: str, style: str = "") -> Text:
-    """What a file says, without anything that a terminal would obey."""
-    return Text("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text), style)
+    """Return text for rich in which markup and control characters have no effect."""
+    return Text(printable(text), style)
 
 
 def set_log_levels(*, verbose: bool) -> None:

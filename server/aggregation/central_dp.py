@@ -4,20 +4,17 @@ Clients send exact updates and must trust the server with them; what it releases
 the noised average. A client's share is the same whatever its size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from common.arrays import Arrays
 from common.privacy.clipping import clipped_sum
 from common.privacy.noise import UniformStream, add_noise
 from common.privacy.plan import PrivacyPlan
 
-Arrays = Mapping[str, np.ndarray]
 
-
-def noised_average(
-    start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: UniformStream
-) -> dict[str, np.ndarray]:
+def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: UniformStream) -> Arrays:
     """The model after a round: the one before it, plus the noised average of the clients' clipped updates.
 
     Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most
@@ -44,7 +41,7 @@ def noised_average(
         total += clipped_sum(update[None], max_grad_norm=plan.max_grad_norm)
     noised = add_noise(total, noise_stddev=plan.noise_stddev, max_grad_norm=plan.max_grad_norm, stream=stream)
     after = before + noised / plan.expected_batch_size
-    out: dict[str, np.ndarray] = {}
+    out: Arrays = {}
     at = 0
     for name, array in start.items():
         out[name] = after[at : at + array.size].reshape(array.shape).astype(np.float32)

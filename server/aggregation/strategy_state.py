@@ -7,6 +7,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
+from common.arrays import Arrays
 from common.errors import ConfigError
 
 # Strategy -> attributes that a later round reads; a test compares it with what Flower's strategies change.
@@ -16,10 +17,9 @@ CARRIED: dict[str, tuple[str, ...]] = {
     "FedYogi": ("m_t", "v_t"),
     "FedAdagrad": ("m_t", "v_t"),
 }
-Tensors = dict[str, np.ndarray]
 
 
-def read_state(strategy: Strategy) -> tuple[Tensors, dict[str, Any]]:
+def read_state(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
     """What a strategy must get back to go on as if nothing had happened.
 
     Returns:
@@ -28,7 +28,7 @@ def read_state(strategy: Strategy) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         ConfigError: An attribute is of a kind that cannot be kept.
     """
-    tensors: Tensors = {}
+    tensors: Arrays = {}
     kinds: dict[str, Any] = {}
     for attribute in CARRIED.get(type(strategy).__name__, ()):
         value = getattr(strategy, attribute)
@@ -41,7 +41,7 @@ def read_state(strategy: Strategy) -> tuple[Tensors, dict[str, Any]]:
     return tensors, kinds
 
 
-def _named(attribute: str, value: Any) -> Tensors:
+def _named(attribute: str, value: Any) -> Arrays:
     if isinstance(value, ArrayRecord):
         return {name: array.numpy() for name, array in value.items()}
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from common.commands.audit_ledger import audit_app
 from common.privacy.mechanisms import names_where
-from common.system.console import bar_factory, figure, plain, plain_errors, say, show_remarks, show_verdict
+from common.system.console import bar_factory, format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
 from server.commands import operate as commands
 from server.commands.run import RUN_HELP, run_command
 
@@ -80,9 +80,9 @@ def show_run(report: "RunReport", console: Console) -> None:
             plain(name),
             str(client.rounds),
             "-" if client.reserved is None else str(client.reserved),
-            figure(client.stated.pld),
-            figure(client.recomputed.pld),
-            figure(client.recomputed.rdp),
+            format_epsilon(client.stated.pld),
+            format_epsilon(client.recomputed.pld),
+            format_epsilon(client.recomputed.rdp),
             client.ledger or "not seen",
         )
         table.add_row(*cells)

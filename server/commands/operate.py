@@ -172,12 +172,12 @@ def bundle_command(
 ) -> None:
     """Write the bundle of the Bract that is installed here; a ConfigError says why it cannot be written."""
     from common.system.app_bundle import bundle_digest, installed_bundle
-    from server.deployment.setup import write_whole
+    from common.system.files import write_atomic
 
     with plain_errors():
         bundle = installed_bundle()
         try:
-            write_whole(file, bundle)
+            write_atomic(file, bundle, durable=True, mode=0o600)
         except OSError as error:
             raise ConfigError(f"{file} cannot be written ({error.strerror})") from None
     _say(f"Bundle       {file}: clients see what it changes with `bract client review CLIENT {file.name}`")

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.errors import ConfigError, FederationError
+from common.system.files import write_atomic
 from common.system.paths import bract_home
 from server.deployment.client_keys import PublicKey, check_client_name, read_public_key
 from server.deployment.client_list import Client, key_files
 from server.deployment.server_folder import ServerHome
-from server.deployment.setup import write_whole
 from server.deployment.superlink_control import UNREGISTERED, Node, control
 from server.rounds.node_registry import NODES_FILE, forget_node
 
@@ -49,7 +49,7 @@ def admit(home: ServerHome, file: Path, name: str | None, *, again: bool = False
         if node is None and known:
             _forget(home, key)
         node_id = server.register(key, called) if node is None else node.node_id
-    write_whole(_file(home, called), f"{key.line} {called}\n".encode())
+    write_atomic(_file(home, called), f"{key.line} {called}\n".encode(), durable=True, mode=0o600)
     for stored in was:
         stored.unlink()
     return Client(called, key.fingerprint, node_id, "never seen", "", datetime.now(UTC).isoformat(timespec="seconds"))
@@ -78,7 +78,7 @@ def revoke(home: ServerHome, name: str) -> Client:
             forget_node(bract_home() / "server" / NODES_FILE, node.node_id)  # its name may be another key's from now on
     # A name can be revoked more than once, each time with another key.
     mark = "".join(filter(str.isalnum, key.fingerprint.removeprefix("SHA256:")))[:8]
-    write_whole(home.revoked / f"{name}.{mark}.pub", f"{key.line} {name}\n".encode())
+    write_atomic(home.revoked / f"{name}.{mark}.pub", f"{key.line} {name}\n".encode(), durable=True, mode=0o600)
     file.unlink()
     return Client(name, key.fingerprint, None if node is None else node.node_id, "revoked", "", "")
 

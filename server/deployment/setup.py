@@ -1,7 +1,6 @@
 """Making a server's folder, and renewing its certificate."""
 
 import ipaddress
-import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.system.files import write_atomic
 from server.deployment.certificates import Certificate, new_authority, new_server_certificate
 from server.deployment.server_folder import ServerHome, checked, connection_text, load_home, settings_text
 
@@ -60,28 +60,13 @@ def renew(folder: Path, *, names: Sequence[str], days: int | None) -> ServerHome
     try:
         authority = Certificate(home.authority_file.read_bytes(), home.authority_key_file.read_bytes())
         server = new_server_certificate(authority, (*home.names, home.control_host), days=home.days)
-        write_whole(home.key_file, server.key)
-        write_whole(home.certificate_file, server.certificate)
+        write_atomic(home.key_file, server.key, durable=True, mode=0o600)
+        write_atomic(home.certificate_file, server.certificate, durable=True, mode=0o600)
         if names or days is not None:
-            write_whole(home.settings_file, settings_text(home).encode())
+            write_atomic(home.settings_file, settings_text(home).encode(), durable=True, mode=0o600)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{home.folder}: cannot be renewed ({error})") from None
     return home
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file that only this user can read; it is whole or as before.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    scratch = file.with_name(f".{file.name}.part")
-    scratch.unlink(missing_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(scratch, file)
 
 
 def _fill(home: ServerHome, authority: Certificate, server: Certificate, *, fresh: bool) -> None:
@@ -100,7 +85,7 @@ def _fill(home: ServerHome, authority: Certificate, server: Certificate, *, fres
         for folder in folders:
             folder.mkdir(mode=0o700)
         for file, content in contents.items():
-            write_whole(file, content)
+            write_atomic(file, content, durable=True, mode=0o600)
     except BaseException:
         for file in contents:
             file.unlink(missing_ok=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import ConfigError
+from common.system.files import write_atomic
 from server.deployment.server_folder import ServerHome, connection_text
-from server.deployment.setup import write_whole
 
 # Flower's older gRPC servers would listen at ports of their own, where no gate stands.
 _NEVER = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLWR_DATABASE")
@@ -55,7 +55,7 @@ def run_server(home: ServerHome) -> NoReturn:
     environment = {name: value for name, value in os.environ.items() if name not in _NEVER}
     command = start_command(home)
     try:
-        write_whole(home.flower / "config.toml", connection_text(home).encode())
+        write_atomic(home.flower / "config.toml", connection_text(home).encode(), durable=True, mode=0o600)
         os.chdir(home.folder)
         os.umask(0o077)
         os.execve(command[0], command, environment | start_changes(home, os.environ))  # noqa: S606

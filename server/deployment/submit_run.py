@@ -13,8 +13,8 @@ from common.config.schema import RunConfig, split_list
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError, FederationError
 from common.system.app_bundle import bundle_digest, installed_bundle
+from common.system.files import write_atomic
 from server.deployment.server_folder import ServerHome
-from server.deployment.setup import write_whole
 from server.deployment.superlink_control import Control, NotRunningError, control
 from server.reporting.follow_run import follow_run, run_status
 from server.reporting.terminal_progress import TerminalProgress
@@ -124,7 +124,7 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     bundle = installed_bundle()
     system = config.system.model_copy(update={"bundle": bundle_digest(bundle)})
     config = config.model_copy(update={"output_dir": str(folder), "system": system})
-    write_whole(home.folder / BUNDLE, bundle)
+    write_atomic(home.folder / BUNDLE, bundle, durable=True, mode=0o600)
     with control(home) as server:
         run_id = server.start_run(bundle, resolved(config))
     kept = home.folder / BUNDLE

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.privacy.mechanisms import mechanism_named
+from common.system.console import format_epsilon
 
 SIMULATED = "bract simulate --resume"
 
@@ -120,8 +121,9 @@ def _privacy(summary: dict[str, Any]) -> str:
     if not summary["private"]:
         return "NOT PRIVATE: updates and exact counts left every client"
     return (
-        f"epsilon <= {summary['epsilon_max']:.3f} at delta {summary['delta']:g} for each {summary['privacy_unit']}, "
-        f"over the whole run (PLD; RDP {summary['epsilon_max_rdp']:.3f}), {summary['mechanism']} at {_where(summary)}"
+        f"epsilon <= {format_epsilon(summary['epsilon_max'])} at delta {summary['delta']:g} for each "
+        f"{summary['privacy_unit']}, over the whole run (PLD; RDP {format_epsilon(summary['epsilon_max_rdp'])}), "
+        f"{summary['mechanism']} at {_where(summary)}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
         + ("" if _resume_hint(summary) else "; the run stopped early, so the whole plan is charged")
     )

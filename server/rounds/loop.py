@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.messages.codec import CONFIG, Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
@@ -22,7 +23,6 @@ from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
 from server.rounds.round_record import RoundRecord
 from server.rounds.update_filter import OUTLIER, drop_outliers
 
-Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], Counts | None]
 Closing = dict[str, Evaluation]
 # So many rounds without an update in a row are no accident: the run stops, and can be resumed when they are back.

@@ -5,11 +5,11 @@ whenever it starts, and is nobody that could be remembered.
 """
 
 import json
-import os
 from pathlib import Path
 
 from common.errors import LedgerError
 from common.ledger.signed_heads import append_lines
+from common.system.files import write_atomic
 
 NODES_FILE = "nodes.jsonl"
 
@@ -29,9 +29,7 @@ def forget_node(file: Path, node: int) -> None:
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in lines if int(json.loads(line)["node"]) != node]
-        scratch = file.with_name(f".{file.name}.part")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        os.replace(scratch, file)
+        write_atomic(file, "".join(kept), durable=False, mode=0o600)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"{file} cannot be read as a list of nodes ({type(error).__name__})") from None
 

@@ -4,7 +4,6 @@ Private noise is never in it: a round that is run again draws fresh keys.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import ConfigError
+from common.system.files import write_atomic
 
 CHECKPOINT = "checkpoint.safetensors"
 _FORMAT = "2"
@@ -53,17 +53,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     order = {group: list(named) for group, named in groups.items()}
     metadata = {"format": _FORMAT, "order": json.dumps(order), "facts": json.dumps(checkpoint.facts)}
-    target, scratch = folder / CHECKPOINT, folder / f".{CHECKPOINT}.part"
-    with scratch.open("wb") as stream:
-        stream.write(save(tensors, metadata))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(scratch, target)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_atomic(folder / CHECKPOINT, save(tensors, metadata), durable=True, mode=0o666)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:

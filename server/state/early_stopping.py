@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.arrays import Arrays
 from common.config.schema import StoppingConfig
 from server.rounds.round_record import RoundRecord
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass

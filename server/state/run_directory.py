@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from common.arrays import Arrays
 from common.config.loading import nest, resolved
 from common.config.schema import RunConfig
 from common.errors import BractError, ConfigError
+from common.system.files import write_atomic
 
 # Why a run stopped, where it did.
 STOPPED = "stopped.txt"
@@ -84,23 +86,20 @@ class RunDirectory:
         """Write a file whole: beside it first, then moved into place."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.part")
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, target)
+        write_atomic(target, text, durable=False, mode=0o666)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file whole, keys in the order given."""
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
-    def write_model(self, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
+    def write_model(self, arrays: Arrays, card: dict[str, Any]) -> None:
         """Write `model/`: weights as safetensors and the card. Equal models give equal bytes."""
         from safetensors.numpy import save
 
         folder = self.path / "model"
         folder.mkdir(exist_ok=True)
-        scratch = folder / ".model.safetensors.part"
-        scratch.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-        os.replace(scratch, folder / "model.safetensors")
+        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        write_atomic(folder / "model.safetensors", content, durable=False, mode=0o666)
         self.write_json("model/card.json", card)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.metrics import Counts, NoisedCounts, total
 from server.rounds.enrollment import Client
-from server.rounds.loop import Arrays, Closing, RoundResult
+from server.rounds.loop import Closing, RoundResult
 from server.state.early_stopping import EarlyStopping
 from server.state.privacy_spent import RunPrivacyCost, account
 

@@ -13,7 +13,7 @@ from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.mechanisms import DEFAULT_MECHANISM
-from common.system.console import bar_factory, plain_errors
+from common.system.console import bar_factory, format_epsilon, plain_errors
 from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
 
@@ -146,14 +146,13 @@ def _victim(run: RunConfig, image: int, progress: ProgressFactory) -> "Victim":
 
 
 def _draw(file: Path, findings: "Evaluation") -> None:
-    from simulations.attacks.inversion.findings import rounded_up
     from simulations.attacks.inversion.plot import Panel, draw_panels
 
     victim, classes = findings.victim, findings.victim.prepared.classes
     panels = [Panel(victim.pixels, "what the client holds", f"class {classes[victim.label]}")]
     for guess, said in (
         (findings.plain, "without privacy"),
-        (findings.noised, f"with epsilon {rounded_up(findings.epsilon)}"),
+        (findings.noised, f"with epsilon {format_epsilon(findings.epsilon)}"),
     ):
         found = findings.likeness(guess)
         below = f"read as class {classes[guess.label]}\nno. {found.rank:,} of {findings.num_images:,}"

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
@@ -18,6 +19,7 @@ from common.data.partitioning.client_sizes import client_sizes, client_units
 from common.data.scan import source_entries
 from common.data.sources.registry import open_source
 from common.models.initialization import initial_arrays
+from common.system.console import format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
 from server.state.run_directory import check_free
@@ -103,7 +105,7 @@ def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
     }
 
 
-def _model(config: RunConfig, arrays: dict[str, np.ndarray], trainer: Trainer) -> dict[str, Any]:
+def _model(config: RunConfig, arrays: Arrays, trainer: Trainer) -> dict[str, Any]:
     travelling = [array for name, array in arrays.items() if name not in trainer.personal]
     return {
         "tensors": len(arrays),
@@ -134,7 +136,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"Privacy   {which} client: noise multiplier {plan['noise_multiplier']:.4g}, sample rate "
             f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps, epsilon "
-            f"{plan['epsilon_whole_run']:.3f} at delta {plan['delta']:g} over the whole run"
+            f"{format_epsilon(plan['epsilon_whole_run'])} at delta {plan['delta']:g} over the whole run"
         )
     seconds, disk = facts["seconds"], facts["disk_bytes"]
     lines.append(

@@ -24,7 +24,8 @@ import client.evaluation.evaluate as client_evaluation
 from client.home import SimulatedHome
 from client.session import ClientSession, RunClients
 from client.training.dp_sgd import FreshStreams, PrivateStreams
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.ledger.connection_pool import close_below

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import numpy as np
 
 import common.privacy.noise as noise_module
+from common.arrays import Arrays
 from simulations.harness.client_harness import ClientHarness, Streams
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.sampling import joined
@@ -58,7 +59,7 @@ def _forked(harness: ClientHarness) -> list[np.ndarray]:
     return found
 
 
-def _tensors(harness: ClientHarness, noise: np.ndarray) -> dict[str, np.ndarray]:
+def _tensors(harness: ClientHarness, noise: np.ndarray) -> Arrays:
     parts, at = {}, 0
     for name, array in harness.start.items():
         parts[name] = noise[at : at + array.size]

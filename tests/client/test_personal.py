@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 import client.app as client_app
 from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
@@ -28,7 +29,6 @@ from simulations.pooled_evaluator import PooledEvaluator
 from simulations.simulate import run_job
 
 MakeConfig = Callable[..., RunConfig]
-Arrays = dict[str, np.ndarray]
 TINY: dict[str, Scalar] = {
     "model.backbone": "timm:test_resnet",
     "model.weights": "random",

@@ -15,9 +15,10 @@ from own_home_cases import (
 from typer.testing import CliRunner
 
 import bract
-from client.bundle_review.compare import review, shown
+from client.bundle_review.compare import review
 from common.privacy.policy import load_policy
 from common.system.app_bundle import bundle_digest, bundle_files, installed_bundle
+from common.system.console import printable
 
 POLICY = "max-epsilon = 8.0\ndelta = 1e-5\n"
 Files = dict[str, bytes]
@@ -144,7 +145,7 @@ def test_what_a_terminal_would_obey_is_escaped(files: Files, packed: Callable[[s
 
 
 def test_escaping_leaves_plain_text_alone() -> None:
-    assert shown("def größe(x):\treturn 'ä'") == "def größe(x):\treturn 'ä'"
+    assert printable("def größe(x):\treturn 'ä'") == "def größe(x):\treturn 'ä'"
 
 
 def test_a_client_s_bract_is_compared_with_a_bundle(

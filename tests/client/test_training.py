@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.training.dp_sgd import PrivateStreams, train_head_privately
 from client.training import dp_sgd as private_training
+from client.training.dp_sgd import PrivateStreams, train_head_privately
 from client.training.head_sgd import shuffled_batches, train_head
 from client.training.round_settings import LocalSettings
 from common.models.linear_head import HEAD_WEIGHT, initial_head, residuals

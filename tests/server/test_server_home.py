@@ -86,15 +86,15 @@ def test_bad_value_leaves_nothing_behind(tmp_path: Path, bad: dict[str, Any]) ->
 @pytest.mark.parametrize("written", range(6))
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
     left = [written]
-    write = making.write_whole
+    write = making.write_atomic
 
-    def fail_later(file: Path, content: bytes) -> None:
+    def fail_later(file: Path, content: bytes, **how: Any) -> None:
         if not left[0]:
             raise OSError(28, "No space left on device")
         left[0] -= 1
-        write(file, content)
+        write(file, content, **how)
 
-    monkeypatch.setattr(making, "write_whole", fail_later)
+    monkeypatch.setattr(making, "write_atomic", fail_later)
 
     with pytest.raises(ConfigError, match="No space left"):
         make_home(tmp_path / "server", names=[], port=9443, days=825)

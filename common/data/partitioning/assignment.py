@@ -1,8 +1,6 @@
 """Deal a prepared source to simulated clients, once a machine, then read it by row."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from common.config.schema import RunConfig
 from common.errors import ConfigError
+from common.system.files import atomic_stream
 from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -126,11 +125,5 @@ def _key(config: RunConfig, prepared: "Prepared") -> str:
 
 
 def _save(file: Path, partition: Partition) -> None:
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **vars(partition))
-        os.replace(scratch, file)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with atomic_stream(file, durable=False, mode=0o600) as stream:
+        np.savez(stream, **vars(partition))

@@ -14,6 +14,7 @@ from common.data.sources.base_source import (
 )
 from common.data.sources.datasets_library import entries_of, is_saved, open_saved
 from common.errors import DataError
+from common.system.files import write_atomic
 from common.system.paths import bract_home
 
 
@@ -28,8 +29,7 @@ def open_hugging_face(config: DataConfig) -> ImageSource:
     if not files or not all(file.is_file() for file in files):
         files = _arrow_files(_load_hugging_face(config, name, variant))
         pointer.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        pointer.touch(mode=0o600)
-        pointer.write_text(json.dumps([str(file) for file in files]))
+        write_atomic(pointer, json.dumps([str(file) for file in files]), durable=False, mode=0o600)
 
     def load() -> Entries:
         return entries_of(_load_hugging_face(config, name, variant), config.source)

@@ -1,8 +1,6 @@
 """Data sets of MedMNIST."""
 
-import os
 import shutil
-import tempfile
 import urllib.request
 import zipfile
 import zlib
@@ -15,6 +13,7 @@ from common.data.sources.base_source import Entries, ImageSource, encoded_rows, 
 from common.data.sources.class_names import MEDMNIST_CLASSES
 from common.data.sources.labels import numbered
 from common.errors import DataError
+from common.system.files import atomic_stream
 from common.system.paths import bract_home
 
 MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{name}.npz?download=1"
@@ -62,14 +61,11 @@ def _medmnist_file(config: DataConfig, name: str) -> Path:
 
 def _download(url: str, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream, urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
-            shutil.copyfileobj(answer, stream)
-        os.replace(scratch, file)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with (
+        atomic_stream(file, durable=False, mode=0o600) as stream,
+        urllib.request.urlopen(url, timeout=30) as answer,  # noqa: S310
+    ):
+        shutil.copyfileobj(answer, stream)
     return file
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import client.app as client_app
 from client.session import ClientSession, RunClients
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, PrivateStreams
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.data.client_dataset import ImageDigests, Shard
 from common.errors import ConfigError

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 import client.training.dp_sgd as client_training
-from client.training.trainer import Arrays
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
 from simulations.attacks.canary.canaries import CanaryKind, with_canary

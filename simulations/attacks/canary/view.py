@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from common.system.console import figure
+from common.system.console import format_epsilon
 from simulations.attacks.canary.bounds import Bounds
 from simulations.attacks.canary.one_run import OneRun
 from simulations.attacks.estimators.verdict import rounded_down
@@ -38,7 +38,7 @@ def show_bounds(bounds: Bounds, found: Mapping[str, Any], console: Console) -> N
         rounded_down(bounds.family),
         f"the plan but for its noise, of which there is <= {bounds.noise_factor:.3g} x",
     )
-    table.add_row("ledger", f"<= {figure(bounds.upper)}", "the upper bound", style="bold")
+    table.add_row("ledger", f"<= {format_epsilon(bounds.upper)}", "the upper bound", style="bold")
     console.print(table)
     _say_verdict(bounds.judgement.sentence, str(bounds.judgement.verdict), console)
 
@@ -60,7 +60,7 @@ def show_one_run(found: OneRun, console: Console) -> None:
     table = _table()
     table.add_row("Steinke et al. 2023", rounded_down(found.any_mechanism.epsilon), "nothing")
     table.add_row("f-DP, Mahloujifar et al. 2024", rounded_down(guessed.epsilon), "a Gaussian mechanism")
-    table.add_row("ledger", f"<= {figure(found.upper)}", "the upper bound", style="bold")
+    table.add_row("ledger", f"<= {format_epsilon(found.upper)}", "the upper bound", style="bold")
     console.print(table)
     _say_verdict(found.judgement.sentence, str(found.judgement.verdict), console)
 

@@ -1,15 +1,15 @@
 """What the inversion demo found: how like the truth each rebuilt image is, and what may be said about it."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from client.training.trainer import Arrays
+from common.arrays import Arrays
 from common.errors import ConfigError
 from common.models.classifier import CnnNetwork, build_network
 from common.privacy.accounting import spent_by
+from common.system.console import format_epsilon
 from common.system.progress import ProgressFactory
 from simulations.attacks.inversion.reconstruct import Attack, Rebuilt, rebuild
 from simulations.attacks.inversion.victim import Victim, mean_image, rank_of
@@ -82,8 +82,8 @@ class Evaluation:
             f"Class {classes[self.victim.label]} was read as {classes[self.plain.label]} without privacy, as "
             f"{classes[self.noised.label]} with it. Of {self.num_images:,} images the true one is no. {ranks[0]:,} in "
             f"likeness to what was rebuilt without privacy, no. {ranks[1]:,} with it.",
-            f"Epsilon <= {rounded_up(self.epsilon)} is for all {plan.num_rounds} rounds at delta {plan.delta:g}; for "
-            f"the one update shown it is {rounded_up(self.epsilon_of_update)}.",
+            f"Epsilon <= {format_epsilon(self.epsilon)} is for all {plan.num_rounds} rounds at delta {plan.delta:g}; "
+            f"for the one update shown it is {format_epsilon(self.epsilon_of_update)}.",
         )
 
 
@@ -140,21 +140,12 @@ def verdict(plain: Likeness, noised: Likeness, blind: Likeness, *, epsilon: floa
             "So this picture says nothing about privacy: try more --restarts or --steps, or another --image."
         )
     first = f"Recognisable without privacy: PSNR {plain.psnr:.1f} dB."
-    second = f"With epsilon {rounded_up(epsilon)}: {noised.psnr:.1f} dB,"
+    second = f"With epsilon {format_epsilon(epsilon)}: {noised.psnr:.1f} dB,"
     if noised.gives_away(blind):
         return f"{first} RECOGNISABLE WITH PRIVACY TOO. {second} better than {average}: this epsilon is too large."
     if noised.psnr > blind.psnr:
         return f"{first} {second} above {average}, yet other images of the source look more like it than the true one."
     return f"{first} {second} no better than {average}."
-
-
-def rounded_up(epsilon: float) -> str:
-    """An epsilon to two decimals, never below what it is.
-
-    >>> rounded_up(7.9987), rounded_up(1.1489)
-    ('8', '1.15')
-    """
-    return f"{math.ceil(epsilon * 100) / 100:g}"
 
 
 def as_json(findings: Evaluation) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import torch
 
 from client.training.per_example_gradients import Examples, loss_sum
 from client.training.round_settings import LocalSettings
+from common.arrays import Arrays
 from common.models.classifier import CnnNetwork, load_arrays
 from common.randomness import public_stream
 
-Arrays = dict[str, np.ndarray]
 _TINY = 1e-20
 _MILESTONES = (3 / 8, 5 / 8, 7 / 8)  # of the steps: there the step length falls tenfold, as at Geiping et al.
 

@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from client.training.round_settings import LocalSettings, settings_of
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.data.client_dataset import ImageDigests, Shard
 from common.data.preprocessing import Prepared

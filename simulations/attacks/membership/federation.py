@@ -13,7 +13,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.session import client_name
-from client.training.trainer import Arrays, Trainer
+from client.training.trainer import Trainer
+from common.arrays import Arrays
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared

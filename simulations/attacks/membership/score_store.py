@@ -1,7 +1,6 @@
 """The folder of a membership attack: each model's scores as they come, so that a stopped one goes on."""
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from common.config.loading import Scalar
 from common.errors import ConfigError
+from common.system.files import atomic_stream, write_atomic
 from simulations.attacks.membership.training import Scored
 
 FORMAT = 1  # raise it when the same settings would give other scores
@@ -58,10 +58,8 @@ class ScoreStore:
         """Keep one model's scores."""
         file = self._file(curve, number)
         file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_name(f".{file.name}.{os.getpid()}.part")
-        with scratch.open("wb") as stream:
+        with atomic_stream(file, durable=False, mode=0o666) as stream:
             np.savez(stream, **vars(scored))
-        os.replace(scratch, file)
 
     def get(self, curve: str, number: int) -> Scored:
         """One model's scores.
@@ -78,9 +76,7 @@ class ScoreStore:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole."""
-        scratch = self.folder / f".{name}.part"
-        scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(scratch, self.folder / name)
+        write_atomic(self.folder / name, json.dumps(value, indent=2) + "\n", durable=False, mode=0o666)
 
     def _file(self, curve: str, number: int) -> Path:
         return self.folder / "scores" / curve / f"{number:05d}.npz"

@@ -1,0 +1,57 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_stream(file: Path, *, durable: bool, mode: int, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a stream whose content becomes `file` when the block ends without an error.
+
+    Guarantee: other processes see the old file or the whole new one, also after a crash. A block that
+    fails leaves nothing behind.
+
+    Args:
+        file: The file to write; its folder exists.
+        durable: Wait until content and name are on the disk, so that a power failure cannot lose them.
+        mode: Permissions of the file, such as 0o600; the process's umask applies.
+        overwrite: Replace a file that exists.
+
+    Raises:
+        FileExistsError: The file exists, and `overwrite` is false.
+        OSError: The file cannot be written.
+    """
+    # A random name, because several processes may write the same file at once.
+    scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(scratch, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as stream:
+            yield stream
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        # A link fails where the name exists, so that of two processes the first one wins.
+        (os.replace if overwrite else os.link)(scratch, file)
+    finally:
+        scratch.unlink(missing_ok=True)
+    if durable:
+        _sync_folder(file.parent)
+
+
+def write_atomic(file: Path, content: str | bytes, *, durable: bool, mode: int, overwrite: bool = True) -> None:
+    """Write a whole file as `atomic_stream` does; text is written as UTF-8."""
+    with atomic_stream(file, durable=durable, mode=mode, overwrite=overwrite) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Windows cannot open a folder, and keeps names on the disk by itself.
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
