@@ -1,7 +1,5 @@
-"""`bract client review`: what one bundle of code does differently from another. All of it is untrusted text."""
+"""Comparison of two bundles of code, all of it untrusted text."""
 
-import difflib
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,53 +8,50 @@ from client.client_config import SITE_FILE, load_site
 from common.errors import ConfigError
 from common.privacy.policy import load_policy
 from common.system.app_bundle import bundle_files, files_digest, installed_bundle
-from common.system.console import printable
 
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two that are compared.
+    """A bundle on one side of a comparison.
 
     Attributes:
-        what: What it is, for people.
-        digest: What a policy pins, 64 hex digits.
-        files: Name -> content; None where only the digest is known.
+        label: Names the bundle for people.
+        digest: Digest of its files, as a policy pins it, 64 hex digits.
+        files: File name -> content; None where only the digest is known.
     """
 
-    what: str
+    label: str
     digest: str
     files: Files | None
 
 
 @dataclass(frozen=True)
 class Change:
-    """A file that is not the same on both sides.
+    """A file that differs between the two sides.
 
     Attributes:
         name: Its path in the bundle.
         kind: `added`, `removed` or `changed`.
-        flags: Why it deserves a look before others.
-        diff: Lines of a unified diff, with everything escaped that a terminal would obey.
+        flags: Reasons to read this file before others.
     """
 
     name: str
     kind: str
     flags: tuple[str, ...]
-    diff: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Review:
-    """What was compared, and what is different.
+    """The result of a comparison.
 
     Attributes:
-        before: What is run or pinned here now.
-        after: What is to be judged.
+        before: The code that runs or is pinned here now.
+        after: The code to judge.
         changes: Files that differ, those with flags first.
-        pinned: What the client's policy pins; None where no client was named, empty where it pins nothing.
-        policy_file: Where to put the line; None where no client was named.
+        pinned: Digest that the client's policy pins; None where no client was named, empty where it pins nothing.
+        policy_file: The policy that the new pin goes into; None where no client was named.
     """
 
     before: Side
@@ -67,25 +62,26 @@ class Review:
 
     @property
     def same(self) -> bool:
-        """Whether both are the same code."""
+        """True where both sides are the same code."""
         return self.before.digest == self.after.digest
 
 
 def review(first: Path, second: Path | None = None) -> Review:
-    """Compare what a client runs with a bundle, two bundles, or what is installed with what is pinned.
+    """Compare two bundles or a client's code with its pin.
 
     Args:
         first: A client's folder, or a bundle.
-        second: A bundle. Left out after a folder: the installed Bract against the pin; left out after a
-            bundle: that bundle against the installed Bract.
+        second: A bundle. Without it, a client's pin is compared with the installed Bract, and a bundle `first` with
+            the installed Bract.
 
     Raises:
         ConfigError: The folder holds no client, its policy cannot be used, or a file cannot be read.
-        BundleError: A file is no bundle.
+        BundleError: A file is not a bundle.
     """
     if not first.is_dir():
-        before, after = (first, second) if second is not None else (None, first)
-        return _compare(_installed() if before is None else _of_file(before), _of_file(after))
+        return (
+            _compare(_installed(), _of_file(first)) if second is None else _compare(_of_file(first), _of_file(second))
+        )
     if not (first / SITE_FILE).exists():
         raise ConfigError(f"there is no client in {first}: name the folder that `bract client init` made, or a bundle")
     policy_file = load_site(first).policy_file
@@ -121,29 +117,4 @@ def _compare(before: Side, after: Side, pinned: str | None = None, policy_file: 
 
 def _change(name: str, old: bytes | None, new: bytes | None) -> Change:
     kind = "added" if old is None else "removed" if new is None else "changed"
-    return Change(name, kind, flags_of(name, old, new), tuple(_diff(name, old, new)))
-
-
-def _diff(name: str, old: bytes | None, new: bytes | None) -> list[str]:
-    before, after = _lines(old), _lines(new)
-    if before is None or after is None:
-        return [f"no text: {_size(old)} before, {_size(new)} now"]
-    places = ["/dev/null" if content is None else f"{side}/{name}" for side, content in (("a", old), ("b", new))]
-    lines = difflib.unified_diff(before, after, fromfile=places[0], tofile=places[1], lineterm="")
-    return [printable(line, keep="\t") for line in lines]
-
-
-def _lines(content: bytes | None) -> list[str] | None:
-    """Lines as an editor counts them; other marks that split lines stay in them, to be seen. None if it is no text."""
-    try:
-        text = (content or b"").decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    if "\0" in text:
-        return None
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else [*lines[:-1], lines[-1] + " (no line end)"]
-
-
-def _size(content: bytes | None) -> str:
-    return "nothing" if content is None else f"{len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
+    return Change(name, kind, flags_of(name, old, new))

@@ -1,17 +1,20 @@
-"""What deserves a look first in a changed bundle. No flag is no proof of harmlessness."""
+"""Reasons to read some files of a changed bundle before the others.
+
+A file without a flag is not proven harmless.
+"""
 
 import ast
 from collections.abc import Iterator
 
-_GUARDS = ("client/", "common/privacy/", "common/ledger/", "common/secagg/")
-_GATES = (
-    "common/messages/codec.py",
-    "common/messages/checks.py",
-    "common/messages/fields.py",
-    "common/messages/serialization.py",
-    "common/system/app_bundle.py",
-)
-_SETTINGS = ("pyproject.toml",)
+# Beginning of a file's path -> reason. A test holds every beginning to files that exist.
+_GUARDS = {
+    "client/": "runs beside the images, or guards them",
+    "common/privacy/": "guards the budget",
+    "common/ledger/": "guards the budget",
+    "common/messages/": "decides what may leave",
+    "common/system/app_bundle.py": "decides which code may run",
+    "pyproject.toml": "names the apps, the defaults and what is installed",
+}
 _OUTWARD = frozenset(
     {"aiohttp", "asyncio", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "socketserver", "ssl", "urllib"}
     | {"urllib3", "websocket", "websockets", "xmlrpc"}
@@ -24,52 +27,51 @@ _CALLS = frozenset({"__import__", "compile", "eval", "exec", "execv", "execve", 
 
 
 def flags_of(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
-    """Why a file that differs deserves a look, most telling first.
+    """Return the reasons to read a file that differs, most telling first.
 
     Args:
-        name: Its path in the bundle.
-        old: What it was; None if it was not there.
-        new: What it is; None if it is gone.
+        name: The file's path in the bundle.
+        old: Content before; None if the file is new.
+        new: Content now; None if the file was removed.
     """
-    found = list(_flags_of_code(old, new)) if name.endswith(".py") else []
-    if name.startswith(_GUARDS):
-        found.append("runs beside the images, or guards them" if name.startswith("client/") else "guards the budget")
-    elif name in _GATES:
-        found.append("decides what may leave")
-    elif name in _SETTINGS:
-        found.append("names the apps, the defaults and what is installed")
+    flags = list(_flags_of_code(old, new)) if name.endswith(".py") else []
+    flags += [reason for beginning, reason in _GUARDS.items() if name.startswith(beginning)]
     if not name.endswith((".py", ".toml", ".md", ".txt", ".typed")) and name not in ("LICENSE", ".gitignore"):
-        found.append("no source code")
-    return tuple(found)
+        flags.append("not source code")
+    return tuple(flags)
 
 
 def _flags_of_code(old: bytes | None, new: bytes | None) -> Iterator[str]:
     if new is None:
         return
-    before, after = _reaches(old), _reaches(new)
+    before, after = _imports_and_calls(old), _imports_and_calls(new)
     if after is None:
         yield "cannot be parsed as Python"
         return
     fresh = after - (before or set())
-    for what, known in (("can reach a network", _OUTWARD), ("can run other code", _POWERFUL)):
-        if modules := sorted(known & {name.removeprefix("import ") for name in fresh if name.startswith("import ")}):
-            yield f"{what}: now imports {', '.join(modules)}"
+    imported = {name.removeprefix("import ") for name in fresh if name.startswith("import ")}
+    for danger, known in (("can reach a network", _OUTWARD), ("can run other code", _POWERFUL)):
+        if modules := sorted(known & imported):
+            yield f"{danger}: now imports {', '.join(modules)}"
     if calls := sorted(_CALLS & fresh):
         yield f"can run other code: now calls {', '.join(calls)}"
 
 
-def _reaches(content: bytes | None) -> set[str] | None:
-    """`import X` for each module, and the names of all calls; None if it cannot be parsed."""
+def _imports_and_calls(content: bytes | None) -> set[str] | None:
+    """Return `import X` for each module and the names of all calls.
+
+    None stands for a file that cannot be parsed.
+    """
     try:
         tree = ast.parse(content or b"")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {f"import {alias.name.split('.')[0]}" for alias in node.names}
+            names |= {f"import {alias.name.split('.')[0]}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(f"import {node.module.split('.')[0]}")
+            names.add(f"import {node.module.split('.')[0]}")
         elif isinstance(node, ast.Call):
-            found.add(node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", ""))
-    return found
+            names.add(node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", ""))
+    return names

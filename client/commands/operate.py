@@ -152,7 +152,7 @@ def review_command(
 
     with plain_errors():
         found = review(_place(first), None if second is None else _place(second))
-    show_review(found, names_only=names)
+        show_review(found, names_only=names)
     raise typer.Exit(0 if found.same else 1)
 
 

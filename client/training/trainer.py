@@ -7,11 +7,12 @@ NumPy alone.
 import hashlib
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.training.dp_sgd import PrivateStreams, train_head_privately
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
 from common.arrays import Arrays
@@ -70,12 +71,25 @@ class Trainer:
 
     def initial_personal(self) -> Arrays:
         """Return the starting values of the personal tensors, equal at all clients."""
+        return self._initial_personal
+
+    @cached_property
+    def _initial_personal(self) -> Arrays:
         if not self.personal:
             return {}
         start = initial_arrays(self.config, self.input_shape, self.classes)
         return {name: start[name] for name in start if name in self.personal}
 
-    def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int, plan: PrivacyPlan | None) -> Arrays:
+    def train(
+        self,
+        arrays: Arrays,
+        shard: Shard,
+        *,
+        name: str,
+        server_round: int,
+        plan: PrivacyPlan | None,
+        streams: FreshStreams = FRESH_STREAMS,
+    ) -> Arrays:
         """Train on a client's images for one round, as the mechanism demands.
 
         Args:
@@ -84,6 +98,7 @@ class Trainer:
             name: The client's name; with the round it orders the batches.
             server_round: Number of the round, from 1.
             plan: Privacy plan that the client agreed to; None without noise at the client.
+            streams: Makes the streams of sampling and noise. Only audits pass their own.
 
         Returns:
             New arrays, same names and shapes.
@@ -101,7 +116,7 @@ class Trainer:
         features, labels = shard.train_inputs, shard.train_labels
         if self.config.needs_no_torch:
             if plan is not None:
-                fresh = PrivateStreams.fresh()
+                fresh = streams.for_training()
                 return train_head_privately(arrays, features, labels, plan, settings, fresh, units=shard.train_units)
             return train_head(arrays, features, labels, settings, rng)
         from client.training.network_sgd import TrainingSet, train_network, train_network_privately
@@ -110,7 +125,7 @@ class Trainer:
         ordered = {key: arrays[key] for key in self.trainable}
         training_set = TrainingSet(shard.train_inputs, labels, shard.train_digests, shard.train_units)
         if plan is not None:
-            fresh = PrivateStreams.fresh()
+            fresh = streams.for_training()
             return train_network_privately(self._network(), ordered, training_set, plan, settings, fresh)
         return train_network(self._network(), ordered, training_set, settings, rng)
 

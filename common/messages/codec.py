@@ -35,10 +35,12 @@ from common.metrics import Counts, NoisedCounts, total
 CONFIG = "config"
 SERVER_ROUND = "server-round"
 RUN_ID = "run-id"
+# Only queries carry it: the digest of a round's request is in ledgers, and must stay what it was.
+PROTOCOL, PROTOCOL_VERSION = "protocol", 1
 # Limits on what one client can make the server hold, far above anything real.
 _LONGEST_HEX, _MOST_CLASSES, _LONGEST_CLASS = 128, 100_000, 1000
 # FedProx sends its `proximal-mu`; a client takes the value from its own settings instead.
-_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}
+_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, PROTOCOL, "proximal-mu"}
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,11 @@ def run_id_of(content: RecordDict) -> str:
 def run_config(run_id: str) -> ConfigRecord:
     """Return the record that names the run in every message."""
     return ConfigRecord({RUN_ID: run_id})
+
+
+def query_config(run_id: str) -> ConfigRecord:
+    """Return the settings of a query, which name its run and the version of Bract's messages."""
+    return ConfigRecord({RUN_ID: run_id, PROTOCOL: PROTOCOL_VERSION})
 
 
 def encode_head(head: SignedHead) -> ConfigRecord:

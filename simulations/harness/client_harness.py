@@ -8,10 +8,12 @@ import logging
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -19,22 +21,31 @@ from flwr.app import Array, ConfigRecord, Message, RecordDict
 
 import client.app as client_app
 import client.evaluation.evaluate as client_evaluation
-import client.session as client_local
-import client.training.dp_sgd as client_training
-from client.session import ClientSession, open_session
+from client.home import SimulatedHome
+from client.session import ClientSession, RunClients
+from client.training.dp_sgd import FreshStreams, PrivateStreams
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.ledger.data_holder import close_below
-from common.messages.codec import CONFIG, RUN_ID, SERVER_ROUND, arrays_to_record, record_to_arrays
+from common.messages.codec import (
+    CONFIG,
+    PROTOCOL,
+    PROTOCOL_VERSION,
+    RUN_ID,
+    SERVER_ROUND,
+    arrays_to_record,
+    record_to_arrays,
+)
 from common.messages.fields import ARRAYS, METRICS
 from common.models.initialization import initial_arrays
+from common.privacy.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from simulations.engines.in_process import InProcessGrid
 from simulations.harness.harness_images import Images
-from simulations.harness.harness_streams import Draw, Joins, Repeated, Silent, StreamFactory
+from simulations.harness.harness_streams import Draw, Joins, Repeated, Silent
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class ClientHarness:
         Raises:
             BractError: The configuration cannot be run.
         """
-        whole = open_session(config, 0)
+        whole = RunClients(config).open(0)
         rows = whole.rows
         inputs = np.concatenate([rows.train_inputs[:num_images], rows.test_inputs[:num_held_out]])
         labels = np.concatenate([rows.train_labels[:num_images], rows.test_labels[:num_held_out]])
@@ -199,6 +210,8 @@ class ClientHarness:
     ) -> RecordDict:
         """What a server's message holds; see `ask`."""
         content = RecordDict({CONFIG: ConfigRecord({RUN_ID: run or secrets.token_hex(16), **(settings or {})})})
+        if kind == "query":
+            content.config_records[CONFIG][PROTOCOL] = PROTOCOL_VERSION
         if kind in ("train", "evaluate"):
             content.config_records[CONFIG][SERVER_ROUND] = server_round
             content[ARRAYS] = arrays_to_record(self.start if arrays is None else arrays)
@@ -223,7 +236,8 @@ class ClientHarness:
     def session(self, images: Images, name: str = "bench", policy: Path | None = None) -> ClientSession:
         """The client that holds some images."""
         rows = images.shard(self.config, self.classes, num_units=self.num_units)
-        return ClientSession(name, rows, self.trainer, policy, 0)
+        home = SimulatedHome(name, self.config.seed, self.config.private, durable=False, root=self.folder)
+        return ClientSession(name, rows, self.trainer, policy, home)
 
     def noised_sum(self, seen: Observation) -> np.ndarray:
         """(p,) float64: what the steps of a round released, added up, as anyone can read it off the reply."""
@@ -264,16 +278,48 @@ def installed(session: ClientSession, folder: Path, ledger: str, streams: Stream
 
     It changes modules for the whole process: enter it once, then let threads send.
     """
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(client_app, "open_session", lambda _config, _place: session))
-        stack.enter_context(
-            patch.object(client_local, "simulation_folder", lambda _config, run: folder / (ledger or run))
-        )
-        if streams.training != OWN.training:
-            stack.enter_context(patch.object(client_training, "SecureStream", StreamFactory(*streams.training)))
-        if streams.counts != OWN.counts:
-            stack.enter_context(patch.object(client_evaluation, "SecureStream", StreamFactory(*streams.counts)))
+    home = HarnessHome(**(vars(session.home) | {"root": folder}), ledger=ledger)
+    own = replace(session, home=home, streams=HarnessStreams(streams))
+    with patch.object(client_app.SESSIONS, "open", lambda *_: own):
         yield
+
+
+@dataclass(frozen=True)
+class HarnessHome(SimulatedHome):
+    """The home of a client in the harness, with a folder for each run or one for a ledger's name.
+
+    Attributes:
+        ledger: Name of the ledger's folder; empty for one folder a run.
+    """
+
+    ledger: str = ""
+
+    def folder(self, run: str) -> Path:
+        """Return the ledger's own folder below the harness's."""
+        return self.root / (self.ledger or run)
+
+
+class HarnessStreams(FreshStreams):
+    """The streams that an auditor chose for a client, beside those that the client makes itself."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._training, self._counts = cycle(streams.training), cycle(streams.counts)
+
+    def for_training(self) -> PrivateStreams:
+        """Return the client's own streams, the chosen ones in their places."""
+        own = super().for_training()
+        return PrivateStreams(_chosen(next(self._training), own.sampling), _chosen(next(self._training), own.noise))
+
+    def for_counts(self) -> ByteStream:
+        """Return the client's own stream, or the chosen one in its place."""
+        stream: ByteStream = _chosen(next(self._counts), super().for_counts())
+        return stream
+
+
+def _chosen(kind: object, own: Any) -> Any:
+    """Return the stream of a kind; the client's own where it is the kind that clients make."""
+    # Not a new SecureStream: an audit of the client's own sampling must see what the client really made.
+    return own if kind is SecureStream else kind() if callable(kind) else kind
 
 
 def _bytes_of(reply: Message) -> bytes:

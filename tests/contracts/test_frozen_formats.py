@@ -16,6 +16,7 @@ import pytest
 from flwr.app import ConfigRecord
 from PIL import Image
 
+from client.home import OwnHome
 from client.session import ClientSession
 from client.setup.init_client import init_client
 from common.config.loading import defaults, override, parse
@@ -199,7 +200,7 @@ def test_a_server_remembers_nodes_in_the_same_lines(tmp_path: Path) -> None:
 def test_personal_tensors_stay_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     client: Any = SimpleNamespace(
-        trainer=SimpleNamespace(config=config_of(**{"privacy.mechanism": "none"})), plan=None, place="here", name="a"
+        trainer=SimpleNamespace(config=config_of(**{"privacy.mechanism": "none"})), plan=None, home=OwnHome(), name="a"
     )
 
     ClientSession.personal(client, "run").keep(2, {"head.weight": np.ones(2)})

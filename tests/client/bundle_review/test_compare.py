@@ -4,6 +4,8 @@ Drives `client.bundle_review.flags`, `client.bundle_review.view`.
 """
 
 import io
+import subprocess
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,9 @@ from typer.testing import CliRunner
 
 import bract
 from client.bundle_review.compare import review
+from client.bundle_review.flags import _GUARDS
 from common.privacy.policy import load_policy
-from common.system.app_bundle import bundle_digest, bundle_files, installed_bundle
+from common.system.app_bundle import bundle_digest, bundle_files, installed_bundle, write_files
 from common.system.console import printable
 from tests.support.clients.own_clients import OwnClient
 
@@ -120,7 +123,7 @@ def test_what_guards_the_images_and_what_reaches_outward_comes_first_with_a_flag
     )
     assert "now calls eval" in found["common/commands/listing.py"]
     assert "cannot be parsed" in found["common/randomness.py"]
-    assert "no source code" in found["common/fast.so"]
+    assert "not source code" in found["common/fast.so"]
     assert "names the apps" in found["pyproject.toml"]
 
 
@@ -140,11 +143,83 @@ def test_what_a_terminal_would_obey_is_escaped(files: Files, packed: Callable[[s
     # In a pipe there are no colours: any control character would be the bundle's.
     assert all(letter == "\n" or letter.isprintable() for letter in done.stdout)
     assert r"\x1b[2J\x1b]0;owned\x07 \u202e \u200b \r hidden\u2028more \x9b31m" in done.stdout
-    assert "no text: nothing before, 6 bytes" in done.stdout
+    assert "Binary files /dev/null and b/common/y.bin differ" in done.stdout
 
 
 def test_escaping_leaves_plain_text_alone() -> None:
     assert printable("def größe(x):\treturn 'ä'") == "def größe(x):\treturn 'ä'"
+
+
+def test_the_lines_are_those_of_git(tmp_path: Path, files: Files, packed: Callable[[str, Files], Path]) -> None:
+    new = files | {"common/metrics.py": files["common/metrics.py"].replace(b"import", b"import ", 1)}
+    for side, content in (("a", files), ("b", new)):
+        write_files(content, tmp_path / side)
+    command = ["git", "diff", "--no-index", "--no-prefix", "--no-color", "a", "b"]
+
+    done = run(packed("a.fab", files), packed("b.fab", new))
+
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert "\n@@ -" in shown
+    assert shown in done.stdout
+
+
+@pytest.mark.parametrize(
+    "rule", ["* -diff", "* binary", "* text eol=crlf", "*.py diff=evil", "* -text working-tree-encoding=UTF-16"]
+)
+@pytest.mark.parametrize(
+    "name", [".gitattributes", "common/.gitattributes", "common/.GitAttributes", ".git/info/attributes"]
+)
+def test_a_bundle_cannot_tell_git_what_to_hide(
+    files: Files, packed: Callable[[str, Files], Path], rule: str, name: str
+) -> None:
+    new = files | {"common/x.py": b"X = 1\r\nY = 2\n", name: rule.encode() + b"\n", "common/y.py": files["bract.py"]}
+    del new["bract.py"]
+
+    lines = run(packed("a.fab", files), packed("b.fab", new)).stdout.splitlines()
+
+    assert r"+X = 1\r" in lines
+    assert "+Y = 2" in lines
+    assert f"+{rule}" in lines
+    # A file that only moved is shown whole, in both places.
+    for line in filter(None, files["bract.py"].decode().splitlines()):
+        assert {f"-{line}", f"+{line}"} <= set(lines)
+
+
+def test_settings_and_variables_of_git_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Files, packed: Callable[[str, Files], Path]
+) -> None:
+    bundles = packed("a.fab", files), packed("b.fab", files | {"common/x.py": b"X = 1\n"})
+    plain = run(*bundles).stdout
+    (tmp_path / ".gitconfig").write_text("[diff]\nexternal = false\nnoprefix = false\n[core]\nattributesFile = ~/all\n")
+    (tmp_path / "all").write_text("* -diff\n")
+    subprocess.run(["git", "init", "--quiet", tmp_path / "repository"], check=True)
+    (tmp_path / "repository" / ".git" / "info" / "attributes").write_text("* -diff\n")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "repository"))
+    for name, value in (("HOME", str(tmp_path)), ("GIT_EXTERNAL_DIFF", "false"), ("GIT_DIFF_OPTS", "-u0")):
+        monkeypatch.setenv(name, value)
+
+    assert run(*bundles).stdout == plain
+    assert "+X = 1" in plain.splitlines()
+
+
+def test_without_git_names_and_flags_are_shown_and_one_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Files, packed: Callable[[str, Files], Path]
+) -> None:
+    bundles = packed("a.fab", files), packed("b.fab", files | {"client/guard.py": b"X = 1\n"})
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+    done, names = run(*bundles), run(*bundles, "--names")
+
+    assert (done.exit_code, names.exit_code) == (2, 1)
+    assert "  ~ client/guard.py   LOOK: runs beside the images" in done.stdout
+    assert "bundle = " not in done.stdout  # nothing to pin before it was read
+    assert done.stderr.count("Error") == 1
+    assert "install git" in done.stderr
+    assert "--names" in done.stderr
+
+
+def test_what_is_watched_is_there(files: Files) -> None:
+    assert [beginning for beginning in _GUARDS if not any(name.startswith(beginning) for name in files)] == []
 
 
 def test_a_client_s_bract_is_compared_with_a_bundle(
@@ -161,7 +236,7 @@ def test_a_client_s_bract_is_compared_with_a_bundle(
     assert (unpinned.exit_code, pinned.exit_code) == (1, 1)
     assert "pins nothing" in unpinned.stdout
     assert load_policy(client.folder / "policy.toml").bundle == bundle_digest(bundle.read_bytes())
-    assert "pins what is in the bundle already" in pinned.stdout
+    assert "pins the code of this bundle already" in pinned.stdout
 
 
 def test_a_client_alone_compares_what_is_pinned_with_what_is_installed(

@@ -9,7 +9,6 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 
 import client.app as client_app
-from client.session import open_session
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.ledger.audit.audit import audit_ledger, kept_heads
@@ -84,7 +83,7 @@ class FailingGrid(InProcessGrid):
         return ids
 
     def _new_context(self, node_id: int) -> Context:
-        open_session.cache_clear()
+        client_app.SESSIONS.clear()
         number = node_id - FIRST_NODE
         settings: dict[str, Scalar] = {"bract-client": str(self._folders[number])}
         if self._pinned[number]:
