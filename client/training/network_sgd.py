@@ -206,12 +206,7 @@ def network_logits(
 ) -> np.ndarray:
     """Return the logits of images or features, (n, classes) float32.
 
-    Args:
-        network: The model; its trained parameters are overwritten.
-        arrays: Values of its trained parameters by name.
-        images: (n, side, side, channels) uint8, or (n, d) features; n may be 0.
-        settings: Whether to compute in bfloat16.
-        apart: Compute each image alone, so that none depends on another one.
+    With `apart` each image is computed alone, so that none depends on another one.
     """
     # Rounding differs with the other rows of a chunk, and a noised count must not depend on them.
     size = 1 if apart else _CHUNK

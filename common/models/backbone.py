@@ -44,14 +44,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
 
     def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the last layer's output before pooling.
-
-        Args:
-            pixels: (n, 3, side, side), normalised as `preprocessing` says.
-
-        Returns:
-            (n, channels, height, width) maps, or (n, ...) tokens of a transformer.
-        """
+        """Return the last layer's maps (n, ...) of normalised (n, 3, side, side)."""
         raise NotImplementedError
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:

@@ -59,12 +59,5 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """Convert images to the network's input.
-
-    Args:
-        images: (n, side, side, channels) uint8.
-
-    Returns:
-        (n, channels, side, side) float32 in [-1, 1].
-    """
+    """Convert (n, side, side, channels) uint8 to (n, channels, side, side) in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()

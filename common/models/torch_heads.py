@@ -42,10 +42,7 @@ def scale_features(features: torch.Tensor, scaling: str) -> torch.Tensor:
 def build_head(kind: str, num_features: int, num_classes: int) -> nn.Module:
     """Build a head with undefined weights.
 
-    Args:
-        kind: `linear` or `text`, a linear layer without a bias, or `mlp` (dense 256, ReLU, dense).
-        num_features: Length of the input.
-        num_classes: Length of the output.
+    For `mlp` it is dense 256, ReLU and dense, for all other kinds linear without a bias.
     """
     if kind != "mlp":
         return nn.Linear(num_features, num_classes, bias=False)

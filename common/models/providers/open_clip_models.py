@@ -127,20 +127,7 @@ def _pretrained(name: BackboneName) -> Any:
 
 
 def zero_shot_head(name: BackboneName, weights: str, classes: tuple[str, ...]) -> np.ndarray:
-    """Return the linear head of CLIP's zero-shot classification.
-
-    Args:
-        name: From `resolve_name`.
-        weights: Empty for the hub, or a file with both towers.
-        classes: Class names, words a person would use.
-
-    Returns:
-        (classes, d) float32, see `text_head`.
-
-    Raises:
-        ConfigError: The name lacks which pretraining is meant.
-        WeightsError: The file does not hold both towers, or weights are random.
-    """
+    """Return `text_head` of the run's backbone, with the weights of `clip_with_weights`."""
     return text_head(clip_with_weights(name, weights), name, classes)
 
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import timm
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 from common.errors import ConfigError
@@ -26,8 +28,6 @@ class TimmBackbone(Backbone):
 
     def layer_groups(self) -> list[list[str]]:
         """Return timm's own coarse groups."""
-        from timm.models import group_parameters
-
         matcher = self.model.group_matcher(coarse=True)  # type: ignore[operator]
         groups: dict[Any, list[str]] = group_parameters(self.model, matcher)
         return [[f"model.{name}" for name in groups[key]] for key in sorted(groups)]
@@ -35,22 +35,16 @@ class TimmBackbone(Backbone):
 
 def knows(architecture: str) -> bool:
     """Check whether timm has an architecture of this name."""
-    import timm
-
     return bool(timm.is_model(architecture))
 
 
 def similar_names(architecture: str) -> list[str]:
     """Return up to five names of timm that contain this one."""
-    import timm
-
     return list(timm.list_models(f"*{architecture.partition('.')[0]}*")[:5])
 
 
 def fetch_tensors(name: BackboneName) -> dict[str, torch.Tensor]:
     """Download the pretrained weights from timm's hub."""
-    import timm
-
     return dict(timm.create_model(name.architecture, pretrained=True, num_classes=0).state_dict())
 
 
@@ -60,8 +54,6 @@ def build_backbone(name: BackboneName, side: int | None) -> Backbone:
     Raises:
         ConfigError: timm does not know the name, or the backbone cannot take images of this size.
     """
-    import timm
-
     if not knows(name.architecture):
         similar = ", ".join(similar_names(name.architecture)) or "see timm.list_models()"
         raise ConfigError(f"model.backbone={name.given!r}: timm has no such model; {similar}")

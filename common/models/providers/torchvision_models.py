@@ -1,9 +1,11 @@
 """Backbones of the torchvision library."""
 
+import re
 from typing import Any
 
 import torch
 from torch import nn
+from torchvision import models
 
 from common.errors import ConfigError
 from common.models.backbone import CONV_SIDE, Backbone, Preprocessing, times255
@@ -39,8 +41,6 @@ class TorchvisionBackbone(Backbone):
 
         Parameters before the first stage belong to it, those after a stage to that stage.
         """
-        import re
-
         groups: list[list[str]] = []
         last = None
         for name, _ in self.model.named_parameters():
@@ -55,22 +55,16 @@ class TorchvisionBackbone(Backbone):
 
 def knows(architecture: str) -> bool:
     """Check whether torchvision has a classifier of this name."""
-    from torchvision import models
-
     return architecture in models.list_models(module=models)
 
 
 def similar_names(architecture: str) -> list[str]:
     """Return up to five names of torchvision that begin alike."""
-    from torchvision import models
-
     return list(models.list_models(module=models, include=f"*{architecture[:6]}*")[:5])
 
 
 def fetch_tensors(name: BackboneName) -> dict[str, torch.Tensor]:
     """Download the pretrained weights from torchvision's hub."""
-    from torchvision import models
-
     return dict(models.get_model(name.architecture, weights="DEFAULT").state_dict())
 
 
@@ -81,8 +75,6 @@ def build_backbone(name: BackboneName, side: int | None) -> Backbone:
         ConfigError: torchvision does not know the name, Bract does not support its family, or
             the backbone cannot take images of this size.
     """
-    from torchvision import models
-
     if not knows(name.architecture):
         similar = ", ".join(similar_names(name.architecture))
         raise ConfigError(f"model.backbone={name.given!r}: torchvision has no such classifier; {similar}")

@@ -5,7 +5,9 @@ Drives `common.models.backbone`, `common.models.names`, `common.models.providers
 """
 
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from common.errors import ConfigError, WeightsError
 from common.models.backbone_info import backbone_info, load_backbone
 from common.models.loading import build_backbone, load_pretrained
 from common.models.names import SHORT_NAMES, known_backbones, resolve_name
+from common.models.providers.registry import PROVIDERS, BackboneName, Provider, ProviderModule
 from common.models.weight_files import hash_tensors
 from tests.support.data.weights import SMALL, MakeConfig, classifier_tensors, config_of
 
@@ -77,6 +80,33 @@ def test_build_body_says_what_there_is_when_it_knows_no_such_architecture(given:
 
 def test_known_backbones_lists_every_short_name() -> None:
     assert set(SHORT_NAMES) < {row[0] for row in known_backbones()}
+
+
+def test_every_provider_offers_what_the_contract_asks_for() -> None:
+    wanted = {name for name in vars(ProviderModule) if not name.startswith("_")}
+
+    assert wanted == {"build_backbone", "fetch_tensors", "knows", "similar_names"}
+    for row in PROVIDERS.values():
+        module = row.load()
+        assert all(callable(getattr(module, name)) for name in wanted), row.file
+
+
+def test_a_row_and_a_file_are_all_that_a_new_provider_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    body, module = build_backbone(resolve_name("torchvision:resnet18"), 32), ModuleType("own_models")
+    module.__dict__.update(
+        build_backbone=lambda name, side: body,
+        fetch_tensors=lambda name: body.model.state_dict(),
+        knows=lambda architecture: architecture == "tiny",
+        similar_names=lambda architecture: ["tiny"],
+    )
+    monkeypatch.setitem(sys.modules, "common.models.providers.own_models", module)
+    monkeypatch.setitem(PROVIDERS, "own", Provider("own:<name>", "models of our own", "own_models"))
+
+    assert resolve_name("tiny") == BackboneName("tiny", "own", "tiny")
+    assert ("own:<name>", "models of our own", "hub, or a file in model.weights") in known_backbones()
+    assert load_pretrained(resolve_name("own:tiny"), "", side=None, seed=0) == (body, "own hub")
+    with pytest.raises(ConfigError, match=r"clip:<name> or own:<name>, or one of cnn"):
+        resolve_name("other:tiny")
 
 
 # What a backbone wants and gives
