@@ -1,4 +1,7 @@
-"""Is the ledger whole and the newest, are its keys safe, and is any budget left? Nothing is written here."""
+"""Checks of the ledger, the policy, the pin and the budget that is left.
+
+Nothing is written here.
+"""
 
 import json
 import math
@@ -25,7 +28,10 @@ _NEARLY = 0.25
 
 
 def check_ledger() -> tuple[LedgerReport | None, Finding]:
-    """What an audit of this user's ledger found, None if it cannot be read; and whether it can be relied on."""
+    """Audit this user's ledger and return the report with a finding.
+
+    The report is None if the ledger cannot be read.
+    """
     holder = bract_home() / "holder"
     file = holder / LEDGER_FILE
     backup = f"restore {holder} and {bract_home() / 'heads'} from your newest backup, and start no client before"
@@ -59,7 +65,10 @@ def _audited(file: Path) -> LedgerReport:
 
 
 def _trouble_with_keys(holder: Path) -> tuple[str, str] | None:
-    """What is wrong and what to do; opening the keys would make those that are missing."""
+    """Return what is wrong with the holder's keys, as far as their files show.
+
+    Opening the keys would create missing ones, so only their files are looked at.
+    """
     for file in (holder / name for name in _KEYS):
         if not file.is_file():
             return f"{file} is missing", "restore it from your backup: without it, what images have spent is not found"
@@ -70,7 +79,7 @@ def _trouble_with_keys(holder: Path) -> tuple[str, str] | None:
 
 
 def _has_its_head(report: LedgerReport) -> bool:
-    """Whether the ledger has the entry that it ended with when it was last used."""
+    """Return whether the ledger holds the entry that it last ended with."""
     file = bract_home() / "heads" / f"{report.ledger}.json"
     if not file.is_file():
         return True
@@ -82,7 +91,10 @@ def _has_its_head(report: LedgerReport) -> bool:
 
 
 def check_budget(client: str, policy: Policy, report: LedgerReport) -> Finding:
-    """What the policy leaves of the budget of the image that has spent most, over all clients of this user."""
+    """Compare what the most expensive image has spent with the policy's cap.
+
+    All clients of this user count.
+    """
     try:
         budget = budget_of(report.file, policy)
     except BractError as error:
@@ -122,7 +134,10 @@ _SOON_DAYS = 14
 
 
 def check_policy(site: Site) -> tuple[Policy | None, Finding]:
-    """The policy, None if it cannot be read; and whether anything is allowed under it."""
+    """Read the policy and return it with a finding.
+
+    The policy is None if it cannot be read.
+    """
     try:
         policy = load_policy(site.policy_file)
     except ConfigError as error:
@@ -158,7 +173,7 @@ def _judge_policy(policy: Policy, site: Site) -> Finding:
 
 
 def check_pin(site: Site, policy: Policy) -> Finding:
-    """Whether the code that may run here is named, and is the one that is installed."""
+    """Compare the pinned bundle with the installed code."""
     review = f"`bract client review {quote(str(site.folder))}`"
     try:
         installed = installed_digest()
@@ -182,7 +197,7 @@ def check_pin(site: Site, policy: Policy) -> Finding:
 
 
 def installed_digest() -> str:
-    """Digest of the bundle that the installed Bract would be, 64 hex digits.
+    """Return the digest of the installed Bract's bundle, 64 hex digits.
 
     Raises:
         BractError: The installation is not whole.

@@ -1,4 +1,4 @@
-"""What one check of a client found, and what to do about it."""
+"""Result of one check of a client, with its remedy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ State = Literal["ok", "warn", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `bract client check`.
+    """Line of `bract client check`.
 
     Attributes:
         check: What was looked at.
@@ -24,15 +24,21 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """Nothing is to be done."""
+    """Return a finding that needs no action."""
     return Finding(check, "ok", found)
 
 
 def warn(check: str, found: str, remedy: str) -> Finding:
-    """Somebody should know."""
+    """Return a warning.
+
+    The client can start, but the operator should act.
+    """
     return Finding(check, "warn", found, remedy)
 
 
 def fail(check: str, found: str, remedy: str) -> Finding:
-    """Something must be done."""
+    """Return a failure.
+
+    The client cannot start before the operator acts.
+    """
     return Finding(check, "FAIL", found, remedy)

@@ -1,4 +1,4 @@
-"""Can the server be reached, is it the right one, do the clocks agree, and does it know this client?"""
+"""Checks of the connection to the server and of the node's key."""
 
 import http.client
 import os
@@ -29,7 +29,10 @@ _MEND_CLOCK = (
 
 
 def check_server(site: Site, key: ec.EllipticCurvePrivateKey | None, *, seconds: float = 5.0) -> Iterator[Finding]:
-    """What can be said from here, step by step; the first failure ends it, for what comes after would fail too."""
+    """Check the server step by step and stop at the first failure.
+
+    Later steps would fail for the same reason.
+    """
     if not site.superlink:
         yield fail(
             "server",
@@ -102,7 +105,7 @@ def _remedy(error: OSError, address: Address) -> str:
 
 
 def _proxy_for(host: str) -> str:
-    """The proxy that a client's HTTP library would take, without what may be a password."""
+    """Return the proxy that HTTP libraries would use, without any password."""
     proxy = getproxies().get("https") or getproxies().get("all") or ""
     return "" if not proxy or proxy_bypass(host) else proxy.rpartition("@")[2]
 
@@ -121,7 +124,7 @@ def _check_clock(answer: Answer) -> Finding:
 
 
 def _amount(seconds: float) -> str:
-    """A length of time for people.
+    """Return a duration as text.
 
     >>> _amount(3600.4), _amount(90.0), _amount(7.0)
     ('60 minutes', '90 seconds', '7 seconds')
@@ -147,7 +150,7 @@ def _check_admitted(site: Site, answer: Answer, clock: Finding) -> Finding:
         return fail("admission", "the server refused this client's signature", f"{first}, then check again")
     return fail(
         "admission",
-        f"what answers is no Flower SuperLink that this Bract knows (status {answer.status})",
+        f"the answer is not from a Flower SuperLink that this Bract knows (status {answer.status})",
         "is the address the one that the server's operator gave, and its Flower of the same version (1.41)?",
     )
 
@@ -156,7 +159,10 @@ _OTHERS = 0o077
 
 
 def check_key(site: Site) -> tuple[ec.EllipticCurvePrivateKey | None, Finding]:
-    """The node's key, None if it cannot be used; and what is wrong with it or its public half."""
+    """Read the node's key and return it with a finding.
+
+    The key is None if it cannot be used.
+    """
     private, public = quote(str(site.key_file)), quote(str(site.public_key_file))
     try:
         key = read_node_key(site.key_file)

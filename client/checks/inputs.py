@@ -1,4 +1,7 @@
-"""Are the images still there, and can they be used? What is found is for the operator's eyes only."""
+"""Checks of the images, the weights and the free disk space.
+
+Only the operator sees what they find.
+"""
 
 import hashlib
 import re
@@ -26,7 +29,10 @@ _SHOWN_CLASSES = 12
 
 
 def check_data(site: Site, progress: ProgressFactory) -> Finding:
-    """Open the client's source and look at each image once; what was looked at before is remembered."""
+    """Open the client's source and check every image once.
+
+    Results for unchanged images are read from the cache.
+    """
     try:
         data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
         scan = scan_source(open_source(data), progress=progress)
@@ -79,7 +85,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")
 
 
 def check_weights(site: Site) -> list[Finding]:
-    """The default backbone's weights, and the file that client.toml names, if it names one."""
+    """Check the default backbone's weights and the file named in client.toml."""
     findings = [_check_default()]
     if site.weights:
         findings.append(_check_file(site, site.folder / site.weights))
@@ -125,7 +131,7 @@ def _check_file(site: Site, file: Path) -> Finding:
 
 
 def _digest_of(file: Path) -> str:
-    """SHA-256 of a file, which its name may not contradict."""
+    """Return the SHA-256 of a file and refuse one that contradicts its name."""
     named, digest = _HASH_IN_NAME.search(file.name), hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -137,7 +143,10 @@ def _digest_of(file: Path) -> str:
 
 
 def _tensors_of_default(file: Path) -> str:
-    """Hash of the tensors, as a run compares it; empty if they are another backbone's."""
+    """Return the hash of tensors as a run compares it.
+
+    It is empty if the tensors belong to another backbone.
+    """
     read_tensors(file)  # whether they can be read at all is another question than whose they are
     try:
         body, _ = load_pretrained(resolve_name(str(defaults()["model.backbone"])), str(file), side=None, seed=0)
@@ -152,7 +161,7 @@ _BYTES_AN_IMAGE = 1280 * 4 + 36  # a row of features of the default backbone, an
 
 
 def check_disk(site: Site) -> Finding:
-    """Free space where the client's folder and `$BRACT_HOME` lie."""
+    """Check the free space of the client's folder and of `$BRACT_HOME`."""
     places = {"the client's folder": site.folder, "$BRACT_HOME": bract_home()}
     try:
         free = {name: shutil.disk_usage(_existing(place)).free for name, place in places.items()}

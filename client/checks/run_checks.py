@@ -1,4 +1,4 @@
-"""`bract client check`: everything that a round would need, looked at before one begins.
+"""Sequence of all checks behind `bract client check`.
 
 Nothing is written into the ledger, nothing about images is sent, and a client that is running does not notice.
 """
@@ -17,7 +17,9 @@ from common.system.progress import ProgressFactory
 
 
 def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
-    """Look at a client, one finding after the other; a check that needs what another one missed is left out.
+    """Yield the findings of all checks of one client.
+
+    A check is left out if it needs what an earlier one did not find.
 
     Args:
         folder: That `bract client init` made.

@@ -1,4 +1,4 @@
-"""One look at a server from outside: name, port, TLS, clock, and whether it knows this client's key.
+"""Probes of a server's name, port, TLS, clock and admitted keys.
 
 Nothing here changes anything at the server, and nothing about images is sent.
 """
@@ -24,7 +24,7 @@ _ACTIVATE = "/v1/fleet/activate-node"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, and how long to wait for it.
+    """Address of a server, with the time to wait for it.
 
     Attributes:
         host: Name or number.
@@ -38,7 +38,7 @@ class Address:
 
     @property
     def pair(self) -> tuple[str, int]:
-        """As `socket` wants it."""
+        """Host and port, as `socket` takes them."""
         return self.host, self.port
 
 
@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def code(self) -> int | None:
-        """Flower's number of an error; None if there is none."""
+        """Flower's error number, or None."""
         try:
             code = json.loads(self.content)["code"]
         except (ValueError, KeyError, TypeError):
@@ -69,7 +69,10 @@ class Answer:
 
 
 def presented_certificate(address: Address) -> x509.Certificate | None:
-    """The certificate a server shows, believed or not: for a person to look at, never to trust."""
+    """Return the certificate that a server presents, unverified.
+
+    It is for a person to look at and never to trust.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -84,7 +87,7 @@ def presented_certificate(address: Address) -> x509.Certificate | None:
 
 
 def speaks_plain_http(address: Address) -> bool:
-    """Whether HTTP without TLS is answered."""
+    """Return whether a server answers HTTP without TLS."""
     connection = http.client.HTTPConnection(*address.pair, timeout=address.seconds)
     try:
         connection.request("GET", "/health")
@@ -96,7 +99,9 @@ def speaks_plain_http(address: Address) -> bool:
 
 
 def ask_anything(address: Address, context: ssl.SSLContext) -> Answer:
-    """A request that any server answers somehow, for the date that comes with the answer, where there is no key.
+    """Send a request that any server answers, to read the date of the answer.
+
+    It needs no admitted key.
 
     Raises:
         OSError: No connection, or no TLS.
@@ -130,7 +135,7 @@ def ask_whether_admitted(address: Address, context: ssl.SSLContext, key: ec.Elli
 
 
 def activation_without_interval(public: bytes) -> bytes:
-    """A protobuf message `ActivateNodeRequest`: field 1 is the public key; field 2, the interval, stays zero."""
+    """Return a protobuf `ActivateNodeRequest` with the public key and a zero interval."""
     size, length = len(public), bytearray()
     while size > 127:
         length.append(size & 127 | 128)

@@ -1,4 +1,7 @@
-"""Is the server who it says it is? Each way in which it is not has words of its own."""
+"""Check of the server's certificate.
+
+Each way to fail has its own words.
+"""
 
 import socket
 import ssl
@@ -20,7 +23,10 @@ _CLOCK = "if that is not so, this machine's clock is wrong"
 
 
 def check_tls(site: Site, address: Address) -> tuple[ssl.SSLContext | None, Finding]:
-    """Whether a server's certificate is signed by the authority; what to connect with, None if it is not."""
+    """Verify a server's certificate and return the TLS context with a finding.
+
+    The context is None if the certificate fails.
+    """
     if not site.authority:
         return None, fail(
             "TLS",
@@ -54,7 +60,7 @@ def check_tls(site: Site, address: Address) -> tuple[ssl.SSLContext | None, Find
 
 
 def _shake_hands(site: Site, address: Address, context: ssl.SSLContext) -> datetime | Finding:
-    """When the server's certificate ends, if it is a good one."""
+    """Return the end of validity of a server's verified certificate."""
     try:
         with (
             socket.create_connection(address.pair, address.seconds) as plain,

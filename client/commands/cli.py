@@ -1,4 +1,4 @@
-"""`bract client`: set up a client on a machine of its own, check it, start it, and see what it has spent."""
+"""Commands of `bract client`."""
 
 from pathlib import Path
 from typing import Annotated

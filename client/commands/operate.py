@@ -1,4 +1,4 @@
-"""`bract client check | start | status | review`: what an operator types; the work is done elsewhere."""
+"""Commands `bract client check | start | status | review`."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ def check_command(folder: Folder, as_json: Json = False) -> None:
 
 @contextmanager
 def _bars_that_go(console: Console) -> Iterator[ProgressFactory]:
-    """A bar for each piece of long work, gone when that is done: lines come after it."""
+    """Return a factory of progress bars that disappear when their work is done."""
     with ExitStack() as stack:
 
         def start(total: int, what: str) -> Callable[[int], None]:

@@ -1,4 +1,4 @@
-"""The certificate that a server's own must be signed by: read, judged, and named by its fingerprint."""
+"""Certificate authority that the server's certificate must be signed by."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from common.errors import ConfigError
 
 
 def read_authority(file: Path) -> tuple[x509.Certificate, ...]:
-    """The certificates of a file that may sign others, at least one.
+    """Read the certificates of a file that may sign others.
 
     Raises:
         ConfigError: The file is missing, is no PEM file of certificates, holds a private key, or one of its
@@ -45,5 +45,5 @@ def _may_sign(certificate: x509.Certificate) -> bool:
 
 
 def as_pem(certificates: tuple[x509.Certificate, ...]) -> bytes:
-    """Certificates and nothing else, as a PEM file."""
+    """Return certificates as a PEM file without anything else."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)

@@ -1,4 +1,4 @@
-"""Set up a client on a machine of its own: what it declares, and a policy with safe defaults."""
+"""Creation of a client folder with safe defaults."""
 
 import json
 from dataclasses import replace
@@ -80,7 +80,7 @@ def init_client(
     server: str = "",
     authority: Path | None = None,
 ) -> tuple[Site, Holder]:
-    """Write a client's folder, and make the holder's ledger and keys if this user has none yet.
+    """Write a client's folder and create missing ledger and keys.
 
     Guarantee: a second client over the same images finds what they have spent: ledger and keys belong to
     the user, not to the folder.
@@ -119,7 +119,10 @@ def init_client(
 
 
 def _declared(folder: Path, source: str, path: str, name: str, progress: ProgressFactory) -> tuple[Site, bool]:
-    """The client, with the numbers it declares, and whether its images come in groups."""
+    """Return the client with its declared numbers.
+
+    The second value says whether its images come in groups.
+    """
     place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
     data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
     images = open_source(data)
@@ -140,7 +143,10 @@ def _policy_text(grouped: bool) -> str:
 
 
 def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...]) -> None:
-    """The file that makes the folder a client comes last: what was cut short can be done again."""
+    """Write the files of a client folder.
+
+    The file that makes it a client folder comes last, so an interrupted call can be repeated.
+    """
     site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_node_key(site)
     if policy is not None:

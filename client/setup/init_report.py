@@ -1,4 +1,4 @@
-"""What `bract client init` says when it is done: what was written, and what to do next."""
+"""Report of `bract client init`, with the next steps."""
 
 import shlex
 from pathlib import Path
@@ -12,7 +12,7 @@ from common.system.fingerprints import certificate_fingerprint, key_fingerprint
 
 
 def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: bool) -> list[str]:
-    """Lines for the operator, each a fact or a thing to do.
+    """Return the lines of the report, each a fact or a step.
 
     Args:
         site: The client that was set up.

@@ -1,4 +1,4 @@
-"""The key pair by which a server knows this client's node: made once, kept by the client."""
+"""Key pair by which a server recognises this client's node."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from common.system.files import write_atomic
 
 
 def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
-    """Make a client's key pair, or complete the one that is there.
+    """Create a client's key pair or complete an existing one.
 
     Guarantee: a private key that is there is never written over; a new one is readable by its owner only
     from its first byte on.
@@ -44,7 +44,7 @@ def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
 
 
 def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
-    """The private key of a node.
+    """Return the private key of a node.
 
     Raises:
         ConfigError: There is none, or it is not an EC P-384 key in OpenSSH's format without a passphrase.
@@ -54,19 +54,22 @@ def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{file} is damaged, has a passphrase, or is no key in OpenSSH's format") from None
+        raise ConfigError(f"{file} is damaged, has a passphrase, or is not a key in OpenSSH's format") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise ConfigError(f"{file} is a key of another kind: servers admit EC P-384 keys only")
     return key
 
 
 def public_line(key: ec.EllipticCurvePrivateKey, comment: str) -> bytes:
-    """The line that a server's operator admits: the public half in OpenSSH's format, and whose it is."""
+    """Return the public key in OpenSSH's format, with the client's name.
+
+    The server's operator admits this line.
+    """
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" " + comment.encode()
 
 
 def is_public_half(file: Path, key: ec.EllipticCurvePrivateKey) -> bool:
-    """Whether a file holds the public half of a key.
+    """Return whether a file holds the public half of a key.
 
     Raises:
         ConfigError: There is no such file.

@@ -1,4 +1,4 @@
-"""`bract client status`: what this client took part in and what it has spent, as its ledger has it.
+"""Runs, spending and refusals of a client, read from its ledger.
 
 Read only; a client that is running is neither waited for nor held up.
 """
@@ -44,7 +44,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class ClientStatus:
-    """Where a client stands.
+    """Status of one client.
 
     Attributes:
         site: The client.
@@ -70,13 +70,13 @@ class ClientStatus:
 
     @property
     def pin(self) -> str:
-        """`installed`, `other` or `none`: what the policy pins."""
+        """State of the policy's pin, `installed`, `other` or `none`."""
         if not self.policy.bundle:
             return "none"
         return "installed" if self.policy.bundle == self.installed else "other"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the status as plain values."""
         budget = None if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
         return {
             "client": self.site.name,
@@ -112,7 +112,7 @@ def _plain(run: RunStatus) -> dict[str, Any]:
 
 
 def client_status(folder: Path) -> ClientStatus:
-    """Where a client stands.
+    """Return the status of a client.
 
     Args:
         folder: That `bract client init` made.

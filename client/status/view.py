@@ -1,4 +1,4 @@
-"""Where a client stands, for people: it can be read at 80 columns."""
+"""Table of a client's status, at most 80 columns wide."""
 
 from rich.console import Console
 
