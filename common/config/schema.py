@@ -23,7 +23,6 @@ from common.config.sections import (
     SystemConfig,
     TrainingConfig,
     Unit,
-    kebab,
     split_list,
 )
 from common.errors import PrivacyError
@@ -48,7 +47,6 @@ __all__ = [
     "SystemConfig",
     "TrainingConfig",
     "Unit",
-    "float_keys",
     "split_list",
 ]
 
@@ -247,16 +245,3 @@ class RunConfig(Section):
         """Largest number of rounds in which one client takes part."""
         # Cohorts are drawn so that nobody exceeds the even share, rounded up.
         return -(-self.num_rounds * self.cohort_size // self.num_clients)
-
-
-def float_keys() -> frozenset[str]:
-    """Return the dotted keys of all settings that are floating-point numbers."""
-    keys: set[str] = set()
-    for name, field in RunConfig.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            leaves = {f"{name}.{kebab(leaf)}": inner for leaf, inner in section.model_fields.items()}
-        else:
-            leaves = {kebab(name): field}
-        keys |= {key for key, inner in leaves.items() if "float" in str(inner.annotation)}
-    return frozenset(keys)
