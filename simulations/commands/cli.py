@@ -104,9 +104,9 @@ def simulate(
             given = settings_for_resume(resume, device, set_, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), given))
         if dry_run:
-            from simulations.commands.dry_run import show
+            from simulations.commands.dry_run import foresee, show
 
-            show(run_config, Console(stderr=False), as_json=as_json)
+            show(foresee(run_config), Console(stderr=False), as_json=as_json)
             return
         from simulations.simulate import run_job
 
