@@ -1,20 +1,15 @@
 """ClientApp handlers: decode, call, encode; nothing else may leave."""
 
-import functools
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.admission import admit, client_ref, pinned_by
 from client.evaluation.evaluate import evaluate_incoming
-from client.session import ClientSession, open_session
+from client.session import ClientSession, SessionCache
 from client.training.trainer import Arrays
-from common.config.loading import parse
-from common.config.schema import RunConfig
 from common.errors import BractError, ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages.checks import check_incoming, check_release, check_request, check_tensor
@@ -33,51 +28,60 @@ from common.messages.fields import ARRAYS, LEDGER, Releases
 from common.privacy.plan import PrivacyPlan
 from common.system.threads import pin_to_one_thread
 
-app = ClientApp()
 _log = logging.getLogger("bract.client")
 Handler = Callable[[Message, Context], Message]
 Answer = tuple[RecordDict, SignedHead | None]
 _Work = Callable[[RecordDict, ClientSession], Answer]
 
 
-def _release(kind: str) -> Callable[[_Work], Handler]:
+def create_app(sessions: SessionCache) -> ClientApp:
+    """Return the ClientApp whose handlers answer with the sessions of a cache.
+
+    Args:
+        sessions: Opens the client that a message is for. A harness passes one that opens clients of its own.
+    """
+    app = ClientApp()
+    app.query()(_handler("query", declare, sessions))
+    app.query("close")(_handler("query.close", close, sessions))
+    app.train()(_handler("train", train, sessions))
+    app.evaluate()(_handler("evaluate", evaluate, sessions))
+    return app
+
+
+def _handler(kind: str, work: _Work, sessions: SessionCache) -> Handler:
     """Wrap a handler so that only declared fields, or a bare failure code, leave the client."""
 
-    def wrap(work: _Work) -> Handler:
-        @functools.wraps(work)
-        def handler(message: Message, context: Context) -> Message:
-            try:
-                pin_to_one_thread()
-                config = _config(tuple(sorted(context.run_config.items())))
-                releases = Releases.of(config)
-                releases.fields(kind)  # refuses before anything is computed
-                place = client_ref(context.node_config)
-                check_request(message.content, message_type=kind)
-                pinned = pinned_by(context.node_config)
-                admit(config, place, pinned, run_id_of(message.content), kind)
-                session = open_session(config, place)
-                if pinned:
-                    session = replace(session, pinned=pinned)
-                content, head = work(message.content, session)
-                if head is not None:
-                    content[LEDGER] = encode_head(head)
-                check_release(content, message_type=kind, releases=releases, travelling=session.travelling)
-            except BractError as error:
-                _log.error("refused %s: %s", kind, error)
-                return failure_reply(ClientFailure.of(error), message)
-            except Exception as error:
-                _log.exception("failed in %s", kind)
-                return failure_reply(ClientFailure.of(error), message)
-            return Message(content, reply_to=message)
+    def handler(message: Message, context: Context) -> Message:
+        try:
+            pin_to_one_thread()
+            content = _answer(kind, work, sessions, message.content, context)
+        except BractError as error:
+            _log.error("refused %s: %s", kind, error)
+            return failure_reply(ClientFailure.of(error), message)
+        except Exception as error:
+            # Flower would send the exception's text to the server, and the text may name a patient.
+            _log.exception("failed in %s", kind)
+            return failure_reply(ClientFailure.of(error), message)
+        return Message(content, reply_to=message)
 
-        return handler
-
-    return wrap
+    return handler
 
 
-@lru_cache(maxsize=4)
-def _config(items: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfig:
-    return parse(dict(items))
+def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, context: Context) -> RecordDict:
+    """Admit a request, do its work, and return the reply after the check of what leaves."""
+    config = sessions.config(context.run_config)
+    releases = Releases.of(config)
+    # Looked up only to refuse, before anything is computed, a kind of message that nothing may answer.
+    releases.fields(kind)
+    place, pinned = client_ref(context.node_config), pinned_by(context.node_config)
+    check_request(asked, message_type=kind)
+    # Before the session: opening it reads the images, and a run beyond the policy must not get that far.
+    admit(config, place, pinned, run_id_of(asked), kind)
+    session = sessions.open(config, place, pinned)
+    content, head = work(asked, session)
+    if head is not None:
+        content[LEDGER] = encode_head(head)
+    return check_release(content, message_type=kind, releases=releases, travelling=session.travelling)
 
 
 def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
@@ -93,8 +97,6 @@ def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
     return arrays
 
 
-@app.query()
-@_release("query")
 def declare(content: RecordDict, session: ClientSession) -> Answer:
     """Say who this client is, public constants only, and agree to the whole run or refuse it."""
     trainer, digest = session.trainer, ""
@@ -110,16 +112,12 @@ def declare(content: RecordDict, session: ClientSession) -> Answer:
     return encode_declaration(declared), head
 
 
-@app.query("close")
-@_release("query.close")
 def close(content: RecordDict, session: ClientSession) -> Answer:
     """The server has all it will ask for in this run."""
     run = run_id_of(content)
     return RecordDict(), session.guard(run).close(run)
 
 
-@app.train()
-@_release("train")
 def train(content: RecordDict, session: ClientSession) -> Answer:
     """Evaluate the incoming model as far as the run allows, train it, send back what travels.
 
@@ -134,9 +132,7 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
     def compute(plan: PrivacyPlan | None) -> RecordDict:
         own = (personal.before(server_round) or session.common_start()) if session.trainer.personal else {}
         evaluation = evaluate_incoming(session, incoming, own, plan, closing=False)
-        trained = session.trainer.train(
-            own | incoming, session.rows, name=session.name, server_round=server_round, plan=plan
-        )
+        trained = session.train(own | incoming, server_round=server_round, plan=plan)
         if own:
             personal.keep(server_round, {name: trained[name] for name in own})
         return encode_update({name: trained[name] for name in incoming}, session.rows.num_units, evaluation)
@@ -144,8 +140,6 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
     return session.guard(run).answer(run, server_round, "train", content, compute)
 
 
-@app.evaluate()
-@_release("evaluate")
 def evaluate(content: RecordDict, session: ClientSession) -> Answer:
     """Close a run with counts of the final model's predictions on held-out images, as far as the run allows."""
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
@@ -157,3 +151,8 @@ def evaluate(content: RecordDict, session: ClientSession) -> Answer:
         return encode_evaluation(session.rows.num_units, evaluation)
 
     return session.guard(run).answer(run, server_round, "closing", content, compute)
+
+
+# At the end, because creating the app needs every handler. Flower loads `app` by this name.
+SESSIONS = SessionCache()
+app = create_app(SESSIONS)

@@ -1,6 +1,7 @@
-"""What a client has at hand: its rows, its model, and the guard in front of what it sends."""
+"""The data, model and guard of one client, opened once for the messages of a run."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 
 from client.client_config import SITE_FILE, Site, load_site
 from client.guard import Guard
+from client.home import ClientHome, OwnHome, SimulatedHome
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.personal_tensors import PersonalState
 from client.training.trainer import Arrays, Trainer
+from common.config.loading import Scalar, parse
 from common.config.schema import RunConfig, split_list
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition
@@ -19,143 +23,175 @@ from common.data.partitioning.partitioners import hold_out
 from common.data.preprocessing import Prepared, prepare
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.ledger.data_holder import Holder, own_holder, simulated_holder
+from common.ledger.data_holder import own_holder
 from common.models.weight_files import RANDOM
 from common.privacy.plan import PrivacyPlan, plan_for
 from common.privacy.policy import ANYTHING, load_policy
-from common.system.paths import bract_home
 
 ClientRef = int | str  # number of a simulated client, or the folder of a real one
+_RUNS, _SESSIONS = 4, 64
 
 
 @dataclass(frozen=True)
 class ClientSession:
-    """One client.
+    """One client in one run, with everything that its answers are made from.
 
     Attributes:
-        name: Stable name, a public constant.
-        rows: Its images as rows.
-        trainer: Trains and scores.
-        policy_file: The holder's policy; None where anything goes, because whoever simulates sets both sides.
-        place: See `client_ref`.
-        pinned: Digest of the bundle of code that this client runs, and no other; empty if it runs any.
+        name: Stable name of the client, a public constant.
+        rows: The client's training and held-out data.
+        trainer: Trains and scores models as the run's configuration says.
+        policy_file: The data holder's policy; None where a simulation allows everything.
+        home: Where the ledger and personal tensors are kept.
+        pinned: Digest of the only bundle of code that this client runs; empty if it runs any.
+        streams: Makes the streams that sampling and noise draw from. Production code never sets it: no message, no
+            setting and no file can. A run under other streams is NOT PRIVATE.
     """
 
     name: str
     rows: Shard
     trainer: Trainer
     policy_file: Path | None
-    place: ClientRef
+    home: ClientHome
     pinned: str = ""
+    streams: FreshStreams = FRESH_STREAMS
 
-    @property
+    @cached_property
     def travelling(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that travel."""
-        return _travelling(self.trainer)
+        """Names and shapes of the tensors that travel between client and server."""
+        personal = self.trainer.personal
+        return {name: shape for name, shape in self.trainer.trainable.items() if name not in personal}
 
     def common_start(self) -> Arrays:
-        """The values that tensors which stay with clients start from, everywhere."""
-        return _common_start(self.trainer)
+        """Return the values that personal tensors start from, equal at all clients."""
+        return self.trainer.initial_personal()
 
     def guard(self, run: str) -> Guard:
-        """The guard of this client in one run.
+        """Return the guard of this client in one run.
 
         Raises:
             ConfigError: The policy cannot be used.
-            LedgerError: The holder's folder cannot be used.
+            LedgerError: The data holder's folder cannot be used.
         """
         config = self.trainer.config
-        held = (self.rows.train_holdings, self.rows.test_holdings)
-        policy = ANYTHING if self.policy_file is None else load_policy(self.policy_file)  # as it is now
-        return Guard(config, self.name, policy, self._holder(run), self.plan, held)
+        digests = (self.rows.train_holdings, self.rows.test_holdings)
+        # Read the policy for each message: its holder may have tightened it since the last one.
+        policy = ANYTHING if self.policy_file is None else load_policy(self.policy_file)
+        return Guard(config, self.name, policy, self.home.holder(run), self.plan, digests)
 
     @cached_property
     def plan(self) -> PrivacyPlan | None:
-        """The whole plan, where the client adds the noise itself.
+        """The privacy plan of the whole run, where the client adds the noise itself.
 
         Raises:
-            ConfigError: The run's settings admit none for so many units.
+            ConfigError: The run's settings allow no plan for the client's number of units.
         """
         config = self.trainer.config
         return plan_for(config, self.rows.num_units) if config.noises_gradients else None
 
-    def _holder(self, run: str) -> Holder | None:
-        config = self.trainer.config
-        if isinstance(self.place, str):
-            return own_holder()
-        if not config.private:
-            return None  # a simulation that protects nobody has nothing to account for
-        durable = config.system.ledger == "durable"
-        return simulated_holder(
-            simulation_folder(config, run) / "ledgers", self.name, seed=config.seed, durable=durable
+    def train(self, arrays: Arrays, *, server_round: int, plan: PrivacyPlan | None) -> Arrays:
+        """Train on the client's rows for one round; see `Trainer.train`.
+
+        Raises:
+            PrivacyError: The run wants noise and there is no plan, or the other way round.
+        """
+        return self.trainer.train(
+            arrays, self.rows, name=self.name, server_round=server_round, plan=plan, streams=self.streams
         )
 
     def personal(self, run: str) -> PersonalState:
-        """Where tensors that stay at this client are kept: in one run, under one plan, and in no other."""
-        config = self.trainer.config
-        home = bract_home() / "holder" if isinstance(self.place, str) else simulation_folder(config, run)
-        protected = config.privacy.mechanism if self.plan is None else self.plan.digest
+        """Return the store of personal tensors of one run under one plan."""
+        protected = self.trainer.config.privacy.mechanism if self.plan is None else self.plan.digest
+        # Another plan gets another store: tensors trained without noise must never start a private run.
         agreed = hashlib.sha256(f"{run}\x1f{protected}".encode()).hexdigest()[:32]
-        return PersonalState(home / "personal" / agreed / self.name)
+        return PersonalState(self.home.folder(run) / "personal" / agreed / self.name)
 
 
-def simulation_folder(config: RunConfig, run: str) -> Path:
-    """Where simulated clients keep what real ones would keep at home: in the run's own folder, if all know it."""
-    folder = Path(config.output_dir)
-    return folder if folder.is_absolute() else bract_home() / "simulations" / run
+@dataclass(frozen=True, eq=False)
+class RunClients:
+    """The clients of one run in this process; simulated ones share a population.
 
-
-@lru_cache(maxsize=64)
-def open_session(config: RunConfig, place: ClientRef) -> ClientSession:
-    """What the client at a place has at hand for a run.
-
-    Raises:
-        ConfigError: The client's own files are wrong, or the run lacks what a real client needs.
-        DataError: Its images are missing or unusable.
-        WeightsError: The backbone's weights are missing or wrong.
+    Attributes:
+        config: The run.
     """
-    if isinstance(place, str):
-        return _own(config, load_site(Path(place)))
-    prepared, partition = _population(config)
-    rows = shard(prepared, partition, place, private=config.noises_gradients, unit=config.privacy.unit)
-    policy = Path(config.privacy.policy) if config.privacy.policy else None
-    return ClientSession(
-        client_name(place), rows, Trainer(config, prepared.inputs.shape[1:], prepared.classes), policy, place
-    )
 
+    config: RunConfig
 
-def _own(config: RunConfig, site: Site) -> ClientSession:
-    if config.data.source != OWN_IMAGES:
-        raise ConfigError(f"this run is a simulation's: a run over clients with images of their own has {OWN_IMAGES!r}")
-    if len(split_list(config.data.classes)) < 2:
-        raise ConfigError(
-            "a run over clients with images of their own needs data.classes: nobody may learn it from them"
-        )
-    data = config.data.model_copy(update={"source": site.source, "path": site.path})
-    model = config.model.model_copy(update={"weights": _own_weights(config.model.weights, site)})
-    config = config.model_copy(update={"data": data, "model": model})
-    prepared = prepare(config, shows_nothing=True)
-    rows = shard(prepared, _everything(prepared, site), 0, private=config.noises_gradients, unit=config.privacy.unit)
-    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
-    return ClientSession(site.name, rows, trainer, site.policy_file, str(site.folder))
+    def open(self, place: ClientRef, pinned: str = "") -> ClientSession:
+        """Open the session of one client.
+
+        Args:
+            place: Number of a simulated client, or folder of a real one.
+            pinned: See `ClientSession`.
+
+        Raises:
+            ConfigError: The client's own files are wrong, or the run lacks what a real client needs.
+            DataError: Its images are missing or unusable.
+            WeightsError: The backbone's weights are missing or wrong.
+        """
+        return self._own(load_site(Path(place)), pinned) if isinstance(place, str) else self._simulated(place, pinned)
+
+    def _simulated(self, number: int, pinned: str) -> ClientSession:
+        prepared, partition = self._population
+        config, name = self.config, client_name(number)
+        rows = shard(prepared, partition, number, private=config.noises_gradients, unit=config.privacy.unit)
+        policy = Path(config.privacy.policy) if config.privacy.policy else None
+        durable = config.system.ledger == "durable"
+        home = SimulatedHome(name, config.seed, config.private, durable, Path(config.output_dir))
+        return ClientSession(name, rows, self._trainer, policy, home, pinned)
+
+    # Shared by all simulated clients: loading the images, or building the first model, takes seconds.
+    @cached_property
+    def _population(self) -> tuple[Prepared, Partition]:
+        prepared = prepare(self.config)
+        return prepared, load_or_make_partition(self.config, prepared)
+
+    @cached_property
+    def _trainer(self) -> Trainer:
+        prepared, _ = self._population
+        return Trainer(self.config, prepared.inputs.shape[1:], prepared.classes)
+
+    def _own(self, site: Site, pinned: str) -> ClientSession:
+        config = self.config
+        if config.data.source != OWN_IMAGES:
+            raise ConfigError(
+                f"data.source={config.data.source!r} is for simulations: a run over clients with images of their own "
+                f"needs data.source={OWN_IMAGES!r}"
+            )
+        # A list made from the images would tell the server which classes a client has.
+        if len(split_list(config.data.classes)) < 2:
+            raise ConfigError("data.classes is missing: a run over clients with images of their own must name them")
+        data = config.data.model_copy(update={"source": site.source, "path": site.path})
+        model = config.model.model_copy(update={"weights": _own_weights(config.model.weights, site)})
+        config = config.model_copy(update={"data": data, "model": model})
+        prepared = prepare(config, shows_nothing=True)
+        partition = _everything(prepared, site)
+        rows = shard(prepared, partition, 0, private=config.noises_gradients, unit=config.privacy.unit)
+        trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
+        return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned)
 
 
 def _own_weights(named: str, site: Site) -> str:
-    """A file is the client's own choice: what a server named would be read, and its hash sent back."""
+    """Return the client's own weights file wherever the run names a file.
+
+    A path from the server would be read here, and its hash sent back: that tells the server which files exist.
+    """
     if named in ("", RANDOM):
         return named
     if not site.weights:
-        raise ConfigError(f"the run's weights are a file: name yours as weights in {site.folder / SITE_FILE}")
+        raise ConfigError(
+            f"model.weights is a file in this run: name your own copy as weights in {site.folder / SITE_FILE}"
+        )
     return str(site.folder / site.weights)
 
 
 def _everything(prepared: Prepared, site: Site) -> Partition:
-    """All images are this client's; which are held out follows from the holder's own key, for ever."""
+    """Return a partition that gives all images to this client."""
     count = len(prepared.labels)
     if prepared.num_train < count:
         held_out = np.arange(count) >= prepared.num_train
     else:
         units = prepared.digests if prepared.unit_digests is None else prepared.unit_digests
+        # The split follows from the holder's key alone, so no server can move a unit from one side to the other.
         held_out = hold_out(units, fraction=site.test_fraction, key=own_holder().keys.fingerprint)
     return Partition(
         owner=np.zeros(count, dtype=np.int32),
@@ -166,22 +202,34 @@ def _everything(prepared: Prepared, site: Site) -> Partition:
     )
 
 
-@lru_cache(maxsize=4)
-def _travelling(trainer: Trainer) -> dict[str, tuple[int, ...]]:
-    return {name: shape for name, shape in trainer.trainable.items() if name not in trainer.personal}
+class SessionCache:
+    """Configurations and sessions that a process keeps from message to message.
 
+    The module of a ClientApp owns one. A harness overrides `open` to put a client of its own in place.
+    """
 
-@lru_cache(maxsize=1)
-def _common_start(trainer: Trainer) -> Arrays:
-    return trainer.initial_personal()
+    def __init__(self) -> None:
+        self.clear()
 
+    def clear(self) -> None:
+        """Forget everything, as a new process would."""
+        self._config = lru_cache(maxsize=_RUNS)(lambda items: parse(dict(items)))
+        self._clients = lru_cache(maxsize=1)(RunClients)
+        self._session = lru_cache(maxsize=_SESSIONS)(lambda config, *place: self._clients(config).open(*place))
 
-@lru_cache(maxsize=1)
-def _population(config: RunConfig) -> tuple[Prepared, Partition]:
-    prepared = prepare(config)
-    return prepared, load_or_make_partition(config, prepared)
+    def config(self, settings: Mapping[str, Scalar]) -> RunConfig:
+        """Parse a message's run configuration.
+
+        Raises:
+            ConfigError: A setting is unknown, missing or out of range.
+        """
+        return self._config(tuple(sorted(settings.items())))
+
+    def open(self, config: RunConfig, place: ClientRef, pinned: str) -> ClientSession:
+        """Open the session of the client that a message is for; see `RunClients.open`."""
+        return self._session(config, place, pinned)
 
 
 def client_name(partition_id: int) -> str:
-    """Stable name of a simulated client; it sorts like its number."""
+    """Return the stable name of a simulated client, which sorts like its number."""
     return f"{partition_id:05d}"

@@ -11,7 +11,6 @@ from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
 import client.app as client_app
-from client.session import open_session
 from client.setup.init_client import init_client
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
@@ -76,7 +75,7 @@ class OwnClient:
         **extra: Scalar,
     ) -> Message:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-        open_session.cache_clear()  # a client process a message, as on the deployment runtime
+        client_app.SESSIONS.clear()  # a client process a message, as on the deployment runtime
         settings = ConfigRecord({"run-id": run_named(run), **extra})
         content = RecordDict({"config": settings})
         if kind in ("train", "evaluate"):

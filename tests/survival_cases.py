@@ -11,7 +11,6 @@ from flwr.app import Context, Message, RecordDict
 from own_clients import SMALL, OwnClient, write_images
 
 import client.app as client_app
-from client.session import open_session
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.ledger.audit.audit import audit_ledger, kept_heads
@@ -85,7 +84,7 @@ class FailingGrid(InProcessGrid):
         return ids
 
     def _new_context(self, node_id: int) -> Context:
-        open_session.cache_clear()
+        client_app.SESSIONS.clear()
         number = node_id - FIRST_NODE
         settings: dict[str, Scalar] = {"bract-client": str(self._folders[number])}
         if self._pinned[number]:

@@ -15,6 +15,7 @@ from frozen_cases import FROZEN
 from frozen_ledger import OPEN_RUN, PLAIN_PLAN, PLAN, holding, reply, request
 from PIL import Image
 
+from client.home import OwnHome
 from client.session import ClientSession
 from client.setup.init_client import init_client
 from common.config.loading import defaults, override, parse
@@ -196,7 +197,7 @@ def test_a_server_remembers_nodes_in_the_same_lines(tmp_path: Path) -> None:
 def test_personal_tensors_stay_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     client: Any = SimpleNamespace(
-        trainer=SimpleNamespace(config=config_of(**{"privacy.mechanism": "none"})), plan=None, place="here", name="a"
+        trainer=SimpleNamespace(config=config_of(**{"privacy.mechanism": "none"})), plan=None, home=OwnHome(), name="a"
     )
 
     ClientSession.personal(client, "run").keep(2, {"head.weight": np.ones(2)})

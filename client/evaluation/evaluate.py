@@ -7,7 +7,6 @@ from common.errors import PrivacyError
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases
 from common.metrics import Counts
-from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 
 
@@ -41,7 +40,7 @@ def evaluate_incoming(
     counts = session.trainer.evaluate(
         model, session.rows.test_inputs[evaluation_units], session.rows.test_labels[evaluation_units], apart=True
     )
-    stream = SecureStream()
+    stream = session.streams.for_counts()
     if closing:
         return Evaluation(noised=noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=stream))
     return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=stream))

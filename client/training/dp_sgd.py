@@ -10,6 +10,7 @@ from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
 from common.models.linear_head import HEAD_WEIGHT, residuals
 from common.privacy.clipping import clipped_head_group_sum, clipped_head_sum, row_norms
+from common.privacy.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream, UniformStream, add_noise, poisson_batch
 from common.privacy.plan import PrivacyPlan
 from common.system.aligned_arrays import aligned
@@ -29,6 +30,30 @@ class PrivateStreams:
     def fresh(cls) -> "PrivateStreams":
         """New keys from the operating system; call it once a message."""
         return cls(SecureStream(), SecureStream())
+
+    def release(self, clipped_sum: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
+        """Return a step's clipped sum with the plan's noise, shape (p,), float64."""
+        return add_noise(
+            clipped_sum, noise_stddev=plan.noise_stddev, max_grad_norm=plan.max_grad_norm, stream=self.noise
+        )
+
+
+class FreshStreams:
+    """The streams of each message, under new keys from the operating system.
+
+    Audits pass an object of their own in its place. No setting and no message can.
+    """
+
+    def for_training(self) -> PrivateStreams:
+        """Return streams for one round's sampling and noise."""
+        return PrivateStreams.fresh()
+
+    def for_counts(self) -> ByteStream:
+        """Return a stream for the noise of one evaluation's counts."""
+        return SecureStream()
+
+
+FRESH_STREAMS = FreshStreams()
 
 
 def private_steps(
@@ -63,13 +88,7 @@ def private_steps(
     optimizer = ArrayOptimizer(settings, weights)
     for _ in range(plan.steps_per_round):
         batch = poisson_batch(num_units, sample_rate=plan.sample_rate, stream=streams.sampling)
-        noised = add_noise(
-            clipped_sum(weights, batch),
-            noise_stddev=plan.noise_stddev,
-            max_grad_norm=plan.max_grad_norm,
-            stream=streams.noise,
-        )
-        optimizer.step(weights, noised / plan.expected_batch_size)
+        optimizer.step(weights, streams.release(clipped_sum(weights, batch), plan) / plan.expected_batch_size)
     return weights
 
 

@@ -6,11 +6,12 @@ takes NumPy alone.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.training.dp_sgd import PrivateStreams, train_head_privately
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
 from common.config.schema import RunConfig
@@ -67,12 +68,25 @@ class Trainer:
 
     def initial_personal(self) -> Arrays:
         """The values that every client's personal tensors start from."""
+        return self._initial_personal
+
+    @cached_property
+    def _initial_personal(self) -> Arrays:
         if not self.personal:
             return {}
         start = initial_arrays(self.config, self.input_shape, self.classes)
         return {name: start[name] for name in start if name in self.personal}
 
-    def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int, plan: PrivacyPlan | None) -> Arrays:
+    def train(
+        self,
+        arrays: Arrays,
+        shard: Shard,
+        *,
+        name: str,
+        server_round: int,
+        plan: PrivacyPlan | None,
+        streams: FreshStreams = FRESH_STREAMS,
+    ) -> Arrays:
         """Train on a client's rows for one round, privately if the run says so.
 
         Args:
@@ -81,6 +95,7 @@ class Trainer:
             name: The client's name; with the round it orders the batches.
             server_round: From 1.
             plan: What the client agreed to; None without noise at the client.
+            streams: Makes the streams of sampling and noise; only audits pass their own.
 
         Returns:
             New arrays, same names and shapes.
@@ -96,7 +111,7 @@ class Trainer:
         if self.config.needs_no_torch:
             rows = (shard.train_inputs, shard.train_labels)
             if plan is not None:
-                fresh = PrivateStreams.fresh()
+                fresh = streams.for_training()
                 return train_head_privately(arrays, *rows, plan, settings, fresh, units=shard.train_units)
             return train_head(arrays, *rows, settings, rng)
         from client.training.network_sgd import Rows, train_network, train_network_privately
@@ -104,8 +119,7 @@ class Trainer:
         ordered = {key: arrays[key] for key in self.trainable}
         held = Rows(shard.train_inputs, shard.train_labels, shard.train_digests, shard.train_units)
         if plan is not None:
-            fresh = PrivateStreams.fresh()
-            return train_network_privately(self._network(), ordered, held, plan, settings, fresh)
+            return train_network_privately(self._network(), ordered, held, plan, settings, streams.for_training())
         return train_network(self._network(), ordered, held, settings, rng)
 
     def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:

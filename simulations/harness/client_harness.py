@@ -8,7 +8,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,9 @@ from flwr.app import Array, ConfigRecord, Message, RecordDict
 
 import client.app as client_app
 import client.evaluation.evaluate as client_evaluation
-import client.session as client_local
-import client.training.dp_sgd as client_training
-from client.session import ClientSession, open_session
+from client.home import SimulatedHome
+from client.session import ClientSession, RunClients
+from client.training.dp_sgd import FreshStreams, PrivateStreams
 from client.training.trainer import Arrays, Trainer
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
@@ -29,6 +29,7 @@ from common.ledger.connection_pool import close_below
 from common.messages.codec import CONFIG, RUN_ID, SERVER_ROUND, arrays_to_record, record_to_arrays
 from common.messages.fields import ARRAYS, METRICS
 from common.models.initialization import initial_arrays
+from common.privacy.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan, plan_for
 from simulations.engines.in_process import InProcessGrid
@@ -129,7 +130,7 @@ class ClientHarness:
         Raises:
             BractError: The configuration cannot be run.
         """
-        whole = open_session(config, 0)
+        whole = RunClients(config).open(0)
         rows = whole.rows
         inputs = np.concatenate([rows.train_inputs[:num_images], rows.test_inputs[:num_held_out]])
         labels = np.concatenate([rows.train_labels[:num_images], rows.test_labels[:num_held_out]])
@@ -222,7 +223,8 @@ class ClientHarness:
     def session(self, images: Images, name: str = "bench", policy: Path | None = None) -> ClientSession:
         """The client that holds some images."""
         rows = images.shard(self.config, self.classes, num_units=self.num_units)
-        return ClientSession(name, rows, self.trainer, policy, 0)
+        home = SimulatedHome(name, self.config.seed, self.config.private, durable=False, root=self.folder)
+        return ClientSession(name, rows, self.trainer, policy, home)
 
     def noised_sum(self, seen: Observation) -> np.ndarray:
         """(p,) float64: what the steps of a round released, added up, as anyone can read it off the reply."""
@@ -263,16 +265,41 @@ def installed(session: ClientSession, folder: Path, ledger: str, streams: Stream
 
     It changes modules for the whole process: enter it once, then let threads send.
     """
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(client_app, "open_session", lambda _config, _place: session))
-        stack.enter_context(
-            patch.object(client_local, "simulation_folder", lambda _config, run: folder / (ledger or run))
-        )
-        if streams.training != OWN.training:
-            stack.enter_context(patch.object(client_training, "SecureStream", StreamFactory(*streams.training)))
-        if streams.counts != OWN.counts:
-            stack.enter_context(patch.object(client_evaluation, "SecureStream", StreamFactory(*streams.counts)))
+    home = HarnessHome(**(vars(session.home) | {"root": folder}), ledger=ledger)
+    own = replace(session, home=home, streams=HarnessStreams(streams))
+    with patch.object(client_app.SESSIONS, "open", lambda *_: own):
         yield
+
+
+@dataclass(frozen=True)
+class HarnessHome(SimulatedHome):
+    """The home of a client in the harness, with a folder for each run or one for a ledger's name.
+
+    Attributes:
+        ledger: Name of the ledger's folder; empty for one folder a run.
+    """
+
+    ledger: str = ""
+
+    def folder(self, run: str) -> Path:
+        """Return the ledger's own folder below the harness's."""
+        return self.root / (self.ledger or run)
+
+
+class HarnessStreams(FreshStreams):
+    """The streams that an auditor chose for a client."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._own = streams.training == OWN.training, streams.counts == OWN.counts
+        self._training, self._counts = StreamFactory(*streams.training), StreamFactory(*streams.counts)
+
+    def for_training(self) -> PrivateStreams:
+        """Return the chosen streams, or the client's own."""
+        return super().for_training() if self._own[0] else PrivateStreams(self._training(), self._training())
+
+    def for_counts(self) -> ByteStream:
+        """Return the chosen stream, or the client's own."""
+        return super().for_counts() if self._own[1] else self._counts()
 
 
 def _bytes_of(reply: Message) -> bytes:

@@ -7,6 +7,7 @@ release under such a stream is NOT PRIVATE, and none leaves the auditor's machin
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class StreamFactory:
     def __init__(self, *kinds: object) -> None:
         self._kinds = cycle(kinds)
 
-    def __call__(self) -> object:
+    def __call__(self) -> Any:
         """The next stream: an object as it is, or a new one of a class."""
         kind = next(self._kinds)
         return kind() if callable(kind) else kind

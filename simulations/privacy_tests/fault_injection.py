@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from flwr.app import Message
 
-import client.session as client_local
+import client.home as client_home
 from client.training.trainer import Trainer
 from common.errors import LedgerError
 from common.ledger.connection_pool import close_below
@@ -50,7 +50,7 @@ def faults(harness: ClientHarness) -> Iterator[Check]:
         ("race", _race),
     ):
         scratch = replace(harness, folder=harness.folder / f"faults-{name.replace(' ', '-')}")
-        with patch.object(client_local, "simulated_holder", _real_holder):
+        with patch.object(client_home, "simulated_holder", _real_holder):
             yield from check(scratch)
         close_below(scratch.folder)
 

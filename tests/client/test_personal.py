@@ -15,7 +15,6 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import client.app as client_app
-from client.session import open_session
 from client.training.trainer import Trainer
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
@@ -89,7 +88,11 @@ class OneClient:
         return kept
 
     def kept(self) -> Arrays | None:
-        return open_session(self.config, int(self.context.node_config["partition-id"])).personal(self.run).before(10**6)
+        return (
+            client_app.SESSIONS.open(self.config, int(self.context.node_config["partition-id"]), "")
+            .personal(self.run)
+            .before(10**6)
+        )
 
     def accuracy_counts(self, arrays: Arrays) -> list[int]:
         counts = self.trainer.evaluate(arrays, self.rows.test_inputs, self.rows.test_labels)

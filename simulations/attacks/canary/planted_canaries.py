@@ -15,8 +15,8 @@ from unittest.mock import patch
 import numpy as np
 
 import client.app as client_app
-import client.training.dp_sgd as client_training
-from client.session import ClientSession, open_session
+from client.session import ClientSession, RunClients
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, PrivateStreams
 from client.training.trainer import Arrays, Trainer
 from common.config.schema import RunConfig
 from common.data.client_dataset import ImageDigests, Shard
@@ -24,7 +24,7 @@ from common.errors import ConfigError
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.plan import PrivacyPlan
 from common.system.aligned_arrays import align_rows
-from simulations.harness.harness_streams import Repeated, Silent, StreamFactory
+from simulations.harness.harness_streams import Repeated, Silent
 
 _NORM = 100.0
 _LABEL = 0
@@ -55,7 +55,8 @@ class Planted:
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
                 "privacy.mechanism='dp-sgd' and privacy.unit='image'"
             )
-        size = open_session(config, 0).rows.train_inputs.shape[1]
+        self._clients = RunClients(config)
+        size = self._clients.open(0).rows.train_inputs.shape[1]
         if size < self.num_canaries:
             raise ConfigError(
                 f"each canary needs a feature of its own: {self.num_canaries} are too many for {size} features"
@@ -67,9 +68,10 @@ class Planted:
         """Numbers of the canaries that one client holds: every n-th one."""
         return np.arange(place, self.num_canaries, self.config.num_clients)
 
-    def open_session(self, config: RunConfig, place: int | str) -> ClientSession:
+    def open_session(self, config: RunConfig, place: int | str, pinned: str) -> ClientSession:
         """A client as it is, with its canaries."""
-        base, mine = open_session(config, place), self.mine(int(place))
+        del config
+        base, mine = self._clients.open(place, pinned), self.mine(int(place))
         rows = with_rows(base.rows, mine[self.coins[mine]], num_declared=len(mine))
         same = base.trainer
         trainer = Watched(same.config, same.input_shape, same.classes, self, base.rows, int(place))
@@ -85,7 +87,7 @@ class Planted:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Clients hold their canaries, and updates are watched, as long as this lasts."""
-        with patch.object(client_app, "open_session", self.open_session):
+        with patch.object(client_app.SESSIONS, "open", self.open_session):
             yield
 
     def guesses(self, num_guesses: int) -> tuple[int, int]:
@@ -107,13 +109,22 @@ class Watched(Trainer):
     real: Shard
     place: int
 
-    def train(self, arrays: Arrays, shard: Shard, *, name: str, server_round: int, plan: PrivacyPlan | None) -> Arrays:
+    def train(
+        self,
+        arrays: Arrays,
+        shard: Shard,
+        *,
+        name: str,
+        server_round: int,
+        plan: PrivacyPlan | None,
+        streams: FreshStreams = FRESH_STREAMS,
+    ) -> Arrays:
         """Train as ever; then once more without noise and without canaries, for the auditor alone."""
         plain = Trainer(self.config, self.input_shape, self.classes)
-        after = plain.train(arrays, shard, name=name, server_round=server_round, plan=plan)
+        after = plain.train(arrays, shard, name=name, server_round=server_round, plan=plan, streams=streams)
         if plan is not None:
-            with without_noise():
-                alone = plain.train(arrays, self.real, name=name, server_round=server_round, plan=plan)
+            quiet = WithoutNoise()
+            alone = plain.train(arrays, self.real, name=name, server_round=server_round, plan=plan, streams=quiet)
             self.planted.plans[name] = plan
             self.planted.see(self.place, arrays, after, alone, plan)
         return after
@@ -166,8 +177,9 @@ def with_rows(rows: Shard, canaries: np.ndarray, *, num_declared: int) -> Shard:
     )
 
 
-@contextmanager
-def without_noise() -> Iterator[None]:
-    """The auditor's own training: noise of zero, batches of everything that can join."""
-    with patch.object(client_training, "SecureStream", StreamFactory(Repeated("sampling", []), Silent())):
-        yield
+class WithoutNoise(FreshStreams):
+    """The streams of the auditor's own training, with noise of zero."""
+
+    def for_training(self) -> PrivateStreams:
+        """Return the same sampling for each training, and no noise."""
+        return PrivateStreams(Repeated("sampling", []), Silent())

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 
 import client.app as client_app
-import client.session as client_local
 import common.models.classifier as network_module
 from client.training import network_sgd as network_training
 from common.config.loading import Scalar
@@ -106,9 +105,7 @@ def forget(*, figures: bool) -> None:
     Args:
         figures: Also of what the accountant has worked out, which takes long.
     """
-    client_app._config.cache_clear()
-    client_local._travelling.cache_clear()
-    client_local._common_start.cache_clear()
+    client_app.SESSIONS.clear()
     network_training._chunks_are_right.cache_clear()
     network_module._local.__dict__.clear()
     if figures:

@@ -1,0 +1,77 @@
+"""The place where a client keeps its ledger and the tensors that never leave it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from common.ledger.data_holder import Holder, own_holder, simulated_holder
+from common.system.paths import bract_home
+
+
+class ClientHome(Protocol):
+    """The place where a client keeps what must outlive a message."""
+
+    def holder(self, run: str) -> Holder | None:
+        """Return the ledger and keys for a run; None where nothing is accounted.
+
+        Raises:
+            LedgerError: The ledger's folder or keys cannot be used.
+        """
+        ...
+
+    def folder(self, run: str) -> Path:
+        """Return the folder below which personal tensors of a run are kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnHome:
+    """The home of a real client, shared by all clients of one data holder."""
+
+    def holder(self, run: str) -> Holder:
+        """Return the data holder's one ledger, whatever the run.
+
+        Raises:
+            LedgerError: The ledger's folder or keys cannot be used.
+        """
+        del run
+        return own_holder()
+
+    def folder(self, run: str) -> Path:
+        """Return the data holder's folder, whatever the run."""
+        del run
+        return bract_home() / "holder"
+
+
+@dataclass(frozen=True)
+class SimulatedHome:
+    """The home of one simulated client, with a ledger of its own in each run.
+
+    Attributes:
+        name: The client's name, which names its ledger.
+        seed: The run's seed. A simulated client's keys follow from it, so that a simulation repeats.
+        private: Whether the run accounts for anything; without a privacy mechanism there is no ledger.
+        durable: Whether ledger entries survive a power failure.
+        root: The run's output folder; where this is not absolute, clients use one below `$BRACT_HOME`.
+    """
+
+    name: str
+    seed: int
+    private: bool
+    durable: bool
+    root: Path
+
+    def holder(self, run: str) -> Holder | None:
+        """Return the client's ledger of one run; None without a privacy mechanism.
+
+        Raises:
+            LedgerError: The ledger's folder cannot be made.
+        """
+        if not self.private:
+            return None
+        return simulated_holder(self.folder(run) / "ledgers", self.name, seed=self.seed, durable=self.durable)
+
+    def folder(self, run: str) -> Path:
+        """Return the run's own folder, or one named after the run below `$BRACT_HOME`."""
+        # Ray and `flwr run` start clients in other working folders, so a relative path would name several places.
+        return self.root if self.root.is_absolute() else bract_home() / "simulations" / run
