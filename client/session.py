@@ -25,7 +25,7 @@ from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import own_holder
 from common.models.weight_files import RANDOM
-from common.privacy.plan import PrivacyPlan, plan_for
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, load_policy
 
 ClientRef = int | str  # number of a simulated client, or the folder of a real one
@@ -86,7 +86,7 @@ class ClientSession:
             ConfigError: The run's settings allow no plan for the client's number of units.
         """
         config = self.trainer.config
-        return plan_for(config, self.rows.num_units) if config.noises_gradients else None
+        return config.plan(self.rows.num_units) if config.is_local_dp else None
 
     def train(self, arrays: Arrays, *, server_round: int, plan: PrivacyPlan | None) -> Arrays:
         """Train on the client's rows for one round; see `Trainer.train`.
@@ -133,7 +133,7 @@ class RunClients:
     def _simulated(self, number: int, pinned: str) -> ClientSession:
         prepared, partition = self._population
         config, name = self.config, client_name(number)
-        rows = shard(prepared, partition, number, private=config.noises_gradients, unit=config.privacy.unit)
+        rows = shard(prepared, partition, number, private=config.is_local_dp, unit=config.privacy.unit)
         policy = Path(config.privacy.policy) if config.privacy.policy else None
         durable = config.system.ledger == "durable"
         home = SimulatedHome(name, config.seed, config.private, durable, Path(config.output_dir))
@@ -165,7 +165,7 @@ class RunClients:
         config = config.model_copy(update={"data": data, "model": model})
         prepared = prepare(config, shows_nothing=True)
         partition = _everything(prepared, site)
-        rows = shard(prepared, partition, 0, private=config.noises_gradients, unit=config.privacy.unit)
+        rows = shard(prepared, partition, 0, private=config.is_local_dp, unit=config.privacy.unit)
         trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
         return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned)
 

@@ -17,7 +17,6 @@ from common.messages.codec import Declaration, Evaluation
 from common.messages.fields import Releases
 from common.metrics import NoisedCounts
 from common.models.initialization import initial_arrays
-from common.privacy.plan import server_plan
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy, check_strategy, least_cohort
 from server.late_joining import LateJoinHandler, join, rejection_reason
@@ -122,7 +121,7 @@ def _run(
         state.clients,
         state.cohorts,
         min_clients=max(config.min_clients or 1, least_cohort(config)[0]),
-        central=server_plan(config) if config.privacy.mechanism == "client-dp" else None,
+        central=config.plan(config.cohort_size) if config.mechanism.noise_at_server else None,
         evaluate=context.evaluate if simulates_evaluation else None,
         seconds=_deadline(config, context),
         retries=config.round_retries,

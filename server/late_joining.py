@@ -7,7 +7,6 @@ from collections.abc import Callable
 from common.config.schema import RunConfig
 from common.errors import ClientFailure, ConfigError
 from common.messages.codec import Declaration
-from common.privacy.plan import plan_for
 from server.rounds.cohorts import join_cohorts
 from server.rounds.enrollment import DISAGREES, SAME_NAME, Client, Declared, agrees, ask_to_declare, reject_unverified
 from server.rounds.messaging import LATE, UNREACHABLE
@@ -124,9 +123,9 @@ def rejection_reason(config: RunConfig, declaration: Declaration) -> str:
     units, most = declaration.num_units, config.max_num_units
     if most is not None and units > most:
         return TOO_LARGE
-    if config.noises_gradients:
+    if config.is_local_dp:
         try:
-            plan_for(config, units)
+            config.plan(units)
         except ConfigError as error:
             _log.error("client %s admits no plan: %s", declaration.name, error)
             return ClientFailure.CONFIG.name

@@ -10,7 +10,6 @@ from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
-from common.privacy.plan import plan_for, server_plan
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
@@ -45,12 +44,12 @@ def make_context(
     started = time.perf_counter()
     # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
     # could answer with an error code only.
-    if config.noises_gradients:
+    if config.is_local_dp:
         sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
         for size in np.unique(sizes).tolist():
-            plan_for(config, size).spent()
+            config.plan(size).spent()
     elif config.private:
-        server_plan(config).spent()
+        config.plan(config.cohort_size).spent()
     return RunContext(
         tracker=tracker or LogTracker(),
         simulated=True,

@@ -13,7 +13,6 @@ from common.data.partitioning.partition import Partition
 from common.data.preprocessing import prepare
 from common.metrics import score
 from common.models.initialization import initial_arrays
-from common.privacy.plan import plan_for
 from common.randomness import public_stream
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.pooled_evaluator import PooledEvaluator
@@ -47,7 +46,7 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
     advance = progress.work(len(chosen) + 1, "Baselines")
 
     def shard_of(parts: Partition, client: int) -> Shard:
-        return shard(prepared, parts, client, private=config.noises_gradients, unit=config.privacy.unit)
+        return shard(prepared, parts, client, private=config.is_local_dp, unit=config.privacy.unit)
 
     def accuracy(alone: Trainer, held: Shard, name: str) -> float:
         result = score(evaluator.pooled(_train(alone, held, name)).confusion).accuracy
@@ -74,7 +73,7 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 def _train(trainer: Trainer, held: Shard, name: str) -> Arrays:
     config = trainer.config
     arrays = initial_arrays(config, trainer.input_shape, trainer.classes)
-    plan = plan_for(config, held.num_units) if config.noises_gradients else None
+    plan = config.plan(held.num_units) if config.is_local_dp else None
     for server_round in range(1, config.participations + 1):
         arrays = trainer.train(arrays, held, name=name, server_round=server_round, plan=plan)
     return arrays

@@ -13,7 +13,6 @@ from common.data.client_dataset import ImageDigests, Shard
 from common.data.decoding import BadImage, decode
 from common.data.sources.base_source import Entries
 from common.errors import DataError
-from common.privacy.plan import plan_for
 from common.system.progress import no_progress
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     training = config.training.model_copy(update={"local_epochs": epochs})
     short = Trainer(config.model_copy(update={"training": training}), trainer.input_shape, trainer.classes)
     shard = _random_shard(trainer.input_shape, len(trainer.classes), rows)
-    plan = plan_for(short.config, rows) if config.noises_gradients else None
+    plan = short.config.plan(rows) if config.is_local_dp else None
     if not config.needs_no_torch:
         # Loading the network and warming up would be measured otherwise.
         short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)

@@ -17,12 +17,13 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
 from common.messages.codec import Declaration, Evaluation, encode_declaration, encode_head, encode_update
 from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
+from common.privacy.mechanisms import MECHANISMS
 from server.rounds.enrollment import Meeting, enroll_clients
 from simulations.engines.in_process import InProcessGrid
 
 RUN = "ab" * 16
 SHAPES: dict[str, tuple[int, ...]] = {"w": (2,)}
-PRIVATE = Releases("dp-sgd", "private")
+PRIVATE = Releases(MECHANISMS["dp-sgd"], "private")
 DECLARED: dict[str, Any] = {"num_units": 10, "classes": ("a", "b"), "input_shape": (2,), "backbone_hash": "cafe"}
 Say = Callable[[Message], Message]
 

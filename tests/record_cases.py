@@ -16,6 +16,7 @@ from common.messages.codec import (
 )
 from common.messages.fields import LEDGER, Releases
 from common.metrics import Counts, NoisedCounts
+from common.privacy.mechanisms import MECHANISMS
 
 WEIGHTS: dict[str, np.ndarray] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -26,13 +27,13 @@ FOUND = Evaluation(COUNTS)
 OWN_COUNTS = Counts(np.array([[4, 0], [1, 1]]), 1.25)
 EVERYTHING = Releases(train_loss=True, personal=True)
 DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
-PRIVATE = Releases("dp-sgd", "private")
+PRIVATE = Releases(MECHANISMS["dp-sgd"], "private")
 HEAD = sign_head(HolderKeys.simulated(0, "00003"), Head(7, "ab" * 32))
 RUNS = {
     "private": PRIVATE,
-    "silent": Releases("dp-sgd", "none"),
-    "exact": Releases("dp-sgd", "exact"),
-    "central": Releases("client-dp", "none"),
+    "silent": Releases(MECHANISMS["dp-sgd"], "none"),
+    "exact": Releases(MECHANISMS["dp-sgd"], "exact"),
+    "central": Releases(MECHANISMS["client-dp"], "none"),
     "open": Releases(),
     "fair": Releases(train_loss=True),
     "personal": Releases(personal=True),
@@ -67,7 +68,7 @@ def _found(kind: str, releases: Releases) -> Evaluation | None:
         return None
     if releases.metrics == "private":
         return Evaluation(noised=NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2])))
-    if releases.mechanism != "none":
+    if releases.mechanism.name != "none":
         return Evaluation(Counts(COUNTS.confusion, float("nan")))
     loss = 0.75 if releases.train_loss and kind == "train" else None
     return Evaluation(COUNTS, OWN_COUNTS if releases.personal else None, loss)

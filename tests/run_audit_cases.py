@@ -56,7 +56,7 @@ def write_run(
     directory = RunDirectory.create(config.model_copy(update={"output_dir": str(folder)}))
     privacy_cost = account(config, SIZES, [list(SIZES)] * rounds, complete=complete)
     keeper = HeadKeeper([folder / "heads.jsonl"])
-    if config.noises_gradients:
+    if config.is_local_dp:
         (folder / "ledgers").mkdir()
         for name, share in privacy_cost.shares.items():
             head = keep(folder / "ledgers" / f"{name}.sqlite", share.plan, name, rounds, closing=complete)

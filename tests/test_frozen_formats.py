@@ -29,7 +29,7 @@ from common.ledger.registrations import request_id
 from common.ledger.signed_heads import HeadKeeper, read_heads, sign_head
 from common.messages.serialization import digest_of, pack, unpack
 from common.privacy.events import CountsEvent, DpSgdEvent, as_json, from_json
-from common.privacy.plan import PrivacyPlan, plan_for, server_plan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING
 from common.system.app_bundle import files_digest
 from common.system.progress import no_progress
@@ -84,10 +84,10 @@ def test_a_stored_plan_keeps_its_names_and_its_digest(changes: dict[str, Any], d
 
 
 def test_the_plan_of_a_configuration_keeps_its_digest() -> None:
-    counted = plan_for(config_of(**NOISE), 128)
-    grouped = plan_for(config_of(**NOISE | {"privacy.metrics": "none", "privacy.unit": "group"}), 128)
+    counted = config_of(**NOISE).plan(128)
+    grouped = config_of(**NOISE | {"privacy.metrics": "none", "privacy.unit": "group"}).plan(128)
     at_server = {"privacy.mechanism": "client-dp", "num-clients": 8, "client-fraction": 0.5}
-    central = server_plan(config_of(**NOISE | at_server))
+    central = config_of(**NOISE | at_server).plan(1)
 
     assert counted.digest == "fec48c6301a5e0d4c17b1772f1fca51f0ca693c20690bac335da059ed72dde58"
     assert grouped.digest == "e3589baf3220c059a58ec142f236880bebea8cd2ec8f8aa7d751a31bf87f1523"

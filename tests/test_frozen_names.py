@@ -38,6 +38,7 @@ from common.messages.codec import (
 from common.messages.fields import Releases
 from common.metrics import Counts, NoisedCounts
 from common.models.initialization import initial_arrays
+from common.privacy.mechanisms import MECHANISMS
 from common.randomness import keyed_uniform, public_stream
 from server.rounds.cohorts import draw_cohorts
 from simulations.attacks.membership.targets import members_of
@@ -253,22 +254,26 @@ def test_a_client_answers_the_same_types_of_messages() -> None:
 @pytest.mark.parametrize(
     ("releases", "train", "evaluate"),
     [
-        (Releases("none", "exact"), "num-examples confusion loss-sum", "num-examples confusion loss-sum"),
+        (Releases(MECHANISMS["none"], "exact"), "num-examples confusion loss-sum", "num-examples confusion loss-sum"),
         (
-            Releases("none", "exact", train_loss=True, personal=True),
+            Releases(MECHANISMS["none"], "exact", train_loss=True, personal=True),
             "num-examples confusion loss-sum personal-confusion personal-loss-sum train-loss",
             "num-examples confusion loss-sum personal-confusion personal-loss-sum",
         ),
-        (Releases("none", "none"), "num-examples", None),
-        (Releases("dp-sgd", "exact"), "num-examples confusion", "num-examples confusion"),
-        (Releases("dp-sgd", "private"), "num-examples noised-correct noised-wrong", "num-examples noised-confusion"),
-        (Releases("dp-sgd", "none"), "num-examples", None),
-        (Releases("client-dp", "exact"), "num-examples confusion", "num-examples confusion"),
-        (Releases("client-dp", "none"), "num-examples", None),
+        (Releases(MECHANISMS["none"], "none"), "num-examples", None),
+        (Releases(MECHANISMS["dp-sgd"], "exact"), "num-examples confusion", "num-examples confusion"),
+        (
+            Releases(MECHANISMS["dp-sgd"], "private"),
+            "num-examples noised-correct noised-wrong",
+            "num-examples noised-confusion",
+        ),
+        (Releases(MECHANISMS["dp-sgd"], "none"), "num-examples", None),
+        (Releases(MECHANISMS["client-dp"], "exact"), "num-examples confusion", "num-examples confusion"),
+        (Releases(MECHANISMS["client-dp"], "none"), "num-examples", None),
     ],
 )
 def test_a_reply_may_hold_the_same_fields(releases: Releases, train: str, evaluate: str | None) -> None:
-    head = HEAD if releases.mechanism == "dp-sgd" else {}
+    head = HEAD if releases.mechanism.name == "dp-sgd" else {}
 
     assert releases.fields("query") == DECLARED | head
     assert releases.fields("query.close") == head

@@ -15,6 +15,7 @@ from common.ledger.audit.report import LedgerReport
 from common.ledger.data_holder import LEDGER_FILE
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.remaining_budget import Budget, budget_of
+from common.privacy.mechanisms import mechanism_named
 from common.privacy.policy import Policy, load_policy
 from common.system.console import figure
 from common.system.paths import bract_home
@@ -118,10 +119,6 @@ def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerRep
 
 
 _SOON_DAYS = 14
-_TRUSTING = {
-    "none": "mechanism none protects nobody",
-    "client-dp": "mechanism client-dp trusts the server with exact updates",
-}
 
 
 def check_policy(site: Site) -> tuple[Policy | None, Finding]:
@@ -150,7 +147,7 @@ def _judge_policy(policy: Policy, site: Site) -> Finding:
     found = f"at most epsilon {policy.max_epsilon:g} at delta {policy.delta:g}, {', '.join(policy.mechanisms)}" + (
         f", until {policy.expires}" if policy.expires else ""
     )
-    trusting = [text for mechanism, text in _TRUSTING.items() if mechanism in policy.mechanisms]
+    trusting = [text for name in policy.mechanisms if (text := mechanism_named(name).trust_warning)]
     if not math.isfinite(policy.max_epsilon):
         trusting.append("max-epsilon sets no limit")
     if trusting:
@@ -168,7 +165,8 @@ def check_pin(site: Site, policy: Policy) -> Finding:
     except BractError as error:
         return fail("pin", f"the installed Bract cannot be named: {error}", "reinstall bract")
     if not policy.bundle:
-        return (fail if "dp-sgd" in policy.mechanisms else warn)(  # a start is refused where noise is promised
+        promises_noise = any(mechanism_named(name).noise_at_client for name in policy.mechanisms)
+        return (fail if promises_noise else warn)(  # a start is refused where noise is promised
             "pin",
             "no code is pinned: whatever a server sends would be trusted with the images",
             f'put bundle = "{installed}", the Bract installed here, into {site.policy_file}; {review} says more',

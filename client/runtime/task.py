@@ -20,6 +20,7 @@ from client.runtime.task_protocol import Order, Report
 from common.errors import BractError, BundleError, ClientFailure, FederationError, LedgerError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.messages.codec import failure_reply, server_round_of
+from common.privacy.mechanisms import names_where
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_files, files_digest
 
@@ -121,7 +122,7 @@ def check_pinned(policy: Policy) -> None:
     Raises:
         BundleError: The policy allows dp-sgd and pins no bundle.
     """
-    if "dp-sgd" in policy.mechanisms and not policy.bundle:
+    if set(names_where("noise_at_client")) & set(policy.mechanisms) and not policy.bundle:
         raise BundleError(
             "starting unpinned under DP is refused: without a pin, whatever code the server sends has the images, and "
             "keeps to the policy only if it wants to"

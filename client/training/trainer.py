@@ -103,7 +103,7 @@ class Trainer:
         Raises:
             PrivacyError: The run wants noise and there is no plan, or the other way round.
         """
-        if (plan is not None) != self.config.noises_gradients:
+        if (plan is not None) != self.config.is_local_dp:
             raise PrivacyError("training was asked for under another mechanism than the run's")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream)

@@ -117,7 +117,7 @@ def _run_and_sizes(
     if not sizes:
         entries = open_source(run.data).entries
         check_batch(run, entries.num_train)
-        dealt = tuple(client_units(run, entries)[0].tolist()) if run.noises_gradients else ()
+        dealt = tuple(client_units(run, entries)[0].tolist()) if run.is_local_dp else ()
         return run, dealt, entries
     if len(sizes) > run.num_clients:
         raise ConfigError(

@@ -44,7 +44,11 @@ def show_plan(table: PlanTable, console: Console, why_not: str = "") -> None:
 
 def _size_name(table: PlanTable) -> str:
     plan = table.rows[0].plan
-    return "Clients in a round" if plan.mechanism == "client-dp" else f"{plan.privacy_unit.capitalize()}s of a client"
+    return (
+        "Clients in a round"
+        if table.config.mechanism.noise_at_server
+        else f"{plan.privacy_unit.capitalize()}s of a client"
+    )
 
 
 def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
@@ -59,7 +63,7 @@ def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     ]
     ratios = [f"{row.signal_to_noise:.3g}" for row in rows if row.signal_to_noise is not None]
     lines += [("signal / noise a step, at most", ratios)] if ratios else []
-    return lines[table.rows[0].plan.mechanism == "client-dp" :]
+    return lines[table.config.mechanism.noise_at_server :]
 
 
 def _epsilon_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
@@ -115,7 +119,7 @@ def _clients_note(table: PlanTable) -> str:
     config = table.config
     who = "all" if config.cohort_size == config.num_clients else f"{config.cohort_size:,}"
     said = f"{config.num_clients:,}, {who} of them in each of {config.num_rounds:,} rounds"
-    if config.noises_gradients and table.num_sizes < config.num_clients:
+    if config.is_local_dp and table.num_sizes < config.num_clients:
         said += f"; the sizes of {table.num_sizes:,} are known, the others are taken to be like them"
     if len(table.shown) < len(table.rows):
         said += f"; shown are {len(table.shown)} of {len(table.rows)} different sizes (--json has all)"

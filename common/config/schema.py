@@ -5,7 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Mechanism = Literal["none", "dp-sgd", "client-dp"]
+from common.errors import PrivacyError
+from common.privacy.mechanisms import MECHANISMS, Mechanism
+from common.privacy.plan import PrivacyPlan, PublicConstants
+
 Unit = Literal["image", "group"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
@@ -29,6 +32,12 @@ StrategyName = Literal[
 UNIFORM_STRATEGIES = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
 TUNINGS = ("head", "bias", "norm", "lora", "last:<n>", "full")
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
+
+
+def _is_mechanism(value: str) -> str:
+    if value not in MECHANISMS:
+        raise ValueError(f"{value!r} is not a privacy mechanism; there are {', '.join(MECHANISMS)}")
+    return value
 
 
 def _kebab(name: str) -> str:
@@ -71,6 +80,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
 
+MechanismName = Annotated[str, AfterValidator(_is_mechanism)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -153,7 +163,7 @@ class StrategyConfig(_Section):
 class PrivacyConfig(_Section):
     """Everything that changes the guarantee, and nothing else."""
 
-    mechanism: Mechanism
+    mechanism: MechanismName
     unit: Unit
     # More than 100 promises nothing, and costs the accountant gigabytes.
     target_epsilon: Annotated[Annotated[float, Field(gt=0, le=100)] | None, BeforeValidator(_unset_to_none)]
@@ -244,22 +254,20 @@ class RunConfig(_Section):
         return self
 
     def _check_privacy(self) -> None:
-        mechanism, metrics = self.privacy.mechanism, self.metrics
-        if mechanism == "client-dp" and self.strategy.name not in UNIFORM_STRATEGIES:
+        mechanism, metrics = self.mechanism, self.metrics
+        if mechanism.needs_uniform_average and self.strategy.name not in UNIFORM_STRATEGIES:
             raise ValueError(
-                f"strategy.name={self.strategy.name!r} does not go with privacy.mechanism='client-dp', whose noise is "
-                f"for a uniform average: use one of {', '.join(UNIFORM_STRATEGIES)}"
+                f"strategy.name={self.strategy.name!r} does not go with privacy.mechanism={mechanism.name!r}, whose "
+                f"noise is for a uniform average: use one of {', '.join(UNIFORM_STRATEGIES)}"
             )
-        if self.privacy.unit == "group" and mechanism != "dp-sgd":
-            raise ValueError("privacy.unit='group' goes with privacy.mechanism='dp-sgd'")
-        if metrics == "private" and mechanism != "dp-sgd":
+        if self.privacy.unit not in mechanism.units:
+            fitting = " or ".join(repr(other.name) for other in MECHANISMS.values() if self.privacy.unit in other.units)
+            raise ValueError(f"privacy.unit={self.privacy.unit!r} goes with privacy.mechanism={fitting}")
+        if metrics not in mechanism.metrics:
+            fitting = " or ".join(repr(other.name) for other in MECHANISMS.values() if metrics in other.metrics)
             raise ValueError(
-                "privacy.metrics='private' goes with privacy.mechanism='dp-sgd': "
-                + (
-                    "one client can change all of its counts; use none"
-                    if mechanism == "client-dp"
-                    else "without a mechanism counts are exact"
-                )
+                f"privacy.metrics={metrics!r} goes with privacy.mechanism={fitting}: "
+                f"{mechanism.why_not_metrics(metrics)}"
             )
         if metrics == "none" and (self.stopping.patience or self.stopping.keep == "best"):
             raise ValueError(
@@ -273,17 +281,16 @@ class RunConfig(_Section):
             )
         if self.min_clients is not None and self.min_clients > self.cohort_size:
             raise ValueError(f"min-clients={self.min_clients} but a round has only {self.cohort_size} clients")
-        if mechanism == "client-dp" and self.max_update_norm is not None:
+        if mechanism.noise_at_server and self.max_update_norm is not None:
             raise ValueError(
-                "max-update-norm leaves whole updates out; with privacy.mechanism='client-dp' they are clipped "
+                f"max-update-norm leaves whole updates out; with privacy.mechanism={mechanism.name!r} they are clipped "
                 "instead, by privacy.clipping-norm"
             )
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> str:
         """How clients' counts leave: as set, or what goes with the mechanism where that was left open."""
-        by_mechanism: dict[str, Metrics] = {"none": "exact", "dp-sgd": "private", "client-dp": "none"}
-        return self.privacy.metrics or by_mechanism[self.privacy.mechanism]
+        return self.privacy.metrics or self.mechanism.metrics[0]
 
     @property
     def tuning(self) -> str:
@@ -303,12 +310,49 @@ class RunConfig(_Section):
     @property
     def private(self) -> bool:
         """Whether a differential-privacy mechanism is on, at the clients or at the server."""
-        return self.privacy.mechanism != "none"
+        return self.mechanism.private
 
     @property
-    def noises_gradients(self) -> bool:
-        """Whether clients train under DP themselves, and trust nobody else with what they send."""
-        return self.privacy.mechanism == "dp-sgd"
+    def is_local_dp(self) -> bool:
+        """Whether each client adds its own noise and trusts nobody else with what it sends."""
+        return self.mechanism.noise_at_client
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The privacy mechanism, which knows what else goes with it."""
+        return MECHANISMS[self.privacy.mechanism]
+
+    @property
+    def public_constants(self) -> PublicConstants:
+        """The settings that privacy plans follow from."""
+        privacy = self.privacy
+        if privacy.max_grad_norm is None or privacy.clipping_norm is None:
+            raise PrivacyError("the clip bounds are not filled in: build a RunConfig with common.config.loading.parse")
+        return PublicConstants(
+            target_epsilon=privacy.target_epsilon,
+            noise_multiplier=privacy.noise_multiplier,
+            delta=privacy.delta,
+            unit=privacy.unit,
+            max_grad_norm=privacy.max_grad_norm,
+            clipping_norm=privacy.clipping_norm,
+            metrics=self.metrics,
+            counts_noise=privacy.counts_noise,
+            closing_noise=privacy.closing_noise,
+            batch_size=self.training.batch_size,
+            local_epochs=self.training.local_epochs,
+            num_clients=self.num_clients,
+            cohort_size=self.cohort_size,
+            participations=self.participations,
+        )
+
+    def plan(self, num_units: int) -> PrivacyPlan:
+        """Return the plan that protects a client of `num_units` declared units.
+
+        Raises:
+            ConfigError: The settings admit no plan for so many units.
+            PrivacyError: The mechanism adds no noise.
+        """
+        return self.mechanism.plan(self.public_constants, num_units)
 
     @property
     def cohort_size(self) -> int:

@@ -106,7 +106,7 @@ def check_reply(
     if any(list(record) != list(travelling) for record in content.array_records.values()):
         raise FederationError(f"client {declared.name} sent its tensors in another order than it got them")
     for record in content.array_records.values():
-        _check_numbers(record, travelling, declared.name, clipped=releases.mechanism == "client-dp")
+        _check_numbers(record, travelling, declared.name, clipped=releases.mechanism.noise_at_server)
     if METRICS not in content:
         return None
     if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:

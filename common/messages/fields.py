@@ -5,8 +5,9 @@
 
 from dataclasses import dataclass
 
-from common.config.schema import Mechanism, Metrics, RunConfig
+from common.config.schema import RunConfig
 from common.errors import PrivacyError
+from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -46,13 +47,13 @@ class Releases:
         PrivacyError: An extra field was asked for under a mechanism, which has no event for it.
     """
 
-    mechanism: Mechanism = "none"
-    metrics: Metrics = "exact"
+    mechanism: Mechanism = MECHANISMS[NO_PRIVACY]
+    metrics: str = "exact"
     train_loss: bool = False
     personal: bool = False
 
     def __post_init__(self) -> None:
-        if self.mechanism != "none" and (self.train_loss or self.personal):
+        if not self.mechanism.releases_losses and (self.train_loss or self.personal):
             raise PrivacyError("losses and personal counts may not leave under this mechanism")
 
     @classmethod
@@ -63,12 +64,12 @@ class Releases:
             PrivacyError: The strategy needs a field that the mechanism does not release.
         """
         personal = bool(config.model.personal) and not config.private
-        return cls(config.privacy.mechanism, config.metrics, config.strategy.name == "QFedAvg", personal)
+        return cls(config.mechanism, config.metrics, config.strategy.name == "QFedAvg", personal)
 
     @property
     def signed(self) -> bool:
         """Whether replies carry the head of the client's ledger."""
-        return self.mechanism == "dp-sgd"
+        return self.mechanism.noise_at_client
 
     def fields(self, message_type: str) -> Fields:
         """Record -> keys of a reply to one type of message.
@@ -96,7 +97,7 @@ class Releases:
         if self.metrics == "private":
             return (NOISED_CONFUSION,) if closing else (CORRECT, WRONG)
         # Cross-entropy is no function of counts: its sum leaves without a mechanism only.
-        return (CONFUSION, LOSS_SUM) if self.mechanism == "none" else (CONFUSION,)
+        return (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
 
     def _extra(self, *, train: bool) -> tuple[str, ...]:
         return (PERSONAL_COUNTS if self.personal else ()) + ((TRAIN_LOSS,) if self.train_loss and train else ())

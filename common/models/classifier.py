@@ -110,7 +110,7 @@ def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: 
     else:
         facts = backbone_info(config)
         size = facts.num_flattened if flat else facts.num_features
-        if config.noises_gradients:
+        if config.is_local_dp:
             _unfuse_attention(body)
         if config.tuning == "lora":
             add_lora(body, config.model.lora_rank)
@@ -148,7 +148,7 @@ def network_for(config: RunConfig, input_shape: tuple[int, ...], num_classes: in
     """The network of this thread; built once, then refilled by `load_arrays`."""
     key = (
         config.seed,
-        config.noises_gradients,
+        config.is_local_dp,
         config.model,
         config.data.image_size,
         config.training,

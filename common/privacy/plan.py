@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from common.config.schema import Mechanism, RunConfig, Unit
-from common.errors import ConfigError, PrivacyError
+from common.errors import PrivacyError
 from common.privacy.accounting import Spent, spent_by
-from common.privacy.calibration import calibrate, counts_noise
+from common.privacy.calibration import counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
@@ -19,6 +18,45 @@ from common.privacy.events import CountsEvent, DpSgdEvent, Event
 SENSITIVITY_SLACK = 1e-4
 # Sample rates are rounded up to powers of 2^(1/16), so that clients of similar size share one plan.
 _RATES_PER_OCTAVE = 16
+
+
+@dataclass(frozen=True)
+class PublicConstants:
+    """The settings of a run that a privacy plan follows from, and nothing else.
+
+    Client and server know all of them before round 1, so both compute the same plan.
+
+    Attributes:
+        target_epsilon: Epsilon wanted for the whole run; None where the noise is set.
+        noise_multiplier: Noise that was set; None where it follows from the target.
+        delta: The delta that epsilon is stated for.
+        unit: Value of `privacy.unit`.
+        max_grad_norm: Clip bound of one unit's gradient.
+        clipping_norm: Clip bound of one client's update.
+        metrics: How counts of held-out units leave.
+        counts_noise: Noise of each round's pair of counts, before it is raised for the target.
+        closing_noise: The same for the closing matrix.
+        batch_size: Expected units a step.
+        local_epochs: Passes over a client's units in a round.
+        num_clients: Clients of the run.
+        cohort_size: Clients of a round.
+        participations: The most rounds that one client takes part in.
+    """
+
+    target_epsilon: float | None
+    noise_multiplier: float | None
+    delta: float
+    unit: str
+    max_grad_norm: float
+    clipping_norm: float
+    metrics: str
+    counts_noise: float
+    closing_noise: float
+    batch_size: int
+    local_epochs: int
+    num_clients: int
+    cohort_size: int
+    participations: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +95,7 @@ class PrivacyPlan:
         counts: What leaves about held-out units; None if nothing does.
     """
 
-    mechanism: Mechanism
+    mechanism: str
     privacy_unit: str
     num_units: int
     sample_rate: float
@@ -142,96 +180,20 @@ def _digest_of(plan: PrivacyPlan) -> str:
     return hashlib.sha256(json.dumps(plan.as_json(), sort_keys=True).encode()).hexdigest()
 
 
-def plan_for(config: RunConfig, num_units: int) -> PrivacyPlan:
-    """The plan of one client, from the run's configuration and the client's declared size.
-
-    Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
-
-    Args:
-        config: A run with mechanism `dp-sgd`.
-        num_units: Declared number of units, at least 1.
+def counts_plan(constants: PublicConstants) -> CountsPlan | None:
+    """Return the noise of counts as set, or more of it where the target is lower than what that costs.
 
     Raises:
-        ConfigError: delta is not below 1 / num_units, or no noise meets the target.
-        PrivacyError: The run has no such mechanism.
+        ConfigError: No noise meets the target.
     """
-    if config.privacy.mechanism != "dp-sgd" or config.privacy.max_grad_norm is None:
-        raise PrivacyError("a client's privacy plan was asked for without privacy.mechanism='dp-sgd'")
-    _check_delta(config, num_units, _units(config.privacy.unit))
-    rate = round_up_rate(config.training.batch_size / num_units)
-    steps = config.training.local_epochs * math.ceil(1 / rate)
-    return PrivacyPlan(
-        mechanism="dp-sgd",
-        privacy_unit=config.privacy.unit,
-        num_units=num_units,
-        sample_rate=rate,
-        steps_per_round=steps,
-        num_rounds=config.participations,
-        max_grad_norm=config.privacy.max_grad_norm,
-        noise_multiplier=_noise(config, rate, steps * config.participations),
-        delta=config.privacy.delta,
-        counts=_counts_plan(config),
-    )
-
-
-def server_plan(config: RunConfig) -> PrivacyPlan:
-    """The plan of a server that clips clients' updates and adds the noise itself.
-
-    A client takes part in at most `config.participations` rounds. What each round releases is
-    the sum over its cohort divided by the cohort's planned size, whoever answered.
-
-    Args:
-        config: A run with mechanism `client-dp`.
-
-    Raises:
-        ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
-        PrivacyError: The run has no such mechanism.
-    """
-    if config.privacy.mechanism != "client-dp" or config.privacy.clipping_norm is None:
-        raise PrivacyError("a server's privacy plan was asked for without privacy.mechanism='client-dp'")
-    _check_delta(config, config.num_clients, "clients")
-    return PrivacyPlan(
-        mechanism="client-dp",
-        privacy_unit="client",
-        num_units=config.cohort_size,
-        sample_rate=1.0,
-        steps_per_round=1,
-        num_rounds=config.participations,
-        max_grad_norm=config.privacy.clipping_norm,
-        noise_multiplier=_noise(config, 1.0, config.participations),
-        delta=config.privacy.delta,
-    )
-
-
-def _check_delta(config: RunConfig, num_units: int, units: str) -> None:
-    if num_units < 1 or config.privacy.delta >= 1 / num_units:
-        raise ConfigError(
-            f"privacy.delta={config.privacy.delta} must be below 1 / {units} (here 1/{num_units}): "
-            "a larger delta permits publishing all there is of some"
-        )
-
-
-def _units(unit: Unit) -> str:
-    return "images of a client" if unit == "image" else "groups of a client"
-
-
-def _noise(config: RunConfig, sample_rate: float, steps: int) -> float:
-    if config.privacy.noise_multiplier is not None:
-        return config.privacy.noise_multiplier
-    return calibrate(sample_rate, steps, config.privacy.target_epsilon or 0.0, config.privacy.delta)
-
-
-def _counts_plan(config: RunConfig) -> CountsPlan | None:
-    """Noise as set, or more of it where the target is lower than what that costs."""
-    if config.metrics != "private":
+    if constants.metrics != "private":
         return None
-    privacy, rounds = config.privacy, config.participations
-    factor = 1.0
-    if privacy.target_epsilon is not None:
-        asked = (CountsEvent(privacy.counts_noise, rounds), CountsEvent(privacy.closing_noise, 1))
-        factor = counts_noise(asked, target_epsilon=privacy.target_epsilon, delta=privacy.delta)
-    # What the sampler draws exactly is what the accountant is told.
-    pair, matrix = (float(sampled_stddev(factor * noise)) for noise in (privacy.counts_noise, privacy.closing_noise))
+    rounds, factor = constants.participations, 1.0
+    if constants.target_epsilon is not None:
+        as_set = (CountsEvent(constants.counts_noise, rounds), CountsEvent(constants.closing_noise, 1))
+        factor = counts_noise(as_set, target_epsilon=constants.target_epsilon, delta=constants.delta)
+    # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
+    pair, matrix = (float(sampled_stddev(factor * x)) for x in (constants.counts_noise, constants.closing_noise))
     return CountsPlan(rounds, pair, matrix)
 
 

@@ -11,7 +11,7 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent, spent_by
-from common.privacy.plan import PrivacyPlan, plan_for, server_plan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.signal_to_noise import round_ratio, step_ratio
 from common.system.progress import ProgressFactory, no_progress
 
@@ -136,7 +136,7 @@ def make_table(
 
 def _counted(config: RunConfig, sizes: Sequence[int]) -> dict[int, int]:
     """Size -> how many clients have it; under `client-dp` the one cohort of them all."""
-    if config.privacy.mechanism == "client-dp":
+    if config.mechanism.noise_at_server:
         return {config.cohort_size: config.num_clients}
     return dict(Counter(map(int, sizes)))
 
@@ -155,7 +155,7 @@ def _row(
     moments: Sequence[int],
     advance: Callable[[int], None],
 ) -> SizePlan:
-    plan = _plan(config, size)
+    plan = config.plan(size)
     spent = plan.spent()
     advance(1)
     after = {}
@@ -168,23 +168,19 @@ def _row(
     return SizePlan(num_clients, plan, spent, ratio, after, alternative)
 
 
-def _plan(config: RunConfig, size: int) -> PrivacyPlan:
-    return server_plan(config) if config.privacy.mechanism == "client-dp" else plan_for(config, size)
-
-
 def _alternative(config: RunConfig, plan: PrivacyPlan, spent: Spent) -> Alternative:
     target = config.privacy.target_epsilon
     if target is None:
         other = replace(plan, noise_multiplier=_MORE_NOISE * plan.noise_multiplier)
         epsilon = other.epsilon()
         return Alternative(other.noise_multiplier, _MORE_NOISE - 1, epsilon, epsilon - spent.pld)
-    privacy = config.privacy.model_copy(update={"target_epsilon": target + _MORE_EPSILON})
-    noise = _plan(config.model_copy(update={"privacy": privacy}), plan.num_units).noise_multiplier
+    constants = replace(config.public_constants, target_epsilon=target + _MORE_EPSILON)
+    noise = config.mechanism.plan(constants, plan.num_units).noise_multiplier
     return Alternative(noise, noise / plan.noise_multiplier - 1, target + _MORE_EPSILON, _MORE_EPSILON)
 
 
 def _round_ratio(config: RunConfig, rows: Sequence[SizePlan], num_parameters: int) -> float:
-    if config.privacy.mechanism == "client-dp":  # one step of the server is a round of the whole cohort
+    if config.mechanism.noise_at_server:  # one step of the server is a round of the whole cohort
         return step_ratio(rows[0].plan, num_parameters)
     return round_ratio([(row.plan, row.num_clients) for row in rows], config.cohort_size, num_parameters)
 

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from common.config.schema import Mechanism, Metrics, RunConfig, Unit, split_list
+from common.config.schema import MechanismName, Metrics, RunConfig, Unit, split_list
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
+from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
@@ -59,7 +60,7 @@ class Policy(BaseModel):
     delta: Annotated[float, Field(ge=1e-12, lt=1)]
     accountant: Literal["pld", "rdp"] = "pld"
     least_noise_multiplier: Annotated[float, Field(ge=0)] = 0.3
-    mechanisms: Annotated[tuple[Mechanism, ...], Listed] = ("dp-sgd",)
+    mechanisms: Annotated[tuple[MechanismName, ...], Listed] = (DEFAULT_MECHANISM,)
     tunings: Annotated[tuple[Tuning, ...], Listed] = ("head",)
     metrics: Annotated[tuple[Metrics, ...], Listed] = ("none", "private")
     units: Annotated[tuple[Unit, ...], Listed] = ("image", "group")
@@ -91,7 +92,7 @@ class Policy(BaseModel):
             ("privacy.mechanism", config.privacy.mechanism, self.mechanisms),
             ("model.tuning", tuning, self.tunings),
             ("privacy.metrics", config.metrics, self.metrics),
-            *([("privacy.unit", config.privacy.unit, self.units)] if config.noises_gradients else []),
+            *([("privacy.unit", config.privacy.unit, self.units)] if config.is_local_dp else []),
         )
         for setting, value, allowed in wanted:
             if value not in allowed:
@@ -142,7 +143,7 @@ ANYTHING = Policy(
     max_epsilon=float("inf"),
     delta=0.999,
     least_noise_multiplier=0.0,
-    mechanisms=("none", "dp-sgd", "client-dp"),
+    mechanisms=tuple(MECHANISMS),
     tunings=("head", "bias", "norm", "lora", "last", "full"),
     metrics=("exact", "private", "none"),
     accept_group_bound=True,

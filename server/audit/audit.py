@@ -14,6 +14,7 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.audit.report import LedgerReport
 from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
+from common.privacy.mechanisms import MECHANISMS, names_where
 from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached_attacks import check_attached
 from server.audit.ledger_comparison import audit_ledgers, compare_clients
@@ -30,11 +31,6 @@ from server.audit.statement_checks import (
 )
 from server.audit.statement_reader import PrivacyStatement, read_json
 
-_TRUST = {
-    "dp-sgd": "each client adds its own noise",
-    "client-dp": "the server must be trusted: it sees each client's exact update and adds the noise itself",
-    "none": "everybody must be trusted",
-}
 _SIMULATED = "; a simulation's keys follow from its seed, and prove nothing against whoever holds its folder"
 
 
@@ -76,7 +72,7 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}
         check_target(spent, config, remarks)
     reports: dict[str, LedgerReport] = {}
-    if stated.mechanism == "dp-sgd":
+    if config.mechanism.noise_at_client:
         heads = _heads(folder, remarks)
         check_heads_of(stated, heads, remarks)
         check_number_of_heads(stated, heads, remarks)
@@ -103,7 +99,11 @@ def _report(
 ) -> RunReport:
     run, mechanism, statement = (str(found.get(name, "")) for name in ("run", "mechanism", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
-    trust = _TRUST.get(mechanism, "") + _code(stated) + (_SIMULATED if stated and stated.simulated else "")
+    trust = (
+        (MECHANISMS[mechanism].trust if mechanism in MECHANISMS else "")
+        + _code(stated)
+        + (_SIMULATED if stated and stated.simulated else "")
+    )
     return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks)
 
 
@@ -153,7 +153,7 @@ def _check_copies(folder: Path, stated: PrivacyStatement, remarks: Remarks) -> N
 
 def _code(stated: PrivacyStatement | None) -> str:
     """Whether clients say that they run only what they have pinned."""
-    if stated is None or stated.mechanism != "dp-sgd":
+    if stated is None or stated.mechanism not in names_where("noise_at_client"):
         return ""
     loose = [name for name in stated.clients if not stated.text["bundles"].get(name)]
     if not loose:

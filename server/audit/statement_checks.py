@@ -12,7 +12,7 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.events import merged
-from common.privacy.plan import CountsPlan, PrivacyPlan, plan_for, server_plan
+from common.privacy.plan import CountsPlan, PrivacyPlan
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
 from server.state.privacy_spent import ClientPrivacyCost
@@ -59,8 +59,9 @@ def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
 def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks) -> None:
     """What the statement says of mechanism, unit and size is what the run was configured for."""
     text, privacy = statement.text, config.privacy
-    unit = "client" if privacy.mechanism == "client-dp" else privacy.unit
-    bound = privacy.clipping_norm if privacy.mechanism == "client-dp" else privacy.max_grad_norm
+    at_server = config.mechanism.noise_at_server
+    unit = "client" if at_server else privacy.unit
+    bound = privacy.clipping_norm if at_server else privacy.max_grad_norm
     wanted: dict[str, tuple[Any, Any]] = {
         "mechanism": (statement.mechanism, privacy.mechanism),
         "delta": (statement.delta, privacy.delta),
@@ -124,11 +125,8 @@ def _plan_of(statement: PrivacyStatement, client: ClientStatement, config: RunCo
     wanted = config.privacy.noise_multiplier
     if len(client.noises) != 1 or (wanted is not None and client.noises != {wanted}):
         raise PrivacyError("they have another noise than the run was configured for")
-    privacy = config.privacy.model_copy(update={"noise_multiplier": min(client.noises), "target_epsilon": None})
-    told = config.model_copy(update={"privacy": privacy})
-    if config.privacy.mechanism == "client-dp":
-        return server_plan(told)
-    plan = plan_for(told, client.num_units)
+    constants = replace(config.public_constants, noise_multiplier=min(client.noises), target_epsilon=None)
+    plan = config.mechanism.plan(constants, client.num_units)
     if plan.counts is None:
         return plan
     metrics = statement.text["metrics"]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.commands.audit_ledger import audit_app
+from common.privacy.mechanisms import names_where
 from common.system.console import bar_factory, figure, plain, plain_errors, say, show_remarks, show_verdict
 from server.commands import operate as commands
 from server.commands.run import RUN_HELP, run_command
@@ -97,7 +98,7 @@ def _meaning(report: "RunReport") -> str:
         return "NOT PRIVATE: there is nothing to audit"
     if report.verdict == "verified":
         return f"what it states follows from {report.ledgers} ledgers, which have all that their heads say they had"
-    if report.mechanism == "client-dp":
+    if report.mechanism in names_where("noise_at_server"):
         return "what it states follows from its own events; clients keep no ledger of it"
     seen = "not all ledgers were seen" if report.ledgers else "ledgers were not seen"
     return f"what it states follows from its own events and signed heads; {seen}"

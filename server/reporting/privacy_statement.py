@@ -11,21 +11,6 @@ from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
 from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
 
-_ALWAYS = (
-    "how many units each client declares, and so its share of the average",
-    "which clients took part in which round",
-    "the list of class names",
-    "the time each client took",
-)
-_AT_CLIENTS = (
-    "images that another client also holds: epsilon is per client",
-    "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
-)
-_UNPINNED = (
-    "anything, against a server that changes the code clients run: {} of {} clients have not pinned it, and trust the "
-    "server's code"
-)
-_AT_SERVER = ("anything, against the server: it sees each client's exact update and must be trusted",)
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
 
 
@@ -94,7 +79,7 @@ def privacy_statement(
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
         "neighboring_relation": NEIGHBORING_RELATION,
-        "sampling_method": "Poisson, public rate" if plan.mechanism == "dp-sgd" else "none: every round counts in full",
+        "sampling_method": config.mechanism.sampling_method,
         "accountant": ACCOUNTANT,
         "delta": config.privacy.delta,
         "epsilon_max": privacy_cost.epsilon_max,
@@ -103,7 +88,7 @@ def privacy_statement(
         "metrics": _metrics(config, privacy_cost),
         "charged": "rounds sent" if whole else "the whole plan, because the run stopped early",
         "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
-        "ledger": _ledger(config, simulated=simulated),
+        "ledger": config.mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,
         "not_protected": _not_protected(config, privacy_cost, parties),
@@ -125,11 +110,10 @@ def _who(config: RunConfig, privacy_cost: RunPrivacyCost, parties: Parties) -> d
 
 def _statement(config: RunConfig, privacy_cost: RunPrivacyCost) -> str:
     plan = privacy_cost.example_plan
-    where = "noise added at its own client" if plan.mechanism == "dp-sgd" else "noise added at the server"
     exact = "; EXACT COUNTS of held-out images left and are not covered" if config.metrics == "exact" else ""
     return (
         f"each {plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta {config.privacy.delta:g} "
-        f"({NEIGHBORING_RELATION}), {where}{exact}"
+        f"({NEIGHBORING_RELATION}), {config.mechanism.noise_place}{exact}"
     )
 
 
@@ -145,19 +129,11 @@ def _metrics(config: RunConfig, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
     }
 
 
-def _ledger(config: RunConfig, *, simulated: bool) -> str:
-    if config.privacy.mechanism == "client-dp":
-        return "none at the clients, which trust the server; the run's checkpoint holds its rounds"
-    if simulated:
-        return f"simulated ({config.system.ledger}): one a client, in this run's folder; a new run starts new budgets"
-    return "each client's own; only its signed heads are known here"
-
-
 def _not_protected(config: RunConfig, privacy_cost: RunPrivacyCost, parties: Parties) -> list[str]:
-    loose = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
-    code = (_UNPINNED.format(len(loose), len(privacy_cost.shares)),) if loose and config.noises_gradients else ()
+    unpinned = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if config.metrics == "exact" else ()
-    return [*_ALWAYS, *(_AT_CLIENTS if config.noises_gradients else _AT_SERVER), *code, *exact]
+    gaps = config.mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
+    return [*gaps, *exact]
 
 
 def _client(share: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.privacy.mechanisms import mechanism_named
+
 SIMULATED = "bract simulate --resume"
 
 
@@ -126,7 +128,7 @@ def _privacy(summary: dict[str, Any]) -> str:
 
 
 def _where(summary: dict[str, Any]) -> str:
-    return "each client" if summary["mechanism"] == "dp-sgd" else "the server, which sees each update"
+    return mechanism_named(summary["mechanism"]).noise_place_short
 
 
 def _resume_hint(summary: dict[str, Any]) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config.schema import RunConfig
-from common.ledger.registrations import planned_events, released_events
 from common.privacy.accounting import Spent
 from common.privacy.events import Event
-from common.privacy.plan import PrivacyPlan, plan_for, server_plan
+from common.privacy.mechanisms import mechanism_named
+from common.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,7 @@ class ClientPrivacyCost:
     @property
     def events(self) -> Mapping[str, Sequence[Event]]:
         """Part of the data -> what is charged to a unit of it."""
-        if self.plan.mechanism == "client-dp":
-            return {"training": (self.plan.event(self.rounds),)}
-        if self.rounds == self.plan.num_rounds and self.closing == (self.plan.counts is not None):
-            return planned_events(self.plan)
-        return released_events(self.plan, ["train"] * self.rounds + ["closing"] * self.closing)
+        return mechanism_named(self.plan.mechanism).charged_events(self.plan, self.rounds, closing=self.closing)
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,7 @@ def account(
         ConfigError: A client admits no plan.
         PrivacyError: The accountants disagree.
     """
-    if config.noises_gradients:
-        plans = {name: plan_for(config, units) for name, units in num_units.items()}
-    else:
-        plans = dict.fromkeys(num_units, server_plan(config))
+    plans = config.mechanism.plans(config.public_constants, num_units)
     asked = dict.fromkeys(plans, 0)
     for cohort in cohorts:
         for name in cohort:

@@ -12,6 +12,7 @@ from common.commands.run_settings import given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError
+from common.privacy.mechanisms import DEFAULT_MECHANISM
 from common.system.console import bar_factory, plain_errors
 from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
@@ -122,7 +123,7 @@ def _refuse_what_it_cannot_show(run: RunConfig) -> None:
         (
             "privacy.mechanism",
             privacy.mechanism,
-            "dp-sgd",
+            DEFAULT_MECHANISM,
             "the demo shows it beside none; under client-dp a server sees "
             "the exact update, which is the picture without privacy",
         ),

@@ -20,7 +20,7 @@ from common.data.scan import source_entries
 from common.data.sources.registry import open_source
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
-from common.privacy.plan import PrivacyPlan, plan_for, server_plan
+from common.privacy.plan import PrivacyPlan
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
 from server.state.run_directory import check_free
@@ -71,11 +71,11 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         network = feature_network(config)
         pass_seconds = backbone_seconds(network, backbone, entries, shape=shape, device=config.system.device)
     plans: dict[str, PrivacyPlan] = {}
-    if config.noises_gradients:
+    if config.is_local_dp:
         units = client_units(config, entries)[0]
-        plans = {"smallest": plan_for(config, int(units.min())), "largest": plan_for(config, int(units.max()))}
+        plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
     elif config.private:
-        plans = {"every": server_plan(config)}
+        plans = {"every": config.plan(config.cohort_size)}
     arrays = initial_arrays(config, shape, entries.classes)
     item = int(np.prod(shape)) * (4 if config.caches_features else 1)
     return {

@@ -31,7 +31,7 @@ from common.messages.fields import ARRAYS, METRICS
 from common.models.initialization import initial_arrays
 from common.privacy.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
-from common.privacy.plan import PrivacyPlan, plan_for
+from common.privacy.plan import PrivacyPlan
 from simulations.engines.in_process import InProcessGrid
 from simulations.harness.harness_images import Images
 from simulations.harness.harness_streams import Draw, Joins, Repeated, Silent, StreamFactory
@@ -140,7 +140,7 @@ class ClientHarness:
     @cached_property
     def plan(self) -> PrivacyPlan:
         """What the client agrees to."""
-        return plan_for(self.config, self.num_units)
+        return self.config.plan(self.num_units)
 
     @property
     def trainer(self) -> Trainer:
@@ -251,9 +251,9 @@ def with_plain_sgd(config: RunConfig, num_units: int, *, local_epochs: int = 1) 
     plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_rounds": 0}
     training = config.training.model_copy(update=plain | {"local_epochs": local_epochs, "learning_rate": 1.0})
     config = config.model_copy(update={"training": training})
-    if not config.noises_gradients:
+    if not config.is_local_dp:
         return config
-    plan = plan_for(config, num_units)
+    plan = config.plan(num_units)
     rate = plan.expected_batch_size / (plan.noise_stddev * np.sqrt(plan.steps_per_round))
     training = training.model_copy(update={"learning_rate": float(min(rate, 1e6))})
     return config.model_copy(update={"training": training})

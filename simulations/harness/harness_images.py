@@ -95,7 +95,7 @@ class Images:
         )
         sizes = np.array([num_units])
         everything = Partition(np.zeros(count, dtype=np.int32), self.held_out, sizes, sizes, images_unused=0)
-        return shard(prepared, everything, 0, private=config.noises_gradients, unit=config.privacy.unit)
+        return shard(prepared, everything, 0, private=config.is_local_dp, unit=config.privacy.unit)
 
 
 def _digests(kind: str, numbers: np.ndarray) -> np.ndarray:

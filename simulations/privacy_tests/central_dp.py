@@ -16,7 +16,7 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.messages.codec import Declaration, encode_update
 from common.messages.fields import Releases
-from common.privacy.plan import SENSITIVITY_SLACK, server_plan
+from common.privacy.plan import SENSITIVITY_SLACK
 from server.aggregation.strategies import build_strategy
 from server.rounds.enrollment import Client
 from server.rounds.loop import RoundSettings, run_rounds
@@ -36,7 +36,7 @@ def central_replay(config: RunConfig) -> Iterator[Check]:
     Args:
         config: A run with mechanism `client-dp`.
     """
-    plan, rng = server_plan(config), np.random.default_rng(5)
+    plan, rng = config.plan(config.cohort_size), np.random.default_rng(5)
     others = list(0.01 * rng.standard_normal((3, _SIZE)))
     direction = rng.standard_normal(_SIZE)
     direction /= np.linalg.norm(direction)
@@ -61,7 +61,7 @@ def central_replay(config: RunConfig) -> Iterator[Check]:
 
 def central_noise_scale(config: RunConfig, *, rounds: int = 60) -> Iterator[Check]:
     """T2 and T3 for `client-dp`: the server's noise has the declared scale, and no round repeats another's."""
-    plan = server_plan(config)
+    plan = config.plan(config.cohort_size)
     found = np.stack([released(config, [np.zeros(_SIZE)] * 2) for _ in range(rounds)])
     energy = float((found**2).sum()) / (plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK)) ** 2
     chance = 2 * min(stats.chi2.sf(energy, found.size), stats.chi2.cdf(energy, found.size))
@@ -79,7 +79,7 @@ def released(config: RunConfig, updates: Sequence[np.ndarray], *, draws: list[Dr
         updates: (p,) of each client that answers.
         draws: Where uses of repeated noise are noted; real noise if left out.
     """
-    plan, start = server_plan(config), {"weights": np.zeros(_SIZE, dtype=np.float32)}
+    plan, start = config.plan(config.cohort_size), {"weights": np.zeros(_SIZE, dtype=np.float32)}
     grid = InProcessGrid(_senders(updates), len(updates), resolved(config))
     clients = {
         client_name(at): Client(Declaration("", _num_units(at), _CLASSES, (4,), ""), node)

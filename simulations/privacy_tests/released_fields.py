@@ -43,7 +43,7 @@ def release_surface(harness: ClientHarness) -> Iterator[Check]:
         yield _no_image(harness, kind, one)
     yield _words(harness)
     yield from _strange_settings(harness)
-    if harness.config.noises_gradients:
+    if harness.config.is_local_dp:
         yield from _fresh(harness)
 
 

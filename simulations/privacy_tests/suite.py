@@ -33,9 +33,9 @@ def layers_of(harness: ClientHarness) -> dict[str, Callable[[], Iterable[Check]]
         harness: The configuration.
     """
     config = harness.config
-    if config.privacy.mechanism == "none":
+    if not config.private:
         return {"T6": partial(release_surface, harness)}
-    if config.privacy.mechanism == "client-dp":
+    if config.mechanism.noise_at_server:
         return {
             "T1": partial(central_replay, config),
             "T2": partial(central_noise_scale, config),

@@ -28,7 +28,6 @@ from typer.testing import CliRunner
 from common.commands.audit_ledger import audit_app
 from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.privacy.plan import plan_for
 from server.audit.audit import audit_run
 from server.commands import cli as server_cli
 from server.reporting.privacy_statement import privacy_statement
@@ -64,7 +63,7 @@ def test_audit_of_an_interrupted_run_wants_the_whole_plan(tmp_path: Path, config
 
 
 def test_audit_takes_fewer_reserved_rounds_where_a_client_failed(run: Path, config: RunConfig) -> None:
-    name, plan = "00001", plan_for(config, SIZES["00001"])
+    name, plan = "00001", config.plan(SIZES["00001"])
     (run / "ledgers" / f"{name}.sqlite").unlink()
     head = keep(run / "ledgers" / f"{name}.sqlite", plan, name, 1, closing=True)
     heads = [line for line in (run / "heads.jsonl").read_text().splitlines(keepends=True) if name not in line]

@@ -21,7 +21,6 @@ from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
 from common.ledger.transactions import LedgerSession
-from common.privacy.plan import plan_for
 from server.audit.audit import audit_run
 
 
@@ -52,7 +51,7 @@ def test_audit_finds_another_clients_ledger(run: Path) -> None:
 def test_audit_finds_an_older_copy_of_a_ledger(run: Path, config: RunConfig) -> None:
     file = run / "ledgers" / "00001.sqlite"
     file.unlink()
-    keep(file, plan_for(config, SIZES["00001"]), "00001", 1, closing=False)
+    keep(file, config.plan(SIZES["00001"]), "00001", 1, closing=False)
 
     assert "ledger of client 00001: the head of entry 9: the ledger ends before it" in doubts(run)
 

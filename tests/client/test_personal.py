@@ -64,7 +64,7 @@ class OneClient:
         self.config = config
         self.trainer = Trainer(config, prepared.inputs.shape[1:], prepared.classes)
         self.rows: Shard = shard(
-            prepared, load_or_make_partition(config, prepared), partition, private=config.noises_gradients
+            prepared, load_or_make_partition(config, prepared), partition, private=config.is_local_dp
         )
         self.start = initial_arrays(config, self.trainer.input_shape, prepared.classes)
         self.travelling = {name: array for name, array in self.start.items() if name not in self.trainer.personal}

@@ -25,6 +25,7 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
+from common.privacy.mechanisms import MECHANISMS
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -99,7 +100,7 @@ def test_check_release_refuses_a_tensor_the_server_asked_for_but_nobody_declared
     content = encode_update(WEIGHTS | {"images": np.zeros(3, dtype=np.float32)}, 10, None)
 
     with pytest.raises(PrivacyError, match="record 'arrays'"):
-        _check(content, "train", Releases("client-dp", "none"))
+        _check(content, "train", Releases(MECHANISMS["client-dp"], "none"))
 
 
 def test_check_release_refuses_a_record_of_another_kind() -> None:
@@ -107,7 +108,7 @@ def test_check_release_refuses_a_record_of_another_kind() -> None:
     content[ARRAYS] = ConfigRecord(dict.fromkeys(WEIGHTS, "the text of patient 4711"))
 
     with pytest.raises(PrivacyError):
-        _check(content, "train", Releases("client-dp", "none"))
+        _check(content, "train", Releases(MECHANISMS["client-dp"], "none"))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_releases_refuse_requests_that_nothing_may_answer(kind: str, run: str) -
 @pytest.mark.parametrize("extra", [{"train_loss": True}, {"personal": True}])
 def test_releases_refuse_extra_fields_under_privacy(extra: dict[str, bool]) -> None:
     with pytest.raises(PrivacyError, match="may not leave"):
-        Releases("dp-sgd", "private", **extra)
+        Releases(MECHANISMS["dp-sgd"], "private", **extra)
 
 
 def test_releases_of_a_private_run_are_arrays_the_declared_size_noised_counts_and_the_head(

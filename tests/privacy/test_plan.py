@@ -12,7 +12,7 @@ from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon
 from common.privacy.calibration import calibrate
 from common.privacy.events import DpSgdEvent
-from common.privacy.plan import plan_for, round_up_rate
+from common.privacy.plan import round_up_rate
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -40,7 +40,7 @@ def test_round_up_rate_is_close_from_above(rate: float) -> None:
 
 
 def test_plan_for_composes_over_all_rounds(make_config: MakeConfig) -> None:
-    plan = plan_for(make_config(), 360)
+    plan = make_config().plan(360)
 
     assert plan.epsilon() <= 8.0
     assert plan.epsilon(15) < plan.epsilon(30) == plan.epsilon()
@@ -48,16 +48,14 @@ def test_plan_for_composes_over_all_rounds(make_config: MakeConfig) -> None:
 
 
 def test_plan_for_twice_the_rounds_spends_more_at_the_same_noise(make_config: MakeConfig) -> None:
-    few, many = (
-        plan_for(make_config({"privacy.noise-multiplier": 3.0, "num-rounds": rounds}), 300) for rounds in (5, 10)
-    )
+    few, many = (make_config({"privacy.noise-multiplier": 3.0, "num-rounds": rounds}).plan(300) for rounds in (5, 10))
 
     assert many.epsilon() > few.epsilon()
     assert many.noise_multiplier == few.noise_multiplier == 3.0
 
 
 def test_plan_for_depends_on_public_constants_only(make_config: MakeConfig) -> None:
-    plan = plan_for(make_config({"privacy.noise-multiplier": 2.0, "training.batch-size": 50}), 400)
+    plan = make_config({"privacy.noise-multiplier": 2.0, "training.batch-size": 50}).plan(400)
 
     assert plan.sample_rate == round_up_rate(50 / 400)
     assert plan.expected_batch_size == plan.sample_rate * 400
@@ -66,7 +64,7 @@ def test_plan_for_depends_on_public_constants_only(make_config: MakeConfig) -> N
 
 
 def test_plan_for_a_client_smaller_than_the_batch_takes_all_units(make_config: MakeConfig) -> None:
-    plan = plan_for(make_config({"privacy.noise-multiplier": 2.0}), 3)
+    plan = make_config({"privacy.noise-multiplier": 2.0}).plan(3)
 
     assert (plan.sample_rate, plan.expected_batch_size, plan.steps_per_round) == (1.0, 3.0, 4)
 
@@ -74,16 +72,16 @@ def test_plan_for_a_client_smaller_than_the_batch_takes_all_units(make_config: M
 def test_plan_for_clients_of_similar_size_is_shared(make_config: MakeConfig) -> None:
     config = make_config({"privacy.noise-multiplier": 2.0})
 
-    rates = {plan_for(config, units).sample_rate for units in range(40, 200)}
+    rates = {config.plan(units).sample_rate for units in range(40, 200)}
 
     assert len(rates) < 30
 
 
 def test_plan_for_refuses_a_delta_that_permits_publishing_images(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"privacy\.delta"):
-        plan_for(make_config({"privacy.delta": 0.01}), 100)
+        make_config({"privacy.delta": 0.01}).plan(100)
 
 
 def test_plan_for_refuses_a_run_without_privacy(make_config: MakeConfig) -> None:
-    with pytest.raises(PrivacyError, match="dp-sgd"):
-        plan_for(make_config({"privacy.mechanism": "none"}), 100)
+    with pytest.raises(PrivacyError, match="adds no noise"):
+        make_config({"privacy.mechanism": "none"}).plan(100)

@@ -16,7 +16,7 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import spent_by
-from common.privacy.plan import PrivacyPlan, server_plan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.plan_table import MOST_SHOWN, PlanTable, as_json, every_round, held_out, make_table, milestones
 from common.privacy.signal_to_noise import round_ratio, step_ratio
 
@@ -143,7 +143,7 @@ def test_make_table_of_client_dp_is_the_servers_plan(make_config: MakeConfig) ->
     table = make_table(config, (), num_parameters=400)
 
     (row,) = table.rows
-    assert (row.plan, row.num_clients) == (server_plan(config), 50)
+    assert (row.plan, row.num_clients) == (config.plan(config.cohort_size), 50)
     assert list(row.after_rounds) == [1, 2]  # 5 rounds of 20 out of 50
     assert table.signal_to_noise_a_round == row.signal_to_noise == step_ratio(row.plan, 400)
     assert gaussian_delta(8.0, row.plan.noise_multiplier / math.sqrt(2)) == pytest.approx(DELTA, rel=2e-2)

@@ -21,7 +21,6 @@ from survival_cases import (  # noqa: F401
 )
 
 from common.privacy.events import as_json
-from common.privacy.plan import plan_for
 from server.audit.audit import audit_run
 from server.state.privacy_spent import ClientPrivacyCost
 
@@ -33,7 +32,7 @@ def lie(output: Path, rounds: int) -> list[str]:
     statement["joined_late"] = dict.fromkeys(statement["clients"], 6 - rounds + 1)
     config, plans = survival_config(output, num_rounds=6), {}
     for name, client in statement["clients"].items():
-        plans[name] = plan_for(config, client["num_units"])
+        plans[name] = config.plan(client["num_units"])
         share = ClientPrivacyCost(plans[name], rounds, True, plans[name].spent(rounds))
         client |= {"rounds": rounds, "epsilon": share.spent.pld, "epsilon_rdp": share.spent.rdp}
         client["events"] = {part: [as_json(event) for event in events] for part, events in share.events.items()}

@@ -8,6 +8,7 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.hash_chain import Entry
 from common.ledger.registrations import CLOSED, Registration, place, planned_events, release_event, request_id
 from common.privacy.events import as_json
+from common.privacy.mechanisms import MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
 
@@ -75,7 +76,8 @@ def _check_plan(plan: PrivacyPlan) -> None:
         raise LedgerError("its plan has a noise or a bound that is not positive")
     if not (0 < plan.sample_rate <= 1 and 0 < plan.delta < 1):
         raise LedgerError("its plan has a sample rate or a delta that is none")
-    if plan.mechanism != "dp-sgd" or plan.privacy_unit not in ("image", "group"):
+    mechanism = MECHANISMS.get(plan.mechanism)
+    if mechanism is None or not mechanism.noise_at_client or plan.privacy_unit not in mechanism.units:
         raise LedgerError("its plan is of a kind that no ledger has")
     if counts is not None and counts.num_rounds != plan.num_rounds:
         raise LedgerError("its plan has other rounds for counts than for training")

@@ -50,7 +50,7 @@ class Planted:
 
     def __post_init__(self) -> None:
         config = self.config
-        if not config.needs_no_torch or config.privacy.mechanism != "dp-sgd" or config.privacy.unit != "image":
+        if not config.needs_no_torch or not config.is_local_dp or config.privacy.unit != "image":
             raise ConfigError(
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
                 "privacy.mechanism='dp-sgd' and privacy.unit='image'"

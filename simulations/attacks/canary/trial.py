@@ -187,7 +187,7 @@ def configured(
         ConfigError: The clients of this run add no noise.
         BractError: The configuration cannot be run.
     """
-    if not config.noises_gradients:
+    if not config.is_local_dp:
         raise ConfigError(
             f"privacy.mechanism={config.privacy.mechanism!r}: clients add no noise, so there is no client to audit; "
             "`bract audit layers` tests noise at the server, `bract audit membership` attacks the final model"

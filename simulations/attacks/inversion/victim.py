@@ -12,7 +12,7 @@ from common.data.client_dataset import ImageDigests, Shard
 from common.data.preprocessing import Prepared
 from common.errors import ConfigError, DataError
 from common.models.initialization import initial_arrays
-from common.privacy.plan import PrivacyPlan, plan_for
+from common.privacy.plan import PrivacyPlan
 
 _CHUNK = 4096
 _NAME = "victim"
@@ -45,7 +45,7 @@ class Victim:
     @cached_property
     def plan(self) -> PrivacyPlan:
         """What the run would agree on with a client of one image."""
-        return plan_for(self.config, 1)
+        return self.config.plan(1)
 
     @property
     def settings(self) -> LocalSettings:

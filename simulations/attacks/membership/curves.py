@@ -11,9 +11,8 @@ from common.config.schema import RunConfig, split_list
 from common.data.partitioning.partition import Partition
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.privacy.plan import plan_for, server_plan
+from common.privacy.mechanisms import DEFAULT_MECHANISM, NO_PRIVACY
 
-NO_PRIVACY = "none"
 # What may differ between runs whose scores lie in one folder.
 _FREE = ("output-dir", "resume", "privacy.target-epsilon", "privacy.noise-multiplier", "privacy.mechanism")
 
@@ -40,7 +39,7 @@ class Curve:
         target = self.config.privacy.target_epsilon
         if self.epsilon is None:
             return "no privacy"
-        return f"epsilon {target:g}" if self.config.noises_gradients else f"epsilon {target:g} a client"
+        return f"epsilon {target:g}" if self.config.is_local_dp else f"epsilon {target:g} a client"
 
 
 def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]:
@@ -72,7 +71,7 @@ def _curve(settings: Mapping[str, Scalar], word: str) -> Curve:
     except ValueError:
         raise ConfigError(f"--compare: {word!r} is neither none nor a number, such as none,8,2,1") from None
     mechanism = settings["privacy.mechanism"]
-    kind = "dp-sgd" if mechanism == NO_PRIVACY else mechanism
+    kind = DEFAULT_MECHANISM if mechanism == NO_PRIVACY else mechanism
     config = parse({**settings, **common, "privacy.mechanism": kind, "privacy.target-epsilon": epsilon})
     return Curve(f"{kind}-{epsilon!r}".removesuffix(".0"), config, *_of_one_image(config, epsilon))
 
@@ -80,7 +79,7 @@ def _curve(settings: Mapping[str, Scalar], word: str) -> Curve:
 def _of_one_image(config: RunConfig, epsilon: float) -> tuple[float, float]:
     """Under `client-dp` one image replaces its client's update by another: one client leaves, one joins."""
     delta = config.privacy.delta
-    return (epsilon, delta) if config.noises_gradients else (2 * epsilon, min(1.0, (1 + exp(epsilon)) * delta))
+    return (epsilon, delta) if config.is_local_dp else (2 * epsilon, min(1.0, (1 + exp(epsilon)) * delta))
 
 
 def _check(config: RunConfig) -> None:
@@ -105,11 +104,9 @@ def check_plans(curve: Curve, partition: Partition) -> None:
     Raises:
         ConfigError: Some client has no plan.
     """
-    if curve.config.noises_gradients:
+    if curve.config.private:
         for size in np.unique(partition.num_units).tolist():
-            plan_for(curve.config, size)
-    elif curve.config.private:
-        server_plan(curve.config)
+            curve.config.plan(size)
 
 
 def shared_settings(curves: Sequence[Curve]) -> dict[str, Scalar]:

@@ -20,7 +20,6 @@ from common.data.preprocessing import Prepared
 from common.messages.codec import Declaration, Evaluation, encode_update, record_to_arrays, server_round_of
 from common.messages.fields import ARRAYS, Releases
 from common.models.initialization import initial_arrays
-from common.privacy.plan import plan_for, server_plan
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
 from server.rounds.enrollment import Client
@@ -48,7 +47,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
     @lru_cache(maxsize=config.num_clients if config.client_fraction == 1 else 2 * config.cohort_size)
     def rows_of(partition_id: int) -> Shard:
-        return shard(prepared, partition, partition_id, private=config.noises_gradients, unit=config.privacy.unit)
+        return shard(prepared, partition, partition_id, private=config.is_local_dp, unit=config.privacy.unit)
 
     grid = InProcessGrid(_client_app(trainer, rows_of), config.num_clients, {})
     clients = {
@@ -60,7 +59,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
     cohorts = draw_cohorts(
         list(clients), cohort_size=config.cohort_size, num_rounds=config.num_rounds, seed=config.seed
     )
-    central = server_plan(config) if config.privacy.mechanism == "client-dp" else None
+    central = config.plan(config.cohort_size) if config.mechanism.noise_at_server else None
     wire = Channel(grid, _releases(trainer), secrets.token_hex(16))
     arrays = initial_arrays(config, trainer.input_shape, trainer.classes)
     for result in run_rounds(wire, build_strategy(config), arrays, RoundSettings(clients, cohorts, central=central)):
@@ -86,7 +85,7 @@ def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
             rows,
             name=client_name(partition_id),
             server_round=server_round_of(message.content),
-            plan=plan_for(config, rows.num_units) if config.noises_gradients else None,
+            plan=config.plan(rows.num_units) if config.is_local_dp else None,
         )
         return Message(encode_update(trained, rows.num_units, _findings(trainer, incoming, rows)), reply_to=message)
 

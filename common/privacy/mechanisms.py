@@ -1,0 +1,284 @@
+"""Privacy mechanisms, one class each, behind one contract.
+
+Only this module and `common.config` know mechanisms by name. All other code asks the object that `mechanism_named` or
+`RunConfig.mechanism` returns, so that a new mechanism is a new class here and a row in `MECHANISMS`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
+
+from common.errors import ConfigError, PrivacyError
+from common.privacy.calibration import calibrate
+from common.privacy.events import Event
+from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, round_up_rate
+
+_ALWAYS_VISIBLE = (
+    "how many units each client declares, and so its share of the average",
+    "which clients took part in which round",
+    "the list of class names",
+    "the time each client took",
+)
+
+
+class Mechanism:
+    """Contract of a privacy mechanism, and the mechanism `none`, which protects nobody.
+
+    Attributes:
+        name: Value of `privacy.mechanism`, stored in ledgers and statements.
+        noise_at_client: Each client adds the noise itself, charges its ledger and signs its heads.
+        noise_at_server: The server clips each client's update and adds the noise.
+        units: Values of `privacy.unit` that go with it.
+        metrics: Values of `privacy.metrics` that go with it; the first is the default.
+        trust: Sentence on who must be believed.
+        trust_warning: Warning to a holder whose policy allows it; empty where only the holder must be trusted.
+        noise_place: Where the noise is added, as the privacy statement says it.
+        noise_place_short: The same for the summary.
+        sampling_method: How units join a batch, as the privacy statement says it.
+    """
+
+    name: ClassVar[str] = "none"
+    noise_at_client: ClassVar[bool] = False
+    noise_at_server: ClassVar[bool] = False
+    units: ClassVar[tuple[str, ...]] = ("image",)
+    metrics: ClassVar[tuple[str, ...]] = ("exact", "none")
+    trust: ClassVar[str] = "everybody must be trusted"
+    trust_warning: ClassVar[str] = "mechanism none protects nobody"
+    noise_place: ClassVar[str] = "no noise"
+    noise_place_short: ClassVar[str] = "nobody"
+    sampling_method: ClassVar[str] = "none: every round counts in full"
+
+    @property
+    def private(self) -> bool:
+        """Whether anybody adds noise."""
+        return self.noise_at_client or self.noise_at_server
+
+    @property
+    def releases_losses(self) -> bool:
+        """Whether a loss or a personal count may leave a client. No event accounts for them."""
+        return not self.private
+
+    @property
+    def needs_uniform_average(self) -> bool:
+        """Whether the strategy must be a uniform average of updates. The server's noise is calibrated for it."""
+        return self.noise_at_server
+
+    def why_not_metrics(self, metrics: str) -> str:
+        """Return why counts cannot leave as `metrics` asks, or an empty text."""
+        return "" if metrics in self.metrics else "without a mechanism counts are exact"
+
+    def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
+        """Return the whole plan that protects a client of `num_units` declared units.
+
+        Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
+
+        Args:
+            constants: Public constants of the run.
+            num_units: Declared number of units of the client, at least 1.
+
+        Raises:
+            ConfigError: delta is too large for so many units, or no noise meets the target.
+            PrivacyError: The mechanism adds no noise.
+        """
+        raise PrivacyError(f"privacy.mechanism={self.name!r} adds no noise and has no plan")
+
+    def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
+        """Return the plan of each client, by name.
+
+        Args:
+            constants: Public constants of the run.
+            sizes: Client name -> declared number of units.
+
+        Raises:
+            ConfigError: A client admits no plan.
+            PrivacyError: The mechanism adds no noise.
+        """
+        return {name: self.plan(constants, num_units) for name, num_units in sizes.items()}
+
+    def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
+        """Return what a unit is charged, by the part of the data that it belongs to.
+
+        Args:
+            plan: The whole plan.
+            num_rounds: Rounds that are charged.
+            closing: Whether the closing counts are charged too.
+        """
+        return {"training": (plan.event(num_rounds),), "evaluation": plan.counts_events(num_rounds, closing=closing)}
+
+    def ledger_text(self, *, simulated: bool, kept: str) -> str:
+        """Return where charges are kept, as the privacy statement says it.
+
+        Args:
+            simulated: Whether the clients are a simulation's.
+            kept: Value of `system.ledger`.
+        """
+        return "none"
+
+    def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
+        """Return what an observer may learn in spite of the mechanism.
+
+        Args:
+            num_clients: Clients that took part.
+            num_unpinned: Clients among them that run whatever code the server sends.
+        """
+        return _ALWAYS_VISIBLE
+
+
+class DpSgd(Mechanism):
+    """DP-SGD at each client, after Abadi et al. 2016, arXiv:1607.00133.
+
+    The server sees noisy updates alone. Noise, sampling and clipping follow from one frozen plan.
+    """
+
+    name = "dp-sgd"
+    noise_at_client = True
+    units = ("image", "group")
+    metrics = ("private", "exact", "none")
+    trust = "each client adds its own noise"
+    trust_warning = ""
+    noise_place = "noise added at its own client"
+    noise_place_short = "each client"
+    sampling_method = "Poisson, public rate"
+
+    def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
+        """Return the plan of one client, from public constants and its declared size.
+
+        Raises:
+            ConfigError: delta is not below 1 / num_units, or no noise meets the target.
+        """
+        units = "images of a client" if constants.unit == "image" else "groups of a client"
+        _check_delta(constants.delta, num_units, units)
+        rate = round_up_rate(constants.batch_size / num_units)
+        steps = constants.local_epochs * math.ceil(1 / rate)
+        return PrivacyPlan(
+            mechanism=self.name,
+            privacy_unit=constants.unit,
+            num_units=num_units,
+            sample_rate=rate,
+            steps_per_round=steps,
+            num_rounds=constants.participations,
+            max_grad_norm=constants.max_grad_norm,
+            noise_multiplier=_noise_multiplier(constants, rate, steps * constants.participations),
+            delta=constants.delta,
+            counts=counts_plan(constants),
+        )
+
+    def ledger_text(self, *, simulated: bool, kept: str) -> str:
+        """Return where charges are kept, as the privacy statement says it."""
+        if simulated:
+            return f"simulated ({kept}): one a client, in this run's folder; a new run starts new budgets"
+        return "each client's own; only its signed heads are known here"
+
+    def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
+        """Return what an observer may learn in spite of the mechanism."""
+        code = (
+            f"anything, against a server that changes the code clients run: {num_unpinned} of {num_clients} clients "
+            "have not pinned it, and trust the server's code"
+        )
+        return (
+            *_ALWAYS_VISIBLE,
+            "images that another client also holds: epsilon is per client",
+            "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
+            *((code,) if num_unpinned else ()),
+        )
+
+
+class ClientDp(Mechanism):
+    """DP for whole clients with noise at the server, after McMahan et al. 2018, arXiv:1710.06963."""
+
+    name = "client-dp"
+    noise_at_server = True
+    metrics = ("none", "exact")
+    trust = "the server must be trusted: it sees each client's exact update and adds the noise itself"
+    trust_warning = "mechanism client-dp trusts the server with exact updates"
+    noise_place = "noise added at the server"
+    noise_place_short = "the server, which sees each update"
+
+    def why_not_metrics(self, metrics: str) -> str:
+        """Return why counts cannot leave as `metrics` asks, or an empty text."""
+        return "" if metrics in self.metrics else "one client can change all of its counts; use none"
+
+    def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
+        """Return the one plan of the server, which holds for clients of every size.
+
+        A client takes part in at most `constants.participations` rounds. Each round releases the sum over its
+        cohort, divided by the cohort's planned size however many clients answered.
+
+        Raises:
+            ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
+        """
+        _check_delta(constants.delta, constants.num_clients, "clients")
+        return PrivacyPlan(
+            mechanism=self.name,
+            privacy_unit="client",
+            num_units=constants.cohort_size,
+            sample_rate=1.0,
+            steps_per_round=1,
+            num_rounds=constants.participations,
+            max_grad_norm=constants.clipping_norm,
+            noise_multiplier=_noise_multiplier(constants, 1.0, constants.participations),
+            delta=constants.delta,
+        )
+
+    def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
+        """Return the server's plan under each client's name."""
+        return dict.fromkeys(sizes, self.plan(constants, constants.cohort_size))
+
+    def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
+        """Return what a client is charged. No counts leave with noise."""
+        return {"training": (plan.event(num_rounds),)}
+
+    def ledger_text(self, *, simulated: bool, kept: str) -> str:
+        """Return where charges are kept, as the privacy statement says it."""
+        return "none at the clients, which trust the server; the run's checkpoint holds its rounds"
+
+    def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
+        """Return what an observer may learn in spite of the mechanism."""
+        return (
+            *_ALWAYS_VISIBLE,
+            "anything, against the server: it sees each client's exact update and must be trusted",
+        )
+
+
+MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(
+    {mechanism.name: mechanism for mechanism in (Mechanism(), DpSgd(), ClientDp())}
+)
+NO_PRIVACY = Mechanism.name
+DEFAULT_MECHANISM = DpSgd.name
+
+
+def mechanism_named(name: str) -> Mechanism:
+    """Return the mechanism of a setting, a plan or a statement.
+
+    Raises:
+        ConfigError: This version knows no mechanism of that name.
+    """
+    try:
+        return MECHANISMS[name]
+    except KeyError:
+        raise ConfigError(f"{name!r} is not a privacy mechanism; there are {', '.join(MECHANISMS)}") from None
+
+
+def names_where(attribute: str) -> tuple[str, ...]:
+    """Return the names of the mechanisms that have a property.
+
+    >>> names_where("noise_at_server")
+    ('client-dp',)
+    """
+    return tuple(name for name, mechanism in MECHANISMS.items() if getattr(mechanism, attribute))
+
+
+def _check_delta(delta: float, num_units: int, units: str) -> None:
+    # A larger delta would permit a mechanism that publishes all there is of some units.
+    if num_units < 1 or delta >= 1 / num_units:
+        raise ConfigError(
+            f"privacy.delta={delta} must be below 1 / {units} (here 1/{num_units}): "
+            "a larger delta permits publishing all there is of some"
+        )
+
+
+def _noise_multiplier(constants: PublicConstants, sample_rate: float, steps: int) -> float:
+    if constants.noise_multiplier is not None:
+        return constants.noise_multiplier
+    return calibrate(sample_rate, steps, constants.target_epsilon or 0.0, constants.delta)
