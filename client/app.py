@@ -69,12 +69,13 @@ def _handler(kind: str, work: _Work, sessions: SessionCache) -> Handler:
 
 def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, context: Context) -> RecordDict:
     """Admit a request, do its work, and return the reply after the check of what leaves."""
+    place, pinned = client_ref(context.node_config), pinned_by(context.node_config)
+    # Before the settings: a server of another version may send unknown ones, which would hide the plainer reason.
+    check_request(asked, message_type=kind)
     config = sessions.config(context.run_config)
     releases = Releases.of(config)
     # Looked up only to refuse, before anything is computed, a kind of message that nothing may answer.
     releases.fields(kind)
-    place, pinned = client_ref(context.node_config), pinned_by(context.node_config)
-    check_request(asked, message_type=kind)
     # Before the session: opening it reads the images, and a run beyond the policy must not get that far.
     admit(config, place, pinned, run_id_of(asked), kind)
     session = sessions.open(config, place, pinned)

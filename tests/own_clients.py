@@ -76,7 +76,7 @@ class OwnClient:
     ) -> Message:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         client_app.SESSIONS.clear()  # a client process a message, as on the deployment runtime
-        settings = ConfigRecord({"run-id": run_named(run), **extra})
+        settings = ConfigRecord({"run-id": run_named(run), **({"protocol": 1} if kind == "query" else {}), **extra})
         content = RecordDict({"config": settings})
         if kind in ("train", "evaluate"):
             settings["server-round"] = server_round

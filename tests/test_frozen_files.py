@@ -44,6 +44,7 @@ from server.deployment.server_folder import load_home
 
 # Type of a message -> what it holds, and what its reply holds: fields by record.
 RUN, ROUND = {"config": {"run-id"}}, {"config": {"run-id", "server-round"}, "arrays": {"head.weight"}}
+QUERY = {"config": {"run-id", "protocol"}}
 CLIENT = {"client": {"name", "num-units", "classes", "input-shape", "backbone-hash", "bundle"}}
 HEAD = {"ledger": {"ledger-id", "seq", "head", "public-key", "signature"}}
 MODEL, EXACT = {"arrays": {"head.weight"}}, {"metrics": {"num-examples", "confusion", "loss-sum"}}
@@ -53,13 +54,13 @@ PAIR, MATRIX = (
 )
 SHAPES = {
     "open-run": {
-        "query": (RUN, CLIENT),
+        "query": (QUERY, CLIENT),
         "train": (ROUND, MODEL | EXACT),
         "evaluate": (ROUND, EXACT),
         "query.close": (RUN, {}),
     },
     "private-run": {
-        "query": (RUN, CLIENT | HEAD),
+        "query": (QUERY, CLIENT | HEAD),
         "train": (ROUND, MODEL | PAIR | HEAD),
         "evaluate": (ROUND, MATRIX | HEAD),
         "query.close": (RUN, HEAD),

@@ -11,8 +11,15 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
-from common.errors import FederationError, PrivacyError
-from common.messages.codec import CONFIG, Declaration, Evaluation, decode_evaluation
+from common.errors import BundleError, FederationError, PrivacyError
+from common.messages.codec import (
+    CONFIG,
+    PROTOCOL,
+    PROTOCOL_VERSION,
+    Declaration,
+    Evaluation,
+    decode_evaluation,
+)
 from common.messages.fields import ARRAYS, CLIENT, LEDGER, METRICS, NUM_EXAMPLES, Releases
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
@@ -20,18 +27,31 @@ _NUMPY = "numpy.ndarray"
 
 
 def check_request(content: RecordDict, *, message_type: str) -> None:
-    """Refuse a message that brings more than its kind needs: what nobody reads could be of any size.
+    """Refuse a message with extra records, or a query from another version of Bract.
 
     Args:
         content: What a server sent.
         message_type: `query`, `query.close`, `train` or `evaluate`.
 
     Raises:
+        BundleError: A query's version of Bract's messages is missing or not this one.
         FederationError: A record is extra.
     """
+    if message_type == "query":
+        _check_protocol(content)
     allowed = {CONFIG} if message_type.startswith("query") else {CONFIG, ARRAYS}
     if strangers := set(content) - allowed:
         raise FederationError(f"a message brings {len(strangers)} records that no message of its kind has")
+
+
+def _check_protocol(content: RecordDict) -> None:
+    version = content.config_records.get(CONFIG, ConfigRecord()).get(PROTOCOL)
+    if version != PROTOCOL_VERSION:
+        shown = version if type(version) is int else "none"
+        raise BundleError(
+            f"the server runs another version of Bract (protocol {shown}, this client has {PROTOCOL_VERSION}): "
+            "install the same version at both ends; nothing was charged"
+        )
 
 
 def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:

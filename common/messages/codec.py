@@ -34,8 +34,10 @@ from common.metrics import Counts, NoisedCounts, total
 CONFIG = "config"
 SERVER_ROUND = "server-round"
 RUN_ID = "run-id"
+# Only queries carry it: the digest of a round's request is in ledgers, and must stay what it was.
+PROTOCOL, PROTOCOL_VERSION = "protocol", 1
 _LONGEST_HEX, _MOST_CLASSES, _LONGEST_CLASS = 128, 100_000, 1000
-_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, "proximal-mu"}  # a client takes the last from its own configuration
+_CONFIG_KEYS = {SERVER_ROUND, RUN_ID, PROTOCOL, "proximal-mu"}  # a client takes the last from its own configuration
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,11 @@ def run_id_of(content: RecordDict) -> str:
 def run_config(run_id: str) -> ConfigRecord:
     """The part of every message that names its run."""
     return ConfigRecord({RUN_ID: run_id})
+
+
+def query_config(run_id: str) -> ConfigRecord:
+    """Return the settings of a query, which name its run and the version of Bract's messages."""
+    return ConfigRecord({RUN_ID: run_id, PROTOCOL: PROTOCOL_VERSION})
 
 
 def encode_head(head: SignedHead) -> ConfigRecord:

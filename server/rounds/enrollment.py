@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from common.errors import ClientFailure, FederationError, LedgerError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
-from common.messages.codec import CONFIG, Declaration, decode_declaration, decode_head, run_config
+from common.messages.codec import CONFIG, Declaration, decode_declaration, decode_head, query_config
 from server.rounds.messaging import DECIDED, LATE, UNREACHABLE, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
 
@@ -133,7 +133,7 @@ def ask_to_declare(
         FederationError: With `strict`: a client failed, is missing, or declared something malformed.
     """
     asked = sorted(node_ids)
-    queries = [Message(RecordDict({CONFIG: run_config(run_id)}), node, MessageType.QUERY) for node in asked]
+    queries = [Message(RecordDict({CONFIG: query_config(run_id)}), node, MessageType.QUERY) for node in asked]
     replies = deliver(grid, queries, seconds=seconds, one_by_one=one_by_one)
     answers: list[Declared] = []
     failures = {node: LATE for node in asked if node not in replies}

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -26,7 +28,15 @@ from client.training.trainer import Arrays, Trainer
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.ledger.connection_pool import close_below
-from common.messages.codec import CONFIG, RUN_ID, SERVER_ROUND, arrays_to_record, record_to_arrays
+from common.messages.codec import (
+    CONFIG,
+    PROTOCOL,
+    PROTOCOL_VERSION,
+    RUN_ID,
+    SERVER_ROUND,
+    arrays_to_record,
+    record_to_arrays,
+)
 from common.messages.fields import ARRAYS, METRICS
 from common.models.initialization import initial_arrays
 from common.privacy.discrete_gaussian import ByteStream
@@ -34,7 +44,7 @@ from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from simulations.engines.in_process import InProcessGrid
 from simulations.harness.harness_images import Images
-from simulations.harness.harness_streams import Draw, Joins, Repeated, Silent, StreamFactory
+from simulations.harness.harness_streams import Draw, Joins, Repeated, Silent
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,8 @@ class ClientHarness:
     ) -> RecordDict:
         """What a server's message holds; see `ask`."""
         content = RecordDict({CONFIG: ConfigRecord({RUN_ID: run or secrets.token_hex(16), **(settings or {})})})
+        if kind == "query":
+            content.config_records[CONFIG][PROTOCOL] = PROTOCOL_VERSION
         if kind in ("train", "evaluate"):
             content.config_records[CONFIG][SERVER_ROUND] = server_round
             content[ARRAYS] = arrays_to_record(self.start if arrays is None else arrays)
@@ -287,19 +299,26 @@ class HarnessHome(SimulatedHome):
 
 
 class HarnessStreams(FreshStreams):
-    """The streams that an auditor chose for a client."""
+    """The streams that an auditor chose for a client, beside those that the client makes itself."""
 
     def __init__(self, streams: Streams) -> None:
-        self._own = streams.training == OWN.training, streams.counts == OWN.counts
-        self._training, self._counts = StreamFactory(*streams.training), StreamFactory(*streams.counts)
+        self._training, self._counts = cycle(streams.training), cycle(streams.counts)
 
     def for_training(self) -> PrivateStreams:
-        """Return the chosen streams, or the client's own."""
-        return super().for_training() if self._own[0] else PrivateStreams(self._training(), self._training())
+        """Return the client's own streams, the chosen ones in their places."""
+        own = super().for_training()
+        return PrivateStreams(_chosen(next(self._training), own.sampling), _chosen(next(self._training), own.noise))
 
     def for_counts(self) -> ByteStream:
-        """Return the chosen stream, or the client's own."""
-        return super().for_counts() if self._own[1] else self._counts()
+        """Return the client's own stream, or the chosen one in its place."""
+        stream: ByteStream = _chosen(next(self._counts), super().for_counts())
+        return stream
+
+
+def _chosen(kind: object, own: Any) -> Any:
+    """Return the stream of a kind; the client's own where it is the kind that clients make."""
+    # Not a new SecureStream: an audit of the client's own sampling must see what the client really made.
+    return own if kind is SecureStream else kind() if callable(kind) else kind
 
 
 def _bytes_of(reply: Message) -> bytes:

@@ -46,7 +46,7 @@ def train_content(
 
 
 def query_content() -> RecordDict:
-    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(16)})})
+    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(16), "protocol": 1})})
 
 
 def test_train_under_dp_sends_arrays_the_declared_size_noised_counts_and_the_head_only(

@@ -102,7 +102,7 @@ def test_no_server_moves_an_image_from_training_to_evaluation(
 
 
 def test_a_node_that_only_has_a_partition_id_is_no_simulated_client(make_config: MakeConfig) -> None:
-    content = RecordDict({"config": ConfigRecord({"run-id": run_named("first")})})
+    content = RecordDict({"config": ConfigRecord({"run-id": run_named("first"), "protocol": 1})})
     for node, answer in (({}, "CONFIG"), ({"bract-simulation": "yes"}, "CONFIG"), ({"bract-simulation": True}, "ok")):
         where = {"partition-id": 0, "num-partitions": 5} | node
         context = Context(1, 2, where, RecordDict(), resolved(make_config()))
@@ -211,3 +211,35 @@ def test_a_client_declares_the_bundle_that_its_launcher_has_checked(
         == "ab" * 32
     )
     assert declared(loose.ask(make_config(SMALL), "query", run="b"))["bundle"] == ""
+
+
+@pytest.mark.parametrize(("version", "shown"), [(None, "protocol none"), (2, "protocol 2"), ("1", "protocol none")])
+def test_a_server_of_another_version_gets_a_bare_code_and_its_query_costs_nothing(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture, version: Scalar | None, shown: str
+) -> None:
+    client, settings = OwnClient(tmp_path, images), {"run-id": run_named("first")}
+    content = RecordDict({"config": ConfigRecord(settings | ({} if version is None else {"protocol": version}))})
+    # Its settings are of that version too: these must not hide the plainer reason.
+    context = Context(1, 2, {"bract-client": str(client.folder)}, RecordDict(), {"a-setting-of-tomorrow": 1})
+
+    reply = client_app.app(Message(content, 2, "query"), context)
+
+    assert vars(reply.error) == {"_code": 1008, "_reason": "BUNDLE"}
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "bract.client"]
+    assert "\n" not in line
+    assert "another version of Bract" in line
+    assert shown in line
+    with own_holder().open_session() as session:
+        assert [entry.kind for entry in session.ledger.entries()] == ["genesis"]
+
+
+def test_a_client_of_an_older_version_refuses_the_unknown_key_before_any_charge(
+    tmp_path: Path, images: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.messages.checks._check_protocol", lambda _: None)
+    monkeypatch.setattr("common.messages.codec._CONFIG_KEYS", {"server-round", "run-id", "proximal-mu"})
+    client = OwnClient(tmp_path, images)
+
+    assert code(client.ask(make_config(SMALL), "query", run="first")) == "MESSAGE"
+    with own_holder().open_session() as session:
+        assert [entry.kind for entry in session.ledger.entries()] == ["genesis"]

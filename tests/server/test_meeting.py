@@ -19,7 +19,7 @@ from meeting_cases import log_fixture as log_fixture  # noqa: PLC0414
 
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import HeadKeeper, SignedHead, read_heads
-from common.messages.codec import CONFIG, RUN_ID
+from common.messages.codec import CONFIG, PROTOCOL, RUN_ID
 from common.messages.fields import CLIENT
 from server.rounds.enrollment import enroll_clients
 from simulations.engines.in_process import InProcessGrid
@@ -87,7 +87,7 @@ def test_meet_clients_tells_every_client_the_run_and_nothing_else() -> None:
     assert len(grid.sent) == 3
     for message in grid.sent:
         assert set(message.content) == {CONFIG}
-        assert dict(message.content.config_records[CONFIG]) == {RUN_ID: RUN}
+        assert dict(message.content.config_records[CONFIG]) == {RUN_ID: RUN, PROTOCOL: 1}
 
 
 def test_meet_clients_stops_when_too_few_nodes_are_there() -> None:
