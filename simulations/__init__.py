@@ -1,1 +1,1 @@
-"""Simulations of federations on one machine, and attacks on them."""
+"""Simulations of federations on one machine and attacks on them."""

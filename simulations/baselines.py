@@ -21,7 +21,7 @@ _MAX_CLIENTS_ALONE = 10
 
 
 def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, dict[str, Any]]:
-    """Train without federating, and score on the held-out images of all clients.
+    """Train without federating and score on all held-out images.
 
     A client that trains alone spends the same privacy budget as in the federation. The
     pooled data are one client that holds all images and spends the same target.

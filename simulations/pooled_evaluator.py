@@ -1,4 +1,4 @@
-"""The evaluator of a simulation, which sees the held-out images of all clients.
+"""The evaluator of a simulation, with the held-out images of all clients.
 
 A real federation has none. Its results are marked `simulation_only`.
 """

@@ -1,4 +1,4 @@
-"""One simulation, from its configuration to its run directory."""
+"""A simulation, from its configuration to its run directory."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from server.state.run_directory import RunDirectory, check_free, fresh_path
 
 
 def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console) -> tuple[dict[str, Any], Path]:
-    """Run a simulation, and return its summary and its folder.
+    """Run a simulation and return its summary and folder.
 
     Args:
         config: The run.

@@ -13,7 +13,7 @@ from common.errors import ClientFailure, FederationError
 from common.messages.codec import CONFIG, Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
-from common.privacy.noise import SecureStream
+from common.privacy.noise import SecureStream, UniformStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import Client
@@ -54,6 +54,7 @@ class RoundSettings:
         max_update_norm: Longest update, in weight units, that is taken; None compares with the round's median alone.
         before: Of each earlier round of a run that is resumed, whether it was skipped.
         before_round: Called with each round's number before it, for clients that come late.
+        stream: Makes the stream of the server's noise. Production code never sets it; None is fresh keys.
     """
 
     clients: Mapping[str, Client]
@@ -66,6 +67,7 @@ class RoundSettings:
     max_update_norm: float | None = None
     before: Sequence[bool] = ()
     before_round: Callable[[int], None] = lambda _: None
+    stream: Callable[[], UniformStream] | None = None
 
 
 def run_rounds(
@@ -101,7 +103,7 @@ def run_rounds(
                 raise FederationError(_too_few(sent, settings))
             yield RoundResult(arrays, _record(sent, settings, None, started))
             continue
-        merged = _aggregate(strategy, number, arrays, sent.good, settings.central)
+        merged = _aggregate(strategy, number, arrays, sent.good, settings)
         if merged is None:
             raise FederationError(f"round {number}: the strategy could not aggregate {len(sent.good)} updates")
         if settings.central is None and not all(np.isfinite(array).all() for array in merged.values()):
@@ -184,19 +186,20 @@ def _of(evaluation: Sequence[Evaluation], name: str) -> list[Any]:
 
 
 def _aggregate(
-    strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, central: PrivacyPlan | None
+    strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, settings: RoundSettings
 ) -> Arrays | None:
     messages = [reply for reply, _ in replies.values()]
-    if central is not None:
-        messages = [_as_one(messages, arrays, central)]
+    if settings.central is not None:
+        stream = SecureStream() if settings.stream is None else settings.stream()
+        messages = [_as_one(messages, arrays, settings.central, stream)]
     merged, _ = strategy.aggregate_train(number, messages)
     return None if merged is None else record_to_arrays(merged)
 
 
-def _as_one(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
+def _as_one(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: UniformStream) -> Message:
     """The noised average as if one client had sent it: what a strategy makes of it costs no privacy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
-    average = noised_average(arrays, ended, central, stream=SecureStream())
+    average = noised_average(arrays, ended, central, stream=stream)
     metrics = messages[0].content.metric_records[METRICS]
     return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
 

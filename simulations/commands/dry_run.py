@@ -1,4 +1,4 @@
-"""A dry run, which shows settings, privacy plan, time and disk, and trains nothing."""
+"""A dry run that shows settings, privacy plan, time and disk."""
 
 import json
 import shutil

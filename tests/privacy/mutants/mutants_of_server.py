@@ -95,9 +95,9 @@ def large_clients_weigh_more(patch: pytest.MonkeyPatch) -> None:
     real = central_noise.clipped_sum
     sizes: list[float] = []
 
-    def as_one(messages: Sequence[Any], arrays: Any, plan: PrivacyPlan) -> Any:
+    def as_one(messages: Sequence[Any], *rest: Any) -> Any:
         sizes[:] = [message.content.metric_records["metrics"]["num-examples"] / 100 for message in messages]
-        return real_as_one(messages, arrays, plan)
+        return real_as_one(messages, *rest)
 
     real_as_one = rounds._as_one
     patch.setattr(rounds, "_as_one", as_one)
