@@ -89,8 +89,8 @@ LAYERS: dict[str, Callable[[ClientHarness], Iterable[Check]]] = {
     "T8": faults,
 }
 CENTRAL_LAYERS: dict[str, Callable[[ClientHarness], Iterable[Check]]] = {
-    "T1": lambda harness: central_replay(harness.config),
-    "T2": lambda harness: central_noise_scale(harness.config),
+    "T1": central_replay,
+    "T2": central_noise_scale,
 }
 
 
