@@ -207,6 +207,7 @@ def providers(network: AnyNetwork, settings: LocalSettings) -> dict[str, Callabl
     return {"one by one": one_by_one, "in slots": in_slots}
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_gradient_of_an_image_is_bit_identical_in_any_company(make_config: MakeConfig, backbone: str) -> None:
     """An odd side puts rows at odd places in memory, where matrix products may round another way."""
@@ -222,6 +223,7 @@ def test_gradient_of_an_image_is_bit_identical_in_any_company(make_config: MakeC
         assert rows_that_changed(provide, examples) == [], name
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_gradient_of_all_layers_is_bit_identical_in_any_company(make_config: MakeConfig, tuning: str) -> None:
     network = perturbed(build_network(config_of(make_config, "mobilenet_v3_small", tuning), (SIDE, SIDE, 3), CLASSES))
@@ -230,6 +232,7 @@ def test_gradient_of_all_layers_is_bit_identical_in_any_company(make_config: Mak
         assert rows_that_changed(provide, examples_of(network, 9)) == [], name
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 @pytest.mark.parametrize("width", [33, 1283])
 def test_gradient_of_a_head_is_bit_identical_in_any_company_when_rows_have_odd_lengths(kind: str, width: int) -> None:

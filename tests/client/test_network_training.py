@@ -19,6 +19,8 @@ from common.models.small_cnn import to_pixels
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def tuned(make_config: MakeConfig) -> tuple[AnyNetwork, Arrays]:

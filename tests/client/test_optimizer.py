@@ -7,6 +7,7 @@ import torch
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
 
+pytestmark = pytest.mark.numerical
 STEPS = 25
 
 

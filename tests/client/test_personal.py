@@ -248,16 +248,17 @@ def run(config: RunConfig) -> tuple[dict[str, Any], Path, str]:
 def test_run_reports_global_and_personal_accuracy_side_by_side(
     tmp_path: Path, pixels: Prepared, make_config: MakeConfig
 ) -> None:
-    settings: dict[str, Scalar] = {"output-dir": str(tmp_path / "run"), "client-fraction": 0.5}
+    settings: dict[str, Scalar] = {"output-dir": str(tmp_path / "run"), "client-fraction": 0.75}
     summary, folder, shown = run(make_config(TINY | OPEN | settings))
 
     assert summary["status"] == "complete"
     assert summary["personal"]["part"] == "head"
-    assert summary["personal"]["accuracy"] != summary["accuracy"]
     assert summary["personal"]["spread_over_clients"]["accuracy"]["max"] <= 1
     assert "which nobody trained" in summary["personal"]["note"]
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert all({"accuracy", "personal_accuracy"} <= set(line) for line in lines)
+    # The losses show that the models differ. On some processors the accuracies of so few images may be equal.
+    assert lines[-1]["personal_loss"] != lines[-1]["loss"]
     assert f"{summary['accuracy']:.4f}" in shown
     assert f"{summary['personal']['accuracy']:.4f} of clients' own models" in shown
     assert not set(load_file(folder / "model" / "model.safetensors")) & HEAD

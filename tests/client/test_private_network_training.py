@@ -9,14 +9,16 @@ import pytest
 import torch
 from network_cases import SETTINGS, Arrays, MakeConfig, Repeating, cnn, flat, repeating, rows_of, start, tuned_network
 
-from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
+from client.training import network_sgd as network_training
 from client.training.network_sgd import Rows, train_network, train_network_privately
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
+
+pytestmark = pytest.mark.numerical
 
 
 @pytest.fixture(scope="module")

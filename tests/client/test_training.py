@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from client.training import dp_sgd as private_training
 from client.training.dp_sgd import PrivateStreams, train_head_privately
+from client.training import dp_sgd as private_training
 from client.training.head_sgd import shuffled_batches, train_head
 from client.training.round_settings import LocalSettings
 from common.models.linear_head import HEAD_WEIGHT, initial_head, residuals
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 
+pytestmark = pytest.mark.numerical
 RNG = np.random.default_rng(5)
 FEATURES = RNG.normal(size=(40, 8)).astype(np.float32)
 LABELS = RNG.integers(0, 3, 40)

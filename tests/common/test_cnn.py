@@ -8,6 +8,8 @@ from network_cases import load_cnn
 from common.models.classifier import CnnNetwork, load_arrays, trained_arrays
 from common.models.small_cnn import SmallCnn, initial_cnn, to_pixels
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", range(4, 34))

@@ -47,6 +47,7 @@ def extract(network: Network, folder: Path, images: list[Image.Image], seen: lis
     return store.rows_of(digests)[np.arange(len(images))]
 
 
+@pytest.mark.numerical
 def test_features_do_not_depend_on_the_other_images_to_the_bit(network: Network, tmp_path: Path) -> None:
     images = pictures(CHUNK + 5)
 

@@ -10,6 +10,8 @@ from common.config.schema import RunConfig
 from common.models.initialization import initial_arrays
 from common.models.linear_head import HEAD_WEIGHT, head_logits, initial_head, residuals
 
+pytestmark = pytest.mark.numerical
+
 
 def _problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)

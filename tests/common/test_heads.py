@@ -6,6 +6,8 @@ import torch
 
 from common.models.torch_heads import HIDDEN, build_head, scale_features
 
+pytestmark = pytest.mark.numerical
+
 
 def rows(number: int = 5, width: int = 12) -> torch.Tensor:
     return 3 * torch.randn(number, width, generator=torch.Generator().manual_seed(0)) + 1

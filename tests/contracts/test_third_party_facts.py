@@ -15,6 +15,8 @@ from opacus import GradSampleModule
 from common.models.small_cnn import initial_cnn, to_pixels
 from common.randomness import public_stream
 
+pytestmark = pytest.mark.numerical
+
 
 def test_flower_is_the_minor_version_that_was_read() -> None:
     assert version("flwr").startswith("1.41.")

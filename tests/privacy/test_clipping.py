@@ -7,6 +7,7 @@ from common.errors import ConfigError
 from common.models.linear_head import residuals
 from common.privacy.clipping import clip_factors, clipped_head_sum, clipped_sum
 
+pytestmark = pytest.mark.numerical
 BOUND = 0.3
 
 

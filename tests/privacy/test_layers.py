@@ -14,6 +14,7 @@ from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
 from simulations.privacy_tests.suite import privacy_tests_of
 
+pytestmark = pytest.mark.numerical
 CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
 SURFACES: dict[str, dict[str, Scalar]] = {
     "dp-sgd, no counts": {"privacy.metrics": "none"},

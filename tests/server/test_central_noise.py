@@ -9,6 +9,7 @@ from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 
+pytestmark = pytest.mark.numerical
 PLAN = PrivacyPlan("client-dp", "client", 10, 1.0, 1, 5, 2.0, 1.5, 1e-5)
 START = {"w": np.zeros((3, 4), dtype=np.float32), "b": np.ones(5, dtype=np.float32)}
 QUIET = replace(PLAN, noise_multiplier=1e-12)

@@ -25,6 +25,8 @@ from simulations.attacks.inversion.reconstruct import Attack, gradient_of, inner
 from simulations.attacks.inversion.victim import Victim, mean_image, rank_of, victim_of
 from simulations.commands.audit_inversion import inversion_command
 
+pytestmark = pytest.mark.numerical
+
 # Noise as set spares the search for it; about what epsilon 8 over 30 rounds needs.
 NOISE = 3.3
 SETTINGS = {
