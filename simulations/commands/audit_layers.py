@@ -81,11 +81,7 @@ def layers_command(
 
 
 def as_json(reports: "list[PrivacyTestReport]") -> dict[str, Any]:
-    """Return reports as plain values with a verdict and a sentence.
-
-    Args:
-        reports: Report of each privacy test.
-    """
+    """Return reports as plain values with a verdict and a sentence."""
     failed = [report.test for report in reports if not report.holds]
     checks = sum(len(report.checks) for report in reports)
     tests = ", ".join(report.test for report in reports)

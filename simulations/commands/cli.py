@@ -37,11 +37,7 @@ Examples:
 
 
 def mount(app: typer.Typer) -> None:
-    """Add the commands of this room to the command line.
-
-    Args:
-        app: The top-level command.
-    """
+    """Add the commands of this room to the command line."""
     app.command("simulate", help=_HELP)(simulate)
     audit_app.command("layers", help=LAYERS_HELP)(layers_command)
     audit_app.command("empirical", help=EMPIRICAL_HELP)(empirical_command)

@@ -231,13 +231,7 @@ class ClientHarness:
         return self.observe(session, kind, content)
 
     def observe(self, session: ClientSession, kind: str, content: RecordDict) -> Observation:
-        """Observe a client's answer to one message.
-
-        Args:
-            session: The client.
-            kind: `query`, `query.close`, `train` or `evaluate`.
-            content: Content of the message.
-        """
+        """Observe a client's answer to one message."""
         with log_lines() as lines:
             reply = self.send(self.app(session), kind, content)
         failure = str(reply.error.reason) if reply.has_error() else ""

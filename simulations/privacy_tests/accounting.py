@@ -37,9 +37,6 @@ def accountant(harness: ClientHarness) -> Iterator[Check]:
     Guarantee of what passes: after two runs, of which the second was not finished, the ledger's epsilon is that of both
     whole plans. It is between the independent figure and 0.2 % above it, also after the ledger was closed and opened
     again. Each answered request is one charge of one round. Counts move by the sensitivity that is accounted.
-
-    Args:
-        harness: The configuration.
     """
     folder, plan = "accountant", harness.plan
     runs = [f"{number:032x}" for number in range(2)]

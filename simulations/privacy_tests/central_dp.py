@@ -1,8 +1,6 @@
 """Privacy tests T1 and T2 of noise at the server, over chosen updates."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 from flwr.app import Context, Message
@@ -20,6 +18,7 @@ from server.rounds.replies import Channel
 from simulations.engines.in_process import InProcessGrid
 from simulations.harness.client_harness import ClientHarness
 from simulations.harness.harness_streams import Draw, Repeated
+from simulations.harness.workers import quiet_flower
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.noise_scale import scale_check
 
@@ -93,8 +92,8 @@ def released(harness: ClientHarness, updates: Sequence[np.ndarray], *, draws: li
     channel = Channel(grid, Releases.of(config), "0" * 32)
     stream = None if draws is None else lambda: Repeated("central", draws)
     settings = RoundSettings(clients, [sorted(clients)], central=plan, stream=stream)
-    with _quiet_flower():
-        (result,) = run_rounds(channel, build_strategy(config), start, settings)
+    quiet_flower()
+    (result,) = run_rounds(channel, build_strategy(config), start, settings)
     return result.arrays["weights"].astype(np.float64) * plan.expected_batch_size
 
 
@@ -117,15 +116,3 @@ def _sending_app(updates: Sequence[np.ndarray]) -> ClientApp:
         return Message(encode_update(arrays, _num_units(number), None), reply_to=message)
 
     return app
-
-
-@contextmanager
-def _quiet_flower() -> Iterator[None]:
-    """Suppress what Flower's strategies log in each round."""
-    log = logging.getLogger("flwr")
-    before = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(before)

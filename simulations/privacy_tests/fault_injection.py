@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,8 @@ from flwr.app import Message
 from client.session import ClientSession
 from client.training.trainer import Trainer
 from common.arrays import Arrays
-from common.errors import LedgerError
 from common.ledger.data_holder import Holder, close_below
 from common.ledger.signed_heads import HeadKeeper
-from common.ledger.transactions import LedgerSession
 from common.messages.codec import decode_head, record_to_arrays
 from common.messages.fields import ARRAYS
 from simulations.harness.client_harness import ClientHarness, HarnessHome, Observation, log_lines
@@ -30,6 +28,8 @@ from simulations.privacy_tests.check import Check
 _RUN, _NEXT_RUN = "f" * 32, "e" * 32
 _WAIT_SECONDS = 5.0
 _LESS_THAN_A_PAGE = 1_000  # bytes
+_REFUSE_COMMITS = """CREATE TRIGGER injected BEFORE INSERT ON entry WHEN NEW.kind = 'commit'
+BEGIN SELECT RAISE(ABORT, 'injected fault'); END"""
 
 
 @dataclass(frozen=True)
@@ -65,35 +65,12 @@ class PairedTrainer(Trainer):
         return super().train(*args, server_round=server_round, **more)
 
 
-class UncommittedSession(LedgerSession):
-    """A ledger session that cannot write a commit."""
-
-    def commit(self, *_: Any, **__: Any) -> bytes:
-        """Raise a ledger error."""
-        raise LedgerError("injected fault")
-
-
-class UncommittedHolder(Holder):
-    """A data holder whose ledger cannot write a commit."""
-
-    @contextmanager
-    def open_session(self) -> Iterator[LedgerSession]:
-        """Open a session that cannot commit."""
-        with super().open_session() as session:
-            yield UncommittedSession(session.ledger, self.keys, simulated=self.simulated)
-
-
 @dataclass(frozen=True)
 class RealisticHome(HarnessHome):
     """A home whose ledger is checked as thoroughly as a real client's.
 
     Its chain is checked, and its head is kept apart.
-
-    Attributes:
-        commits: Whether the ledger can write a commit.
     """
-
-    commits: bool = True
 
     def holder(self, run: str) -> Holder | None:
         """Return the holder of the run's ledger."""
@@ -101,8 +78,7 @@ class RealisticHome(HarnessHome):
         if holder is None:
             return None
         head = holder.ledger_file.with_suffix(".head.json")
-        holder = replace(holder, simulated=False, head_file=head, replies_kept=1_000)
-        return holder if self.commits else UncommittedHolder(**vars(holder))
+        return replace(holder, simulated=False, head_file=head, replies_kept=1_000)
 
 
 def failing(client: ClientSession, error: Exception) -> ClientSession:
@@ -124,9 +100,6 @@ def faults(harness: ClientHarness) -> Iterator[Check]:
     Guarantee of what passes: a request that comes twice is charged and computed once. A crash leaves its charge.
     Nothing leaves if the ledger cannot be written. A restored or edited ledger is refused. Requests at the same time
     spend no more than the plan has.
-
-    Args:
-        harness: The configuration.
     """
     for name, check in (
         ("retry", _retry),
@@ -142,9 +115,9 @@ def faults(harness: ClientHarness) -> Iterator[Check]:
         close_below(scratch.folder)
 
 
-def _client(harness: ClientHarness, *, commits: bool = True) -> ClientSession:
+def _client(harness: ClientHarness) -> ClientSession:
     client = harness.session(harness.images, ledger="one")
-    return replace(client, home=RealisticHome(**vars(client.home), commits=commits))
+    return replace(client, home=RealisticHome(**vars(client.home)))
 
 
 def _ask(harness: ClientHarness, server_round: int = 1, *, client: ClientSession | None = None) -> Observation:
@@ -189,7 +162,10 @@ def _crash(harness: ClientHarness) -> Iterator[Check]:
 
 
 def _failed_commit(harness: ClientHarness) -> Iterator[Check]:
-    seen = _ask(harness, client=_client(harness, commits=False))
+    _query(harness)
+    with sqlite3.connect(_file(harness)) as connection:
+        connection.execute(_REFUSE_COMMITS)
+    seen = _ask(harness)
     yield Check("what is not committed does not leave", seen.failure == "LEDGER" and not seen.reply, seen.failure)
 
 

@@ -38,9 +38,6 @@ def neighbour_replay(harness: ClientHarness) -> Iterator[Check]:
     one that joins no step does not move it. Uses of streams, fields, log lines and the number of steps stay the same.
     Some canary comes near the bound, which shows that the replay notices canaries. One held-out unit moves the counts
     by 1.
-
-    Args:
-        harness: The configuration.
     """
     last = harness.plan.steps_per_round - 1
     reach = 0.0

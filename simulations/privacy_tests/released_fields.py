@@ -34,9 +34,6 @@ def release_surface(harness: ClientHarness) -> Iterator[Check]:
     Guarantee of what passes: replies hold the fields of the list above and no others. Their bytes hold no part of an
     image, a feature or a digest. A failure is a code without text. No message and no seed of the run repeats private
     noise.
-
-    Args:
-        harness: The configuration.
     """
     run = "0" * 32
     for kind in _KINDS:

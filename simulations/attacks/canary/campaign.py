@@ -46,11 +46,7 @@ class Scores:
         self._scores = {int(number): float(score) for line in lines[1:] for number, score in json.loads(line)}
 
     def add(self, batch: Sequence[tuple[int, float]]) -> None:
-        """Append the scores of a batch.
-
-        Args:
-            batch: Numbers of trials with their scores.
-        """
+        """Append the scores of a batch."""
         with self._file.open("a") as stream:
             stream.write(json.dumps(batch) + "\n")
         self._scores.update(batch)

@@ -67,20 +67,11 @@ class PlantedCanaries(SessionCache):
         self.scores = np.zeros(self.num_canaries)
 
     def mine(self, place: int) -> np.ndarray:
-        """Return the numbers of one client's canaries.
-
-        Args:
-            place: Number of the client.
-        """
+        """Return the numbers of one client's canaries."""
         return np.arange(place, self.num_canaries, self.run.num_clients)
 
     def open(self, _: object, place: ClientRef, pinned: str) -> ClientSession:
-        """Open the session of a client with its canaries.
-
-        Args:
-            place: Number of the client.
-            pinned: See `ClientSession`.
-        """
+        """Open the session of a client with its canaries."""
         base, mine = self._real_clients.open(place, pinned), self.mine(int(place))
         rows = with_rows(base.rows, mine[self.coins[mine]], num_declared=len(mine))
         plain = base.trainer
