@@ -17,7 +17,7 @@ def kernel_can_tether() -> bool:
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed as soon as its parent is gone.
+    """Let the kernel kill this process as soon as its parent is gone.
 
     Call it in the child, before anything else. Where the kernel cannot do it, a thread looks five times a second.
 

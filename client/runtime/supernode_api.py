@@ -1,4 +1,7 @@
-"""Everything of Flower's internals that a client uses, to run a SuperNode and to do its tasks."""
+"""Adapter to the internals of Flower that a client uses.
+
+A client runs a SuperNode, and does the SuperNode's tasks in place of Flower's own ClientApp process.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -44,7 +47,7 @@ RunEnded = RunNotRunningException
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a SuperNode, with its message and code, and the way to send the reply.
+    """A task of a SuperNode with the connection for its reply.
 
     Attributes:
         client: Connection to the SuperNode.
@@ -69,7 +72,7 @@ class Task:
 
     @property
     def round(self) -> int:
-        """Round that the message's envelope names; 0 where it names none."""
+        """Round number in the message's envelope, zero for none."""
         group = self.asked.metadata.group_id
         return int(group) if group.isascii() and group.isdecimal() and len(group) < 9 else 0
 
@@ -95,9 +98,9 @@ class Task:
         return message
 
     def ignore(self, *, max_bytes: int) -> None:
-        """Wait until the SuperNode has the whole message, then discard it unread.
+        """Fetch the message without reading it and have the SuperNode discard it.
 
-        The SuperNode may still be fetching it, and would report an error about a message that is gone.
+        The SuperNode may still be fetching it from the server, so it is not discarded before it is whole.
 
         Args:
             max_bytes: Most bytes to fetch.
@@ -195,7 +198,7 @@ def _begin(client: RuntimeHttpClient, known: Message | None) -> Task:
 
 
 def _begun_before(client: RuntimeHttpClient, known: Message) -> Task:
-    """Return a task without input, which can only be answered with a failure.
+    """Return a task without input, good for a failure reply alone.
 
     A SuperNode hands out a task's input once.
     """
@@ -210,12 +213,15 @@ def _identify(task_id: int, run_id: int, node_id: int) -> None:
 
 
 def as_bytes(message: Message) -> bytes:
-    """Return a message's envelope as bytes, for another process."""
+    """Return a message's envelope as bytes for another process."""
     return bytes(message_to_proto(message).SerializeToString())
 
 
 def from_bytes(envelope: bytes) -> Message | None:
-    """Return the message of an envelope; None for no bytes."""
+    """Return the message of an envelope.
+
+    No bytes stand for no message.
+    """
     return message_from_proto(WireMessage.FromString(envelope)) if envelope else None
 
 

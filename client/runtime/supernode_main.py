@@ -1,4 +1,4 @@
-"""The program of a client's SuperNode, which takes Flower's own options."""
+"""The program of a client's SuperNode, with the options of Flower's own."""
 
 import os
 
@@ -9,7 +9,7 @@ PARENT = "BRACT_PARENT"
 
 
 def main() -> None:
-    """Run a SuperNode that ends with the process named in `BRACT_PARENT`, if any is.
+    """Run a SuperNode that ends with the process named in `BRACT_PARENT`.
 
     Raises:
         FederationError: This version of Flower would tell the server how long the client computed.
