@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from gate_cases import SERVER, STRANGER, App, ask, scope
 
-from server.deployment.request_filter import OPEN_TO_NODES, Gate, RareWarnings, is_local
+from server.deployment.request_filter import Gate, RareWarnings, is_local
+from server.deployment.superlink_api import OPEN_TO_NODES
 
 FORBIDDEN = [
     "/v1/control/register-node",
