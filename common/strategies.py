@@ -33,10 +33,7 @@ def _malicious_cohort(factor: int) -> MinCohort:
 
 
 def _trimmed_cohort(settings: Mapping[str, Any]) -> tuple[int, str]:
-    """Return the smallest cohort from which Flower trims a value.
-
-    That is the smallest n with int(trim * n) >= 1, because Flower rounds down.
-    """
+    """Return the smallest n with int(trim * n) >= 1, as Flower rounds down."""
     trim = settings.get("trim_fraction", FLOWER_TRIM_FRACTION)
     smallest = 1
     if trim:

@@ -102,7 +102,10 @@ class _Run:
         try:
             tracker.start(state.config.num_rounds, len(state.clients), len(state.rounds))
             self._run_rounds(tracker)
-            self._finish()
+            with self.clock.phase("closing_evaluation"):
+                state.closing = self._evaluate_final_model()
+            with self.clock.phase("accounting"):
+                state.finish()
         except KeyboardInterrupt:
             pass
         finally:
@@ -118,6 +121,7 @@ class _Run:
 
     def _run_rounds(self, tracker: Tracker) -> None:
         state, config, context = self.state, self.state.config, self.state.context
+        late_joining = LateJoinHandler(self.channel, state, turned_away=self.turned_away, saved=self._save_registration)
         settings = RoundSettings(
             state.clients,
             state.cohorts,
@@ -127,7 +131,8 @@ class _Run:
             retries=config.round_retries,
             max_update_norm=config.max_update_norm,
             skipped_before=[bool(line.get("skipped")) for line in state.rounds],
-            before_round=_no_late_clients if context.simulated else self._late_joining().poll,
+            # The clients of a simulation are never late.
+            before_round=(lambda _: None) if context.simulated else late_joining.poll,
         )
         # Some of Flower's strategies run the garbage collector for every array. Freezing spares it from
         # walking all modules and features that are loaded by now, none of which is garbage.
@@ -142,15 +147,6 @@ class _Run:
                 save_progress(self.directory, state, self.clock)
                 if state.early:
                     break
-
-    def _late_joining(self) -> LateJoinHandler:
-        return LateJoinHandler(self.channel, self.state, turned_away=self.turned_away, saved=self._save_registration)
-
-    def _finish(self) -> None:
-        with self.clock.phase("closing_evaluation"):
-            self.state.closing = self._evaluate_final_model()
-        with self.clock.phase("accounting"):
-            self.state.finish()
 
     def _evaluate_final_model(self) -> ClosingEvaluation:
         """Evaluate the final model at the clients.
@@ -172,10 +168,6 @@ class _Run:
 
     def _save_checkpoint(self) -> None:
         save_checkpoint_of(self.directory, self.state, self.strategy, self.clock)
-
-
-def _no_late_clients(_: int) -> None:
-    """Do nothing for a simulation, whose clients are never late."""
 
 
 def _head_keeper(directory: RunDirectory, *, simulated: bool) -> HeadKeeper:

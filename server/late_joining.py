@@ -47,9 +47,7 @@ class LateJoinHandler:
         self._tries: Counter[int] = Counter(dict.fromkeys(turned_away, _MAX_TRIES))
 
     def poll(self, server_round: int) -> None:
-        """Enroll clients that have come since the last call.
-
-        Asks none if the run has all its clients.
+        """Enroll clients that came since the last call, unless the run has all.
 
         Args:
             server_round: Number of the round that is about to begin.
@@ -105,9 +103,7 @@ class LateJoinHandler:
 
 
 def rejection_reason(config: RunConfig, declaration: Declaration) -> str:
-    """Return the code for leaving a client out of a run.
-
-    Empty if the client may take part.
+    """Return the code for rejecting a client, empty if it may take part.
 
     Args:
         config: The run's settings.

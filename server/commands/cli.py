@@ -33,10 +33,7 @@ _MAX_CLIENTS = 20
 
 
 def mount(app: typer.Typer) -> None:
-    """Add this room's commands to the front door.
-
-    Must run after `common` has mounted its own, which include the group `bract audit`.
-    """
+    """Add this room's commands, after `common` has mounted the group `bract audit`."""
     commands.mount(app)
     app.command("run", help=RUN_HELP)(run_command)
     audit_app.command("run", help=AUDIT_HELP)(audit_run_command)
@@ -65,7 +62,7 @@ def audit_run_command(
 
 
 def show_run(report: "RunReport", console: Console) -> None:
-    """Print the report of an audit, verdict first, for 80 columns."""
+    """Print the report of an audit at 80 columns, verdict first."""
     show_verdict(console, f"Run {report.folder.name}", report.verdict, _meaning(report))
     if report.statement:
         say(console, f"States: {report.statement}")

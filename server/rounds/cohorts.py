@@ -81,7 +81,7 @@ def join_cohorts(
 
 
 class CohortNodes:
-    """Node ids of one cohort, for a strategy that configures a round.
+    """Node ids of one cohort in place of a whole grid.
 
     A strategy asks a grid for all node ids and calls nothing else of it then. With the cohort's
     ids alone, it samples exactly the cohort.

@@ -1,7 +1,4 @@
-"""Enrollment of clients before round 1.
-
-Each client accepts or refuses the whole run then.
-"""
+"""Enrollment of clients, each of which accepts or refuses the whole run."""
 
 import logging
 import time

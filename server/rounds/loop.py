@@ -155,7 +155,7 @@ def _record(exchange: _Exchange, settings: RoundSettings, arrays: Arrays | None,
     """Return the record of a round, a skipped one where the model is None."""
     evaluate = settings.evaluate if arrays is not None else None
     # Counts of fewer than `min_clients` clients are not published.
-    evaluations = [] if arrays is None else [found for _, found in exchange.accepted.values() if found is not None]
+    evaluations = [] if arrays is None else [part for _, part in exchange.accepted.values() if part is not None]
     return RoundRecord(
         server_round=exchange.number,
         num_clients=len(exchange.accepted),
@@ -194,10 +194,7 @@ def _aggregate(
 
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
-    """Return the noised average as a single client's message.
-
-    Any strategy may process it, which costs no more privacy.
-    """
+    """Return the noised average as a single client's message for any strategy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
     # A fresh stream a round: noise that is used twice could be subtracted.
     average = noised_average(arrays, ended, central, stream=SecureStream())

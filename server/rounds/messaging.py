@@ -130,9 +130,7 @@ def failure_of(reply: Reply) -> str:
 def wait_for_nodes(
     grid: Grid, wanted: Mapping[str, int], min_nodes: int, *, seconds: float, poll_seconds: float = 0.5
 ) -> None:
-    """Wait until enough of the wanted nodes are connected.
-
-    Returns without an error when the time is over.
+    """Wait until enough of the wanted nodes are connected or time is up.
 
     Args:
         grid: Any Flower grid.

@@ -15,9 +15,7 @@ NODES_FILE = "nodes.jsonl"
 
 
 def forget_node(file: Path, node: int) -> None:
-    """Remove a node whose key was revoked.
-
-    Its name is free for another node afterwards.
+    """Remove a node whose key was revoked to free its name.
 
     Args:
         file: File of a `NodeRegistry`; may be missing.
@@ -44,9 +42,7 @@ def _unreadable(file: Path, error: Exception) -> LedgerError:
 
 
 class NodeRegistry:
-    """Names and ledgers of nodes with admitted keys.
-
-    They are stored in a file of lines that only grows.
+    """Names and ledgers of nodes with admitted keys, stored in a file.
 
     Args:
         file: File of earlier runs; may be missing.

@@ -72,9 +72,7 @@ class RoundRecord:
 
 
 def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
-    """Return the metrics of noised counts by key.
-
-    They are derived from released counts, so they cost no more privacy.
+    """Return the metrics of noised counts by key, at no cost in privacy.
 
     Args:
         noised: A pair (right, wrong) or a confusion matrix, summed over clients.
@@ -91,10 +89,7 @@ def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
 
 
 def figures(counts: Counts) -> dict[str, Any]:
-    """Return the metrics of exact counts by key.
-
-    A value that is not finite becomes None, because JSON cannot hold it.
-    """
+    """Return the metrics of exact counts by key, None where not finite."""
     values = {metric.key: metric.compute(counts) for metric in METRICS}
     finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
     return finite | {"examples": counts.num_examples}

@@ -21,10 +21,7 @@ _TIMES_THE_MODEL = 1e6
 
 
 def update_norm(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    """Return the joint L2 norm of an update, in weight units.
-
-    Infinite for values that are not finite.
-    """
+    """Return an update's joint L2 norm in weight units, infinite if not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = sum(float(np.square(after[name].astype(np.float64) - before[name]).sum()) for name in before)
     return math.sqrt(total) if math.isfinite(total) else math.inf
@@ -64,9 +61,7 @@ def drop_outliers(
     *,
     max_update_norm: float | None,
 ) -> None:
-    """Drop updates that are too long.
-
-    Not for a server that clips and adds noise itself, see `outlier_updates`.
+    """Drop updates that are too long, under the conditions of `outlier_updates`.
 
     Args:
         accepted: Replies to a training message; changed.

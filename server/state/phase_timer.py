@@ -6,10 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Sum of wall time by phase.
-
-    The total starts when the clock is made.
-    """
+    """Wall time by phase and in total since the clock was made."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -38,10 +35,7 @@ class Clock:
         self._phases[name] = self._phases.get(name, 0.0) + seconds
 
     def seconds(self) -> dict[str, float]:
-        """Return seconds by phase and in total, to the millisecond.
-
-        A phase that is still open counts until now.
-        """
+        """Return seconds by phase and in total, to the millisecond."""
         now = time.perf_counter()
         open_phases = {name: self._phases.get(name, 0.0) + now - started for name, started in self._open.items()}
         measured = self._phases | open_phases | {"total": self._before + now - self._started}

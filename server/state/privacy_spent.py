@@ -54,10 +54,7 @@ class RunPrivacyCost:
 
     @property
     def example_plan(self) -> PrivacyPlan:
-        """Plan of some client.
-
-        The plans of a run differ in sizes and noise only.
-        """
+        """Plan of some client, equal to the others except in size and noise."""
         return next(iter(self.shares.values())).plan
 
 

@@ -33,9 +33,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunDirectory":
-        """Make the run's folder.
-
-        It is the one named by `output-dir`, else a new one below `runs/`.
+        """Make the folder of `output-dir` or, without it, one below `runs/`.
 
         Raises:
             ConfigError: The folder holds files already, or cannot be made.
@@ -99,10 +97,7 @@ class RunDirectory:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def write_model(self, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
-        """Write the weights as safetensors and the model card below `model/`.
-
-        Equal models give equal bytes.
-        """
+        """Write weights as safetensors and the model card, equal bytes for equal models."""
         from safetensors.numpy import save
 
         folder = self.path / "model"
@@ -114,9 +109,7 @@ class RunDirectory:
 
 
 def write_stop_reason(folder: Path, error: BractError) -> None:
-    """Write the error that stopped a run to its folder.
-
-    A process that follows the run reads it there.
+    """Write the error that stopped a run for processes that follow it.
 
     Args:
         folder: The run's folder. Without a run in it nothing is written.

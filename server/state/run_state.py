@@ -17,9 +17,7 @@ from server.state.privacy_spent import RunPrivacyCost, account
 
 @dataclass
 class RunState:
-    """State of a run in memory.
-
-    `server.reporting.artifacts` writes it to files.
+    """State of a run in memory, written to files by `server.reporting.artifacts`.
 
     Attributes:
         config: The run's settings; fixed.
@@ -156,25 +154,16 @@ class RunState:
         return 0.0 if counts is None else counts.noise_stddev
 
     def counts(self) -> Counts | None:
-        """Return exact counts of the final model.
-
-        In a run that was interrupted, those of its latest round.
-        """
+        """Return exact counts of the final model or else of the latest round."""
         return total(self.closing.exact.values()) or self.latest.counts
 
     def personal_counts(self) -> Counts | None:
-        """Return exact counts of the clients' own models.
-
-        None without such models, or where their counts may not leave.
-        """
+        """Return exact counts of the clients' own models, None without any."""
         return total(self.closing.personal.values()) if self.closing.exact else self.latest.personal
 
     @property
     def evaluated_model(self) -> int | None:
-        """Number of the round that made the evaluated model.
-
-        0 is the initial model; None before any evaluation.
-        """
+        """Number of the round that made the evaluated model, None before any evaluation."""
         if self.closing.exact:
             return self.final_round
         evaluated = [line for line in self.rounds if not line.get("skipped")]

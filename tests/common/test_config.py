@@ -93,7 +93,7 @@ def test_parse_needs_exactly_one_rival_under_privacy(rivals: tuple[Scalar, Scala
         ("training.momentum", math.nan, "less than 1"),
         ("training.local-epochs", 0, "greater than or equal to 1"),
         ("training.batch-size", 0, "greater than or equal to 1"),
-        ("strategy.name", "fedavg", "'FedAvg'"),
+        ("strategy.name", "fedavg", "nearest is 'FedAvg'"),
         ("privacy.mechanism", "dp", "none, dp-sgd, client-dp"),
         ("privacy.target-epsilon", 0.0, "greater than 0"),
         ("privacy.target-epsilon", math.inf, "less than or equal to 100"),

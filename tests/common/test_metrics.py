@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
-from common.metrics import Counts, count, score, total
+from common.metrics import METRICS, Counts, count, score, total
 
 _MATRICES = st.integers(2, 6).flatmap(lambda k: arrays(np.int64, (k, k), elements=st.sampled_from([0, 0, 1, 2, 9])))
 
@@ -120,3 +120,15 @@ def test_total_does_not_change_its_first_part() -> None:
     assert summed is not None
     assert summed.confusion.tolist() == [[2, 0], [0, 2]]
     assert first.confusion.tolist() == [[1, 0], [0, 1]]
+
+
+def test_metrics_are_worked_out_by_hand_from_counts() -> None:
+    counts = Counts(np.array([[3, 1], [2, 2]]), 4.0)
+
+    values = {metric.key: metric.compute(counts) for metric in METRICS}
+
+    # Class a has recall 3/4 and F1 6/9, class b has recall 1/2 and F1 4/7; both occur equally often.
+    f1 = (6 / 9 + 4 / 7) / 2
+    expected = {"accuracy": 5 / 8, "macro_f1": f1, "weighted_f1": f1, "balanced_accuracy": 5 / 8, "loss": 0.5}
+    assert values == pytest.approx(expected)
+    assert [metric.key for metric in METRICS if not metric.higher_is_better] == ["loss"]

@@ -185,6 +185,27 @@ def test_a_second_node_of_a_client_that_is_there_is_turned_away(folders: list[Pa
     assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
 
 
+@pytest.mark.usefixtures("own_home")
+def test_a_new_client_is_turned_away_while_the_run_lacks_only_one_that_may_come_back(
+    tmp_path: Path, output: Path
+) -> None:
+    seen: set[int] = set()
+
+    def note(_: int, message: Message) -> bool:
+        seen.add(round_of(message))
+        return False
+
+    state, _ = federate(
+        clients_of(tmp_path, 4),
+        survival_config(output),
+        lost=note,
+        there=lambda n: n in (1, 2) or (n == 3) == (2 in seen),
+    )
+
+    assert dict(state.refusals) == {"client ward-3": "FEDERATION-FULL"}
+    assert sorted(state.clients) == ["ward-0", "ward-1", "ward-2"]
+
+
 def test_a_run_that_goes_on_cannot_be_resumed_beside_itself(folders: list[Path], output: Path) -> None:
     config = survival_config(output)
     said: list[str] = []

@@ -12,7 +12,7 @@ from rich.console import Console
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.messages.codec import Declaration, Evaluation
-from common.metrics import Counts
+from common.metrics import Counts, NoisedCounts
 from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
@@ -105,3 +105,12 @@ def test_draw_curves_has_a_line_of_its_own_for_personal_accuracy(tmp_path: Path)
         draw_curves(tmp_path / f"{name}.png", [record(personal=personal).as_dict(), record().as_dict()], "two rounds")
 
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+
+
+def test_closing_evaluation_keeps_noised_counts_beside_a_simulations_exact_ones() -> None:
+    noised = NoisedCounts(np.array([5, 3]))
+    closing = ClosingEvaluation({"x": Evaluation(noised=noised)}, {"y": "LATE"}).with_exact({"x": SHARED, "y": OWN})
+
+    assert closing.exact == {"x": SHARED, "y": OWN}
+    assert closing.noised is noised
+    assert (closing.personal, closing.failures) == ({}, {"y": "LATE"})
