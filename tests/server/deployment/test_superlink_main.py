@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from common.errors import FederationError
-from server.deployment.request_filter import LARGEST_BODY, OPEN_TO_NODES
+from server.deployment.request_filter import LARGEST_BODY
+from server.deployment.superlink_api import OPEN_TO_NODES
 from server.deployment.superlink_main import SERVER_OPTIONS, install_gate, main
 from tests.support.server.requests import STRANGER
 
