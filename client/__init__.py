@@ -1,1 +1,1 @@
-"""One client's work: decode, train, encode."""
+"""Work of one client of a federation."""

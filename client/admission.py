@@ -14,7 +14,9 @@ from common.privacy.policy import load_policy
 
 
 def client_ref(node_config: Mapping[str, object]) -> ClientRef:
-    """Which client this node is, from its own channel: the server cannot set it.
+    """Return which client this node is.
+
+    The answer comes from the node's own configuration, which the server cannot set.
 
     A simulated client does what the server says. So a node counts as one only if it is known to be one: by its own
     configuration, or because it runs inside of Ray.
@@ -26,7 +28,7 @@ def client_ref(node_config: Mapping[str, object]) -> ClientRef:
         return str(node_config[NODE_KEY])
     if not {"partition-id", "num-partitions"} <= set(node_config):
         raise ConfigError(
-            f"this node is no client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
+            f"this node is not a client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
         )
     if node_config.get(SIMULATION_KEY) is not True and not _runs_in_ray():
         raise ConfigError(
@@ -42,12 +44,15 @@ def _runs_in_ray() -> bool:
 
 
 def pinned_by(node_config: Mapping[str, object]) -> str:
-    """The bundle of code that this node's launcher has checked; empty if nothing has."""
+    """Return the digest of the bundle that this node's launcher has checked.
+
+    It is empty if no launcher has.
+    """
     return str(node_config.get(BUNDLE_KEY, ""))
 
 
 def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str) -> None:
-    """Refuse what a real client's policy rules out before any of its images is opened.
+    """Refuse a request beyond a real client's policy before any image is opened.
 
     Args:
         config: What the server wants.

@@ -1,4 +1,4 @@
-"""A client's own folder: where its images lie, what it declares, which policy it keeps."""
+"""Folder of a client on a machine of its own."""
 
 import tomllib
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Site:
-    """One client on a machine of its own.
+    """Settings of one client on a machine of its own.
 
     Attributes:
         folder: Where this is written.
@@ -75,17 +75,17 @@ class Site:
 
     @property
     def key_file(self) -> Path:
-        """Private key of this client's node, OpenSSH; mode 0600."""
+        """Private key of this client's node in OpenSSH's format."""
         return self.folder / NODE_KEY_FILE
 
     @property
     def public_key_file(self) -> Path:
-        """What the server's operator admits."""
+        """Public key that the server's operator admits."""
         return self.folder / f"{Path(NODE_KEY_FILE).stem}.pub"
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no server could show, or that a ledger would look up differently.
+    """Refuse a name that cannot be shown or found again.
 
     Raises:
         ConfigError: It is empty, longer than 64 characters or not printable.
@@ -95,7 +95,7 @@ def check_name(name: str) -> None:
 
 
 def server_place(address: str) -> tuple[str, int]:
-    """Host and port of a server's address.
+    """Return host and port of a server's address.
 
     >>> server_place("fl.example.org:9443"), server_place("[::1]:9443")
     (('fl.example.org', 9443), ('::1', 9443))

@@ -25,7 +25,7 @@ Compute = Callable[[PrivacyPlan | None], RecordDict]
 
 @dataclass(frozen=True)
 class Guard:
-    """What stands between a server's wishes and one client's images.
+    """Policy and ledger between a server's requests and one client's images.
 
     Attributes:
         config: The run, as the server wants it.
@@ -44,7 +44,7 @@ class Guard:
     parts: tuple[ImageDigests, ImageDigests]
 
     def agree(self, run: str) -> SignedHead | None:
-        """Agree to a run before round 1, with its whole plan.
+        """Register a run with its whole plan before round 1.
 
         Args:
             run: The server's name for it.
@@ -66,13 +66,15 @@ class Guard:
             return self._head(session)
 
     def _note_mechanism(self, session: LedgerSession, run: str) -> None:
-        """What leaves unprotected is no event, but it is not forgotten either."""
+        """Note in the ledger that a run took part without noise at the client."""
         session.note(run, self.client, f"took part with privacy.mechanism={self.config.privacy.mechanism!r}")
 
     def answer(
         self, run: str, server_round: int, release: Release, asked: RecordDict, compute: Compute
     ) -> tuple[RecordDict, SignedHead | None]:
-        """Answer a request once: charge it, compute it, write it down, and only then let it go.
+        """Answer a request once.
+
+        The request is charged before anything is computed, and the reply is stored before it is sent.
 
         The same request gets the same bytes again, and nothing is computed for it.
 
@@ -106,7 +108,7 @@ class Guard:
             return reply if sent is packed else unpack(sent), self._head(session)
 
     def close(self, run: str) -> SignedHead | None:
-        """The server has all it will ask for: nothing more can be reserved in this run."""
+        """Close a run, after which nothing more can be reserved in it."""
         with self._books(run, 0, "close") as session:
             if session is None or self.plan is None or session.registration(run, self.client) is None:
                 return None
@@ -125,7 +127,10 @@ class Guard:
 
     @contextmanager
     def _books(self, run: str, server_round: int, kind: str) -> Iterator[LedgerSession | None]:
-        """The holder's ledger, if there is one; a refusal on the way is noted in it."""
+        """Open the holder's ledger and note any refusal in it.
+
+        None if a simulation protects nobody.
+        """
         if self.holder is None:
             self.policy.check_run(self.config)
             yield None
@@ -140,7 +145,10 @@ class Guard:
 
 
 def note_refusal(session: LedgerSession, run: str, client: str, server_round: int, kind: str, why: PolicyError) -> None:
-    """Note a refusal in the ledger; it stands whether that works or not."""
+    """Note a refusal in the ledger.
+
+    The refusal stands even if the note cannot be written.
+    """
     try:
         session.refuse(run, client, server_round, kind, str(why))
     except LedgerError as error:

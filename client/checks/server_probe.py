@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def code(self) -> int | None:
-        """Flower's error number, or None."""
+        """Flower's error number (None without an error)."""
         try:
             code = json.loads(self.content)["code"]
         except (ValueError, KeyError, TypeError):

@@ -55,7 +55,7 @@ class PlantedCanaries(SessionCache):
         if not config.needs_no_torch or not config.is_local_dp or config.privacy.unit != "image":
             raise ConfigError(
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
-                "privacy.mechanism='dp-sgd' and privacy.unit='image'"
+                "a mechanism with noise at the client, and privacy.unit='image'"
             )
         self._real_clients = RunClients(config)
         size = self._real_clients.open(0).rows.train_inputs.shape[1]
