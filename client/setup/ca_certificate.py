@@ -12,7 +12,7 @@ def read_authority(file: Path) -> tuple[x509.Certificate, ...]:
     """Read the certificates of a file that may sign others.
 
     Raises:
-        ConfigError: The file is missing, is no PEM file of certificates, holds a private key, or one of its
+        ConfigError: The file is missing, is not a PEM file of certificates, holds a private key, or one of its
             certificates may not sign others.
     """
     try:
