@@ -165,7 +165,7 @@ class RunConfig(Section):
 
     @property
     def metrics(self) -> str:
-        """How clients' counts leave: as set, or what goes with the mechanism where that was left open."""
+        """The way counts leave clients, by default the mechanism's first."""
         return self.privacy.metrics or self.mechanism.metrics[0]
 
     @property
@@ -191,17 +191,17 @@ class RunConfig(Section):
 
     @property
     def private(self) -> bool:
-        """Whether a differential-privacy mechanism is on, at the clients or at the server."""
+        """True if a differential-privacy mechanism is on, at clients or the server."""
         return self.mechanism.private
 
     @property
     def is_local_dp(self) -> bool:
-        """Whether each client adds its own noise and trusts nobody else with what it sends."""
+        """True if each client adds its own noise, trusting nobody else."""
         return self.mechanism.noise_at_client
 
     @property
     def mechanism(self) -> Mechanism:
-        """The privacy mechanism, which knows what else goes with it."""
+        """The privacy mechanism with all that goes with it."""
         return MECHANISMS[self.privacy.mechanism]
 
     @property
