@@ -31,10 +31,7 @@ class PolicyError(PrivacyError):
 
 
 class BundleError(PrivacyError):
-    """A bundle of code that is unreadable or not the pinned one.
-
-    Nothing of it may run.
-    """
+    """A bundle of code that must not run, unreadable or not the pinned one."""
 
 
 class LedgerError(PrivacyError):
@@ -51,10 +48,8 @@ class FederationError(BractError):
 class ClientFailure(IntEnum):
     """The failure codes of a client.
 
-    Nothing else about a failure leaves a client.
-
-    Flower would send the text of any exception to the server, and that text can
-    name files, labels and shapes.
+    Nothing else about a failure leaves a client. Flower would send the text of any exception to the server, and that
+    text can name files, labels and shapes.
     """
 
     INTERNAL = 1000

@@ -45,8 +45,8 @@ class NoisedCounts:
     The sum of two clients' counts is noised counts of all their units.
 
     Attributes:
-        cells: (2,) int64, units predicted right and wrong; or (classes, classes) int64,
-            rows true labels, columns predictions. Noise can make a cell negative.
+        cells: (2,) int64, units predicted right and wrong; or (classes, classes) int64, rows true labels, columns
+            predictions. Noise can make a cell negative.
         num_clients: Number of clients whose noise each cell contains.
     """
 
@@ -61,11 +61,8 @@ class NoisedCounts:
     def accuracy(self, noise_stddev: float) -> tuple[float, float]:
         """Return the accuracy and its standard deviation.
 
-        The deviation comes from the noise alone. If the noised total is not positive,
-        the result is (0, inf).
-
-        Args:
-            noise_stddev: Standard deviation of one client's noise in one cell.
+        The deviation comes from the noise alone. If the noised total is not positive, the result is (0, inf).
+        `noise_stddev` is that of one client in one cell.
         """
         pair = self.cells.ndim == 1
         right = float(self.cells[0] if pair else np.trace(self.cells))
@@ -82,10 +79,7 @@ _Sum = TypeVar("_Sum", Counts, NoisedCounts)
 
 
 def total(parts: Iterable[_Sum]) -> _Sum | None:
-    """Return the sum of counts.
-
-    Without parts there is no shape to sum in, and the result is None.
-    """
+    """Return the sum of counts, None without parts."""
     summed: _Sum | None = None
     for part in parts:
         summed = part if summed is None else summed + part
@@ -93,15 +87,7 @@ def total(parts: Iterable[_Sum]) -> _Sum | None:
 
 
 def count(logits: np.ndarray, labels: np.ndarray) -> Counts:
-    """Count predictions by true label and sum up the cross-entropy.
-
-    Args:
-        logits: (n, classes) float.
-        labels: (n,) int64.
-
-    Returns:
-        The counts, all zero for n = 0.
-    """
+    """Count (n, classes) predictions by (n,) true labels and sum up the cross-entropy."""
     num_classes = logits.shape[1]
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     if not len(labels):
@@ -137,16 +123,12 @@ class Scores:
 
 
 def score(confusion: np.ndarray) -> Scores:
-    """Derive all scores from a confusion matrix.
+    """Derive all scores from counts (classes, classes), rows true, columns predicted.
 
-    Args:
-        confusion: (classes, classes) counts, rows true, columns predicted.
+    They are all zero if nothing was counted.
 
-    Returns:
-        The scores, all zero if nothing was counted.
-
-    Source: the definitions of scikit-learn's `precision_recall_fscore_support` and
-    `balanced_accuracy_score`; a test compares.
+    Source: the definitions of scikit-learn's `precision_recall_fscore_support` and `balanced_accuracy_score`; a test
+    compares.
 
     >>> score(np.array([[8, 2], [0, 10]])).accuracy
     0.9
@@ -180,15 +162,9 @@ def _mean_loss(counts: Counts) -> float:
 class Metric:
     """Definition of one figure that an evaluation gives.
 
-    Attributes:
-        key: Key in `rounds.jsonl` and `summary.json`.
-        name: Words in a table.
-        compute: Counts -> value; not a number where the counts do not hold it.
-        decimals: Digits after the point in a table. A progress line has one fewer.
-        higher_is_better: Whether a better model has a higher value.
-        short: Word in a progress line. Empty where the line leaves the metric out.
-        needs_loss: Whether it needs the sum of losses, which no mechanism releases.
-        detail: Whether it is stored for the global model's exact counts only, and shown nowhere.
+    Its `key` is stored in `rounds.jsonl` and `summary.json`, its `name` and `decimals` are for tables. A progress line
+    has one decimal fewer, and leaves out a metric without a `short` word. No mechanism releases the sum of losses that
+    `needs_loss` means. A `detail` is stored for the global model's exact counts only, and shown nowhere.
     """
 
     key: str

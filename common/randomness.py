@@ -1,8 +1,7 @@
 """Repeatable random streams for everything that is *not* private noise.
 
-Each stream is named by what it is for, so that its values depend on the root
-seed and that name alone, never on the order of calls, the engine or the number
-of workers. Private noise and Poisson sampling never come from here: see
+Each stream is named by what it is for, so that its values depend on the root seed and that name alone, never on the
+order of calls, the engine or the number of workers. Private noise and Poisson sampling never come from here: see
 `common.privacy.noise`.
 """
 
@@ -14,12 +13,7 @@ import numpy as np
 def public_stream(seed: int, *purpose: str | int) -> np.random.Generator:
     """Return a generator that depends on the root seed and a purpose alone.
 
-    Args:
-        seed: Root seed of the run.
-        purpose: What the stream is for, such as `("batches", "00003", 7)`.
-
-    Returns:
-        A fresh generator; the same arguments give the same values everywhere.
+    A purpose is such as `("batches", "00003", 7)`. The same arguments give the same values everywhere.
 
     >>> a, b = public_stream(0, "cohort", 1), public_stream(0, "cohort", 1)
     >>> bool(a.random() == b.random())
@@ -33,15 +27,8 @@ def public_stream(seed: int, *purpose: str | int) -> np.random.Generator:
 def keyed_uniform(key: bytes, digests: np.ndarray) -> np.ndarray:
     """Return a number in [0, 1) for each item from its keyed hash.
 
-    The number follows the content: renaming, reordering or adding other images
-    does not move an image, and equal images always fall on the same side.
-
-    Args:
-        key: Secret or run-specific key, any length.
-        digests: (n, 32) uint8, SHA-256 of each item's decoded pixels.
-
-    Returns:
-        (n,) float64 in [0, 1).
+    The number follows the content: renaming, reordering or adding other images does not move an image, and equal images
+    always fall on the same side. The digests are (n, 32) uint8, SHA-256 of each item's decoded pixels.
     """
     out = np.empty(len(digests), dtype=np.float64)
     for row, digest in enumerate(digests):

@@ -41,8 +41,8 @@ def cache_facts() -> list[dict[str, Any]]:
 def list_cache(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False) -> None:
     """Show what is kept, its number of images and its size.
 
-    Rows are found by content: every run with the same images, backbone and image size
-    uses them again, with any seed, partition or number of clients.
+    Rows are found by content: every run with the same images, backbone and image size uses them again, with any seed,
+    partition or number of clients.
     """
     facts = cache_facts()
     if as_json:

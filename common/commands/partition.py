@@ -62,12 +62,7 @@ def partition_command(
 
 
 def closing_lines(facts: Mapping[str, Any], out: Path) -> list[str]:
-    """Return the lines about what was written and what to do next.
-
-    Args:
-        facts: Facts from `export_partition`.
-        out: Folder that was written.
-    """
+    """Return the lines about what `export_partition` wrote and what to do next."""
     sizes = [client["train"] + client["test"] for client in facts["clients"]]
     last = facts["clients"][-1]["folder"]
     lines = [

@@ -19,10 +19,7 @@ _COLOURS = ("#2a6f4e", "#b4552d", "#3f6fa3", "#a08320", "#7a4f8a")
 def show_plan(table: PlanTable, console: Console, missing: str = "") -> None:
     """Print the plan of a table's sizes and the meaning of its figures.
 
-    Args:
-        table: Plan from `make_table`.
-        console: Console to print to.
-        missing: Option to pass where the number of parameters is unknown.
+    `missing` is the option to pass where the number of parameters is unknown.
     """
     plan, target = table.rows[0].plan, table.config.privacy.target_epsilon
     aim = "noise as set" if target is None else f"target epsilon {target:g}"
@@ -142,9 +139,7 @@ def curve_rounds(last: int) -> tuple[int, ...]:
 def draw_plan(file: Path, table: PlanTable) -> None:
     """Draw epsilon after each round for each size of a table.
 
-    Args:
-        file: PNG to write.
-        table: Plan from `make_table`, with the rounds of `curve_rounds`.
+    The table has the rounds of `curve_rounds`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

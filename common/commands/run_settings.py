@@ -53,13 +53,9 @@ def given_settings(
 ) -> dict[str, Scalar]:
     """Merge the settings of a file with those of the command line.
 
-    The command line replaces the file. A noise multiplier on the command line also replaces a
-    target epsilon in the file, and the other way round.
-
-    Args:
-        pairs: Texts `key=value` of `--set`.
-        file: TOML file of `--config`, or None.
-        options: Name of an option, such as `--seed` -> the key of its setting, and its value or None.
+    The command line replaces the file. A noise multiplier on the command line also replaces a target epsilon in the
+    file, and the other way round. `options` maps an option, such as `--seed`, to the key of its setting and its value
+    or None.
 
     Raises:
         ConfigError: The file or a pair cannot be read, or an option and `--set` name the same setting.
@@ -85,13 +81,6 @@ def settings_for_run(
 ) -> dict[str, Scalar]:
     """Return the settings of a new run, with absolute paths.
 
-    Args:
-        pairs: Texts `key=value` of `--set`.
-        file: TOML file of `--config`, or None.
-        out: Folder of `--out`, or None.
-        seed: Number of `--seed`, or None.
-        device: Name of `--device`, or None.
-
     Raises:
         ConfigError: The file, a pair or a path cannot be read, or an option and `--set` name the same setting.
     """
@@ -112,10 +101,7 @@ def settings_for_run(
 def settings_for_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:
     """Return the settings that a run was started with.
 
-    Args:
-        folder: Folder of the run.
-        device: Name of `--device`, which may differ from the run's, or None.
-        changes: Values of the options that a resumed run does not accept.
+    `changes` are the values of options that a resumed run does not accept. The device may differ from the run's.
 
     Raises:
         ConfigError: `changes` has a value, or the folder does not hold a run.
@@ -130,9 +116,7 @@ def settings_for_resume(folder: Path, device: str | None, *changes: object) -> d
 def absolute(key: str, value: str) -> str:
     """Return an absolute path that means the same in every folder.
 
-    Args:
-        key: Setting or option that holds the path, for error texts.
-        value: Path as the user wrote it.
+    `key` is the setting or option that holds the path, for error texts.
 
     Raises:
         ConfigError: The value is not a usable path.

@@ -11,14 +11,7 @@ from common.errors import ConfigError
 from common.models.tuning import TUNINGS as _ROWS
 from common.system.console import plain_errors
 
-BACKBONES = (
-    "efficientnet_lite0",
-    "mobilenet_v3_small",
-    "resnet18",
-    "convnext_atto",
-    "vit_tiny_patch16_224",
-    "vgg16",
-)
+BACKBONES = ("efficientnet_lite0", "mobilenet_v3_small", "resnet18", "convnext_atto", "vit_tiny_patch16_224", "vgg16")
 TUNINGS = tuple(name.replace("<n>", "1") for name in _ROWS)
 _BYTES = 4
 TABLE_HELP = """Show what each backbone trains and sends under each way of tuning.
@@ -32,12 +25,8 @@ nothing is downloaded. Example: bract list tunings timm:resnet34 vgg16 --num-cla
 class TuningRow:
     """A cell of the table for one backbone and one way of tuning.
 
-    Attributes:
-        backbone: Name of the backbone.
-        tuning: Way of tuning.
-        parameters: Number of trained values, with those of a linear head; 0 for an impossible pair.
-        num_bytes: Bytes of the float32 tensors that one client sends in a round.
-        refusal: Reason why the pair is impossible, empty for a possible one.
+    `parameters` counts trained values, with those of a linear head; `num_bytes` is what one client sends in a round.
+    Impossible pairs have a refusal.
     """
 
     backbone: str
@@ -49,11 +38,6 @@ class TuningRow:
 
 def tuning_table(backbones: Sequence[str], tunings: Sequence[str], *, num_classes: int = 10) -> list[TuningRow]:
     """Count the trained values of each network under each way of tuning.
-
-    Args:
-        backbones: Names as in `model.backbone`.
-        tunings: Ways of tuning.
-        num_classes: Number of outputs of the linear head.
 
     Raises:
         ConfigError: A backbone is unknown.

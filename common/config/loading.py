@@ -75,8 +75,8 @@ def override(base: Mapping[str, Scalar], settings: Mapping[str, Scalar]) -> dict
     A noise multiplier empties the default target epsilon, because one determines the other.
 
     Raises:
-        ConfigError: A key is unknown (the nearest known key is named), or both a
-            noise multiplier and a target epsilon are set.
+        ConfigError: A key is unknown (the nearest known key is named), or both a noise multiplier and a target epsilon
+            are set.
     """
     for key in settings:
         if key not in base:
@@ -96,11 +96,7 @@ def override(base: Mapping[str, Scalar], settings: Mapping[str, Scalar]) -> dict
 def parse(flat: Mapping[str, Scalar]) -> RunConfig:
     """Check a complete set of settings and fill in empty ones.
 
-    Args:
-        flat: Every known key, as Flower's run configuration holds them.
-
-    Returns:
-        The frozen settings. `resolved` turns them back into flat keys.
+    `flat` has every known key. `resolved` turns the frozen settings back into flat keys.
 
     Raises:
         ConfigError: A setting is wrong; the text names each one, its value and what is allowed.
@@ -161,9 +157,7 @@ def _explain(error: ValidationError) -> str:
 def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     """Read settings from a TOML file, nested or dotted.
 
-    Args:
-        path: A TOML file.
-        option: Option that named the file, for error texts.
+    `option` named the file, for error texts.
 
     Raises:
         ConfigError: The file is missing, is not TOML, or holds lists.

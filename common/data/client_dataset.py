@@ -32,8 +32,8 @@ class Shard:
         num_units: Declared size of the client, a public constant.
         train_digests: (a, 32) uint8, SHA-256 of each training image's pixels.
         train_units: (a,) int64, equal for images of one privacy unit.
-        evaluation_units: (v,) int64, the held-out rows that are counted under DP: one row of each unit, and none
-            of a unit that is trained on.
+        evaluation_units: (v,) int64, the held-out rows that are counted under DP: one row of each unit, and none of a
+            unit that is trained on.
         train_holdings: Digests of all training images, copies included.
         test_holdings: Digests of the held-out images whose units are not trained on.
     """
@@ -55,12 +55,7 @@ def shard(
 ) -> Shard:
     """Return the usable images of one client, copied into memory.
 
-    Args:
-        prepared: The whole source.
-        partition: The client of each image, and which images are held out.
-        partition_id: Number of the client, in [0, num_clients).
-        private: Keep one copy of equal images: they are one unit and must not count twice.
-        unit: The privacy unit; `group` takes the source's column `unit`.
+    A private shard keeps one copy of equal images: they are one unit and must not count twice.
 
     Raises:
         DataError: The unit is `group` and the source names no groups.
@@ -118,8 +113,7 @@ def _evaluation_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose one row of each unit that is not trained on.
 
-    Returns:
-        The chosen rows, and a mask of all rows of such units.
+    Returns the chosen rows and a mask of all rows of such units.
     """
     untrained = ~np.isin(units, trained_units)
     # A keyed hash of the pixels chooses the row, so that the choice does not depend on file names or on their order.

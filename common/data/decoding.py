@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 class ImageFormat:
     """Names and signatures of an image format that is read.
 
-    Attributes:
-        name: Pillow's name of the format.
-        suffixes: Endings of file names, in lower case; an exported file without one gets the first.
-        signatures: The first bytes of such a file, one of these.
+    The name is Pillow's; suffixes are in lower case, and an exported file without one gets the first.
     """
 
     name: str
@@ -51,28 +48,20 @@ _DEEP_MODES = ("I", "F")
 
 
 class BadImage(DataError):  # noqa: N818 -- the image is bad, not the program
-    """The reason why a file cannot be used as an image.
-
-    The message does not name the file.
-    """
+    """The reason why a file cannot be used, without the file's name."""
 
 
 def decode(cell: Mapping[str, Any]) -> "Image":
     """Return the pixels of one image as a person would see them.
 
-    Guarantee: mode RGB, or L if the file has one channel; 8 bits per channel; both
-    sides at least 2 pixels; at most `MAX_PIXELS` pixels; rotated as EXIF says;
-    the first frame of an animation. Of 16-bit pixels the upper 8 bits are kept.
-    Transparency is dropped, not blended: the stored colour counts, as in
-    torchvision's image folders. Palettes become RGB. `format` of the result is one
-    of `FORMATS`.
-
-    Args:
-        cell: `bytes` (the file's content, or None) and `path` (read if there are no bytes).
+    Guarantee: mode RGB, or L if the file has one channel; 8 bits per channel; both sides at least 2 pixels; at most
+    `MAX_PIXELS` pixels; rotated as EXIF says; the first frame of an animation. Of 16-bit pixels the upper 8 bits are
+    kept. Transparency is dropped, not blended: the stored colour counts, as in torchvision's image folders. Palettes
+    become RGB. `format` of the result is one of `FORMATS`. Without `bytes`, the cell's `path` is read.
 
     Raises:
-        BadImage: The file is missing, empty, truncated, damaged, not an image of a known format, a
-            decompression bomb, 1 pixel wide or high, or has pixels of 32 bits.
+        BadImage: The file is missing, empty, truncated, damaged, not an image of a known format, a decompression bomb,
+            1 pixel wide or high, or has pixels of 32 bits.
     """
     with _open(cell) as stream, _quiet():
         head = stream.read(16)
@@ -92,9 +81,6 @@ def pixel_digest(image: "Image") -> bytes:
     """Return the SHA-256 of an image's size and RGB pixels, 32 bytes.
 
     A gray image and the same image in colour have one digest: only the file's format tells them apart.
-
-    Args:
-        image: From `decode`.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.sha256(f"RGB{rgb.size}".encode())
@@ -104,9 +90,6 @@ def pixel_digest(image: "Image") -> bytes:
 
 def file_digest(cell: Mapping[str, Any]) -> bytes:
     """Return the SHA-256 of one file's bytes.
-
-    Args:
-        cell: `bytes` and `path`, as for `decode`.
 
     Raises:
         BadImage: The file cannot be opened.

@@ -38,12 +38,7 @@ class Sketches:
         return cls(np.ones((count, 64), np.float32), np.zeros((count, 3 * _SIDE * _SIDE), np.uint8))
 
     def note(self, row: int, image: "Image") -> None:
-        """Write the sketch of one image into its row.
-
-        Args:
-            row: Number of the image.
-            image: RGB or L, of any size.
-        """
+        """Write the sketch of one image into its row."""
         from PIL.Image import Resampling
 
         gray = np.asarray(image.convert("L").resize((9, 8), Resampling.BOX), dtype=np.int16)
@@ -55,16 +50,10 @@ class Sketches:
 def find_near(sketches: Sketches, left: np.ndarray, right: np.ndarray | None) -> list[tuple[int, int, float]]:
     """Return pairs of images that show nearly the same, the best match of each.
 
-    Source: the difference hash is N. Krawetz's "Kind of Like That" (2013); the
-    correlation removes its false alarms.
+    Searches the rows `left` for matches among `right`, or among themselves without `right`, each pair once. Each match
+    is (row of left, row of right, correlation), in the order of `left`.
 
-    Args:
-        sketches: The sketches of all images.
-        left: (k,) rows whose matches are wanted.
-        right: (m,) rows to search in; None searches `left` itself, each pair once.
-
-    Returns:
-        (row of left, row of right, correlation), in the order of `left`.
+    Source: The difference hash is N. Krawetz's "Kind of Like That" (2013); the correlation removes its false alarms.
     """
     unit = _standardise(sketches.thumbnails)
     # All images without contrast look alike, so they would all match each other.
@@ -89,12 +78,7 @@ def find_near(sketches: Sketches, left: np.ndarray, right: np.ndarray | None) ->
 
 
 def find_equal(digests: np.ndarray, rows: np.ndarray) -> list[list[int]]:
-    """Return groups of two and more rows with equal pixels, each in row order.
-
-    Args:
-        digests: (n, 32) uint8, SHA-256 of the pixels of all images.
-        rows: (k,) the rows to search.
-    """
+    """Return groups of two and more rows with equal pixels, each in row order."""
     if not len(rows):
         return []
     _, group = np.unique(digests[rows], axis=0, return_inverse=True)
@@ -105,10 +89,7 @@ def find_equal(digests: np.ndarray, rows: np.ndarray) -> list[list[int]]:
 
 
 def _standardise(thumbnails: np.ndarray) -> np.ndarray:
-    """Return rows scaled to length 1 and channel mean 0.
-
-    Rows without contrast become 0. The product of two rows is their correlation.
-    """
+    """Return centred rows whose products are correlations, zero without contrast."""
     values = thumbnails.astype(np.float32).reshape(len(thumbnails), -1, 3)
     values = (values - values.mean(axis=1, keepdims=True)).reshape(thumbnails.shape)
     spread = values.std(axis=1, keepdims=True)

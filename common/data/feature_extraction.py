@@ -1,9 +1,8 @@
 """Conversion of decoded images to stored features or stored pixels.
 
-Each image passes the frozen backbone once, and its features are stored for all later
-runs. Features are extracted in chunks of exactly 32 images, the last one padded, so
-that an image's features do not depend on which images came with it or on how
-many threads ran: a test holds this to the bit.
+Each image passes the frozen backbone once, and its features are stored for all later runs. Features are extracted in
+chunks of exactly 32 images, the last one padded, so that an image's features do not depend on which images came with it
+or on how many threads ran: a test holds this to the bit.
 """
 
 import os
@@ -28,9 +27,6 @@ Progress = Callable[[int], None]
 def choose_device(wanted: str) -> str:
     """Return the torch device that a setting asks for.
 
-    Args:
-        wanted: `system.device`; `auto` takes the best device that is present.
-
     Raises:
         DataError: The setting names a device that this machine does not have.
     """
@@ -47,11 +43,7 @@ def choose_device(wanted: str) -> str:
 
 
 def fast_dtype(device: str) -> str:
-    """Return the fastest type that the device computes natively.
-
-    Returns:
-        `bfloat16` or `float32`.
-    """
+    """Return the fastest type that the device computes natively, bfloat16 or float32."""
     import torch
 
     if device == "cpu":
@@ -76,16 +68,9 @@ def square(image: "Image", side: int, interpolation: str = "bicubic") -> "Image"
 class FeatureExtractor:
     """Context manager that stores the features of images, chunk by chunk.
 
-    Leaving it waits for the last chunks. A process that is killed loses the chunks that
-    its threads are computing; all others are in the store.
-
-    Args:
-        network: The frozen network that computes the features.
-        store: The store that the features are added to.
-        side: Side of the square images, in pixels.
-        interpolation: How images are scaled.
-        device: Torch device; bf16 and channels_last are used where native.
-        progress: Called with the number of images after each chunk is stored.
+    Leaving it waits for the last chunks. A process that is killed loses the chunks that its threads are computing; all
+    others are in the store. Bfloat16 and channels_last are used where native. `progress` gets the number of images
+    after each chunk.
     """
 
     def __init__(
@@ -113,12 +98,7 @@ class FeatureExtractor:
         return self
 
     def push(self, image: "Image", digest: bytes) -> None:
-        """Add one decoded image, unless an equal one was added before.
-
-        Args:
-            image: RGB or L, of any size.
-            digest: SHA-256 of its pixels, 32 bytes.
-        """
+        """Add one decoded image, unless an equal one was added before."""
         if digest in self._store or digest in self._seen:
             self._progress(1)
             return
@@ -171,15 +151,7 @@ class FeatureExtractor:
 
 
 class PixelCollector:
-    """Context manager that stores the scaled pixels of images.
-
-    Args:
-        store: The store that rows of shape (side, side, channels) are added to.
-        side: Side of the square images, in pixels.
-        channels: 1 or 3.
-        interpolation: How images are scaled.
-        progress: Called with the number of images stored.
-    """
+    """Context manager that stores the scaled pixels of images."""
 
     def __init__(
         self, store: ContentStore, *, side: int, channels: int, interpolation: str, progress: Progress

@@ -16,14 +16,8 @@ _MAX_NAME_LENGTH = 24
 def draw_partition(file: Path, counts: np.ndarray, classes: Sequence[str], *, images_unused: int = 0) -> None:
     """Draw how many images of each class each client holds.
 
-    The plot stays legible from one client to a thousand: counts are written where
-    cells are large enough, and long axes show some of their labels only.
-
-    Args:
-        file: The PNG file to write.
-        counts: (classes, clients) numbers of images.
-        classes: Class names, in the order of the rows.
-        images_unused: Number of training images without a client, shown in the title.
+    The plot stays legible from one client to a thousand: counts are written where cells are large enough, and long axes
+    show some of their labels only. `counts` has shape (classes, clients).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,9 +1,8 @@
 """Preparation of a source's images as the inputs that models are trained on.
 
-Each image is decoded once to learn what it is (`common.data.scan`) and passes the
-backbone once (`common.data.feature_extraction`). Both results are cached by content,
-so a new seed, partition or run re-uses them, and a changed image invalidates only
-itself. A client process whose images are cached needs NumPy and nothing heavier.
+Each image is decoded once to learn what it is (`common.data.scan`) and passes the backbone once
+(`common.data.feature_extraction`). Both results are cached by content, so a new seed, partition or run re-uses them,
+and a changed image invalidates only itself. A client process whose images are cached needs NumPy and nothing heavier.
 """
 
 import hashlib
@@ -64,13 +63,8 @@ class _InputFormat:
 def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows_nothing: bool = False) -> Prepared:
     """Prepare a source's images as inputs for a run's model.
 
-    Inputs that an earlier run has cached are read, not computed again.
-
-    Args:
-        config: The run; `data`, `model`, `system.device` and the way of tuning matter.
-        progress: Called with a total and a label; returns a function to call with each advance.
-        shows_nothing: Let success and the inputs' shape follow from the configuration alone, so that a server
-            cannot ask about a client's images by its settings.
+    Inputs that an earlier run has cached are read, not computed again. Under `shows_nothing`, success and the inputs'
+    shape follow from the configuration alone, so that a server cannot ask about a client's images by its settings.
 
     Raises:
         ConfigError: `shows_nothing` is set and the configuration leaves the images' size open.

@@ -1,8 +1,7 @@
 """Scan of a source for the size, format, digests and fault of each entry.
 
-Each image is decoded once. The results are kept below `$BRACT_HOME/cache/scans`, one
-file per source, so that a later run reads them back and decodes only the files that
-have changed.
+Each image is decoded once. The results are kept below `$BRACT_HOME/cache/scans`, one file per source, so that a later
+run reads them back and decodes only the files that have changed.
 """
 
 import hashlib
@@ -38,12 +37,7 @@ Sink = Callable[[int, "Image", bytes], None]
 
 @dataclass(frozen=True)
 class Fault:
-    """An entry that cannot be used.
-
-    Attributes:
-        place: The entry's file, relative to the source, or its number.
-        reason: Why it cannot be used.
-    """
+    """An entry that cannot be used, by its file or number, with the reason."""
 
     place: str
     reason: str
@@ -73,8 +67,8 @@ class Scan:
         formats: (n,) names such as "JPEG"; "" where unusable.
         num_train: Number of training entries, which come first; the others are the source's own test set.
         classes: Class names.
-        unit_digests: (n, 32) uint8, SHA-256 of the name of the entry's unit, or the entry's own digest where
-            it has no unit; None if the source has no units.
+        unit_digests: (n, 32) uint8, SHA-256 of the name of the entry's unit, or the entry's own digest where it has no
+            unit; None if the source has no units.
         owners: (n,) int32 index into `client_names`, -1 for no client; None if the source has no clients.
         client_names: The clients that the source itself names, sorted.
         faults: One fault for each entry that is not usable, in order; they never leave this machine.
@@ -105,13 +99,8 @@ _OPTIONAL_ARRAYS = ("unit_digests", "owners")
 def scan_source(source: ImageSource, *, progress: ProgressFactory, sink: Sink | None = None) -> Scan:
     """Decode every entry that no earlier scan has decoded.
 
-    Guarantee: one bad file is a `Fault`, never an exception. A process that stops
-    half-way leaves no broken file. Of several processes one scans and the others read.
-
-    Args:
-        source: The source to scan.
-        progress: Called with a total and a label; returns a function to call with each advance.
-        sink: Called in row order with each good image that had to be decoded: row, image, digest.
+    Guarantee: one bad file is a `Fault`, never an exception. A process that stops half-way leaves no broken file. Of
+    several processes one scans and the others read. `sink` gets each good image that had to be decoded, in row order.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -131,12 +120,7 @@ def scan_source(source: ImageSource, *, progress: ProgressFactory, sink: Sink | 
 def refuse_if_too_bad(scan: Scan, *, max_bad_fraction: float) -> None:
     """Refuse a source in which too many images cannot be used.
 
-    Entries of classes outside `data.classes` are not counted, because the user left
-    them out on purpose.
-
-    Args:
-        scan: The scan of the source.
-        max_bad_fraction: `data.max-bad-fraction`; exactly this fraction is still allowed.
+    Entries of classes outside `data.classes` are not counted, because the user left them out on purpose.
 
     Raises:
         DataError: The fraction is larger; the message holds the counts and the first faults.

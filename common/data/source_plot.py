@@ -24,13 +24,8 @@ _COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
 def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str, Any]) -> None:
     """Draw bars of the class counts beside examples of each class.
 
-    Of more than `MAX_CLASSES` classes only the largest and the smallest are shown.
-
-    Args:
-        file: The PNG file to write.
-        source: The source that was inspected.
-        scan: The scan of this source.
-        facts: The result of `inspect_source`.
+    Of more than `MAX_CLASSES` classes only the largest and the smallest are shown. `facts` are those of
+    `inspect_source`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,11 +83,7 @@ def _title(facts: Mapping[str, Any], shown: int) -> str:
 
 
 def _mosaic(source: ImageSource, scan: Scan, shown: list[int]) -> np.ndarray:
-    """Return examples of each class as one image, with one line per class.
-
-    Returns:
-        (lines x cell, examples x cell, 3) uint8; the examples are spread evenly over a class.
-    """
+    """Return one image with a line of evenly spread examples for each class."""
     canvas = np.full((len(shown) * _CELL, _EXAMPLES * _CELL, 3), 255, dtype=np.uint8)
     spots: dict[int, tuple[int, int]] = {}
     for line, number in enumerate(shown):

@@ -22,14 +22,10 @@ _MAX_SHOWN_CLASSES = 60
 def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, Any]:
     """Return the facts that `bract data inspect` reports, as plain values for JSON.
 
-    Args:
-        source: The source to inspect.
-        progress: Called with a total and a label; returns a function to call with each advance.
-
     Returns:
-        Counts of entries; `classes` with train and test counts of usable images;
-        `missing_classes`; `widths` and `heights`; `formats`; `channels`; `units`; `clients`;
-        `bad`, each unusable entry once; `duplicates` and `near_duplicates`.
+        Counts of entries; `classes` with train and test counts of usable images; `missing_classes`; `widths` and
+        `heights`; `formats`; `channels`; `units`; `clients`; `bad`, each unusable entry once; `duplicates` and
+        `near_duplicates`.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -119,12 +115,7 @@ def _duplicates(entries: Entries, scan: Scan, sketches: Sketches) -> dict[str, A
 
 
 def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
-    """Print the facts of a source for people.
-
-    Args:
-        facts: The result of `inspect_source`.
-        console: The console to print on.
-    """
+    """Print the facts of `inspect_source` for people."""
     from rich.markup import escape
 
     from common.system.console import printable

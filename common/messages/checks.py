@@ -12,14 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from common.errors import BundleError, FederationError, PrivacyError
-from common.messages.codec import (
-    CONFIG,
-    PROTOCOL,
-    PROTOCOL_VERSION,
-    Declaration,
-    Evaluation,
-    decode_evaluation,
-)
+from common.messages.codec import CONFIG, PROTOCOL, PROTOCOL_VERSION, Declaration, Evaluation, decode_evaluation
 from common.messages.fields import ARRAYS, CLIENT, LEDGER, METRICS, NUM_EXAMPLES, Releases
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
@@ -30,10 +23,6 @@ def check_request(content: RecordDict, *, message_type: str) -> None:
     """Refuse extra records and queries of another version of Bract.
 
     A record that nothing reads could be of any size.
-
-    Args:
-        content: Content of a message from the server.
-        message_type: `query`, `query.close`, `train` or `evaluate`.
 
     Raises:
         BundleError: A query's version of Bract's messages is missing or not this one.
@@ -59,12 +48,7 @@ def _check_protocol(content: RecordDict) -> None:
 def check_incoming(arrays: Mapping[str, np.ndarray], trainable: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a received model that is not the agreed one.
 
-    A wrong shape could fail for some labels only. The failure would then tell the server
-    which labels a client has.
-
-    Args:
-        arrays: The tensors that were received.
-        trainable: Names and shapes of the tensors that are trained.
+    A wrong shape could fail for some labels only. The failure would then tell the server which labels a client has.
 
     Raises:
         FederationError: Names or shapes differ, or a value is not finite.
@@ -79,12 +63,6 @@ def check_release(
     content: RecordDict, *, message_type: str, releases: Releases, travelling: Mapping[str, tuple[int, ...]]
 ) -> RecordDict:
     """Return a reply unchanged if its fields are exactly those of the allow-list.
-
-    Args:
-        content: Content of the reply.
-        message_type: `query`, `query.close`, `train` or `evaluate`.
-        releases: Fields that this run's replies carry.
-        travelling: Names and shapes of the tensors that travel.
 
     Raises:
         PrivacyError: A record or field is not declared, is missing, or has another shape.
@@ -113,17 +91,8 @@ def check_reply(
 ) -> Evaluation | None:
     """Return the evaluation in a reply that the server may use.
 
-    Flower's strategies match tensors by position, so their order is checked too.
-
-    Args:
-        content: Content of the reply.
-        declared: Declaration of its client.
-        message_type: `train`, `evaluate` or `query.close`.
-        releases: Fields that this run's replies carry.
-        travelling: Names and shapes of the tensors that were sent, in order.
-
-    Returns:
-        The evaluation of the model that the client received, None if the reply carries none.
+    Flower's strategies match tensors by position, so their order is checked too. The result is None if the reply
+    carries no evaluation.
 
     Raises:
         FederationError: The reply breaks the agreed format.
@@ -166,10 +135,6 @@ def check_tensor(array: Array, shape: tuple[int, ...]) -> None:
     """Refuse a tensor by its header, before its bytes are read.
 
     A few bytes can claim to be a tensor of any size, and a reader would reserve the memory.
-
-    Args:
-        array: The tensor as it was received.
-        shape: Agreed shape.
 
     Raises:
         FederationError: The tensor is not of 32 or 64 bit floats, or has another shape.

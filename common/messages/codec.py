@@ -1,7 +1,6 @@
 """The encoding and decoding of messages as Flower's records.
 
-`common.messages.fields` declares what a client may send, `common.messages.checks` refuses
-anything else.
+`common.messages.fields` declares what a client may send, `common.messages.checks` refuses anything else.
 """
 
 import math
@@ -70,8 +69,8 @@ class Declaration:
         classes: Class names, equal at all clients.
         input_shape: Shape of one input to the trainable part.
         backbone_hash: Hash of the frozen weights, empty if there are none.
-        bundle: Digest of the bundle of code that the client's policy pins and its launcher checked.
-            Empty for a client that runs any code of the server.
+        bundle: Digest of the bundle of code that the client's policy pins and its launcher checked. Empty for a client
+            that runs any code of the server.
     """
 
     name: str
@@ -148,10 +147,7 @@ def decode_declaration(content: RecordDict) -> Declaration:
 def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, evaluation: Evaluation | None) -> RecordDict:
     """Encode the reply to a training message.
 
-    Args:
-        arrays: The tensors that travel, after local training.
-        num_units: Declared size of the client, its weight in averages.
-        evaluation: Evaluation of the received model, None if nothing of it may leave.
+    Without `evaluation` nothing about the received model leaves.
     """
     return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, evaluation)})
 
@@ -193,16 +189,11 @@ def _put_noised(metrics: MetricRecord, noised: NoisedCounts) -> None:
 def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Evaluation | None:
     """Decode the evaluation in a reply.
 
-    Args:
-        content: A reply.
-        num_classes: Number of rows that a matrix must have; None accepts any.
-
-    Returns:
-        The evaluation, or None if the reply carries no counts.
+    The result is None if the reply carries no counts. `num_classes` is the number of rows that a matrix must have.
 
     Raises:
-        FederationError: A matrix is not square, an exact count is negative, or a loss is not
-            a finite number of at least 0 where one is needed.
+        FederationError: A matrix is not square, an exact count is negative, or a loss is not a finite number of at
+            least 0 where one is needed.
     """
     metrics = content.metric_records[METRICS]
     noised = _noised(metrics, num_classes)

@@ -41,10 +41,9 @@ class Releases:
     Attributes:
         mechanism: Privacy mechanism of the run.
         metrics: How counts of held-out images leave a client.
-        train_loss: Training replies carry the incoming model's mean loss on training
-            images, which QFedAvg weighs by. Impossible with a mechanism.
-        personal: Replies carry counts of the global and of the client's own model.
+        train_loss: Training replies carry the incoming model's mean loss on training images, which QFedAvg weighs by.
             Impossible with a mechanism.
+        personal: Replies carry counts of the global and of the client's own model. Impossible with a mechanism.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.

@@ -17,11 +17,8 @@ CONV_SIDE, TOKEN_SIDE = 128, 224
 class Preprocessing:
     """Format of the images that a backbone takes, from the backbone's own configuration.
 
-    Attributes:
-        mean: Subtracted from each channel's values in 0..255.
-        std: Divisor of each channel, after the mean was subtracted.
-        interpolation: `bicubic` or `bilinear`.
-        image_size: Side in pixels when `data.image-size` is not set.
+    Mean and deviation are of channel values in 0..255. Interpolation is `bicubic` or `bilinear`, and `image_size` is
+    the side in pixels when `data.image-size` is not set.
     """
 
     mean: tuple[float, float, float]
@@ -31,12 +28,7 @@ class Preprocessing:
 
 
 class Backbone(nn.Module):
-    """A backbone without its classifier.
-
-    Attributes:
-        model: The provider's module.
-        preprocessing: Format of the images that it takes.
-    """
+    """A backbone without its classifier."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()

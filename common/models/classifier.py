@@ -49,9 +49,7 @@ class Network(nn.Module):
     def prepare(self, cached: np.ndarray) -> torch.Tensor:
         """Convert cached features or images to the network's input.
 
-        Args:
-            cached: (n, d) features, returned as they are, or (n, side, side, channels) uint8
-                images, returned normalised as (n, 3, side, side).
+        Features (n, d) stay as they are; images (n, side, side, channels) uint8 become normalised (n, 3, side, side).
         """
         inputs = torch.from_numpy(np.ascontiguousarray(cached))
         if self.body is None:
@@ -105,13 +103,8 @@ AnyNetwork = Network | CnnNetwork
 def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: int) -> AnyNetwork:
     """Build the run's network with its backbone's weights.
 
-    The values of the heads are undefined until `load_arrays`.
-
-    Args:
-        config: The run; its sections model, data, training and privacy matter.
-        input_shape: (features,) where a frozen backbone's features are cached, else
-            (side, side, channels).
-        num_classes: Length of the output.
+    The values of the heads are undefined until `load_arrays`. `input_shape` is (features,) where a frozen backbone's
+    features are cached, else (side, side, channels).
 
     Raises:
         ConfigError: The tuning does not go with the backbone.

@@ -1,8 +1,7 @@
 """BatchNorm whose statistics never move, in training mode either.
 
-Under DP the examples of a batch must not see each other, and statistics of a batch would
-mix them. A layer that only sits in eval mode is not enough, since any later call of
-`train()` would bring the batch statistics back.
+Under DP the examples of a batch must not see each other, and statistics of a batch would mix them. A layer that only
+sits in eval mode is not enough, since any later call of `train()` would bring the batch statistics back.
 """
 
 import torch
@@ -12,12 +11,9 @@ from torch import nn
 class FrozenBatchNorm(nn.Module):
     """Per-channel affine map with the statistics that a BatchNorm learned in pretraining.
 
-    Guarantee: the output equals the original layer's in eval mode, after `train()` and
-    after `eval()`. No buffer ever changes. No example depends on another one.
-
-    Args:
-        original: A BatchNorm layer with running statistics. An activation that timm has
-            fused into the layer (`BatchNormAct2d`) is kept.
+    Guarantee: the output equals the original layer's in eval mode, after `train()` and after `eval()`. No buffer ever
+    changes. No example depends on another one. An activation that timm has fused into the layer (`BatchNormAct2d`) is
+    kept.
 
     Raises:
         ValueError: The layer has no running statistics.
@@ -51,10 +47,7 @@ def _or(parameter: torch.Tensor | None, otherwise: torch.Tensor) -> torch.Tensor
 
 
 def freeze_batch_norm(module: nn.Module) -> int:
-    """Replace every BatchNorm inside a module by a `FrozenBatchNorm`, in place.
-
-    Returns:
-        Number of replaced layers.
+    """Replace every BatchNorm inside a module in place and return their number.
 
     Raises:
         ValueError: A layer has no running statistics.

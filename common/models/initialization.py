@@ -14,15 +14,8 @@ from common.randomness import public_stream
 def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Sequence[str]) -> Arrays:
     """Return the trained tensors before round 1, personal ones included.
 
-    Args:
-        config: The run; its seed and its model matter.
-        input_shape: (features,) or (side, side, channels).
-        classes: Names of the classes, a public constant of the run.
-
-    Returns:
-        Name -> float32 array: zeros for a linear head, the class names' embeddings for a
-        `text` head, scaled normals for dense layers and a network from scratch, the
-        pretrained values for what is tuned in the backbone.
+    A linear head is zeros, and a `text` head the class names' embeddings. Dense layers and a network from scratch are
+    scaled normals. What is tuned in the backbone keeps its pretrained values.
 
     Raises:
         ConfigError: `model.head='text'` without a CLIP backbone.

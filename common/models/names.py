@@ -25,12 +25,8 @@ SHORT_NAMES = {
 class BackboneSpec:
     """A backbone with the weights and the image size that a run asks for.
 
-    Attributes:
-        name: `model.backbone`.
-        weights: `model.weights`; empty for the installed package or the hub, `random`, or a file.
-        weights_sha256: Hash that the weights must have; empty accepts any.
-        image_size: Side of the images in pixels; None for the backbone's default.
-        seed: Root seed of the run; only `random` weights depend on it.
+    Weights are empty for the installed package or the hub, `random` (which alone depends on the seed), or a file. An
+    empty hash accepts any; the image size is None for the backbone's default.
     """
 
     name: str

@@ -10,10 +10,7 @@ from common.arrays import Arrays
 class SmallCnn(nn.Module):
     """Network of two 3x3 convolutions with pooling and two dense layers.
 
-    Args:
-        side: Side of the square images in pixels, at least 4.
-        channels: 1 or 3.
-        num_classes: Length of the output.
+    The side of the square images is at least 4 pixels; there are 1 or 3 channels.
     """
 
     def __init__(self, side: int, channels: int, num_classes: int) -> None:
@@ -33,14 +30,6 @@ class SmallCnn(nn.Module):
 
 def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> Arrays:
     """Draw starting weights that depend on the given generator alone.
-
-    Args:
-        input_shape: (side, side, channels).
-        num_classes: Length of the output.
-        rng: A public stream.
-
-    Returns:
-        Name -> float32 array.
 
     Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
     """

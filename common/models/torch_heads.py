@@ -11,17 +11,10 @@ HIDDEN = 256
 def scale_features(features: torch.Tensor, scaling: str) -> torch.Tensor:
     """Scale each image's features to one length, from that image alone.
 
-    This needs no statistics of private data. It also bounds every example's gradient by
-    the head, so that clipping changes little.
-
-    Args:
-        features: (n, d) float.
-        scaling: `power` (signed square root, centred, unit length) for a head alone,
-            `standard` (centred, length sqrt(d)) for a head above trained layers, or `unit`
-            (unit length) for a CLIP text head.
-
-    Returns:
-        (n, d) float32; under `power` a row without variation becomes zero.
+    This needs no statistics of private data. It also bounds every example's gradient by the head, so that clipping
+    changes little. `power` is the signed square root, centred, of unit length, for a head alone; a row without
+    variation becomes zero. `standard` is centred, of length sqrt(d), for a head above trained layers. `unit` is of unit
+    length, for a CLIP text head. The result is (n, d) float32.
 
     Source: Perronnin et al. 2010, Improving the Fisher Kernel (power and L2 normalisation).
     """

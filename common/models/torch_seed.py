@@ -14,11 +14,8 @@ _lock = threading.RLock()
 def seeded_torch(seed: int) -> Iterator[None]:
     """Run a block whose draws from torch's global generator depend on the seed alone.
 
-    Guarantee: no other thread runs such a block at the same time, and afterwards the
-    generator has its earlier state again.
-
-    Args:
-        seed: Not negative, below 2^63.
+    Guarantee: no other thread runs such a block at the same time, and afterwards the generator has its earlier state
+    again.
     """
     with _lock, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -23,8 +23,8 @@ class Tuning:
     Attributes:
         description: Which parameters are trained, for people to read.
         select: (backbone, number after the colon) -> names of the backbone's trained parameters.
-        trains_backbone: False if the whole backbone stays frozen, so that its features can be
-            cached and settings that shape the backbone are refused.
+        trains_backbone: False if the whole backbone stays frozen, so that its features can be cached and settings that
+            shape the backbone are refused.
         prepare: (backbone, rank) -> None; adds layers to the backbone before anything is selected.
     """
 
@@ -35,9 +35,7 @@ class Tuning:
 
 
 def parse_tuning(value: str) -> tuple[Tuning, int]:
-    """Return the row and the number that `model.tuning` names.
-
-    The number is the one after the colon, or 0.
+    """Return the row of `model.tuning` with the number after the colon or 0.
 
     Raises:
         ValueError: The value is not a tuning.
@@ -57,19 +55,14 @@ def parse_tuning(value: str) -> tuple[Tuning, int]:
 def tuned_names(body: "Backbone", tuning: str, backbone: str) -> list[str]:
     """Return the names of the backbone's parameters that are trained.
 
-    Args:
-        body: A backbone with frozen statistics, after `Tuning.prepare`.
-        tuning: `model.tuning`, one of `TUNINGS`.
-        backbone: The backbone's name, for messages.
-
-    Returns:
-        Names in the order of `body.named_parameters()`; none for `head`.
+    The names are in the order of `body.named_parameters()`; there are none for `head`. The backbone has frozen
+    statistics, after `Tuning.prepare`.
 
     Raises:
         ConfigError: The backbone has no such parameters; the message names the tunings that it has.
 
-    Source: BitFit, Ben Zaken et al. 2022, arXiv:2106.10199; norm layers, Frankle et al.
-    2021, arXiv:2003.00152; LoRA, Hu et al. 2022, arXiv:2106.09685.
+    Source: BitFit, Ben Zaken et al. 2022, arXiv:2106.10199; norm layers, Frankle et al. 2021, arXiv:2003.00152; LoRA,
+    Hu et al. 2022, arXiv:2106.09685.
     """
     row, number = parse_tuning(tuning)
     groups = len(body.layer_groups()) if number else 0
@@ -93,12 +86,7 @@ def possible_tunings(body: "Backbone") -> list[str]:
 
 
 def norm_names(body: "nn.Module", kinds: "tuple[type[nn.Module], ...]" = ()) -> list[str]:
-    """Return the names of the affine parameters of the normalisation layers.
-
-    Args:
-        body: Any module.
-        kinds: Types of layers to look for; all normalisation layers if empty.
-    """
+    """Return the names of the affine parameters of the normalisation layers."""
     from torch import nn
 
     from common.models.frozen_batch_norm import FrozenBatchNorm

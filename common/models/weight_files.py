@@ -18,8 +18,7 @@ RANDOM = "random"
 def hash_tensors(tensors: "dict[str, torch.Tensor]") -> str:
     """Return the SHA-256 of the tensors' names, shapes and float32 bytes.
 
-    Returns:
-        64 hex digits, which do not depend on the file format or the order of the tensors.
+    The 64 hex digits do not depend on the file format or the order of the tensors.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -1,7 +1,6 @@
 """Arrays whose rows start on 64-byte boundaries.
 
-BLAS may round differently for other alignments, so this keeps a row's result independent
-of its neighbours.
+BLAS may round differently for other alignments, so this keeps a row's result independent of its neighbours.
 """
 
 import numpy as np

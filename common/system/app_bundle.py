@@ -60,18 +60,13 @@ def bundle_of(app: Path) -> bytes:
 def bundle_files(content: bytes) -> dict[str, bytes]:
     """Return the files of a bundle by name, without writing anything.
 
-    Flower's own folder `.info/` is left out: it is neither digested nor unpacked.
-
-    Args:
-        content: A zip file, as a server sent it.
-
-    Returns:
-        Relative names with `/` between their parts, sorted, and each file's bytes.
+    Flower's own folder `.info/` is left out: it is neither digested nor unpacked. Names are sorted and have `/` between
+    their parts.
 
     Raises:
-        BundleError: The content is not a zip file, holds a link, more than 10,000 files or more than
-            64 MiB, or has a name that is absolute, contains `..`, is not plain ASCII, or equals
-            another one in all but the case of letters.
+        BundleError: The content is not a zip file, holds a link, more than 10,000 files or more than 64 MiB, or has a
+            name that is absolute, contains `..`, is not plain ASCII, or equals another one in all but the case of
+            letters.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -130,12 +125,8 @@ def files_digest(files: Mapping[str, bytes]) -> str:
 def bundle_digest(content: bytes) -> str:
     """Return 64 hex digits that name the code in a bundle.
 
-    A policy pins this digest. Equal files give an equal digest, however they were packed. Flower
-    shows another hash, of the zip file: machines with other versions of zlib make other zip files
-    of the same code.
-
-    Args:
-        content: A zip file.
+    A policy pins this digest. Equal files give an equal digest, however they were packed. Flower shows another hash, of
+    the zip file: machines with other versions of zlib make other zip files of the same code.
 
     Raises:
         BundleError: The bundle is refused by `bundle_files`.
@@ -147,13 +138,6 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
     """Write the files of a bundle to a new folder for this user only.
 
     Guarantee: the folder appears with all files or not at all.
-
-    Args:
-        files: Names and bytes from `bundle_files`.
-        folder: Folder that does not exist yet.
-
-    Returns:
-        The folder.
 
     Raises:
         BundleError: The folder exists.

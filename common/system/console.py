@@ -20,11 +20,7 @@ from common.system.progress import ProgressFactory
 
 @contextmanager
 def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
-    """Show a user's mistake as text and exit with code 2.
-
-    Args:
-        stopped: Text for an interruption by the user, which exits with code 130.
-    """
+    """Show a user's mistake as text with exit code 2, an interruption with 130."""
     try:
         yield
     except BractError as error:
@@ -53,11 +49,7 @@ def new_bar(console: Console) -> Progress:
 
 @contextmanager
 def bar_factory(console: Console) -> Iterator[ProgressFactory]:
-    """Open a progress report that shows a bar for each piece of long work.
-
-    Args:
-        console: Console for the bars; only a terminal shows them.
-    """
+    """Open a progress report that shows a terminal a bar for each work."""
     with new_bar(console) as bar:
 
         def start(total: int, description: str) -> Callable[[int], None]:
@@ -115,10 +107,6 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
     r"""Return text in which control and invisible characters are written as escapes.
 
     File names, ledgers and messages can hold codes that a terminal would obey.
-
-    Args:
-        text: Any text.
-        keep: Control characters that stay.
 
     >>> print(printable("x = 1  # \x1b[2J \u202e"))
     x = 1  # \x1b[2J \u202e

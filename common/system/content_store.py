@@ -1,9 +1,8 @@
 """A store of array rows on disk, keyed by digests.
 
-A digest names the content that a row was made from. A store has two files. `rows.bin` holds
-rows of one shape and is only ever appended to. `index.bin` holds a record of 36 bytes for each
-row: its 32-byte digest and a checksum. A row counts once its record is complete, so a killed
-process loses only the rows that it was writing.
+A digest names the content that a row was made from. A store has two files. `rows.bin` holds rows of one shape and is
+only ever appended to. `index.bin` holds a record of 36 bytes for each row: its 32-byte digest and a checksum. A row
+counts once its record is complete, so a killed process loses only the rows that it was writing.
 """
 
 import os
@@ -22,9 +21,7 @@ _RECORD = np.dtype([("digest", "V32"), ("checksum", "<u4")])
 class StoredRows:
     """A selection of a store's rows that are read when they are indexed.
 
-    Args:
-        stored: All m rows of the store, shape (m, ...).
-        places: (n,) int64, the row of each item, -1 for an item without one.
+    `places`, (n,) int64, holds the row of each item, -1 for an item without one.
     """
 
     def __init__(self, stored: np.ndarray, places: np.ndarray) -> None:
@@ -64,10 +61,7 @@ class StoredRows:
 class ContentStore:
     """A folder of rows of one shape and type, shared by processes.
 
-    Args:
-        folder: Folder of the store, made for its owner only if it is missing.
-        row_shape: Shape of one row.
-        dtype: Type of the values.
+    The folder is made for its owner only if it is missing.
     """
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
@@ -107,9 +101,7 @@ class ContentStore:
     def append(self, digests: Sequence[bytes], rows: np.ndarray) -> None:
         """Add the rows whose digests the store lacks.
 
-        Args:
-            digests: k digests of 32 bytes.
-            rows: (k, *row_shape), of the store's type.
+        Digests have 32 bytes; rows are (k, *row_shape), of the store's type.
         """
         from filelock import FileLock
 
@@ -129,13 +121,7 @@ class ContentStore:
             self.refresh()
 
     def rows_of(self, digests: np.ndarray) -> StoredRows:
-        """Return the rows of some digests.
-
-        A damaged row counts as missing and can be added again.
-
-        Args:
-            digests: (n, 32) uint8.
-        """
+        """Return the rows of (n, 32) uint8 digests, damaged ones as missing."""
         places = np.array([self._places.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
         stored = self._mapped()
         wanted = np.unique(places[places >= 0])

@@ -12,14 +12,9 @@ from typing import BinaryIO
 def atomic_stream(file: Path, *, durable: bool, mode: int, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Open a stream whose content becomes `file` when the block ends without an error.
 
-    Guarantee: other processes see the old file or the whole new one, also after a crash. A block that
-    fails leaves nothing behind.
-
-    Args:
-        file: The file to write; its folder exists.
-        durable: Wait until content and name are on the disk, so that a power failure cannot lose them.
-        mode: Permissions of the file, such as 0o600; the process's umask applies.
-        overwrite: Replace a file that exists.
+    Guarantee: other processes see the old file or the whole new one, also after a crash. A block that fails leaves
+    nothing behind. A durable file is on the disk, with its name, before the block is left, so that a power failure
+    cannot lose it. The process's umask applies to `mode`.
 
     Raises:
         FileExistsError: The file exists, and `overwrite` is false.

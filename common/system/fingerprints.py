@@ -13,10 +13,6 @@ def certificate_fingerprint(certificate: x509.Certificate) -> str:
 
 
 def key_fingerprint(line: str) -> str:
-    """Return a public key's SHA-256 as `ssh-keygen -l` shows it.
-
-    Args:
-        line: The key in OpenSSH's format, with or without a comment.
-    """
+    """Return the SHA-256 of a key in OpenSSH's format as `ssh-keygen -l` shows it."""
     digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")

@@ -43,11 +43,7 @@ def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition
 def make_partition(scan: "Scan", data: DataConfig, *, num_clients: int, seed: int) -> Partition:
     """Assign a source's images to clients and to training or evaluation.
 
-    Args:
-        scan: The images, bad ones included.
-        data: Partitioner, its parameters and the test fraction.
-        num_clients: Number of clients.
-        seed: The run's seed; equal seeds give equal partitions.
+    Equal seeds give equal partitions.
 
     Raises:
         DataError: The images cannot be divided as the settings ask.
@@ -85,13 +81,7 @@ def make_partition(scan: "Scan", data: DataConfig, *, num_clients: int, seed: in
 def count_groups(owner: np.ndarray, groups: np.ndarray, num_clients: int) -> np.ndarray:
     """Count the groups of images that each client holds.
 
-    Args:
-        owner: (n,) client of each image, -1 for no client; a group has one client.
-        groups: (n,) int64 group of each image.
-        num_clients: Number of clients.
-
-    Returns:
-        (num_clients,) int64.
+    A group belongs to one client; -1 in `owner` stands for no client.
     """
     _, first = np.unique(groups, return_index=True)
     return np.bincount(owner[first] + 1, minlength=num_clients + 1)[1:]
@@ -119,10 +109,6 @@ def _test_owners(scan: "Scan", owner: np.ndarray, groups: np.ndarray | None, key
 
 def check_batch(batch_size: int, num_train: int) -> None:
     """Refuse a batch that no client could ever fill.
-
-    Args:
-        batch_size: `training.batch-size`.
-        num_train: Number of training images of all clients together.
 
     Raises:
         ConfigError: The batch is larger than all training images together.

@@ -36,15 +36,8 @@ def client_sizes(
 ) -> tuple[np.ndarray, int]:
     """Count the training units that a run gives to each client.
 
-    Args:
-        entries: Entries of the run's source. Bad images count: a declared size does not depend on them.
-        data: Partitioner and its parameters.
-        num_clients: Number of clients.
-        seed: The run's seed.
-        unit: Count images, or groups of images that share a unit.
-
-    Returns:
-        (num_clients,) int64, and the number of training images that no client gets.
+    Returns (num_clients,) int64, and the number of training images that no client gets. Bad images count: a declared
+    size does not depend on them.
 
     Raises:
         DataError: The images cannot be divided as the settings ask.

@@ -36,24 +36,14 @@ _MAX_NAME_BYTES = 80
 def export_partition(config: RunConfig, source: ImageSource, folder: Path, progress: ProgressFactory) -> dict[str, Any]:
     """Divide a source among clients into one folder of images each.
 
-    Guarantee: `folder/client-<number>/{train,test}/<class>/` hold the bytes of each
-    usable image as they were, so each class and part has the same images when the
-    folder is read as a source. Either everything is written or nothing; a folder that
-    is not empty is left alone. Unusable images are left out and counted. Where images
-    share units, read `manifest.csv` beside `train/` instead: it names the units.
-
-    Args:
-        config: The run; seed, number of clients and the data section matter.
-        source: The source to divide.
-        folder: Folder to write to; it is made if it does not exist.
-        progress: Called with a total and a label; returns a function to call with each advance.
-
-    Returns:
-        The content of `partition.json`: sizes, class names and their folders, settings.
+    Guarantee: `folder/client-<number>/{train,test}/<class>/` hold the bytes of each usable image as they were, so each
+    class and part has the same images when the folder is read as a source. Either everything is written or nothing; a
+    folder that is not empty is left alone. Unusable images are left out and counted. Where images share units, read
+    `manifest.csv` beside `train/` instead: it names the units. Returns the content of `partition.json`.
 
     Raises:
-        DataError: The source cannot be divided, a client would have nothing to train
-            on, or the folder is not empty, inside the source or cannot be written.
+        DataError: The source cannot be divided, a client would have nothing to train on, or the folder is not empty,
+            inside the source or cannot be written.
     """
     folder = folder.resolve()
     _check_target(folder, source)

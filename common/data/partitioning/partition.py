@@ -16,9 +16,8 @@ class Partition:
     Attributes:
         owner: (n,) int32 partition number of every entry; -1 where no client holds it.
         held_out: (n,) bool; true only for usable entries that a client holds.
-        num_units: (num_clients,) int64, the declared size of each client: entries of
-            its training pool before anything is held out, bad ones included. A
-            public constant, which does not depend on which files are bad.
+        num_units: (num_clients,) int64, the declared size of each client: entries of its training pool before anything
+            is held out, bad ones included. A public constant, which does not depend on which files are bad.
         num_groups: (num_clients,) int64, the same in groups of images that share a unit.
         images_unused: Number of training entries that no client holds.
     """

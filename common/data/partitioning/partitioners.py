@@ -1,9 +1,8 @@
 """Assignment of images to clients by a `flwr-datasets` partitioner.
 
-Units are assigned: a group of images that share a unit (a patient) stays together,
-and every other image is a unit of its own. Unreadable images and images of an
-unknown class are assigned like all others, so that no client's declared size depends
-on which files are bad.
+Units are assigned: a group of images that share a unit (a patient) stays together, and every other image is a unit of
+its own. Unreadable images and images of an unknown class are assigned like all others, so that no client's declared
+size depends on which files are bad.
 """
 
 import contextlib
@@ -39,11 +38,10 @@ def assign_clients(
 ) -> np.ndarray:
     """Return the client of each training image, chosen by a `flwr-datasets` partitioner.
 
-    Guarantee: every image belongs to one client or to none, images of one group
-    share their client, and every client holds at least `data.min-client-size`
-    images. `dirichlet`, `iid` and `size-skew` leave no image out, nor does `natural`
-    if each image names its client; `pathological` and `shards` may. `natural` depends
-    neither on the seed nor on the order of the rows.
+    Guarantee: every image belongs to one client or to none, images of one group share their client, and every client
+    holds at least `data.min-client-size` images. `dirichlet`, `iid` and `size-skew` leave no image out, nor does
+    `natural` if each image names its client; `pathological` and `shards` may. `natural` depends neither on the seed nor
+    on the order of the rows.
 
     Args:
         labels: (n,) int64; -1 (unknown class) counts as a class of its own.
@@ -51,16 +49,16 @@ def assign_clients(
         num_clients: Number of clients that share the images.
         seed: Root seed; equal seeds give equal partitions.
         groups: (n,) int64 from `group_rows`; `None` if each image is its own unit.
-        naturals: (n,) int32 position of each image's own client in `names`, for `natural`;
-            an image of -1 names no client and is left out.
+        naturals: (n,) int32 position of each image's own client in `names`, for `natural`; an image of -1 names no
+            client and is left out.
         names: The clients that the source itself names.
 
     Returns:
         (n,) int32, the partition number of each image, or -1 if no client holds it.
 
     Raises:
-        DataError: There are too few images, the source names no clients or another
-            number of them, or no try gives every client enough images.
+        DataError: There are too few images, the source names no clients or another number of them, or no try gives
+            every client enough images.
     """
     if data.partitioner == "natural":
         return _natural_clients(labels, data, naturals, names, num_clients, groups)
@@ -140,15 +138,10 @@ def _check_naturals(
 
 
 def _run_partitioner(partitioner: "Partitioner", columns: dict[str, np.ndarray], num_clients: int) -> np.ndarray | None:
-    """Return the client of each unit that a partitioner chooses.
+    """Return the client that a partitioner chooses for each unit.
 
-    Args:
-        partitioner: Any partitioner of `flwr-datasets`.
-        columns: Equally long columns; `row` holds the number of each unit.
-        num_clients: Number of clients.
-
-    Returns:
-        (units,) int32, -1 for no client; None if the partitioner gave up.
+    `columns` are equally long, and `row` holds the number of each unit. The result is (units,) int32, -1 for no client,
+    or None if the partitioner gave up.
     """
     from datasets import Dataset
 
@@ -177,9 +170,7 @@ def _partitioner(data: DataConfig, num_clients: int, least: int, seed: int, atte
         return flower.DirichletPartitioner(**labelled, alpha=data.alpha, min_partition_size=least, self_balancing=False)
     if data.partitioner == "pathological":
         return flower.PathologicalPartitioner(
-            **labelled,
-            num_classes_per_partition=data.classes_per_client,
-            class_assignment_mode="first-deterministic",
+            **labelled, num_classes_per_partition=data.classes_per_client, class_assignment_mode="first-deterministic"
         )
     if data.partitioner == "shards":
         return flower.ShardPartitioner(**labelled, num_shards_per_partition=data.shards_per_client)
@@ -228,19 +219,10 @@ def assign_test(
 ) -> np.ndarray:
     """Return the client of each image of a source's own test set.
 
-    A test image of class k goes to a client with probability proportional to
-    the number of training images of class k that the client holds. So each client is
-    evaluated on its own mix of classes, and all of them together on the official test set.
-
-    Args:
-        test_labels: (m,) int64; -1 (unknown class) counts as a class of its own.
-        train_labels: (n,) int64.
-        owner: (n,) int32 from `assign_clients`; rows of -1 count for no client.
-        digests: (m, 32) uint8, SHA-256 of each test image's unit or pixels.
-        key: Key of the hash that decides, different for each seed.
-
-    Returns:
-        (m,) int32, in [0, number of clients).
+    A test image of class k goes to a client with probability proportional to the number of training images of class k
+    that the client holds. So each client is evaluated on its own mix of classes, and all of them together on the
+    official test set. All arrays have one entry per image. Labels of -1 are a class of their own, and an owner of -1
+    counts for no client. `digests`, (m, 32) uint8, name units or pixels; the hash by `key` decides.
     """
     num_clients = int(owner.max()) + 1
     num_classes = int(max(test_labels.max(initial=0), train_labels.max())) + 2
@@ -262,14 +244,8 @@ def assign_test(
 def hold_out(digests: np.ndarray, *, fraction: float, key: bytes) -> np.ndarray:
     """Return a mask of the images held out for evaluation.
 
-    A keyed hash of the unit decides, so that the choice survives new files and another order.
-
-    Args:
-        digests: (n, 32) uint8, SHA-256 of each image's unit, or of its pixels.
-        fraction: Expected share held out, in (0, 1).
-        key: Key of the hash, public in a simulation and the data holder's own in a deployment.
-
-    Returns:
-        (n,) bool. Images of one unit, and copies of one image, are always on the same side.
+    A keyed hash of the unit decides, so that the choice survives new files and another order. `digests` name units or
+    pixels, (n, 32) uint8, so images of one unit and copies of one image are on one side. The key is public in a
+    simulation and the data holder's own in a deployment.
     """
     return keyed_uniform(key, digests) < fraction

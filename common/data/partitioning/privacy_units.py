@@ -8,17 +8,9 @@ import numpy as np
 def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarray | None:
     """Number the groups of images that share a named unit.
 
-    Copies of one image are not a group here: a bad copy could not be recognised,
-    and no declared size may depend on which files are bad.
-
-    Args:
-        unit_digests: (n, 32) uint8, SHA-256 of the name of each image's unit, or
-            the image's own digest where it has no unit; `None` if no image has one.
-        digests: (n, 32) uint8, SHA-256 of the pixels; zeros where unreadable.
-
-    Returns:
-        (n,) int64, equal for images of one unit and numbered by first appearance;
-        `None` if no image names a unit.
+    Copies of one image are not a group here: a bad copy could not be recognised, and no declared size may depend on
+    which files are bad. `unit_digests`, (n, 32) uint8, hash the names of the images' units, or are an image's own
+    digest where it has none. Groups are numbered by first appearance. The result is None if no image names a unit.
 
     >>> units = np.array([[7], [1], [7]], dtype=np.uint8)
     >>> group_rows(units, np.array([[0], [1], [2]], dtype=np.uint8)).tolist()
@@ -39,9 +31,7 @@ def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarr
 
 
 def group_names(units: Sequence[str] | None) -> np.ndarray | None:
-    """Number the groups of images as `group_rows` does, from the units' names.
-
-    An entry with the name "" is a unit of its own.
+    """Number groups by name as `group_rows` does, taking each "" as a unit.
 
     >>> group_names(["ann", "", "", "ann"]).tolist()
     [0, 1, 2, 0]
@@ -52,9 +42,7 @@ def group_names(units: Sequence[str] | None) -> np.ndarray | None:
 
 
 def natural_clients(clients: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Return the clients that a source names with each entry's position among them.
-
-    The names are sorted; an entry without a client has position -1.
+    """Return the sorted clients with each entry's position among them, -1 without a client.
 
     >>> names, position = natural_clients(["ward 2", "", "ward 1"])
     >>> names, position.tolist()
@@ -76,12 +64,7 @@ def _number(keys: Sequence[Hashable]) -> np.ndarray:
 def unit_numbers(digests: np.ndarray, unit_digests: np.ndarray | None) -> np.ndarray:
     """Number the privacy units of images, taking copies as one unit.
 
-    Args:
-        digests: (n, 32) uint8, SHA-256 of the pixels.
-        unit_digests: (n, 32) uint8, hash of each image's group; None where an image is a unit.
-
-    Returns:
-        (n,) int64, equal for images that copies and groups connect, over any number of steps.
+    Copies and groups connect images over any number of steps.
 
     >>> unit_numbers(np.array([[1], [2], [1], [3]]), np.array([[7], [8], [8], [9]])).tolist()
     [0, 0, 0, 3]
@@ -103,16 +86,7 @@ def unit_numbers(digests: np.ndarray, unit_digests: np.ndarray | None) -> np.nda
 
 
 def most_frequent(labels: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """Return the most frequent label of each group.
-
-    Of equally frequent labels the smallest counts.
-
-    Args:
-        labels: (n,) int64.
-        member: (n,) int64, the group of each row, in [0, groups).
-
-    Returns:
-        (groups,) int64.
+    """Return the most frequent label of each group, the smallest of equally frequent ones.
 
     >>> most_frequent(np.array([2, 1, 1, 0]), np.array([0, 0, 0, 1])).tolist()
     [1, 0]

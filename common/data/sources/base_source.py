@@ -50,10 +50,7 @@ class Entries:
     parts: tuple[str, str] = ("the training part", "the test part")
 
     def place(self, row: int) -> str:
-        """Return an entry's file relative to the source.
-
-        An entry without a file is named by its number within its part.
-        """
+        """Return an entry's file relative to the source, else its number in its part."""
         path = self.images[row]["image"]["path"]
         if path and self.root and Path(path).is_relative_to(self.root):
             return str(Path(path).relative_to(self.root))
@@ -63,10 +60,7 @@ class Entries:
         return f"image number {number} of {part}"
 
     def cells(self, rows: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield row and encoded image of some entries.
-
-        At most a few hundred images are in memory at once.
-        """
+        """Yield row and encoded image, with a few hundred in memory at once."""
         for start in range(0, len(rows), _READ_AHEAD):
             block = rows[start : start + _READ_AHEAD].tolist()
             yield from zip(block, self.images[block]["image"], strict=True)
@@ -111,11 +105,7 @@ def refuse_path(config: DataConfig, why: str) -> None:
 def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], advice: str) -> Path:
     """Return the first folder that holds all wanted files.
 
-    Args:
-        path: The only folder to look in, if not empty.
-        usual: Folders to look in otherwise.
-        wanted: File names.
-        advice: What the user should do if no folder holds them.
+    A `path` that is not empty is the only folder to look in; `advice` tells the user what to do without the files.
 
     Raises:
         DataError: No folder holds them; the message lists the folders.
@@ -129,10 +119,7 @@ def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], 
 
 
 def file_keys(files: Iterable[Path]) -> np.ndarray:
-    """Return one key per file, shape (n,), S32.
-
-    A key changes with the file's path, the target of a link, its size and its time.
-    """
+    """Return a key per file, (n,) S32, of path, link target, size and time."""
     keys = []
     for file in files:
         try:
@@ -151,11 +138,7 @@ def fingerprint_of(files: Iterable[Path], *more: object) -> str:
 
 
 def image_rows(cells: Sequence[Mapping[str, Any]]) -> "Dataset":
-    """Return a data set of encoded images.
-
-    Args:
-        cells: Rows {"bytes": bytes | None, "path": str | None}.
-    """
+    """Return a data set of encoded images, each with `bytes` and `path`."""
     import pyarrow as pa
     from datasets import Dataset, Features, Image
     from datasets.table import InMemoryTable
@@ -167,11 +150,7 @@ def image_rows(cells: Sequence[Mapping[str, Any]]) -> "Dataset":
 
 
 def encoded_rows(arrays: Iterable[np.ndarray]) -> "Dataset":
-    """Return a data set of PNG files made from pixels.
-
-    Args:
-        arrays: (h, w) or (h, w, 3) uint8 each.
-    """
+    """Return PNG files of pixels, (h, w) or (h, w, 3) uint8 each."""
     from PIL import Image
 
     cells = []

@@ -56,10 +56,7 @@ def open_digits(config: DataConfig) -> ImageSource:
 
 
 def _read_idx(file: Path) -> np.ndarray:
-    """Read one IDX file of bytes, gzipped or not.
-
-    Source: yann.lecun.com/exdb/mnist, file format.
-    """
+    """Read one IDX file of bytes (yann.lecun.com/exdb/mnist), gzipped or not."""
     try:
         raw = file.read_bytes()
         raw = gzip.decompress(raw) if file.suffix == ".gz" else raw
@@ -76,14 +73,7 @@ def _read_idx(file: Path) -> np.ndarray:
 
 
 def _idx_source(name: str, folder: Path, names: Sequence[str], classes: tuple[str, ...]) -> ImageSource:
-    """Return a source of four IDX files.
-
-    Args:
-        name: Name of the source.
-        folder: Folder of the files.
-        names: Training images, training labels, test images and test labels.
-        classes: Class names.
-    """
+    """Return a source of training and test images and labels, four IDX files."""
     files = [folder / file for file in names]
 
     def load() -> Entries:

@@ -40,12 +40,8 @@ def open_saved(config: DataConfig) -> ImageSource:
 def entries_of(data: Any, title: str) -> Entries:
     """Return the entries of a `Dataset` or `DatasetDict`.
 
-    The image column is recognised by its type, the label by its type (`ClassLabel`) or
-    its name. Columns `unit` and `client` are used if the data set has them.
-
-    Args:
-        data: A `Dataset`, or a `DatasetDict` whose test part is optional.
-        title: Name of the data set in error messages.
+    The image column is recognised by its type, the label by its type (`ClassLabel`) or its name. Columns `unit` and
+    `client` are used if the data set has them. The test part of a `DatasetDict` is optional.
 
     Raises:
         DataError: There is no training part, no image column or no usable label column.

@@ -17,10 +17,8 @@ _ClassFiles = list[tuple[Path, str]]  # file, class name
 def open_folder(config: DataConfig) -> ImageSource:
     """Open a folder with one sub-folder per class.
 
-    The class folders may be inside train/ and test/.
-
-    Every file with an image's suffix below a class folder is an entry, also a
-    damaged one. Files and folders whose name begins with a dot are left out.
+    The class folders may be inside train/ and test/. Every file with an image's suffix below a class folder is an
+    entry, also a damaged one. Files and folders whose name begins with a dot are left out.
 
     Raises:
         DataError: The folder does not exist, holds no images, or has other parts than train/ and test/.

@@ -39,9 +39,8 @@ class _Table:
 def open_manifest(config: DataConfig) -> ImageSource:
     """Open a table with the columns `path` (or `image`) and `label`.
 
-    `image` holds bytes and needs Parquet. The columns `unit`, `client` and `split` are
-    optional. Paths are relative to the manifest's folder, or to `data.path` if that is
-    set. A row whose file is missing is a fault of that row alone.
+    `image` holds bytes and needs Parquet. The columns `unit`, `client` and `split` are optional. Paths are relative to
+    the manifest's folder, or to `data.path` if that is set. A row whose file is missing is a fault of that row alone.
 
     Raises:
         DataError: The file is missing, is not such a table, lacks a column or has no rows.

@@ -20,14 +20,7 @@ _SIDES = {"": 28, "_64": 64, "_128": 128, "_224": 224}
 
 @dataclass(frozen=True)
 class _DataSet:
-    """A set in one size as the package describes it.
-
-    Attributes:
-        kind: The package's class, made with a split, a root folder and a size.
-        side: Side of the images in pixels.
-        classes: Class names, in the order of the labels.
-        url: Address of the file.
-    """
+    """A set in one size as the package describes it."""
 
     kind: Any
     side: int

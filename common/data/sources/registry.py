@@ -1,7 +1,7 @@
 """Table of all kinds of image sources with names and openers.
 
-Opening a source is cheap: it looks at file names, sizes and times, decodes nothing
-and imports nothing heavy. `ImageSource.entries` then reads the encoded images.
+Opening a source is cheap: it looks at file names, sizes and times, decodes nothing and imports nothing heavy.
+`ImageSource.entries` then reads the encoded images.
 """
 
 import hashlib
@@ -28,10 +28,7 @@ from common.errors import DataError
 class SourceKind:
     """A kind of image source.
 
-    Attributes:
-        pattern: The value of `data.source`: a name, `hub:<name>`, or an example of a path.
-        open: Opens such a source.
-        description: What the source holds, for `bract list sources`.
+    The pattern is the value of `data.source`: a name, `hub:<name>`, or an example of a path.
     """
 
     pattern: str

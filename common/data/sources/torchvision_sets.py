@@ -25,11 +25,6 @@ _TRAIN_SPLITS = ("train", "trainval")
 def open_instead(config: DataConfig, source: str, missing: DataError) -> ImageSource:
     """Open torchvision's copy of a named source whose own files are missing.
 
-    Args:
-        config: Settings that name the built-in source.
-        source: Its name as a set of torchvision.
-        missing: The error about the missing files.
-
     Raises:
         DataError: The copy cannot be opened either; the message holds both errors.
     """
@@ -98,12 +93,7 @@ def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) 
 def _construct(config: DataConfig, kind: Any, choices: list[dict[str, Any]], root: Path, downloads: bool) -> Any:
     """Return the data set under the first split name that it knows.
 
-    Args:
-        config: Settings that name the set.
-        kind: The set's class.
-        choices: Arguments to try in turn.
-        root: Folder of the files.
-        downloads: Whether the class can download; local files are tried first.
+    Local files are tried before a download.
     """
     reasons = []
     for arguments in choices:

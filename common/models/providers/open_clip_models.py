@@ -75,8 +75,7 @@ def build_backbone(name: BackboneName, side: int | None) -> ClipBackbone:
     """Build the image tower with the weights its constructor draws.
 
     Raises:
-        ConfigError: open_clip is not installed or does not know the name, or the tower
-            takes images of another size.
+        ConfigError: open_clip is not installed or does not know the name, or the tower takes images of another size.
     """
     body = _image_tower(_create(name))
     if side not in (None, body.preprocessing.image_size):
@@ -134,13 +133,7 @@ def zero_shot_head(name: BackboneName, weights: str, classes: tuple[str, ...]) -
 def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.ndarray:
     """Return a linear head whose rows are the class names' embeddings.
 
-    Args:
-        model: A whole CLIP model with its weights.
-        name: Its name, which determines the tokeniser.
-        classes: Class names, words a person would use.
-
-    Returns:
-        (classes, d) float32, scaled by the model's own temperature.
+    The rows, (classes, d) float32, are scaled by the model's own temperature.
 
     Raises:
         WeightsError: The tokeniser cannot be loaded.
@@ -161,9 +154,7 @@ def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.nd
 def clip_with_weights(name: BackboneName, weights: str) -> Any:
     """Load a whole CLIP model, both towers, with the weights of the run's backbone.
 
-    Args:
-        name: From `resolve_name`.
-        weights: Empty for the hub, or a file with both towers.
+    Without `weights` they come from the hub.
 
     Raises:
         ConfigError: The name lacks which pretraining is meant.

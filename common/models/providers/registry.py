@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 class BackboneName:
     """A backbone's provider and the provider's own name for it.
 
-    Attributes:
-        given: What the user wrote in `model.backbone`.
-        provider: A key of `PROVIDERS`.
-        architecture: The provider's name; for `clip` it may end in `/<pretraining>`.
+    `given` is what the user wrote; the architecture of `clip` may end in `/<pretraining>`.
     """
 
     given: str
@@ -38,8 +35,7 @@ class ProviderModule(Protocol):
         """Build the architecture with the weights that its constructor draws.
 
         Raises:
-            ConfigError: The library does not know the name, or the backbone cannot take
-                images of `side` pixels.
+            ConfigError: The library does not know the name, or the backbone cannot take images of `side` pixels.
         """
 
     def fetch_tensors(self, name: BackboneName) -> "dict[str, torch.Tensor]":
@@ -56,11 +52,7 @@ class ProviderModule(Protocol):
 class Provider:
     """Library of backbones behind one prefix of `model.backbone`.
 
-    Attributes:
-        usage: What users write in `model.backbone`, for people to read.
-        description: Which backbones the library has, for people to read.
-        file: Module in this folder, a `ProviderModule`.
-        extra: Extra of Bract that installs the library; empty if Bract itself does.
+    `file` is a module in this folder, a `ProviderModule`. An extra of Bract installs the library where one is named.
     """
 
     usage: str

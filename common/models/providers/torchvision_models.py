@@ -72,8 +72,8 @@ def build_backbone(name: BackboneName, side: int | None) -> Backbone:
     """Build a backbone of torchvision with the weights its constructor draws.
 
     Raises:
-        ConfigError: torchvision does not know the name, Bract does not support its family, or
-            the backbone cannot take images of this size.
+        ConfigError: torchvision does not know the name, Bract does not support its family, or the backbone cannot take
+            images of this size.
     """
     if not knows(name.architecture):
         similar = ", ".join(similar_names(name.architecture))
