@@ -1,4 +1,7 @@
-"""The gate in front of Flower's real app."""
+"""The gate in front of Flower's real app.
+
+Drives `server.deployment.superlink_api`.
+"""
 
 import asyncio
 import importlib
