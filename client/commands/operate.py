@@ -115,7 +115,7 @@ def _show_sum(findings: "Sequence[Finding]", failed: int, console: Console) -> N
     warned = sum(finding.state == "warn" for finding in findings)
     text = f"{len(findings)} checks, nothing fails" + (f", {warned} to know about" if warned else "")
     if failed:
-        text = f"{failed} of {len(findings)} checks fail: mend them from the top, then check again"
+        text = f"{failed} of {len(findings)} checks fail: fix them from the top, then check again"
     console.print(text, highlight=False)
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.checks.budget import installed_digest
 from client.client_config import Site, load_site
 from client.runtime.client_lock import is_running
 from common.errors import LedgerError
@@ -22,6 +21,7 @@ from common.ledger.registrations import released_events
 from common.ledger.remaining_budget import Budget, budget_of
 from common.privacy.accounting import Spent
 from common.privacy.policy import Policy, load_policy
+from common.system.app_bundle import bundle_digest, installed_bundle
 from common.system.paths import bract_home
 
 
@@ -132,7 +132,7 @@ def client_status(folder: Path) -> ClientStatus:
         site=site,
         policy=policy,
         running=is_running(site.lock_file),
-        installed=installed_digest(),
+        installed=bundle_digest(installed_bundle()),
         report=report,
         budget=None if doubtful else budget_of(file, policy),
         runs=() if doubtful else _runs(report, site.name),
