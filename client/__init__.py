@@ -1,1 +1,1 @@
-"""Work of one client of a federation."""
+"""The client, from a server's message to its reply."""

@@ -1,4 +1,4 @@
-"""Handlers of the ClientApp, through which all that leaves a client passes."""
+"""The handlers of the ClientApp, from which only checked replies and failure codes leave."""
 
 import logging
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def create_app(sessions: SessionCache) -> ClientApp:
 
 
 def _handler(kind: str, work: _Work, sessions: SessionCache) -> Handler:
-    """Wrap a handler so that only declared fields or a failure code leave."""
+    """Return a handler that lets only declared fields or a failure code leave."""
 
     def handler(message: Message, context: Context) -> Message:
         try:
@@ -68,7 +68,7 @@ def _handler(kind: str, work: _Work, sessions: SessionCache) -> Handler:
 
 
 def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, context: Context) -> RecordDict:
-    """Check a request, do its work and check the reply."""
+    """Return the checked reply to a request that the client admits."""
     place, pinned = client_ref(context.node_config), pinned_by(context.node_config)
     # Before the settings: a server of another version may send unknown ones, which would hide the plainer reason.
     check_request(asked, message_type=kind)
@@ -86,7 +86,7 @@ def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, c
 
 
 def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
-    """Return the model of a message, checked before it touches any image."""
+    """Return the model in a message, checked before it touches any image."""
     try:
         record = content.array_records[ARRAYS]
     except KeyError:
@@ -99,10 +99,7 @@ def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
 
 
 def declare(content: RecordDict, session: ClientSession) -> Answer:
-    """Return the client's public constants and agree to the whole run.
-
-    A client that does not agree refuses here, before anything is computed.
-    """
+    """Declare this client's public constants and agree to the whole run."""
     trainer, digest = session.trainer, ""
     if trainer.config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
@@ -117,16 +114,16 @@ def declare(content: RecordDict, session: ClientSession) -> Answer:
 
 
 def close(content: RecordDict, session: ClientSession) -> Answer:
-    """Close the run at this client."""
+    """Close a run, after which nothing more can be asked in it."""
     run = run_id_of(content)
     return RecordDict(), session.guard(run).close(run)
 
 
 def train(content: RecordDict, session: ClientSession) -> Answer:
-    """Evaluate the received model, train it and return the update.
+    """Evaluate the incoming model, train it and return the tensors that travel.
 
     Raises:
-        FederationError: The message is not what the run agreed on; only its code leaves.
+        FederationError: The message does not fit the run that was agreed on.
     """
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
     if server_round > session.trainer.config.num_rounds:

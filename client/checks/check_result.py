@@ -1,4 +1,4 @@
-"""Result of one check of a client, with its remedy."""
+"""The result of one check of a client."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ State = Literal["ok", "warn", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Line of `bract client check`.
+    """A line of `bract client check`.
 
     Attributes:
-        check: What was looked at.
-        state: `ok`, `warn` (a client may start, somebody should know) or `FAIL` (no good round with this).
-        found: What is so.
-        remedy: What to do; empty where nothing is to be done.
+        check: Subject of the check.
+        state: `ok`, `warn` (the client can start, but the operator should act) or `FAIL` (no round can work).
+        found: Facts that the check saw.
+        remedy: Action for the operator; empty where none is needed.
     """
 
     check: str
@@ -29,16 +29,10 @@ def ok(check: str, found: str) -> Finding:
 
 
 def warn(check: str, found: str, remedy: str) -> Finding:
-    """Return a warning.
-
-    The client can start, but the operator should act.
-    """
+    """Return a warning that lets the client start."""
     return Finding(check, "warn", found, remedy)
 
 
 def fail(check: str, found: str, remedy: str) -> Finding:
-    """Return a failure.
-
-    The client cannot start before the operator acts.
-    """
+    """Return a failure that keeps every round from working."""
     return Finding(check, "FAIL", found, remedy)

@@ -1,4 +1,4 @@
-"""Key pair by which a server recognises this client's node."""
+"""The key pair by which a server knows this client's node."""
 
 from pathlib import Path
 
@@ -19,16 +19,16 @@ from common.system.files import write_atomic
 
 
 def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
-    """Create a client's key pair or complete an existing one.
+    """Make a client's key pair and keep an existing private key.
 
-    Guarantee: a private key that is there is never written over; a new one is readable by its owner only
-    from its first byte on.
+    Guarantee: an existing private key is never overwritten. A new one is readable by its owner only, from its first
+    byte on.
 
     Args:
         site: The client; its folder exists.
 
     Raises:
-        ConfigError: The key that is there cannot be used, or the folder cannot be written.
+        ConfigError: An existing key cannot be used, or the folder cannot be written.
     """
     try:
         if not site.key_file.exists():
@@ -47,7 +47,7 @@ def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
     """Return the private key of a node.
 
     Raises:
-        ConfigError: There is none, or it is not an EC P-384 key in OpenSSH's format without a passphrase.
+        ConfigError: The file is missing, or is not an EC P-384 key in OpenSSH's format without a passphrase.
     """
     try:
         key = load_ssh_private_key(file.read_bytes(), password=None)
@@ -61,10 +61,7 @@ def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def public_line(key: ec.EllipticCurvePrivateKey, comment: str) -> bytes:
-    """Return the public key in OpenSSH's format, with the client's name.
-
-    The server's operator admits this line.
-    """
+    """Return the public half of a key in OpenSSH's format, with a comment."""
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" " + comment.encode()
 
 
@@ -72,12 +69,12 @@ def is_public_half(file: Path, key: ec.EllipticCurvePrivateKey) -> bool:
     """Return whether a file holds the public half of a key.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: The file cannot be read.
     """
     try:
-        found = load_ssh_public_key(file.read_bytes())
+        public = load_ssh_public_key(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, UnsupportedAlgorithm):
         return False
-    return found == key.public_key()
+    return public == key.public_key()
