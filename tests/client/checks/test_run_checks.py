@@ -1,7 +1,7 @@
 """`bract client check`: every planted fault is found, and the line about it says what to do.
 
 Drives `client.checks.budget`, `client.checks.check_result`, `client.checks.connection`, `client.checks.inputs`,
-`client.checks.server_probe`, `client.checks.tls`.
+`client.checks.policy`, `client.checks.server_probe`, `client.checks.tls`.
 """
 
 import shutil
