@@ -14,7 +14,7 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.audit.report import LedgerReport
 from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
-from common.privacy.mechanisms import MECHANISMS, Mechanism, names_where
+from common.privacy.mechanisms import MECHANISMS, names_where
 from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached_attacks import check_attached
@@ -54,7 +54,9 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     with remarks.about("the audits"):
         check_attached(folder, content, remarks)
     if content.get("private") is not True:
-        _check_not_private(content, config.mechanism, remarks)
+        if config.private or content.get("private") is not False:
+            name = config.privacy.mechanism
+            remarks.doubts.append(f"the statement does not say private, the run was configured for {name}")
         return _report(folder, content, None, 0, {}, remarks)
     stated = None
     with remarks.about("the statement"):
@@ -71,14 +73,8 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         check_epsilons(stated, costs, remarks)
     plans: Mapping[str, PrivacyPlan] = {}
     with remarks.about("the plans"):
-        plans = check_plans(
-            stated,
-            config.mechanism,
-            config.public_constants,
-            remarks,
-            num_rounds=config.num_rounds,
-            seed=config.seed,
-        )
+        rounds_and_seed = config.num_rounds, config.seed
+        plans = check_plans(stated, config.mechanism, config.public_constants, *rounds_and_seed, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}
         check_target(spent, config.privacy.target_epsilon, remarks)
@@ -90,11 +86,6 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         reports = audit_ledgers(folder, stated, heads, remarks, progress)
     clients = compare_clients(stated, costs, plans, reports, _missing_replies(lines, config.cohort_size), remarks)
     return _report(folder, content, stated, len(reports), clients, remarks)
-
-
-def _check_not_private(content: Mapping[str, Any], mechanism: Mechanism, remarks: Remarks) -> None:
-    if mechanism.private or content.get("private") is not False:
-        remarks.doubts.append(f"the statement does not say private, the run was configured for {mechanism.name}")
 
 
 def _report(

@@ -34,13 +34,7 @@ def is_same(first: float, second: float) -> bool:
 
 
 def check_epsilons(statement: PrivacyStatement, recomputed: Mapping[str, Spent], remarks: Remarks) -> None:
-    """Compare every stated epsilon with the cost of the stated events.
-
-    Args:
-        statement: Privacy statement of the run.
-        recomputed: Client name -> epsilon of its stated events.
-        remarks: Gets a doubt for each difference.
-    """
+    """Compare every stated epsilon with the recomputed cost of its events."""
     for name, client in statement.clients.items():
         for accountant in ("pld", "rdp"):
             stated, cost = getattr(client.spent, accountant), getattr(recomputed[name], accountant)
@@ -103,20 +97,19 @@ def check_plans(
     statement: PrivacyStatement,
     mechanism: Mechanism,
     constants: PublicConstants,
-    remarks: Remarks,
-    *,
     num_rounds: int,
     seed: int,
+    remarks: Remarks,
 ) -> dict[str, PrivacyPlan]:
     """Compare each client's stated events with its plan by the run's configuration.
 
     Args:
         statement: Privacy statement of the run.
-        mechanism: Privacy mechanism that the run was configured for.
-        constants: Public constants that the run was configured for.
-        remarks: Gets a doubt for each client whose events do not follow.
-        num_rounds: Number of rounds that the run was configured for.
+        mechanism: Configured mechanism.
+        constants: Configured public constants.
+        num_rounds: Configured number of rounds.
         seed: Root seed of the run, from which cohorts are drawn.
+        remarks: Gets a doubt for each client whose events do not follow.
 
     Returns:
         Plan of each client by name, without the clients for which no plan follows.
@@ -182,13 +175,7 @@ def _stated_plan(
 
 
 def check_target(costs: Mapping[str, Spent], target: float | None, remarks: Remarks) -> None:
-    """Compare the cost of each whole plan with the run's target epsilon.
-
-    Args:
-        costs: Client name -> epsilon of its whole plan.
-        target: Target epsilon; None if the run has none.
-        remarks: Gets a doubt for each plan above the target.
-    """
+    """Compare the cost of each client's whole plan with the run's target epsilon."""
     if target is None:
         return
     for name, cost in costs.items():
@@ -201,11 +188,7 @@ def check_end(
 ) -> None:
     """Check that a run had all its rounds if its statement charges rounds sent.
 
-    Args:
-        statement: Privacy statement of the run.
-        num_rounds: Number of rounds that the run was configured for.
-        lines: Lines of `rounds.jsonl`, None without such a file.
-        remarks: Gets the doubts and warnings.
+    `lines` are those of `rounds.jsonl`, None without such a file.
     """
     # Stopping early is a choice that can depend on the data, so the whole plan must be charged then.
     if statement.whole_plan:
@@ -223,11 +206,7 @@ def check_end(
 def check_heads_of(statement: PrivacyStatement, heads: Iterable[tuple[str, SignedHead]], remarks: Remarks) -> None:
     """Compare the stated heads with the signed heads that the server kept.
 
-    Args:
-        statement: Privacy statement of the run.
-        heads: Client name and signed head, in the order in which they arrived.
-        remarks: Gets a doubt for each wrong signature, each stated head that was not kept, and each client that sent
-            heads but is not in the statement.
+    A wrong signature is a doubt, and so is a client with heads that the statement does not name.
     """
     kept: KeptHeads = {}
     # Clients of one holder share a ledger, so another client may have sent the latest head of a client.

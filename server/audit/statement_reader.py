@@ -11,32 +11,12 @@ from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import Spent
 from common.privacy.events import DpSgdEvent, Event, from_json, merged
 
-FIELDS = (
-    "private",
-    "statement",
-    "mechanism",
-    "run",
-    "privacy_unit",
-    "neighboring_relation",
-    "sampling_method",
-    "accountant",
-    "delta",
-    "epsilon_max",
-    "epsilon_max_rdp",
-    "max_grad_norm",
-    "metrics",
-    "charged",
-    "ledger",
-    "floating_point",
-    "status",
-    "not_protected",
-    "refusals",
-    "absent",
-    "joined_late",
-    "bundles",
-    "clients",
-    "versions",
-)
+_TEXTS = ("statement", "mechanism", "run", "charged", "ledger", "status")
+_OBJECTS = ("clients", "refusals", "metrics", "joined_late", "bundles")
+_TERMS = ("private", "privacy_unit", "neighboring_relation", "sampling_method", "accountant", "max_grad_norm")
+_OTHERS = ("delta", "epsilon_max", "epsilon_max_rdp", "absent", "floating_point", "not_protected", "versions")
+# Every private run writes all of these fields.
+FIELDS = (*_TEXTS, *_OBJECTS, *_TERMS, *_OTHERS)
 # SHA-256 of a bundle, or empty.
 _DIGEST = re.compile("([0-9a-f]{64})?")
 # Values of "charged" in a privacy statement, for the rounds that were sent and for all that were planned.
@@ -122,9 +102,7 @@ class PrivacyStatement:
         missing = [name for name in FIELDS if name not in content]
         if missing:
             raise PrivacyError(f"it lacks {', '.join(missing)}")
-        texts = ("statement", "mechanism", "run", "charged", "ledger", "status")
-        _check(content, dict.fromkeys(texts, str) | {"clients": dict, "refusals": dict, "metrics": dict})
-        _check(content, {"absent": int, "joined_late": dict, "bundles": dict})
+        _check(content, dict.fromkeys(_TEXTS, str) | dict.fromkeys(_OBJECTS, dict) | {"absent": int})
         if any(type(first) is not int or first < 1 for first in content["joined_late"].values()):
             raise PrivacyError("joined_late is not of the kind that a run writes")
         for name, bundle in content["bundles"].items():

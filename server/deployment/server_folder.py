@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,10 +160,6 @@ def checked(home: ServerHome) -> ServerHome:
     """
     if not 1 <= home.port <= 65535:
         raise ConfigError(f"port {home.port}: a port is 1 to 65535")
-    if not home.host or not _are_texts(home.names):
+    if not home.host or not all(isinstance(name, str) and name for name in home.names):
         raise ConfigError(f"{home.settings_file}: host and names must be text, and host must not be empty")
     return home
-
-
-def _are_texts(names: Sequence[object]) -> bool:
-    return all(isinstance(name, str) and name for name in names)

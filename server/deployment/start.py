@@ -58,6 +58,9 @@ def run_server(home: ServerHome) -> NoReturn:
         write_atomic(home.flower / "config.toml", connection_text(home).encode(), durable=True, mode=0o600)
         os.chdir(home.folder)
         os.umask(0o077)
+        # The new program would lose the text that is still buffered.
+        sys.stdout.flush()
+        sys.stderr.flush()
         os.execve(command[0], command, environment | start_changes(home, os.environ))  # noqa: S606
     except OSError as error:
         raise ConfigError(f"{home.folder}: the server cannot start ({error.strerror})") from None

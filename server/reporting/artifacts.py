@@ -37,17 +37,13 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
 
     It charges the whole plan until the run has ended, so that it is true even if the process is killed.
     """
+    heads = {} if keeper is None else keeper.latest(state.clients)
     statement = privacy_statement(
         state.config,
         state.privacy_cost,
         status=state.status,
         run_id=state.run_id,
-        parties=Parties(
-            state.refusals,
-            {} if keeper is None else keeper.latest(state.clients),
-            state.joined,
-            state.bundles,
-        ),
+        parties=Parties(state.refusals, heads, state.joined, state.bundles),
         simulated=state.context.simulated,
         early=state.early,
     )

@@ -53,23 +53,23 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     """
     from matplotlib.ticker import MaxNLocator
 
-    evaluated = [line for line in rounds if "accuracy" in line]
+    lines = [line for line in rounds if "accuracy" in line]
     figure, axes = _figure(8, 4.5)
     axes.set(xlabel="model after round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
-    if not evaluated:
+    if not lines:
         axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes)
         _save(figure, file)
         return
-    x = [line["evaluated_model"] for line in evaluated]
-    axes.plot(x, [line["accuracy"] for line in evaluated], color=_ACCENT, marker="o", ms=3, label="accuracy")
-    axes.plot(x, [line["macro_f1"] for line in evaluated], color=_SECOND, ls="--", label="macro F1")
-    if any("personal_accuracy" in line for line in evaluated):
-        own = [line.get("personal_accuracy", np.nan) for line in evaluated]
+    x = [line["evaluated_model"] for line in lines]
+    axes.plot(x, [line["accuracy"] for line in lines], color=_ACCENT, marker="o", ms=3, label="accuracy")
+    axes.plot(x, [line["macro_f1"] for line in lines], color=_SECOND, ls="--", label="macro F1")
+    if any("personal_accuracy" in line for line in lines):
+        own = [line.get("personal_accuracy", np.nan) for line in lines]
         axes.plot(x, own, color=_INK, marker="s", ms=3, label="accuracy of clients' own models")
     losses = axes.twinx()
     losses.plot(
         x,
-        [np.nan if line["loss"] is None else line["loss"] for line in evaluated],
+        [np.nan if line["loss"] is None else line["loss"] for line in lines],
         color="grey",
         lw=1,
         label="loss (right)",

@@ -25,15 +25,7 @@ class TerminalProgress:
         self._num_rounds = 0
 
     def work(self, total: int, label: str) -> Callable[[int], None]:
-        """Open a bar for long work.
-
-        Args:
-            total: Number of steps. At the last step the bar closes.
-            label: Name of the work.
-
-        Returns:
-            Function that moves the bar by a number of steps.
-        """
+        """Open a bar of `total` steps and return the function that moves it."""
         self.stop()
         bar = self._bar = new_bar(self._console)
         task = bar.add_task(label, total=total)
