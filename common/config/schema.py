@@ -33,24 +33,8 @@ from common.privacy.mechanisms import MECHANISMS, Mechanism
 from common.privacy.plan import PrivacyPlan, PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
 
-__all__ = [
-    "AUGMENTATIONS",
-    "TUNINGS",
-    "DataConfig",
-    "MechanismName",
-    "Metrics",
-    "ModelConfig",
-    "Partitioner",
-    "PrivacyConfig",
-    "RunConfig",
-    "StoppingConfig",
-    "StrategyConfig",
-    "SystemConfig",
-    "TrainingConfig",
-    "Unit",
-    "float_keys",
-    "split_list",
-]
+__all__ = ["AUGMENTATIONS", "DataConfig", "MechanismName", "Metrics", "ModelConfig", "Partitioner", "PrivacyConfig"]
+__all__ += ["RunConfig", "StoppingConfig", "StrategyConfig", "TrainingConfig", "Unit", "float_keys", "split_list"]
 
 
 class RunConfig(Section):

@@ -24,11 +24,8 @@ _ROTATIONS = 4
 class Network(nn.Module):
     """A classifier with a frozen or tuned backbone.
 
-    Attributes:
-        body: The backbone; None where the inputs are its cached features.
-        head: The classifier's head.
-        rotation: A second head that predicts rotations, or None.
-        trained: Names of the parameters that are trained, in order; all others are frozen.
+    The body is None where the inputs are its cached features. `rotation` is a second head that predicts rotations, or
+    None. `trained` names the parameters that are trained, in order; all others are frozen.
     """
 
     def __init__(

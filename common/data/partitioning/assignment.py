@@ -43,8 +43,6 @@ def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition
 def make_partition(scan: "Scan", data: DataConfig, *, num_clients: int, seed: int) -> Partition:
     """Assign a source's images to clients and to training or evaluation.
 
-    Equal seeds give equal partitions.
-
     Raises:
         DataError: The images cannot be divided as the settings ask.
     """

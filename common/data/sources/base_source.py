@@ -50,7 +50,7 @@ class Entries:
     parts: tuple[str, str] = ("the training part", "the test part")
 
     def place(self, row: int) -> str:
-        """Return an entry's file relative to the source, else its number in its part."""
+        """Return an entry's file in the source, or a number without a file."""
         path = self.images[row]["image"]["path"]
         if path and self.root and Path(path).is_relative_to(self.root):
             return str(Path(path).relative_to(self.root))
@@ -70,11 +70,8 @@ class Entries:
 class ImageSource:
     """Labelled images, read when they are first needed.
 
-    Attributes:
-        name: The name that the user gave.
-        fingerprint: Hex digest that changes when any of the source's files changes.
-        load: Reads the entries; use `entries`, which does so once.
-        place: Folder or file of the source; sources of one name at two places are different.
+    The fingerprint is a hex digest that changes when any of the source's files changes. Use `entries`, which calls
+    `load` once. Sources of one name at two places are different.
     """
 
     name: str
