@@ -16,7 +16,8 @@ from client.training.personal_tensors import PersonalState
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.loading import Scalar, parse
-from common.config.schema import RunConfig, split_list
+from common.config.schema import RunConfig
+from common.config.sections import split_list
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition

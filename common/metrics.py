@@ -17,11 +17,9 @@ from common.errors import FederationError
 class Counts:
     """The confusion counts of an evaluation.
 
-    The sum of two clients' counts is the counts of all their images.
-
-    Attributes:
-        confusion: (classes, classes) int64, rows are true labels, columns predictions.
-        loss_sum: Sum of cross-entropy in nats over the same images; NaN where a client did not send it.
+    The sum of two clients' counts is the counts of all their images. In `confusion`, (classes, classes) int64, rows are
+    true labels and columns predictions. `loss_sum` is cross-entropy in nats over the same images, NaN where a client
+    did not send it.
     """
 
     confusion: np.ndarray
@@ -42,12 +40,9 @@ class Counts:
 class NoisedCounts:
     """Counts of units, each with noise added.
 
-    The sum of two clients' counts is noised counts of all their units.
-
-    Attributes:
-        cells: (2,) int64, units predicted right and wrong; or (classes, classes) int64, rows true labels, columns
-            predictions. Noise can make a cell negative.
-        num_clients: Number of clients whose noise each cell contains.
+    The sum of two clients' counts is noised counts of all their units. `cells` are (2,) int64, units predicted right
+    and wrong, or (classes, classes) int64, rows true labels and columns predictions. Noise can make a cell negative.
+    Each cell contains the noise of `num_clients` clients.
     """
 
     cells: np.ndarray
@@ -103,14 +98,8 @@ def count(logits: np.ndarray, labels: np.ndarray) -> Counts:
 class Scores:
     """The scores of one confusion matrix, all in [0, 1].
 
-    Attributes:
-        accuracy: Share of images with the right prediction.
-        balanced_accuracy: Mean recall over the classes that occur.
-        macro_f1: Mean F1 over the classes that occur or were predicted.
-        weighted_f1: F1 weighted by how often each class occurs.
-        precision: (classes,) float64, 0 for a class that was never predicted.
-        recall: (classes,) float64, 0 for a class that never occurs.
-        f1: (classes,) float64, 0 for a class with no right prediction.
+    Means are over the classes that occur, for macro F1 over those predicted too. `precision`, `recall` and `f1` are
+    (classes,) float64, 0 where a class was never predicted, never occurs or has no right prediction.
     """
 
     accuracy: float

@@ -12,7 +12,8 @@ from flwr.serverapp.strategy import Strategy
 
 from common.arrays import Arrays
 from common.config.loading import defaults, resolved
-from common.config.schema import RunConfig, split_list
+from common.config.schema import RunConfig
+from common.config.sections import split_list
 from common.errors import FederationError
 from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from common.config.schema import RunConfig, TrainingConfig, split_list
+from common.config.schema import RunConfig
+from common.config.sections import TrainingConfig, split_list
 
 
 @dataclass(frozen=True)

@@ -145,10 +145,8 @@ def _show_datasets(report: "LedgerReport", console: Console) -> None:
         return
     table = _table("images", "unit", "training", "evaluation")
     for dataset in report.datasets:
-        sizes = [
-            _size(dataset.images.get(part, 0), dataset.units.get(part, 0), dataset.unit)
-            for part in ("training", "evaluation")
-        ]
+        parts = [(dataset.images.get(part, 0), dataset.units.get(part, 0)) for part in ("training", "evaluation")]
+        sizes = [_size(images, units, dataset.unit) for images, units in parts]
         table.add_row(*map(plain, (dataset.dataset[:12], dataset.unit, *sizes)))
     console.print(table)
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from common.commands.plan_view import curve_rounds, draw_plan, show_plan
 from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
-from common.config.schema import RunConfig, split_list
+from common.config.schema import RunConfig
+from common.config.sections import split_list
 from common.errors import ConfigError, WeightsError
 from common.privacy.plan_table import as_json, every_round, make_table, milestones
 from common.system.console import bar_factory, plain_errors

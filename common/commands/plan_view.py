@@ -41,12 +41,9 @@ def show_plan(table: PlanTable, console: Console, missing: str = "") -> None:
 
 
 def _size_name(table: PlanTable) -> str:
-    plan = table.rows[0].plan
-    return (
-        "Clients in a round"
-        if table.config.mechanism.noise_at_server
-        else f"{plan.privacy_unit.capitalize()}s of a client"
-    )
+    if table.config.mechanism.noise_at_server:
+        return "Clients in a round"
+    return f"{table.rows[0].plan.privacy_unit.capitalize()}s of a client"
 
 
 def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
@@ -137,10 +134,7 @@ def curve_rounds(last: int) -> tuple[int, ...]:
 
 
 def draw_plan(file: Path, table: PlanTable) -> None:
-    """Draw epsilon after each round for each size of a table.
-
-    The table has the rounds of `curve_rounds`.
-    """
+    """Draw epsilon after each of `curve_rounds` for each size of a table."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -116,8 +116,6 @@ def settings_for_resume(folder: Path, device: str | None, *changes: object) -> d
 def absolute(key: str, value: str) -> str:
     """Return an absolute path that means the same in every folder.
 
-    `key` is the setting or option that holds the path, for error texts.
-
     Raises:
         ConfigError: The value is not a usable path.
     """

@@ -71,10 +71,8 @@ def markdown(rows: Sequence[TuningRow]) -> str:
     """Return the rows as a Markdown table, with a line for each backbone."""
     tunings = list(dict.fromkeys(row.tuning for row in rows))
     cells = {(row.backbone, row.tuning): row for row in rows}
-    lines = [
-        "| backbone | " + " | ".join(f"`{tuning}`" for tuning in tunings) + " |",
-        "|---" * (len(tunings) + 1) + "|",
-    ]
+    header = " | ".join(f"`{tuning}`" for tuning in tunings)
+    lines = [f"| backbone | {header} |", "|---" * (len(tunings) + 1) + "|"]
     for backbone in dict.fromkeys(row.backbone for row in rows):
         words = [_cell(cells[backbone, tuning]) for tuning in tunings]
         lines.append(f"| `{backbone}` | " + " | ".join(words) + " |")

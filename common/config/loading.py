@@ -157,8 +157,6 @@ def _explain(error: ValidationError) -> str:
 def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     """Read settings from a TOML file, nested or dotted.
 
-    `option` named the file, for error texts.
-
     Raises:
         ConfigError: The file is missing, is not TOML, or holds lists.
     """

@@ -6,14 +6,10 @@
 from pydantic import Field, model_validator
 
 from common.config.sections import (
-    AUGMENTATIONS,
     DataConfig,
-    MechanismName,
-    Metrics,
     ModelConfig,
     OpenFloat,
     OpenInt,
-    Partitioner,
     PositiveFloat,
     PositiveInt,
     PrivacyConfig,
@@ -22,8 +18,6 @@ from common.config.sections import (
     StrategyConfig,
     SystemConfig,
     TrainingConfig,
-    Unit,
-    split_list,
 )
 from common.errors import PrivacyError
 from common.models.names import BackboneSpec
@@ -31,24 +25,6 @@ from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS, Mechanism
 from common.privacy.plan import PrivacyPlan, PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
-
-__all__ = [
-    "AUGMENTATIONS",
-    "TUNINGS",
-    "DataConfig",
-    "MechanismName",
-    "Metrics",
-    "ModelConfig",
-    "Partitioner",
-    "PrivacyConfig",
-    "RunConfig",
-    "StoppingConfig",
-    "StrategyConfig",
-    "SystemConfig",
-    "TrainingConfig",
-    "Unit",
-    "split_list",
-]
 
 
 class RunConfig(Section):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config.schema import Unit
+from common.config.sections import Unit
 from common.data.image_digests import ImageDigests
 from common.data.partitioning.partition import Partition
 from common.data.partitioning.privacy_units import unit_numbers

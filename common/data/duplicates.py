@@ -24,9 +24,7 @@ _BLOCK = 512
 class Sketches:
     """Small summaries of n images that near-duplicates are found by.
 
-    Attributes:
-        hashes: (n, 64) float32 of -1 and 1, the difference hash.
-        thumbnails: (n, 768) uint8, 16 x 16 RGB pixels of each image.
+    Hashes are (n, 64) float32 of -1 and 1; thumbnails are (n, 768) uint8, 16 x 16 RGB pixels each.
     """
 
     hashes: np.ndarray

@@ -10,10 +10,7 @@ import numpy as np
 class ImageDigests:
     """Digests of the images in one part of a client's data.
 
-    Attributes:
-        files: (n, 32) uint8, SHA-256 of each file's bytes.
-        pixels: (n, 32) uint8, SHA-256 of each image's pixels.
-        units: (n,) int64, equal for images of one privacy unit.
+    Digests are (n, 32) uint8, SHA-256 of files or pixels; units are (n,) int64, equal for images of one unit.
     """
 
     files: np.ndarray

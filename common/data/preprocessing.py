@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.schema import ModelConfig, RunConfig, split_list
+from common.config.schema import RunConfig
+from common.config.sections import ModelConfig, split_list
 from common.data.decoding import decode
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.registry import open_source
@@ -36,11 +37,8 @@ FORMAT = 4  # raise it when the same images would give other inputs
 class Prepared:
     """A source together with the inputs that models are trained on.
 
-    Attributes:
-        inputs: (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed.
-        scan: Labels, digests and faults of the n entries, unusable ones included.
-        seconds: Time that the preparation took; a fraction of a second if all was cached.
-        key: Digest of the source's content and its class list.
+    The inputs are (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed. The scan has
+    the n entries, unusable ones included. The key names the source's content and its class list.
     """
 
     inputs: StoredRows
@@ -115,18 +113,8 @@ def _features(info: "BackboneInfo", model: ModelConfig, device: str) -> _InputFo
     """Return the format of cached features."""
     size = info.num_flattened if model.head == "mlp" else info.num_features
     # The device belongs to the key, because features differ in their last bits between devices.
-    key = _key(
-        FORMAT,
-        "features",
-        info.sha256,
-        info.image_size,
-        info.mean,
-        info.std,
-        info.interpolation,
-        model.head,
-        model.backbone,
-        device,
-    )
+    scaling = (info.image_size, info.mean, info.std, info.interpolation)
+    key = _key(FORMAT, "features", info.sha256, *scaling, model.head, model.backbone, device)
     return _InputFormat(key, (size,), "float32", info.interpolation, info.image_size)
 
 

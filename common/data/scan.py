@@ -157,24 +157,14 @@ def refuse_single_class(scan: Scan) -> None:
         )
 
 
-@dataclass
 class _Draft:
     """Arrays of a scan that is being made."""
 
-    digests: np.ndarray
-    file_digests: np.ndarray
-    usable: np.ndarray
-    widths: np.ndarray
-    heights: np.ndarray
-    channels: np.ndarray
-    formats: list[str]
-    reasons: dict[int, str]
-
-    @classmethod
-    def empty(cls, count: int, reasons: Mapping[int, str]) -> "_Draft":
-        widths, heights, channels = (np.zeros(count, dtype=kind) for kind in (np.int32, np.int32, np.int8))
-        digests, files = np.zeros((count, 32), np.uint8), np.zeros((count, 32), np.uint8)
-        return cls(digests, files, np.zeros(count, bool), widths, heights, channels, [""] * count, dict(reasons))
+    def __init__(self, count: int, reasons: Mapping[int, str]) -> None:
+        self.digests, self.file_digests = np.zeros((2, count, 32), np.uint8)
+        self.usable, self.channels = np.zeros(count, bool), np.zeros(count, np.int8)
+        self.widths, self.heights = np.zeros((2, count), np.int32)
+        self.formats, self.reasons = [""] * count, dict(reasons)
 
     def note(self, row: int, decoded: "_Decoded") -> None:
         image = decoded.image
@@ -196,7 +186,7 @@ _Stored = tuple[Scan, np.ndarray | None]
 
 def _scan_entries(source: ImageSource, stored: _Stored | None, progress: ProgressFactory, sink: Sink | None) -> Scan:
     entries = source.entries
-    draft = _Draft.empty(len(entries.labels), entries.label_faults)
+    draft = _Draft(len(entries.labels), entries.label_faults)
     # An entry without a label cannot be used, whatever its image shows, so it is not decoded.
     wanted = [row for row in _changed_rows(draft, entries, stored) if entries.labels[row] >= 0]
     advance = progress(len(wanted), "Reading images")

@@ -24,8 +24,7 @@ _COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
 def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str, Any]) -> None:
     """Draw bars of the class counts beside examples of each class.
 
-    Of more than `MAX_CLASSES` classes only the largest and the smallest are shown. `facts` are those of
-    `inspect_source`.
+    Of more than `MAX_CLASSES` classes only the largest and the smallest are shown.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -52,10 +52,8 @@ def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, 
 def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
     count = len(scan.labels)
     in_train = np.arange(count) < scan.num_train
-    per_class = [
-        np.bincount(scan.labels[scan.usable & part], minlength=len(scan.classes)).tolist()
-        for part in (in_train, ~in_train)
-    ]
+    used = (scan.usable & in_train, scan.usable & ~in_train)
+    per_class = [np.bincount(scan.labels[part], minlength=len(scan.classes)).tolist() for part in used]
     classes = [
         {"name": name, "train": train, "test": test} for name, train, test in zip(scan.classes, *per_class, strict=True)
     ]
@@ -72,15 +70,10 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
         "heights": _spread(scan.heights[scan.usable]),
         "formats": dict(Counter(kind for kind in scan.formats if kind).most_common()),
         "channels": {str(number): bands[number] for number in sorted(bands)},
-        "units": _num_units(scan),
+        "units": None if scan.unit_digests is None else len(np.unique(scan.unit_digests[scan.usable], axis=0)),
         "clients": None if scan.owners is None else len(scan.client_names),
         "bad": [{"place": fault.place, "reason": fault.reason} for fault in scan.faults],
     }
-
-
-def _num_units(scan: Scan) -> int | None:
-    """Count the units of the usable images."""
-    return None if scan.unit_digests is None else len(np.unique(scan.unit_digests[scan.usable], axis=0))
 
 
 def _spread(values: np.ndarray) -> dict[str, int] | None:

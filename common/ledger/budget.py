@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.config.schema import Unit
+from common.config.sections import Unit
 from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
 from common.privacy.events import Event, events_of_group

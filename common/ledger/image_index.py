@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from common.config.schema import Unit
+from common.config.sections import Unit
 from common.data.image_digests import ImageDigests
 from common.errors import LedgerError
 from common.ledger.database import Ledger

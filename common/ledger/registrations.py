@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.config.schema import Unit
+from common.config.sections import Unit
 from common.errors import LedgerError
 from common.ledger import image_index as images
 from common.ledger.budget import Charge

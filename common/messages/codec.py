@@ -14,21 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
-from common.messages.fields import (
-    ARRAYS,
-    CLIENT,
-    CONFUSION,
-    CORRECT,
-    LEDGER,
-    LOSS_SUM,
-    METRICS,
-    NOISED_CONFUSION,
-    NUM_EXAMPLES,
-    PERSONAL_CONFUSION,
-    PERSONAL_COUNTS,
-    TRAIN_LOSS,
-    WRONG,
-)
+from common.messages import fields
 from common.metrics import Counts, NoisedCounts, total
 
 CONFIG = "config"
@@ -46,11 +32,8 @@ _CONFIG_KEYS = {SERVER_ROUND, RUN_ID, PROTOCOL, "proximal-mu"}
 class Evaluation:
     """A client's evaluation of the model that it received.
 
-    Attributes:
-        counts: Exact counts of the global model on held-out images.
-        personal: Exact counts of the client's own model, where tensors stay with the client.
-        train_loss: Mean cross-entropy in nats on training images, for QFedAvg only.
-        noised: Counts of the global model with noise in each, one vote for each unit.
+    `counts` and `personal` are exact, for the global and the client's own model. `train_loss` is the mean cross-entropy
+    in nats on training images, for QFedAvg only. `noised` has noise in each count, with one vote for each unit.
     """
 
     counts: Counts | None = None
@@ -63,14 +46,9 @@ class Evaluation:
 class Declaration:
     """The public constants that a client declares before its first round.
 
-    Attributes:
-        name: Name of the client, which stays while Flower's node ids change with each run.
-        num_units: Declared number of training units, also the weight in averages.
-        classes: Class names, equal at all clients.
-        input_shape: Shape of one input to the trainable part.
-        backbone_hash: Hash of the frozen weights, empty if there are none.
-        bundle: Digest of the bundle of code that the client's policy pins and its launcher checked. Empty for a client
-            that runs any code of the server.
+    The name stays while Flower's node ids change with each run, and `num_units` is also the weight in averages. An
+    empty `backbone_hash` means no frozen weights. `bundle` is the digest that the client's policy pins and its launcher
+    checked, empty for a client that runs any code of the server.
     """
 
     name: str
@@ -104,17 +82,9 @@ def record_to_arrays(record: ArrayRecord) -> Arrays:
 
 def encode_declaration(declaration: Declaration) -> RecordDict:
     """Encode the reply to a query."""
-    record = ConfigRecord(
-        {
-            "name": declaration.name,
-            "num-units": declaration.num_units,
-            "classes": list(declaration.classes),
-            "input-shape": list(declaration.input_shape),
-            "backbone-hash": declaration.backbone_hash,
-            "bundle": declaration.bundle,
-        }
-    )
-    return RecordDict({CLIENT: record})
+    sizes = (declaration.num_units, list(declaration.classes), list(declaration.input_shape))
+    values = (declaration.name, *sizes, declaration.backbone_hash, declaration.bundle)
+    return RecordDict({fields.CLIENT: ConfigRecord(dict(zip(fields.DECLARATION_FIELDS, values, strict=True)))})
 
 
 def decode_declaration(content: RecordDict) -> Declaration:
@@ -124,7 +94,7 @@ def decode_declaration(content: RecordDict) -> Declaration:
         FederationError: A field is missing, too long or of the wrong type.
     """
     try:
-        record = content.config_records[CLIENT]
+        record = content.config_records[fields.CLIENT]
         name, units, digest = record["name"], record["num-units"], record["backbone-hash"]
         classes, shape, bundle = record["classes"], record["input-shape"], record["bundle"]
     except KeyError as error:
@@ -145,30 +115,27 @@ def decode_declaration(content: RecordDict) -> Declaration:
 
 
 def encode_update(arrays: Mapping[str, np.ndarray], num_units: int, evaluation: Evaluation | None) -> RecordDict:
-    """Encode the reply to a training message.
-
-    Without `evaluation` nothing about the received model leaves.
-    """
-    return RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: _metrics(num_units, evaluation)})
+    """Encode the reply to a training message."""
+    return RecordDict({fields.ARRAYS: arrays_to_record(arrays), fields.METRICS: _metrics(num_units, evaluation)})
 
 
 def encode_evaluation(num_units: int, evaluation: Evaluation | None) -> RecordDict:
     """Encode the reply to an evaluation message."""
-    return RecordDict({METRICS: _metrics(num_units, evaluation)})
+    return RecordDict({fields.METRICS: _metrics(num_units, evaluation)})
 
 
 def _metrics(num_units: int, evaluation: Evaluation | None) -> MetricRecord:
-    metrics = MetricRecord({NUM_EXAMPLES: num_units})
+    metrics = MetricRecord({fields.NUM_EXAMPLES: num_units})
     if evaluation is None:
         return metrics
     if evaluation.counts is not None:
-        _put_counts(metrics, evaluation.counts, CONFUSION, LOSS_SUM)
+        _put_counts(metrics, evaluation.counts, fields.CONFUSION, fields.LOSS_SUM)
     if evaluation.noised is not None:
         _put_noised(metrics, evaluation.noised)
     if evaluation.personal is not None:
-        _put_counts(metrics, evaluation.personal, *PERSONAL_COUNTS)
+        _put_counts(metrics, evaluation.personal, *fields.PERSONAL_COUNTS)
     if evaluation.train_loss is not None:
-        metrics[TRAIN_LOSS] = float(evaluation.train_loss)
+        metrics[fields.TRAIN_LOSS] = float(evaluation.train_loss)
     return metrics
 
 
@@ -181,9 +148,9 @@ def _put_counts(metrics: MetricRecord, counts: Counts, confusion: str, loss_sum:
 def _put_noised(metrics: MetricRecord, noised: NoisedCounts) -> None:
     cells = [int(n) for n in noised.cells.ravel()]
     if noised.cells.ndim == 1:
-        metrics[CORRECT], metrics[WRONG] = cells
+        metrics[fields.CORRECT], metrics[fields.WRONG] = cells
     else:
-        metrics[NOISED_CONFUSION] = cells
+        metrics[fields.NOISED_CONFUSION] = cells
 
 
 def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Evaluation | None:
@@ -195,28 +162,28 @@ def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Ev
         FederationError: A matrix is not square, an exact count is negative, or a loss is not a finite number of at
             least 0 where one is needed.
     """
-    metrics = content.metric_records[METRICS]
+    metrics = content.metric_records[fields.METRICS]
     noised = _noised(metrics, num_classes)
     if noised is not None:
         return Evaluation(noised=noised)
-    if CONFUSION not in metrics:
+    if fields.CONFUSION not in metrics:
         return None
-    counts = _counts(metrics, CONFUSION, LOSS_SUM, num_classes)
-    personal = _counts(metrics, *PERSONAL_COUNTS, num_classes) if PERSONAL_CONFUSION in metrics else None
-    loss = metrics.get(TRAIN_LOSS)
+    counts = _counts(metrics, fields.CONFUSION, fields.LOSS_SUM, num_classes)
+    personal = _counts(metrics, *fields.PERSONAL_COUNTS, num_classes) if fields.PERSONAL_CONFUSION in metrics else None
+    loss = metrics.get(fields.TRAIN_LOSS)
     if loss is not None and not (isinstance(loss, float) and math.isfinite(loss) and loss >= 0):
         raise FederationError("a client sent a training loss that is not a finite number of at least 0")
     return Evaluation(counts, personal, loss)
 
 
 def _noised(metrics: MetricRecord, num_classes: int | None) -> NoisedCounts | None:
-    if CORRECT in metrics:
-        pair = [metrics[CORRECT], metrics.get(WRONG)]
+    if fields.CORRECT in metrics:
+        pair = [metrics[fields.CORRECT], metrics.get(fields.WRONG)]
         if not all(type(value) is int for value in pair):
             raise FederationError("a client sent noised counts that are not whole numbers")
         return NoisedCounts(np.array(pair, dtype=np.int64))
-    if NOISED_CONFUSION in metrics:
-        return NoisedCounts(_square(metrics[NOISED_CONFUSION], num_classes))
+    if fields.NOISED_CONFUSION in metrics:
+        return NoisedCounts(_square(metrics[fields.NOISED_CONFUSION], num_classes))
     return None
 
 
@@ -245,7 +212,7 @@ def sum_counts(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord
     summed = total(evaluation.counts for evaluation in evaluations if evaluation.counts is not None)
     metrics = MetricRecord()
     if summed is not None:
-        _put_counts(metrics, summed, CONFUSION, LOSS_SUM)
+        _put_counts(metrics, summed, fields.CONFUSION, fields.LOSS_SUM)
     return metrics
 
 
@@ -297,15 +264,8 @@ def query_config(run_id: str) -> ConfigRecord:
 
 def encode_head(head: SignedHead) -> ConfigRecord:
     """Encode the signed head of a client's ledger."""
-    return ConfigRecord(
-        {
-            "ledger-id": head.ledger,
-            "seq": head.seq,
-            "head": head.hash,
-            "public-key": head.public_key,
-            "signature": head.signature,
-        }
-    )
+    values = (head.ledger, head.seq, head.hash, head.public_key, head.signature)
+    return ConfigRecord(dict(zip(fields.LEDGER_FIELDS, values, strict=True)))
 
 
 def decode_head(content: RecordDict) -> SignedHead:
@@ -315,7 +275,7 @@ def decode_head(content: RecordDict) -> SignedHead:
         FederationError: The head is missing, or a field is too long or of the wrong type.
     """
     try:
-        record = content.config_records[LEDGER]
+        record = content.config_records[fields.LEDGER]
         ledger, seq, head = record["ledger-id"], record["seq"], record["head"]
         key, signature = record["public-key"], record["signature"]
     except KeyError:

@@ -10,19 +10,11 @@ from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
 from common.strategies import STRATEGIES
 
-ARRAYS = "arrays"
-METRICS = "metrics"
-CLIENT = "client"
-LEDGER = "ledger"
-NUM_EXAMPLES = "num-examples"
-CONFUSION = "confusion"
-LOSS_SUM = "loss-sum"
-PERSONAL_CONFUSION = "personal-confusion"
-PERSONAL_LOSS_SUM = "personal-loss-sum"
-TRAIN_LOSS = "train-loss"
-CORRECT = "noised-correct"
-WRONG = "noised-wrong"
-NOISED_CONFUSION = "noised-confusion"
+ARRAYS, METRICS, CLIENT, LEDGER = "arrays", "metrics", "client", "ledger"
+NUM_EXAMPLES, TRAIN_LOSS = "num-examples", "train-loss"
+CONFUSION, LOSS_SUM = "confusion", "loss-sum"
+PERSONAL_CONFUSION, PERSONAL_LOSS_SUM = "personal-confusion", "personal-loss-sum"
+CORRECT, WRONG, NOISED_CONFUSION = "noised-correct", "noised-wrong", "noised-confusion"
 
 DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
@@ -36,14 +28,9 @@ Fields = dict[str, tuple[str, ...] | None]
 class Releases:
     """The choice of fields that the replies of one run carry.
 
-    A reply has exactly these fields, no more and no fewer.
-
-    Attributes:
-        mechanism: Privacy mechanism of the run.
-        metrics: How counts of held-out images leave a client.
-        train_loss: Training replies carry the incoming model's mean loss on training images, which QFedAvg weighs by.
-            Impossible with a mechanism.
-        personal: Replies carry counts of the global and of the client's own model. Impossible with a mechanism.
+    A reply has exactly these fields, no more and no fewer. A `train_loss` is the incoming model's mean loss on training
+    images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
+    impossible with a mechanism.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config.schema import ModelConfig
+from common.config.sections import ModelConfig
 from common.errors import ConfigError, WeightsError
 from common.models.loading import load_pretrained
 from common.models.names import BackboneSpec, resolve_name
@@ -26,15 +26,8 @@ _FORMAT = 2
 class BackboneInfo:
     """Facts about a backbone that a run needs without loading it.
 
-    Attributes:
-        sha256: Hash of all its tensors; all clients must have the same.
-        origin: Origin of the weights, for people to read.
-        num_features: Length of one image's pooled features.
-        num_flattened: Length of one image's flattened maps, the input of an `mlp` head.
-        image_size: Side in pixels that images are scaled to.
-        mean: Mean of each channel, in 0..255.
-        std: Standard deviation of each channel, in 0..255.
-        interpolation: `bicubic` or `bilinear`.
+    `sha256` names all its tensors, which must be the same at all clients. Features are counted for one image, pooled or
+    flattened as for an `mlp` head. Mean and deviation are of channel values in 0..255.
     """
 
     sha256: str

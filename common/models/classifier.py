@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from common.arrays import Arrays
-from common.config.schema import ModelConfig, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import ModelConfig
 from common.errors import ConfigError
 from common.models.backbone import Backbone
 from common.models.backbone_info import backbone_info, load_backbone, scaling_of
@@ -24,11 +25,8 @@ _ROTATIONS = 4
 class Network(nn.Module):
     """A classifier with a frozen or tuned backbone.
 
-    Attributes:
-        body: The backbone; None where the inputs are its cached features.
-        head: The classifier's head.
-        rotation: A second head that predicts rotations, or None.
-        trained: Names of the parameters that are trained, in order; all others are frozen.
+    The body is None where the inputs are its cached features. `rotation` is a second head that predicts rotations, or
+    None. `trained` names the parameters that are trained, in order; all others are frozen.
     """
 
     def __init__(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.arrays import Arrays
-from common.config.schema import ModelConfig, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import ModelConfig
 from common.errors import ConfigError
 from common.models.linear_head import HEAD_WEIGHT, initial_head
 from common.randomness import public_stream

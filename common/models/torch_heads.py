@@ -39,9 +39,5 @@ def build_head(kind: str, num_features: int, num_classes: int) -> nn.Module:
     """
     if kind != "mlp":
         return nn.Linear(num_features, num_classes, bias=False)
-    layers = [
-        ("dense", nn.Linear(num_features, HIDDEN)),
-        ("relu", nn.ReLU()),
-        ("output", nn.Linear(HIDDEN, num_classes)),
-    ]
-    return nn.Sequential(OrderedDict(layers))
+    dense, output = nn.Linear(num_features, HIDDEN), nn.Linear(HIDDEN, num_classes)
+    return nn.Sequential(OrderedDict([("dense", dense), ("relu", nn.ReLU()), ("output", output)]))

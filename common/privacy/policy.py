@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from common.config.schema import MechanismName, Metrics, RunConfig, Unit, split_list
+from common.config.schema import RunConfig
+from common.config.sections import MechanismName, Metrics, Unit, split_list
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS

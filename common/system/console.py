@@ -35,16 +35,8 @@ def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
 
 def new_bar(console: Console) -> Progress:
     """Return a progress bar that disappears at its end."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("to go"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    progress = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*progress, TextColumn("to go"), TimeRemainingColumn(), console=console, transient=True)
 
 
 @contextmanager
@@ -111,10 +103,7 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
     >>> print(printable("x = 1  # \x1b[2J \u202e"))
     x = 1  # \x1b[2J \u202e
     """
-    return "".join(
-        letter if letter in keep or letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
+    return "".join(c if c in keep or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def plain(text: str, style: str = "") -> Text:

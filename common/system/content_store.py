@@ -59,10 +59,7 @@ class StoredRows:
 
 
 class ContentStore:
-    """A folder of rows of one shape and type, shared by processes.
-
-    The folder is made for its owner only if it is missing.
-    """
+    """A folder of rows of one shape and type, shared by processes."""
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

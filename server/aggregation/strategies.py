@@ -5,7 +5,8 @@ from typing import Any
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
-from common.config.schema import RunConfig, StrategyConfig
+from common.config.schema import RunConfig
+from common.config.sections import StrategyConfig
 from common.errors import ConfigError
 from common.messages.codec import sum_counts
 from common.messages.fields import TRAIN_LOSS

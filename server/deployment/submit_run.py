@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from common.config.loading import Scalar, defaults, override, parse, resolved
-from common.config.schema import RunConfig, split_list
+from common.config.schema import RunConfig
+from common.config.sections import split_list
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError, FederationError
 from common.system.app_bundle import bundle_digest, installed_bundle

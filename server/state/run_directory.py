@@ -15,7 +15,8 @@ import tomli_w
 
 from common.arrays import Arrays
 from common.config.loading import nest, resolved
-from common.config.schema import DataConfig, ModelConfig, PrivacyConfig, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import DataConfig, ModelConfig, PrivacyConfig
 from common.errors import BractError, ConfigError
 from common.system.files import write_atomic
 

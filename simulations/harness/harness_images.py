@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from common.config.schema import Unit
+from common.config.sections import Unit
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared

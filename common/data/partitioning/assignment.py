@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config.schema import DataConfig, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import DataConfig
 from common.data.array_files import save_arrays
 from common.data.partitioning.partition import Partition
 from common.errors import ConfigError
@@ -42,8 +43,6 @@ def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition
 
 def make_partition(scan: "Scan", data: DataConfig, *, num_clients: int, seed: int) -> Partition:
     """Assign a source's images to clients and to training or evaluation.
-
-    Equal seeds give equal partitions.
 
     Raises:
         DataError: The images cannot be divided as the settings ask.

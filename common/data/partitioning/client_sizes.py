@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.config.schema import DataConfig, Unit
+from common.config.sections import DataConfig, Unit
 from common.data.partitioning.assignment import count_groups
 from common.data.partitioning.partitioners import assign_clients
 from common.data.partitioning.privacy_units import group_names, natural_clients
@@ -45,14 +45,9 @@ def client_sizes(
     split, groups = entries.num_train, group_names(entries.units)
     names, naturals = natural_clients(entries.clients)
     groups = None if groups is None else groups[:split]
+    naturals = None if naturals is None else naturals[:split]
     owner = assign_clients(
-        entries.labels[:split],
-        data,
-        num_clients=num_clients,
-        seed=seed,
-        groups=groups,
-        naturals=None if naturals is None else naturals[:split],
-        names=names,
+        entries.labels[:split], data, num_clients=num_clients, seed=seed, groups=groups, naturals=naturals, names=names
     )
     if unit == "image" or groups is None:
         sizes = np.bincount(owner + 1, minlength=num_clients + 1)[1:]

@@ -30,12 +30,9 @@ class Partition:
 
 
 def class_counts(scan: "Scan", partition: Partition) -> np.ndarray:
-    """Count the usable images of each class at each client.
+    """Count the usable images of each class at each client, (classes, clients) int64.
 
     Only simulations may call it: a real client never shows its class counts.
-
-    Returns:
-        (classes, clients) int64.
     """
     counts = np.zeros((len(scan.classes), len(partition.num_units)), dtype=np.int64)
     rows = np.flatnonzero(scan.usable & (partition.owner >= 0))

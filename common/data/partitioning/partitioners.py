@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.partitioning.privacy_units import most_frequent
 from common.errors import DataError
 from common.randomness import keyed_uniform, public_stream
@@ -41,20 +41,9 @@ def assign_clients(
     Guarantee: every image belongs to one client or to none, images of one group share their client, and every client
     holds at least `data.min-client-size` images. `dirichlet`, `iid` and `size-skew` leave no image out, nor does
     `natural` if each image names its client; `pathological` and `shards` may. `natural` depends neither on the seed nor
-    on the order of the rows.
-
-    Args:
-        labels: (n,) int64; -1 (unknown class) counts as a class of its own.
-        data: Partitioner name and its parameters.
-        num_clients: Number of clients that share the images.
-        seed: Root seed; equal seeds give equal partitions.
-        groups: (n,) int64 from `group_rows`; `None` if each image is its own unit.
-        naturals: (n,) int32 position of each image's own client in `names`, for `natural`; an image of -1 names no
-            client and is left out.
-        names: The clients that the source itself names.
-
-    Returns:
-        (n,) int32, the partition number of each image, or -1 if no client holds it.
+    on the order of the rows. Labels of -1 are a class of their own. `groups` come from `group_rows`, None if each image
+    is its own unit. `naturals`, (n,) int32, hold each image's own client as a position in `names`, -1 for none. The
+    result is (n,) int32, -1 where no client holds the image.
 
     Raises:
         DataError: There are too few images, the source names no clients or another number of them, or no try gives
@@ -233,10 +222,8 @@ def assign_test(
     counts[counts.sum(axis=1) == 0] = 1
     cumulative = np.cumsum(counts / counts.sum(axis=1, keepdims=True), axis=1)
     draws = keyed_uniform(key, digests)
-    chosen = [
-        int(np.searchsorted(cumulative[label + 1], u, side="right"))
-        for label, u in zip(test_labels, draws, strict=True)
-    ]
+    pairs = zip(test_labels + 1, draws, strict=True)
+    chosen = [int(np.searchsorted(cumulative[row], draw, side="right")) for row, draw in pairs]
     # Rounding may leave the last cumulative value just below 1.
     return np.minimum(chosen, num_clients - 1).astype(np.int32)
 

@@ -22,12 +22,8 @@ def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarr
     if not named.any():
         return None
     # Rows without a name are keyed by their number, since equal digests of bad images must not make a group.
-    return _number(
-        [
-            unit.tobytes() if has_name else row
-            for row, (unit, has_name) in enumerate(zip(unit_digests, named, strict=True))
-        ]
-    )
+    rows = enumerate(zip(unit_digests, named, strict=True))
+    return _number([unit.tobytes() if has_name else row for row, (unit, has_name) in rows])
 
 
 def group_names(units: Sequence[str] | None) -> np.ndarray | None:

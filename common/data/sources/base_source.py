@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -70,11 +70,8 @@ class Entries:
 class ImageSource:
     """Labelled images, read when they are first needed.
 
-    Attributes:
-        name: The name that the user gave.
-        fingerprint: Hex digest that changes when any of the source's files changes.
-        load: Reads the entries; use `entries`, which does so once.
-        place: Folder or file of the source; sources of one name at two places are different.
+    The fingerprint is a hex digest that changes when any of the source's files changes. Use `entries`, which calls
+    `load` once. Sources of one name at two places are different.
     """
 
     name: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
@@ -136,12 +136,8 @@ def open_cifar10(config: DataConfig) -> ImageSource:
     Raises:
         DataError: No known folder holds the files.
     """
-    folder = first_folder(
-        config.path,
-        ("data/cifar10",),
-        _PARQUET_FILES,
-        "put CIFAR-10 there as parquet with columns img and label, and name the folder with data.path",
-    )
+    advice = "put CIFAR-10 there as parquet with columns img and label, and name the folder with data.path"
+    folder = first_folder(config.path, ("data/cifar10",), _PARQUET_FILES, advice)
     return _parquet_source("cifar10", folder, "label", CIFAR10_CLASSES)
 
 

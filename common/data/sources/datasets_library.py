@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.sources.base_source import Entries, ImageSource, fingerprint_of, refuse_path
 from common.data.sources.labels import numbered
 from common.errors import DataError
@@ -52,7 +52,8 @@ def entries_of(data: Any, title: str) -> Entries:
     both = train if test is None else concatenate_datasets([train, test])
     image, label = _image_column(both, title), _label_column(both, title)
     labels, classes = _labels(both, label, title)
-    extra = {name: tuple("" if v is None else str(v) for v in both[name]) for name in _extra_columns(both)}
+    columns = [name for name in ("unit", "client") if name in both.column_names]
+    extra = {name: tuple("" if v is None else str(v) for v in both[name]) for name in columns}
     return Entries(
         images=_undecoded(both, image),
         labels=labels,
@@ -127,10 +128,6 @@ def _labels(rows: "Dataset", column: str, title: str) -> tuple[np.ndarray, tuple
     if any(not isinstance(value, int | str | None) or isinstance(value, bool) for value in values):
         raise DataError(f"{title}: the values of {column} must be whole numbers or names")
     return numbered(["" if value is None or value == -1 else str(value) for value in values])
-
-
-def _extra_columns(rows: "Dataset") -> list[str]:
-    return [name for name in ("unit", "client") if name in rows.column_names]
 
 
 def _undecoded(rows: "Dataset", column: str) -> "Dataset":

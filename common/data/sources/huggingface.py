@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.sources.base_source import Entries, ImageSource, fingerprint_of, split_name
 from common.data.sources.datasets_library import entries_of, is_saved, open_saved
 from common.errors import DataError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.decoding import IMAGE_SUFFIXES
 from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows, refuse_path
 from common.errors import DataError

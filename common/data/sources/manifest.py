@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows
 from common.data.sources.labels import numbered
 from common.errors import DataError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.sources.base_source import Entries, ImageSource, encoded_rows, fingerprint_of
 from common.data.sources.labels import numbered
 from common.errors import DataError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config.schema import DataConfig, split_list
+from common.config.sections import DataConfig, split_list
 from common.data.sources.base_source import OWN_IMAGES, Entries, ImageSource
 from common.data.sources.builtin import open_cifar10, open_cifar100, open_digits, open_fashion_mnist, open_mnist
 from common.data.sources.datasets_library import is_saved, open_saved

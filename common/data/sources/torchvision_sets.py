@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
@@ -91,10 +91,7 @@ def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) 
 
 
 def _construct(config: DataConfig, kind: Any, choices: list[dict[str, Any]], root: Path, downloads: bool) -> Any:
-    """Return the data set under the first split name that it knows.
-
-    Local files are tried before a download.
-    """
+    """Return the data set under the first known split name, local files first."""
     reasons = []
     for arguments in choices:
         for download in (False, True) if downloads else (False,):

@@ -154,8 +154,6 @@ def text_head(model: Any, name: BackboneName, classes: tuple[str, ...]) -> np.nd
 def clip_with_weights(name: BackboneName, weights: str) -> Any:
     """Load a whole CLIP model, both towers, with the weights of the run's backbone.
 
-    Without `weights` they come from the hub.
-
     Raises:
         ConfigError: The name lacks which pretraining is meant.
         WeightsError: The file does not hold both towers, or weights are random.

@@ -10,7 +10,8 @@ import torch
 from client.training.augmentation import augment, quarter_turns, view_seeds
 from client.training.network_sgd import TrainingSet
 from client.training.round_settings import LocalSettings
-from common.config.schema import AUGMENTATIONS, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import AUGMENTATIONS
 from common.models.classifier import build_network
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bract import app
 from common.commands import listing
 from common.config.loading import defaults
-from common.config.schema import Partitioner
+from common.config.sections import Partitioner
 from common.data.sources.registry import KNOWN_SOURCES
 from common.models.names import SHORT_NAMES
 from common.strategies import STRATEGIES

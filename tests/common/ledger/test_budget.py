@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config.schema import Unit
+from common.config.sections import Unit
 from common.errors import ConfigError
 from common.ledger.audit.costs import worst_image
 from common.ledger.budget import Charge, spent_with

@@ -6,7 +6,7 @@ Drives `server.rounds.round_record`.
 import numpy as np
 import pytest
 
-from common.config.schema import StoppingConfig
+from common.config.sections import StoppingConfig
 from common.metrics import Counts, NoisedCounts
 from server.rounds.round_record import RoundRecord
 from server.state.early_stopping import EarlyStopping

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.loading import Scalar, defaults, override, parse
-from common.config.schema import DataConfig
+from common.config.sections import DataConfig
 from common.data.partitioning.partitioners import assign_clients, assign_test, hold_out
 from common.data.partitioning.privacy_units import group_names, group_rows, most_frequent
 from common.errors import DataError

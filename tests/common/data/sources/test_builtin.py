@@ -15,7 +15,8 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from common.config.schema import DataConfig, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import DataConfig
 from common.data.decoding import decode
 from common.data.sources.base_source import Entries, ImageSource
 from common.data.sources.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config.schema import DataConfig, RunConfig
+from common.config.schema import RunConfig
+from common.config.sections import DataConfig
 from common.data.decoding import decode
 from common.data.sources.base_source import Entries, ImageSource
 from common.data.sources.registry import KNOWN_SOURCES, describe_sources, names_a_place, open_source
