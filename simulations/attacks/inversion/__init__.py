@@ -1,1 +1,1 @@
-"""Rebuild an image from one update, with privacy and without."""
+"""Reconstruction of an image from one update, with and without privacy."""

@@ -1,4 +1,7 @@
-"""What the inversion demo found: how like the truth each rebuilt image is, and what may be said about it."""
+"""Report of the inversion demo.
+
+It holds how similar each reconstruction is, and what may be said about it.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,7 @@ _WINDOW = 7
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the victim's image a guess is.
+    """Similarity of a reconstruction to the victim's image.
 
     Attributes:
         psnr: In dB.
@@ -32,7 +35,10 @@ class Likeness:
     rank: int | None = None
 
     def gives_away(self, blind: "Likeness") -> bool:
-        """Whether a guess picks the image out among all, and is nearer to it than a blind guess."""
+        """Return whether a reconstruction identifies the image.
+
+        It must rank first among all images and be nearer than the average image.
+        """
         return self.rank == 1 and self.psnr > blind.psnr
 
 
@@ -59,13 +65,13 @@ class Evaluation:
     num_images: int
 
     def likeness(self, guess: Rebuilt) -> Likeness:
-        """How like the truth what an attack made is."""
+        """Compare a reconstruction with the victim's image."""
         truth, pixels = self.victim.pixels, guess.pixels
         return Likeness(psnr(truth, pixels), ssim(truth, pixels), rank_of(self.victim, pixels))
 
     @property
     def blind(self) -> Likeness:
-        """How like the truth the average image is."""
+        """Similarity of the average image."""
         return Likeness(psnr(self.victim.pixels, self.average), ssim(self.victim.pixels, self.average))
 
     @property
@@ -75,7 +81,7 @@ class Evaluation:
 
     @property
     def details(self) -> tuple[str, ...]:
-        """What stands behind the verdict, a line each."""
+        """Facts behind the verdict, one per line."""
         classes, plan = self.victim.prepared.scan.classes, self.victim.plan
         ranks = [self.likeness(guess).rank for guess in (self.plain, self.noised)]
         return (
@@ -88,7 +94,7 @@ class Evaluation:
 
 
 def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Evaluation:
-    """Attack the victim's update without privacy, then the one with it, in the same way.
+    """Attack the victim's update without privacy, then the one with privacy.
 
     Args:
         victim: One client, one image.
@@ -122,7 +128,7 @@ def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Ev
 
 
 def verdict(plain: Likeness, noised: Likeness, blind: Likeness, *, epsilon: float) -> str:
-    """What may be said, and no more: two sentences that follow from the figures.
+    """Return two sentences that follow from the figures.
 
     Args:
         plain: Of what the update without privacy gave.
@@ -149,7 +155,7 @@ def verdict(plain: Likeness, noised: Likeness, blind: Likeness, *, epsilon: floa
 
 
 def as_json(findings: Evaluation) -> dict[str, Any]:
-    """Plain values: the figures, and what they hang on."""
+    """Return the figures and their conditions as plain values."""
     victim, plan = findings.victim, findings.victim.plan
     guesses = {"without_privacy": findings.plain, "with_privacy": findings.noised}
     return {
@@ -178,7 +184,9 @@ def _guess_as_json(findings: Evaluation, guess: Rebuilt) -> dict[str, Any]:
 
 
 def psnr(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 255] of one shape; infinite if they are equal.
+    """Return the peak signal-to-noise ratio of two images, in dB.
+
+    The images have one shape and values in [0, 255]. The ratio is infinite if they are equal.
 
     >>> psnr(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8))
     0.0
@@ -188,7 +196,9 @@ def psnr(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def ssim(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Structural similarity in [-1, 1] of (side, side, channels) images in [0, 255], over windows of at most 7 x 7.
+    """Return the structural similarity of two images, in [-1, 1].
+
+    The images are (side, side, channels) with values in [0, 255]. Windows have at most 7 x 7 pixels.
 
     Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861, with a uniform window.
     """

@@ -1,4 +1,4 @@
-"""A picture of the inversion demo: an image, and what one update gives away of it."""
+"""Plot of the inversion demo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SIDE = 2.9  # inches of one panel
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of the row.
+    """Image of the row.
 
     Attributes:
         pixels: (side, side, channels) in [0, 255], 1 or 3 channels.

@@ -1,4 +1,4 @@
-"""Gradient inversion: rebuild the one training image behind one client's update.
+"""Gradient inversion of one client's update with one training image.
 
 What the attacker holds is what a server holds: the weights that went out, the
 weights that came back, and the public constants of the run.
@@ -22,7 +22,7 @@ _MILESTONES = (3 / 8, 5 / 8, 7 / 8)  # of the steps: there the step length falls
 
 @dataclass(frozen=True)
 class Attack:
-    """How hard to try.
+    """Effort of the attack.
 
     Attributes:
         restarts: Random images to start from; the one that explains the update best is kept.
@@ -41,7 +41,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What the attacker makes of one update.
+    """Reconstruction from one update.
 
     Attributes:
         pixels: (side, side, channels) float64 in [0, 255].
@@ -55,7 +55,7 @@ class Rebuilt:
 
 
 def gradient_of(before: Arrays, after: Arrays, settings: LocalSettings) -> Arrays:
-    """The gradient behind one step of SGD.
+    """Return the gradient behind one step of SGD.
 
     Args:
         before: Weights that the server sent.
@@ -70,7 +70,7 @@ def gradient_of(before: Arrays, after: Arrays, settings: LocalSettings) -> Array
 
 
 def label_of(gradient: Mapping[str, np.ndarray]) -> int:
-    """The class of the one image behind a gradient.
+    """Return the class of the one image behind a gradient.
 
     By the output's bias the gradient is probability minus label: negative for the image's own class alone.
 
@@ -83,7 +83,7 @@ def label_of(gradient: Mapping[str, np.ndarray]) -> int:
 
 
 def inner_maps_of(gradient: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
-    """What entered the dense layer, and how far to trust it.
+    """Return the input of the dense layer and how far it can be trusted.
 
     For one image the gradient by the layer's weight is `slope x input` and by its bias `slope`; the maps are
     the input that fits both best in least squares. Without noise they are exact.
@@ -147,7 +147,7 @@ def rebuild(
 
 
 class _Target:
-    """A gradient to be explained, and how badly an image explains it."""
+    """Gradient to explain, with the misfit of an image to it."""
 
     def __init__(self, network: CnnNetwork, gradient: Arrays, settings: LocalSettings) -> None:
         self.label = label_of(gradient)
@@ -159,7 +159,10 @@ class _Target:
         self._maps = torch.from_numpy(maps.astype(np.float32))
 
     def misfit(self, image: torch.Tensor) -> torch.Tensor:
-        """Scalar, twice differentiable as far as ReLU and pooling are."""
+        """Return the misfit of an image as a scalar.
+
+        It is twice differentiable as far as ReLU and pooling are.
+        """
         entering: list[torch.Tensor] = []
         handle = self._network.dense.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0][0]))
         label = torch.tensor([self.label])
@@ -181,7 +184,10 @@ def _squares(values: torch.Tensor) -> torch.Tensor:
 def _search(
     target: _Target, start: torch.Tensor, attack: Attack, advance: Callable[[int], None]
 ) -> tuple[float, torch.Tensor]:
-    """The misfit, smoothness included, and the image (1, channels, side, side) in [-1, 1] of one restart."""
+    """Return misfit and image of one restart.
+
+    The misfit includes smoothness. The image is (1, channels, side, side) in [-1, 1].
+    """
     image = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=attack.step_length)
     falls = [round(attack.steps * milestone) for milestone in _MILESTONES]
@@ -199,6 +205,6 @@ def _search(
 
 
 def _variation(image: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of neighbours, along both axes."""
+    """Return the mean absolute difference of neighbouring pixels along both axes."""
     down, right = image[..., 1:, :] - image[..., :-1, :], image[..., 1:] - image[..., :-1]
     return down.abs().mean() + right.abs().mean()

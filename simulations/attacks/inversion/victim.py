@@ -1,4 +1,7 @@
-"""The victim of the inversion demo: a client that holds one real image of a source, and no other."""
+"""Victim of the inversion demo.
+
+It is a client that holds one real image of a source and no other.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +25,7 @@ _NAME = "victim"
 
 @dataclass(frozen=True)
 class Victim:
-    """One client, one image, round 1 of a run.
+    """Client with one image in round 1 of a run.
 
     Attributes:
         config: The run, with mechanism `dp-sgd`; what it would do without is derived from it.
@@ -46,12 +49,12 @@ class Victim:
 
     @cached_property
     def plan(self) -> PrivacyPlan:
-        """What the run would agree on with a client of one image."""
+        """Privacy plan that the run agrees on with a client of one image."""
         return self.config.plan(1)
 
     @property
     def settings(self) -> LocalSettings:
-        """What the client does in round 1; public."""
+        """Public settings of the client's training in round 1."""
         return settings_of(self.config, server_round=1)
 
     @cached_property
@@ -60,7 +63,7 @@ class Victim:
         return initial_arrays(self.config, self.pixels.shape, self.prepared.scan.classes)
 
     def reply(self, *, private: bool) -> Arrays:
-        """The weights that the real client code sends back, float32, with or without privacy.
+        """Return the float32 weights that the real client code sends back.
 
         With privacy its noise comes from the operating system and is fresh in each call.
         """
@@ -92,7 +95,7 @@ class Victim:
 
 
 def victim_of(config: RunConfig, prepared: Prepared, image: int) -> Victim:
-    """A client that holds this image alone.
+    """Return a client that holds one image alone.
 
     Raises:
         ConfigError: The source has no such number.
@@ -110,7 +113,9 @@ def victim_of(config: RunConfig, prepared: Prepared, image: int) -> Victim:
 
 
 def mean_image(victim: Victim) -> np.ndarray:
-    """(side, side, channels) float64: the average of the source's other images, the best guess of one who saw nothing.
+    """Return the average of the source's other images.
+
+    It is (side, side, channels), float64, and the best guess without the update.
 
     There are others: `victim_of` has seen to it.
     """
@@ -121,7 +126,9 @@ def mean_image(victim: Victim) -> np.ndarray:
 
 
 def rank_of(victim: Victim, guess: np.ndarray) -> int:
-    """How many images of the source are at least as like a guess as the true one, the true one included.
+    """Return how many images are at least as similar to a guess as the true one.
+
+    The true one is counted.
 
     Likeness is correlation of pixels: brightness and contrast do not matter. 1 says that the guess picks out
     the victim's image among all; noise gives any number with equal chance.
@@ -139,13 +146,16 @@ def rank_of(victim: Victim, guess: np.ndarray) -> int:
 
 
 def _others(victim: Victim) -> np.ndarray:
-    """Numbers of the usable images whose pixels are not the victim's."""
+    """Return the rows of usable images with other pixels than the victim's."""
     same = (victim.prepared.scan.digests == victim.prepared.scan.digests[victim.image]).all(axis=1)
     return np.flatnonzero(victim.prepared.scan.usable & ~same)
 
 
 def _centred(images: np.ndarray) -> np.ndarray:
-    """(n, pixels) float32 with mean 0 and length 1; zeros for an image of one colour."""
+    """Return images with mean 0 and length 1, shape (n, pixels), float32.
+
+    An image of one colour becomes zeros.
+    """
     rows = images.reshape(len(images), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

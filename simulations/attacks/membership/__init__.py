@@ -1,1 +1,1 @@
-"""Who was in the training data? An attack on the final model, with and without privacy."""
+"""Membership inference on the final model, with and without privacy."""

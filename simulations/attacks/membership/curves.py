@@ -1,4 +1,4 @@
-"""What is compared: the same run without privacy, and under several epsilons."""
+"""Runs that a membership attack compares, one for each epsilon."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _FREE = ("output-dir", "resume", "privacy.target-epsilon", "privacy.noise-multip
 
 @dataclass(frozen=True)
 class Curve:
-    """One of the runs that are compared.
+    """Run that is compared with the others.
 
     Attributes:
         name: `none`, or mechanism and target such as `dp-sgd-8`; names a folder.
@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """What a person reads."""
+        """Text for a legend."""
         target = self.config.privacy.target_epsilon
         if self.epsilon is None:
             return "no privacy"
@@ -44,7 +44,7 @@ class Curve:
 
 
 def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]:
-    """The runs that a comma-separated list names.
+    """Return the runs that a comma-separated list names.
 
     Args:
         settings: Complete and flat. Epsilon, noise and what leaves about held-out images are set here.
@@ -78,7 +78,10 @@ def _curve(settings: Mapping[str, Scalar], word: str) -> Curve:
 
 
 def _of_one_image(config: RunConfig, epsilon: float) -> tuple[float, float]:
-    """Under `client-dp` one image replaces its client's update by another: one client leaves, one joins."""
+    """Return epsilon and delta for one image.
+
+    Under `client-dp` one image replaces its client's update by another, so one client leaves and one joins.
+    """
     delta = config.privacy.delta
     return (epsilon, delta) if config.is_local_dp else (2 * epsilon, min(1.0, (1 + exp(epsilon)) * delta))
 
@@ -100,7 +103,9 @@ def _check(config: RunConfig) -> None:
 
 
 def check_plans(curve: Curve, partition: Partition) -> None:
-    """Make every client's plan, so that settings that admit none are explained before anything is trained.
+    """Make every client's plan before anything is trained.
+
+    Settings without a plan are then refused early.
 
     Raises:
         ConfigError: Some client has no plan.
@@ -111,7 +116,7 @@ def check_plans(curve: Curve, partition: Partition) -> None:
 
 
 def shared_settings(curves: Sequence[Curve]) -> dict[str, Scalar]:
-    """What must be the same in all runs whose scores lie in one folder.
+    """Return the settings that all runs of one folder must share.
 
     Args:
         curves: From `curves_of`.

@@ -1,4 +1,4 @@
-"""All rounds of a run over any partition, and nothing but its final model.
+"""Rounds of a run over any partition, reduced to its final model.
 
 Rounds, strategy, cohorts and noise at the server are those of every run (`server.rounds.loop`),
 training at the clients too (`client.training.trainer`). What is left out adds nothing to the
@@ -70,7 +70,7 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
 
 def _releases(trainer: Trainer) -> Releases:
-    """What the strategy needs of a reply: no counts, no heads of ledgers."""
+    """Return the fields of a reply that the strategy needs."""
     return Releases(metrics="none", train_loss=STRATEGIES[trainer.config.strategy.name].needs_exact_loss)
 
 
@@ -95,7 +95,7 @@ def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
 
 
 def _findings(trainer: Trainer, incoming: Arrays, rows: Shard) -> Evaluation | None:
-    """The loss that QFedAvg weighs by."""
+    """Return the loss that QFedAvg weighs by."""
     if not _releases(trainer).train_loss:
         return None
     judged = trainer.evaluate(incoming, rows.train_inputs, rows.train_labels)

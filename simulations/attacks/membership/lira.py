@@ -1,4 +1,4 @@
-"""The likelihood-ratio attack: which models had an image among those they were trained on?
+"""Likelihood-ratio attack of membership inference.
 
 Pure functions of scores and membership bits. An image's score under a model is compared
 with two normal distributions: of its scores under other models that had it, and under
@@ -15,7 +15,7 @@ _SHARED_WEIGHT = 64
 
 
 def logit_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How sure a model is of each image's true class: log(p / (1 - p)).
+    """Return a model's confidence in each image's true class, log(p / (1 - p)).
 
     Computed from logits, so that a probability that rounds to 1 loses nothing.
 
@@ -38,7 +38,7 @@ def logit_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def likelihood_ratios(scores: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Evidence that a model had an image: log likelihood of "in" minus that of "out".
+    """Return the log likelihood of membership minus that of non-membership.
 
     Guarantee: row t is made of row t of `scores` and of the other rows of both arrays;
     `members[t]`, the answer, has no influence on it.

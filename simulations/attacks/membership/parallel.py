@@ -20,7 +20,9 @@ def score_models(
     workers: int,
     progress: ProgressFactory = no_progress,
 ) -> int:
-    """Train and score what is not in the store yet; whoever interrupts loses only what is under way.
+    """Train and score the models that the store lacks.
+
+    An interruption loses only the models that are under way.
 
     Args:
         curves: What is compared.

@@ -1,4 +1,4 @@
-"""What a membership attack found, in numbers and in words."""
+"""Report of a membership attack, in numbers and in words."""
 
 import platform
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SURE = 3.0  # standard deviations of chance
 
 @dataclass(frozen=True)
 class Found:
-    """What the attack found of one curve.
+    """Result of the attack on one curve.
 
     Attributes:
         curve: The run.
@@ -52,13 +52,13 @@ class Found:
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether members were told from others better than guessing explains."""
+        """True if members are told from others better than chance explains."""
         rate = self.telling
         return self.auc - 0.5 > _SURE * self.auc_stddev or (rate is not None and rate.low > 2 * rate.fpr)
 
     @property
     def within(self) -> bool:
-        """Whether nothing contradicts the promise."""
+        """True if nothing contradicts the guarantee."""
         return all(rate.within for rate in self.rates)
 
 
@@ -87,7 +87,7 @@ def judge(curve: Curve, scored: Sequence[Scored], members: np.ndarray) -> Found:
 
 
 def verdict(found: Found) -> str:
-    """One plain sentence.
+    """Return one plain sentence.
 
     Says what was found, what chance would give, and never that a model is safe.
     """
@@ -110,7 +110,10 @@ def verdict(found: Found) -> str:
 
 
 def as_json(results: Sequence[Found], seed: int) -> dict[str, Any]:
-    """Everything as plain values; a picture's curve thinned to what can be seen."""
+    """Return the results as plain values.
+
+    A plotted curve is thinned to what can be seen.
+    """
     return {
         "attack": ATTACK,
         "attacked": "the final global model; the attacker knows partition, seed and all images but their membership",
@@ -144,7 +147,10 @@ def _curve_json(found: Found) -> dict[str, Any]:
 
 
 def thinned(roc: Roc, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """So many points of a curve, evenly spread over a logarithmic axis; rates (points or fewer,)."""
+    """Return points of a curve spread evenly over a logarithmic axis.
+
+    The rates have at most `points` entries.
+    """
     wanted = np.geomspace(1, max(2, roc.num_others), points)
     at = np.unique(np.searchsorted(roc.false_alarms, wanted, side="right") - 1)
     return roc.fpr[at], roc.tpr[at]

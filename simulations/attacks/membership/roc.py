@@ -1,4 +1,4 @@
-"""How well a statistic tells members from others: rates with confidence intervals, and what epsilon allows."""
+"""ROC curves with confidence intervals and the limits that epsilon sets."""
 
 import math
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Roc:
 
     @property
     def num_members(self) -> int:
-        """How many members there are."""
+        """Number of members."""
         return int(self.hits[-1])
 
     @property
     def num_others(self) -> int:
-        """How many others there are."""
+        """Number of non-members."""
         return int(self.false_alarms[-1])
 
     @property
@@ -50,7 +50,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Rate:
-    """What an attacker finds who may accuse so few others.
+    """True-positive rate at a false-positive rate.
 
     Attributes:
         fpr: The false-positive rate that is allowed.
@@ -92,7 +92,7 @@ def roc_of(statistic: np.ndarray, members: np.ndarray) -> Roc:
 
 
 def auc_of(statistic: np.ndarray, members: np.ndarray) -> tuple[float, float]:
-    """Area under the curve, and how far from 0.5 chance alone would bring it (one standard deviation).
+    """Return the area under the curve and its standard deviation under chance.
 
     Source: Mann and Whitney 1947; ties count half.
 
@@ -109,7 +109,7 @@ def auc_of(statistic: np.ndarray, members: np.ndarray) -> tuple[float, float]:
 
 
 def rate_at(roc: Roc, fpr: float, *, epsilon: float | None = None, delta: float = 0.0) -> Rate:
-    """The most members found while at most a share `fpr` of the others is accused.
+    """Return the largest true-positive rate at a false-positive rate of at most `fpr`.
 
     The interval takes decisions as independent and the threshold as given.
 
@@ -142,7 +142,9 @@ def _within(roc: Roc, hits: int, alarms: int, epsilon: float, delta: float) -> b
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Exact two-sided interval of a probability; all of [0, 1] without a trial.
+    """Return the exact two-sided interval of a probability.
+
+    Without a trial it is all of [0, 1].
 
     >>> low, high = clopper_pearson(0, 10, 0.95)
     >>> low, round(high, 4)
@@ -155,7 +157,7 @@ def clopper_pearson(hits: int, trials: int, confidence: float) -> tuple[float, f
 
 
 def largest_tpr(fpr: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
-    """The largest true-positive rate that an (epsilon, delta) mechanism leaves to any attack.
+    """Return the largest true-positive rate under (epsilon, delta)-DP.
 
     Source: Kairouz et al. 2015, arXiv:1311.0776: TPR <= e^epsilon FPR + delta, and the same for misses.
 

@@ -1,4 +1,4 @@
-"""A whole membership attack: from settings to figures, a picture and a folder to go on from."""
+"""Membership attack from settings to figures, plot and folder."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ PICTURE = "membership.png"
 
 @dataclass(frozen=True)
 class Attack:
-    """What came of it.
+    """Results of a membership attack.
 
     Attributes:
         results: One for each curve, in their order.
@@ -37,7 +37,7 @@ class Attack:
     trained: int
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Return the results as plain values."""
         return as_json(self.results, self.results[0].curve.config.seed)
 
 
@@ -49,7 +49,9 @@ def attack(
     workers: int = 1,
     progress: ProgressFactory = no_progress,
 ) -> Attack:
-    """Train, score and judge whatever is not in the folder yet, and leave figures and picture there.
+    """Train, score and judge the models that the folder lacks.
+
+    Figures and plot are written into the folder.
 
     Everything is checked before anything is trained.
 

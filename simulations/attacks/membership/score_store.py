@@ -1,4 +1,4 @@
-"""The folder of a membership attack: each model's scores as they come, so that a stopped one goes on."""
+"""Folder of a membership attack, from which a stopped attack continues."""
 
 import json
 import zipfile
@@ -18,14 +18,17 @@ _SETTINGS = "settings.json"
 
 
 class ScoreStore:
-    """Scores by curve and number of the model; every file is whole or absent."""
+    """Scores by curve and number of the model.
+
+    Every file is whole or absent.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def open(cls, folder: Path, settings: Mapping[str, Scalar], targets: str) -> "ScoreStore":
-        """Make a folder, or take one whose scores go together with these settings.
+        """Make a folder or open one with the same settings.
 
         Args:
             folder: Where.
@@ -51,7 +54,7 @@ class ScoreStore:
         return store
 
     def missing(self, curve: str, models: int) -> list[int]:
-        """Numbers of the models that have not been scored yet."""
+        """Return the numbers of the models without scores."""
         return [number for number in range(models) if not self._file(curve, number).is_file()]
 
     def put(self, curve: str, number: int, scored: Scored) -> None:
@@ -62,7 +65,7 @@ class ScoreStore:
             np.savez(stream, **vars(scored))
 
     def get(self, curve: str, number: int) -> Scored:
-        """One model's scores.
+        """Return one model's scores.
 
         Raises:
             ConfigError: The file is damaged.
@@ -87,7 +90,7 @@ def _read(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {"format": found["format"], "targets": found["targets"], "settings": dict(found["settings"])}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{file} is no membership attack's: name another folder with --out") from None
+        raise ConfigError(f"{file} is not a membership attack's folder: name another one with --out") from None
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Whose membership is guessed, and the public coins that decide it for each model."""
+"""Images whose membership is guessed, with the public coins that decide it."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from common.system.progress import ProgressFactory, no_progress
 
 @dataclass(frozen=True)
 class Population:
-    """Everything that all models of an attack share.
+    """Data that all models of an attack share.
 
     Attributes:
         prepared: The whole source.
@@ -31,7 +31,7 @@ class Population:
     digest: str
 
     def without(self, members: np.ndarray) -> Partition:
-        """The partition in which nobody holds the targets that are out.
+        """Return the partition without the targets that are left out.
 
         Declared sizes stay: they are public constants, not what was found.
 
@@ -69,7 +69,9 @@ def populate(config: RunConfig, progress: ProgressFactory = no_progress) -> Popu
 
 
 def members_of(seed: int, model: int, num_targets: int) -> np.ndarray:
-    """Which targets one model is trained on: a fair coin each, apart from every other model's.
+    """Draw the targets that one model is trained on.
+
+    Each target has a fair coin, independent of every other model's.
 
     Args:
         seed: Root seed of the run.

@@ -1,4 +1,4 @@
-"""One model of a membership attack: trained on the images that its coins chose, scored on all of them."""
+"""Training and scoring of one model of a membership attack."""
 
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from simulations.pooled_evaluator import PooledEvaluator
 
 @dataclass(frozen=True)
 class Scored:
-    """What is kept of one model.
+    """Scores of one model.
 
     Attributes:
         scores: (targets,) float64 of `logit_confidence`, members and others alike.
@@ -33,7 +33,7 @@ class Scored:
 
 
 def train_and_score(config: RunConfig, model: int, *, like: RunConfig | None = None) -> Scored:
-    """Train one federation on half of the images, and score its final model on every target.
+    """Train one federation on half of the images and score every target.
 
     Initial weights, cohorts and partition are the same for all models, as the run's seed is
     public: a server knows them of the model it attacks.

@@ -18,7 +18,7 @@ _GREY = "#8a8f94"
 
 
 def show_membership(results: Sequence[Found], console: Console) -> None:
-    """Print rates and a sentence for each curve; it can be read at 80 columns.
+    """Print rates and one sentence for each curve, at most 80 columns wide.
 
     Args:
         results: At least one.
@@ -106,6 +106,6 @@ def draw_membership(file: Path, results: Sequence[Found]) -> None:
 
 
 def _draw_intervals(axes: Any, found: Found, colour: str, beside: float) -> None:
-    """The intervals at each level, side by side so that all can be seen."""
+    """Draw the intervals at each level side by side."""
     for rate in found.rates:
         axes.plot([rate.fpr * beside] * 2, [max(rate.low, 1e-9), rate.high], color=colour, lw=2.5, alpha=0.8)
