@@ -1,1 +1,1 @@
-"""Attacks on our own guarantee: layers that replay, measure and try to break it."""
+"""Attacks on our own guarantee."""

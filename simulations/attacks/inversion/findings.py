@@ -94,7 +94,7 @@ class Evaluation:
 
 
 def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Evaluation:
-    """Attack the victim's update without privacy, then the one with privacy.
+    """Invert the victim's update without privacy and the one with it.
 
     Args:
         victim: One client, one image.

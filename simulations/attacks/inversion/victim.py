@@ -126,7 +126,7 @@ def mean_image(victim: Victim) -> np.ndarray:
 
 
 def rank_of(victim: Victim, guess: np.ndarray) -> int:
-    """Return how many images are at least as similar to a guess as the true one.
+    """Return the rank of the true image by similarity to a guess.
 
     The true one is counted.
 

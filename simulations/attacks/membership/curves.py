@@ -51,7 +51,7 @@ def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]
         compare: `none` and numbers, each a target epsilon for the whole run; in the order given.
 
     Raises:
-        ConfigError: The list is empty, repeats itself or is no list of those; a setting is wrong, or
+        ConfigError: The list is empty, repeats itself or is not a list of those; a setting is wrong, or
             leaves nothing that this attack could be on.
     """
     curves = tuple(_curve(settings, word) for word in split_list(compare))

@@ -63,7 +63,7 @@ class Found:
 
 
 def judge(curve: Curve, scored: Sequence[Scored], members: np.ndarray) -> Found:
-    """Attack every model with all the others.
+    """Judge every model by all the others.
 
     Args:
         curve: The run.
