@@ -73,10 +73,6 @@ class Mechanism:
 
         Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
 
-        Args:
-            constants: Public constants of the run.
-            num_units: Declared number of units of the client, at least 1.
-
         Raises:
             ConfigError: delta is too large for so many units, or no noise meets the target.
             PrivacyError: The mechanism adds no noise.
@@ -86,9 +82,7 @@ class Mechanism:
     def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
         """Return the plan of each client, by name.
 
-        Args:
-            constants: Public constants of the run.
-            sizes: Client name -> declared number of units.
+        `sizes` maps a client's name to its declared number of units.
 
         Raises:
             ConfigError: A client admits no plan.
@@ -97,30 +91,20 @@ class Mechanism:
         return {name: self.plan(constants, num_units) for name, num_units in sizes.items()}
 
     def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
-        """Return what a unit is charged, by the part of the data that it belongs to.
-
-        Args:
-            plan: The whole plan.
-            num_rounds: Rounds that are charged.
-            closing: Whether the closing counts are charged too.
-        """
+        """Return what a unit is charged, by the part of the data that it belongs to."""
         return {"training": (plan.event(num_rounds),), "evaluation": plan.counts_events(num_rounds, closing=closing)}
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it.
 
-        Args:
-            simulated: Whether the clients are a simulation's.
-            kept: Value of `system.ledger`.
+        `kept` is the value of `system.ledger`.
         """
         return "none"
 
     def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
         """Return what an observer may learn in spite of the mechanism.
 
-        Args:
-            num_clients: Clients that took part.
-            num_unpinned: Clients among them that run whatever code the server sends.
+        `num_unpinned` of the clients run whatever code the server sends.
         """
         return _ALWAYS_VISIBLE
 
@@ -203,8 +187,8 @@ class ClientDp(Mechanism):
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
         """Return the one plan of the server, which holds for clients of every size.
 
-        A client takes part in at most `constants.participations` rounds. Each round releases the sum over its
-        cohort, divided by the cohort's planned size however many clients answered.
+        A client takes part in at most `constants.participations` rounds. Each round releases the sum over its cohort,
+        divided by the cohort's planned size however many clients answered.
 
         Raises:
             ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
