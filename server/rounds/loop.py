@@ -42,16 +42,12 @@ class RoundResult:
 class RoundSettings:
     """Clients, cohorts and limits of a run's rounds.
 
-    Attributes:
-        clients: Clients by name.
-        cohorts: Names of each round's clients, from round 1.
-        min_clients: With fewer accepted updates a round is tried again, and then skipped.
-        central: Clipping bound and noise at the server; None where clients add noise, or nobody does.
-        evaluate: Scores a model outside every client; simulations only.
-        retries: How often a round is tried again before it is skipped.
-        max_update_norm: Longest accepted update, in weight units; None compares with the round's median alone.
-        skipped_before: Of each earlier round of a resumed run, whether it was skipped.
-        before_round: Called with each round's number before it starts; may add late clients.
+    `cohorts` starts with round 1. With fewer than `min_clients` accepted updates a round is tried again, `retries`
+    times, and then skipped. `central` holds the clipping bound and noise at the server, None where clients add noise,
+    or nobody does. `evaluate` scores a model outside every client, in simulations only. `max_update_norm` is the
+    longest accepted update, in weight units; None compares with the round's median alone. `skipped_before` says of each
+    earlier round of a resumed run whether it was skipped. `before_round` is called before each round and may add late
+    clients.
     """
 
     clients: Mapping[str, EnrolledClient]
@@ -70,18 +66,11 @@ def run_rounds(
 ) -> Iterator[RoundResult]:
     """Run one round for each cohort and yield its result.
 
-    A caller that stops early, or is interrupted inside a round, keeps what was yielded so far. A
-    client whose reply is late or fails a check is left out of its round and counts as a failure. A
-    round with too few updates is tried again, with the same request and only at the clients that
-    failed. A client that has answered would repeat the same bytes and is not charged twice. Then the
-    round is skipped and the model does not change.
-
-    Args:
-        channel: Connection to the clients.
-        strategy: Any Flower strategy.
-        arrays: Name -> array, weights before the first round.
-        settings: Clients, cohorts and limits.
-        first: Number of the first round, from 1; later where a run is resumed.
+    A caller that stops early, or is interrupted inside a round, keeps what was yielded so far. A client whose reply is
+    late or fails a check is left out of its round and counts as a failure. A round with too few updates is tried again,
+    with the same request and only at the clients that failed. A client that has answered would repeat the same bytes
+    and is not charged twice. Then the round is skipped and the model does not change. A resumed run begins at round
+    `first`.
 
     Raises:
         FederationError: Three rounds in a row, or all rounds, got too few updates.
