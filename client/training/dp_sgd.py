@@ -71,7 +71,7 @@ def private_steps(
     Guarantee: exactly `plan.steps_per_round` steps, and the accountant counts each as one `plan.event(1)`. An empty
     batch is a step like any other. The divisor is the plan's expected batch size, whatever was drawn. `clipped_sum`
     must change by at most `plan.max_grad_norm` when one unit joins or leaves. Weights are (p,) float64, and `num_units`
-    may be 0.
+    may be 0. `streams` must be fresh, for this message alone.
 
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
@@ -126,6 +126,7 @@ def train_head_privately(
     An example's gradient is an outer product, so its norm follows in closed form. `arrays` holds `head.weight`,
     (classes, d) float32, and is left untouched; the new array is equal in shape. Features are (n, d) float32, labels
     (n,) int64; n may be 0. Rows with equal `units`, (n,) int64, are clipped together; each row alone if None.
+    `streams` must be fresh, for this message alone.
     """
     shape, bound = arrays[HEAD_WEIGHT].shape, plan.max_grad_norm
     members = UnitRows(np.arange(len(labels)) if units is None else units)

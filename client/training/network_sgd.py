@@ -106,7 +106,7 @@ def train_network_privately(
     """Train a network for one round of DP-SGD.
 
     Guarantee: each unit's gradient is clipped once, over all trained tensors together. Arrays are treated as in
-    `train_network`.
+    `train_network`. `streams` must be fresh, for this message alone.
     """
     provide = _provider(network, training_set.images.shape[1:], settings)
     members = UnitRows(training_set.units)
