@@ -15,11 +15,7 @@ from server.state.run_directory import write_stop_reason
 
 
 def create_app(make_context: Callable[[RunConfig], RunContext]) -> ServerApp:
-    """Return a ServerApp whose main function runs a whole federation.
-
-    Args:
-        make_context: Makes the run's context from its settings, see `run_federation`.
-    """
+    """Return a ServerApp whose main function runs a whole federation."""
     created = ServerApp()
 
     @created.main()

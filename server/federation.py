@@ -41,13 +41,8 @@ from server.state.run_state import RunState
 def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunConfig], RunContext]) -> RunState:
     """Run a whole federation and write its run directory.
 
-    Ctrl-C drops the open round, saves what is complete, and returns a state with the status
-    `interrupted`. With `resume` the run continues after its last complete round.
-
-    Args:
-        grid: Any Flower grid.
-        config: The run's settings.
-        make_context: Makes the run's context from its settings; called once, before any client is asked.
+    Ctrl-C drops the open round, saves what is complete, and returns a state with the status `interrupted`. With
+    `resume` the run continues after its last complete round. `make_context` is called once, before any client is asked.
 
     Raises:
         ConfigError: A setting cannot be honoured, or another process runs this run; nothing was trained.
@@ -200,8 +195,7 @@ def _begin(
 ) -> tuple[RunState, frozenset[int]]:
     """Enroll the clients and make every plan.
 
-    Returns:
-        The state, and the nodes that were turned away.
+    Return the state, and the nodes that were turned away.
     """
     for phase, seconds in context.seconds.items():
         clock.add(phase, seconds)
@@ -250,8 +244,7 @@ def _clients_of(
 ) -> tuple[Mapping[str, EnrolledClient], dict[str, int], dict[str, str]]:
     """Return the clients of a run after matching them with its checkpoint.
 
-    Returns:
-        Clients by name, the first round of each late one, and refusals.
+    Return clients by name, the first round of each late one, and refusals.
     """
     if earlier is None:
         return enrollment.clients, {}, {}

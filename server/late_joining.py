@@ -31,11 +31,7 @@ _PASSING = (LATE, UNREACHABLE, ClientFailure.INTERNAL.name)
 class LateJoinHandler:
     """Enrollment of late clients, tried before each round.
 
-    Args:
-        channel: Connection to the clients.
-        state: State of the run; its clients, cohorts and plans are extended.
-        turned_away: Nodes that are not asked again.
-        saved: Called after clients were asked, to write the state to disk.
+    Nodes in `turned_away` are not asked again. `saved` writes the state to disk after clients were asked.
     """
 
     def __init__(
@@ -47,11 +43,7 @@ class LateJoinHandler:
         self._tries: Counter[int] = Counter(dict.fromkeys(turned_away, _MAX_TRIES))
 
     def poll(self, server_round: int) -> None:
-        """Enroll clients that came since the last call, unless the run has all.
-
-        Args:
-            server_round: Number of the round that is about to begin.
-        """
+        """Enroll clients that came since the last call, unless the run has all."""
         state, channel = self._state, self._channel
         connected = set(channel.grid.get_node_ids())
         missing = {name for name, client in state.clients.items() if client.node_id not in connected}
@@ -103,12 +95,7 @@ class LateJoinHandler:
 
 
 def rejection_reason(config: RunConfig, declaration: Declaration) -> str:
-    """Return the code for rejecting a client, empty if it may take part.
-
-    Args:
-        config: The run's settings.
-        declaration: Public constants that the client declared.
-    """
+    """Return the code for rejecting a client, empty if it may take part."""
     max_num_units = config.max_num_units
     if max_num_units is not None and declaration.num_units > max_num_units:
         return TOO_LARGE

@@ -22,8 +22,8 @@ class RunContext:
         evaluate_by_client: Returns counts of a model by client name; simulations only.
         class_counts: (classes, clients) number of images; simulations only.
         images_unused: Number of images that the partitioner left out; simulations only.
-        skipped_files: Number of files that could not be used; simulations only, because a real
-            client does not send that number.
+        skipped_files: Number of files that could not be used; simulations only, because a real client does not send
+            that number.
         seconds: Seconds of phases before the run, such as `features`, by name.
     """
 

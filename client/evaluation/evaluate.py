@@ -15,16 +15,9 @@ def evaluate_incoming(
 ) -> Evaluation | None:
     """Evaluate an incoming model on held-out images.
 
-    Args:
-        session: The client.
-        incoming: Values of the tensors that travel.
-        own: Values of the client's personal tensors; empty without any.
-        plan: Privacy plan with the noise of the counts; None where counts leave without noise.
-        closing: Whether this is the run's last evaluation, which returns a whole confusion
-            matrix instead of two counts.
-
-    Returns:
-        The counts as `privacy.metrics` lets them leave, or None for `none`.
+    Return the counts as `privacy.metrics` lets them leave, or None for `none`. `incoming` are the tensors that travel,
+    `own` the client's personal ones. The last evaluation, `closing`, returns a whole confusion matrix instead of two
+    counts.
 
     Raises:
         PrivacyError: Counts must be noised and the plan has no noise for them.

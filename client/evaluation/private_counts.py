@@ -12,13 +12,9 @@ from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
 def noised_pair(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
     """Return the number of right and of wrong predictions, with noise in each.
 
-    Guarantee: adding or removing one unit changes one of the two true counts by 1, so the
-    release is one `CountsEvent(noise_stddev, 1)`. Both results may be negative.
-
-    Args:
-        counts: Predictions, exactly one for each unit.
-        noise_stddev: Standard deviation of the noise in each count.
-        stream: A fresh stream used for this noise only.
+    Guarantee: adding or removing one unit changes one of the two true counts by 1, so the release is one
+    `CountsEvent(noise_stddev, 1)`. Both results may be negative. `counts` must hold exactly one prediction for each
+    unit, and `stream` must be fresh and used for this noise only.
 
     Raises:
         ConfigError: The standard deviation cannot be sampled exactly.
@@ -31,12 +27,7 @@ def noised_pair(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> N
 def noised_matrix(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
     """Return the confusion matrix, with noise in each cell.
 
-    Guarantee: as for `noised_pair`, since one unit counts in one cell only.
-
-    Args:
-        counts: Predictions, exactly one for each unit.
-        noise_stddev: Standard deviation of the noise in each cell.
-        stream: A fresh stream used for this noise only.
+    Guarantee and conditions are those of `noised_pair`, since one unit counts in one cell only.
 
     Raises:
         ConfigError: The standard deviation cannot be sampled exactly.

@@ -1,7 +1,7 @@
 """Random views of images, drawn for each image from the image alone.
 
-A view depends on the image's own digest, the round and the step, never on the other images.
-Under DP an image that joins or leaves must change its own gradient only.
+A view depends on the image's own digest, the round and the step, never on the other images. Under DP an image that
+joins or leaves must change its own gradient only.
 """
 
 import hashlib
@@ -18,13 +18,8 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 def view_seeds(digests: np.ndarray, *, stream: bytes, step: int) -> np.ndarray:
     """Return one random number for each image, from a hash of its digest.
 
-    Args:
-        digests: (n, 32) uint8, content digests.
-        stream: Bytes that identify the run, client and round.
-        step: Number of the step in the round.
-
-    Returns:
-        (n,) int64, not negative.
+    The digests are (n, 32) uint8, the numbers (n,) int64 and not negative. `stream` identifies the run, client and
+    round.
     """
     # From the digest, not from the position in the batch, which depends on the other images drawn.
     key = hashlib.sha256(stream + step.to_bytes(8, "big")).digest()
@@ -35,13 +30,8 @@ def view_seeds(digests: np.ndarray, *, stream: bytes, step: int) -> np.ndarray:
 def augment(images: np.ndarray, seeds: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Return one random view of each image.
 
-    Args:
-        images: (n, side, side, channels) uint8.
-        seeds: (n,) from `view_seeds`.
-        names: From `common.config.schema.AUGMENTATIONS`; without any the images are returned.
-
-    Returns:
-        (n, side, side, channels) uint8, a new array.
+    Images are (n, side, side, channels) uint8, and the views are a new array. `seeds` come from `view_seeds`, `names`
+    from `common.config.schema.AUGMENTATIONS`. Without names the images themselves are returned.
     """
     if not names:
         return images
@@ -74,12 +64,7 @@ def _transform(names: Sequence[str], side: int) -> Transform:
 def quarter_turns(images: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn each image by 0 to 3 quarters for rotation prediction.
 
-    Args:
-        images: (n, side, side, channels), square.
-        seeds: (n,) from `view_seeds`.
-
-    Returns:
-        The turned images, same shape, and the number of quarters, (n,) int64 in 0..3.
+    Images are (n, side, side, channels), square. Return them turned and the number of quarters, (n,) int64 in 0..3.
 
     Source: Gidaris et al. 2018, arXiv:1803.07728.
     """

@@ -11,11 +11,7 @@ from common.system.aligned_arrays import aligned, is_aligned
 class BatchBuffer:
     """Aligned memory for batches of a client's features.
 
-    Each batch overwrites the one before it.
-
-    Args:
-        features: (n, d) float32.
-        largest: Number of rows of the largest batch.
+    Features are (n, d) float32. Each batch overwrites the one before it.
     """
 
     def __init__(self, features: np.ndarray, largest: int) -> None:

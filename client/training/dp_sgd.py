@@ -22,12 +22,7 @@ ClippedSum = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class PrivateStreams:
-    """Random streams of sampling and noise for one message.
-
-    Attributes:
-        sampling: Draws the batches.
-        noise: Draws the noise.
-    """
+    """Random streams of sampling and noise for one message."""
 
     sampling: UniformStream
     noise: UniformStream
@@ -73,21 +68,10 @@ def private_steps(
 ) -> np.ndarray:
     """Train flat weights for one round of DP-SGD.
 
-    Guarantee: exactly `plan.steps_per_round` steps, and the accountant counts each as one
-    `plan.event(1)`. An empty batch is a step like any other. The divisor is the plan's
-    expected batch size, whatever was drawn.
-
-    Args:
-        start: Weights, (p,) float64.
-        num_units: Number of units that the client trains on, may be 0.
-        clipped_sum: Returns the sum of clipped per-unit gradients. It must change by at
-            most `plan.max_grad_norm` when one unit joins or leaves.
-        plan: Sample rate, clip bound and noise.
-        settings: The optimiser, which only post-processes noised sums.
-        streams: Fresh streams of this message.
-
-    Returns:
-        New weights, (p,) float64.
+    Guarantee: exactly `plan.steps_per_round` steps, and the accountant counts each as one `plan.event(1)`. An empty
+    batch is a step like any other. The divisor is the plan's expected batch size, whatever was drawn. `clipped_sum`
+    must change by at most `plan.max_grad_norm` when one unit joins or leaves. Weights are (p,) float64, and `num_units`
+    may be 0. `streams` must be fresh, for this message alone.
 
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
@@ -107,12 +91,7 @@ def private_steps(
 class UnitRows:
     """Index of the rows that belong to each privacy unit.
 
-    Args:
-        units: (n,) int64, equal for rows of one unit.
-
-    Attributes:
-        count: Number of units.
-        grouped: Whether any unit has more than one row.
+    `units` is (n,) int64, equal for rows of one unit. If `grouped`, some unit has more than one row.
     """
 
     def __init__(self, units: np.ndarray) -> None:
@@ -144,19 +123,10 @@ def train_head_privately(
 ) -> Arrays:
     """Train a linear head for one round of DP-SGD, without per-example gradients.
 
-    An example's gradient is an outer product, so its norm follows in closed form.
-
-    Args:
-        arrays: `{"head.weight": (classes, d) float32}`; left untouched.
-        features: (n, d) float32; n may be 0.
-        labels: (n,) int64.
-        plan: Sample rate, clip bound and noise.
-        settings: The optimiser and the loss.
-        streams: Fresh streams of this message.
-        units: (n,) int64, equal for rows that are clipped together; each row alone if None.
-
-    Returns:
-        New arrays, same names and shapes, float32.
+    An example's gradient is an outer product, so its norm follows in closed form. `arrays` holds `head.weight`,
+    (classes, d) float32, and is left untouched; the new array is equal in shape. Features are (n, d) float32, labels
+    (n,) int64; n may be 0. Rows with equal `units`, (n,) int64, are clipped together; each row alone if None.
+    `streams` must be fresh, for this message alone.
     """
     shape, bound = arrays[HEAD_WEIGHT].shape, plan.max_grad_norm
     members = UnitRows(np.arange(len(labels)) if units is None else units)

@@ -12,12 +12,7 @@ from common.models.linear_head import HEAD_WEIGHT, residuals
 def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Generator) -> list[np.ndarray]:
     """Return the row numbers of each step of one round.
 
-    Each epoch visits every row once, in a new order.
-
-    Args:
-        num_rows: Number of rows; 0 gives no steps.
-        settings: Epochs and batch size.
-        rng: A public stream that orders the rows.
+    Each epoch visits every row once, in a new order from the public stream `rng`.
     """
     batches: list[np.ndarray] = []
     for _ in range(settings.epochs):
@@ -27,23 +22,12 @@ def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Gene
 
 
 def train_head(
-    arrays: Arrays,
-    features: np.ndarray,
-    labels: np.ndarray,
-    settings: LocalSettings,
-    rng: np.random.Generator,
+    arrays: Arrays, features: np.ndarray, labels: np.ndarray, settings: LocalSettings, rng: np.random.Generator
 ) -> Arrays:
     """Train a linear head for one round of mini-batches on softmax cross-entropy.
 
-    Args:
-        arrays: `{"head.weight": (classes, d) float32}`; left untouched.
-        features: (n, d) float32; n may be 0.
-        labels: (n,) int64.
-        settings: The optimiser and the loss.
-        rng: A public stream that orders the batches.
-
-    Returns:
-        New arrays, same names and shapes, float32.
+    `arrays` holds `head.weight`, (classes, d) float32, and is left untouched; the new array is equal in shape. Features
+    are (n, d) float32, labels (n,) int64; n may be 0. The public stream `rng` orders the batches.
     """
     weight = arrays[HEAD_WEIGHT].astype(np.float32, copy=True)
     optimizer = ArrayOptimizer(settings, weight)

@@ -32,12 +32,8 @@ _SLOTS_ON_ACCELERATOR = 16
 class TrainingSet:
     """A client's training images or their features in one round.
 
-    Args:
-        images: (n, side, side, channels) uint8, or (n, d) features; n may be 0.
-        labels: (n,) int64.
-        digests: (n, 32) uint8, content digests.
-        units: (n,) int64, equal for images that are clipped together under DP; each image
-            alone if None.
+    Images are (n, side, side, channels) uint8, or (n, d) features; n may be 0. Labels are (n,) int64, content digests
+    (n, 32) uint8. Images with equal `units`, (n,) int64, are clipped together under DP; each image alone if None.
     """
 
     def __init__(
@@ -70,15 +66,8 @@ def train_network(
 ) -> Arrays:
     """Train a network for one round of mini-batches.
 
-    Args:
-        network: The model; its trained parameters are overwritten.
-        arrays: Incoming values of its trained parameters by name; left untouched.
-        training_set: The client's images.
-        settings: Loss and optimiser.
-        rng: A public stream that orders the batches.
-
-    Returns:
-        New arrays, same names and shapes, float32.
+    The network's trained parameters are overwritten. `arrays` holds their incoming values and is left untouched. The
+    new arrays are float32. The public stream `rng` orders the batches.
     """
     load_arrays(network, arrays)
     named = dict(network.named_parameters())
@@ -116,18 +105,8 @@ def train_network_privately(
 ) -> Arrays:
     """Train a network for one round of DP-SGD.
 
-    Guarantee: each unit's gradient is clipped once, over all trained tensors together.
-
-    Args:
-        network: The model; its trained parameters are overwritten.
-        arrays: Incoming values of its trained parameters by name; left untouched.
-        training_set: The client's images.
-        plan: Sample rate, clip bound and noise.
-        settings: Loss and optimiser.
-        streams: Fresh streams of this message.
-
-    Returns:
-        New arrays, same names and shapes, float32.
+    Guarantee: each unit's gradient is clipped once, over all trained tensors together. Arrays are treated as in
+    `train_network`. `streams` must be fresh, for this message alone.
     """
     provide = _provider(network, training_set.images.shape[1:], settings)
     members = UnitRows(training_set.units)
@@ -182,8 +161,8 @@ def _unit_gradients(
 def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:
     """Choose how per-example gradients are computed on the network's device.
 
-    On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are
-    used only if they give the same gradients.
+    On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are used only if they give
+    the same gradients.
     """
     on_cpu = next(network.parameters()).device.type == "cpu"
     slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)

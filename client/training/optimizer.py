@@ -8,15 +8,10 @@ from client.training.round_settings import LocalSettings
 class ArrayOptimizer:
     """Optimiser of one array, SGD with momentum or AdamW.
 
-    Every round starts with zero momentum, since a client keeps nothing between rounds. On
-    noised gradients all of this is post-processing and costs no privacy.
+    The proximal term pulls to `start`. Every round starts with zero momentum, since a client keeps nothing between
+    rounds. On noised gradients all of this is post-processing and costs no privacy.
 
-    Args:
-        settings: Optimiser and its parameters.
-        start: Weights at the start of the round, to which the proximal term pulls.
-
-    Source: Loshchilov and Hutter 2019, arXiv:1711.05101 (AdamW); Li et al. 2020,
-    arXiv:1812.06127 (FedProx).
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101 (AdamW); Li et al. 2020, arXiv:1812.06127 (FedProx).
     """
 
     _BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8

@@ -1,12 +1,11 @@
 """Per-example gradients of a network, each independent of all other examples.
 
-There are two providers. One image at a time is exact by construction. In chunks,
-`torch.func` computes many images at once.
+There are two providers. One image at a time is exact by construction. In chunks, `torch.func` computes many images at
+once.
 
-A batched product rounds a row by its position and the batch's shape. A hostile server could
-choose weights that amplify a difference in rounding beyond the clip bound. Chunks therefore
-have a fixed shape, and each image has a slot in its chunk that its own digest chooses. The
-arithmetic of an image then does not depend on which other images were drawn.
+A batched product rounds a row by its position and the batch's shape. A hostile server could choose weights that amplify
+a difference in rounding beyond the clip bound. Chunks therefore have a fixed shape, and each image has a slot in its
+chunk that its own digest chooses. The arithmetic of an image then does not depend on which other images were drawn.
 """
 
 from collections.abc import Iterator
@@ -24,11 +23,9 @@ _AGREEMENT = 1e-3
 class Examples:
     """Examples of one batch, prepared for the network.
 
-    Attributes:
-        inputs: (n, ...), the network's input, see its `prepare`.
-        labels: (n,) int64.
-        turned: (n, ...), inputs of the turned images; None without rotation prediction.
-        turns: (n,) int64, quarters that each image was turned; zeros without the task.
+    `inputs` is (n, ...), see the network's `prepare`, and `labels` (n,) int64. `turned` holds the turned images'
+    inputs, None without rotation prediction. `turns` is (n,) int64, the quarters that each was turned, zeros without
+    the task.
     """
 
     def __init__(
@@ -48,8 +45,8 @@ class Examples:
 def loss_sum(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> torch.Tensor:
     """Return the sum of the examples' losses, the auxiliary task's included.
 
-    The loss of an example is its cross-entropy, plus `rotation_weight` times the
-    cross-entropy of the rotation prediction.
+    The loss of an example is its cross-entropy, plus `rotation_weight` times the cross-entropy of the rotation
+    prediction.
     """
     device = examples.inputs.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
@@ -68,8 +65,7 @@ def loss_sum(network: AnyNetwork, examples: Examples, settings: LocalSettings) -
 def gradients_one_by_one(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:
     """Yield each example's gradient by the trained parameters, computed alone.
 
-    Yields:
-        (p,) float32 on the CPU, the parameters in the order of `network.trained`.
+    Each is (p,) float32 on the CPU, with the parameters in the order of `network.trained`.
     """
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
@@ -85,16 +81,8 @@ def gradients_in_slots(
 ) -> Iterator[np.ndarray]:
     """Yield each example's gradient, computed in chunks of a fixed shape.
 
-    Args:
-        network: The model.
-        examples: n examples.
-        digests: (n, 32) uint8; an image's own digest chooses its slot.
-        settings: The loss.
-        slots: Number of examples in one chunk. Memory grows with it, and results do not
-            depend on it beyond rounding.
-
-    Yields:
-        (p,) float32 on the CPU, for each example once, in an order that the digests set.
+    Each is (p,) float32 on the CPU, for each example once, in an order that the digests, (n, 32) uint8, set. Memory
+    grows with `slots`, the number of examples in one chunk. Results do not depend on it beyond rounding.
     """
     named = dict(network.named_parameters())
     trained = {f"network.{name}": named[name].detach() for name in network.trained}
@@ -122,8 +110,7 @@ def gradients_in_slots(
 def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:
     """Yield chunks of row numbers, each row in the slot that its digest chooses.
 
-    Yields:
-        (slots,) int64 row numbers, -1 where a slot is empty; every row once.
+    Chunks are (slots,) int64, -1 where a slot is empty. Every row comes once.
     """
     # By the digest alone. The next free slot would depend on the other images of the batch.
     slot_of = digests[:, :8].copy().view(np.uint64).ravel() % np.uint64(slots) if len(digests) else np.zeros(0)

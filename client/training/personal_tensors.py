@@ -15,8 +15,7 @@ from common.system.files import atomic_stream
 class PersonalState:
     """Store of a client's own tensors in one run.
 
-    Args:
-        folder: Folder of this client and run; created when needed, readable by its owner only.
+    The folder is created when needed, readable by its owner only.
     """
 
     _KEPT = 3
@@ -27,8 +26,7 @@ class PersonalState:
     def before(self, server_round: int) -> Arrays | None:
         """Return the tensors as the latest earlier round left them.
 
-        Returns:
-            Name -> array; None if no earlier round was stored.
+        Return None if no earlier round was stored.
 
         Raises:
             ConfigError: The round's file is damaged.

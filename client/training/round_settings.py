@@ -23,8 +23,8 @@ class LocalSettings:
         augmentation: Names from `common.config.schema.AUGMENTATIONS`.
         rotation_weight: Weight of the rotation prediction's loss; 0 turns it off.
         autocast: `none` or `bfloat16`.
-        physical_batch_size: Images in memory at once; None for the default. It
-            bounds memory only and never changes a result beyond rounding.
+        physical_batch_size: Images in memory at once; None for the default. It bounds memory only and never changes a
+            result beyond rounding.
         stream: Key of this round's random views, see `common.randomness`.
     """
 
@@ -46,10 +46,7 @@ class LocalSettings:
 def settings_of(config: RunConfig, *, server_round: int, stream: bytes = b"") -> LocalSettings:
     """Return the settings of local training in one round of a run.
 
-    Args:
-        config: The run; its sections training, strategy and system matter.
-        server_round: Number of the round, from 1; the schedule depends on it.
-        stream: Key of the round's random views.
+    The schedule depends on the number of the round, from 1. `stream` is the key of the round's random views.
     """
     training = config.training
     factor = schedule_factor(training, num_rounds=config.num_rounds, server_round=server_round)
@@ -73,8 +70,8 @@ def settings_of(config: RunConfig, *, server_round: int, stream: bytes = b"") ->
 def schedule_factor(training: TrainingConfig, *, num_rounds: int, server_round: int) -> float:
     """Return the factor of a round's learning rate, in (0, 1].
 
-    The warm-up climbs in equal steps. After it `linear` and `cosine` fall, and would reach
-    zero in the round after the last one.
+    The warm-up climbs in equal steps. After it `linear` and `cosine` fall, and would reach zero in the round after the
+    last one.
     """
     warmup = min(training.warmup_rounds, num_rounds)
     if server_round <= warmup:

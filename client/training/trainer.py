@@ -1,7 +1,6 @@
 """Training and evaluation of a run's model at a client.
 
-Torch is imported only where a network is needed. A linear head on cached features needs
-NumPy alone.
+Torch is imported only where a network is needed. A linear head on cached features needs NumPy alone.
 """
 
 import hashlib
@@ -36,10 +35,8 @@ _local = threading.local()
 class Trainer:
     """Training and evaluation by one run's configuration.
 
-    Attributes:
-        config: The run.
-        input_shape: Shape of one example, (features,) or (side, side, channels).
-        classes: Names of the classes, a public constant of the run.
+    `input_shape` is that of one example, (features,) or (side, side, channels). `classes` is a public constant of the
+    run.
     """
 
     config: RunConfig
@@ -92,20 +89,13 @@ class Trainer:
     ) -> Arrays:
         """Train on a client's images for one round, as the mechanism demands.
 
-        Args:
-            arrays: Values of all trained tensors before the round, personal ones included.
-            shard: The client's images.
-            name: The client's name; with the round it orders the batches.
-            server_round: Number of the round, from 1.
-            plan: Privacy plan that the client agreed to; None without noise at the client.
-            streams: Makes the streams of sampling and noise. Only audits pass their own.
-
-        Returns:
-            New arrays, same names and shapes.
+        `arrays` holds the values of all trained tensors, personal ones included. The new arrays have the same names and
+        shapes. `plan` is the one that the client agreed to, None without noise at the client. Only audits pass their
+        own `streams`.
 
         Raises:
-            PrivacyError: The run needs noise at the client and there is no plan, or there is
-                a plan and the run needs none.
+            PrivacyError: The run needs noise at the client and there is no plan, or there is a plan and the run needs
+                none.
         """
         # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.is_local_dp:
@@ -132,10 +122,8 @@ class Trainer:
     def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:
         """Return the scores (n, classes) of images.
 
-        Args:
-            arrays: Values of all trained tensors.
-            inputs: (n, d) features or (n, side, side, channels) uint8 images; n may be 0.
-            apart: Let no row depend on another one, not even by rounding. Noised counts need it.
+        Inputs are (n, d) features or (n, side, side, channels) uint8 images; n may be 0. With `apart` no row depends on
+        another one, not even by rounding. Noised counts need it.
         """
         if self.config.needs_no_torch:
             weight = arrays[HEAD_WEIGHT]
@@ -150,11 +138,7 @@ class Trainer:
     def evaluate(self, arrays: Arrays, inputs: np.ndarray, labels: np.ndarray, *, apart: bool = False) -> Counts:
         """Count the model's right and wrong predictions on images.
 
-        Args:
-            arrays: Values of all trained tensors.
-            inputs: (n, d) features or (n, side, side, channels) uint8 images; n may be 0.
-            labels: (n,) int64.
-            apart: Let no row depend on another one, as in `logits`.
+        Inputs and `apart` are as in `logits`, labels are (n,) int64.
         """
         return count(self.logits(arrays, inputs, apart=apart), labels)
 

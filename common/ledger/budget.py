@@ -1,8 +1,7 @@
 """Privacy spent on each unit, computed from the events of all earlier runs.
 
-A budget belongs to an image. It does not belong to the name of a folder, a client or a run. A plan counts in full as
-soon as its first round is reserved. Stopping early may depend on what the data showed, and a bound for fewer rounds
-would then not hold.
+A budget belongs to an image, not to the name of a folder, a client or a run. A plan counts in full as soon as its first
+round is reserved. Stopping early may depend on what the data showed, and a bound for fewer rounds would then not hold.
 """
 
 from collections import defaultdict
@@ -23,12 +22,9 @@ Parts = Mapping[str, Members]
 class Charge:
     """The planned and the released events of one run on its images.
 
-    Attributes:
-        unit: What the run protected, single images or groups of images.
-        parts: Part of the data (`training` or `evaluation`) -> its images, with links followed.
-        planned: Part -> events of the whole plan.
-        released: Part -> events of the releases that were reserved so far.
-        closed: Whether the run can reserve nothing more.
+    Each mapping goes from a part of the data (`training` or `evaluation`) to its images, with links followed, or to the
+    events on them. `planned` is the whole plan. `released` is what was reserved so far. A closed run can reserve
+    nothing more.
     """
 
     unit: Unit
@@ -49,9 +45,7 @@ class Charge:
 class WorstUnit:
     """The unit that would have spent the most.
 
-    Attributes:
-        spent: Both bounds on its epsilon.
-        group_bound: Whether a group bound was used, because earlier runs charged the images of a group one by one.
+    `group_bound` says whether a group bound was used, because earlier runs charged the images of a group one by one.
     """
 
     spent: Spent

@@ -32,10 +32,7 @@ class ConnectionPool:
     def session(self, file: Path, identity: str, make: Callable[[], LedgerSession]) -> Iterator[LedgerSession]:
         """Open a session or take an idle one for the caller's sole use.
 
-        Args:
-            file: The ledger.
-            identity: What else a session depends on, such as the holder's public key.
-            make: Opens a session when none is idle.
+        `identity` holds what else a session depends on, such as the holder's public key.
         """
         key = (os.getpid(), file, identity)
         session, file_id = self._acquire(key) or _open(file, make)
@@ -86,10 +83,7 @@ class ConnectionPool:
 
 
 def _open(file: Path, make: Callable[[], LedgerSession]) -> tuple[LedgerSession, _FileId | None]:
-    """Open a session and return it with the id of its file.
-
-    The id is None if the file was replaced meanwhile. Such a session is used once and then closed.
-    """
+    """Open a session and return it with the id of its file."""
     before = _file_id(file)
     session = make()
     after = _file_id(file)

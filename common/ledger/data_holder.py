@@ -26,15 +26,9 @@ close_below = _pool.close_below
 class Holder:
     """A data holder, either an operating-system user or a simulated client.
 
-    All clients of one user share the ledger and the keys.
-
-    Attributes:
-        ledger_file: File of the ledger.
-        keys: Secret keys that name images and sign heads.
-        durable: Whether entries survive a power failure.
-        simulated: Whether the holder belongs to a simulation.
-        head_file: File with the ledger's last head, kept apart from the ledger; None in simulations.
-        replies_kept: How many replies of a run are kept, so that they can be sent again.
+    All clients of one user share the ledger and the keys. If `durable`, entries survive a power failure. `head_file`
+    keeps the ledger's last head apart from the ledger; it is None in simulations. `replies_kept` limits how many
+    replies of a run are kept for sending again.
     """
 
     ledger_file: Path
@@ -111,8 +105,6 @@ class Holder:
 def own_holder() -> Holder:
     """Return the data holder of this operating-system user.
 
-    Its ledger and keys are in `$BRACT_HOME/holder`, its last head is in `$BRACT_HOME/heads`.
-
     Raises:
         LedgerError: A key is damaged or readable by others, or a folder cannot be made.
     """
@@ -129,8 +121,6 @@ def own_holder() -> Holder:
 
 def simulated_holder(folder: Path, name: str, *, seed: int, durable: bool) -> Holder:
     """Return the data holder of one simulated client.
-
-    Its keys follow from the run's seed and the client's name.
 
     Raises:
         LedgerError: The folder cannot be made.

@@ -57,12 +57,7 @@ BEGIN SELECT RAISE(ABORT, 'an entry must follow the last one'); END;
 
 @dataclass(frozen=True)
 class Head:
-    """The number and the hash of a ledger's last entry.
-
-    Attributes:
-        seq: Number of the entry.
-        hash: Hash of the entry.
-    """
+    """The number and the hash of a ledger's last entry."""
 
     seq: int
     hash: str
@@ -71,12 +66,9 @@ class Head:
 class Ledger:
     """An open ledger file.
 
-    Write inside `transaction`. Reads outside a transaction see what is committed.
-
-    Args:
-        path: The file; made if it is missing, readable by its owner only.
-        durable: Whether a transaction is on disk when it returns, even if the power fails. If False, a killed process
-            loses nothing but a power failure may: for simulations only.
+    Write inside `transaction`. Reads outside a transaction see what is committed. A missing file is made, readable by
+    its owner only. If `durable`, a transaction is on disk when it returns, even if the power fails. If not, a killed
+    process loses nothing but a power failure may, so this is for simulations only.
 
     Raises:
         LedgerError: The file is not a ledger, or cannot be opened.
@@ -155,11 +147,8 @@ class Ledger:
     def append(self, kind: Kind, request_id: str, event: dict[str, Any], **more: str) -> Entry:
         """Add an entry inside a transaction and return it.
 
-        Args:
-            kind: What happened.
-            request_id: Id of the request; a second entry of the same kind for it is refused.
-            event: What happened, as plain JSON values.
-            **more: `content_digest` and `dataset`, where they apply.
+        A second entry of the same kind for one request is refused. `more` holds `content_digest` and `dataset`, where
+        they apply.
         """
         head = self.head()
         versions = _versions() if kind in ("genesis", "register") else {}
@@ -177,10 +166,6 @@ class Ledger:
 
     def entries(self, where: str = "1", values: Sequence[Any] = ()) -> list[Entry]:
         """Return the entries that meet a condition, in order.
-
-        Args:
-            where: SQL condition; all entries if it is left out.
-            values: Values for the question marks in the condition.
 
         Raises:
             LedgerError: The file is damaged.

@@ -68,9 +68,6 @@ def hash_of(entry: Entry) -> str:
 def check_chain(entries: Iterable[Entry]) -> int:
     """Follow a chain from its first entry to its last.
 
-    Returns:
-        How many entries the chain has.
-
     Raises:
         LedgerError: The chain is empty, lacks a number, or has a wrong hash.
     """

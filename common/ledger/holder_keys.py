@@ -22,9 +22,8 @@ _SIZE = 32
 class HolderKeys:
     """The two secrets of one data holder.
 
-    Attributes:
-        fingerprint: 32 bytes, the HMAC key of the names that stand for images.
-        signing: 32 bytes, the seed of the Ed25519 key that signs heads.
+    `fingerprint` is the HMAC key of the names that stand for images, `signing` the seed of the Ed25519 key that signs
+    heads, 32 bytes each.
     """
 
     fingerprint: bytes
@@ -70,11 +69,8 @@ class HolderKeys:
     def name_of(self, digest: bytes, kind: str) -> bytes:
         """Return the 32-byte name that stands for an image in the ledger.
 
-        It is an HMAC-SHA256, so without the key it says nothing about the image.
-
-        Args:
-            digest: SHA-256 of the file's bytes or of the pixels.
-            kind: `file` or `pixels`, for which of the two; `content` for a whole data set.
+        It is an HMAC-SHA256, so without the key it says nothing about the image. `digest` is the SHA-256 of what `kind`
+        names, which is `file`, `pixels`, or `content` for a whole data set.
         """
         return hmac.digest(self.fingerprint, kind.encode() + b"\0" + digest, "sha256")
 

@@ -26,9 +26,8 @@ _NAMES_PER_QUERY = 500
 class Members:
     """The images of one part of a data set, as a ledger numbers them.
 
-    Attributes:
-        images: (n,) int64 numbers of images; a number occurs twice if the part holds a copy of the image.
-        units: (n,) int64, equal for images of one privacy unit.
+    `images` holds the (n,) int64 numbers of images, where a number occurs twice if the part holds a copy of the image.
+    `units` is (n,) int64, equal for images of one privacy unit.
     """
 
     images: np.ndarray
@@ -39,12 +38,8 @@ class Members:
 def content_of(keys: HolderKeys, unit: Unit, parts: tuple[ImageDigests, ...]) -> str:
     """Return the keyed name of a data set, 64 hex digits.
 
-    The name follows from the images and how they form units. The order of the images does not matter.
-
-    Args:
-        keys: The holder's keys.
-        unit: What is protected.
-        parts: The parts in the order of `PARTS`; they must not change after the first call.
+    The name follows from the images and how they form units. The order of the images does not matter. `parts` are in
+    the order of `PARTS` and must not change after the first call.
     """
     whole = hashlib.sha256(unit.encode())
     for part in parts:
@@ -65,14 +60,9 @@ def content_of(keys: HolderKeys, unit: Unit, parts: tuple[ImageDigests, ...]) ->
 def image_ids(ledger: Ledger, keys: HolderKeys, part: ImageDigests, *, seq: int) -> Members:
     """Return the ledger's numbers of images, giving new images new numbers.
 
-    If an image matches one id by its file hash and another by its pixel hash, record a link: both ids are the same
-    image.
-
-    Args:
-        ledger: Open, inside a transaction.
-        keys: The holder's keys.
-        part: The images.
-        seq: Number of the entry that will vouch for the names and links that are added.
+    Call it inside a transaction. If an image matches one id by its file hash and another by its pixel hash, record a
+    link, because both ids are the same image. `seq` is the number of the entry that will vouch for the names and links
+    that are added.
     """
     names = [
         (keys.name_of(file.tobytes(), "file"), keys.name_of(pixels.tobytes(), "pixels"))

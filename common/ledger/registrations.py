@@ -23,13 +23,8 @@ CLOSED = "closed"
 class Registration:
     """A run that a client has agreed to.
 
-    Attributes:
-        run: Name of the run.
-        client: Name of the client in it.
-        plan: The whole plan that was agreed on.
-        dataset: Keyed name of the images.
-        seq: Number of the `register` entry.
-        policy: Digest of the policy that allowed the run.
+    `dataset` is the keyed name of the images, `seq` the number of the `register` entry, `policy` the digest of the
+    policy that allowed the run.
     """
 
     run: str
@@ -139,11 +134,7 @@ def charge_of(
 def charges_in(ledger: Ledger, *, without: tuple[str, str] | None = None) -> list[Charge]:
     """Return the charges of all runs that have reserved a round.
 
-    No keys are needed.
-
-    Args:
-        ledger: Open.
-        without: Run and client to leave out; None for all.
+    No keys are needed. `without` is a run and client to leave out.
 
     Raises:
         LedgerError: The ledger lacks the images of a run, has a charge without a registration, or cannot be read.

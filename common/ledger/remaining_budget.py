@@ -20,12 +20,8 @@ _MIN_USEFUL_SHARE = 0.01
 class Budget:
     """Epsilon spent by the image that has spent the most.
 
-    Each plan that was begun counts in full.
-
-    Attributes:
-        spent: Epsilon at the policy's delta, by the policy's accountant.
-        limit: The policy's max-epsilon.
-        images: How many images were ever charged.
+    Each plan that was begun counts in full. `spent` is at the policy's delta and by its accountant. `images` is how
+    many images were ever charged.
     """
 
     spent: float

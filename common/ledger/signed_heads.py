@@ -20,12 +20,8 @@ from common.ledger.holder_keys import HolderKeys, is_signed, ledger_id_of
 class SignedHead:
     """The head of a ledger, signed by its holder.
 
-    Attributes:
-        ledger: Id of the ledger, which follows from the public key.
-        seq: Number of the last entry.
-        hash: Hash of that entry.
-        public_key: Ed25519 public key, 64 hex digits.
-        signature: Ed25519 signature of `message`, 128 hex digits.
+    `ledger` is the ledger's id, which follows from the public key. `seq` and `hash` are those of the last entry.
+    `signature` is over `message`. Key and signature are hex digits.
     """
 
     ledger: str
@@ -64,8 +60,7 @@ def sign_head(keys: HolderKeys, head: Head) -> SignedHead:
 class HeadKeeper:
     """A server's memory of its clients' heads, kept in append-only files.
 
-    Args:
-        files: Files that get every head; existing files are read first.
+    Every file gets every head. Existing files are read first.
 
     Raises:
         LedgerError: A file is damaged.
@@ -86,11 +81,7 @@ class HeadKeeper:
     def accept(self, heads: Iterable[tuple[str, SignedHead]]) -> dict[str, str]:
         """Store the valid heads of one round and return the refused clients.
 
-        Args:
-            heads: Stable name of each client, and the head that it sent.
-
-        Returns:
-            Name of a client -> why its head is refused.
+        Each head comes with its client's stable name. The result maps a refused client to the reason.
         """
         refused: dict[str, str] = {}
         accepted: list[tuple[str, SignedHead]] = []
@@ -138,8 +129,8 @@ class HeadKeeper:
 def append_lines(file: Path, lines: bytes) -> None:
     """Append whole lines to a file after removing half a line.
 
-    A crash may have left half a line at the end. Lines added behind it could not be read again. A missing file is
-    made, for this user only.
+    A crash may have left half a line at the end. Lines added behind it could not be read again. A missing file is made,
+    for this user only.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a+b") as stream:

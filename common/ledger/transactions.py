@@ -37,10 +37,7 @@ from common.privacy.policy import Policy
 class LedgerSession:
     """An open ledger together with its holder's keys.
 
-    Args:
-        ledger: Open; a ledger without entries gets its first entry here.
-        keys: The holder's keys.
-        simulated: Whether the holder belongs to a simulation.
+    A ledger without entries gets its first entry here.
 
     Raises:
         LedgerError: The ledger belongs to other keys, or `simulated` differs from what it was made for.
@@ -69,12 +66,7 @@ class LedgerSession:
     ) -> Registration:
         """Register a run or return its earlier registration.
 
-        Args:
-            run: Name of the run.
-            client: Name of the client.
-            plan: The whole plan.
-            parts: Images that train and images that evaluate, in the order of `images.PARTS`.
-            policy: The holder's policy.
+        `parts` holds the images that train and those that evaluate, in the order of `images.PARTS`.
 
         Raises:
             PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered with
@@ -131,15 +123,8 @@ class LedgerSession:
     ) -> bytes | None:
         """Charge one release before it is computed.
 
-        Args:
-            agreed: The run's registration.
-            server_round: Number of the round, from 1.
-            release: What will leave.
-            content: Hash of the request.
-            policy: The holder's policy, as it is now.
-
-        Returns:
-            The reply that was committed to the same request before; None if the reply must be computed.
+        `content` is the hash of the request, `policy` the holder's policy as it is now. Return the reply that was
+        committed to the same request before, None if the reply must be computed.
 
         Raises:
             PolicyError: The plan does not hold so many rounds, another run has used the budget meanwhile, or the same
@@ -198,16 +183,7 @@ class LedgerSession:
         """Write a reply to the ledger and return the reply to send.
 
         Only what this returns may be sent. If two processes computed the same release, the first reply counts for both.
-
-        Args:
-            agreed: The run's registration.
-            server_round: Number of the round, from 1.
-            release: What leaves.
-            reply: Bytes of the reply, kept so that they can be sent again.
-            keep: How many of the newest replies are kept.
-
-        Returns:
-            The given reply, or the reply that was committed before.
+        The `keep` newest replies are kept, so that they can be sent again.
 
         Raises:
             PolicyError: Another reply was committed and is not kept any more.

@@ -35,10 +35,9 @@ _ORDERS += (80, 96, 128, 256, 512)
 class Spent:
     """Two upper bounds on the epsilon of one history at one delta.
 
-    Attributes:
-        pld: By privacy loss distributions. The official figure, for plans that were fixed in advance.
-        rdp: By Renyi divergences. Looser, but the sum is a valid filter for plans that were chosen after earlier
-            results were seen (Feldman and Zrnic 2021).
+    `pld`, by privacy loss distributions, is the official figure, for plans that were fixed in advance. `rdp`, by Renyi
+    divergences, is looser, but the sum is a valid filter for plans that were chosen after earlier results were seen
+    (Feldman and Zrnic 2021).
     """
 
     pld: float
@@ -51,13 +50,8 @@ NOTHING = Spent(0.0, 0.0)
 def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> Spent:
     """Return what all events on one unit cost together.
 
-    Args:
-        events: Any number; equal mechanisms are merged first.
-        delta: In (0, 1).
-        fresh: Compute the figures without the cache on disk, as an audit must.
-
-    Returns:
-        Both bounds on epsilon; zeros for no events.
+    Both bounds are zero for no events. With `fresh` the figures are computed without the cache on disk, as an audit
+    must.
 
     Raises:
         ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
@@ -89,10 +83,7 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
 def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float) -> float:
     """Compute epsilon by the privacy loss distribution of a merged history.
 
-    Args:
-        history: At least one event.
-        delta: In (0, 1).
-        discretization: Width of the loss grid; a larger one is faster and gives a larger epsilon.
+    A larger `discretization` of the loss grid is faster and gives a larger epsilon.
     """
     parts = [_loss_distribution(event.counted(1), discretization).self_compose(event.count) for event in history]
     whole = parts[0]

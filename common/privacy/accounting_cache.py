@@ -36,11 +36,8 @@ class FigureCache:
     def get_or_compute(self, kind: str, key: object, compute: Callable[[], float], *, bypass: bool = False) -> float:
         """Return the figure of a key, computing it if no call has before.
 
-        Args:
-            kind: What is computed.
-            key: All that the figure depends on besides the accounting libraries' versions; its `repr` counts.
-            compute: Computes the figure.
-            bypass: Compute the figure anew, and neither read nor write the cache.
+        `key` is all that the figure depends on besides the accounting libraries' versions; its `repr` counts. With
+        `bypass` the figure is computed anew, and the cache is neither read nor written.
         """
         if bypass:
             return compute()

@@ -19,14 +19,8 @@ History = tuple[Event, ...]
 def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: float) -> float:
     """Return the least noise multiplier whose epsilon meets the target.
 
-    Guarantee: the official epsilon of all steps at this noise, on the grid that every report and every check uses, is
-    at most `target_epsilon`. The noise is the least one to 0.1 %.
-
-    Args:
-        sample_rate: Chance that a unit joins a batch, in (0, 1].
-        steps: Steps over the whole run.
-        target_epsilon: Positive.
-        delta: In (0, 1).
+    Guarantee: the official epsilon of all `steps` of the whole run at this noise, on the grid that every report and
+    every check uses, is at most `target_epsilon`. The noise is the least one to 0.1 %.
 
     Raises:
         ConfigError: Not even a noise multiplier of 10,000 meets the target.
@@ -45,15 +39,9 @@ def least_noise(
 ) -> float:
     """Return the least noise at which a history's epsilon meets the target.
 
-    The noise is exact to 0.1 %. Log epsilon is nearly linear in log noise, so secant steps on a coarse grid come close.
-    Then the fine grid decides.
-
-    Args:
-        history: Noise -> events; more noise must cost less.
-        target: Wanted epsilon, which is not exceeded.
-        delta: In (0, 1).
-        guess: Noise to start the search from.
-        most: Largest noise that is tried.
+    The noise is exact to 0.1 %, and epsilon does not exceed the target. More noise must make a history cost less. Log
+    epsilon is nearly linear in log noise, so secant steps from `guess` on a coarse grid come close. Then the fine grid
+    decides. `most` is the largest noise that is tried.
 
     Raises:
         ConfigError: Not even the largest noise meets the target.
@@ -108,12 +96,8 @@ def _settle(excess: Callable[[float], float], x: float, slope: float) -> float:
 def counts_noise(events: tuple[CountsEvent, ...], *, target_epsilon: float, delta: float) -> float:
     """Return the factor by which the noise of counts must grow.
 
-    Guarantee: it is at least 1, and with the noise multiplied by it all counts together cost at most `target_epsilon`.
-
-    Args:
-        events: Counts of the same units, at the noise that was asked for.
-        target_epsilon: Positive.
-        delta: In (0, 1).
+    Guarantee: it is at least 1, and with the noise multiplied by it all counts of the same units together cost at most
+    `target_epsilon`.
 
     Raises:
         ConfigError: Not even 100 times the noise meets the target.

@@ -16,15 +16,9 @@ _BLOCK = 64
 def clip_factors(norms: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     """Return the factor that scales each unit's gradient to the bound.
 
-    Guarantee: factor x norm <= `max_grad_norm`. A zero gradient keeps factor 1. A norm that is not finite gets factor
-    0, and the caller must replace the gradient's values by zeros before multiplying, because 0 x NaN is NaN.
-
-    Args:
-        norms: (n,) L2 norms over all tensors jointly.
-        max_grad_norm: Bound, finite and at least `MIN_BOUND`.
-
-    Returns:
-        (n,) float64 in [0, 1].
+    Guarantee: factor x norm <= `max_grad_norm`, for (n,) L2 norms over all tensors jointly. The factors are (n,)
+    float64 in [0, 1]. A zero gradient keeps factor 1. A norm that is not finite gets factor 0, and the caller must
+    replace the gradient's values by zeros before multiplying, because 0 x NaN is NaN.
 
     Raises:
         ConfigError: The bound is not finite, or too small.
@@ -107,17 +101,9 @@ def clipped_head_group_sum(
 ) -> np.ndarray:
     """Sum the clipped mean gradients of units of several examples.
 
-    The gradients are those of a linear head, as in `clipped_head_sum`.
-
-    Args:
-        features: (n, d) float.
-        residuals: (n, classes) float.
-        groups: (n,) int64, equal for examples of one unit.
-        max_grad_norm: Bound on each unit's gradient.
-
-    Returns:
-        (classes, d) float64; adding or removing one unit changes it by at most `max_grad_norm` in L2 norm. Zeros for n
-        = 0.
+    Guarantee: adding or removing one unit changes the result, (classes, d) float64, by at most `max_grad_norm` in L2
+    norm. It is zeros for n = 0. Arguments are as in `clipped_head_sum`; `groups` is (n,) int64, equal for examples of
+    one unit.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.
@@ -135,12 +121,7 @@ def clipped_head_group_sum(
 def clipped_sum(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     """Sum the clipped per-unit gradients in the rows of a matrix.
 
-    Args:
-        gradients: (n, p) float, one unit a row, all tensors side by side.
-        max_grad_norm: Bound on each row's L2 norm.
-
-    Returns:
-        (p,) float64; zeros for n = 0.
+    Each row of the (n, p) matrix is one unit, with all tensors side by side. The sum is (p,) float64, zeros for n = 0.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.

@@ -38,12 +38,9 @@ class ByteStream(Protocol):
 def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
     """Return the noise parameter that `discrete_gaussian` really uses.
 
-    The accountant must be given this parameter. Guarantee: it is never smaller than asked. It is larger by less than
-    1/1024 up to 65,536 and by less than 1 above. It is exact as a float, and applying this function again changes
-    nothing.
-
-    Args:
-        noise_stddev: In counts; a float means the exact rational number it stores.
+    The accountant must be given this parameter, in counts. Guarantee: it is never smaller than asked. It is larger by
+    less than 1/1024 up to 65,536 and by less than 1 above. It is exact as a float, and applying this function again
+    changes nothing.
 
     Raises:
         ConfigError: `noise_stddev` is not finite and positive, or is over 16,777,216.
@@ -60,17 +57,9 @@ def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
 def discrete_gaussian(size: int, *, noise_stddev: Fraction | float, stream: ByteStream) -> np.ndarray:
     """Draw whole numbers x with chance proportional to exp(-x^2 / (2 s^2)).
 
-    Guarantee: the chances are exact, s is `sampled_stddev(noise_stddev)`, draws are independent, and nothing is rounded
-    or cut off. s is the parameter that accountants take. The standard deviation itself is a little smaller, by under
-    1e-6 of s from s = 1 on.
-
-    Args:
-        size: How many draws; may be 0.
-        noise_stddev: s before it is rounded up, in counts.
-        stream: A stream used for noise only.
-
-    Returns:
-        (size,) int64.
+    The result is (size,) int64. Guarantee: the chances are exact, s is `sampled_stddev(noise_stddev)` in counts, draws
+    are independent, and nothing is rounded or cut off. s is the parameter that accountants take. The standard deviation
+    itself is a little smaller, by under 1e-6 of s from s = 1 on. `stream` must be used for noise only.
 
     Raises:
         ConfigError: `noise_stddev` is out of range, or `size` is negative.
@@ -147,10 +136,7 @@ def laplace_attempts(count: int, *, scale: int, stream: ByteStream) -> np.ndarra
 def scaled_distance(magnitudes: np.ndarray, stddev: Fraction) -> tuple[np.ndarray, np.ndarray, int]:
     """Return |m - s^2 / t| / s exactly for (n,) magnitudes m.
 
-    Here t = floor(s) + 1.
-
-    Returns:
-        whole (n,), rest (n,) and denominator, where the value is whole + rest / denominator.
+    Here t = floor(s) + 1. The value is whole + rest / denominator, with whole and rest of shape (n,).
 
     Raises:
         PrivacyError: A magnitude is over 1024 t; up to that no product reaches 2^63.

@@ -15,12 +15,9 @@ from common.errors import PrivacyError
 class DpSgdEvent:
     """Steps that release a Gaussian-noised sum over a Poisson sample of units.
 
-    Attributes:
-        sample_rate: Chance that a unit joins a batch, in (0, 1].
-        noise_multiplier: Noise standard deviation over L2 sensitivity.
-        steps: How many steps, empty batches included.
-        group_size: How many of the mechanism's units the protected unit consists of; more than 1 if single images were
-            units and a group of them is to be protected.
+    A unit joins a batch with chance `sample_rate`, in (0, 1]. `noise_multiplier` is the noise's standard deviation over
+    its L2 sensitivity. Empty batches count as steps. The protected unit consists of `group_size` of the mechanism's
+    units, more than 1 if single images were units and a group of them is to be protected.
     """
 
     sample_rate: float
@@ -42,12 +39,8 @@ class DpSgdEvent:
 class CountsEvent:
     """Releases of integer counts under discrete Gaussian noise.
 
-    One unit changes one count by 1.
-
-    Attributes:
-        noise_stddev: Parameter of the discrete Gaussian, in counts; the L2 sensitivity is 1.
-        releases: How many releases.
-        group_size: As in `DpSgdEvent`.
+    One unit changes one count by 1, so the L2 sensitivity is 1. `noise_stddev` is the parameter of the discrete
+    Gaussian, in counts. `group_size` is as in `DpSgdEvent`.
     """
 
     noise_stddev: float

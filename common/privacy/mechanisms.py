@@ -84,10 +84,6 @@ class Mechanism:
 
         Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
 
-        Args:
-            constants: Public constants of the run.
-            num_units: Declared number of units of the client, at least 1.
-
         Raises:
             ConfigError: delta is too large for so many units, or no noise meets the target.
             PrivacyError: The mechanism adds no noise.
@@ -97,9 +93,7 @@ class Mechanism:
     def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
         """Return the plan of each client, by name.
 
-        Args:
-            constants: Public constants of the run.
-            sizes: Client name -> declared number of units.
+        `sizes` maps a client's name to its declared number of units.
 
         Raises:
             ConfigError: A client admits no plan.
@@ -120,18 +114,14 @@ class Mechanism:
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it.
 
-        Args:
-            simulated: Whether the clients are a simulation's.
-            kept: Value of `system.ledger`.
+        `kept` is the value of `system.ledger`.
         """
         return "none"
 
     def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
         """Return what an observer may learn in spite of the mechanism.
 
-        Args:
-            num_clients: Clients that took part.
-            num_unpinned: Clients among them that run whatever code the server sends.
+        `num_unpinned` of the clients run whatever code the server sends.
         """
         return _ALWAYS_VISIBLE
 
@@ -219,8 +209,8 @@ class ClientDp(Mechanism):
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
         """Return the server's one plan, the same for every client.
 
-        A client takes part in at most `constants.participations` rounds. Each round releases the sum over its
-        cohort, divided by the cohort's planned size however many clients answered.
+        A client takes part in at most `constants.participations` rounds. Each round releases the sum over its cohort,
+        divided by the cohort's planned size however many clients answered.
 
         Raises:
             ConfigError: delta is not below 1 / num-clients, or no noise meets the target.

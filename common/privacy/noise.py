@@ -58,13 +58,8 @@ class SecureStream:
 def poisson_batch(num_rows: int, *, sample_rate: float, stream: UniformStream) -> np.ndarray:
     """Draw a Poisson batch by including each row independently.
 
-    Args:
-        num_rows: Rows to draw from; may be 0.
-        sample_rate: Chance of each row, in (0, 1].
-        stream: A stream used for sampling only.
-
-    Returns:
-        Indices of the rows in increasing order; possibly none, possibly all.
+    Guarantee: each row's chance is `sample_rate`, in (0, 1], independent of the others. The indices are in increasing
+    order; possibly none, possibly all. `stream` must be used for sampling only.
     """
     return np.flatnonzero(stream.uniforms(num_rows) < sample_rate)
 
@@ -74,11 +69,7 @@ def standard_normals(size: int, stream: UniformStream) -> np.ndarray:
 
     Each value sums two Box-Muller draws. This mitigates the floating-point attack on single draws (arXiv:2107.10138). A
     draw's sine and cosine are both normal, and their sum is a shifted sine. So each value is as good as the sum of all
-    four normals of two pairs, at half the price.
-
-    Args:
-        size: How many values.
-        stream: A stream used for noise only.
+    four normals of two pairs, at half the price. `stream` must be used for noise only.
 
     Source: Box and Muller 1958; Holohan and Braghin 2021, arXiv:2107.10138 (sum of several draws).
     """
@@ -112,17 +103,9 @@ def add_noise(
 ) -> np.ndarray:
     """Add Gaussian noise to a clipped sum on a grid.
 
-    The result is the only release of a private step.
-
-    Args:
-        clipped_sum: (d,) float64, sum of per-unit gradients of norm at most `max_grad_norm` each.
-        noise_stddev: Standard deviation of each value's noise, absolute.
-        max_grad_norm: The clip bound, which sets the grid.
-        stream: A stream used for noise only.
-
-    Returns:
-        (d,) float64, every value a multiple of `grid_step`. The grid is a mitigation of floating-point attacks (Mironov
-        2012), not a proof.
+    The result, (d,) float64, is the only release of a private step. `clipped_sum` sums per-unit gradients of norm at
+    most `max_grad_norm` each. `noise_stddev` is absolute. Every value is a multiple of `grid_step`. The grid is a
+    mitigation of floating-point attacks (Mironov 2012), not a proof. `stream` must be used for noise only.
     """
     step = grid_step(max_grad_norm, clipped_sum.size)
     noise = noise_stddev * standard_normals(clipped_sum.size, stream)

@@ -66,12 +66,9 @@ class PublicConstants:
 class CountsPlan:
     """Counts of held-out units that leave a client during a run.
 
-    Every field is a public constant.
-
-    Attributes:
-        num_rounds: The most rounds in which the pair (correct, wrong) leaves.
-        noise_stddev: Parameter of the pair's discrete Gaussian noise; one unit changes one count by 1.
-        closing_noise_stddev: The same for the confusion matrix, which leaves once at the end.
+    Every field is a public constant. The pair (correct, wrong) leaves in at most `num_rounds` rounds, under discrete
+    Gaussian noise of parameter `noise_stddev`; one unit changes one count by 1. `closing_noise_stddev` is the same for
+    the confusion matrix, which leaves once at the end.
     """
 
     num_rounds: int
@@ -149,10 +146,6 @@ class PrivacyPlan:
 
     def spent(self, num_rounds: int | None = None, *, closing: bool = True) -> Spent:
         """Return the bounds on epsilon of the worst-off unit, trained or held out.
-
-        Args:
-            num_rounds: Number of rounds; the whole plan if left out.
-            closing: Whether the closing matrix has left.
 
         Raises:
             ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.

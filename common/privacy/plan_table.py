@@ -30,12 +30,8 @@ class Alternative:
     """A variant of a plan with a larger target or with more noise.
 
     If the run has a target epsilon, the target is larger by 1. If the noise was set, it is larger by 10 %.
-
-    Attributes:
-        noise_multiplier: Noise multiplier of the alternative.
-        noise_change: Change relative to the plan's noise, such as -0.1 for a tenth less.
-        epsilon: Target of the alternative, or what its whole plan costs if the noise was set.
-        epsilon_change: The same minus the plan's target, or minus the plan's cost.
+    `noise_change` is relative, such as -0.1 for a tenth less. `epsilon` is the larger target, or what the whole plan
+    costs if the noise was set. `epsilon_change` is its difference to the plan's.
     """
 
     noise_multiplier: float
@@ -48,15 +44,10 @@ class Alternative:
 class SizePlan:
     """The plan that all clients of one size share.
 
-    Under `client-dp` it is the server's plan, and there is no other.
-
-    Attributes:
-        num_clients: How many clients have this size.
-        plan: The privacy plan.
-        spent: What the whole plan costs its worst-off unit.
-        signal_to_noise: Largest signal-to-noise ratio of one step; None if the number of parameters is unknown.
-        after_rounds: Number of rounds that a client took part in -> epsilon spent; empty for sizes not shown.
-        alternative: The plan's alternative; None for sizes not shown.
+    Under `client-dp` it is the server's plan, and there is no other. `spent` is the whole plan's cost for its worst-off
+    unit. `signal_to_noise` is the largest ratio of one step, None if the number of parameters is unknown.
+    `after_rounds` maps the number of rounds that a client took part in to its cost. Sizes that are not shown have no
+    `after_rounds` and no `alternative`.
     """
 
     num_clients: int
@@ -71,12 +62,9 @@ class SizePlan:
 class PlanTable:
     """The contents of the table that `bract plan` shows.
 
-    Attributes:
-        config: Configuration of the run.
-        rows: One plan for each size, smallest size first.
-        num_sizes: How many clients' sizes are known; under `dp-sgd` the others are assumed to have similar sizes.
-        num_parameters: How many values are trained and noised; None if unknown.
-        signal_to_noise_a_round: Largest signal-to-noise ratio of one round; None if `num_parameters` is unknown.
+    The smallest size comes first. `num_sizes` clients' sizes are known; under `dp-sgd` the others are assumed to have
+    similar sizes. `num_parameters` values are trained and noised, and `signal_to_noise_a_round` is the largest ratio of
+    one round; both are None if unknown.
     """
 
     config: RunConfig
@@ -116,12 +104,10 @@ def make_table(
 ) -> PlanTable:
     """Make a plan for every client size and compute its cost.
 
-    Args:
-        config: A private run.
-        sizes: Declared sizes of clients in units, as far as they are known; ignored under `client-dp`.
-        num_parameters: How many values are trained; None leaves out the signal-to-noise ratios.
-        rounds: Number of rounds of a plan -> rounds after which epsilon is wanted, the last one included.
-        progress: Counts the figures; the first time a figure is computed it takes up to a second.
+    `sizes` are clients' declared sizes in units, as far as they are known; `client-dp` ignores them. `num_parameters`
+    values are trained; None leaves out the signal-to-noise ratios. `rounds` maps a plan's number of rounds to those
+    after which epsilon is wanted, the last one included. `progress` counts the figures; the first time a figure is
+    computed it takes up to a second.
 
     Raises:
         ConfigError: The run is not private, delta is too large for a client, or no noise meets the target.

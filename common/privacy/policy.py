@@ -90,9 +90,6 @@ class Policy(BaseModel):
     def check_run(self, config: RunConfig) -> None:
         """Refuse a run that no plan could make allowed.
 
-        Args:
-            config: Configuration of the run that the server wants.
-
         Raises:
             PolicyError: The run exceeds the policy. The text is for the holder and must not be sent to the server.
         """

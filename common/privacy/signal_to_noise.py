@@ -16,12 +16,7 @@ def step_ratio(plan: PrivacyPlan, num_parameters: int) -> float:
     """Return the largest signal-to-noise ratio of one step's noised sum.
 
     The signal is the expected batch's: `expected_batch_size * max_grad_norm`. The noise is `noise_stddev *
-    sqrt(num_parameters)`.
-
-    Args:
-        plan: Plan of one client, or under `client-dp` of the server. The server's units are the cohort's clients, and
-            its step is a whole round.
-        num_parameters: How many values are noised, at least 1.
+    sqrt(num_parameters)`. Under `client-dp` the plan's units are the cohort's clients, and its step is a whole round.
     """
     signal = plan.expected_batch_size * plan.max_grad_norm
     return signal / (plan.noise_stddev * math.sqrt(num_parameters))
@@ -30,14 +25,10 @@ def step_ratio(plan: PrivacyPlan, num_parameters: int) -> float:
 def round_ratio(plans: Sequence[tuple[PrivacyPlan, int]], cohort_size: float, num_parameters: int) -> float:
     """Return the largest signal-to-noise ratio of one round's global update.
 
-    The clients run `dp-sgd`. Over a client's steps the signal grows with their number, the noise with its square root.
-    Averaging clients by size keeps the signal and lowers the noise. The ratio is exact for plain SGD at a constant
-    learning rate under FedAvg, and for a cohort that mixes sizes as `plans` do.
-
-    Args:
-        plans: Plan of each size of client, and how many clients have that size.
-        cohort_size: How many clients take part in a round.
-        num_parameters: How many values are noised, at least 1.
+    The clients run `dp-sgd`, and `plans` says how many of them have each plan. Over a client's steps the signal grows
+    with their number, the noise with its square root. Averaging clients by size keeps the signal and lowers the noise.
+    The ratio is exact for plain SGD at a constant learning rate under FedAvg, and for a cohort that mixes sizes as
+    `plans` do.
     """
     signal = variance = 0.0
     for plan, count in plans:

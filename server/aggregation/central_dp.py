@@ -1,7 +1,7 @@
 """Clipping and noise at the server that protect whole clients.
 
-Clients send exact updates, so each must trust the server with its own. What the server releases is the
-noised average. Every client weighs the same, whatever its size.
+Clients send exact updates, so each must trust the server with its own. What the server releases is the noised average.
+Every client weighs the same, whatever its size.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,10 @@ from common.privacy.plan import PrivacyPlan
 def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: UniformStream) -> Arrays:
     """Add the noised average of the clients' clipped updates to a model.
 
-    Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most
-    `plan.max_grad_norm` before noise of `plan.noise_stddev` is added. The release is one step of
-    `plan.event()`, however many clients answered. An update that is not finite becomes zero.
-
-    Args:
-        start: Name -> array, the model that was sent.
-        ended: The models that came back, one a client.
-        plan: Clipping bound, noise and divisor.
-        stream: A fresh stream that is used for this noise only.
-
-    Returns:
-        Name -> float32 array, same names and shapes as `start`.
+    Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most `plan.max_grad_norm`
+    before noise of `plan.noise_stddev` is added. The release is one step of `plan.event()`, however many clients
+    answered. An update that is not finite becomes zero. `stream` must be fresh and used for this noise only. The new
+    arrays are float32, with the names and shapes of `start`.
 
     Source: McMahan et al. 2018, arXiv:1710.06963 (flat clipping, fixed divisor).
     """

@@ -18,9 +18,6 @@ def build_strategy(config: RunConfig) -> Strategy:
 
     It uses exactly the nodes that its grid lists. A setting that is left open keeps Flower's default.
 
-    Args:
-        config: The run's settings.
-
     Raises:
         ConfigError: The strategy cannot do what the settings ask, see `check_strategy`.
     """
@@ -48,8 +45,8 @@ def check_strategy(config: RunConfig) -> None:
     """Refuse a strategy that cannot do what the settings ask.
 
     Raises:
-        ConfigError: A setting belongs to other strategies or is out of its range, or the
-            cohort is too small for the strategy's guarantee.
+        ConfigError: A setting belongs to other strategies or is out of its range, or the cohort is too small for the
+            strategy's guarantee.
     """
     info, settings = STRATEGIES[config.strategy.name], _set_values(config.strategy)
     for key, value in settings.items():
@@ -73,11 +70,7 @@ def check_strategy(config: RunConfig) -> None:
 
 
 def min_cohort(strategy: StrategyConfig) -> int:
-    """Return the smallest cohort at which a strategy's guarantee can hold.
-
-    Args:
-        strategy: The settings below `[strategy]`.
-    """
+    """Return the smallest cohort at which a strategy's guarantee can hold."""
     return STRATEGIES[strategy.name].min_cohort(_set_values(strategy))[0]
 
 

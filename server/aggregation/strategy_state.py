@@ -18,8 +18,7 @@ _SEPARATOR = "\x1f"
 def read_state(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
     """Return all that a strategy of the same name needs to continue.
 
-    Returns:
-        Arrays by name, and for each attribute how they make it up, in plain values.
+    Return arrays by name, and for each attribute how they make it up, in plain values.
 
     Raises:
         ConfigError: An attribute has a type that cannot be stored.
@@ -39,11 +38,6 @@ def read_state(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
 
 def write_state(strategy: Strategy, tensors: Mapping[str, np.ndarray], layout: Mapping[str, Any]) -> None:
     """Set the attributes of a fresh strategy to what `read_state` returned.
-
-    Args:
-        strategy: Fresh, of the same name as the strategy that was read; changed.
-        tensors: First value that `read_state` returned.
-        layout: Second value that `read_state` returned.
 
     Raises:
         ConfigError: The state belongs to another strategy.

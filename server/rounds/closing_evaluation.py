@@ -17,9 +17,7 @@ from server.rounds.replies import Channel, ReplyCollector
 class ClosingEvaluation:
     """Evaluation of the final model.
 
-    Attributes:
-        by_client: Evaluation by client name.
-        failures: Failure code of each client whose evaluation is missing.
+    `failures` holds the failure code of each client whose evaluation is missing.
     """
 
     by_client: Mapping[str, Evaluation] = field(default_factory=dict)
@@ -41,11 +39,7 @@ class ClosingEvaluation:
         return total(part.noised for part in self.by_client.values() if part.noised is not None)
 
     def with_exact(self, counts: Mapping[str, Counts]) -> "ClosingEvaluation":
-        """Return this evaluation with exact counts that a simulation made outside the clients.
-
-        Args:
-            counts: Client name -> counts.
-        """
+        """Return this evaluation with exact counts that a simulation made outside the clients."""
         ours = self.by_client
         by_client = {
             name: Evaluation(counts.get(name), noised=ours[name].noised if name in ours else None)
@@ -57,15 +51,7 @@ class ClosingEvaluation:
 def evaluate_at_clients(
     channel: Channel, strategy: Strategy, arrays: Arrays, clients: Mapping[str, EnrolledClient], server_round: int
 ) -> ClosingEvaluation:
-    """Ask every client to evaluate a model.
-
-    Args:
-        channel: Connection to the clients.
-        strategy: Any Flower strategy.
-        arrays: Name -> array, the tensors that travel.
-        clients: Clients by name.
-        server_round: Number of the last round.
-    """
+    """Ask every client to evaluate a model."""
     collector = ReplyCollector(channel, clients, {name: array.shape for name, array in arrays.items()})
     if not collector.nodes:
         return ClosingEvaluation(failures=collector.replies([])[1])
@@ -80,10 +66,6 @@ def close_at_clients(channel: Channel, clients: Mapping[str, EnrolledClient]) ->
     """Tell every client that the run has ended.
 
     A client that does not hear it loses nothing.
-
-    Args:
-        channel: Connection to the clients.
-        clients: Clients by name.
     """
     collector = ReplyCollector(channel, clients, {})
     content = RecordDict({CONFIG: run_config(channel.run_id)})

@@ -8,19 +8,9 @@ from common.randomness import public_stream
 def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, seed: int) -> list[list[str]]:
     """Draw the cohort of every round by repeated shuffles of all names.
 
-    Guarantee: no client takes part more than ceil(rounds x cohort / clients) times,
-    and none twice before all have taken part once. Under DP this keeps each client's
-    number of rounds, and so its noise, as small as it can be. No amplification by
-    client sampling is claimed.
-
-    Args:
-        names: Distinct names; their order does not matter.
-        cohort_size: At most `len(names)`.
-        num_rounds: How many cohorts.
-        seed: Root seed of the run.
-
-    Returns:
-        One sorted list of names a round.
+    Guarantee: no client takes part more than ceil(rounds x cohort / clients) times, and none twice before all have
+    taken part once. Under DP this keeps each client's number of rounds, and so its noise, as small as it can be. No
+    amplification by client sampling is claimed. Each cohort is sorted, and the order of `names` does not matter.
 
     >>> draws = draw_cohorts(["a", "b", "c"], cohort_size=1, num_rounds=3, seed=0)
     >>> sorted(name for cohort in draws for name in cohort)
@@ -46,11 +36,6 @@ def shrunk_cohort(cohort_size: int, num_clients: int, *, taking_part: int) -> in
 
     It is the same share of them, rounded down, so that no client is asked more often than its plan allows.
 
-    Args:
-        cohort_size: Cohort size with all clients.
-        num_clients: How many clients the run is configured for.
-        taking_part: How many take part.
-
     >>> shrunk_cohort(5, 10, taking_part=7)
     3
     """
@@ -62,12 +47,7 @@ def join_cohorts(
 ) -> list[list[str]]:
     """Return the cohorts with a late client added where a cohort is not full.
 
-    Args:
-        cohorts: Names of each round's clients.
-        name: Name of the late client.
-        first: The first round that it can take part in, from 1.
-        cohort_size: The most clients of a round.
-        participations: The most rounds that a client's plan covers.
+    `first` is the first round that it can take part in, from 1. Its plan covers at most `participations` rounds.
 
     >>> join_cohorts([["a"], ["a"], ["a", "b"]], "c", 2, cohort_size=2, participations=9)
     [['a'], ['a', 'c'], ['a', 'b']]
@@ -83,8 +63,8 @@ def join_cohorts(
 class CohortNodes:
     """Node ids of one cohort in place of a whole grid.
 
-    A strategy asks a grid for all node ids and calls nothing else of it then. With the cohort's
-    ids alone, it samples exactly the cohort.
+    A strategy asks a grid for all node ids and calls nothing else of it. With the cohort's ids alone, it samples
+    exactly the cohort.
     """
 
     def __init__(self, node_ids: Iterable[int]) -> None:

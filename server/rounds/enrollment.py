@@ -26,9 +26,7 @@ _SHARED = ("classes", "input_shape", "backbone_hash")
 class EnrolledClient:
     """A client that takes part in the run.
 
-    Attributes:
-        declaration: Public constants that the client declared.
-        node_id: Flower's number of the client's node; None while the client is away.
+    `node_id` is Flower's number of the client's node, None while the client is away.
     """
 
     declaration: Declaration
@@ -39,10 +37,8 @@ class EnrolledClient:
 class Enrollment:
     """Result of the enrollment.
 
-    Attributes:
-        clients: Clients that take part, by name, sorted.
-        refusals: Why others do not take part, by "node N" or "client NAME".
-        turned_away: Nodes of the others, without those that were only late.
+    `clients` are sorted by name. `refusals` says why others do not take part, by "node N" or "client NAME".
+    `turned_away` holds their nodes, without those that were only late.
     """
 
     clients: Mapping[str, EnrolledClient]
@@ -84,25 +80,15 @@ def enroll_clients(
 ) -> Enrollment:
     """Wait for the clients, ask for their declarations and check that these agree.
 
-    A client whose policy or budget does not allow the run is left out, and the run goes on.
-
-    Args:
-        grid: Any Flower grid.
-        num_clients: How many clients the run is configured for.
-        run_id: Name of the run, the same when it is resumed.
-        keeper: Remembers the heads of the clients' ledgers, where replies carry them.
-        nodes: Remembers the name and the ledger of each node, where nodes have keys.
-        min_clients: How many clients are enough. Others may be away, fail, or disagree with the majority,
-            and are left out. None where all must come; then a failure is a mistake to be fixed.
-        classes: Class names that each must declare, with `min_clients`; empty to take the clients' own.
-        reject: Declaration -> reason to leave a client out, or an empty text; used with `min_clients`.
-        one_by_one: Whether each reply is fetched in its own thread, see `deliver`.
-        poll_seconds: Pause between two looks at the grid while clients are missing.
-        wait_seconds: How long to wait for the clients, and again for their replies.
+    A client whose policy or budget does not allow the run is left out, and the run goes on. With `min_clients`, so many
+    are enough. Others may be away, fail, or disagree with the majority, and are left out, as are those that do not
+    declare `classes` (if any are named) and those for which `reject` returns a reason. Without it all must come, and a
+    failure is a mistake to be fixed. `run_id` is the same when a run is resumed. `wait_seconds` passes for the clients,
+    and again for their replies. `one_by_one` is as in `deliver`.
 
     Raises:
-        FederationError: Too few clients came or agreed, a client failed, two have one name, or they
-            disagree on classes, input shape or backbone.
+        FederationError: Too few clients came or agreed, a client failed, two have one name, or they disagree on
+            classes, input shape or backbone.
     """
     strict = min_clients is None
     node_ids = _wait_for(grid, num_clients, min_clients, poll_seconds, wait_seconds)
@@ -133,18 +119,9 @@ def ask_to_declare(
 ) -> tuple[list[EnrollmentReply], dict[int, str]]:
     """Ask nodes for their declarations.
 
-    A client that declares itself agrees to the run and reserves its whole plan.
-
-    Args:
-        grid: Any Flower grid.
-        node_ids: Nodes to ask.
-        run_id: Name of the run.
-        seconds: How long to wait for replies.
-        strict: Whether a failure that is not a refusal ends the run.
-        one_by_one: Whether each reply is fetched in its own thread, see `deliver`.
-
-    Returns:
-        The declarations, and failure codes by node for the rest.
+    A client that declares itself agrees to the run and reserves its whole plan. Return the declarations, and failure
+    codes by node for the rest. With `strict` a failure that is not a refusal ends the run. `one_by_one` is as in
+    `deliver`.
 
     Raises:
         FederationError: With `strict`, a client failed, is missing, or declared something malformed.
@@ -182,12 +159,8 @@ def reject_unverified(
 ) -> list[EnrollmentReply]:
     """Return the clients whose name and ledger belong to their node.
 
-    Args:
-        replies: Declarations that arrived.
-        keeper: Remembers the heads of ledgers; None in runs without ledgers.
-        nodes: Remembers the name and the ledger of each node; None where nodes have no keys.
-        refusals: Reasons by node or client; changed.
-        strict: Whether two clients of one name end the run.
+    The reasons for the others are added to `refusals`. Runs without ledgers have no `keeper`, nodes without keys no
+    `nodes`. With `strict` two clients of one name end the run.
 
     Raises:
         FederationError: With `strict`, two clients have one name.
@@ -261,11 +234,7 @@ def agrees(declaration: Declaration, other: Declaration) -> bool:
 
 
 def log_refusals(refusals: Mapping[str, str]) -> None:
-    """Log an error for each client that does not take part.
-
-    Args:
-        refusals: Reasons by node or client.
-    """
+    """Log an error for each client that does not take part."""
     for client, reason in refusals.items():
         _log.error("%s does not take part: %s", client, reason)
 

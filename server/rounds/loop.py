@@ -72,18 +72,11 @@ def run_rounds(
 ) -> Iterator[RoundResult]:
     """Run one round for each cohort and yield its result.
 
-    A caller that stops early, or is interrupted inside a round, keeps what was yielded so far. A
-    client whose reply is late or fails a check is left out of its round and counts as a failure. A
-    round with too few updates is tried again, with the same request and only at the clients that
-    failed. A client that has answered would repeat the same bytes and is not charged twice. Then the
-    round is skipped and the model does not change.
-
-    Args:
-        channel: Connection to the clients.
-        strategy: Any Flower strategy.
-        arrays: Name -> array, weights before the first round.
-        settings: Clients, cohorts and limits.
-        first: Number of the first round, from 1; later where a run is resumed.
+    A caller that stops early, or is interrupted inside a round, keeps what was yielded so far. A client whose reply is
+    late or fails a check is left out of its round and counts as a failure. A round with too few updates is tried again,
+    with the same request and only at the clients that failed. A client that has answered would repeat the same bytes
+    and is not charged twice. Then the round is skipped and the model does not change. A resumed run begins at round
+    `first`.
 
     Raises:
         FederationError: Three rounds in a row, or all rounds, got too few updates.

@@ -27,19 +27,11 @@ def deliver(
 ) -> dict[int, Reply]:
     """Send at most one message to each node and return the replies by node.
 
-    Flower's own waiting looks every three seconds only, and assigns replies by a sender that some of its
-    error replies lack.
-
-    Args:
-        grid: Any Flower grid.
-        messages: Messages to send.
-        seconds: How long to wait for replies; None waits for all.
-        one_by_one: Whether each reply is fetched in its own thread, for real clients. Then a reply that cannot
-            be read, or an upload that never ends, costs only its sender's place.
-
-    Returns:
-        Node that was asked -> its reply, the error that the runtime made in its place, or None where the reply
-        cannot be read. A node that is missing was late, or could not be asked.
+    Flower's own waiting looks every three seconds only, and assigns replies by a sender that some of its error replies
+    lack. A reply may be the error that the runtime made in its place, or None where it cannot be read. A node that is
+    missing was late, or could not be asked. Without `seconds` all are waited for. For real clients `one_by_one` fetches
+    each reply in its own thread. Then a reply that cannot be read, or an upload that never ends, costs only its
+    sender's place.
     """
     asked = {
         str(key): message.metadata.dst_node_id
@@ -114,10 +106,8 @@ def _fetch(
 def failure_of(reply: Reply) -> str:
     """Return the failure code of a reply from a closed list.
 
-    A client's own text goes no further, because it could hold data.
-
-    Args:
-        reply: A reply with `has_error()`, or None for one that cannot be read.
+    A client's own text goes no further, because it could hold data. The reply has an error, or is None if it cannot be
+    read.
     """
     if reply is None:
         return ClientFailure.MESSAGE.name
@@ -130,15 +120,7 @@ def failure_of(reply: Reply) -> str:
 def wait_for_nodes(
     grid: Grid, wanted: Mapping[str, int], min_nodes: int, *, seconds: float, poll_seconds: float = 0.5
 ) -> None:
-    """Wait until enough of the wanted nodes are connected or time is up.
-
-    Args:
-        grid: Any Flower grid.
-        wanted: Client name -> node.
-        min_nodes: How many of them are enough.
-        seconds: How long to wait at most.
-        poll_seconds: Pause between two looks at the grid.
-    """
+    """Wait until enough of the wanted nodes are connected or time is up."""
     deadline = time.monotonic() + seconds
     while len(set(grid.get_node_ids()) & set(wanted.values())) < min_nodes and time.monotonic() < deadline:
         time.sleep(poll_seconds)

@@ -1,7 +1,7 @@
 """Registry of the name and the ledger that each node has shown.
 
-Flower's number of a node stays with its key for as long as the key is admitted. A known key with a new ledger has
-lost the budget that it had spent. A node without a key gets a new number whenever it starts, so it is not registered.
+Flower's number of a node stays with its key for as long as the key is admitted. A known key with a new ledger has lost
+the budget that it had spent. A node without a key gets a new number whenever it starts, so it is not registered.
 """
 
 import json
@@ -16,10 +16,6 @@ NODES_FILE = "nodes.jsonl"
 
 def forget_node(file: Path, node: int) -> None:
     """Remove a node whose key was revoked to free its name.
-
-    Args:
-        file: File of a `NodeRegistry`; may be missing.
-        node: Flower's number of the node.
 
     Raises:
         LedgerError: The file is damaged, or cannot be written.
@@ -42,8 +38,7 @@ def _unreadable(file: Path, error: Exception) -> LedgerError:
 class NodeRegistry:
     """Names and ledgers of nodes with admitted keys, stored in a file.
 
-    Args:
-        file: File of earlier runs; may be missing.
+    The file holds those of earlier runs and may be missing.
 
     Raises:
         LedgerError: The file is damaged.
@@ -63,18 +58,16 @@ class NodeRegistry:
     def owns(self, node: int, name: str) -> bool:
         """Return whether a node may use a name.
 
-        It may if no other node has used the name in any run on this server. A client with a new key gets
-        its name back when the old key was revoked, see `forget_node`.
+        It may if no other node has used the name in any run on this server. A client with a new key gets its name back
+        when the old key was revoked, see `forget_node`.
         """
         return self._owner_of.get(name, node) == node
 
     def check(self, node: int, name: str, ledger: str) -> None:
         """Check a node's ledger and remember its name.
 
-        Args:
-            node: Flower's number of the node.
-            name: Name that the client declared; may change.
-            ledger: Id of the ledger, whose signature has been checked; empty in runs without ledgers.
+        The name may change. The signature of `ledger`, an id, has been checked. The id is empty in runs without
+        ledgers.
 
         Raises:
             LedgerError: The node came with another ledger before.

@@ -27,14 +27,9 @@ AcceptedReplies = dict[str, tuple[Message, Evaluation | None]]
 class Channel:
     """Connection of a run to its clients, with what may come back over it.
 
-    Attributes:
-        grid: Any Flower grid.
-        releases: Fields that replies carry, no more and no fewer.
-        run_id: Name of the run, which every message carries.
-        keeper: Remembers the heads of the clients' ledgers, where replies carry them.
-        nodes: Remembers the name and the ledger of each node; only where nodes have keys.
-        one_by_one: Whether each reply is fetched in its own thread, see `deliver`.
-        reply_seconds: How long to wait for replies; None waits for all.
+    Replies carry the fields of `releases`, no more and no fewer. Every message carries `run_id`. `keeper` remembers the
+    heads of the clients' ledgers, where replies carry them, and `nodes` the name and the ledger of each node, where
+    nodes have keys. Without `reply_seconds` all replies are waited for. `one_by_one` is as in `deliver`.
     """
 
     grid: Grid
@@ -49,10 +44,7 @@ class Channel:
 class ReplyCollector:
     """Sender of messages to some clients that keeps the replies which pass all checks.
 
-    Args:
-        channel: Connection to the clients.
-        clients: Clients to ask, by name; one without a node is not asked.
-        shapes: Names and shapes of the tensors that travel, in order.
+    A client without a node is not asked. `shapes` names the tensors that travel, in order.
     """
 
     def __init__(
@@ -67,10 +59,7 @@ class ReplyCollector:
     def replies(self, messages: Sequence[Message]) -> tuple[AcceptedReplies, dict[str, str]]:
         """Send messages and return accepted replies and failure codes, both by name and sorted.
 
-        The order makes sums of floats independent of the order of arrival.
-
-        Args:
-            messages: At most one a client.
+        At most one message goes to each client. The order makes sums of floats independent of the order of arrival.
         """
         accepted: AcceptedReplies = {}
         failed = dict.fromkeys(sorted(set(self._clients) - set(self.nodes)), UNREACHABLE)

@@ -13,20 +13,11 @@ from common.metrics import CONFUSION_METRICS, METRICS, Counts, NoisedCounts
 class RoundRecord:
     """Facts about a finished round.
 
-    Attributes:
-        server_round: Number of the round, from 1.
-        num_clients: How many updates were aggregated.
-        failures: Failure code by client name.
-        counts: Exact counts of the model that *entered* the round, summed over the cohort. With
-            `simulation_only`, of the model that left it, on all held-out images.
-        personal: Counts of each client's own model that entered the round, summed. None where no
-            tensors stay with clients, or under a mechanism.
-        simulation_only: Whether `counts` come from the simulation's own evaluator.
-        seconds: Wall time of the round.
-        bytes_up: Mean number of bytes that a client sent.
-        bytes_down: Mean number of bytes that a client received.
-        noised: Noised counts of the model that entered the round, summed over the cohort.
-        skipped: Whether too few updates came. Then nothing was aggregated and the model did not change.
+    `num_clients` updates were aggregated. `counts`, `personal` (of each client's own model) and `noised` are summed
+    over the cohort and evaluate the model that *entered* the round. With `simulation_only`, `counts` come from the
+    simulation's own evaluator, for the model that left the round, on all held-out images. `personal` is None where no
+    tensors stay with clients, or under a mechanism. `bytes_up` and `bytes_down` are means over clients. In a `skipped`
+    round too few updates came, so nothing was aggregated and the model did not change.
     """
 
     server_round: int
@@ -45,9 +36,7 @@ class RoundRecord:
         """Return the round's line of `rounds.jsonl`.
 
         Its `evaluated_model` is the number of the round that made the evaluated model, 0 for the initial one.
-
-        Args:
-            counts_noise: Standard deviation of each client's noise in one count.
+        `counts_noise` is the standard deviation of each client's noise in one count.
         """
         line: dict[str, Any] = {
             "round": self.server_round,
@@ -74,9 +63,8 @@ class RoundRecord:
 def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
     """Return the metrics of noised counts by key, at no cost in privacy.
 
-    Args:
-        noised: A pair (right, wrong) or a confusion matrix, summed over clients.
-        noise_stddev: Standard deviation of each client's noise in one cell.
+    The counts are a pair (right, wrong) or a confusion matrix, summed over clients. `noise_stddev` is that of each
+    client's noise in one cell.
     """
     accuracy, stddev = noised.accuracy(noise_stddev)
     values: dict[str, Any] = {"accuracy": accuracy, "accuracy_stddev": stddev if math.isfinite(stddev) else None}

@@ -30,13 +30,9 @@ def update_norm(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray
 def outlier_updates(norms: Mapping[str, float], *, max_update_norm: float | None, model_norm: float = 0.0) -> set[str]:
     """Return the names of clients whose updates are too long.
 
-    Compares clients with each other, so it must not run before clipping and noise at the server, where a client
-    may change only its own share.
-
-    Args:
-        norms: Client name -> norm of its update.
-        max_update_norm: Longest accepted update; None compares with the round's median alone.
-        model_norm: Norm of the model that was sent.
+    It compares clients with each other, so it must not run before clipping and noise at the server, where a client may
+    change only its own share. `max_update_norm` is the longest accepted update; None compares with the round's median
+    alone. `model_norm` is that of the model that was sent.
 
     >>> sorted(outlier_updates({"a": 1.0, "b": 2.0, "c": 1.5, "d": 3e7}, max_update_norm=None))
     ['d']
@@ -63,11 +59,7 @@ def drop_outliers(
 ) -> None:
     """Drop updates that are too long, under the conditions of `outlier_updates`.
 
-    Args:
-        accepted: Replies to a training message; changed.
-        failed: Failure code by client name; changed.
-        before: Name -> array, the model that was sent.
-        max_update_norm: Longest accepted update; None compares with the round's median alone.
+    They are removed from `accepted` and added to `failed`. `before` is the model that was sent.
     """
     norms = {
         name: update_norm(before, record_to_arrays(reply.content.array_records[ARRAYS]))

@@ -23,11 +23,8 @@ _MODEL, _BEST, _STRATEGY = "model", "best", "strategy"
 class Checkpoint:
     """State of a run after a complete round.
 
-    Attributes:
-        facts: Plain values, such as the run's name and the lines of its rounds.
-        model: Name -> array of the global model, in order.
-        best: Name -> array of the best model so far; empty if none is kept.
-        strategy: Name -> array of the strategy's own state.
+    `facts` holds plain values, such as the run's name and the lines of its rounds. `best` is empty if no best model is
+    kept. `strategy` is the strategy's own state.
     """
 
     facts: dict[str, Any]
@@ -40,10 +37,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint to disk in place of the one before.
 
     Guarantee: on return the checkpoint is on disk. After a crash the folder holds the old or the new one, whole.
-
-    Args:
-        folder: The run's folder.
-        checkpoint: State to write.
     """
     from safetensors.numpy import save
 
@@ -60,9 +53,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the last checkpoint of a run, None without one.
-
-    Args:
-        folder: The run's folder.
 
     Raises:
         ConfigError: The file is damaged or of another version.

@@ -13,16 +13,10 @@ from server.rounds.round_record import RoundRecord
 class EarlyStopping:
     """Best evaluated model so far, with the decision to stop.
 
-    A model is evaluated by the clients of the following round, with exact or noised counts. A
-    simulation's own evaluator is ignored, because a real run has none.
-
-    Attributes:
-        config: The settings below `[stopping]`.
-        noise_stddev: Standard deviation of each client's noise in one count; 0 for exact counts.
-        best: Measured accuracy of the best model; -1 before there is one.
-        best_round: Number of the round that made the best model; 0 for the initial model.
-        arrays: Name -> array of the best model; empty where it need not be kept.
-        rounds_without_improvement: How many models have been evaluated since, none of them better.
+    A model is evaluated by the clients of the following round, with exact or noised counts. A simulation's own
+    evaluator is ignored, because a real run has none. `noise_stddev` is that of each client's noise in one count, 0 for
+    exact counts. `best` is the measured accuracy, -1 before there is a best model. `best_round` made it. `arrays` is
+    empty where it need not be kept.
     """
 
     config: StoppingConfig
@@ -35,12 +29,8 @@ class EarlyStopping:
     def update(self, record: RoundRecord, entered: Arrays) -> bool:
         """Note the evaluation in a round's record.
 
-        Args:
-            record: Record of the round.
-            entered: The model that entered the round, which its clients evaluated.
-
-        Returns:
-            Whether to stop after this round.
+        `entered` is the model that entered the round, which its clients evaluated. Return whether to stop after this
+        round.
         """
         accuracy = self._accuracy(record)
         # Round 1 evaluates the initial model, which is not a candidate.
@@ -61,9 +51,5 @@ class EarlyStopping:
         return float(np.trace(record.counts.confusion)) / record.counts.num_examples
 
     def selected_model(self, last: Arrays) -> Arrays:
-        """Return the model that the run ends with.
-
-        Args:
-            last: The model after the last round.
-        """
+        """Return the model that the run ends with."""
         return self.arrays if self.config.keep == "best" and self.arrays else last

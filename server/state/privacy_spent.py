@@ -14,11 +14,8 @@ from common.privacy.plan import PrivacyPlan
 class ClientPrivacyCost:
     """Privacy cost of a run for the units of one client.
 
-    Attributes:
-        plan: The client's plan for the whole run.
-        rounds: Number of rounds charged.
-        closing: Whether the closing confusion matrix is charged.
-        spent: Epsilon by both accountants, for the unit with the largest.
+    `rounds` were charged, and if `closing` the closing confusion matrix too. `spent` is for the unit with the largest
+    epsilon.
     """
 
     plan: PrivacyPlan
@@ -34,11 +31,7 @@ class ClientPrivacyCost:
 
 @dataclass(frozen=True)
 class RunPrivacyCost:
-    """Privacy cost of a run for all clients.
-
-    Attributes:
-        shares: Cost of each client, by name.
-    """
+    """Privacy cost of a run for all clients."""
 
     shares: Mapping[str, ClientPrivacyCost]
 
@@ -63,13 +56,8 @@ def account(
 ) -> RunPrivacyCost:
     """Return the privacy cost of a run for every client.
 
-    A complete run is charged the rounds that were sent, any other its whole plan.
-
-    Args:
-        config: Settings of a private run.
-        num_units: Declared number of units by client name.
-        cohorts: Names of the clients asked in each round.
-        complete: Whether the run went to its planned end.
+    A complete run is charged the rounds that were sent, any other its whole plan. `complete` says whether the run went
+    to its planned end.
 
     Raises:
         ConfigError: A client admits no plan.

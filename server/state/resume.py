@@ -54,11 +54,8 @@ def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoi
 def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: Clock) -> None:
     """Restore the state of a checkpoint after the clients have been enrolled.
 
-    Args:
-        checkpoint: A checkpoint of the same run, see `checkpoint_of`.
-        state: Fresh state; changed.
-        strategy: Fresh strategy; changed.
-        clock: Clock of this process, which then counts the earlier seconds too; changed.
+    State and strategy must be fresh, and the checkpoint of the same run. The clock of this process then counts the
+    earlier seconds too.
 
     Raises:
         ConfigError: The checkpoint's strategy is another one.
@@ -84,12 +81,8 @@ def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: 
 def open_checkpoint(folder: Path, settings: Mapping[str, Scalar]) -> Checkpoint | None:
     """Return the last checkpoint of a run that is not complete.
 
-    None if the run stopped before its first checkpoint. Call it before any client is asked, because
-    a client that takes part in enrollment is charged its plan.
-
-    Args:
-        folder: The run's folder.
-        settings: The settings to resume with, flat and complete, see `resolved`.
+    None if the run stopped before its first checkpoint. Call it before any client is asked, because a client that takes
+    part in enrollment is charged its plan. The settings are flat and complete, see `resolved`.
 
     Raises:
         ConfigError: The run is complete, its checkpoint is damaged or missing, or settings that change results differ.
@@ -112,15 +105,8 @@ def match_clients(
 ) -> dict[str, EnrolledClient]:
     """Return the clients of a resumed run, each at its present node.
 
-    A client that is away has no node, and is asked again when it is back.
-
-    Args:
-        checkpoint: The checkpoint to resume from.
-        enrollment: Clients that are connected.
-        min_clients: How many earlier clients are enough; None where exactly the earlier ones must be connected.
-
-    Returns:
-        Earlier clients and new ones, by name.
+    A client that is away has no node, and is asked again when it is back. `min_clients` earlier clients are enough;
+    None where exactly the earlier ones must be connected.
 
     Raises:
         FederationError: Too few clients are connected, or one declares something else than before.
@@ -146,12 +132,7 @@ def match_clients(
 
 
 def mismatched_clients(checkpoint: Checkpoint, enrollment: Enrollment) -> dict[str, str]:
-    """Return refusals for the connected clients whose declaration does not fit a resumed run.
-
-    Args:
-        checkpoint: The checkpoint to resume from.
-        enrollment: Clients that are connected.
-    """
+    """Return refusals for the connected clients whose declaration does not fit a resumed run."""
     return {f"client {name}": DISAGREES for name in sorted(_changed(checkpoint, enrollment))}
 
 

@@ -25,11 +25,7 @@ STOPPED = "stopped.txt"
 
 
 class RunDirectory:
-    """Files of one run, each written whole.
-
-    Args:
-        path: The run's folder.
-    """
+    """Files of one run, each written whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,9 +107,7 @@ class RunDirectory:
 def write_stop_reason(folder: Path, error: BractError) -> None:
     """Write the error that stopped a run for processes that follow it.
 
-    Args:
-        folder: The run's folder. Without a run in it nothing is written.
-        error: Error that ended the run's process.
+    Without a run in the folder nothing is written.
     """
     if (folder / "config.toml").is_file():
         RunDirectory(folder).write_text(STOPPED, f"{type(error).__name__}: {error}\n")

@@ -20,25 +20,12 @@ from server.state.privacy_spent import RunPrivacyCost, account
 class RunState:
     """State of a run in memory, written to files by `server.reporting.artifacts`.
 
-    Attributes:
-        config: The run's settings; fixed.
-        run_id: Name of the run, the same when it is resumed; fixed.
-        clients: Clients by name; changed by `join` and `take_back`.
-        refusals: Why others do not take part, by "node N" or "client NAME"; extended by `LateJoinHandler`.
-        cohorts: Names of each planned round's clients; changed by `join`.
-        arrays: Global model after the last complete round, without tensors that stay with clients; changed by `add`.
-        context: Context of the run outside its clients; fixed.
-        joined: First round of each client that came late; changed by `join`.
-        earlier_bundles: Pinned bundles that clients declared before the run was resumed, or before they came back;
-            changed by `restore` and `take_back`.
-        rounds: Lines of `rounds.jsonl`; changed by `add`.
-        latest: Sums over the latest round that was not skipped: exact counts, counts of the clients' own models,
-            noised counts; changed by `add`.
-        early: Whether the run stopped before its last round, by choice; changed by `add`.
-        closing: Evaluation of the final model; empty until the last round.
-        privacy_cost: Privacy spent; the whole plan until `finish`.
-        status: `interrupted` until `finish`, then `complete`.
-        early_stopping: The best model so far, and the decision to stop.
+    `join` changes `clients`, `cohorts` and `joined` (the first round of each client that came late). `take_back`
+    changes `clients`. `add` changes `arrays` (the global model after the last complete round, without tensors that stay
+    with clients), `rounds`, `latest` (sums over the latest round that was not skipped) and `early` (the run stopped
+    before its last round, by choice). `refusals` says why others do not take part, by "node N" or "client NAME", and
+    `LateJoinHandler` extends it. `earlier_bundles` are pinned bundles that clients declared before the run was resumed,
+    or before they came back. `privacy_cost` is that of the whole plan until `finish`.
     """
 
     config: RunConfig
@@ -68,10 +55,6 @@ class RunState:
 
     def join(self, client: EnrolledClient, server_round: int) -> None:
         """Add a late client, with a plan like every other client's.
-
-        Args:
-            client: The late client.
-            server_round: The first round that it can take part in.
 
         Raises:
             ConfigError: The client admits no plan.
@@ -104,8 +87,8 @@ class RunState:
     def bundles(self) -> dict[str, str]:
         """Digest of each client's pinned bundle, by name.
 
-        Empty for a client without a pin, or with different pins during the run. A pin counts only if it
-        is of the bundle that the run sends, where that is known.
+        Empty for a client without a pin, or with different pins during the run. A pin counts only if it is of the
+        bundle that the run sends, where that is known.
         """
         pinned: dict[str, str] = {}
         for name, client in self.clients.items():

@@ -45,11 +45,8 @@ def kept_heads(file: Path) -> Heads:
 def audit_ledger(file: Path, heads: Heads | None = None) -> LedgerReport:
     """Check a ledger and recompute what it says was spent.
 
-    Guarantee: the file does not change, and no file is made beside it.
-
-    Args:
-        file: The ledger.
-        heads: Heads of the ledger that a server, or anyone but the ledger's owner, has kept; None if there are none.
+    Guarantee: the file does not change, and no file is made beside it. `heads` are heads that a server, or anyone but
+    the ledger's owner, has kept.
 
     Raises:
         LedgerError: The file is not a ledger, or cannot be read.

@@ -22,11 +22,8 @@ _History = tuple[tuple[int, str, int], ...]
 class WorstImage:
     """The image that has spent the most over all runs of a ledger.
 
-    Attributes:
-        spent: Both bounds on epsilon; infinite if the noise was too small for a meaningful figure.
-        delta: The delta of these bounds, the smallest delta of the runs.
-        images: How many images were ever charged.
-        runs: How many runs the image took part in.
+    `spent` is infinite if the noise was too small for a meaningful figure. `delta` is the smallest of the runs.
+    `images` is how many images were ever charged, `runs` how many runs this image took part in.
     """
 
     spent: Spent

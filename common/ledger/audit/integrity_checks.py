@@ -32,9 +32,7 @@ _ODD_PARTS = "typeof(images) <> 'blob' OR typeof(units) <> 'blob' OR length(imag
 class Remarks:
     """The faults that an audit finds, one line each.
 
-    Attributes:
-        doubts: Faults that an honest ledger never has.
-        warnings: Facts that an honest ledger may have and a reader should know.
+    An honest ledger never has `doubts`. It may have `warnings`, which a reader should know.
     """
 
     doubts: list[str] = field(default_factory=list)

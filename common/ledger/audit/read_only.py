@@ -26,11 +26,8 @@ class DamagedLedgerError(LedgerError):
 class ReadOnlyLedger(Ledger):
     """A snapshot of a ledger, open for reading.
 
-    Entries that other processes add meanwhile are not seen.
-
-    Args:
-        path: The file as the user named it, for messages.
-        uri: The file to open, with SQLite's options.
+    Entries that other processes add meanwhile are not seen. `path` is the file as the user named it, `uri` the file to
+    open with SQLite's options.
 
     Raises:
         DamagedLedgerError: The file was a ledger and is damaged.

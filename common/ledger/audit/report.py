@@ -20,18 +20,9 @@ Verdict = Literal["verified", "internally consistent", "DOUBTFUL"]
 class AuditedRun:
     """A client's part in a run, as its ledger records it.
 
-    Attributes:
-        run: Name of the run.
-        client: Name of the client.
-        dataset: Keyed name of the images.
-        plan: The plan that was agreed on.
-        rounds: How many rounds were reserved.
-        closing: Whether the closing counts were reserved.
-        sent: How many releases were committed, so that they may have left.
-        closed: Whether the run can reserve nothing more.
-        events: Part of the data -> events of what was reserved.
-        spent: What these events cost at the plan's delta.
-        planned: What the whole plan costs at its delta.
+    `rounds` were reserved, `closing` says whether the closing counts were. `sent` releases were committed, so they may
+    have left. `events` holds what was reserved by part of the data, `spent` its cost at the plan's delta, `planned`
+    that of the whole plan.
     """
 
     run: str
@@ -51,11 +42,7 @@ class AuditedRun:
 class DataSet:
     """The images of a registered run.
 
-    Attributes:
-        dataset: Keyed name of the images.
-        unit: What is charged, `image` or `group`.
-        images: Part of the data -> number of different images.
-        units: Part of the data -> number of units.
+    `images` and `units` count different images and units by part of the data.
     """
 
     dataset: str
@@ -68,14 +55,7 @@ class DataSet:
 class LedgerNote:
     """A note or a refusal in a ledger.
 
-    The reason of a refusal never left the client.
-
-    Attributes:
-        seq: Number of the entry.
-        time: Time of the entry, UTC.
-        run: Name of the run.
-        client: Name of the client.
-        text: The note, or what was asked and why it was refused.
+    `text` is the note, or what was asked and why it was refused. The reason of a refusal never left the client.
     """
 
     seq: int
@@ -89,22 +69,9 @@ class LedgerNote:
 class LedgerReport:
     """The results of one ledger's audit.
 
-    Attributes:
-        file: The audited file.
-        ledger: Id of the ledger; empty if its first entry cannot be trusted.
-        simulated: Whether the ledger belongs to a simulation.
-        entries: How many entries it has.
-        first: Time of the first entry, UTC.
-        last: Time of the last entry, UTC.
-        heads: How many of the given heads fit this ledger.
-        newest_head: Number of the entry that the newest fitting head is about; 0 if there is no such head.
-        remarks: Doubts and warnings.
-        runs: The registered runs.
-        datasets: The images of these runs.
-        refusals: What was refused.
-        notes: What else was noted.
-        worst: The image that has spent the most; None if that cannot be computed.
-        hashes: Number of an entry -> its hash.
+    The id `ledger` is empty if its first entry cannot be trusted. `entries` is a number, `first` and `last` are the
+    times of these entries, UTC. `heads` is how many of the given heads fit, `newest_head` the entry that the newest of
+    them is about, 0 without one. `worst` is None if it cannot be computed. `hashes` maps an entry's number to its hash.
     """
 
     file: Path

@@ -23,11 +23,7 @@ from common.privacy.plan import PrivacyPlan
 class RunEntries:
     """The entries about one client in one run.
 
-    Attributes:
-        agreed: The run's registration.
-        reserves: The `reserve` entries, in order.
-        commits: The `commit` entries, in order.
-        closed_at: Number of the entry that closed the run; 0 if the run is open.
+    `closed_at` is the number of the entry that closed the run, 0 if the run is open.
     """
 
     agreed: Registration
