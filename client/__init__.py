@@ -1,1 +1,1 @@
-"""One client's work: decode, train, encode."""
+"""The client, from a server's message to its reply."""

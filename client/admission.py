@@ -14,23 +14,26 @@ from common.privacy.policy import load_policy
 
 
 def client_ref(node_config: Mapping[str, object]) -> ClientRef:
-    """Which client this node is, from its own channel: the server cannot set it.
+    """Return which client a node is, by the node's own configuration.
 
-    A simulated client does what the server says. So a node counts as one only if it is known to be one: by its own
-    configuration, or because it runs inside of Ray.
+    No server can set it. A simulated client does what the server says, so a node counts as one only by its own
+    configuration, or because it runs inside Ray.
+
+    Args:
+        node_config: Configuration of the node, from its own command line.
 
     Raises:
-        ConfigError: The node's configuration does not say.
+        ConfigError: The configuration names no client.
     """
     if NODE_KEY in node_config:
         return str(node_config[NODE_KEY])
     if not {"partition-id", "num-partitions"} <= set(node_config):
         raise ConfigError(
-            f"this node is no client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
+            f"this node is not a client: its configuration has neither {NODE_KEY} nor a simulation's partition-id"
         )
     if node_config.get(SIMULATION_KEY) is not True and not _runs_in_ray():
         raise ConfigError(
-            f"this node has a partition-id, but is not known to be a simulation's: give it {NODE_KEY}, the folder that "
+            f"this node has a partition-id, but is not marked as simulated: give it {NODE_KEY}, the folder that "
             f"`bract client init` made, or {SIMULATION_KEY}=true if its images need no protection"
         )
     return int(str(node_config["partition-id"]))
@@ -42,23 +45,26 @@ def _runs_in_ray() -> bool:
 
 
 def pinned_by(node_config: Mapping[str, object]) -> str:
-    """The bundle of code that this node's launcher has checked; empty if nothing has."""
+    """Return the digest of the bundle that this node's launcher has checked.
+
+    It is empty where nothing has checked the code.
+    """
     return str(node_config.get(BUNDLE_KEY, ""))
 
 
 def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str) -> None:
-    """Refuse what a real client's policy rules out before any of its images is opened.
+    """Refuse a run beyond a real client's policy before any image is opened.
 
     Args:
-        config: What the server wants.
-        place: See `client_ref`; a simulated client's guard does this later.
+        config: Configuration of the run, from the server.
+        place: See `client_ref`. A simulated client is checked later, by its guard.
         pinned: See `pinned_by`.
         run: The server's name for the run.
-        kind: What it asks for.
+        kind: Type of the message.
 
     Raises:
         ConfigError: The client's own files are wrong.
-        PolicyError: Says what is beyond the policy; it is noted in the ledger.
+        PolicyError: The run is beyond the policy; the refusal is noted in the ledger.
     """
     if not isinstance(place, str):
         return

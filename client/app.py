@@ -1,4 +1,4 @@
-"""ClientApp handlers: decode, call, encode; nothing else may leave."""
+"""The handlers of the ClientApp, from which only checked replies and failure codes leave."""
 
 import logging
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def create_app(sessions: SessionCache) -> ClientApp:
 
 
 def _handler(kind: str, work: _Work, sessions: SessionCache) -> Handler:
-    """Wrap a handler so that only declared fields, or a bare failure code, leave the client."""
+    """Return a handler that lets only declared fields or a failure code leave."""
 
     def handler(message: Message, context: Context) -> Message:
         try:
@@ -68,7 +68,7 @@ def _handler(kind: str, work: _Work, sessions: SessionCache) -> Handler:
 
 
 def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, context: Context) -> RecordDict:
-    """Admit a request, do its work, and return the reply after the check of what leaves."""
+    """Return the checked reply to a request that the client admits."""
     place, pinned = client_ref(context.node_config), pinned_by(context.node_config)
     # Before the settings: a server of another version may send unknown ones, which would hide the plainer reason.
     check_request(asked, message_type=kind)
@@ -86,7 +86,7 @@ def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, c
 
 
 def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
-    """The model in a message, checked before it touches any image."""
+    """Return the model in a message, checked before it touches any image."""
     try:
         record = content.array_records[ARRAYS]
     except KeyError:
@@ -99,7 +99,7 @@ def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
 
 
 def declare(content: RecordDict, session: ClientSession) -> Answer:
-    """Say who this client is, public constants only, and agree to the whole run or refuse it."""
+    """Declare this client's public constants and agree to the whole run."""
     trainer, digest = session.trainer, ""
     if trainer.config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
@@ -114,16 +114,16 @@ def declare(content: RecordDict, session: ClientSession) -> Answer:
 
 
 def close(content: RecordDict, session: ClientSession) -> Answer:
-    """The server has all it will ask for in this run."""
+    """Close a run, after which nothing more can be asked in it."""
     run = run_id_of(content)
     return RecordDict(), session.guard(run).close(run)
 
 
 def train(content: RecordDict, session: ClientSession) -> Answer:
-    """Evaluate the incoming model as far as the run allows, train it, send back what travels.
+    """Evaluate the incoming model, train it and return the tensors that travel.
 
     Raises:
-        FederationError: The message is not what the run agreed on; only its code leaves.
+        FederationError: The message does not fit the run that was agreed on.
     """
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
     if server_round > session.trainer.config.num_rounds:
@@ -142,7 +142,7 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
 
 
 def evaluate(content: RecordDict, session: ClientSession) -> Answer:
-    """Close a run with counts of the final model's predictions on held-out images, as far as the run allows."""
+    """Return counts of the final model's predictions on held-out images."""
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
 
     def compute(plan: PrivacyPlan | None) -> RecordDict:

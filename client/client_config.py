@@ -1,4 +1,4 @@
-"""A client's own folder: where its images lie, what it declares, which policy it keeps."""
+"""The folder of a client, with its images' place, declared numbers and policy."""
 
 import tomllib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ NODE_KEY_FILE = "node.key"
 AUTHORITY_FILE = "authority.pem"
 LOCK_FILE = "client.lock"
 NODE_KEY = "bract-client"
-# What the launcher says of the code that it lets run: the digest that it has checked.
+# Set by the launcher: the digest of the bundle that it has checked and runs.
 BUNDLE_KEY = "bract-bundle"
 SIMULATION_KEY = "bract-simulation"
 _FIELDS = {
@@ -31,20 +31,20 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Site:
-    """One client on a machine of its own.
+    """A client on a machine of its own.
 
     Attributes:
-        folder: Where this is written.
-        name: What the server calls the client.
-        source: As `data.source`.
-        path: As `data.path`.
+        folder: Folder of the client's files.
+        name: Name of the client at servers.
+        source: Value for `data.source`.
+        path: Value for `data.path`.
         num_images: Declared number of training images, a public constant.
         num_groups: Declared number of groups of images, such as patients.
-        test_fraction: Share of the images that is held out, if the source has no test set: no server may move
-            an image from training to evaluation or back.
-        weights: File of the backbone's weights, seen from the folder; empty if they are the package's or the hub's.
-        superlink: Where the federation's server listens, as `host:port`; empty if this is not known yet.
-        authority: File of the certificate that the server's own must be signed by, seen from the folder.
+        test_fraction: Share of the images that is held out, if the source has no test set. It is the client's own, so
+            that no server can move an image from training to evaluation or back.
+        weights: File of the backbone's weights, relative to the folder; empty for the package's or the hub's.
+        superlink: Address of the federation's server, `host:port`; empty if it is not known yet.
+        authority: File of the authority's certificate, relative to the folder; empty if it is not known yet.
     """
 
     folder: Path
@@ -60,32 +60,32 @@ class Site:
 
     @property
     def policy_file(self) -> Path:
-        """The holder's policy for this client."""
+        """File of the holder's policy for this client."""
         return self.folder / POLICY_FILE
 
     @property
     def lock_file(self) -> Path:
-        """Held locked by `bract client start` while the client runs."""
+        """File that `bract client start` holds locked while the client runs."""
         return self.folder / LOCK_FILE
 
     @property
     def authority_file(self) -> Path:
-        """Certificate of the authority that signed the server's."""
+        """File of the certificate of the server's authority."""
         return self.folder / self.authority
 
     @property
     def key_file(self) -> Path:
-        """Private key of this client's node, OpenSSH; mode 0600."""
+        """File of the node's private key in OpenSSH's format, mode 0600."""
         return self.folder / NODE_KEY_FILE
 
     @property
     def public_key_file(self) -> Path:
-        """What the server's operator admits."""
+        """File of the public key that the server's operator admits."""
         return self.folder / f"{Path(NODE_KEY_FILE).stem}.pub"
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no server could show, or that a ledger would look up differently.
+    """Refuse a name that a server cannot show or a ledger cannot look up.
 
     Raises:
         ConfigError: It is empty, longer than 64 characters or not printable.
@@ -95,13 +95,13 @@ def check_name(name: str) -> None:
 
 
 def server_place(address: str) -> tuple[str, int]:
-    """Host and port of a server's address.
+    """Return host and port of a server's address.
 
     >>> server_place("fl.example.org:9443"), server_place("[::1]:9443")
     (('fl.example.org', 9443), ('::1', 9443))
 
     Raises:
-        ConfigError: It is not a host and a port.
+        ConfigError: The address is not a host and a port.
     """
     host, _, port = address.rpartition(":")
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -115,26 +115,26 @@ def server_place(address: str) -> tuple[str, int]:
 
 
 def load_site(folder: Path) -> Site:
-    """Read what `bract client init` wrote.
+    """Read a client's folder as `bract client init` wrote it.
 
     Raises:
         ConfigError: The file is missing, or a field is missing, unknown or of the wrong type.
     """
     file = folder / SITE_FILE
     try:
-        found: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): make it with `bract client init`") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a TOML file ({error})") from None
-    if set(found) != set(_FIELDS) or any(type(found[key]) is not kind for key, kind in _FIELDS.items()):
+    if set(fields) != set(_FIELDS) or any(type(fields[key]) is not kind for key, kind in _FIELDS.items()):
         wanted = ", ".join(f"{key} ({kind.__name__})" for key, kind in _FIELDS.items())
         raise ConfigError(f"{file} must hold exactly {wanted}")
-    if min(found["num-images"], found["num-groups"]) < 1:
-        raise ConfigError(f"{file}: num-images and num-groups are at least 1")
-    if not 0 < found["test-fraction"] < 1:
-        raise ConfigError(f"{file}: test-fraction is between 0 and 1")
-    check_name(found["name"])
-    if found["superlink"]:
-        server_place(found["superlink"])
-    return Site(folder, **{key.replace("-", "_"): value for key, value in found.items()})
+    if min(fields["num-images"], fields["num-groups"]) < 1:
+        raise ConfigError(f"{file}: num-images and num-groups must be at least 1")
+    if not 0 < fields["test-fraction"] < 1:
+        raise ConfigError(f"{file}: test-fraction must be above 0 and below 1")
+    check_name(fields["name"])
+    if fields["superlink"]:
+        server_place(fields["superlink"])
+    return Site(folder, **{key.replace("-", "_"): value for key, value in fields.items()})

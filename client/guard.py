@@ -1,4 +1,4 @@
-"""Policy and ledger, in front of every release of one client."""
+"""The guard of a client with policy and ledger before every release."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -19,21 +19,21 @@ from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
 
 _log = logging.getLogger("bract.client")
-# Computes a reply under an agreed plan; None where no plan is needed.
+# (agreed plan, None where no plan is needed) -> reply.
 Compute = Callable[[PrivacyPlan | None], RecordDict]
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What stands between a server's wishes and one client's images.
+    """The guard of one client's images in one run.
 
     Attributes:
-        config: The run, as the server wants it.
+        config: The run's configuration, from the server.
         client: Name of the client.
-        policy: The holder's.
-        holder: Ledger and keys; None where a simulation protects nobody, and nothing is kept.
-        plan: The whole plan; only where the client adds the noise itself.
-        parts: Names of the images that train, and of those that evaluate.
+        policy: The data holder's policy.
+        holder: Ledger and keys; None in a simulation without privacy, which accounts for nothing.
+        plan: The run's whole plan, where the client adds the noise itself.
+        parts: Digests of the images that train, and of those that evaluate.
     """
 
     config: RunConfig
@@ -44,10 +44,10 @@ class Guard:
     parts: tuple[ImageDigests, ImageDigests]
 
     def agree(self, run: str) -> SignedHead | None:
-        """Agree to a run before round 1, with its whole plan.
+        """Register a run with its whole plan before round 1.
 
         Args:
-            run: The server's name for it.
+            run: The server's name for the run.
 
         Returns:
             The ledger's head, where there is a plan.
@@ -56,66 +56,68 @@ class Guard:
             PolicyError: The policy or the budget does not allow it.
             LedgerError: The ledger cannot be used.
         """
-        with self._books(run, 0, "query") as session:
+        with self._ledger_session(run, 0, "query") as session:
             if session is None:
                 return None
             if self.plan is None:
                 self._note_mechanism(session, run)
                 return None
-            self._register(session, run)
+            self._register(session, run, self.plan)
             return self._head(session)
 
     def _note_mechanism(self, session: LedgerSession, run: str) -> None:
-        """What leaves unprotected is no event, but it is not forgotten either."""
+        """Note a run without noise at the client in the ledger."""
+        # Unprotected releases have no epsilon, so they are no event of a plan. The holder still sees the run.
         session.note(run, self.client, f"took part with privacy.mechanism={self.config.privacy.mechanism!r}")
 
     def answer(
         self, run: str, server_round: int, release: Release, asked: RecordDict, compute: Compute
     ) -> tuple[RecordDict, SignedHead | None]:
-        """Answer a request once: charge it, compute it, write it down, and only then let it go.
+        """Charge a request, compute its reply, store it and return it.
 
         The same request gets the same bytes again, and nothing is computed for it.
 
         Args:
             run: The server's name for the run.
-            server_round: From 1.
-            release: What is asked for.
+            server_round: Number of the round, from 1.
+            release: Kind of release.
             asked: The message's content.
-            compute: Makes the reply's arrays and metrics.
+            compute: Computes the reply's arrays and metrics.
 
         Returns:
-            The reply without the head, and the head where there is a plan.
+            The reply without the ledger's head, and the head where there is a plan.
 
         Raises:
             PolicyError: The policy or the budget does not allow it.
             LedgerError: The ledger cannot be used.
         """
-        with self._books(run, server_round, release) as session:
+        with self._ledger_session(run, server_round, release) as session:
             if session is None or self.holder is None:
                 return compute(None), None
             if self.plan is None:
                 self._note_mechanism(session, run)
                 return compute(None), None
-            agreed = self._register(session, run)
+            agreed = self._register(session, run, self.plan)
+            # Reserve before computing: a crash may count a charge too many, but never one too few.
             sent = session.reserve(agreed, server_round, release, digest_of(asked), self.policy)
             if sent is not None:
                 return unpack(sent), self._head(session)
             reply = compute(agreed.plan)
             packed = pack(reply)
+            # Another process may have answered meanwhile. Then its bytes leave, and ours never do.
             sent = session.commit(agreed, server_round, release, packed, keep=self.holder.replies_kept)
             return reply if sent is packed else unpack(sent), self._head(session)
 
     def close(self, run: str) -> SignedHead | None:
-        """The server has all it will ask for: nothing more can be reserved in this run."""
-        with self._books(run, 0, "close") as session:
+        """Close a run, in which nothing can be reserved from then on."""
+        with self._ledger_session(run, 0, "close") as session:
             if session is None or self.plan is None or session.registration(run, self.client) is None:
                 return None
             session.close(run, self.client)
             return self._head(session)
 
-    def _register(self, session: LedgerSession, run: str) -> Registration:
-        assert self.plan is not None  # noqa: S101 -- callers have checked
-        agreed = session.register(run, self.client, self.plan, self.parts, self.policy)
+    def _register(self, session: LedgerSession, run: str, plan: PrivacyPlan) -> Registration:
+        agreed = session.register(run, self.client, plan, self.parts, self.policy)
         if self.config.metrics == "exact":
             session.note(run, self.client, "exact counts of held-out images left")
         return agreed
@@ -124,8 +126,11 @@ class Guard:
         return None if self.holder is None else self.holder.head(session)
 
     @contextmanager
-    def _books(self, run: str, server_round: int, kind: str) -> Iterator[LedgerSession | None]:
-        """The holder's ledger, if there is one; a refusal on the way is noted in it."""
+    def _ledger_session(self, run: str, server_round: int, kind: str) -> Iterator[LedgerSession | None]:
+        """Check the policy and yield the holder's ledger.
+
+        A refusal in the block is noted in the ledger.
+        """
         if self.holder is None:
             self.policy.check_run(self.config)
             yield None
@@ -140,7 +145,10 @@ class Guard:
 
 
 def note_refusal(session: LedgerSession, run: str, client: str, server_round: int, kind: str, why: PolicyError) -> None:
-    """Note a refusal in the ledger; it stands whether that works or not."""
+    """Note a refusal in the ledger.
+
+    The request stays refused even if the note cannot be written.
+    """
     try:
         session.refuse(run, client, server_round, kind, str(why))
     except LedgerError as error:

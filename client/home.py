@@ -1,4 +1,4 @@
-"""The place where a client keeps its ledger and the tensors that never leave it."""
+"""The place of a client's ledger and personal tensors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,12 @@ from common.system.paths import bract_home
 
 
 class ClientHome(Protocol):
-    """The place where a client keeps what must outlive a message."""
+    """The place for everything that a client keeps between messages."""
 
     def holder(self, run: str) -> Holder | None:
-        """Return the ledger and keys for a run; None where nothing is accounted.
+        """Return the ledger and keys for a run.
+
+        None stands for a run in which nothing is accounted.
 
         Raises:
             LedgerError: The ledger's folder or keys cannot be used.
@@ -29,7 +31,7 @@ class OwnHome:
     """The home of a real client, shared by all clients of one data holder."""
 
     def holder(self, run: str) -> Holder:
-        """Return the data holder's one ledger, whatever the run.
+        """Return the data holder's ledger, the same for all runs.
 
         Raises:
             LedgerError: The ledger's folder or keys cannot be used.
@@ -38,14 +40,14 @@ class OwnHome:
         return own_holder()
 
     def folder(self, run: str) -> Path:
-        """Return the data holder's folder, whatever the run."""
+        """Return the data holder's folder, the same for all runs."""
         del run
         return bract_home() / "holder"
 
 
 @dataclass(frozen=True)
 class SimulatedHome:
-    """The home of one simulated client, with a ledger of its own in each run.
+    """The home of a simulated client, with one ledger for each run.
 
     Attributes:
         name: The client's name, which names its ledger.
@@ -62,7 +64,9 @@ class SimulatedHome:
     root: Path
 
     def holder(self, run: str) -> Holder | None:
-        """Return the client's ledger of one run; None without a privacy mechanism.
+        """Return the client's ledger of one run.
+
+        None stands for a run without a privacy mechanism.
 
         Raises:
             LedgerError: The ledger's folder cannot be made.
@@ -72,6 +76,6 @@ class SimulatedHome:
         return simulated_holder(self.folder(run) / "ledgers", self.name, seed=self.seed, durable=self.durable)
 
     def folder(self, run: str) -> Path:
-        """Return the run's own folder, or one named after the run below `$BRACT_HOME`."""
+        """Return the run's own folder or one below `$BRACT_HOME`."""
         # Ray and `flwr run` start clients in other working folders, so a relative path would name several places.
         return self.root if self.root.is_absolute() else bract_home() / "simulations" / run

@@ -1,4 +1,4 @@
-"""The data, model and guard of one client, opened once for the messages of a run."""
+"""The sessions of clients, opened once for all messages of a run."""
 
 import hashlib
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _RUNS, _SESSIONS = 4, 64
 
 @dataclass(frozen=True)
 class ClientSession:
-    """One client in one run, with everything that its answers are made from.
+    """The data, model, policy and ledger of a client in a run.
 
     Attributes:
         name: Stable name of the client, a public constant.
@@ -81,7 +81,7 @@ class ClientSession:
 
     @cached_property
     def plan(self) -> PrivacyPlan | None:
-        """The privacy plan of the whole run, where the client adds the noise itself.
+        """Privacy plan of the whole run, None without noise at the client.
 
         Raises:
             ConfigError: The run's settings allow no plan for the client's number of units.
@@ -90,7 +90,7 @@ class ClientSession:
         return config.plan(self.rows.num_units) if config.is_local_dp else None
 
     def train(self, arrays: Arrays, *, server_round: int, plan: PrivacyPlan | None) -> Arrays:
-        """Train on the client's rows for one round; see `Trainer.train`.
+        """Train on the client's rows for one round by `Trainer.train`.
 
         Raises:
             PrivacyError: The run wants noise and there is no plan, or the other way round.
@@ -109,7 +109,9 @@ class ClientSession:
 
 @dataclass(frozen=True, eq=False)
 class RunClients:
-    """The clients of one run in this process; simulated ones share a population.
+    """The clients of one run in this process.
+
+    Simulated clients share their images and trainer.
 
     Attributes:
         config: The run.
@@ -227,10 +229,13 @@ class SessionCache:
         return self._config(tuple(sorted(settings.items())))
 
     def open(self, config: RunConfig, place: ClientRef, pinned: str) -> ClientSession:
-        """Open the session of the client that a message is for; see `RunClients.open`."""
+        """Open the session of a message's client by `RunClients.open`."""
         return self._session(config, place, pinned)
 
 
 def client_name(partition_id: int) -> str:
-    """Return the stable name of a simulated client, which sorts like its number."""
+    """Return the stable name of a simulated client.
+
+    Names sort like the numbers.
+    """
     return f"{partition_id:05d}"

@@ -82,7 +82,10 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
 
 
 def _reply_seconds(round_deadline: float | None, *, simulated: bool) -> float | None:
-    """Return how many seconds a round waits for replies; None waits for all."""
+    """Return the seconds that a round waits for replies.
+
+    None waits for all.
+    """
     # Nothing can cut off a simulated client, so waiting for it always ends.
     if simulated:
         return None

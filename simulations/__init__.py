@@ -1,1 +1,1 @@
-"""Many clients on one machine."""
+"""Simulations of federations on one machine and attacks on them."""

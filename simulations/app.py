@@ -1,12 +1,13 @@
-"""The ServerApp with a simulation around it: what `flwr run` starts."""
+"""The ServerApp that `flwr run` starts, with what a simulation adds to it."""
 
 import time
 
 import numpy as np
 
+from client.training.trainer import Trainer
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import load_or_make_partition
-from common.data.partitioning.partition import Partition, class_counts
+from common.data.partitioning.partition import class_counts
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
 from common.system.progress import ProgressFactory, no_progress
@@ -19,24 +20,36 @@ from simulations.pooled_evaluator import PooledEvaluator
 def make_context(
     config: RunConfig, *, tracker: Tracker | None = None, progress: ProgressFactory = no_progress
 ) -> RunContext:
-    """Prepare the source and the partition, and an evaluator beside the federation.
+    """Prepare the data of a simulation, its partition and its own evaluator.
+
+    A run over real clients gets no data at all.
 
     Args:
         config: The run.
-        tracker: Listens to the rounds; the log if left out.
-        progress: Shows the backbone pass.
+        tracker: Receives the results of each round. The default writes them to the log.
+        progress: Shows the progress of the backbone pass.
 
     Raises:
-        DataError: The source is missing, unusable, or cannot be dealt as asked.
+        ConfigError: The settings allow no privacy plan for some client.
+        DataError: The source is missing or unusable, or cannot be partitioned as configured.
         WeightsError: Pretrained weights are missing or wrong.
     """
-    if config.data.source == OWN_IMAGES:  # no simulation: the images are out of the server's reach
+    # Real clients hold the images, and the server cannot read them.
+    if config.data.source == OWN_IMAGES:
         return RunContext(tracker=tracker or LogTracker())
     prepared = prepare(config, progress)
     partition = load_or_make_partition(config, prepared)
-    evaluator = PooledEvaluator(config, prepared, partition)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
+    evaluator = PooledEvaluator(trainer, prepared, partition)
     started = time.perf_counter()
-    _try_plans(config, partition)
+    # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
+    # could answer with an error code only.
+    if config.is_local_dp:
+        sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
+        for size in np.unique(sizes).tolist():
+            config.plan(size).spent()
+    elif config.private:
+        config.plan(config.cohort_size).spent()
     return RunContext(
         tracker=tracker or LogTracker(),
         simulated=True,
@@ -47,16 +60,6 @@ def make_context(
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
     )
-
-
-def _try_plans(config: RunConfig, partition: Partition) -> None:
-    """Make every client's plan here first: a setting that admits none is explained, where a client says a bare code."""
-    if config.is_local_dp:
-        sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
-        for size in np.unique(sizes).tolist():
-            config.plan(size).spent()
-    elif config.private:
-        config.plan(config.cohort_size).spent()
 
 
 app = create_app(make_context)

@@ -1,4 +1,4 @@
-"""Did federating help? Each client alone, and all data pooled, with the same mechanism."""
+"""Baselines of a federated run, trained with the same privacy mechanism."""
 
 from typing import Any
 
@@ -11,51 +11,53 @@ from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
-from common.data.preprocessing import Prepared, prepare
+from common.data.preprocessing import prepare
 from common.metrics import score
 from common.models.initialization import initial_arrays
 from common.randomness import public_stream
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.pooled_evaluator import PooledEvaluator
 
-_MOST_ALONE = 10
+_MAX_CLIENTS_ALONE = 10
 
 
 def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, dict[str, Any]]:
-    """Train without federating and score on the same held-out images of all clients.
+    """Train without federating and score on all held-out images.
 
-    Each client alone spends the privacy budget it spent in the federation; all data
-    pooled is one client that holds everything and spends the same target.
+    A client that trains alone spends the same privacy budget as in the federation. The
+    pooled data are one client that holds all images and spends the same target.
 
     Args:
         config: The run that was federated.
-        progress: Shows how far it is.
+        progress: Shows how many baselines are trained.
 
     Returns:
-        `alone` (mean and spread over at most ten clients) and `pooled`, each with
-        a label and accuracy.
+        `alone` (mean and range over at most ten clients) and `pooled`, each with a label
+        and an accuracy.
 
     Raises:
-        ConfigError: The pooled data admits no privacy plan.
+        ConfigError: The settings allow no privacy plan for the pooled data.
     """
     prepared = prepare(config)
     partition = load_or_make_partition(config, prepared)
-    evaluator = PooledEvaluator(config, prepared, partition)
+    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
+    evaluator = PooledEvaluator(trainer, prepared, partition)
     rng = public_stream(config.seed, "baselines")
-    chosen = sorted(rng.permutation(config.num_clients)[:_MOST_ALONE].tolist())
+    chosen = sorted(rng.permutation(config.num_clients)[:_MAX_CLIENTS_ALONE].tolist())
     advance = progress.work(len(chosen) + 1, "Baselines")
 
-    def rows_of(divided: Partition, who: int) -> Shard:
-        return shard(prepared, divided, who, private=config.is_local_dp, unit=config.privacy.unit)
+    def shard_of(parts: Partition, client: int) -> Shard:
+        return shard(prepared, parts, client, private=config.is_local_dp, unit=config.privacy.unit)
 
-    def accuracy(of: RunConfig, rows: Shard, name: str) -> float:
-        result = score(evaluator.pooled(_train(of, rows, name, prepared)).confusion).accuracy
+    def accuracy(alone: Trainer, held: Shard, name: str) -> float:
+        result = score(evaluator.pooled(_train(alone, held, name)).confusion).accuracy
         advance(1)
         return result
 
-    alone = [accuracy(config, rows_of(partition, who), client_name(who)) for who in chosen]
+    alone = [accuracy(trainer, shard_of(partition, client), client_name(client)) for client in chosen]
     together = config.model_copy(update={"num_clients": 1, "client_fraction": 1.0})
-    pooled = accuracy(together, rows_of(_everything(partition), 0), "pooled")
+    pooled_trainer = Trainer(together, trainer.input_shape, trainer.classes)
+    pooled = accuracy(pooled_trainer, shard_of(_pooled_partition(partition), 0), "pooled")
     return {
         "alone": {
             "label": "each client alone",
@@ -69,17 +71,17 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
     }
 
 
-def _train(config: RunConfig, rows: Shard, name: str, prepared: Prepared) -> Arrays:
-    trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
-    arrays = initial_arrays(config, prepared.inputs.shape[1:], prepared.scan.classes)
-    plan = config.plan(rows.num_units) if config.is_local_dp else None
+def _train(trainer: Trainer, held: Shard, name: str) -> Arrays:
+    config = trainer.config
+    arrays = initial_arrays(config, trainer.input_shape, trainer.classes)
+    plan = config.plan(held.num_units) if config.is_local_dp else None
     for server_round in range(1, config.participations + 1):
-        arrays = trainer.train(arrays, rows, name=name, server_round=server_round, plan=plan)
+        arrays = trainer.train(arrays, held, name=name, server_round=server_round, plan=plan)
     return arrays
 
 
-def _everything(partition: Partition) -> Partition:
-    """All clients' images as one client's."""
+def _pooled_partition(partition: Partition) -> Partition:
+    """Assign the images of all clients to one client."""
     owner = np.where(partition.owner < 0, -1, 0).astype(partition.owner.dtype)
     sizes = (partition.num_units.sum(keepdims=True), partition.num_groups.sum(keepdims=True))
     return Partition(owner, partition.held_out, *sizes, images_unused=partition.images_unused)

@@ -1,4 +1,4 @@
-"""How long a run would take on this machine, measured on a few images and made-up rows."""
+"""Estimates of a run's time on this machine, from short measurements."""
 
 import tempfile
 import time
@@ -10,7 +10,6 @@ import numpy as np
 
 from client.training.trainer import Trainer
 from common.arrays import Arrays
-from common.config.schema import RunConfig
 from common.data.client_dataset import Shard
 from common.data.decoding import BadImage, decode
 from common.data.image_digests import ImageDigests
@@ -21,26 +20,34 @@ from common.system.progress import no_progress
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from common.models.backbone_info import BackboneInfo
+    from common.models.classifier import Network
+
 _SAMPLE = 64
 
 
-def input_shape(config: RunConfig, entries: Entries) -> tuple[int, ...]:
-    """Shape of one row that clients would train on.
+def input_shape(
+    entries: Entries, backbone: "BackboneInfo | None", *, image_size: int | None, head: str | None
+) -> tuple[int, ...]:
+    """Return the shape of one training example, (features,) or (side, side, channels).
+
+    Args:
+        entries: Images of the source.
+        backbone: Facts about the run's backbone; None for the small CNN.
+        image_size: Configured side for the small CNN, in pixels; None takes the images' own.
+        head: Kind of head on cached features; None if the run trains on pixels.
 
     Raises:
-        DataError: None of the first images can be read, and the small network takes their size.
+        DataError: The small CNN needs the images' size, and none of the first images can be read.
     """
-    if config.model.backbone != "cnn":
-        from common.models.backbone_info import backbone_info
-
-        facts = backbone_info(config.backbone_spec)
-        if config.caches_features:
-            return (facts.num_flattened if config.model.head == "mlp" else facts.num_features,)
-        return (facts.image_size, facts.image_size, 3)
+    if backbone is not None:
+        if head is not None:
+            return (backbone.num_flattened if head == "mlp" else backbone.num_features,)
+        return (backbone.image_size, backbone.image_size, 3)
     images = [image for image, _ in zip(_readable(entries), range(8), strict=False)]
     if not images:
-        raise DataError(f"none of the first {_SAMPLE} images can be read: `bract data inspect` says why")
-    side = config.data.image_size or images[0].size[0]
+        raise DataError(f"none of the first {_SAMPLE} images can be read; `bract data inspect` lists the reasons")
+    side = image_size or images[0].size[0]
     return (side, side, max(len(image.getbands()) for image in images))
 
 
@@ -52,61 +59,72 @@ def _readable(entries: Entries) -> Iterator["Image"]:
             continue
 
 
-def backbone_seconds(config: RunConfig, entries: Entries) -> float:
-    """Time of the first images through the frozen backbone, scaled up; 0 where no features are cached."""
-    if not config.caches_features or config.model.backbone == "cnn":
-        return 0.0
+def backbone_seconds(
+    network: "Network", backbone: "BackboneInfo", entries: Entries, *, shape: tuple[int, ...], device: str
+) -> float:
+    """Estimate the seconds that all images take through a frozen backbone.
+
+    Args:
+        network: The backbone with its scaling of features.
+        backbone: Facts about it.
+        entries: Images of the source; the first ones are measured.
+        shape: Shape of one image's features.
+        device: The setting `system.device`.
+    """
     from common.data.feature_extraction import FeatureExtractor, choose_device
-    from common.models.backbone_info import backbone_info
-    from common.models.classifier import feature_network
     from common.system.content_store import ContentStore
 
-    facts, shape, images = backbone_info(config.backbone_spec), input_shape(config, entries), list(_readable(entries))
-    network, device = feature_network(config.model, config.backbone_spec), choose_device(config.system.device)
-    took = 0.0
-    for _ in range(2):  # the first pass pays for warming up
+    images = list(_readable(entries))
+    seconds = 0.0
+    # The first pass includes warming up, so only the second one counts.
+    for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             store = ContentStore(Path(folder) / "rows", shape, np.dtype(np.float32))
             started = time.perf_counter()
             with FeatureExtractor(
                 network,
                 store,
-                side=facts.image_size,
-                interpolation=facts.interpolation,
-                device=device,
+                side=backbone.image_size,
+                interpolation=backbone.interpolation,
+                device=choose_device(device),
                 progress=no_progress(0, ""),
             ) as extractor:
                 for row, image in enumerate(images):
                     extractor.push(image, row.to_bytes(32, "big"))
-            took = time.perf_counter() - started
-    return round(took / max(1, len(images)) * len(entries.labels), 1)
+            seconds = time.perf_counter() - started
+    return round(seconds / max(1, len(images)) * len(entries.labels), 1)
 
 
-def round_seconds(
-    config: RunConfig, arrays: Arrays, shape: tuple[int, ...], classes: tuple[str, ...], size: int
-) -> float:
-    """Time of one client of middling size on made-up rows, times clients and rounds.
+def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
+    """Estimate the seconds that all rounds take, from one client on random examples.
 
-    A network is timed on one epoch over a few rows and scaled up.
+    A network is timed on one epoch over a few examples.
+
+    Args:
+        trainer: Of the run.
+        arrays: The initial model.
+        size: Number of examples of a middling client.
     """
+    config = trainer.config
     rows, epochs = size, config.training.local_epochs
     if not config.needs_no_torch:
-        rows, epochs = min(size, 256 if len(shape) == 1 or config.model.backbone == "cnn" else 32), 1
+        rows, epochs = min(size, 256 if len(trainer.input_shape) == 1 or config.model.backbone == "cnn" else 32), 1
     training = config.training.model_copy(update={"local_epochs": epochs})
-    trainer = Trainer(config.model_copy(update={"training": training}), shape, classes)
-    shard = _made_up(config, shape, len(classes), rows)
-    plan = trainer.config.plan(rows) if config.is_local_dp else None
+    short = Trainer(config.model_copy(update={"training": training}), trainer.input_shape, trainer.classes)
+    shard = _random_shard(trainer.input_shape, len(trainer.classes), rows)
+    plan = short.config.plan(rows) if config.is_local_dp else None
     if not config.needs_no_torch:
-        trainer.train(arrays, shard, name="dry-run", server_round=1, plan=plan)  # loads the network and warms up
+        # Loading the network and warming up would be measured otherwise.
+        short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
     started = time.perf_counter()
-    trainer.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
-    took = (time.perf_counter() - started) * size / rows * config.training.local_epochs / epochs
-    return round(took * config.cohort_size * config.num_rounds, 1)
+    short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
+    seconds = (time.perf_counter() - started) * size / rows * config.training.local_epochs / epochs
+    return round(seconds * config.cohort_size * config.num_rounds, 1)
 
 
-def _made_up(config: RunConfig, shape: tuple[int, ...], num_classes: int, rows: int) -> Shard:
+def _random_shard(shape: tuple[int, ...], num_classes: int, rows: int) -> Shard:
     rng = np.random.default_rng(0)
-    if config.caches_features and config.model.backbone != "cnn":
+    if len(shape) == 1:
         inputs = rng.standard_normal((rows, *shape)).astype(np.float32)
     else:
         inputs = rng.integers(0, 255, (rows, *shape)).astype(np.uint8)

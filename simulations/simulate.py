@@ -1,14 +1,15 @@
-"""One simulation from its configuration to its run directory."""
+"""A simulation, from its configuration to its run directory."""
 
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from common.config.loading import resolved
+from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
@@ -18,25 +19,31 @@ from server.state.run_directory import RunDirectory, check_free, fresh_path
 
 
 def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console) -> tuple[dict[str, Any], Path]:
-    """Run a simulation and read back what it left.
+    """Run a simulation and return its summary and folder.
 
     Args:
         config: The run.
         engine: `in-process` or `ray`.
         baselines: Also train each client alone and all data pooled.
-        console: Where progress goes.
+        console: Where progress is printed.
 
     Returns:
-        The summary and the run directory.
+        The summary (plain values) and the run directory.
 
     Raises:
-        ConfigError: The run is over clients with images of their own.
+        ConfigError: The run is for real clients, which hold the images.
         BractError: Anything else that the user can act on.
     """
     if config.data.source == OWN_IMAGES:
-        raise ConfigError(f"data.source={OWN_IMAGES!r} is no simulation's: `flwr run` submits it to a federation")
-    fresh = fresh_path(config.data, config.model, config.privacy)
-    folder = Path(config.output_dir) if config.output_dir else fresh.resolve()
+        raise ConfigError(
+            f"data.source={OWN_IMAGES!r} cannot be simulated, because real clients hold the images: "
+            "`flwr run` submits the run to a federation"
+        )
+    folder = (
+        Path(config.output_dir)
+        if config.output_dir
+        else fresh_path(config.data, config.model, config.privacy).resolve()
+    )
     if not config.resume:
         check_free(folder)
     config = config.model_copy(update={"output_dir": str(folder)})
@@ -47,7 +54,9 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
 
             run_under_ray(config, progress)
         else:
-            _in_process(config, progress)
+            # A network spends its time in torch, which lets other threads run.
+            workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
+            _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
         summary = json.loads((folder / "summary.json").read_text())
         summary["engine"] = engine
         seconds = summary["seconds"]
@@ -58,18 +67,19 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
             summary["baselines"] = train_baselines(config, progress)
     finally:
         progress.stop()
+        # After closing, each ledger is one complete file, which can be copied.
         close_below(folder / "ledgers")
     RunDirectory(folder).write_json("summary.json", summary)
     return summary, folder
 
 
-def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
+def _in_process(
+    run_config: Mapping[str, Scalar], progress: TerminalProgress, *, num_clients: int, num_workers: int
+) -> None:
     from client.app import app as client_app
     from server.app import create_app
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
     server_app = create_app(partial(make_context, tracker=progress, progress=progress.work))
-    # A network spends its time in torch, which runs beside other threads.
-    workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
-    run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients, num_workers=workers)
+    run_in_process(server_app, client_app, run_config, num_clients=num_clients, num_workers=num_workers)

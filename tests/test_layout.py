@@ -31,12 +31,14 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
     "simulations/engines/in_process.py": {"flwr.supercore.task_identity", "flwr.supercore.run"},
     # Makes the bundle that `flwr run` would send.
     "common/system/app_bundle.py": {"flwr.cli.build"},
-    # Speaks with a SuperNode in place of Flower's own ClientApp process.
+    # Runs a SuperNode, and speaks with it in place of Flower's own ClientApp process.
     "client/runtime/supernode_api.py": {
         "flwr.common.serde",
+        "flwr.proto.fleet_pb2",
         "flwr.proto.message_pb2",
         "flwr.proto.node_pb2",
         "flwr.proto.runtime_pb2",
+        "flwr.supercore.app_utils",
         "flwr.supercore.constant",
         "flwr.supercore.heartbeat",
         "flwr.supercore.inflatable.inflatable_object",
@@ -47,16 +49,10 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.supercore.run",
         "flwr.supercore.runtime",
         "flwr.supercore.task_identity",
-        "flwr.supernode.runtime.run_clientapp",
-    },
-    # Runs the SuperNode, which then says no durations.
-    "client/runtime/supernode_main.py": {
-        "flwr.proto.fleet_pb2",
         "flwr.supernode.cli.flower_supernode",
         "flwr.supernode.fleet_http_client",
+        "flwr.supernode.runtime.run_clientapp",
     },
-    # Ends children with their parent on Windows.
-    "client/runtime/process_lifetime.py": {"flwr.supercore.app_utils"},
     # Admits nodes and removes them as `flwr supernode` does, starts runs as `flwr run` does.
     "server/deployment/superlink_control.py": {
         "flwr.common.serde",

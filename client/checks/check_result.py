@@ -1,4 +1,4 @@
-"""What one check of a client found, and what to do about it."""
+"""The result of one check of a client."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ State = Literal["ok", "warn", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `bract client check`.
+    """A line of `bract client check`.
 
     Attributes:
-        check: What was looked at.
-        state: `ok`, `warn` (a client may start, somebody should know) or `FAIL` (no good round with this).
-        found: What is so.
-        remedy: What to do; empty where nothing is to be done.
+        check: Subject of the check.
+        state: `ok`, `warn` (the client can start, but the operator should act) or `FAIL` (no round can work).
+        found: Facts that the check saw.
+        remedy: Action for the operator; empty where none is needed.
     """
 
     check: str
@@ -24,15 +24,15 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """Nothing is to be done."""
+    """Return a finding that needs no action."""
     return Finding(check, "ok", found)
 
 
 def warn(check: str, found: str, remedy: str) -> Finding:
-    """Somebody should know."""
+    """Return a warning that lets the client start."""
     return Finding(check, "warn", found, remedy)
 
 
 def fail(check: str, found: str, remedy: str) -> Finding:
-    """Something must be done."""
+    """Return a failure that keeps every round from working."""
     return Finding(check, "FAIL", found, remedy)

@@ -1,4 +1,4 @@
-"""Can the server be reached, is it the right one, do the clocks agree, and does it know this client?"""
+"""Checks of a client's key and of its connection to the server."""
 
 import http.client
 import os
@@ -17,19 +17,26 @@ from client.setup.node_key import is_public_half, public_line, read_node_key
 from common.errors import ConfigError
 from common.system.fingerprints import key_fingerprint
 
-# Flower takes a signed time that is at most so many seconds old, or ahead of its own clock, by so many.
-MOST_BEHIND = 305.0
-MOST_AHEAD = 5.0
+# Flower accepts a signed time that is at most so many seconds behind its own clock, or ahead of it.
+MAX_BEHIND = 305.0
+MAX_AHEAD = 5.0
 _NOTICEABLE = 5.0
-_ADMITTED, _UNKNOWN = 2003, 2004  # the interval was refused, so the key was known; the key was refused
-_MEND_CLOCK = (
+# Codes for a refused interval, which only a known key gets to, and for a refused key.
+_ADMITTED, _UNKNOWN = 2003, 2004
+_SET_CLOCK = (
     "set this machine's clock by a time server (Linux: timedatectl set-ntp true); if a third clock says that this one "
     "is right, tell the server's operator"
 )
 
 
 def check_server(site: Site, key: ec.EllipticCurvePrivateKey | None, *, seconds: float = 5.0) -> Iterator[Finding]:
-    """What can be said from here, step by step; the first failure ends it, for what comes after would fail too."""
+    """Check the way to the server step by step, up to the first failure.
+
+    Args:
+        site: The client.
+        key: The node's key; None leaves out the check of admission.
+        seconds: Time limit of each step.
+    """
     if not site.superlink:
         yield fail(
             "server",
@@ -58,6 +65,45 @@ def check_server(site: Site, key: ec.EllipticCurvePrivateKey | None, *, seconds:
             f"{site.superlink} does not answer as a server does ({type(error).__name__})",
             "ask the server's operator whether it is running, and whether a proxy or firewall stands in between",
         )
+
+
+def check_key(site: Site) -> tuple[ec.EllipticCurvePrivateKey | None, Finding]:
+    """Check the node's key and its public half.
+
+    Returns:
+        The key, None where it cannot be used, and the finding.
+    """
+    private, public = quote(str(site.key_file)), quote(str(site.public_key_file))
+    try:
+        key = read_node_key(site.key_file)
+    except ConfigError as error:
+        return None, fail(
+            "node key",
+            str(error),
+            f'restore it from your backup, or make a new one: ssh-keygen -t ecdsa -b 384 -N "" -f {private}, then mv '
+            f"{private}.pub {public}, and have {site.public_key_file.name} admitted",
+        )
+    mode = site.key_file.stat().st_mode & 0o777
+    if mode & 0o077 and os.name == "posix":
+        return key, fail(
+            "node key",
+            f"{site.key_file} can be read by others (mode {mode:04o}), who could answer in this client's name",
+            f"chmod 600 {private}; if others use this machine, make a new key and have the old one removed",
+        )
+    rewrite = f"ssh-keygen -y -f {private} > {public}"
+    try:
+        fits = is_public_half(site.public_key_file, key)
+    except ConfigError as error:
+        return key, fail("node key", str(error), rewrite)
+    if not fits:
+        return key, fail(
+            "node key",
+            f"{site.public_key_file} is not the public half of {site.key_file.name}: a server that admitted it "
+            "does not know this client",
+            f"{rewrite}, and send {site.public_key_file.name} to the server's operator again",
+        )
+    shown = key_fingerprint(public_line(key, "").decode())
+    return key, ok("node key", f"{shown}, EC P-384")
 
 
 def _check_reach(address: Address) -> Finding:
@@ -102,26 +148,26 @@ def _remedy(error: OSError, address: Address) -> str:
 
 
 def _proxy_for(host: str) -> str:
-    """The proxy that a client's HTTP library would take, without what may be a password."""
+    """Return the proxy that a client's HTTP library would use, without a password."""
     proxy = getproxies().get("https") or getproxies().get("all") or ""
     return "" if not proxy or proxy_bypass(host) else proxy.rpartition("@")[2]
 
 
 def _check_clock(answer: Answer) -> Finding:
     if answer.ahead is None:
-        return warn("clock", "the server does not say what time it is", "look at this machine's clock yourself")
-    found = f"{_amount(abs(answer.ahead))} {'ahead of' if answer.ahead > 0 else 'behind'} the server's"
-    if not -MOST_BEHIND < answer.ahead < MOST_AHEAD:
-        return fail("clock", f"{found}: what this client signs is refused", _MEND_CLOCK)
-    if answer.ahead < -_NOTICEABLE or answer.ahead > MOST_AHEAD / 2:
+        return warn("clock", "the server does not tell its time", "look at this machine's clock yourself")
+    difference = f"{_amount(abs(answer.ahead))} {'ahead of' if answer.ahead > 0 else 'behind'} the server's"
+    if not -MAX_BEHIND < answer.ahead < MAX_AHEAD:
+        return fail("clock", f"{difference}: what this client signs is refused", _SET_CLOCK)
+    if answer.ahead < -_NOTICEABLE or answer.ahead > MAX_AHEAD / 2:
         return warn(
-            "clock", f"{found}: from {MOST_AHEAD:g} s ahead or {MOST_BEHIND:g} s behind on it is refused", _MEND_CLOCK
+            "clock", f"{difference}: from {MAX_AHEAD:g} s ahead or {MAX_BEHIND:g} s behind on it is refused", _SET_CLOCK
         )
-    return ok("clock", "agrees with the server's to within 3 seconds" if abs(answer.ahead) <= 3 else found)
+    return ok("clock", "agrees with the server's to within 3 seconds" if abs(answer.ahead) <= 3 else difference)
 
 
 def _amount(seconds: float) -> str:
-    """A length of time for people.
+    """Return a length of time for people.
 
     >>> _amount(3600.4), _amount(90.0), _amount(7.0)
     ('60 minutes', '90 seconds', '7 seconds')
@@ -143,48 +189,10 @@ def _check_admitted(site: Site, answer: Answer, clock: Finding) -> Finding:
             "before, it has been removed since",
         )
     if answer.status == 401:
-        first = "mend the clock first" if clock.state == "FAIL" else "look at the clock and the node's key"
+        first = "set the clock first" if clock.state == "FAIL" else "look at the clock and the node's key"
         return fail("admission", "the server refused this client's signature", f"{first}, then check again")
     return fail(
         "admission",
-        f"what answers is no Flower SuperLink that this Bract knows (status {answer.status})",
-        "is the address the one that the server's operator gave, and its Flower of the same version (1.41)?",
+        f"the answer is not from a Flower SuperLink that this Bract knows (status {answer.status})",
+        "is this the address that the server's operator gave you, and does the server have the same version of Flower?",
     )
-
-
-_OTHERS = 0o077
-
-
-def check_key(site: Site) -> tuple[ec.EllipticCurvePrivateKey | None, Finding]:
-    """The node's key, None if it cannot be used; and what is wrong with it or its public half."""
-    private, public = quote(str(site.key_file)), quote(str(site.public_key_file))
-    try:
-        key = read_node_key(site.key_file)
-    except ConfigError as error:
-        return None, fail(
-            "node key",
-            str(error),
-            f'restore it from your backup, or make a new one: ssh-keygen -t ecdsa -b 384 -N "" -f {private}, then mv '
-            f"{private}.pub {public}, and have {site.public_key_file.name} admitted",
-        )
-    mode = site.key_file.stat().st_mode & 0o777
-    if mode & _OTHERS and os.name == "posix":
-        return key, fail(
-            "node key",
-            f"{site.key_file} can be read by others (mode {mode:04o}): whoever has it can answer in this client's name",
-            f"chmod 600 {private}; if others use this machine, make a new key and have the old one removed",
-        )
-    rewrite = f"ssh-keygen -y -f {private} > {public}"
-    try:
-        fits = is_public_half(site.public_key_file, key)
-    except ConfigError as error:
-        return key, fail("node key", str(error), rewrite)
-    if not fits:
-        return key, fail(
-            "node key",
-            f"{site.public_key_file} is not the public half of {site.key_file.name}: a server that admitted it "
-            "does not know this client",
-            f"{rewrite}, and send {site.public_key_file.name} to the server's operator again",
-        )
-    shown = key_fingerprint(public_line(key, "").decode())
-    return key, ok("node key", f"{shown}, EC P-384")

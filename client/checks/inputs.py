@@ -1,4 +1,7 @@
-"""Are the images still there, and can they be used? What is found is for the operator's eyes only."""
+"""Checks of a client's images, weights and disk.
+
+Their findings about images are for the operator's eyes only.
+"""
 
 import hashlib
 import re
@@ -21,12 +24,20 @@ from common.models.weight_files import hash_tensors, read_tensors
 from common.system.paths import bract_home
 from common.system.progress import ProgressFactory
 
-_SHOWN = 3
-_SHOWN_CLASSES = 12
+_SHOWN_FAULTS, _SHOWN_CLASSES = 3, 12
+_BLOCK = 1 << 20
+# torch's hubs put the first hex digits of a file's SHA-256 into its name, as in resnet18-f37072fd.pth.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")
+_MIN_FREE, _ENOUGH_FREE = 100_000_000, 1_000_000_000
+# A row of features of the default backbone, and its record in the index.
+_BYTES_PER_IMAGE = 1280 * 4 + 36
 
 
 def check_data(site: Site, progress: ProgressFactory) -> Finding:
-    """Open the client's source and look at each image once; what was looked at before is remembered."""
+    """Check that the client's images can be opened.
+
+    Results of earlier looks at unchanged files are reused.
+    """
     try:
         data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
         scan = scan_source(open_source(data), progress=progress)
@@ -34,36 +45,67 @@ def check_data(site: Site, progress: ProgressFactory) -> Finding:
         return fail(
             "data",
             f"{site.source} cannot be opened: {error}",
-            f"bring the images back (is the disk or share mounted, may this user read it?), or mend source in "
+            f"bring the images back (is the disk or share mounted, may this user read it?), or fix source in "
             f"{site.folder / SITE_FILE}",
         )
-    return _judge(site, scan, data.max_bad_fraction)
+    return _judge_images(site, scan, data.max_bad_fraction)
 
 
-def _judge(site: Site, scan: Scan, most_bad: float) -> Finding:
+def check_weights(site: Site) -> list[Finding]:
+    """Check the default backbone's weights and those named in client.toml."""
+    findings = [_check_default()]
+    if site.weights:
+        findings.append(_check_file(site, site.folder / site.weights))
+    return findings
+
+
+def check_disk(site: Site) -> Finding:
+    """Check the free space for the client's folder and `$BRACT_HOME`."""
+    places = {"the client's folder": site.folder, "$BRACT_HOME": bract_home()}
+    try:
+        free = {name: shutil.disk_usage(_existing(place)).free for name, place in places.items()}
+    except OSError as error:
+        return fail("disk", f"free space cannot be read ({error.strerror})", "look at the disk: it may be gone")
+    name, least = min(free.items(), key=lambda item: item[1])
+    space = f"{_size(least)} free for {name} ({places[name]})"
+    if least < _MIN_FREE:
+        return fail("disk", space, "make room: the ledger must be written before anything may be sent")
+    cache = site.num_images * _BYTES_PER_IMAGE
+    if least < max(_ENOUGH_FREE, cache):
+        return warn(
+            "disk",
+            f"{space}; the cache of features may take {_size(cache)}",
+            "make room, or `bract cache` shows what can be cleared",
+        )
+    return ok("disk", space)
+
+
+def _judge_images(site: Site, scan: Scan, max_bad_fraction: float) -> Finding:
     labelled = int((scan.labels >= 0).sum())
     bad, usable = int((~scan.usable & (scan.labels >= 0)).sum()), int(scan.usable[: scan.num_train].sum())
-    inspect = f"`bract data inspect {quote(site.source)}` lists all: mend or remove them"
-    if bad > most_bad * labelled:
+    inspect = f"`bract data inspect {quote(site.source)}` lists all: fix or remove them"
+    if bad > max_bad_fraction * labelled:
         return fail("data", f"{bad} of {labelled} images cannot be used: {_some(scan)}", inspect)
     if not usable:
         return fail("data", f"none of {scan.num_train} training images can be used", inspect)
-    found = f"{usable} training images can be used, {site.num_images} are declared; {_classes(scan)} (seen here only)"
+    counts = f"{usable} training images can be used, {site.num_images} are declared; {_classes(scan)} (seen here only)"
     if scan.num_train != site.num_images:
         return warn(
             "data",
-            f"{found}; the source has {scan.num_train} now",
-            "the declared number is what servers weigh this client by, and stays; if it should change, set up a client "
-            "in another folder: what was spent is found again",
+            f"{counts}; the source has {scan.num_train} now",
+            "the declared number, by which servers weigh this client, stays as it is; to change it, set up a client in "
+            "another folder: the ledger keeps all charges",
         )
     if bad:
-        return warn("data", f"{found}; {bad} cannot be used: {_some(scan)}", inspect)
-    return ok("data", found)
+        return warn("data", f"{counts}; {bad} cannot be used: {_some(scan)}", inspect)
+    return ok("data", counts)
 
 
 def _some(scan: Scan) -> str:
-    lines = [fault.line for fault in scan.faults[:_SHOWN]]
-    return "; ".join(lines) + (f"; and {len(scan.faults) - _SHOWN} more" if len(scan.faults) > _SHOWN else "")
+    lines = [fault.line for fault in scan.faults[:_SHOWN_FAULTS]]
+    return "; ".join(lines) + (
+        f"; and {len(scan.faults) - _SHOWN_FAULTS} more" if len(scan.faults) > _SHOWN_FAULTS else ""
+    )
 
 
 def _classes(scan: Scan) -> str:
@@ -73,23 +115,11 @@ def _classes(scan: Scan) -> str:
     return ", ".join(shown[:_SHOWN_CLASSES]) + (f" and {more} more classes" if more > 0 else "")
 
 
-_BLOCK = 1 << 20
-# torch's hubs put the first hex digits of a file's SHA-256 into its name, as in resnet18-f37072fd.pth.
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")
-
-
-def check_weights(site: Site) -> list[Finding]:
-    """The default backbone's weights, and the file that client.toml names, if it names one."""
-    findings = [_check_default()]
-    if site.weights:
-        findings.append(_check_file(site, site.folder / site.weights))
-    return findings
-
-
 def _check_default() -> Finding:
     name = str(defaults()["model.backbone"])
     try:
-        _, origin = load_pretrained(resolve_name(name), "", side=None, seed=0)  # refuses what is not on record
+        # Refuses weights whose hash is not on record.
+        _, origin = load_pretrained(resolve_name(name), "", side=None, seed=0)
     except WeightsError as error:
         return fail(
             "backbone",
@@ -100,18 +130,18 @@ def _check_default() -> Finding:
 
 
 def _check_file(site: Site, file: Path) -> Finding:
-    anew = f"copy {file.name} anew from where it came from, or mend weights in {site.folder / SITE_FILE}"
+    again = f"copy {file.name} again from its source, or fix weights in {site.folder / SITE_FILE}"
     try:
         digest = _digest_of(file)
         tensors = _tensors_of_default(file)
     except (WeightsError, OSError) as error:
-        return fail("weights", str(error), anew)
+        return fail("weights", str(error), again)
     name = str(defaults()["model.backbone"])
     if tensors and tensors != RECORDED[name]:
         return fail(
             "weights",
             f"{file} fits {name}, but its tensors have hash {tensors[:16]}, on record is {RECORDED[name][:16]}",
-            f"{anew}. If the federation has weights of its own, ask whether its model.weights-sha256 is {tensors}",
+            f"{again}. If the federation has weights of its own, ask whether its model.weights-sha256 is {tensors}",
         )
     if tensors:
         return ok("weights", f"{file.name}: {name}, hash {tensors[:16]} as on record")
@@ -119,62 +149,40 @@ def _check_file(site: Site, file: Path) -> Finding:
         return ok("weights", f"{file.name}: its SHA-256 {digest[:16]} is the one in its name")
     return warn(
         "weights",
-        f"{file} can be read; what its hash should be is not known here",
+        f"{file} can be read, but the right hash is not known here",
         f"ask the server's operator whether the file's SHA-256 is {digest}",
     )
 
 
 def _digest_of(file: Path) -> str:
-    """SHA-256 of a file, which its name may not contradict."""
+    """Return a file's SHA-256, refusing one that contradicts the file's name."""
     named, digest = _HASH_IN_NAME.search(file.name), hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
-    found = digest.hexdigest()
-    if named and not found.startswith(named[1]):
-        raise WeightsError(f"{file} was changed or cut short: its SHA-256 is {found[:16]}, its name says {named[1]}")
-    return found
+    actual = digest.hexdigest()
+    if named and not actual.startswith(named[1]):
+        raise WeightsError(f"{file} was changed or cut short: its SHA-256 is {actual[:16]}, its name says {named[1]}")
+    return actual
 
 
 def _tensors_of_default(file: Path) -> str:
-    """Hash of the tensors, as a run compares it; empty if they are another backbone's."""
-    read_tensors(file)  # whether they can be read at all is another question than whose they are
+    """Return the hash of the tensors as a run compares it.
+
+    It is empty for tensors of another backbone.
+    """
+    # A file that cannot be read raises here, and is not taken for one of another backbone.
+    read_tensors(file)
     try:
-        body, _ = load_pretrained(resolve_name(str(defaults()["model.backbone"])), str(file), side=None, seed=0)
+        backbone, _ = load_pretrained(resolve_name(str(defaults()["model.backbone"])), str(file), side=None, seed=0)
     except WeightsError:
         return ""
-    return hash_tensors(body.state_dict())
-
-
-_LEAST = 100_000_000
-_ENOUGH = 1_000_000_000
-_BYTES_AN_IMAGE = 1280 * 4 + 36  # a row of features of the default backbone, and its record in the index
-
-
-def check_disk(site: Site) -> Finding:
-    """Free space where the client's folder and `$BRACT_HOME` lie."""
-    places = {"the client's folder": site.folder, "$BRACT_HOME": bract_home()}
-    try:
-        free = {name: shutil.disk_usage(_existing(place)).free for name, place in places.items()}
-    except OSError as error:
-        return fail("disk", f"free space cannot be told ({error.strerror})", "look at the disk: it may be gone")
-    name, least = min(free.items(), key=lambda item: item[1])
-    found = f"{_size(least)} free for {name} ({places[name]})"
-    if least < _LEAST:
-        return fail("disk", found, "make room: the ledger must be written before anything may be sent")
-    cache = site.num_images * _BYTES_AN_IMAGE
-    if least < max(_ENOUGH, cache):
-        return warn(
-            "disk",
-            f"{found}; the cache of features may take {_size(cache)}",
-            "make room, or `bract cache` shows what can be cleared",
-        )
-    return ok("disk", found)
+    return hash_tensors(backbone.state_dict())
 
 
 def _existing(place: Path) -> Path:
     parents: Iterable[Path] = (place, *place.parents)
-    return next((one for one in parents if one.exists()), place)
+    return next((folder for folder in parents if folder.exists()), place)
 
 
 def _size(count: int) -> str:

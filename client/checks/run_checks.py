@@ -1,15 +1,16 @@
-"""`bract client check`: everything that a round would need, looked at before one begins.
+"""All checks of `bract client check`, in order.
 
-Nothing is written into the ledger, nothing about images is sent, and a client that is running does not notice.
+Nothing is written into the ledger, nothing about images is sent, and a running client is not disturbed.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.checks.budget import check_budget, check_ledger, check_pin, check_policy
+from client.checks.budget import check_budget, check_ledger
 from client.checks.check_result import Finding, fail, ok
 from client.checks.connection import check_key, check_server
 from client.checks.inputs import check_data, check_disk, check_weights
+from client.checks.policy import check_pin, check_policy
 from client.client_config import SITE_FILE, load_site
 from client.runtime.client_lock import is_running
 from common.errors import ConfigError
@@ -17,10 +18,12 @@ from common.system.progress import ProgressFactory
 
 
 def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
-    """Look at a client, one finding after the other; a check that needs what another one missed is left out.
+    """Check a client and yield the findings one by one.
+
+    A check whose input is missing, after a failure of another check, is left out.
 
     Args:
-        folder: That `bract client init` made.
+        folder: Folder that `bract client init` made.
         progress: Called with a total and a label.
 
     Raises:
@@ -31,7 +34,9 @@ def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
     try:
         site = load_site(folder)
     except ConfigError as error:
-        yield fail("folder", str(error), "mend it, or set up a client in another folder: what was spent is found again")
+        yield fail(
+            "folder", str(error), "fix it, or set up a client in another folder: the ledger still knows all charges"
+        )
         return
     yield ok("folder", f"{site.name}, {site.num_images} training images declared")
     yield ok("running", "yes" if is_running(site.lock_file) else "no")

@@ -1,7 +1,4 @@
-"""One look at a server from outside: name, port, TLS, clock, and whether it knows this client's key.
-
-Nothing here changes anything at the server, and nothing about images is sent.
-"""
+"""Requests to a server that change nothing there and send nothing about images."""
 
 import base64
 import http.client
@@ -18,18 +15,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 _ACTIVATE = "/v1/fleet/activate-node"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, and how long to wait for it.
+    """The address of a server, with a time limit.
 
     Attributes:
-        host: Name or number.
+        host: Host name or IP address.
         port: TCP port.
-        seconds: For each step.
+        seconds: Time limit of each step.
     """
 
     host: str
@@ -38,7 +35,7 @@ class Address:
 
     @property
     def pair(self) -> tuple[str, int]:
-        """As `socket` wants it."""
+        """Host and port for the functions of `socket`."""
         return self.host, self.port
 
 
@@ -47,10 +44,10 @@ class Answer:
     """A server's answer to one request.
 
     Attributes:
-        status: Of HTTP.
-        content: The first 64 KB.
-        date: What the server's clock said; None if it did not say.
-        ahead: Seconds by which this machine's clock is ahead of the server's; None if it is not known.
+        status: HTTP status.
+        content: The first 64 KB of the body.
+        date: Time of the server's clock; None if the server did not send it.
+        ahead: Seconds by which this machine's clock is ahead of the server's; None if this is not known.
     """
 
     status: int
@@ -60,7 +57,7 @@ class Answer:
 
     @property
     def code(self) -> int | None:
-        """Flower's number of an error; None if there is none."""
+        """Flower's error code in the body, None without one."""
         try:
             code = json.loads(self.content)["code"]
         except (ValueError, KeyError, TypeError):
@@ -69,7 +66,10 @@ class Answer:
 
 
 def presented_certificate(address: Address) -> x509.Certificate | None:
-    """The certificate a server shows, believed or not: for a person to look at, never to trust."""
+    """Return the certificate that a server presents, unverified.
+
+    It is for the operator to read, and must never be trusted.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -77,14 +77,14 @@ def presented_certificate(address: Address) -> x509.Certificate | None:
             socket.create_connection(address.pair, address.seconds) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as secured,
         ):
-            shown = secured.getpeercert(binary_form=True)
-            return None if shown is None else x509.load_der_x509_certificate(shown)
+            content = secured.getpeercert(binary_form=True)
+            return None if content is None else x509.load_der_x509_certificate(content)
     except (OSError, ValueError):
         return None
 
 
 def speaks_plain_http(address: Address) -> bool:
-    """Whether HTTP without TLS is answered."""
+    """Return whether the server answers HTTP without TLS."""
     connection = http.client.HTTPConnection(*address.pair, timeout=address.seconds)
     try:
         connection.request("GET", "/health")
@@ -96,25 +96,27 @@ def speaks_plain_http(address: Address) -> bool:
 
 
 def ask_anything(address: Address, context: ssl.SSLContext) -> Answer:
-    """A request that any server answers somehow, for the date that comes with the answer, where there is no key.
+    """Send a request that any server answers, to read its clock.
+
+    It is for clients without a usable key.
 
     Raises:
         OSError: No connection, or no TLS.
-        http.client.HTTPException: What came is not HTTP.
+        http.client.HTTPException: The answer is not HTTP.
     """
     return _ask(address, context, "GET", "/health", b"", {})
 
 
 def ask_whether_admitted(address: Address, context: ssl.SSLContext, key: ec.EllipticCurvePrivateKey) -> Answer:
-    """Ask a SuperLink whether it knows a key, without becoming active.
+    """Ask a SuperLink whether it knows a key, without activating a node.
 
-    The request to activate a node names a heartbeat interval of zero, which no server accepts. A server looks
-    the key up before it looks at the interval, and changes nothing: the answer's code says which of the two
-    it did not like. A client that is running does not notice.
+    The request names a heartbeat interval of zero, which no server accepts. A server checks the key before the
+    interval, and changes nothing. So the code of its answer tells whether it knows the key, and a running client is not
+    disturbed.
 
     Raises:
         OSError: No connection, or no TLS.
-        http.client.HTTPException: What came is not HTTP.
+        http.client.HTTPException: The answer is not HTTP.
     """
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     now = datetime.now(UTC).isoformat()
@@ -130,7 +132,10 @@ def ask_whether_admitted(address: Address, context: ssl.SSLContext, key: ec.Elli
 
 
 def activation_without_interval(public: bytes) -> bytes:
-    """A protobuf message `ActivateNodeRequest`: field 1 is the public key; field 2, the interval, stays zero."""
+    """Return a protobuf `ActivateNodeRequest` with a key and no interval.
+
+    Field 1 is the public key. Field 2, the interval, stays zero and is left out.
+    """
     size, length = len(public), bytearray()
     while size > 127:
         length.append(size & 127 | 128)
@@ -149,16 +154,16 @@ def _ask(
         response = connection.getresponse()
         after = time.time()
         date = _date_of(response.getheader("date"))
-        # The header has whole seconds, cut off: the middle of that second is the best guess.
+        # The header has whole seconds, rounded down, so the middle of that second is the best estimate.
         ahead = None if date is None else (before + after) / 2 - (date.timestamp() + 0.5)
-        return Answer(response.status, response.read(_MOST_BYTES), date, ahead)
+        return Answer(response.status, response.read(_MAX_BYTES), date, ahead)
     finally:
         connection.close()
 
 
 def _date_of(header: str | None) -> datetime | None:
     try:
-        found = parsedate_to_datetime(header or "")
+        date = parsedate_to_datetime(header or "")
     except ValueError:
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)

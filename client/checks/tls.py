@@ -1,4 +1,4 @@
-"""Is the server who it says it is? Each way in which it is not has words of its own."""
+"""The check of a server's certificate, with its own words for each fault."""
 
 import socket
 import ssl
@@ -13,18 +13,24 @@ from client.setup.ca_certificate import read_authority
 from common.errors import ConfigError
 from common.system.fingerprints import certificate_fingerprint
 
-_NOT_YET, _EXPIRED, _WRONG_NAME, _WRONG_NUMBER = 9, 10, 62, 64  # of OpenSSL's X509_V_ERR
-_OTHER_AUTHORITY = (2, 7, 18, 19, 20, 21)  # no issuer, a signature that does not fit, self-signed
+# Of OpenSSL's X509_V_ERR.
+_NOT_YET, _EXPIRED, _WRONG_NAME, _WRONG_NUMBER = 9, 10, 62, 64
+# No issuer, a signature that does not fit, self-signed.
+_OTHER_AUTHORITY = (2, 7, 18, 19, 20, 21)
 _SOON_DAYS = 14
-_CLOCK = "if that is not so, this machine's clock is wrong"
+_CLOCK = "if that date is not right, this machine's clock is wrong"
 
 
 def check_tls(site: Site, address: Address) -> tuple[ssl.SSLContext | None, Finding]:
-    """Whether a server's certificate is signed by the authority; what to connect with, None if it is not."""
+    """Check that the server's certificate is signed by the authority.
+
+    Returns:
+        The context to connect with, None after a failure, and the finding.
+    """
     if not site.authority:
         return None, fail(
             "TLS",
-            "client.toml names no authority: the server could be anybody",
+            "client.toml names no authority: anybody could pose as the server",
             f"ask the server's operator for ca.pem, put it beside {site.folder / SITE_FILE} and name it as authority",
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -33,14 +39,14 @@ def check_tls(site: Site, address: Address) -> tuple[ssl.SSLContext | None, Find
         context.load_verify_locations(site.authority_file)
     except (ConfigError, OSError) as error:
         return None, fail("TLS", str(error), "ask the server's operator for the authority's certificate again")
-    ended = next((one for one in authority if one.not_valid_after_utc < datetime.now(UTC)), None)
+    ended = next((each for each in authority if each.not_valid_after_utc < datetime.now(UTC)), None)
     if ended is not None and len(authority) == 1:
         return None, fail(
             "TLS",
             f"the authority's certificate {site.authority_file} ended on {ended.not_valid_after_utc:%Y-%m-%d}",
             f"ask the server's operator for the new one; {_CLOCK}",
         )
-    ends = _shake_hands(site, address, context)
+    ends = _end_of_certificate(site, address, context)
     if isinstance(ends, Finding):
         return None, ends
     if (ends - datetime.now(UTC)).days < _SOON_DAYS:
@@ -49,31 +55,31 @@ def check_tls(site: Site, address: Address) -> tuple[ssl.SSLContext | None, Find
             f"the server's certificate ends on {ends:%Y-%m-%d}: from then on no client can connect",
             "tell the server's operator to renew it",
         )
-    prints = ", ".join(certificate_fingerprint(one)[:11] for one in authority)
+    prints = ", ".join(certificate_fingerprint(each)[:11] for each in authority)
     return context, ok("TLS", f"the server's certificate is for {address.host}, signed by the authority ({prints}...)")
 
 
-def _shake_hands(site: Site, address: Address, context: ssl.SSLContext) -> datetime | Finding:
-    """When the server's certificate ends, if it is a good one."""
+def _end_of_certificate(site: Site, address: Address, context: ssl.SSLContext) -> datetime | Finding:
+    """Return the last day of a good certificate or a failure."""
     try:
         with (
             socket.create_connection(address.pair, address.seconds) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as secured,
         ):
-            shown = secured.getpeercert() or {}
+            certificate = secured.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
-        return _doubtful(site, address, error)
+        return _judge_certificate(site, address, error)
     except OSError as error:
         return _no_tls(address, error)
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
 
 
 def _no_tls(address: Address, error: OSError) -> Finding:
     if speaks_plain_http(address):
         return fail(
             "TLS",
-            f"the server at {address.host}:{address.port} speaks plain HTTP: everybody on the way could read and "
-            "change what is sent",
+            f"the server at {address.host}:{address.port} speaks plain HTTP: anybody on the way could read and "
+            "change the messages",
             "ask the server's operator to start it with TLS (`bract server` does), or for the right port",
         )
     why = getattr(error, "reason", None) or type(error).__name__
@@ -84,7 +90,7 @@ def _no_tls(address: Address, error: OSError) -> Finding:
     )
 
 
-def _doubtful(site: Site, address: Address, error: ssl.SSLCertVerificationError) -> Finding:
+def _judge_certificate(site: Site, address: Address, error: ssl.SSLCertVerificationError) -> Finding:
     shown, code = presented_certificate(address), error.verify_code
     if code == _EXPIRED:
         day = "" if shown is None else f" on {shown.not_valid_after_utc:%Y-%m-%d}"
@@ -104,10 +110,10 @@ def _doubtful(site: Site, address: Address, error: ssl.SSLCertVerificationError)
             "use one of these names as superlink in client.toml, or have the server's operator add this one to it",
         )
     if code in _OTHER_AUTHORITY:
-        who = "" if shown is None else f" (its issuer calls itself {shown.issuer.rfc4514_string()!r})"
+        issuer = "" if shown is None else f" (its issuer calls itself {shown.issuer.rfc4514_string()!r})"
         return fail(
             "TLS",
-            f"the server's certificate is not signed by the authority in {site.authority_file}{who}",
+            f"the server's certificate is not signed by the authority in {site.authority_file}{issuer}",
             "do not start: either the server's operator has a new authority and must send it to you, or somebody "
             "stands in between. Compare the fingerprints by telephone",
         )

@@ -1,4 +1,4 @@
-"""`bract client`: set up a client on a machine of its own, check it, start it, and see what it has spent."""
+"""The command group `bract client`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ from common.system.console import bar_factory, plain_errors
 
 _HELP = """Set up a client on this machine: its folder, its policy, its key, and this user's ledger.
 
-Needs no network. What the server's operator has not told you yet can be filled in later.
+Needs no network. You can fill in later what the server's operator has not told you yet.
 
 Examples:
 
@@ -29,15 +29,15 @@ Examples:
 
   bract client init ward-7 --data /data/xrays --server fl.example.org:9443 --authority ca.pem
 
-What is written: DIR/client.toml (where the images lie, how many are declared, where the server is), DIR/policy.toml
-(what may be done with the images: read it), DIR/node.key and DIR/node.pub (by which the server knows this client). The
-ledger and its keys lie in $BRACT_HOME/holder and belong to this user: all clients share them, so that no second client,
-renamed folder or copy resets a budget.
+It writes DIR/client.toml (the place and declared number of the images, the server's address), DIR/policy.toml (what may
+be done with the images: read it), and DIR/node.key and DIR/node.pub (by which the server knows this client). The ledger
+and its keys are in $BRACT_HOME/holder and belong to this user. All clients share them, so no second client, renamed
+folder or copy resets a budget.
 """
 
 
 def mount(app: typer.Typer) -> None:
-    """Add this room's commands to the front door."""
+    """Add the commands of a client's operator to the command line."""
     client = typer.Typer(no_args_is_help=True, help="Take part in a federation with images of your own.")
     client.callback()(_client)
     client.command("init", help=_HELP)(init_command)

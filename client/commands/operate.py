@@ -1,4 +1,4 @@
-"""`bract client check | start | status | review`: what an operator types; the work is done elsewhere."""
+"""The commands `check`, `start`, `status` and `review` of `bract client`."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,34 +16,35 @@ from common.system.progress import ProgressFactory
 if TYPE_CHECKING:
     from client.checks.check_result import Finding
 
-CHECK_HELP = """Check everything that a round would need, before one begins.
+CHECK_HELP = """Check everything that a round needs, before one begins.
 
 Looks at the folder, the policy, the pinned code, the key, the images, the weights, the disk, the ledger and its budget,
-the server, its certificate, the clocks, and whether the server knows this client. Each line says what is so and, where
-it is wrong, what to do. Nothing is written into the ledger, nothing about the images is sent, and a client that is
-running does not notice.
+the server, its certificate, the clocks, and whether the server knows this client. Each line tells a fact and, where it
+is wrong, what to do. Nothing is written into the ledger, nothing about the images is sent, and a running client is not
+disturbed.
 
-Exit code: 0 nothing fails, 1 something does, 2 there is no client.
+Exit code: 0 no check fails, 1 a check fails, 2 there is no client.
 
 Example: bract client check ward-7
 """
-START_HELP = """Run the client until it is stopped: it answers the server, with pinned code only.
+START_HELP = """Run the client until it is stopped. It answers the server, with pinned code only.
 
 Example: bract client start ward-7
 """
-STATUS_HELP = """Show what this client took part in, what it has spent, what is left, and what it refused.
+STATUS_HELP = """Show the runs of this client, its spent and remaining budget, and its refusals.
 
-Reads the ledger only; a client that is running is not held up.
+Reads the ledger only; a running client is not disturbed.
 
 Example: bract client status ward-7
 """
-REVIEW_HELP = """Show what a bundle of code does differently, before you pin it.
+REVIEW_HELP = """Show the differences between two bundles of code, before you pin one.
 
 With DIR and a bundle: the Bract installed here against the bundle. With two bundles: the first against the second. With
-DIR alone: what is pinned against what is installed. The server's operator makes the bundle with
-`bract server bundle`. The last line is the one to put into policy.toml.
+DIR alone: the pinned code against the installed one. The server's operator makes a bundle with `bract server bundle`.
+Files marked LOOK come first, then the lines as git shows them (git must be installed). The last line is the one to put
+into policy.toml.
 
-Exit code: 0 the same code, 1 different code, 2 no bundle.
+Exit code: 0 the same code, 1 different code, 2 no bundle or no git.
 
 Examples:
 
@@ -63,7 +64,7 @@ def check_command(folder: Folder, as_json: Json = False) -> None:
     findings: list[Finding] = []
     console = Console()
     with plain_errors(), _bars_that_go(Console(stderr=True)) as progress:
-        for finding in examine(_place(folder), progress):
+        for finding in examine(_absolute(folder), progress):
             findings.append(finding)
             if not as_json:
                 _show_finding(finding, console)
@@ -77,7 +78,7 @@ def check_command(folder: Folder, as_json: Json = False) -> None:
 
 @contextmanager
 def _bars_that_go(console: Console) -> Iterator[ProgressFactory]:
-    """A bar for each piece of long work, gone when that is done: lines come after it."""
+    """Yield a factory of progress bars that disappear when their work is done."""
     with ExitStack() as stack:
 
         def start(total: int, what: str) -> Callable[[int], None]:
@@ -115,7 +116,7 @@ def _show_sum(findings: "Sequence[Finding]", failed: int, console: Console) -> N
     warned = sum(finding.state == "warn" for finding in findings)
     text = f"{len(findings)} checks, nothing fails" + (f", {warned} to know about" if warned else "")
     if failed:
-        text = f"{failed} of {len(findings)} checks fail: mend them from the top, then check again"
+        text = f"{failed} of {len(findings)} checks fail: fix them from the top, then check again"
     console.print(text, highlight=False)
 
 
@@ -124,7 +125,7 @@ def start_command(folder: Folder) -> None:
     from client.runtime.start import start_client
 
     with plain_errors():
-        code = start_client(_place(folder), Console())
+        code = start_client(_absolute(folder), Console())
     raise typer.Exit(code)
 
 
@@ -134,7 +135,7 @@ def status_command(folder: Folder, as_json: Json = False) -> None:
     from client.status.view import show_status
 
     with plain_errors():
-        status = client_status(_place(folder))
+        status = client_status(_absolute(folder))
     if as_json:
         typer.echo(json.dumps(status.as_json(), indent=2))
     else:
@@ -151,10 +152,10 @@ def review_command(
     from client.bundle_review.view import show_review
 
     with plain_errors():
-        found = review(_place(first), None if second is None else _place(second))
+        found = review(_absolute(first), None if second is None else _absolute(second))
         show_review(found, names_only=names)
     raise typer.Exit(0 if found.same else 1)
 
 
-def _place(path: Path) -> Path:
+def _absolute(path: Path) -> Path:
     return path.expanduser().resolve()

@@ -1,1 +1,1 @@
-"""A client on Flower's deployment runtime: a SuperNode, and a launcher that runs pinned code only."""
+"""The long-running process of a client on Flower's deployment runtime."""

@@ -1,4 +1,4 @@
-"""Import the app of a bundle from the bytes that were digested, and nothing of the installed Bract in its place."""
+"""Import of a bundle's app from the very bytes that were digested."""
 
 import importlib
 import logging
@@ -23,7 +23,10 @@ _log = logging.getLogger("bract.client")
 
 
 class _BytesLoader(SourceFileLoader):
-    """Runs source that is in memory; no compiled code is read from a disk, and none is written."""
+    """A loader of source in memory.
+
+    It reads no compiled code from a disk: a file there could hold other code than the digest covers.
+    """
 
     def __init__(self, name: str, path: str, source: bytes) -> None:
         super().__init__(name, path)
@@ -39,11 +42,13 @@ class _BytesLoader(SourceFileLoader):
 
 
 class BundleFinder(MetaPathFinder):
-    """Finds the modules of a bundle; where the bundle has none, there is none, whatever is installed.
+    """A finder of the modules in a bundle.
+
+    A module of the installed Bract never takes the place of one that the bundle lacks.
 
     Args:
-        files: The bundle's files by name.
-        folder: Where they were unpacked: what its modules are told their files are.
+        files: File name -> content.
+        folder: Folder of the unpacked files; modules see their paths in it as `__file__`.
     """
 
     def __init__(self, files: Mapping[str, bytes], folder: Path) -> None:
@@ -54,7 +59,13 @@ class BundleFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The bundle's module of a name, or None for names that are no bundle's business."""
+        """Return the spec of a module in the bundle.
+
+        None stands for a module of another package, such as numpy.
+
+        Raises:
+            ModuleNotFoundError: The bundle lacks a module of Bract's packages.
+        """
         del path, target
         if fullname.partition(".")[0] not in self.names:
             return None
@@ -72,32 +83,36 @@ class BundleFinder(MetaPathFinder):
 
 
 def keep_bundle(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Have a bundle's files on the disk, where its code looks for its own pyproject.toml.
+    """Write a bundle's files to a folder and return the folder.
 
-    What lies there already is used only if it is these files, byte for byte, and nothing else.
+    The bundle's code reads its own pyproject.toml there. An existing folder is used only if it holds exactly these
+    files, byte for byte.
     """
     if holds_exactly(folder, files):
         return folder
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        _log.warning("%s was changed since it was unpacked: it is written anew", folder)
+        _log.warning("%s was changed since it was unpacked: it is written again", folder)
         shutil.rmtree(folder)
     return write_files(files, folder)
 
 
 def load_app(files: Mapping[str, bytes], folder: Path) -> ClientApp:
-    """Import a bundle's ClientApp. From here on, this process has the bundle's modules in place of the installed.
+    """Import a bundle's ClientApp.
+
+    From here on, this process uses the bundle's modules in place of the installed ones.
 
     Args:
-        files: The bundle's files by name: only these bytes are run.
-        folder: Where they were unpacked.
+        files: File name -> content; only these bytes are run.
+        folder: Folder of the unpacked files.
 
     Raises:
         BundleError: The bundle names no ClientApp.
     """
     module, attribute = _app_named_in(files)
     finder = BundleFinder(files, folder)
+    # Without this, modules of the installed Bract that are loaded already would be found before the bundle's.
     for name in [name for name in sys.modules if name.partition(".")[0] in finder.names]:
         del sys.modules[name]
     sys.meta_path.insert(0, finder)

@@ -1,4 +1,4 @@
-"""Whether a client is running: its launcher holds a file locked for as long as it lives."""
+"""The lock that a client's launcher holds on a file while the client runs."""
 
 import os
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def is_running(lock_file: Path) -> bool:
-    """Whether somebody holds a client's lock; the file is neither made nor changed.
+    """Return whether a process holds a client's lock, without changing the file.
 
     Args:
-        lock_file: See `Site.lock_file`; may be missing.
+        lock_file: See `Site.lock_file`; a missing file counts as not locked.
     """
     try:
         handle = os.open(lock_file, os.O_RDWR)
@@ -34,7 +34,8 @@ def _is_locked(handle: int) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of with the handle
+        # Released when the handle is closed.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     return False

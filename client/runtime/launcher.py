@@ -1,7 +1,8 @@
-"""Takes the tasks that a SuperNode offers, one at a time, and runs each in a process of its own.
+"""The launcher of a client's tasks.
 
-The process is a fork of this one, which has loaded what every task needs and nothing of torch: so a message does not
-wait for imports. Nothing of a server's bundle is ever loaded here.
+Tasks run one at a time, each in a process of its own. The process is a fork of this one, which has loaded
+what every task needs except torch, so a message does not wait for imports. No code of a server's bundle is ever loaded
+here.
 """
 
 import json
@@ -16,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from client.runtime.operator_log import Voice
+from client.runtime.operator_log import OperatorLog
 from client.runtime.supernode_api import Offers
 from client.runtime.task import run_task
 from client.runtime.task_protocol import Order
@@ -28,7 +29,7 @@ _ENDING_SECONDS = 3.0
 
 @dataclass
 class _Running:
-    """A task's process, and what it has reported so far."""
+    """A task's process with its reports so far."""
 
     order: Order
     process: BaseProcess
@@ -41,38 +42,38 @@ class _Running:
 
     @property
     def label(self) -> str:
-        """What it is, for the operator."""
+        """Round and kind of the task as the operator reads them."""
         return f"round {self.server_round}, {self.kind}" if self.server_round else self.kind
 
 
 class Launcher:
-    """The tasks of one client.
+    """The runner of one client's tasks.
 
     Args:
-        folder: The client's.
-        address: Where its SuperNode hands out tasks, `host:port`.
-        secret: Shared with that SuperNode.
-        voice: Tells the operator.
+        folder: The client's folder.
+        address: The SuperNode's address for tasks, `host:port`.
+        secret: Secret that this process shares with the SuperNode.
+        operator: Log for the operator.
     """
 
-    def __init__(self, folder: Path, address: str, secret: bytes, voice: Voice) -> None:
-        self._folder, self._address, self._voice = folder, address, voice
+    def __init__(self, folder: Path, address: str, secret: bytes, operator: OperatorLog) -> None:
+        self._folder, self._address, self._operator = folder, address, operator
         self._offers = Offers(address, secret)
         self._running: _Running | None = None
         self._asked_at = self._stirred_at = 0.0
 
     def turn(self, *, stirred: bool) -> None:
-        """Hear what the running task says, and take the next one when it is over.
+        """Read the running task's reports and take the next task after it.
 
         Args:
-            stirred: Whether the SuperNode has just logged something: a message may be there. Otherwise it is asked
-                once a second only.
+            stirred: Whether the SuperNode has just logged a line, so that a message may have come. Otherwise the
+                SuperNode is asked once a second.
         """
         now = time.monotonic()
         if stirred:
             self._stirred_at = now
         if self._running is not None:
-            self._hear(self._running)
+            self._read_reports(self._running)
         alert = now - self._stirred_at < _ALERT_SECONDS
         if self._running is None and (alert or now - self._asked_at >= _IDLE_SECONDS):
             self._asked_at = now
@@ -82,18 +83,18 @@ class Launcher:
 
     @property
     def idle(self) -> bool:
-        """Whether no task runs."""
+        """True while no task runs."""
         return self._running is None
 
     def wait(self, seconds: float) -> None:
-        """Do nothing for so long, or until the running task says something."""
+        """Wait until the running task reports, at most so many seconds."""
         if self._running is None:
             time.sleep(seconds)
         else:
             self._running.reader.poll(seconds)
 
     def close(self) -> None:
-        """End the running task. What it has charged stays charged: nothing had left."""
+        """End the running task, whose charges stay in the ledger."""
         if self._running is not None:
             self._running.process.terminate()
             self._running.process.join(_ENDING_SECONDS)
@@ -110,8 +111,9 @@ class Launcher:
         writer.close()
         self._running = _Running(order, process, reader)
 
-    def _hear(self, task: _Running) -> None:
-        alive = task.process.is_alive()  # before its last words are read
+    def _read_reports(self, task: _Running) -> None:
+        # Asked before reading: a process that ends in between has its last reports read in the next turn.
+        alive = task.process.is_alive()
         try:
             while task.reader.poll():
                 self._report(task, json.loads(task.reader.recv_bytes()))
@@ -121,19 +123,19 @@ class Launcher:
             return
         self._finish(task)
 
-    def _report(self, task: _Running, said: dict[str, Any]) -> None:
-        if "log" in said:
-            level, text = said["log"]
-            self._voice.log(int(level), str(text))
-        elif "asked" in said:
-            task.kind, task.envelope = _plain_kind(said["asked"][0]), bytes.fromhex(said["asked"][1])
-        elif "round" in said:
-            task.server_round = int(said["round"])
-        elif "done" in said:
+    def _report(self, task: _Running, report: dict[str, Any]) -> None:
+        if "log" in report:
+            level, text = report["log"]
+            self._operator.log(int(level), str(text))
+        elif "asked" in report:
+            task.kind, task.envelope = _plain_kind(report["asked"][0]), bytes.fromhex(report["asked"][1])
+        elif "round" in report:
+            task.server_round = int(report["round"])
+        elif "done" in report:
             task.over = True
             seconds = time.monotonic() - task.begun
-            remark = f"not answered ({said['done']})" if said["done"] else "answered"
-            self._voice.say(f"{task.label}: {remark} in {seconds:.1f} s")
+            remark = f"not answered ({report['done']})" if report["done"] else "answered"
+            self._operator.say(f"{task.label}: {remark} in {seconds:.1f} s")
 
     def _finish(self, task: _Running) -> None:
         task.process.join(_ENDING_SECONDS)
@@ -144,19 +146,21 @@ class Launcher:
         self._running = None
         if task.over:
             return
-        self._voice.warn(f"{task.label}: its process ended without an answer (exit code {task.process.exitcode})")
+        self._operator.warn(f"{task.label}: its process ended without an answer (exit code {task.process.exitcode})")
+        # Another process answers with a failure code, or the server would wait for this client until its deadline.
         if task.envelope and not task.order.unanswered:
             order = task.order
             self._start(Order(order.address, order.token, order.folder, order.launcher, task.envelope))
 
 
 def _process_context() -> ForkContext | SpawnContext:
-    """Fork where that is safe: another thread could hold a lock that nobody in the child ever lets go of."""
+    """Return the way to start a task's process, by fork where that is safe."""
+    # Another thread could hold a lock at the time of the fork, and no thread of the child would ever release it.
     if "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1:
         return multiprocessing.get_context("fork")
     return multiprocessing.get_context("spawn")
 
 
 def _plain_kind(kind: str) -> str:
-    """It comes from the server."""
+    """Return a kind of message as short plain text, safe to print."""
     return "".join(letter for letter in kind[:40] if letter.isascii() and letter.isprintable())

@@ -1,4 +1,4 @@
-"""What a client tells its operator: lines on the console, warnings on stderr, and all of it in a file."""
+"""The log of a client, on its operator's terminal and in a file."""
 
 import logging
 from collections.abc import Iterator
@@ -15,38 +15,38 @@ _BYTES, _BACKUPS = 1_000_000, 3
 _log = logging.getLogger("bract.client")
 
 
-class Voice:
-    """Where the lines go."""
+class OperatorLog:
+    """The lines that a client's operator reads, made safe for a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def say(self, line: str) -> None:
-        """One line for the operator."""
+        """Print a line and write it to the file."""
         line = printable(line)
         self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
         _log.info(line)
 
     def warn(self, line: str) -> None:
-        """One line that somebody should act on."""
+        """Warn the operator on stderr and in the file."""
         _log.warning(printable(line))
 
     def log(self, level: int, text: str) -> None:
-        """What a task logged."""
+        """Log a line of a task at the task's own level."""
         _log.log(level, printable(text))
 
     def keep(self, line: str) -> None:
-        """One line for the file only."""
+        """Write a line to the file only."""
         _log.debug(printable(line))
 
 
 @contextmanager
-def voice_of(folder: Path, console: Console) -> Iterator[Voice]:
-    """Log to stderr and to a client's own folder, as long as it runs.
+def operator_log(folder: Path, console: Console) -> Iterator[OperatorLog]:
+    """Send Bract's log to stderr and to a client's folder until the block ends.
 
     Args:
-        folder: The client's; its log is kept small.
-        console: Where plain lines go.
+        folder: The client's folder; old parts of its log are dropped at four megabytes.
+        console: Console for plain lines.
     """
     ours = logging.getLogger("bract")
     before = (ours.handlers[:], ours.level, ours.propagate)
@@ -58,7 +58,7 @@ def voice_of(folder: Path, console: Console) -> Iterator[Voice]:
     ours.setLevel(logging.DEBUG)
     ours.propagate = False
     try:
-        yield Voice(console)
+        yield OperatorLog(console)
     finally:
         ours.handlers[:], ours.propagate = before[0], before[2]
         ours.setLevel(before[1])

@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does, however that ended."""
+"""Processes that end when their parent does, however the parent ended."""
 
 import ctypes
 import os
@@ -12,14 +12,14 @@ _LOOK_SECONDS = 0.2
 
 
 def kernel_can_tether() -> bool:
-    """Whether the kernel ends children with their parent."""
+    """Return whether the kernel can end children with their parent."""
     return sys.platform == "linux"
 
 
 def die_with(parent: int) -> None:
-    """Let this process be killed as soon as its parent is gone.
+    """Let the kernel kill this process as soon as its parent is gone.
 
-    Called in the child, before anything else. Where the kernel cannot do it, a thread looks five times a second.
+    Call it in the child, before anything else. Where the kernel cannot do it, a thread looks five times a second.
 
     Args:
         parent: Process id of the parent, as the parent knows it.
@@ -28,22 +28,24 @@ def die_with(parent: int) -> None:
         watch_for(parent)
         return
     ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:  # it had gone before the kernel was asked
+    # The parent may have ended before the kernel was asked, and then no signal ever comes.
+    if os.getppid() != parent:
         os._exit(1)
 
 
 def watch_for(parent: int) -> None:
-    """End this process at once when its parent is gone, by a thread that looks.
+    """Start a thread that ends this process when its parent is gone.
 
-    Flower's own watcher asks the main thread to end, which may be asleep for minutes between two attempts.
+    Flower's own watcher asks the main thread to end, which may sleep for minutes between two attempts to connect.
 
     Args:
         parent: Process id of the parent, as the parent knows it.
     """
-    if sys.platform == "win32":  # where a parent's number outlives it
-        from flwr.supercore.app_utils import start_parent_process_monitor
+    # On Windows a child keeps the number of a parent that has ended, so `getppid` tells nothing.
+    if sys.platform == "win32":
+        from client.runtime.supernode_api import end_with_parent_on_windows
 
-        start_parent_process_monitor(parent)
+        end_with_parent_on_windows(parent)
         return
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Whether a SuperNode that has ended, or only looks alive, is worth another try."""
+"""Decision on another attempt to connect after a SuperNode has ended."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from pathlib import Path
 from client.runtime.supernode_log import NodeLog
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
-# A server holds a key that went without a word for connected until it has missed its heartbeats: 30 s, twice.
+# The server counts a connection as alive until two heartbeats of 30 s are missing.
 _PATIENCE = 100.0
 
 
 class Next(Enum):
-    """What to do when a SuperNode has ended."""
+    """The next step after a SuperNode has ended."""
 
     STOP = "stop"
     AGAIN = "again"
@@ -21,11 +21,11 @@ class Next(Enum):
 
 @dataclass
 class Reconnecting:
-    """Decides over the attempts of one `bract client start`.
+    """The state of the attempts to connect of one `bract client start`.
 
     Attributes:
-        mark: A file that is there while the client is connected: one that is there before says that the last
-            connection ended without a word to the server.
+        mark: A file that exists while the client is connected. If it exists at the start, the last connection ended
+            without the server being told.
         pause: Seconds until the next attempt.
     """
 
@@ -38,22 +38,23 @@ class Reconnecting:
         self._abrupt = self.mark.exists()
 
     def connected(self) -> None:
-        """The server has let the client in."""
+        """Record that the server has accepted the client."""
         self.mark.touch(mode=0o600)
         self._refused_since, self.pause = None, _FIRST_PAUSE
 
     def left(self) -> None:
-        """The client has taken its leave of the server."""
+        """Record that the client has ended its connection in order."""
         self.mark.unlink(missing_ok=True)
 
     def after(self, log: NodeLog, code: int | None) -> Next:
-        """What to do now.
+        """Decide whether to start another SuperNode.
 
         Args:
-            log: Of the SuperNode that has ended.
-            code: Its exit code; None where it was ended because it had stopped working.
+            log: Log of the SuperNode that has ended.
+            code: Its exit code; None where it had stopped working and was ended.
         """
-        if code == 0:  # it was told to go: its key is revoked
+        # A SuperNode ends with 0 only when the server has revoked its key.
+        if code == 0:
             return Next.STOP
         if log.refused:
             return self._refused()
@@ -64,7 +65,11 @@ class Reconnecting:
         return Next.STOP
 
     def _refused(self) -> Next:
-        """A key that was let in a moment ago may only be held for connected still."""
+        """Decide after a refused key.
+
+        The server may count our last connection as alive until its heartbeats are missing. So retry for `_PATIENCE`
+        seconds, then stop.
+        """
         now = time.monotonic()
         self._refused_since = self._refused_since or now
         if not self._abrupt or now - self._refused_since > _PATIENCE:

@@ -1,4 +1,4 @@
-"""`bract client start`: one SuperNode, and the launcher that runs its tasks, until somebody ends them."""
+"""Behind `bract client start`, one SuperNode and the launcher of its tasks."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from client.client_config import SITE_FILE, Site, load_site, server_place
 from client.runtime.launcher import Launcher
-from client.runtime.operator_log import Voice, voice_of
+from client.runtime.operator_log import OperatorLog, operator_log
 from client.runtime.reconnect import Next, Reconnecting
 from client.runtime.supernode import SuperNode, supernode_of
 from client.runtime.supernode_log import NodeLog
@@ -30,50 +30,51 @@ _INTERRUPTED = 130
 
 
 class _EndedError(Exception):
-    """Somebody asked this process to end."""
+    """A signal to end this process in order."""
 
 
 def start_client(folder: Path, console: Console) -> int:
     """Run a client until it is interrupted or its SuperNode ends.
 
-    Guarantee: no code that a server sends runs here unless the policy's pin names it; without a pin none runs
-    where the policy allows dp-sgd. The SuperNode and the tasks end with this process, however it ends.
+    Guarantee: no code that a server sends runs here unless the policy's pin names it. Without a pin, none runs where
+    the policy allows a mechanism with noise at the client. The SuperNode and the tasks end with this process, however
+    it ends.
 
     Args:
-        folder: The client's, as `bract client init` made it.
-        console: Where lines for the operator go.
+        folder: The client's folder, as `bract client init` made it.
+        console: Console for the operator's lines.
 
     Returns:
         The exit code: 0 after SIGTERM, 130 after Ctrl-C, otherwise the SuperNode's.
 
     Raises:
-        ConfigError: The client is not ready to start, or runs already; says what to do.
+        ConfigError: The client is not ready to start, or is running already.
     """
     folder = folder.expanduser().resolve()
     site = load_site(folder)
     policy = load_policy(site.policy_file)
     _check_ready(site, policy)
-    with _alone(site), voice_of(folder, console) as voice, _signals():
+    with _alone(site), operator_log(folder, console) as operator, _signals():
         try:
-            _say_whose_code(voice, policy)
-            return _run(site, voice)
+            _say_whose_code(operator, policy)
+            return _run(site, operator)
         except KeyboardInterrupt:
-            voice.say("Stopped.")
+            operator.say("Stopped.")
             return _INTERRUPTED
         except _EndedError:
-            voice.say("Ended.")
+            operator.say("Ended.")
             return 0
 
 
 def _check_ready(site: Site, policy: Policy) -> None:
     settings = site.folder / SITE_FILE
     if not site.superlink:
-        raise ConfigError(f'no server is named: put superlink = "HOST:PORT" into {settings}')
+        raise ConfigError(f'{settings} names no server: put superlink = "HOST:PORT" into it')
     server_place(site.superlink)
     if not site.authority:
         raise ConfigError(
-            f"no certificate is named that the server's own must be signed by: put the server's ca.pem into "
-            f"{site.folder}, and its name as authority into {settings}"
+            f"{settings} names no certificate of the server's authority: put the server's ca.pem into {site.folder}, "
+            "and its file name as authority into client.toml"
         )
     read_authority(site.authority_file)
     read_node_key(site.key_file)
@@ -83,8 +84,8 @@ def _check_ready(site: Site, policy: Policy) -> None:
         check_pinned(policy)
     except BundleError as error:
         raise ConfigError(
-            f"{error}. `bract client init` writes the pin, and `bract client review {quote(str(site.folder))}` shows "
-            f"the line to put into {site.policy_file}"
+            f"{error}. Pin it: `bract client review {quote(str(site.folder))}` ends with the line to put into "
+            f"{site.policy_file}"
         ) from None
 
 
@@ -94,7 +95,7 @@ def _alone(site: Site) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"the client in {site.folder} is running already: end that one first") from None
+        raise ConfigError(f"the client in {site.folder} is running already: stop that process first") from None
     try:
         yield
     finally:
@@ -103,11 +104,15 @@ def _alone(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM, and the terminal going away, end the SuperNode and the tasks before this process."""
+    """Turn SIGTERM and SIGHUP into an exception while the block runs.
+
+    Leaving the block in order ends the SuperNode and the tasks before this process.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(number, signal.SIG_IGN)  # what is asked for once is being done
+        # A second signal would interrupt the ending of the tasks.
+        signal.signal(number, signal.SIG_IGN)
         raise _EndedError
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -119,31 +124,31 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say_whose_code(voice: Voice, policy: Policy) -> None:
+def _say_whose_code(operator: OperatorLog, policy: Policy) -> None:
     if not policy.bundle:
-        voice.warn(
-            "No bundle is pinned: this client runs whatever code the server sends, and so trusts the server with its "
+        operator.warn(
+            "No bundle is pinned: this client runs any code that the server sends, and so trusts the server with its "
             "images."
         )
     elif bundle_digest(installed_bundle()) == policy.bundle:
-        voice.say(f"Code      only the Bract installed here, {policy.bundle[:16]}")
+        operator.say(f"Code      only the Bract installed here, {policy.bundle[:16]}")
     else:
-        voice.say(f"Code      only the bundle {policy.bundle[:16]}, which is not the Bract installed here")
+        operator.say(f"Code      only the bundle {policy.bundle[:16]}, which is not the Bract installed here")
 
 
-def _run(site: Site, voice: Voice) -> int:
-    # A proxy of the organisation is for the server, not for this machine's own SuperNode.
+def _run(site: Site, operator: OperatorLog) -> int:
+    # A proxy is for the way to the server, and would not reach this machine's own SuperNode.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
     tries = Reconnecting(site.folder / "flwr" / "connected")
     told = False
     try:
         while True:
-            log = NodeLog(voice, site)
-            code = _run_node(site, voice, log, tries, quiet=told)
+            log = NodeLog(operator, site)
+            code = _run_node(site, operator, log, tries, quiet=told)
             if tries.after(log, code) is Next.STOP:
                 log.ended(0 if code is None else code)
                 return code if code and code > 0 else 1
-            voice.say(_why_again(log, tries.pause))
+            operator.say(_why_again(log, tries.pause))
             told = True
             time.sleep(tries.pause)
     finally:
@@ -153,19 +158,22 @@ def _run(site: Site, voice: Voice) -> int:
 def _why_again(log: NodeLog, pause: float) -> str:
     if log.refused:
         return (
-            f"The server does not let this client in yet: it may hold the last connection, which ended without a word, "
-            f"for alive. Trying again in {pause:.0f} s."
+            f"The server does not accept this client yet: it may count the last connection, which ended abruptly, as "
+            f"alive. Trying again in {pause:.0f} s."
         )
     return f"The connection broke off. Trying again in {pause:.0f} s."
 
 
-def _run_node(site: Site, voice: Voice, log: NodeLog, tries: Reconnecting, *, quiet: bool) -> int | None:
-    """One SuperNode from its start to its end; its exit code, or None where it had stopped working."""
+def _run_node(site: Site, operator: OperatorLog, log: NodeLog, tries: Reconnecting, *, quiet: bool) -> int | None:
+    """Run one SuperNode from its start to its end and return its exit code.
+
+    None stands for a SuperNode that had stopped working and was ended.
+    """
     with supernode_of(site) as (node, command):
         if not quiet:
-            voice.say(f"Client    {site.name}, for the server at {site.superlink}")
-            voice.say(f"Command   {command}")
-        launcher = Launcher(site.folder, node.address, node.secret, voice)
+            operator.say(f"Client    {site.name}, for the server at {site.superlink}")
+            operator.say(f"Command   {command}")
+        launcher = Launcher(site.folder, node.address, node.secret, operator)
         try:
             return _loop(node, launcher, log, tries)
         finally:

@@ -1,4 +1,7 @@
-"""Flower's SuperNode as a child process: it talks with the server, and runs no code of anybody's."""
+"""Flower's SuperNode as a child process that talks with the server.
+
+It never runs a bundle.
+"""
 
 import os
 import secrets
@@ -28,9 +31,9 @@ class SuperNode:
 
     Args:
         process: Its process.
-        log: What it writes.
-        address: Where it hands out tasks, `host:port`.
-        secret: Who has it may take tasks.
+        log: File of its log.
+        address: Its address for tasks, `host:port`.
+        secret: Secret that allows a process to take tasks.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, address: str, secret: bytes) -> None:
@@ -39,11 +42,11 @@ class SuperNode:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Exit code of the process, once it has ended."""
         return self._process.poll()
 
     def new_lines(self) -> list[str]:
-        """What it has written since the last call; its file never grows beyond a megabyte."""
+        """Return the lines of its log since the last call."""
         size = self._log.stat().st_size
         if size <= self._read:
             return []
@@ -51,13 +54,17 @@ class SuperNode:
             stream.seek(self._read)
             whole, end, _ = stream.read().rpartition(b"\n")
         self._read += len(whole) + len(end)
+        # A client runs for months, and its disk must not fill up.
         if self._read > _LOG_BYTES:
             os.truncate(self._log, 0)
             self._read = 0
         return [line for line in whole.decode("utf-8", "replace").splitlines() if line.strip()]
 
     def end(self) -> None:
-        """End it politely, so that the server knows at once; then for certain."""
+        """End the SuperNode by a signal or, after ten seconds, by force.
+
+        A SuperNode that ends by itself tells the server, which otherwise waits for missed heartbeats.
+        """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
             try:
@@ -68,10 +75,15 @@ class SuperNode:
 
 
 def command_for(site: Site, *, port: int, secret_file: Path) -> list[str]:
-    """The command line of a client's SuperNode; never without TLS, never without a key.
+    """Return the command line of a client's SuperNode, always with TLS and a key.
+
+    Args:
+        site: The client.
+        port: TCP port on loopback where the SuperNode offers tasks.
+        secret_file: File of the secret that allows a process to take tasks.
 
     Raises:
-        ConfigError: The folder's name cannot be said to it.
+        ConfigError: The folder's name has characters that the command line cannot carry.
     """
     if set(str(site.folder)) & set("\"'\\\n\r"):
         raise ConfigError(f"{site.folder}: a client's folder cannot have quotes, backslashes or line ends in its name")
@@ -91,7 +103,10 @@ def command_for(site: Site, *, port: int, secret_file: Path) -> list[str]:
 
 @contextmanager
 def supernode_of(site: Site) -> Iterator[tuple[SuperNode, str]]:
-    """A client's SuperNode, and the command that started it; it ends on leaving, and with this process.
+    """Run a client's SuperNode until the block or this process ends.
+
+    Yields:
+        The SuperNode, and the command that started it.
 
     Raises:
         ConfigError: See `command_for`.
@@ -133,7 +148,8 @@ def _start(command: list[str], home: Path, log: Path) -> "subprocess.Popen[bytes
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            start_new_session=True,  # a terminal's Ctrl-C is for the launcher, which ends tasks first
+            # A terminal's Ctrl-C is for the launcher, which ends tasks first.
+            start_new_session=True,
             preexec_fn=(lambda: die_with(parent)) if tethered else None,  # noqa: PLW1509
         )
 

@@ -1,11 +1,11 @@
-"""What the SuperNode's log means, in words for an operator."""
+"""Translation of a SuperNode's log into lines for the operator."""
 
 import re
 from collections import deque
 from collections.abc import Iterable
 
 from client.client_config import Site
-from client.runtime.operator_log import Voice
+from client.runtime.operator_log import OperatorLog
 
 _KEPT_LINES = 12
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -13,9 +13,10 @@ _CONNECTED = "SuperNode ID:"
 _RETRYING = "Connection attempt failed"
 _AGAIN = "Connection successful"
 _REFUSED = "failed to activate supernode"
-# Errors of one message, after which a SuperNode goes on; after any other it stops asking, though its process lives.
+# Errors of a single message, after which a SuperNode continues. After any other error it asks for no more messages,
+# although its process still runs.
 _PASSING = ("Failed to receive message", "Failed to send message", "Failed to create task")
-# The first that is found counts.
+# Part of a log line -> hint. The first that matches counts.
 _HINTS = {
     "mismatch, certificate is not valid for": "The certificate at {server} is for another name or address: ask the "
     "server's operator which one it was made for, and write that as superlink.",
@@ -30,19 +31,19 @@ _HINTS = {
 
 
 class NodeLog:
-    """Follows the log of one SuperNode.
+    """The state of one SuperNode as its log tells it.
 
     Args:
-        voice: Tells the operator.
+        operator: Log for the operator.
         site: The client.
 
     Attributes:
-        was_connected: Whether the server has let the node in.
-        broken: Whether the node has met an error after which it does nothing more.
+        was_connected: Whether the server has accepted the node.
+        broken: Whether the node has logged an error after which it asks for no more messages.
     """
 
-    def __init__(self, voice: Voice, site: Site) -> None:
-        self._voice, self._site = voice, site
+    def __init__(self, operator: OperatorLog, site: Site) -> None:
+        self._operator, self._site = operator, site
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._away = False
         self.was_connected = False
@@ -50,32 +51,36 @@ class NodeLog:
 
     @property
     def refused(self) -> bool:
-        """Whether the server did not let the node in."""
+        """True where the server has refused the node."""
         return any(_REFUSED in line.lower() for line in self._last)
 
     def heard(self, lines: Iterable[str]) -> None:
-        """Keep new lines, and say what they mean for the connection, once each time that it changes."""
+        """Read new lines and tell the operator when the connection changes."""
         for line in map(_bare, lines):
             self._last.append(line)
-            self._voice.keep(f"supernode: {line}")
+            self._operator.keep(f"supernode: {line}")
             if line.startswith("ERROR") and self.was_connected and not any(mark in line for mark in _PASSING):
                 self.broken = True
             if _CONNECTED in line or (_AGAIN in line and self._away):
                 self._away, self.was_connected = False, True
-                self._voice.say(f"Connected to {self._site.superlink}; waiting for the server.")
+                self._operator.say(f"Connected to {self._site.superlink}; waiting for the server.")
             elif _RETRYING in line and not self._away:
                 self._away = True
-                self._voice.say(f"Nobody answers at {self._site.superlink}; trying on.")
+                self._operator.say(f"No answer at {self._site.superlink}; trying again.")
 
     def ended(self, code: int) -> None:
-        """Say why it may have ended, and show the end of its log."""
+        """Warn the operator that the SuperNode has ended.
+
+        Args:
+            code: Its exit code. The warning names a likely reason and shows the end of the log.
+        """
         text = "\n".join(self._last).lower()
         hint = next((hint for mark, hint in _HINTS.items() if mark in text), "")
         hint = hint.format(server=self._site.superlink, key=self._site.public_key_file, file=self._site.authority_file)
         ended = f"The SuperNode ended with code {code}."
         if code == 0:
-            hint = "The server has sent this client away: its key was revoked, or is no longer known there."
-        self._voice.warn("\n".join([ended, *([hint] if hint else []), "The end of its log:", *self._last]))
+            hint = "The server has ended this client's connection: its key was revoked, or is no longer known there."
+        self._operator.warn("\n".join([ended, *([hint] if hint else []), "The end of its log:", *self._last]))
 
 
 def _bare(line: str) -> str:

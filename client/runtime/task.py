@@ -1,6 +1,6 @@
-"""One task, in a process of its own: check whose code it is, run it, send the reply back.
+"""The process of one task, from the check of its bundle to the reply.
 
-What runs here up to `load_app` is the installed Bract. What runs after it is the bundle's.
+The installed Bract runs up to `load_app`, and the bundle's code after it.
 """
 
 import logging
@@ -25,20 +25,20 @@ from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_files, files_digest
 
 BUNDLES = "bundles"
-# Flower says nothing of a message's size before it is there, and the SuperNode holds it in memory by then.
+# Flower tells a message's size only when the SuperNode has it in memory.
 MAX_MESSAGE_BYTES = 2 * 1024**3
 _log = logging.getLogger("bract.client")
 
 
 def run_task(order: Order, connection: Connection) -> None:
-    """Do one task from beginning to end; the target of a process.
+    """Run one task from beginning to end, as the target of a process.
 
     Args:
-        order: Which, for which client.
-        connection: Where to report to the launcher.
+        order: The task and its client.
+        connection: Pipe to the launcher.
     """
     die_with(order.launcher)
-    _stand_alone()
+    _separate_signals()
     report = Report(connection)
     _log_to(report)
     try:
@@ -52,12 +52,16 @@ def run_task(order: Order, connection: Connection) -> None:
         report.done("the run has ended, nothing was sent")
 
 
-def _stand_alone() -> None:
-    """The launcher's signals are not this process's: what a terminal sends goes to the launcher, which ends tasks."""
+def _separate_signals() -> None:
+    """Drop the launcher's signal handlers and leave its process group.
+
+    A terminal's signals then reach the launcher alone, which ends its tasks.
+    """
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Flower raises it where a task is over
+    # Flower raises SIGINT in this process where a run is over.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 
@@ -75,7 +79,7 @@ def _crashed(task: Task) -> Message:
 
 
 def _reply(folder: Path, task: Task, report: Report) -> Message:
-    """The bundle's reply; or a code, where it is refused or fails: rule 3 of the privacy rules."""
+    """Return the bundle's reply or a bare failure code."""
     try:
         return _answer(folder, task, report)
     except BractError as error:
@@ -83,7 +87,8 @@ def _reply(folder: Path, task: Task, report: Report) -> Message:
         return failure_reply(ClientFailure.of(error), task.asked)
     except (RunEnded, KeyboardInterrupt):
         raise
-    except BaseException as error:  # of code that is not ours: SystemExit too
+    # The bundle's code may raise anything, SystemExit too, and no text of it may reach the server.
+    except BaseException as error:
         _log.exception("failed in %r", task.kind[:40])
         return failure_reply(
             ClientFailure.of(error) if isinstance(error, Exception) else ClientFailure.INTERNAL, task.asked
@@ -92,7 +97,8 @@ def _reply(folder: Path, task: Task, report: Report) -> Message:
 
 def _answer(folder: Path, task: Task, report: Report) -> Message:
     site = load_site(folder)
-    policy = load_policy(site.policy_file)  # as it is now
+    # Read again for each task: its holder may have tightened it.
+    policy = load_policy(site.policy_file)
     try:
         check_pinned(policy)
         files = bundle_files(task.bundle)
@@ -103,7 +109,7 @@ def _answer(folder: Path, task: Task, report: Report) -> Message:
         raise
     message = task.message(max_bytes=MAX_MESSAGE_BYTES)
     report.round(_round_of(message) or task.round)
-    # From our own settings: whoever else listens on the SuperNode's port does not say which folder is meant.
+    # Set here, and not taken from the SuperNode: another process on its port could name another folder.
     task.context.node_config = {NODE_KEY: str(folder), BUNDLE_KEY: policy.bundle}
     app = load_app(files, keep_bundle(files, folder / BUNDLES / digest))
     return app(message=message, context=task.context)
@@ -112,31 +118,34 @@ def _answer(folder: Path, task: Task, report: Report) -> Message:
 def _round_of(message: Message) -> int:
     try:
         return server_round_of(message.content)
-    except FederationError:  # a query belongs to none
+    # Queries have no round.
+    except FederationError:
         return 0
 
 
 def check_pinned(policy: Policy) -> None:
-    """Refuse to run whatever a server sends, where images are to be protected from it.
+    """Refuse to start without a pin where images must be protected from the server.
 
     Raises:
-        BundleError: The policy allows dp-sgd and pins no bundle.
+        BundleError: The policy allows a mechanism that protects images from the server, and pins no bundle.
     """
-    if set(names_where("noise_at_client")) & set(policy.mechanisms) and not policy.bundle:
+    local = [name for name in names_where("noise_at_client") if name in policy.mechanisms]
+    if local and not policy.bundle:
         raise BundleError(
-            "starting unpinned under DP is refused: without a pin, whatever code the server sends has the images, and "
-            "keeps to the policy only if it wants to"
+            f'policy.toml allows {" and ".join(local)} but pins no code (bundle = ""): unpinned code from the server '
+            "could ignore the policy"
         )
 
 
 def check_bundle(policy: Policy, files: dict[str, bytes]) -> str:
-    """Refuse code that is not the pinned.
+    """Return a bundle's digest and refuse any but the pinned one.
 
-    Returns:
-        Its digest.
+    Args:
+        policy: The data holder's policy.
+        files: The bundle's files, name -> content.
 
     Raises:
-        BundleError: Names both digests.
+        BundleError: The digests differ; names both.
     """
     digest = files_digest(files)
     if policy.bundle and digest != policy.bundle:
@@ -147,10 +156,13 @@ def check_bundle(policy: Policy, files: dict[str, bytes]) -> str:
 
 
 def _note(site: Site, task: Task, error: BundleError) -> None:
-    """Note a refusal in the holder's ledger, once for each request; the refusal stands whether that works or not."""
+    """Note a refusal in the holder's ledger.
+
+    The request stays refused even if the note cannot be written.
+    """
     try:
         with own_holder().open_session() as session:
-            # The server's own name for the run is in the message, which was not opened: Flower's stands for it.
+            # The server's name of the run is inside the message, which was not opened. Flower's id stands for it.
             run = f"{task.run:032x}"
             note_refusal(session, run, site.name, task.round, f"{task.kind} by other code", PolicyError(str(error)))
     except LedgerError as failed:

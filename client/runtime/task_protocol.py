@@ -1,4 +1,4 @@
-"""What a launcher tells a task's process, and what that tells the launcher."""
+"""Messages between a launcher and the process of a task."""
 
 import contextlib
 import json
@@ -9,14 +9,14 @@ from multiprocessing.connection import Connection
 
 @dataclass(frozen=True)
 class Order:
-    """One task.
+    """The order to do one task.
 
     Attributes:
-        address: Where the SuperNode hands it out, `host:port`.
-        token: What shows the SuperNode whose task it is.
-        folder: The client's.
-        launcher: Process id of the launcher: the task ends with it.
-        unanswered: The message's envelope, where a process ended before it had answered and only that is to be said.
+        address: The SuperNode's address for tasks, `host:port`.
+        token: Proof for the SuperNode that the task is ours.
+        folder: The client's folder.
+        launcher: Process id of the launcher; the task ends with it.
+        unanswered: Envelope of a message whose process ended without a reply; then only a failure is sent.
     """
 
     address: str
@@ -27,34 +27,38 @@ class Order:
 
 
 class Report:
-    """A task's end of the way to its launcher: JSON, since what comes out of a bundle's process is not unpickled."""
+    """The sender of a task's reports to its launcher.
+
+    Reports are JSON. The launcher must not unpickle anything that a bundle's code could have written.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def asked(self, kind: str, envelope: bytes) -> None:
-        """What the server wants."""
+        """Report the kind of the message with its envelope."""
         self._send({"asked": [kind, envelope.hex()]})
 
     def round(self, server_round: int) -> None:
-        """Which round that belongs to; 0 if to none."""
+        """Report the message's round, zero for none."""
         self._send({"round": server_round})
 
     def done(self, remark: str) -> None:
-        """The task is over; with a remark unless it was answered in full."""
+        """Report the end of the task, with a remark unless it was answered."""
         self._send({"done": remark})
 
     def log(self, level: int, text: str) -> None:
-        """A line of the log."""
+        """Report a line of the log."""
         self._send({"log": [level, text]})
 
     def handler(self) -> logging.Handler:
-        """Sends log records the same way."""
+        """Return a handler that reports log records."""
         return _ReportHandler(self)
 
-    def _send(self, what: dict[str, object]) -> None:
-        with contextlib.suppress(OSError):  # the launcher is gone, and this process with it
-            self._connection.send_bytes(json.dumps(what).encode())
+    def _send(self, report: dict[str, object]) -> None:
+        # Without a launcher nobody reads reports, and this process is about to end too.
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(json.dumps(report).encode())
 
 
 class _ReportHandler(logging.Handler):

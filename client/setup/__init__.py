@@ -1,1 +1,1 @@
-"""Creation of a client folder, its node key and its trust in the server."""
+"""Creation of a client's folder, key and trust in the server."""

@@ -1,4 +1,4 @@
-"""The certificate that a server's own must be signed by: read, judged, and named by its fingerprint."""
+"""The certificate of the authority that must have signed a server's own."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from common.errors import ConfigError
 
 
 def read_authority(file: Path) -> tuple[x509.Certificate, ...]:
-    """The certificates of a file that may sign others, at least one.
+    """Return the certificates of an authority's file, at least one.
 
     Raises:
-        ConfigError: The file is missing, is no PEM file of certificates, holds a private key, or one of its
+        ConfigError: The file is missing, is not a PEM file of certificates, holds a private key, or one of its
             certificates may not sign others.
     """
     try:
@@ -25,16 +25,16 @@ def read_authority(file: Path) -> tuple[x509.Certificate, ...]:
             "them that this key is not secret any more"
         )
     try:
-        found = tuple(x509.load_pem_x509_certificates(content))
+        certificates = tuple(x509.load_pem_x509_certificates(content))
     except ValueError:
         raise ConfigError(f"{file} holds no certificate in PEM format") from None
-    for certificate in found:
+    for certificate in certificates:
         if not _may_sign(certificate):
             raise ConfigError(
                 f"{file} holds a certificate that may not sign others ({certificate.subject.rfc4514_string()}): ask "
                 "the server's operator for the one of the authority, often called ca.pem or ca.crt"
             )
-    return found
+    return certificates
 
 
 def _may_sign(certificate: x509.Certificate) -> bool:
@@ -45,5 +45,5 @@ def _may_sign(certificate: x509.Certificate) -> bool:
 
 
 def as_pem(certificates: tuple[x509.Certificate, ...]) -> bytes:
-    """Certificates and nothing else, as a PEM file."""
+    """Return the bytes of a PEM file that holds these certificates alone."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)

@@ -1,4 +1,4 @@
-"""Set up a client on a machine of its own: what it declares, and a policy with safe defaults."""
+"""Creation of a client's folder, with its declared numbers and a safe policy."""
 
 import json
 from dataclasses import replace
@@ -15,6 +15,7 @@ from common.data.scan import refuse_if_too_bad, scan_source
 from common.data.sources.registry import names_a_place, open_source
 from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder
+from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS, mechanism_named
 from common.privacy.policy import load_policy
 from common.system.files import write_atomic
 from common.system.progress import ProgressFactory
@@ -35,9 +36,10 @@ accountant = "pld"
 # A plan with less noise is refused, whatever its epsilon.
 min-noise-multiplier = 0.3
 
-# "dp-sgd": noise is added here, nobody else is trusted. "client-dp" trusts the server with exact updates;
-# "none" protects nobody. Leave both out unless you mean it.
-mechanisms = ["dp-sgd"]
+# How images may be protected:
+TRUST
+# Allow no other than the one that is here unless you mean it.
+mechanisms = MECHANISMS
 
 # Ways of tuning: head, bias, norm, lora, last, full.
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
@@ -49,8 +51,8 @@ metrics = ["none", "private"]
 units = UNITS
 
 # A run that would go on with fewer clients in a round (its min-clients) is refused. That the server keeps to what it
-# says is taken on trust.
-min-cohort = 1
+# says cannot be checked here.
+least-cohort = 1
 
 # Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
 accept-group-bound = false
@@ -80,23 +82,23 @@ def init_client(
     server: str = "",
     authority: Path | None = None,
 ) -> tuple[Site, Holder]:
-    """Write a client's folder, and make the holder's ledger and keys if this user has none yet.
+    """Write a client's folder and, at first use, the holder's ledger.
 
-    Guarantee: a second client over the same images finds what they have spent: ledger and keys belong to
-    the user, not to the folder.
+    Guarantee: a second client over the same images finds the charges of the first, because ledger and keys belong to
+    the user and not to the folder.
 
     Args:
-        folder: Where to write; must not hold a client yet. A policy and a node's key that lie there are kept.
-        source: As `data.source`: a folder of images, a manifest, or a known name.
-        path: As `data.path`.
-        name: What servers call the client.
+        folder: Folder to write; it must not hold a client yet. A policy and a node's key in it are kept.
+        source: Value for `data.source`: a folder of images, a manifest, or a known name.
+        path: Value for `data.path`.
+        name: Name of the client at servers.
         progress: Called with a total and a label.
-        server: Where the server listens, as `host:port`; empty if this is not known yet.
-        authority: Certificate that the server's own must be signed by; None if it is not there yet.
+        server: Address of the server, `host:port`; empty if it is not known yet.
+        authority: Certificate of the authority that signed the server's own; None if it is not known yet.
 
     Raises:
-        ConfigError: The folder holds a client, or the name, the server's address, the authority's certificate, or
-            a policy or key that lies there cannot be used.
+        ConfigError: The folder holds a client already, or the name, the server's address, the authority's certificate,
+            or a policy or key in the folder cannot be used.
         DataError: The images are missing, or too many are unusable; lists them.
         LedgerError: The holder's folder cannot be used.
     """
@@ -119,12 +121,12 @@ def init_client(
 
 
 def _declared(folder: Path, source: str, path: str, name: str, progress: ProgressFactory) -> tuple[Site, bool]:
-    """The client, with the numbers it declares, and whether its images come in groups."""
+    """Return the client and whether its images come in groups."""
     place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
     data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
     images = open_source(data)
     entries = images.entries
-    # Once, here, by the holder: later no server can ask by its settings how many files are bad.
+    # Checked once, by the holder: at a running client, a server could learn by its settings how many files are bad.
     refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
@@ -136,11 +138,14 @@ def _policy_text(grouped: bool) -> str:
     from common.system.app_bundle import bundle_digest, installed_bundle
 
     units = '["group"]' if grouped else '["image", "group"]'
-    return _POLICY.replace("UNITS", units).replace("PINNED", bundle_digest(installed_bundle()))
+    trust = "\n".join(f'# "{name}": {mechanism_named(name).trust}.' for name in MECHANISMS)
+    text = _POLICY.replace("UNITS", units).replace("TRUST", trust)
+    text = text.replace("MECHANISMS", json.dumps([DEFAULT_MECHANISM]))
+    return text.replace("PINNED", bundle_digest(installed_bundle()))
 
 
 def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...]) -> None:
-    """The file that makes the folder a client comes last: what was cut short can be done again."""
+    """Write the folder's files."""
     site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_node_key(site)
     if policy is not None:
@@ -148,6 +153,7 @@ def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ..
         load_policy(site.policy_file)
     if authority:
         site.authority_file.write_bytes(as_pem(authority))
+    # Last, because this file makes the folder a client: an attempt that was cut short can then be made again.
     write_atomic(site.folder / SITE_FILE, _site_text(site), durable=False, mode=0o666)
 
 

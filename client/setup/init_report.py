@@ -1,4 +1,4 @@
-"""What `bract client init` says when it is done: what was written, and what to do next."""
+"""The report of `bract client init`, ending with the next steps."""
 
 import shlex
 from pathlib import Path
@@ -12,22 +12,22 @@ from common.system.fingerprints import certificate_fingerprint, key_fingerprint
 
 
 def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: bool) -> list[str]:
-    """Lines for the operator, each a fact or a thing to do.
+    """Return the lines for the operator, each a fact or a task.
 
     Args:
         site: The client that was set up.
         holder: Its user's ledger and keys.
         shown: The folder as the operator named it.
-        policy_was_there: The policy was found, not written.
+        policy_was_there: Whether the folder held a policy before, which was kept.
 
     Raises:
-        ConfigError: What was just written cannot be read.
+        ConfigError: A file that was just written cannot be read.
     """
     kept = " (it was there and is left as it is)" if policy_was_there else ""
     key = public_line(read_node_key(site.key_file), "").decode()
     return [
         f"Client    {site.name}, {site.num_images} training images declared, in {site.folder}",
-        f"Policy    {site.policy_file}{kept}: read it; a server gets nothing beyond it",
+        f"Policy    {site.policy_file}{kept}: read it; no server can get more than it allows",
         f"Ledger    {holder.ledger_file}, id {holder.keys.ledger_id}: back it up with the .key files beside it after "
         "each run; a lost or older ledger is a lost budget",
         f"Key       {key_fingerprint(key)}: send {site.public_key_file} to the server's operator, who admits it with "
@@ -57,7 +57,7 @@ def _pin_line(site: Site) -> str:
     pinned = load_policy(site.policy_file).bundle
     if not pinned:
         return (
-            f"Pin       NONE: {site.policy_file} has no bundle, so any code that a server sends would be trusted; "
+            f"Pin       NONE: {site.policy_file} names no bundle, so any code that a server sends would be trusted; "
             f"`bract client review {shlex.quote(str(site.folder))}` ends with the line to put there"
         )
     return f"Pin       {pinned[:16]}: code that a server sends runs here only if it is exactly this"

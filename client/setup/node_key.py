@@ -1,4 +1,4 @@
-"""The key pair by which a server knows this client's node: made once, kept by the client."""
+"""The key pair by which a server knows this client's node."""
 
 from pathlib import Path
 
@@ -19,16 +19,16 @@ from common.system.files import write_atomic
 
 
 def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
-    """Make a client's key pair, or complete the one that is there.
+    """Make a client's key pair and keep an existing private key.
 
-    Guarantee: a private key that is there is never written over; a new one is readable by its owner only
-    from its first byte on.
+    Guarantee: an existing private key is never overwritten. A new one is readable by its owner only, from its first
+    byte on.
 
     Args:
         site: The client; its folder exists.
 
     Raises:
-        ConfigError: The key that is there cannot be used, or the folder cannot be written.
+        ConfigError: An existing key cannot be used, or the folder cannot be written.
     """
     try:
         if not site.key_file.exists():
@@ -44,37 +44,37 @@ def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
 
 
 def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
-    """The private key of a node.
+    """Return the private key of a node.
 
     Raises:
-        ConfigError: There is none, or it is not an EC P-384 key in OpenSSH's format without a passphrase.
+        ConfigError: The file is missing, or is not an EC P-384 key in OpenSSH's format without a passphrase.
     """
     try:
         key = load_ssh_private_key(file.read_bytes(), password=None)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{file} is damaged, has a passphrase, or is no key in OpenSSH's format") from None
+        raise ConfigError(f"{file} is damaged, has a passphrase, or is not a key in OpenSSH's format") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise ConfigError(f"{file} is a key of another kind: servers admit EC P-384 keys only")
     return key
 
 
 def public_line(key: ec.EllipticCurvePrivateKey, comment: str) -> bytes:
-    """The line that a server's operator admits: the public half in OpenSSH's format, and whose it is."""
+    """Return the public half of a key in OpenSSH's format, with a comment."""
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" " + comment.encode()
 
 
 def is_public_half(file: Path, key: ec.EllipticCurvePrivateKey) -> bool:
-    """Whether a file holds the public half of a key.
+    """Return whether a file holds the public half of a key.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: The file cannot be read.
     """
     try:
-        found = load_ssh_public_key(file.read_bytes())
+        public = load_ssh_public_key(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, UnsupportedAlgorithm):
         return False
-    return found == key.public_key()
+    return public == key.public_key()

@@ -1,1 +1,1 @@
-"""State of a client, as `bract client status` shows it."""
+"""The state of a client for `bract client status`."""

@@ -1,6 +1,6 @@
-"""`bract client status`: what this client took part in and what it has spent, as its ledger has it.
+"""The runs and charges of a client for `bract client status`.
 
-Read only; a client that is running is neither waited for nor held up.
+The ledger is opened read-only, so a running client is not disturbed.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.checks.budget import installed_digest
 from client.client_config import Site, load_site
 from client.runtime.client_lock import is_running
 from common.errors import LedgerError
@@ -22,6 +21,7 @@ from common.ledger.registrations import released_events
 from common.ledger.remaining_budget import Budget, budget_of
 from common.privacy.accounting import Spent
 from common.privacy.policy import Policy, load_policy
+from common.system.app_bundle import bundle_digest, installed_bundle
 from common.system.paths import bract_home
 
 
@@ -30,13 +30,13 @@ class RunStatus:
     """A run that this client took part in.
 
     Attributes:
-        found: What an audit of the ledger says of it.
+        audited: The run in an audit of the ledger.
         first: Time of its first entry, UTC.
-        last: Time of its last.
-        sent: What the releases cost that were committed, and so may have left.
+        last: Time of its last entry, UTC.
+        sent: Epsilons of the committed releases, which may have left.
     """
 
-    found: AuditedRun
+    audited: AuditedRun
     first: str
     last: str
     sent: Spent
@@ -44,18 +44,18 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class ClientStatus:
-    """Where a client stands.
+    """The state of a client.
 
     Attributes:
         site: The client.
         policy: Its policy.
         running: Whether it is running now.
         installed: Digest of the Bract installed here.
-        report: What an audit of the ledger found.
-        budget: What the policy leaves; None where the ledger is doubtful.
-        runs: Those with noise of this client, the newest last.
-        notes: What was noted about this client, such as runs without noise.
-        refusals: What it refused.
+        report: An audit of the ledger.
+        budget: The remaining budget under the policy; None where the ledger is doubtful.
+        runs: This client's runs with noise, the newest last.
+        notes: Notes in the ledger about this client, such as runs without noise.
+        refusals: Requests that the client refused.
     """
 
     site: Site
@@ -70,13 +70,13 @@ class ClientStatus:
 
     @property
     def pin(self) -> str:
-        """`installed`, `other` or `none`: what the policy pins."""
+        """Pinned code as one of `installed`, `other` and `none`."""
         if not self.policy.bundle:
             return "none"
         return "installed" if self.policy.bundle == self.installed else "other"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the state as values for JSON."""
         budget = None if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
         return {
             "client": self.site.name,
@@ -90,32 +90,32 @@ class ClientStatus:
             "accountant": self.policy.accountant,
             "budget": budget,
             "runs": [_plain(run) for run in self.runs],
-            "notes": [asdict(said) for said in self.notes],
-            "refusals": [asdict(said) for said in self.refusals],
+            "notes": [asdict(note) for note in self.notes],
+            "refusals": [asdict(refusal) for refusal in self.refusals],
         }
 
 
 def _plain(run: RunStatus) -> dict[str, Any]:
-    found = run.found
+    audited = run.audited
     return {
-        "run": found.run,
+        "run": audited.run,
         "first": run.first,
         "last": run.last,
-        "plan": found.plan.as_json(),
-        "rounds": found.rounds,
-        "closing": found.closing,
-        "closed": found.closed,
+        "plan": audited.plan.as_json(),
+        "rounds": audited.rounds,
+        "closing": audited.closing,
+        "closed": audited.closed,
         "sent": bounds(run.sent),
-        "charged": bounds(found.spent),
-        "planned": bounds(found.planned),
+        "charged": bounds(audited.spent),
+        "planned": bounds(audited.planned),
     }
 
 
 def client_status(folder: Path) -> ClientStatus:
-    """Where a client stands.
+    """Return the state of a client.
 
     Args:
-        folder: That `bract client init` made.
+        folder: Folder that `bract client init` made.
 
     Raises:
         ConfigError: There is no client in the folder, or its policy cannot be used.
@@ -132,12 +132,12 @@ def client_status(folder: Path) -> ClientStatus:
         site=site,
         policy=policy,
         running=is_running(site.lock_file),
-        installed=installed_digest(),
+        installed=bundle_digest(installed_bundle()),
         report=report,
         budget=None if doubtful else budget_of(file, policy),
         runs=() if doubtful else _runs(report, site.name),
-        notes=tuple(said for said in report.notes if said.client == site.name),
-        refusals=tuple(said for said in report.refusals if said.client == site.name),
+        notes=tuple(note for note in report.notes if note.client == site.name),
+        refusals=tuple(refusal for refusal in report.refusals if refusal.client == site.name),
     )
 
 
@@ -145,14 +145,14 @@ def _runs(report: LedgerReport, client: str) -> tuple[RunStatus, ...]:
     with open_read_only(report.file) as ledger:
         entries = ledger.entries("json_extract(event, '$.client') = ?", (client,))
     return tuple(
-        _run(found, [entry for entry in entries if entry.event["run"] == found.run])
-        for found in report.runs
-        if found.client == client
+        _run(audited, [entry for entry in entries if entry.event["run"] == audited.run])
+        for audited in report.runs
+        if audited.client == client
     )
 
 
-def _run(found: AuditedRun, entries: Sequence[Entry]) -> RunStatus:
+def _run(audited: AuditedRun, entries: Sequence[Entry]) -> RunStatus:
     committed = [str(entry.event["release"]) for entry in entries if entry.kind == "commit"]
-    sent = cost_of(released_events(found.plan, committed), delta=found.plan.delta)
+    sent = cost_of(released_events(audited.plan, committed), delta=audited.plan.delta)
     times = [entry.time[:16].replace("T", " ") for entry in entries]
-    return RunStatus(found, times[0], times[-1], sent)
+    return RunStatus(audited, times[0], times[-1], sent)

@@ -1,20 +1,20 @@
-"""Where a client stands, for people: it can be read at 80 columns."""
+"""The state of a client on a terminal of 80 columns."""
 
 from rich.console import Console
 
 from client.status.status import ClientStatus, RunStatus
 from common.system.console import format_epsilon, plain, say
 
-_MOST = 10
+_MAX_SHOWN = 10
 _PINS = {
-    "none": "NONE: whatever a server sends would be trusted; `bract client check` says what to do",
+    "none": "NONE: any code that a server sends would be trusted; `bract client check` says what to do",
     "installed": "the Bract installed here; no other code runs",
-    "other": "NOT the Bract installed here; `bract client review` says what is to be compared",
+    "other": "NOT the Bract installed here; `bract client review` compares them",
 }
 
 
 def show_status(status: ClientStatus, console: Console) -> None:
-    """Print where a client stands, what it has spent first."""
+    """Print the state of a client, its spent budget first."""
     policy, pinned = status.policy, status.policy.bundle[:16]
     console.print(plain(f"Client {status.site.name}: {'running' if status.running else 'not running'}", "bold"))
     say(console, f"Code    {pinned + ', ' if pinned else ''}{_PINS[status.pin]}")
@@ -28,7 +28,7 @@ def show_status(status: ClientStatus, console: Console) -> None:
         _show_run(run, console)
     if not status.runs:
         say(console, "Runs    none with noise so far")
-    _show_said(status, console)
+    _show_notes(status, console)
 
 
 def _show_budget(status: ClientStatus, console: Console) -> None:
@@ -51,32 +51,32 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
 
 
 def _show_run(run: RunStatus, console: Console) -> None:
-    found, plan = run.found, run.found.plan
-    state = "closed" if found.closed else "open"
+    audited, plan = run.audited, run.audited.plan
+    state = "closed" if audited.closed else "open"
     console.print()
-    say(console, f"Run {found.run[:8]}  {run.first} to {run.last} UTC, {state}")
-    closing = "" if plan.counts is None else ", closing counts" + (" too" if found.closing else " not yet")
+    say(console, f"Run {audited.run[:8]}  {run.first} to {run.last} UTC, {state}")
+    closing = "" if plan.counts is None else ", closing counts" + (" too" if audited.closing else " not yet")
     say(
         console,
         f"{plan.mechanism} for each {plan.privacy_unit}: noise multiplier {plan.noise_multiplier:.4g}, sample rate "
         f"{plan.sample_rate:.3g}, delta {plan.delta:g}",
         depth=4,
     )
-    say(console, f"{found.rounds} of {plan.num_rounds} rounds answered{closing}", depth=4)
+    say(console, f"{audited.rounds} of {plan.num_rounds} rounds answered{closing}", depth=4)
     say(
         console,
-        f"epsilon {format_epsilon(run.sent.pld)} for what left, {format_epsilon(found.spent.pld)} reserved, "
-        f"{format_epsilon(found.planned.pld)} the whole plan",
+        f"epsilon {format_epsilon(run.sent.pld)} for what left, {format_epsilon(audited.spent.pld)} reserved, "
+        f"{format_epsilon(audited.planned.pld)} the whole plan",
         depth=4,
     )
 
 
-def _show_said(status: ClientStatus, console: Console) -> None:
-    for title, found in (("Notes", status.notes), ("Refusals (the reasons stayed here)", status.refusals)):
-        if found:
+def _show_notes(status: ClientStatus, console: Console) -> None:
+    for title, notes in (("Notes", status.notes), ("Refusals (the reasons stayed here)", status.refusals)):
+        if notes:
             console.print()
             say(console, title)
-        for said in found[-_MOST:]:
-            say(console, f"{said.time[:16].replace('T', ' ')}  {said.run[:8]}  {said.text}", depth=4)
-        if len(found) > _MOST:
-            say(console, f"and {len(found) - _MOST} older ones, see --json", depth=4)
+        for note in notes[-_MAX_SHOWN:]:
+            say(console, f"{note.time[:16].replace('T', ' ')}  {note.run[:8]}  {note.text}", depth=4)
+        if len(notes) > _MAX_SHOWN:
+            say(console, f"and {len(notes) - _MAX_SHOWN} older ones, see --json", depth=4)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.config.schema import RunConfig, float_keys
+from common.config.schema import RunConfig
 from common.errors import ConfigError
 
 Scalar = str | int | float | bool
@@ -84,22 +84,13 @@ def override(base: Mapping[str, Scalar], settings: Mapping[str, Scalar]) -> dict
             leaf = [known for known in base if known.rsplit(".", 1)[-1] == key]
             hint = f"; did you mean {(leaf or near)[0]!r}?" if leaf or near else ""
             raise ConfigError(f"unknown setting {key!r}{hint}\n  known: {', '.join(base)}")
-    merged = dict(base) | {key: _as_declared(base[key], value) for key, value in settings.items()}
+    merged = dict(base) | dict(settings)
     noise, target = RIVALS
     if settings.get(noise, "") != "":
         if settings.get(target, "") != "":
             raise ConfigError(f"give {noise} or {target}, not both: one determines the other")
         merged[target] = ""
     return merged
-
-
-def _as_declared(default: Scalar, value: Scalar) -> Scalar:
-    """Return a whole number as a float where the default is one."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    try:
-        return float(value) if whole and isinstance(default, float) else value
-    except OverflowError:
-        raise ConfigError(f"a number of {len(str(value))} digits is not a setting") from None
 
 
 def parse(flat: Mapping[str, Scalar]) -> RunConfig:
@@ -111,7 +102,7 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
         ConfigError: A setting is wrong; the text names each one, its value and what is allowed.
     """
     try:
-        config = RunConfig.model_validate(nest(_whole_to_float(flat)))
+        config = RunConfig.model_validate(nest(flat))
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
     if config.private and (config.privacy.target_epsilon is None) == (config.privacy.noise_multiplier is None):
@@ -120,13 +111,6 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
             "privacy.noise-multiplier"
         )
     return _fill_open_values(config)
-
-
-def _whole_to_float(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Convert whole numbers to floats where a setting is a float."""
-    # TOML writers may drop the point of 8.0, and strict typing would then refuse the 8.
-    floats = float_keys()
-    return {key: _as_declared(0.0, value) if key in floats else value for key, value in flat.items()}
 
 
 def _fill_open_values(config: RunConfig) -> RunConfig:

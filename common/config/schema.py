@@ -23,7 +23,6 @@ from common.config.sections import (
     SystemConfig,
     TrainingConfig,
     Unit,
-    kebab,
     split_list,
 )
 from common.errors import PrivacyError
@@ -34,7 +33,7 @@ from common.privacy.plan import PrivacyPlan, PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
 
 __all__ = ["AUGMENTATIONS", "DataConfig", "MechanismName", "Metrics", "ModelConfig", "Partitioner", "PrivacyConfig"]
-__all__ += ["RunConfig", "StoppingConfig", "StrategyConfig", "TrainingConfig", "Unit", "float_keys", "split_list"]
+__all__ += ["RunConfig", "StoppingConfig", "StrategyConfig", "TrainingConfig", "Unit", "split_list"]
 
 
 class RunConfig(Section):
@@ -149,7 +148,7 @@ class RunConfig(Section):
 
     @property
     def metrics(self) -> str:
-        """The way counts leave clients, by default the mechanism's first."""
+        """Way in which clients' counts leave, as set or by the mechanism."""
         return self.privacy.metrics or self.mechanism.metrics[0]
 
     @property
@@ -175,17 +174,17 @@ class RunConfig(Section):
 
     @property
     def private(self) -> bool:
-        """True if a differential-privacy mechanism is on, at clients or the server."""
+        """True if the clients or the server add noise."""
         return self.mechanism.private
 
     @property
     def is_local_dp(self) -> bool:
-        """True if each client adds its own noise, trusting nobody else."""
+        """True if each client adds its own noise."""
         return self.mechanism.noise_at_client
 
     @property
     def mechanism(self) -> Mechanism:
-        """The privacy mechanism with all that goes with it."""
+        """The privacy mechanism of the run."""
         return MECHANISMS[self.privacy.mechanism]
 
     @property
@@ -231,16 +230,3 @@ class RunConfig(Section):
         """Largest number of rounds in which one client takes part."""
         # Cohorts are drawn so that nobody exceeds the even share, rounded up.
         return -(-self.num_rounds * self.cohort_size // self.num_clients)
-
-
-def float_keys() -> frozenset[str]:
-    """Return the dotted keys of all settings that are floating-point numbers."""
-    keys: set[str] = set()
-    for name, field in RunConfig.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            leaves = {f"{name}.{kebab(leaf)}": inner for leaf, inner in section.model_fields.items()}
-        else:
-            leaves = {kebab(name): field}
-        keys |= {key for key, inner in leaves.items() if "float" in str(inner.annotation)}
-    return frozenset(keys)

@@ -20,7 +20,7 @@ _NUMPY = "numpy.ndarray"
 
 
 def check_request(content: RecordDict, *, message_type: str) -> None:
-    """Refuse extra records and queries from another version of Bract.
+    """Refuse extra records and queries of another version of Bract.
 
     A record that nothing reads could be of any size.
 

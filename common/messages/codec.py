@@ -258,7 +258,7 @@ def run_config(run_id: str) -> ConfigRecord:
 
 
 def query_config(run_id: str) -> ConfigRecord:
-    """Return a query's settings with its run and the version of Bract's messages."""
+    """Return the run's name and the version of Bract's messages."""
     return ConfigRecord({RUN_ID: run_id, PROTOCOL: PROTOCOL_VERSION})
 
 

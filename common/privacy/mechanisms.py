@@ -23,7 +23,9 @@ _ALWAYS_VISIBLE = (
 
 
 class Mechanism:
-    """Contract of a privacy mechanism, and the mechanism `none`, which protects nobody.
+    """Contract of a privacy mechanism.
+
+    The base class itself is the mechanism `none`.
 
     Attributes:
         name: Value of `privacy.mechanism`, stored in ledgers and statements.
@@ -51,21 +53,30 @@ class Mechanism:
 
     @property
     def private(self) -> bool:
-        """Whether anybody adds noise."""
+        """True if the clients or the server add noise."""
         return self.noise_at_client or self.noise_at_server
 
     @property
     def releases_losses(self) -> bool:
-        """Whether a loss or a personal count may leave a client. No event accounts for them."""
+        """True if losses and personal counts may leave a client.
+
+        No event accounts for them.
+        """
         return not self.private
 
     @property
     def needs_uniform_average(self) -> bool:
-        """Whether the strategy must be a uniform average of updates. The server's noise is calibrated for it."""
+        """True if the strategy must be a uniform average.
+
+        The server's noise is calibrated for that.
+        """
         return self.noise_at_server
 
     def why_not_metrics(self, metrics: str) -> str:
-        """Return why counts cannot leave as `metrics` asks, or an empty text."""
+        """Return why counts cannot leave as `metrics` asks.
+
+        The text is empty if they can.
+        """
         return "" if metrics in self.metrics else "without a mechanism counts are exact"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
@@ -97,7 +108,7 @@ class Mechanism:
         return {name: self.plan(constants, num_units) for name, num_units in sizes.items()}
 
     def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
-        """Return what a unit is charged, by the part of the data that it belongs to.
+        """Return the events that a unit is charged, by part of the data.
 
         Args:
             plan: The whole plan.
@@ -126,9 +137,11 @@ class Mechanism:
 
 
 class DpSgd(Mechanism):
-    """DP-SGD at each client, after Abadi et al. 2016, arXiv:1607.00133.
+    """DP-SGD at each client.
 
     The server sees noisy updates alone. Noise, sampling and clipping follow from one frozen plan.
+
+    Source: Abadi et al. 2016, arXiv:1607.00133.
     """
 
     name = "dp-sgd"
@@ -186,7 +199,10 @@ class DpSgd(Mechanism):
 
 
 class ClientDp(Mechanism):
-    """DP for whole clients with noise at the server, after McMahan et al. 2018, arXiv:1710.06963."""
+    """DP for whole clients, with noise at the server.
+
+    Source: McMahan et al. 2018, arXiv:1710.06963.
+    """
 
     name = "client-dp"
     noise_at_server = True
@@ -197,11 +213,11 @@ class ClientDp(Mechanism):
     noise_place_short = "the server, which sees each update"
 
     def why_not_metrics(self, metrics: str) -> str:
-        """Return why counts cannot leave as `metrics` asks, or an empty text."""
+        """Return why counts cannot leave as `metrics` asks."""
         return "" if metrics in self.metrics else "one client can change all of its counts; use none"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
-        """Return the one plan of the server, which holds for clients of every size.
+        """Return the server's one plan, the same for every client.
 
         A client takes part in at most `constants.participations` rounds. Each round releases the sum over its
         cohort, divided by the cohort's planned size however many clients answered.
@@ -228,7 +244,7 @@ class ClientDp(Mechanism):
         return dict.fromkeys(sizes, self.plan(constants, constants.cohort_size))
 
     def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
-        """Return what a client is charged. No counts leave with noise."""
+        """Return the events that a client is charged."""
         return {"training": (plan.event(num_rounds),)}
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:

@@ -25,7 +25,7 @@ _RATES_PER_OCTAVE = 16
 
 @dataclass(frozen=True)
 class PublicConstants:
-    """The settings of a run that a privacy plan follows from, and nothing else.
+    """Settings of a run that a privacy plan follows from.
 
     Client and server know all of them before round 1, so both compute the same plan.
 
@@ -201,7 +201,7 @@ def _digest_of(plan: PrivacyPlan) -> str:
 
 
 def counts_plan(constants: PublicConstants) -> CountsPlan | None:
-    """Return the noise of counts as set, or more of it where the target is lower than what that costs.
+    """Return the noise of counts, raised where the target asks for more.
 
     Raises:
         ConfigError: No noise meets the target.

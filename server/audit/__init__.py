@@ -1,1 +1,1 @@
-"""Whether what a run states follows from its ledgers."""
+"""Audit of a run's privacy statement against its ledgers."""

@@ -1,12 +1,12 @@
-"""Whether what a run states about privacy follows from the ledgers of its clients."""
+"""Audit of a run's privacy statement against the ledgers of its clients."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.config.loading import defaults, load_file, override, parse
-from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.ledger.audit.audit import Heads, kept_heads
 from common.ledger.audit.costs import cost_of
@@ -15,6 +15,7 @@ from common.ledger.audit.report import LedgerReport
 from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import MECHANISMS, names_where
+from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached_attacks import check_attached
 from server.audit.ledger_comparison import audit_ledgers, compare_clients
@@ -31,7 +32,7 @@ from server.audit.statement_checks import (
 )
 from server.audit.statement_reader import PrivacyStatement, read_json
 
-_SIMULATED = "; a simulation's keys follow from its seed, and prove nothing against whoever holds its folder"
+_SIMULATED = "; a simulation's keys follow from its seed, so they prove nothing against a person with its folder"
 
 
 def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunReport:
@@ -40,68 +41,66 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     Guarantee: every epsilon is computed anew from events, and nothing in the folder changes.
 
     Args:
-        folder: The run's folder.
-        progress: Hears about each client.
+        folder: Folder of the run.
+        progress: Gets one step per ledger.
 
     Raises:
-        ConfigError: It is no run's folder, or one that this version cannot read.
+        ConfigError: The folder does not hold a run, or one that this version cannot read.
         LedgerError: The heads cannot be read.
     """
-    found = read_json(folder / "privacy.json")
+    content = read_json(folder / "privacy.json")
     config = parse(override(defaults(), load_file(folder / "config.toml")))
     remarks = Remarks()
     with remarks.about("the audits"):
-        check_attached(folder, found, remarks)
-    if found.get("private") is not True:
-        return _not_private(folder, found, config, remarks)
+        check_attached(folder, content, remarks)
+    if content.get("private") is not True:
+        if config.private or content.get("private") is not False:
+            name = config.privacy.mechanism
+            remarks.doubts.append(f"the statement does not say private, the run was configured for {name}")
+        return _report(folder, content, None, 0, {}, remarks)
     stated = None
     with remarks.about("the statement"):
-        stated = PrivacyStatement.of(found)
+        stated = PrivacyStatement.of(content)
     if stated is None:
-        return _report(folder, found, None, 0, {}, remarks)
+        return _report(folder, content, None, 0, {}, remarks)
     lines = _lines(folder)
     check_terms(stated, config, remarks)
-    check_end(stated, config, lines, remarks)
+    check_end(stated, config.num_rounds, lines, remarks)
     _check_copies(folder, stated, remarks)
     costs: Mapping[str, Spent] = {}
     with remarks.about("what the stated events cost"):
         costs = events_cost(stated)
         check_epsilons(stated, costs, remarks)
-    plans = check_plans(stated, config, remarks)
+    plans: Mapping[str, PrivacyPlan] = {}
+    with remarks.about("the plans"):
+        rounds_and_seed = config.num_rounds, config.seed
+        plans = check_plans(stated, config.mechanism, config.public_constants, *rounds_and_seed, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}
-        check_target(spent, config, remarks)
+        check_target(spent, config.privacy.target_epsilon, remarks)
     reports: dict[str, LedgerReport] = {}
     if config.mechanism.noise_at_client:
         heads = _heads(folder, remarks)
         check_heads_of(stated, heads, remarks)
         check_number_of_heads(stated, heads, remarks)
         reports = audit_ledgers(folder, stated, heads, remarks, progress)
-    clients = compare_clients(stated, costs, plans, reports, _silent(lines, config), remarks)
-    return _report(folder, found, stated, len(reports), clients, remarks)
-
-
-def _not_private(folder: Path, found: dict[str, Any], config: RunConfig, remarks: Remarks) -> RunReport:
-    if config.private or found.get("private") is not False:
-        remarks.doubts.append(
-            f"the statement does not say private, the run was configured for {config.privacy.mechanism}"
-        )
-    return _report(folder, found, None, 0, {}, remarks)
+    clients = compare_clients(stated, costs, plans, reports, _missing_replies(lines, config.cohort_size), remarks)
+    return _report(folder, content, stated, len(reports), clients, remarks)
 
 
 def _report(
     folder: Path,
-    found: dict[str, Any],
+    content: dict[str, Any],
     stated: PrivacyStatement | None,
     ledgers: int,
     clients: dict[str, AuditedClient],
     remarks: Remarks,
 ) -> RunReport:
-    run, mechanism, statement = (str(found.get(name, "")) for name in ("run", "mechanism", "statement"))
+    run, mechanism, statement = (str(content.get(name, "")) for name in ("run", "mechanism", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
     trust = (
         (MECHANISMS[mechanism].trust if mechanism in MECHANISMS else "")
-        + _code(stated)
+        + _pinned_code(stated)
         + (_SIMULATED if stated and stated.simulated else "")
     )
     return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks)
@@ -110,13 +109,13 @@ def _report(
 def _heads(folder: Path, remarks: Remarks) -> Heads:
     file = folder / "heads.jsonl"
     if not file.is_file():
-        remarks.doubts.append("heads.jsonl is missing: what the clients signed cannot be seen")
+        remarks.doubts.append("heads.jsonl is missing, with all that the clients signed")
         return []
     return kept_heads(file)
 
 
 def _lines(folder: Path) -> list[dict[str, Any]] | None:
-    """Lines of `rounds.jsonl`; None if there is no such file."""
+    """Return the lines of `rounds.jsonl`, None without such a file."""
     file = folder / "rounds.jsonl"
     if not file.is_file():
         return None
@@ -127,35 +126,37 @@ def _lines(folder: Path) -> list[dict[str, Any]] | None:
     return [line for line in lines if isinstance(line, dict)]
 
 
-def _silent(lines: list[dict[str, Any]] | None, config: RunConfig) -> dict[str, int]:
-    """Client -> rounds in which it failed; under the empty name, rounds in which somebody did not answer."""
-    found: dict[str, int] = {}
+def _missing_replies(lines: list[dict[str, Any]] | None, cohort_size: int) -> dict[str, int]:
+    """Return the number of rounds in which each client failed, by name.
+
+    The empty name counts the rounds in which a client that is not named did not reply.
+    """
+    missing: Counter[str] = Counter()
     for line in lines or ():
         failures = line.get("failures")
         names = list(failures) if isinstance(failures, dict) else []
-        if line.get("clients", 0) + len(names) < config.cohort_size:
+        if line.get("clients", 0) + len(names) < cohort_size:
             names.append("")
-        for name in names:
-            found[name] = found.get(name, 0) + 1
-    return found
+        missing.update(names)
+    return missing
 
 
 def _check_copies(folder: Path, stated: PrivacyStatement, remarks: Remarks) -> None:
-    """Other files of the run that repeat epsilon say the same."""
+    """Compare the epsilon in the run's other files with the statement."""
     for name in ("summary.json", "model/card.json"):
         if not (folder / name).is_file():
             continue
         with remarks.about(name):
-            said = read_json(folder / name).get("epsilon_max")
-            if said != stated.spent.pld:
-                raise PrivacyError(f"it says epsilon_max {said}, the statement {stated.spent.pld}")
+            epsilon = read_json(folder / name).get("epsilon_max")
+            if epsilon != stated.spent.pld:
+                raise PrivacyError(f"it says epsilon_max {epsilon}, the statement {stated.spent.pld}")
 
 
-def _code(stated: PrivacyStatement | None) -> str:
-    """Whether clients say that they run only what they have pinned."""
+def _pinned_code(stated: PrivacyStatement | None) -> str:
+    """Return the part of the trust sentence about pinned code."""
     if stated is None or stated.mechanism not in names_where("noise_at_client"):
         return ""
-    loose = [name for name in stated.clients if not stated.text["bundles"].get(name)]
-    if not loose:
-        return "; each says that it runs only the code that it has pinned"
-    return f"; {len(loose)} of {len(stated.clients)} clients have pinned no code, and trust what the server sends"
+    unpinned = [name for name in stated.clients if not stated.text["bundles"].get(name)]
+    if not unpinned:
+        return "; each client declares that it runs only the code that it has pinned"
+    return f"; {len(unpinned)} of {len(stated.clients)} clients have not pinned any code, and trust the server's"

@@ -1,4 +1,4 @@
-"""What a run states of each client, held against that client's ledger."""
+"""Comparison of a run's statement with the ledgers of its clients."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,25 +14,27 @@ from server.audit.run_report import AuditedClient
 from server.audit.statement_checks import is_same
 from server.audit.statement_reader import PrivacyStatement
 
-_SLACK = 1e-3  # relative: so much more may be stated than its ledger has
+# The statement may exceed the ledger by this relative amount.
+_TOLERANCE = 1e-3
 
 
 def audit_ledgers(
     folder: Path, statement: PrivacyStatement, heads: Heads, remarks: Remarks, progress: ProgressFactory
 ) -> dict[str, LedgerReport]:
-    """Check the ledgers that lie in a run's folder; what is wrong with one is a doubt about the run.
+    """Audit the ledgers in a run's folder.
 
     Args:
-        folder: The run's folder.
-        statement: What the run states.
-        heads: What its server kept.
-        remarks: Gets what does not fit.
-        progress: Hears about each ledger.
+        folder: Folder of the run.
+        statement: Privacy statement of the run.
+        heads: Signed heads that the server kept.
+        remarks: Gets the doubts and warnings about each ledger.
+        progress: Gets one step per ledger.
 
     Returns:
-        One report for each stated client whose ledger was seen.
+        Report on each ledger of a client in the statement, by client name.
     """
     files = {file.stem: file for file in sorted((folder / "ledgers").glob("*.sqlite"))}
+    # Real clients keep their ledgers. A simulation leaves them all in its folder.
     for name in statement.clients.keys() - files.keys() if statement.simulated else ():
         remarks.doubts.append(f"the ledger of client {name} is missing")
     advance = progress(len(files), "Ledgers")
@@ -44,9 +46,7 @@ def audit_ledgers(
             remarks.warnings.extend(f"ledger of client {name}: {warning}" for warning in report.remarks.warnings)
             for other in report.runs:
                 if other.run == statement.run and other.rounds and other.client not in statement.clients:
-                    remarks.doubts.append(
-                        f"client {other.client} reserved rounds, and the statement is silent about it"
-                    )
+                    remarks.doubts.append(f"client {other.client} reserved rounds, but the statement does not name it")
             if name in statement.clients:
                 reports[name] = report
         advance(1)
@@ -58,22 +58,26 @@ def compare_clients(
     costs: Mapping[str, Spent],
     plans: Mapping[str, PrivacyPlan],
     reports: Mapping[str, LedgerReport],
-    silent: Mapping[str, int],
+    missing_replies: Mapping[str, int],
     remarks: Remarks,
 ) -> dict[str, AuditedClient]:
-    """Hold what is stated of each client against its ledger.
+    """Compare the statement about each client with its ledger.
 
     Args:
-        statement: What the run states.
-        costs: Client -> what its stated events cost.
-        plans: Client -> the plan that the run's configuration gives.
-        reports: Client -> its ledger, where it was seen.
-        silent: Client -> rounds in which it failed; under the empty name, rounds in which somebody was not heard.
-        remarks: Gets what does not fit.
+        statement: Privacy statement of the run.
+        costs: Client name -> epsilon of its stated events.
+        plans: Client name -> plan by the run's configuration.
+        reports: Client name -> report on its ledger, for the ledgers that were read.
+        missing_replies: Client name -> number of rounds in which it failed. The empty name counts the rounds in which
+            a client that is not named did not reply.
+        remarks: Gets the doubts and warnings.
+
+    Returns:
+        Audited figures by client name.
     """
-    found: dict[str, AuditedClient] = {}
+    clients: dict[str, AuditedClient] = {}
     for name, client in statement.clients.items():
-        found[name] = AuditedClient(client.spent, costs.get(name, client.spent), client.rounds, None, "")
+        clients[name] = AuditedClient(client.spent, costs.get(name, client.spent), client.rounds, None, "")
         report = reports.get(name)
         if report is None:
             continue
@@ -85,9 +89,9 @@ def compare_clients(
         if name in plans and run.plan != plans[name]:
             remarks.doubts.append(f"client {name} agreed to another plan than the statement has")
         spent = run.planned if statement.whole_plan else run.spent
-        found[name] = replace(found[name], recomputed=spent, reserved=run.rounds, ledger=report.verdict)
-        _check_charged(name, statement, run, silent.get(name, 0) + silent.get("", 0), remarks)
-    return found
+        clients[name] = replace(clients[name], recomputed=spent, reserved=run.rounds, ledger=report.verdict)
+        _check_charged(name, statement, run, missing_replies.get(name, 0) + missing_replies.get("", 0), remarks)
+    return clients
 
 
 def _check_ledger(name: str, statement: PrivacyStatement, report: LedgerReport, remarks: Remarks) -> None:
@@ -103,22 +107,28 @@ def _check_ledger(name: str, statement: PrivacyStatement, report: LedgerReport, 
             remarks.doubts.append(f"client {name} noted something else: {note.text}")
 
 
-def _check_charged(name: str, statement: PrivacyStatement, run: AuditedRun, silent: int, remarks: Remarks) -> None:
-    """Never less is stated than was reserved; more only where the whole plan is charged or the client failed."""
+def _check_charged(name: str, statement: PrivacyStatement, run: AuditedRun, missing: int, remarks: Remarks) -> None:
+    """Compare a client's stated rounds and epsilon with its ledger.
+
+    The statement must never charge less than the ledger. It may charge more only for the whole plan, or for rounds
+    in which the client failed.
+    """
     client = statement.clients[name]
-    unheard = (client.rounds - run.rounds, int(client.closing) - int(run.closing))
-    explained = unheard[0] <= silent
-    if min(unheard) < 0 or (unheard[0] and not explained and not statement.whole_plan):
+    # The ledger lacks these rounds, and perhaps the closing counts.
+    lacking = (client.rounds - run.rounds, int(client.closing) - int(run.closing))
+    explained = lacking[0] <= missing
+    if min(lacking) < 0 or (lacking[0] and not explained and not statement.whole_plan):
         remarks.doubts.append(f"client {name} reserved {run.rounds} rounds, the statement charges {client.rounds}")
-    elif any(unheard) and not statement.whole_plan:
-        had = f"{run.rounds} of {client.rounds} rounds" if unheard[0] else "no closing counts"
-        remarks.warnings.append(f"client {name} reserved {had}: it failed, and what is stated is more than was spent")
+    elif any(lacking) and not statement.whole_plan:
+        reserved = f"{run.rounds} of {client.rounds} rounds" if lacking[0] else "no closing counts"
+        remarks.warnings.append(f"client {name} reserved {reserved}: it failed, so less was spent than is stated")
     recomputed = run.planned if statement.whole_plan else run.spent
-    may_be_more = any(unheard) and explained and not statement.whole_plan
-    for which in ("pld", "rdp"):
-        said, found = getattr(client.spent, which), getattr(recomputed, which)
-        less = not said >= found and not is_same(said, found)
-        if less or not (may_be_more or said <= found * (1 + _SLACK)):
+    may_exceed = any(lacking) and explained and not statement.whole_plan
+    for accountant in ("pld", "rdp"):
+        stated, spent = getattr(client.spent, accountant), getattr(recomputed, accountant)
+        # Written so that an epsilon of NaN counts as too small.
+        too_small = not stated >= spent and not is_same(stated, spent)
+        if too_small or not (may_exceed or stated <= spent * (1 + _TOLERANCE)):
             remarks.doubts.append(
-                f"client {name} states epsilon {said:.6g} ({which.upper()}), its ledger has {found:.6g}"
+                f"client {name} states epsilon {stated:.6g} ({accountant.upper()}), its ledger has {spent:.6g}"
             )

@@ -1,4 +1,4 @@
-"""What an audit of a run found."""
+"""Result of the audit of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ Verdict = Literal["verified", "internally consistent", "DOUBTFUL", "NOT PRIVATE"
 
 @dataclass(frozen=True)
 class AuditedClient:
-    """One client of a run, as stated and as found.
+    """Audited figures of one client.
 
     Attributes:
-        stated: Both bounds that the run states.
-        recomputed: What the ledger's events cost, or the stated ones where no ledger was seen.
-        rounds: Rounds that are charged.
-        reserved: Rounds that its ledger has; None where no ledger was seen.
-        ledger: The verdict on its ledger; empty where none was seen.
+        stated: Epsilon that the run states, by both accountants.
+        recomputed: Epsilon of the events in its ledger, or of the stated events without a ledger.
+        rounds: Number of rounds that the statement charges.
+        reserved: Number of rounds in its ledger; None without a ledger.
+        ledger: Verdict on its ledger; empty without a ledger.
     """
 
     stated: Spent
@@ -32,18 +32,18 @@ class AuditedClient:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What an audit of a run found.
+    """Result of the audit of a run.
 
     Attributes:
-        folder: The run's folder.
+        folder: Folder of the run.
         run: Name of the run.
-        mechanism: Who adds the noise.
-        statement: The run's own sentence.
-        delta: What epsilon is for; 0 where nothing is private.
-        stated: Both bounds of the client that is worst off; None where nothing is private.
-        trust: Who must be believed for this to hold.
-        ledgers: How many ledgers were seen.
-        clients: By name.
+        mechanism: Name of its privacy mechanism.
+        statement: Sentence of its privacy statement.
+        delta: Delta of every epsilon; 0 without a mechanism.
+        stated: Largest stated epsilon of any client, by both accountants; None without a mechanism.
+        trust: Sentence on who must be trusted for the guarantee.
+        ledgers: Number of ledgers that were read.
+        clients: Audited figures by client name.
         remarks: Doubts and warnings.
     """
 
@@ -60,16 +60,16 @@ class RunReport:
 
     @property
     def verdict(self) -> Verdict:
-        """`verified` only where every client's ledger was seen and has what its heads say it had."""
+        """Verdict on the run, `verified` only if every client's ledger is verified."""
         if self.remarks.doubts:
             return "DOUBTFUL"
         if self.stated is None:
             return "NOT PRIVATE"
-        seen = bool(self.clients) and all(client.ledger == "verified" for client in self.clients.values())
-        return "verified" if seen else "internally consistent"
+        all_verified = bool(self.clients) and all(client.ledger == "verified" for client in self.clients.values())
+        return "verified" if all_verified else "internally consistent"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; an epsilon without meaning is null."""
+        """Return the report as JSON values, with null for an infinite epsilon."""
         return {
             "folder": str(self.folder),
             "verdict": self.verdict,

@@ -1,4 +1,4 @@
-"""Whether a run's statement follows from its events, its configuration and its heads."""
+"""Checks of a run's statement against its events, configuration and signed heads."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,43 +12,50 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.events import merged
-from common.privacy.plan import CountsPlan, PrivacyPlan
+from common.privacy.mechanisms import Mechanism
+from common.privacy.plan import CountsPlan, PrivacyPlan, PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
 from server.state.privacy_spent import ClientPrivacyCost
 
-_EXACT = 1e-9
-# Client -> ledger, number and hash of each head that was kept.
-Kept = dict[str, set[tuple[str, int, str]]]
-# Heads of the first meeting, of the closing counts, and of the end of a run.
-_BESIDE_ROUNDS = 3
-_AFTER_THE_END = 1  # heads that follow a complete run's statement: the answer to its closing message
+# Relative difference of two figures that count as equal.
+_TOLERANCE = 1e-9
+# Client name -> ledger id, entry number and hash of each signed head that was kept.
+KeptHeads = dict[str, set[tuple[str, int, str]]]
+# Heads that belong to no round, namely those of enrollment, closing counts and end of the run.
+_HEADS_BESIDE_ROUNDS = 3
+# A client replies to the closing message with a head, after the statement of a complete run was written.
+_HEADS_AFTER_END = 1
 
 
-def is_same(one: float, other: float) -> bool:
-    """Equal up to the last digits; nothing equals what is no number."""
-    return abs(one - other) <= _EXACT * max(abs(one), abs(other))
+def is_same(first: float, second: float) -> bool:
+    """Return whether two figures are equal up to rounding, False for NaN."""
+    return abs(first - second) <= _TOLERANCE * max(abs(first), abs(second))
 
 
 def check_epsilons(statement: PrivacyStatement, recomputed: Mapping[str, Spent], remarks: Remarks) -> None:
-    """Stated figures are those that the stated events cost, and the largest is the largest."""
+    """Compare every stated epsilon with the recomputed cost of its events."""
     for name, client in statement.clients.items():
-        for what in ("pld", "rdp"):
-            said, found = getattr(client.spent, what), getattr(recomputed[name], what)
-            if not is_same(said, found):
+        for accountant in ("pld", "rdp"):
+            stated, cost = getattr(client.spent, accountant), getattr(recomputed[name], accountant)
+            if not is_same(stated, cost):
                 remarks.doubts.append(
-                    f"client {name} states epsilon {said:.6g} ({what.upper()}), its events cost {found:.6g}"
+                    f"client {name} states epsilon {stated:.6g} ({accountant.upper()}), its events cost {cost:.6g}"
                 )
-    for what in ("pld", "rdp"):
-        said, most = getattr(statement.spent, what), max(getattr(c.spent, what) for c in statement.clients.values())
-        if said != most:
-            remarks.doubts.append(f"the run states epsilon {said:.6g} ({what.upper()}), its largest is {most:.6g}")
+    for accountant in ("pld", "rdp"):
+        stated = getattr(statement.spent, accountant)
+        largest = max(getattr(client.spent, accountant) for client in statement.clients.values())
+        if stated != largest:
+            remarks.doubts.append(
+                f"the run states epsilon {stated:.6g} ({accountant.upper()}), its largest is {largest:.6g}"
+            )
+    # Readers look at the sentence first, so it must state the same figures.
     if f"epsilon <= {statement.spent.pld:.4f} at delta {statement.delta:g} " not in statement.text["statement"]:
         remarks.doubts.append("the sentence of the statement says another epsilon or delta than its figures")
 
 
 def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
-    """Client -> what its stated events cost, computed anew.
+    """Return the epsilon of each client's stated events, computed again.
 
     Raises:
         PrivacyError: The accountants disagree.
@@ -57,27 +64,28 @@ def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
 
 
 def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks) -> None:
-    """What the statement says of mechanism, unit and size is what the run was configured for."""
+    """Compare mechanism, unit, bounds and number of clients with the run's configuration."""
     text, privacy = statement.text, config.privacy
     at_server = config.mechanism.noise_at_server
     unit = "client" if at_server else privacy.unit
     bound = privacy.clipping_norm if at_server else privacy.max_grad_norm
-    wanted: dict[str, tuple[Any, Any]] = {
+    terms: dict[str, tuple[Any, Any]] = {
         "mechanism": (statement.mechanism, privacy.mechanism),
         "delta": (statement.delta, privacy.delta),
         "privacy_unit": (text["privacy_unit"], unit),
         "max_grad_norm": (text["max_grad_norm"], bound),
         "metrics": (text["metrics"].get("release"), config.metrics),
     }
-    for name, (said, found) in wanted.items():
-        if said != found:
-            remarks.doubts.append(f"the statement says {name} {said!r}, the run was configured for {found!r}")
+    for name, (stated, configured) in terms.items():
+        if stated != configured:
+            remarks.doubts.append(f"the statement says {name} {stated!r}, the run was configured for {configured!r}")
     constants = {"accountant": ACCOUNTANT, "neighboring_relation": NEIGHBORING_RELATION}
-    for name, known in constants.items():
-        if text[name] != known:
+    for name, constant in constants.items():
+        if text[name] != constant:
             remarks.warnings.append(
                 f"the statement names another {name.replace('_', ' ')} than this version: {text[name]!r}"
             )
+    # Every client must be named, counted as absent, or refused. Otherwise one could be left out unseen.
     if len(statement.clients) + len(text["refusals"]) + text["absent"] < config.num_clients:
         remarks.doubts.append(
             f"the statement is about {len(statement.clients)} clients and {len(text['refusals'])} refusals, "
@@ -85,14 +93,34 @@ def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks
         )
 
 
-def check_plans(statement: PrivacyStatement, config: RunConfig, remarks: Remarks) -> dict[str, PrivacyPlan]:
-    """Stated events are those of the plan that the configuration gives; returns the plans that can be made."""
+def check_plans(
+    statement: PrivacyStatement,
+    mechanism: Mechanism,
+    constants: PublicConstants,
+    num_rounds: int,
+    seed: int,
+    remarks: Remarks,
+) -> dict[str, PrivacyPlan]:
+    """Compare each client's stated events with its plan by the run's configuration.
+
+    Args:
+        statement: Privacy statement of the run.
+        mechanism: Configured mechanism.
+        constants: Configured public constants.
+        num_rounds: Configured number of rounds.
+        seed: Root seed of the run, from which cohorts are drawn.
+        remarks: Gets a doubt for each client whose events do not follow.
+
+    Returns:
+        Plan of each client by name, without the clients for which no plan follows.
+    """
     plans: dict[str, PrivacyPlan] = {}
-    asked = _asked(statement, config)
+    cohorts = _cohorts(statement, constants, num_rounds, seed)
+    rounds = Counter(name for cohort in cohorts for name in cohort)
     for name, client in statement.clients.items():
         with remarks.about(f"the events of client {name}"):
-            plans[name] = _plan_of(statement, client, config)
-            _check_events(client, plans[name], plans[name].num_rounds if statement.whole_plan else asked[name])
+            plans[name] = _stated_plan(statement, client, mechanism, constants)
+            _check_events(client, plans[name], plans[name].num_rounds if statement.whole_plan else rounds[name])
     return plans
 
 
@@ -103,30 +131,39 @@ def _check_events(client: ClientStatement, plan: PrivacyPlan, rounds: int) -> No
     if client.rounds != rounds:
         raise PrivacyError(f"{client.rounds} rounds are charged where {rounds} must be")
     if client.closing != (plan.counts is not None):
-        raise PrivacyError("the closing counts are charged where there are none, or the other way round")
+        raise PrivacyError("the closing counts are charged though the plan has none, or the other way round")
 
 
-def _asked(statement: PrivacyStatement, config: RunConfig) -> Counter[str]:
-    """Client -> rounds of a whole run in which it was asked: cohorts follow from the names and the seed."""
+def _cohorts(statement: PrivacyStatement, constants: PublicConstants, num_rounds: int, seed: int) -> list[list[str]]:
+    """Return the cohorts of all rounds by the names in the statement."""
     names = [name for name in statement.clients if name not in statement.joined_late]
-    size = shrunk_cohort(config.cohort_size, config.num_clients, taking_part=len(names))
-    cohorts = draw_cohorts(names, cohort_size=size, num_rounds=config.num_rounds, seed=config.seed)
-    for name, first in statement.joined_late.items():  # in the order in which they came
+    size = shrunk_cohort(constants.cohort_size, constants.num_clients, taking_part=len(names))
+    cohorts = draw_cohorts(names, cohort_size=size, num_rounds=num_rounds, seed=seed)
+    # The late clients must be added in the order in which they came, since each takes the room that is left.
+    for name, first in statement.joined_late.items():
         if name not in statement.clients:
             continue
         cohorts = join_cohorts(
-            cohorts, name, first, cohort_size=config.cohort_size, participations=config.participations
+            cohorts, name, first, cohort_size=constants.cohort_size, participations=constants.participations
         )
-    return Counter(name for cohort in cohorts for name in cohort)
+    return cohorts
 
 
-def _plan_of(statement: PrivacyStatement, client: ClientStatement, config: RunConfig) -> PrivacyPlan:
-    """The plan from public constants, with the noise as stated: no noise is looked for again."""
-    wanted = config.privacy.noise_multiplier
-    if len(client.noises) != 1 or (wanted is not None and client.noises != {wanted}):
+def _stated_plan(
+    statement: PrivacyStatement, client: ClientStatement, mechanism: Mechanism, constants: PublicConstants
+) -> PrivacyPlan:
+    """Return a client's plan by the configuration, with the noise that is stated.
+
+    Raises:
+        PrivacyError: The stated noise is not the configured one, or less than the plan needs.
+    """
+    configured = constants.noise_multiplier
+    if len(client.noises) != 1 or (configured is not None and client.noises != {configured}):
         raise PrivacyError("they have another noise than the run was configured for")
-    constants = replace(config.public_constants, noise_multiplier=min(client.noises), target_epsilon=None)
-    plan = config.mechanism.plan(constants, client.num_units)
+    # With the stated noise the plan needs no calibration, which could differ in its last digits. `check_target`
+    # compares the cost with the target.
+    constants = replace(constants, noise_multiplier=min(client.noises), target_epsilon=None)
+    plan = mechanism.plan(constants, client.num_units)
     if plan.counts is None:
         return plan
     metrics = statement.text["metrics"]
@@ -137,75 +174,82 @@ def _plan_of(statement: PrivacyStatement, client: ClientStatement, config: RunCo
     return replace(plan, counts=counts)
 
 
-def check_target(spent: Mapping[str, Spent], config: RunConfig, remarks: Remarks) -> None:
-    """No whole plan costs more than the run promised."""
-    target = config.privacy.target_epsilon
+def check_target(costs: Mapping[str, Spent], target: float | None, remarks: Remarks) -> None:
+    """Compare the cost of each client's whole plan with the run's target epsilon."""
     if target is None:
         return
-    for name, found in spent.items():
-        if not found.pld <= target * (1 + _EXACT):
-            remarks.doubts.append(f"the plan of client {name} costs epsilon {found.pld:.6g}, the target was {target:g}")
+    for name, cost in costs.items():
+        if not cost.pld <= target * (1 + _TOLERANCE):
+            remarks.doubts.append(f"the plan of client {name} costs epsilon {cost.pld:.6g}, the target was {target:g}")
 
 
 def check_end(
-    statement: PrivacyStatement, config: RunConfig, lines: Sequence[Mapping[str, Any]] | None, remarks: Remarks
+    statement: PrivacyStatement, num_rounds: int, lines: Sequence[Mapping[str, Any]] | None, remarks: Remarks
 ) -> None:
-    """A statement that charges the rounds that were sent is about a run that had all of them."""
+    """Check that a run had all its rounds if its statement charges rounds sent.
+
+    `lines` are those of `rounds.jsonl`, None without such a file.
+    """
+    # Stopping early is a choice that can depend on the data, so the whole plan must be charged then.
     if statement.whole_plan:
         return
     if not statement.complete:
         remarks.doubts.append("the run was interrupted, and its statement charges the rounds sent, not the whole plan")
     if lines is None:
-        remarks.warnings.append("rounds.jsonl is missing: whether the run stopped early cannot be told from it")
-    elif len(lines) != config.num_rounds:
+        remarks.warnings.append("rounds.jsonl is missing, so it cannot be checked whether the run stopped early")
+    elif len(lines) != num_rounds:
         remarks.doubts.append(
-            f"{len(lines)} of {config.num_rounds} rounds were run, and the statement does not charge the whole plan"
+            f"{len(lines)} of {num_rounds} rounds were run, and the statement does not charge the whole plan"
         )
 
 
 def check_heads_of(statement: PrivacyStatement, heads: Iterable[tuple[str, SignedHead]], remarks: Remarks) -> None:
-    """Every stated head is signed and was kept, and nobody whose head was kept is left out."""
-    kept: Kept = {}
-    # Clients of one holder share a ledger, so that the latest head of one may have been sent by another.
-    of_any: set[tuple[str, int, str]] = set()
-    for who, head in heads:
-        with remarks.about(f"the head of client {who} at entry {head.seq}"):
+    """Compare the stated heads with the signed heads that the server kept.
+
+    A wrong signature is a doubt, and so is a client with heads that the statement does not name.
+    """
+    kept: KeptHeads = {}
+    # Clients of one holder share a ledger, so another client may have sent the latest head of a client.
+    all_heads: set[tuple[str, int, str]] = set()
+    for name, head in heads:
+        with remarks.about(f"the head of client {name} at entry {head.seq}"):
             head.check()
-            kept.setdefault(who, set()).add((head.ledger, head.seq, head.hash))
-            of_any.add((head.ledger, head.seq, head.hash))
-    for who in sorted(kept.keys() - statement.clients.keys()):
-        remarks.doubts.append(f"client {who} has sent heads of its ledger, and the statement is silent about it")
+            kept.setdefault(name, set()).add((head.ledger, head.seq, head.hash))
+            all_heads.add((head.ledger, head.seq, head.hash))
+    for name in sorted(kept.keys() - statement.clients.keys()):
+        remarks.doubts.append(f"client {name} has sent heads of its ledger, but the statement does not name it")
     for name, client in statement.clients.items():
-        mine = kept.get(name, set())
-        if client.head not in of_any or client.head[0] not in {ledger for ledger, *_ in mine}:
+        own_heads = kept.get(name, set())
+        if client.head not in all_heads or client.head[0] not in {ledger for ledger, *_ in own_heads}:
             remarks.doubts.append(f"the head that is stated for client {name} is not among those that were kept")
-        elif statement.complete and sum(seq > client.head[1] for _, seq, _ in mine) > _AFTER_THE_END:
+        elif statement.complete and sum(seq > client.head[1] for _, seq, _ in own_heads) > _HEADS_AFTER_END:
             remarks.doubts.append(f"client {name} has sent heads after the one that is stated at the end of the run")
 
 
 def check_number_of_heads(
     statement: PrivacyStatement, heads: Iterable[tuple[str, SignedHead]], remarks: Remarks
 ) -> None:
-    """A client does not sign more different heads than the rounds that are charged explain.
+    """Compare the number of each client's heads with its charged rounds.
 
-    Each round leaves two entries, and a head with its reply. More heads than rounds come from a client that was killed
-    between its entries, or that refused something; more than entries come from nowhere.
+    Each round writes two entries to the ledger and sends one head. A client that was killed between its entries, or
+    that refused a request, may have sent a few heads more. More heads than entries mean more rounds than are charged.
     """
-    kept: Kept = {}
-    for who, head in heads:
-        kept.setdefault(who, set()).add((head.ledger, head.seq, head.hash))
+    kept: KeptHeads = {}
+    for name, head in heads:
+        kept.setdefault(name, set()).add((head.ledger, head.seq, head.hash))
     for name, client in statement.clients.items():
-        mine = kept.get(name, set())
-        if not mine or not _alone(name, kept):
+        num_heads = len(kept.get(name, ()))
+        # Entries of other clients in the same ledger would change its heads too.
+        if not num_heads or _shares_ledger(name, kept):
             continue
-        said = f"client {name} has sent {len(mine)} different heads, and {client.rounds} rounds are charged"
-        if len(mine) > 2 * client.rounds + _BESIDE_ROUNDS + 1:
-            remarks.doubts.append(f"{said}: there were more")
-        elif len(mine) > client.rounds + _BESIDE_ROUNDS:
-            remarks.warnings.append(f"{said}: kills or refusals on the way would explain it")
+        text = f"client {name} has sent {num_heads} different heads, and {client.rounds} rounds are charged"
+        if num_heads > 2 * client.rounds + _HEADS_BESIDE_ROUNDS + 1:
+            remarks.doubts.append(f"{text}: more rounds must have taken place")
+        elif num_heads > client.rounds + _HEADS_BESIDE_ROUNDS:
+            remarks.warnings.append(f"{text}: kills or refusals during the run would explain it")
 
 
-def _alone(name: str, kept: Kept) -> bool:
-    """Whether no other client has the ledger: others' entries would move its heads."""
-    mine = {ledger for ledger, *_ in kept[name]}
-    return not any(mine & {ledger for ledger, *_ in heads} for other, heads in kept.items() if other != name)
+def _shares_ledger(name: str, kept: KeptHeads) -> bool:
+    """Return whether another client has sent heads of the same ledger."""
+    own = {ledger for ledger, *_ in kept[name]}
+    return any(own & {ledger for ledger, *_ in heads} for other, heads in kept.items() if other != name)

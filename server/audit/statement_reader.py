@@ -1,4 +1,4 @@
-"""A run's statement, read back: what `privacy.json` says, as values."""
+"""Privacy statement of a run, read from `privacy.json`."""
 
 import json
 import re
@@ -11,51 +11,30 @@ from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import Spent
 from common.privacy.events import DpSgdEvent, Event, from_json, merged
 
-FIELDS = (
-    "private",
-    "statement",
-    "mechanism",
-    "run",
-    "privacy_unit",
-    "neighboring_relation",
-    "sampling_method",
-    "accountant",
-    "delta",
-    "epsilon_max",
-    "epsilon_max_rdp",
-    "max_grad_norm",
-    "metrics",
-    "charged",
-    "ledger",
-    "floating_point",
-    "status",
-    "not_protected",
-    "refusals",
-    "absent",
-    "joined_late",
-    "bundles",
-    "clients",
-    "versions",
-)
-
-
-# The values of "charged" in a privacy statement, either the rounds that were sent or all that were planned.
+_TEXTS = ("statement", "mechanism", "run", "charged", "ledger", "status")
+_OBJECTS = ("clients", "refusals", "metrics", "joined_late", "bundles")
+_TERMS = ("private", "privacy_unit", "neighboring_relation", "sampling_method", "accountant", "max_grad_norm")
+_OTHERS = ("delta", "epsilon_max", "epsilon_max_rdp", "absent", "floating_point", "not_protected", "versions")
+# Every private run writes all of these fields.
+FIELDS = (*_TEXTS, *_OBJECTS, *_TERMS, *_OTHERS)
+# SHA-256 of a bundle, or empty.
 _DIGEST = re.compile("([0-9a-f]{64})?")
+# Values of "charged" in a privacy statement, for the rounds that were sent and for all that were planned.
 CHARGED = ("rounds sent", "the whole plan, because the run stopped early")
 
 
 @dataclass(frozen=True)
 class ClientStatement:
-    """What a run states of one client.
+    """Part of a privacy statement about one client.
 
     Attributes:
-        spent: Both bounds.
-        rounds: Rounds charged.
+        spent: Stated epsilon, by both accountants.
+        rounds: Number of rounds charged.
         closing: Whether the closing counts are charged.
-        num_units: Declared size.
-        events: Part of the data -> events, merged.
-        noises: Noise multipliers of the training events, also of those without a step.
-        head: Id of its ledger, number and hash of the entry it ended with; None if there is none.
+        num_units: Declared number of units.
+        events: Part of the data -> stated events, merged.
+        noises: Noise multipliers of the training events, including events of no steps.
+        head: Ledger id, entry number and hash of the client's latest head; None without one.
     """
 
     spent: Spent
@@ -67,39 +46,39 @@ class ClientStatement:
     head: tuple[str, int, str] | None
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "ClientStatement":
-        """Read one client's part.
+    def of(cls, content: Mapping[str, Any]) -> "ClientStatement":
+        """Read the part of `privacy.json` about one client.
 
         Raises:
-            PrivacyError: It holds something else.
+            PrivacyError: A field holds a value of the wrong kind.
         """
-        _check(found, {"rounds": int, "closing": bool, "num_units": int, "events": dict})
-        spent = Spent(_number(found, "epsilon"), _number(found, "epsilon_rdp"))
-        events = {part: [from_json(event) for event in listed] for part, listed in found["events"].items()}
-        noises = {event.noise_multiplier for event in events["training"] if isinstance(event, DpSgdEvent)}
+        _check(content, {"rounds": int, "closing": bool, "num_units": int, "events": dict})
+        spent = Spent(_number(content, "epsilon"), _number(content, "epsilon_rdp"))
+        events = {part: [from_json(event) for event in listed] for part, listed in content["events"].items()}
+        noises = frozenset(event.noise_multiplier for event in events["training"] if isinstance(event, DpSgdEvent))
         head = None
-        if "ledger" in found:
-            _check(found["ledger"], {"id": str, "seq": int, "head": str})
-            head = (found["ledger"]["id"], found["ledger"]["seq"], found["ledger"]["head"])
+        if "ledger" in content:
+            _check(content["ledger"], {"id": str, "seq": int, "head": str})
+            head = (content["ledger"]["id"], content["ledger"]["seq"], content["ledger"]["head"])
         by_part = {part: merged(listed) for part, listed in events.items()}
-        return cls(spent, found["rounds"], found["closing"], found["num_units"], by_part, frozenset(noises), head)
+        return cls(spent, content["rounds"], content["closing"], content["num_units"], by_part, noises, head)
 
 
 @dataclass(frozen=True)
 class PrivacyStatement:
-    """What a run states.
+    """Privacy statement of a run.
 
     Attributes:
         run: Name of the run.
-        mechanism: Who adds the noise.
-        delta: What epsilon is for.
-        spent: Both bounds of the client that is worst off.
-        complete: Whether the run went to its end, planned or chosen.
-        whole_plan: Whether the whole plan is charged, because the run stopped early.
+        mechanism: Name of the privacy mechanism.
+        delta: Delta of every epsilon.
+        spent: Largest epsilon of any client, by both accountants.
+        complete: Whether the run ended by itself, after its last round or by early stopping.
+        whole_plan: Whether the whole plan is charged because the run stopped early.
         simulated: Whether the clients are a simulation's.
-        clients: By name.
+        clients: Part about each client, by name.
         joined_late: First round of each client that came late.
-        text: Everything, as it was written.
+        text: Whole content of `privacy.json`.
     """
 
     run: str
@@ -114,71 +93,71 @@ class PrivacyStatement:
     text: dict[str, Any]
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> "PrivacyStatement":
-        """Read a statement of a private run.
+    def of(cls, content: dict[str, Any]) -> "PrivacyStatement":
+        """Read the content of `privacy.json` of a private run.
 
         Raises:
-            PrivacyError: A field is missing or holds something else.
+            PrivacyError: A field is missing or holds a value of the wrong kind.
         """
-        missing = [name for name in FIELDS if name not in found]
+        missing = [name for name in FIELDS if name not in content]
         if missing:
             raise PrivacyError(f"it lacks {', '.join(missing)}")
-        texts = ("statement", "mechanism", "run", "charged", "ledger", "status")
-        _check(found, dict.fromkeys(texts, str) | {"clients": dict, "refusals": dict, "metrics": dict})
-        _check(found, {"absent": int, "joined_late": dict, "bundles": dict})
-        if any(type(first) is not int or first < 1 for first in found["joined_late"].values()):
+        _check(content, dict.fromkeys(_TEXTS, str) | dict.fromkeys(_OBJECTS, dict) | {"absent": int})
+        if any(type(first) is not int or first < 1 for first in content["joined_late"].values()):
             raise PrivacyError("joined_late is not of the kind that a run writes")
-        for name, bundle in found["bundles"].items():
-            if name not in found["clients"] or type(bundle) is not str or not _DIGEST.fullmatch(bundle):
+        for name, bundle in content["bundles"].items():
+            if name not in content["clients"] or type(bundle) is not str or not _DIGEST.fullmatch(bundle):
                 raise PrivacyError("bundles is not of the kind that a run writes")
-        if found["charged"] not in CHARGED or found["status"] not in ("complete", "interrupted"):
+        if content["charged"] not in CHARGED or content["status"] not in ("complete", "interrupted"):
             raise PrivacyError("it does not say what was charged, or whether the run is complete")
-        if not found["clients"]:
+        if not content["clients"]:
             raise PrivacyError("it is about no client")
         return cls(
-            run=found["run"],
-            mechanism=found["mechanism"],
-            delta=_number(found, "delta"),
-            spent=Spent(_number(found, "epsilon_max"), _number(found, "epsilon_max_rdp")),
-            complete=found["status"] == "complete",
-            whole_plan=found["charged"] != CHARGED[0],
-            simulated=found["ledger"].startswith("simulated"),
-            clients={name: ClientStatement.of(client) for name, client in found["clients"].items()},
-            joined_late=found["joined_late"],
-            text=found,
+            run=content["run"],
+            mechanism=content["mechanism"],
+            delta=_number(content, "delta"),
+            spent=Spent(_number(content, "epsilon_max"), _number(content, "epsilon_max_rdp")),
+            complete=content["status"] == "complete",
+            whole_plan=content["charged"] != CHARGED[0],
+            simulated=content["ledger"].startswith("simulated"),
+            clients={name: ClientStatement.of(client) for name, client in content["clients"].items()},
+            joined_late=content["joined_late"],
+            text=content,
         )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object in which every name stands once.
+    """Read a JSON object that holds every name once.
 
     Raises:
-        ConfigError: There is no such file, or it holds something else.
+        ConfigError: The file cannot be read, or does not hold such an object.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): is this the folder of a run?") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not a JSON file as a run writes it ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{file} is not a JSON file as a run writes it: it holds no named values")
-    return found
+    return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of two equal names a JSON reader keeps one. Another reader might keep the other.
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a name stands twice")
     return dict(pairs)
 
 
-def _check(found: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+def _check(content: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    # By exact type, since a bool is an int to isinstance.
     for name, kind in kinds.items():
-        if type(found[name]) is not kind:
+        if type(content[name]) is not kind:
             raise PrivacyError(f"{name} is not of the kind that a run writes")
 
 
-def _number(found: Mapping[str, Any], name: str) -> float:
-    if type(found[name]) not in (int, float):
-        raise PrivacyError(f"{name} is no number")
-    return float(found[name])
+def _number(content: Mapping[str, Any], name: str) -> float:
+    if type(content[name]) not in (int, float):
+        raise PrivacyError(f"{name} is not a number")
+    return float(content[name])

@@ -109,7 +109,6 @@ def start_command(folder: Folder) -> None:
         _say(f"cd {shlex.quote(str(home.folder))}")
         _say(" ".join([*(f"{key}={shlex.quote(value)}" for key, value in changes.items()), "\\"]))
         _say(f"  {shlex.join(starting.start_command(home))}")
-        _flush()
         starting.run_server(home)
 
 
@@ -192,10 +191,3 @@ def bundle_command(
 
 def _say(line: str) -> None:
     Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def _flush() -> None:
-    import sys
-
-    sys.stdout.flush()
-    sys.stderr.flush()

@@ -1,1 +1,1 @@
-"""A federation of real clients: the server's folder, its certificates, who may join, and what strangers may ask."""
+"""Deployment of a federation's server for real clients."""

@@ -1,4 +1,4 @@
-"""A federation's own certificate authority, and the certificate that its server shows."""
+"""Certificates of a federation's authority and of its server."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from common.errors import ConfigError
 from common.system.fingerprints import certificate_fingerprint
 
-# Clocks of clients may be behind: a certificate counts as valid for them from this long before it was made.
+# A certificate is valid from this long before it was made, because clocks of clients may be behind.
 _BACKDATED = timedelta(hours=1)
 _AUTHORITY_DAYS = 3650
 _ALWAYS = ("localhost", "127.0.0.1", "::1")
@@ -21,50 +21,51 @@ _ALWAYS = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with the private key that belongs to it, both PEM."""
+    """A certificate with its private key, both in PEM."""
 
     certificate: bytes
     key: bytes
 
 
 def new_authority(name: str, *, now: datetime | None = None) -> Certificate:
-    """Make a certificate authority that can sign servers and nothing below them.
+    """Make a certificate authority that can sign servers but no other authorities.
 
-    Guarantee: EC P-256; path length 0; valid for ten years from an hour ago.
+    Guarantee: EC P-256, path length 0, valid for ten years from an hour ago.
 
     Args:
-        name: What its certificate is for, shown to whoever looks at it; cut at 64 characters.
-        now: When it counts as made; the present if left out.
+        name: Name of the federation, shown in the certificate. The text there is cut at 64 characters.
+        now: Time of making, by default the present.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bract federation {name}"[:64])])
     start = (now or datetime.now(UTC)) - _BACKDATED
-    made = (
+    certificate = (
         _builder(subject, subject, key.public_key(), start, start + timedelta(days=_AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Certificate(made.public_bytes(serialization.Encoding.PEM), _private_pem(key))
+    return Certificate(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
 
 
 def new_server_certificate(
     authority: Certificate, names: Sequence[str], *, days: int, now: datetime | None = None
 ) -> Certificate:
-    """Make a server's key, and have the authority sign its certificate.
+    """Make a key and a certificate for a server, signed by the authority.
 
-    Guarantee: EC P-256; good for `names`, and always for this machine itself (localhost, 127.0.0.1, ::1); valid
-    from an hour ago, and never longer than the authority.
+    Guarantee: EC P-256, valid for `names` and always for this machine itself (localhost, 127.0.0.1, ::1), from an
+    hour ago and never longer than the authority.
 
     Args:
-        authority: Who signs.
+        authority: Certificate and key of the authority that signs.
         names: DNS names and IP addresses by which clients reach the server.
-        days: How long it is valid.
-        now: When it counts as made; the present if left out.
+        days: Days that the certificate is valid, 1 to 3650.
+        now: Time of making, by default the present.
 
     Raises:
-        ConfigError: A name is neither DNS name nor IP address, `days` is not 1 to 3650, or the authority has ended.
+        ConfigError: A name is neither a DNS name nor an IP address, `days` is out of range, or the authority's
+            certificate has ended or its key was not made by `new_authority`.
     """
     alternatives = _alternatives(names)
     if not 1 <= days <= _AUTHORITY_DAYS:
@@ -72,7 +73,7 @@ def new_server_certificate(
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = serialization.load_pem_private_key(authority.key, None)
     if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        raise ConfigError("the authority's key is no EC key: it was not made by `bract server init`")
+        raise ConfigError("the authority's key is not an EC key: it was not made by `bract server init`")
     start = (now or datetime.now(UTC)) - _BACKDATED
     end = min(start + _BACKDATED + timedelta(days=days), issuer.not_valid_after_utc)
     if end <= start:
@@ -80,7 +81,7 @@ def new_server_certificate(
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bract server")])
     signer = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    made = (
+    certificate = (
         _builder(subject, issuer.subject, key.public_key(), start, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -89,14 +90,14 @@ def new_server_certificate(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(signer), critical=False)
         .sign(issuer_key, hashes.SHA256())
     )
-    return Certificate(made.public_bytes(serialization.Encoding.PEM), _private_pem(key))
+    return Certificate(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
 
 
 def fingerprint(certificate: bytes) -> str:
-    """The fingerprint of a PEM certificate.
+    """Return the fingerprint of a PEM certificate.
 
     Raises:
-        ValueError: It is no PEM certificate.
+        ValueError: The bytes are not a PEM certificate.
     """
     return certificate_fingerprint(x509.load_pem_x509_certificate(certificate))
 
@@ -140,8 +141,9 @@ def _general_name(name: str) -> x509.GeneralName:
     except ValueError:
         pass
     labels = name.removesuffix(".").split(".")
-    fine = all(label and len(label) <= 63 and label.replace("-", "").isalnum() for label in labels)
-    if not fine or not name.isascii() or len(name) > 253 or name.replace(".", "").isdigit():
+    valid = all(label and len(label) <= 63 and label.replace("-", "").isalnum() for label in labels)
+    # Digits and dots alone are a mistyped IP address.
+    if not valid or not name.isascii() or len(name) > 253 or name.replace(".", "").isdigit():
         raise ConfigError(f"--name {name!r}: neither a DNS name nor an IP address (no port, no https://)")
     return x509.DNSName(name)
 

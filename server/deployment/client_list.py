@@ -1,4 +1,4 @@
-"""Who may take part, from the files and from the server: files say who is who, Flower's database decides."""
+"""List of a server's clients, from its files and from Flower's database."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,16 +11,16 @@ from server.deployment.superlink_control import UNREGISTERED, Node, NotRunningEr
 
 @dataclass(frozen=True)
 class Client:
-    """One client, as `bract server list` shows it.
+    """Line of `bract server list` about one client.
 
     Attributes:
-        name: Its name here.
-        key: Fingerprint of its key.
-        node_id: Flower's number of it; none if the server does not run, or does not know it.
-        status: online, offline, "never seen", revoked, "not registered" (a file that the server does not know: admit
-            it again), or "unknown" (the server does not run).
-        seen: When it last came or went, ISO 8601, UTC; empty if never, or not known.
-        admitted: When, ISO 8601, UTC; empty if not known.
+        name: Name of the client at this server.
+        key: Fingerprint of the client's key.
+        node_id: Flower's id of the client's node. None if the server is not running or does not know the key.
+        status: online, offline, "never seen", revoked, "not registered" (the server does not know the key of this
+            file; admit it again), or "unknown" (the server is not running).
+        seen: Time when it last connected or disconnected, ISO 8601, UTC; empty if never or not known.
+        admitted: Time of admission, ISO 8601, UTC; empty if not known.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Client:
 
 
 def list_clients(home: ServerHome) -> tuple[list[Client], bool]:
-    """All clients, the admitted first, then the revoked, then keys that were admitted past these files.
+    """Return all clients and whether the server is running.
 
-    Returns:
-        The clients, and whether the server runs: if not, they are what its files say.
+    Admitted clients come first, then revoked ones, then keys that Flower's database admits without a file here. If
+    the server is not running, the list follows from the files alone.
 
     Raises:
-        FederationError: Something else answers in the server's place, or it refused.
+        FederationError: Another program answers at the server's address, or the server refused.
         ConfigError: A stored key cannot be read.
     """
     try:
@@ -47,18 +47,18 @@ def list_clients(home: ServerHome) -> tuple[list[Client], bool]:
     except NotRunningError:
         nodes, runs = [], False
     by_key = {node.pem: node for node in nodes}
-    found = [_admitted(file, by_key, runs) for file in key_files(home.clients)]
-    found += [_revoked(file, by_key) for file in key_files(home.revoked)]
-    shown = {client.key for client in found}
+    clients = [_admitted(file, by_key, runs) for file in key_files(home.clients)]
+    clients += [_revoked(file, by_key) for file in key_files(home.revoked)]
+    listed = {client.key for client in clients}
     for node in nodes:
         key = key_of_pem(node.pem)
-        if key is not None and key.fingerprint not in shown and node.status != UNREGISTERED:
-            found.append(_client(node.name or f"(node {node.node_id})", key, node, _status(node)))
-    return found, runs
+        if key is not None and key.fingerprint not in listed and node.status != UNREGISTERED:
+            clients.append(_client(node.name or f"(node {node.node_id})", key, node, _status(node)))
+    return clients, runs
 
 
 def key_files(folder: Path) -> list[Path]:
-    """The keys in a folder, by name."""
+    """Return the key files in a folder, ordered by name."""
     return sorted(folder.glob("*.pub"))
 
 
@@ -76,13 +76,13 @@ def _revoked(file: Path, nodes: dict[bytes, Node]) -> Client:
     name = key.comment or file.stem
     if node is None:
         return Client(name, key.fingerprint, None, "revoked", _written(file), "")
-    # Anything but this would be a key that was let in again past these files.
+    # Flower's own commands could have admitted the key again. The list must show that.
     status = "revoked" if node.status == UNREGISTERED else f"{_status(node)}, though revoked"
     return _client(name, key, node, status)
 
 
 def _client(name: str, key: PublicKey, node: Node, status: str) -> Client:
-    return Client(name, key.fingerprint, node.node_id, status, _short(node.seen), _short(node.admitted))
+    return Client(name, key.fingerprint, node.node_id, status, _in_utc(node.seen), _in_utc(node.admitted))
 
 
 def _status(node: Node) -> str:
@@ -93,5 +93,5 @@ def _written(file: Path) -> str:
     return datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
-def _short(time: str) -> str:
+def _in_utc(time: str) -> str:
     return datetime.fromisoformat(time).astimezone(UTC).isoformat(timespec="seconds") if time else ""

@@ -1,8 +1,7 @@
-"""The server's own folder: its layout, and `server.toml`."""
+"""Folder of a server with its settings file `server.toml`."""
 
 import json
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +14,14 @@ _FIELDS: dict[str, type] = {"host": str, "port": int, "names": list, "days": int
 
 @dataclass(frozen=True)
 class ServerHome:
-    """One server on this machine.
+    """Folder and settings of one server on this machine.
 
     Attributes:
-        folder: Where everything of it lies; absolute.
-        host: Address it listens at; `0.0.0.0` is every IPv4 address of this machine, `::` every IPv6 address.
-        port: Port it listens at, 1 to 65535.
+        folder: Absolute path of the folder with all files of the server.
+        host: Address that it listens at; `0.0.0.0` is every IPv4 address of this machine, `::` every IPv6 address.
+        port: Port that it listens at, 1 to 65535.
         names: DNS names and IP addresses by which clients reach it.
-        days: How long a new certificate of it is valid.
+        days: Days that a new certificate is valid.
     """
 
     folder: Path
@@ -33,52 +32,52 @@ class ServerHome:
 
     @property
     def settings_file(self) -> Path:
-        """`server.toml`."""
+        """Settings file, `server.toml`."""
         return self.folder / SERVER_FILE
 
     @property
     def authority_file(self) -> Path:
-        """Certificate of the authority: every client gets a copy of it."""
+        """Certificate of the authority, of which every client gets a copy."""
         return self.folder / "ca.pem"
 
     @property
     def authority_key_file(self) -> Path:
-        """Private key of the authority; mode 0600, never leaves this machine."""
+        """Private key of the authority, mode 0600."""
         return self.folder / "ca.key"
 
     @property
     def certificate_file(self) -> Path:
-        """Certificate that the server shows."""
+        """Certificate of the server."""
         return self.folder / "server.pem"
 
     @property
     def key_file(self) -> Path:
-        """Private key of that certificate; mode 0600."""
+        """Private key of the server's certificate, mode 0600."""
         return self.folder / "server.key"
 
     @property
     def clients(self) -> Path:
-        """Keys of the clients that were admitted, one file each."""
+        """Folder of the admitted clients' keys, one file each."""
         return self.folder / "clients"
 
     @property
     def revoked(self) -> Path:
-        """Keys of the clients that were revoked."""
+        """Folder of the revoked keys."""
         return self.clients / "revoked"
 
     @property
     def flower(self) -> Path:
-        """Flower's own settings and state: FLWR_HOME."""
+        """Folder of Flower's own settings and state (FLWR_HOME)."""
         return self.folder / "flwr"
 
     @property
     def database(self) -> Path:
-        """Flower's state: nodes, runs, and messages on their way."""
+        """Flower's database of nodes, runs and messages."""
         return self.folder / "superlink.sqlite"
 
     @property
     def runs(self) -> Path:
-        """Where runs leave their results."""
+        """Folder of the runs' results."""
         return self.folder / "runs"
 
     @property
@@ -88,12 +87,12 @@ class ServerHome:
 
     @property
     def control_address(self) -> str:
-        """The same with its port, as `host:port`."""
+        """`host:port` at which this machine itself reaches the server."""
         return f"[{self.control_host}]:{self.port}" if ":" in self.control_host else f"{self.control_host}:{self.port}"
 
 
 def settings_text(home: ServerHome) -> str:
-    """What is written to `server.toml`."""
+    """Return the text of `server.toml`."""
     return "\n".join(
         [
             "# One server of a federation, written by `bract server init`.",
@@ -113,7 +112,7 @@ def settings_text(home: ServerHome) -> str:
 
 
 def connection_text(home: ServerHome) -> str:
-    """What is written to `flwr/config.toml`, so that Flower's own commands find the server too."""
+    """Return the text of `flwr/config.toml`, by which Flower's own commands find the server."""
     return "\n".join(
         [
             "# For Flower's own commands: FLWR_HOME=this folder. Written anew at each `bract server start`.",
@@ -132,37 +131,35 @@ def load_home(folder: Path) -> ServerHome:
     """Read and check a server's folder.
 
     Args:
-        folder: As given to `bract server init`.
+        folder: Folder that `bract server init` made.
 
     Raises:
-        ConfigError: No server lies there, or `server.toml` is not what it must be; says what is wrong.
+        ConfigError: The folder does not hold a server, or `server.toml` is wrong.
     """
-    where = folder.expanduser().resolve()
-    file = where / SERVER_FILE
+    absolute = folder.expanduser().resolve()
+    file = absolute / SERVER_FILE
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder} is no server's folder: make one with `bract server init {folder}`") from None
+        raise ConfigError(f"{folder} is not a server's folder: make one with `bract server init {folder}`") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
+    # Compared by exact type, since True would pass as a port.
     wrong = [key for key in {*values, *_FIELDS} if type(values.get(key)) is not _FIELDS.get(key)]
     if wrong:
-        raise ConfigError(f"{file}: wrong, missing or unknown: {', '.join(sorted(wrong))}; it has {', '.join(_FIELDS)}")
-    return checked(ServerHome(where, values["host"], values["port"], tuple(values["names"]), values["days"]))
+        keys = ", ".join(_FIELDS)
+        raise ConfigError(f"{file}: wrong, missing or unknown: {', '.join(sorted(wrong))}; it must have {keys}")
+    return checked(ServerHome(absolute, values["host"], values["port"], tuple(values["names"]), values["days"]))
 
 
 def checked(home: ServerHome) -> ServerHome:
-    """The same home, if its settings can be used.
+    """Return the same server if its settings are valid.
 
     Raises:
-        ConfigError: The port is not 1 to 65535, or there is no host, or a name is not text.
+        ConfigError: The port is not 1 to 65535, the host is empty, or a name is not text.
     """
     if not 1 <= home.port <= 65535:
-        raise ConfigError(f"port {home.port}: 1 to 65535 are possible")
-    if not home.host or not _are_texts(home.names):
-        raise ConfigError(f"{home.settings_file}: host and names are text, and host is not empty")
+        raise ConfigError(f"port {home.port}: a port is 1 to 65535")
+    if not home.host or not all(isinstance(name, str) and name for name in home.names):
+        raise ConfigError(f"{home.settings_file}: host and names must be text, and host must not be empty")
     return home
-
-
-def _are_texts(names: Sequence[object]) -> bool:
-    return all(isinstance(name, str) and name for name in names)

@@ -1,4 +1,4 @@
-"""Making a server's folder, and renewing its certificate."""
+"""Setup of a server's folder and renewal of its certificate."""
 
 import ipaddress
 import socket
@@ -14,46 +14,51 @@ from server.deployment.server_folder import ServerHome, checked, connection_text
 
 
 def make_home(folder: Path, *, names: Sequence[str], port: int, days: int) -> ServerHome:
-    """Make a new server's folder: authority, certificate, settings.
+    """Make a new server's folder with an authority, a certificate and settings.
 
-    Guarantee: nothing that exists is changed; if it fails, nothing stays behind. Keys are never readable by others.
+    Guarantee: existing files are never changed, and a failure leaves no files behind. Other users can never read the
+    keys.
 
     Args:
-        folder: New or empty; gets mode 0700.
-        names: By which clients reach the server; this machine's own if empty.
-        port: To listen at, 1 to 65535.
-        days: How long the certificate is valid.
+        folder: Folder to fill, new or empty; gets mode 0700.
+        names: DNS names and IP addresses by which clients reach the server; this machine's own if empty.
+        port: Port to listen at, 1 to 65535.
+        days: Days that the certificate is valid.
 
     Raises:
-        ConfigError: The folder is not empty or cannot be written, or a value is not possible.
+        ConfigError: The folder is not empty or cannot be written, or a value is not allowed.
     """
-    where = folder.expanduser().resolve()
-    wanted = tuple(dict.fromkeys(names)) or tuple(local_names())
-    home = checked(ServerHome(where, "0.0.0.0", port, wanted, days))  # noqa: S104
-    authority = new_authority(wanted[0] if wanted else where.name)
-    server = new_server_certificate(authority, (*wanted, home.control_host), days=days)
+    absolute = folder.expanduser().resolve()
+    all_names = tuple(dict.fromkeys(names)) or tuple(local_names())
+    home = checked(ServerHome(absolute, "0.0.0.0", port, all_names, days))  # noqa: S104
+    authority = new_authority(all_names[0] if all_names else absolute.name)
+    server = new_server_certificate(authority, (*all_names, home.control_host), days=days)
     try:
-        if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        # An existing authority must never be replaced, since clients trust only that.
+        if absolute.exists() and (not absolute.is_dir() or any(absolute.iterdir())):
             hint = ": it holds a server already; --renew makes a new certificate" if home.settings_file.exists() else ""
             raise ConfigError(f"{folder} is not empty{hint or ': name a new folder'}")
-        fresh = not where.exists()
-        where.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = not absolute.exists()
+        absolute.mkdir(parents=True, exist_ok=True, mode=0o700)
         _fill(home, authority, server, fresh=fresh)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise ConfigError(f"{folder} cannot be written ({error.strerror})") from None
     return home
 
 
 def renew(folder: Path, *, names: Sequence[str], days: int | None) -> ServerHome:
-    """Make a new key and certificate for the server, signed by the same authority: clients keep what they have.
+    """Make a new key and certificate for the server, signed by the same authority.
+
+    Clients need no new files, because they trust the authority.
 
     Args:
-        folder: The server's folder.
-        names: Replace those in `server.toml`, which stay if this is empty.
-        days: Replaces that in `server.toml`, if given.
+        folder: Folder of the server.
+        names: New names for `server.toml`. If empty, its names stay.
+        days: New number of days for `server.toml`. If None, its number stays.
 
     Raises:
-        ConfigError: It is no server's folder, its authority cannot be read or has ended, or a name is not possible.
+        ConfigError: The folder does not hold a server, its authority cannot be read or has ended, or a name is not
+            allowed.
     """
     home = load_home(folder)
     home = replace(home, names=tuple(dict.fromkeys(names)) or home.names, days=home.days if days is None else days)
@@ -65,18 +70,19 @@ def renew(folder: Path, *, names: Sequence[str], days: int | None) -> ServerHome
         if names or days is not None:
             write_atomic(home.settings_file, settings_text(home).encode(), durable=True, mode=0o600)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{home.folder}: cannot be renewed ({error})") from None
+        raise ConfigError(f"the certificate in {home.folder} cannot be renewed ({error})") from None
     return home
 
 
 def _fill(home: ServerHome, authority: Certificate, server: Certificate, *, fresh: bool) -> None:
-    """The settings come last: a folder without them is no server's."""
+    """Write all files of a new server, leaving none behind if one fails."""
     contents = {
         home.authority_file: authority.certificate,
         home.authority_key_file: authority.key,
         home.certificate_file: server.certificate,
         home.key_file: server.key,
         home.flower / "config.toml": connection_text(home).encode(),
+        # Written last, because a folder with settings counts as a complete server.
         home.settings_file: settings_text(home).encode(),
     }
     folders = (home.clients, home.revoked, home.flower, home.runs)
@@ -96,9 +102,9 @@ def _fill(home: ServerHome, authority: Certificate, server: Certificate, *, fres
 
 
 def local_names() -> list[str]:
-    """The hostname, its full form, and this machine's addresses as it sees them; loopback and link-local are left out.
+    """Return this machine's host names and addresses, without loopback and link-local ones.
 
-    Guarantee: nothing is sent anywhere. Best effort: behind NAT the public name is not among them.
+    Guarantee: no packet is sent. Behind NAT the public name is not among them.
     """
     host = socket.gethostname()
     names = [name for name in (socket.getfqdn(), host) if name and name != "localhost"]
@@ -106,15 +112,15 @@ def local_names() -> list[str]:
 
 
 def _addresses(host: str) -> list[str]:
-    found: set[str] = set()
+    addresses: set[str] = set()
     with suppress(OSError):
-        found |= {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    # Which address would a packet to elsewhere leave from? Connecting a datagram socket sends nothing.
-    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        addresses |= {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    # Connecting a datagram socket sends no packet. It only chooses the address that a packet would leave from.
+    for family, remote in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((elsewhere, 9))
-            found.add(str(probe.getsockname()[0]))
-    return sorted(address for address in found if _is_useful(address))
+            probe.connect((remote, 9))
+            addresses.add(str(probe.getsockname()[0]))
+    return sorted(address for address in addresses if _is_useful(address))
 
 
 def _is_useful(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""The command that runs a server, and the surroundings it runs in."""
+"""Command and environment of the server's process."""
 
 import os
 import sys
@@ -9,13 +9,11 @@ from typing import NoReturn
 from common.errors import ConfigError
 from common.system.files import write_atomic
 from server.deployment.server_folder import ServerHome, connection_text
-
-# Flower's older gRPC servers would listen at ports of their own, where no gate stands.
-_NEVER = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLWR_DATABASE")
+from server.deployment.superlink_api import GRPC_VARIABLES
 
 
 def start_command(home: ServerHome) -> list[str]:
-    """The exact command: Flower's SuperLink behind the gate, over TLS, for admitted keys only."""
+    """Return the command that starts the SuperLink with gate, TLS and node keys."""
     command = [sys.executable, "-P", "-m", "server.deployment.superlink_main"]
     command += ["--host", home.host, "--port", str(home.port)]
     command += ["--ssl-ca-certfile", str(home.authority_file)]
@@ -25,39 +23,44 @@ def start_command(home: ServerHome) -> list[str]:
 
 
 def start_changes(home: ServerHome, environment: Mapping[str, str]) -> dict[str, str]:
-    """What the server's environment has beyond that of the shell.
+    """Return the variables that the server's process has in addition to the shell's.
 
     Args:
-        home: The server.
-        environment: The shell's; PATH and NO_PROXY are extended, the rest (BRACT_HOME too) stays as it is.
+        home: Folder of the server.
+        environment: Variables of the shell. PATH and NO_PROXY are extended, all others (also BRACT_HOME) stay.
     """
     return {
         "FLWR_HOME": str(home.flower),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        # The server starts flower-superexec and flwr-serverapp by name.
+        # The SuperLink starts flower-superexec and flwr-serverapp by name.
         "PATH": os.pathsep.join(filter(None, [str(Path(sys.executable).parent), environment.get("PATH")])),
-        # Its own processes reach it at this address; no proxy can.
+        # Its own processes connect to it at this address, which a proxy would look for on its own machine.
         "NO_PROXY": ",".join(filter(None, [environment.get("NO_PROXY"), home.control_host])),
     }
 
 
 def run_server(home: ServerHome) -> NoReturn:
-    """Become the server: this process is replaced, so that signals reach it and nothing is left between.
+    """Replace this process by the server.
 
-    Its working directory is the server's folder, where runs leave their results in `runs`; what it writes is for
-    this user only.
+    Signals then reach the server itself. Its working directory is the server's folder, where runs write their
+    results below `runs`. Other users cannot read the files that it writes.
 
     Raises:
         ConfigError: The settings for Flower cannot be written, or the command cannot be run.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _NEVER}
+    # FLWR_DATABASE would move the database out of the server's folder.
+    removed = (*GRPC_VARIABLES, "FLWR_DATABASE")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
     command = start_command(home)
     try:
         write_atomic(home.flower / "config.toml", connection_text(home).encode(), durable=True, mode=0o600)
         os.chdir(home.folder)
         os.umask(0o077)
+        # The new program would lose the text that is still buffered.
+        sys.stdout.flush()
+        sys.stderr.flush()
         os.execve(command[0], command, environment | start_changes(home, os.environ))  # noqa: S606
     except OSError as error:
         raise ConfigError(f"{home.folder}: the server cannot start ({error.strerror})") from None

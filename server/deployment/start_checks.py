@@ -1,4 +1,4 @@
-"""What must be in order before a server starts."""
+"""Checks before a server starts."""
 
 import errno
 import ipaddress
@@ -17,15 +17,18 @@ _WARN_BEFORE = timedelta(days=30)
 
 
 def check_start(home: ServerHome, *, now: datetime | None = None) -> list[str]:
-    """Check everything a start needs; gives warnings.
+    """Check keys, certificates and port.
 
     Args:
-        home: The server.
-        now: The present if left out.
+        home: Folder of the server.
+        now: Time to check at, by default the present.
+
+    Returns:
+        Warnings, one sentence each.
 
     Raises:
-        ConfigError: A key can be read by others, a certificate is missing, has ended or does not fit its key, or the
-            port is taken.
+        ConfigError: Other users can read a key, a certificate is missing, not valid now, not valid for the server's
+            own address or does not fit its key, or the port is taken.
     """
     for file in (home.authority_key_file, home.key_file):
         _check_private(file)
@@ -38,6 +41,7 @@ def _check_private(file: os.PathLike[str]) -> None:
         mode = os.stat(file).st_mode
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
+    # A key that others can read may have been copied already.
     if mode & 0o077:
         raise ConfigError(f"{file} can be read by others: chmod 600 {file} (and renew, if others use this machine)")
 
@@ -46,31 +50,32 @@ def _check_certificate(home: ServerHome, now: datetime) -> list[str]:
     renew = f"`bract server init {home.folder} --renew` makes a new one"
     try:
         authority = x509.load_pem_x509_certificate(home.authority_file.read_bytes())
-        shown = x509.load_pem_x509_certificate(home.certificate_file.read_bytes())
+        certificate = x509.load_pem_x509_certificate(home.certificate_file.read_bytes())
         key = serialization.load_pem_private_key(home.key_file.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{home.folder}: a certificate or key cannot be read ({error}); {renew}") from None
-    if key.public_key() != shown.public_key():
+    if key.public_key() != certificate.public_key():
         raise ConfigError(f"{home.key_file} does not belong to {home.certificate_file}: {renew}")
     try:
-        shown.verify_directly_issued_by(authority)
+        certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         raise ConfigError(f"{home.certificate_file} was not signed by {home.authority_file}: {renew}") from None
-    if now < shown.not_valid_before_utc:
+    if now < certificate.not_valid_before_utc:
         raise ConfigError(
-            f"{home.certificate_file} starts on {shown.not_valid_before_utc}: is this machine's clock right?"
+            f"{home.certificate_file} starts on {certificate.not_valid_before_utc}: is this machine's clock right?"
         )
-    if now >= shown.not_valid_after_utc:
-        raise ConfigError(f"{home.certificate_file} ended on {shown.not_valid_after_utc:%Y-%m-%d}: {renew}")
+    if now >= certificate.not_valid_after_utc:
+        raise ConfigError(f"{home.certificate_file} ended on {certificate.not_valid_after_utc:%Y-%m-%d}: {renew}")
     warnings = []
-    if shown.not_valid_after_utc - now < _WARN_BEFORE:
-        warnings.append(f"the server's certificate ends on {shown.not_valid_after_utc:%Y-%m-%d}: {renew}")
-    good_for = _names(shown)
-    if _same_form(home.control_host) not in good_for:
-        raise ConfigError(f"{home.certificate_file} is not good for {home.control_host}, where it listens: {renew}")
-    missing = sorted(name for name in home.names if _same_form(name) not in good_for)
+    if certificate.not_valid_after_utc - now < _WARN_BEFORE:
+        warnings.append(f"the server's certificate ends on {certificate.not_valid_after_utc:%Y-%m-%d}: {renew}")
+    valid_names = _names(certificate)
+    # Without its own address in the certificate, the server's own processes could not connect to it.
+    if _same_form(home.control_host) not in valid_names:
+        raise ConfigError(f"{home.certificate_file} is not valid for {home.control_host}, where it listens: {renew}")
+    missing = sorted(name for name in home.names if _same_form(name) not in valid_names)
     if missing:
-        warnings.append(f"the server's certificate is not good for {', '.join(missing)}: {renew}")
+        warnings.append(f"the server's certificate is not valid for {', '.join(missing)}: {renew}")
     return warnings
 
 
@@ -85,7 +90,7 @@ def _names(certificate: x509.Certificate) -> set[str]:
 
 
 def _same_form(name: str) -> str:
-    """Names and IPv6 addresses can be written in several ways."""
+    """Return one spelling for all spellings of a DNS name or IP address."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
@@ -99,10 +104,10 @@ def _check_port(home: ServerHome) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((home.host, home.port))
     except socket.gaierror:
-        raise ConfigError(f"{home.settings_file}: host {home.host!r} is no address of this machine") from None
+        raise ConfigError(f"{home.settings_file}: host {home.host!r} is not an address of this machine") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"port {home.port} is taken: does the server run already? Else change it in {home.settings_file}"
+                f"port {home.port} is taken: stop the program that uses it, or change it in {home.settings_file}"
             ) from None
         raise ConfigError(f"cannot listen at {home.host} port {home.port}: {error.strerror}") from None

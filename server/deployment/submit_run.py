@@ -1,4 +1,4 @@
-"""`bract run`: a run over real clients, submitted to the server that runs here and followed to its end."""
+"""Submission of a run to the server of this machine."""
 
 import json
 import time
@@ -15,105 +15,114 @@ from common.errors import ConfigError, FederationError
 from common.system.app_bundle import bundle_digest, installed_bundle
 from common.system.files import write_atomic
 from server.deployment.server_folder import ServerHome
-from server.deployment.superlink_control import Control, NotRunningError, control
+from server.deployment.superlink_control import UNREGISTERED, Control, NotRunningError, control
 from server.reporting.follow_run import follow_run, run_status
 from server.reporting.terminal_progress import TerminalProgress
 from server.state.run_directory import STOPPED, RunDirectory, check_free, fresh_path
 
-_SECONDS_BETWEEN_LOOKS = 2.0
-# The server's process says that a run has ended a moment after the run has written its last file.
-_GRACE = 3.0
+_SECONDS_BETWEEN_POLLS = 2.0
+# The server reports the end of a run a little earlier or later than the run writes its last file.
+_SECONDS_AFTER_END = 3.0
 BUNDLE = "bundle.fab"
+_SERVER_STOPPED = "server gone"
 
 
-def run_config_of(home: ServerHome, given: dict[str, Scalar]) -> RunConfig:
-    """The configuration of a run over the clients of this server.
+def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
+    """Return the configuration of a run over the clients of this server.
 
-    What was left open is chosen for a federation: `data.source` is the clients' own images, and `num-clients` is
-    the number of those that are admitted.
+    `data.source` is by default the clients' own images, and `num-clients` is the number of admitted clients.
 
     Args:
-        home: The server.
-        given: What the user set.
+        home: Folder of the server.
+        settings: Settings of the user, by key.
 
     Raises:
-        ConfigError: A setting is wrong, or does not go with real clients.
-        FederationError: The server cannot be asked who is admitted.
+        ConfigError: A setting is wrong or not possible with real clients, or no client is admitted.
+        FederationError: The server is not running, or refused.
     """
-    source = given.get("data.source", OWN_IMAGES)
+    source = settings.get("data.source", OWN_IMAGES)
     if source != OWN_IMAGES:
         raise ConfigError(
-            f"data.source={source!r}: a run over real clients has data.source={OWN_IMAGES!r}, since each brings its "
-            "own images; `bract simulate` runs over other sources"
+            f"data.source={source!r}: a run over real clients has data.source={OWN_IMAGES!r}, because each client "
+            "uses its own images; `bract simulate` runs over other sources"
         )
-    given = {**given, "data.source": OWN_IMAGES, "node-keys": True}
-    if "num-clients" not in given:
+    settings = {**settings, "data.source": OWN_IMAGES, "node-keys": True}
+    if "num-clients" not in settings:
         with control(home) as server:
-            admitted = sum(node.status != "unregistered" for node in server.nodes())
+            admitted = sum(node.status != UNREGISTERED for node in server.nodes())
         if not admitted:
-            raise ConfigError("no client is admitted yet: `bract server admit KEY.pub` lets one take part")
-        given["num-clients"] = admitted
-    config = parse(override(defaults(), given))
+            raise ConfigError("no client has been admitted yet: admit one with `bract server admit KEY.pub`")
+        settings["num-clients"] = admitted
+    config = parse(override(defaults(), settings))
+    # Class names are a public constant. Reading them from the clients' images would release them.
     if len(split_list(config.data.classes)) < 2:
         raise ConfigError(
-            "data.classes must name the classes, such as --set data.classes=normal,tumour: no server may learn them "
-            "from the clients' images"
+            "data.classes must name the classes, such as --set data.classes=normal,tumour: the server may not learn "
+            "them from the clients' images"
         )
     return config
 
 
 @dataclass
 class Follower:
-    """Watches a run of this server, and knows when it is over."""
+    """Observer of a run on this server.
+
+    Attributes:
+        home: Folder of the server.
+        run_id: Flower's id of the run.
+        folder: Folder of the run.
+        console: Console for messages while the run waits for its clients.
+        state: Latest state of the run, as the server reports it.
+    """
 
     home: ServerHome
     run_id: int
     folder: Path
     console: Console
     state: str = ""
-    _looked: float = 0.0
-    _over_since: float | None = None
-    _there: int = -1
+    _polled: float = 0.0
+    _ended_at: float | None = None
+    _online: int = -1
 
     def ended(self) -> bool:
-        """Whether nothing more will come: the run has finished, or its server is gone."""
+        """Return whether the run can write no more files."""
         now = time.monotonic()
-        if now - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._looked = now
+        if now - self._polled >= _SECONDS_BETWEEN_POLLS:
+            self._polled = now
             try:
                 with control(self.home) as server:
                     self.state = server.run_state(self.run_id)
-                    self._say_who_is_there(server)
+                    self._print_online_clients(server)
             except NotRunningError:
-                self.state = "server gone"
-        if self.state.startswith("finished") or self.state == "server gone":
-            self._over_since = self._over_since or now
-        return self._over_since is not None and now - self._over_since >= _GRACE
+                self.state = _SERVER_STOPPED
+        if self.state.startswith("finished") or self.state == _SERVER_STOPPED:
+            self._ended_at = self._ended_at or now
+        return self._ended_at is not None and now - self._ended_at >= _SECONDS_AFTER_END
 
-    def _say_who_is_there(self, server: Control) -> None:
-        """As long as the run waits for its clients."""
+    def _print_online_clients(self, server: Control) -> None:
+        # The statement is written when all clients are enrolled.
         if (self.folder / "privacy.json").is_file() or self.state.startswith("finished"):
             return
-        there = sum(node.status == "online" for node in server.nodes())
-        if there != self._there:
-            self._there = there
-            self.console.print(f"Waiting for the clients to declare themselves: {there} are online", highlight=False)
+        online = sum(node.status == "online" for node in server.nodes())
+        if online != self._online:
+            self._online = online
+            self.console.print(f"Waiting for the clients to declare themselves: {online} are online", highlight=False)
 
 
 def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tuple[dict[str, Any], Path]:
-    """Submit a run, show its rounds, and read back what it left.
+    """Submit a run to the server and follow it to its end.
 
     Args:
-        home: The server, which must run.
-        config: The run.
-        console: Where progress goes.
+        home: Folder of the server, which must be running.
+        config: Configuration of the run.
+        console: Console for progress.
 
     Returns:
-        The summary and the run directory.
+        The run's summary and its folder.
 
     Raises:
-        FederationError: The server does not run, or the run ended without being complete.
-        ConfigError: The run's folder is in use, or the run that is to go on still runs.
+        FederationError: The server is not running, or the run ended without a result.
+        ConfigError: The run's folder is in use, or the run that is to be resumed is still running.
     """
     folder = (
         Path(config.output_dir)
@@ -123,7 +132,8 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     if not config.resume:
         check_free(folder)
     elif folder.is_dir():
-        with RunDirectory(folder).lock():  # a run goes on when its command is gone: it is not resumed beside itself
+        # A run continues on the server after its command ends. It must not be resumed while it is running.
+        with RunDirectory(folder).lock():
             pass
     bundle = installed_bundle()
     system = config.system.model_copy(update={"bundle": bundle_digest(bundle)})
@@ -131,8 +141,8 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     write_atomic(home.folder / BUNDLE, bundle, durable=True, mode=0o600)
     with control(home) as server:
         run_id = server.start_run(bundle, resolved(config))
-    kept = home.folder / BUNDLE
-    for line in (f"Run      {folder}", f"Code     bundle {bundle_digest(bundle)}: what clients pin; kept as {kept}"):
+    file = home.folder / BUNDLE
+    for line in (f"Run      {folder}", f"Code     bundle {bundle_digest(bundle)}: clients pin it; a copy is {file}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
     follower = Follower(home, run_id, folder, console)
     progress = TerminalProgress(console)
@@ -148,17 +158,26 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
 
 
 def _result(home: ServerHome, folder: Path, state: str) -> dict[str, Any]:
-    go_on = f"go on with: bract run {home.folder} --resume {folder}"
+    """Return the summary of a run that has ended.
+
+    Raises:
+        FederationError: The run has no result yet. The text states the reason and the command that resumes it.
+    """
+    resume = f"resume it with: bract run {home.folder} --resume {folder}"
+    status = run_status(folder)
     if (folder / STOPPED).is_file():
-        raise FederationError(f"{(folder / STOPPED).read_text().strip().partition(': ')[2]}\nThe run is saved; {go_on}")
-    if run_status(folder) == "not started" and not (folder / "checkpoint.safetensors").is_file():
+        reason = (folder / STOPPED).read_text().strip().partition(": ")[2]
+        raise FederationError(f"{reason}\nThe run is saved; {resume}")
+    if status == "not started" and not (folder / "checkpoint.safetensors").is_file():
         raise FederationError(
-            f"the run ended before its first round ({state or 'stopped'}); the server's own output says why"
-            + (f"; {go_on}" if (folder / "config.toml").is_file() else "")
+            f"the run ended before its first round ({state or 'stopped'}); the server's own output states the reason"
+            + (f"; {resume}" if (folder / "config.toml").is_file() else "")
         )
-    if run_status(folder) != "complete" and state == "server gone":
-        raise FederationError(f"the server ended; start it again with `bract server start {home.folder}`, then {go_on}")
-    if run_status(folder) == "not started" or (run_status(folder) != "complete" and state == "finished:failed"):
-        raise FederationError(f"the run's process ended ({state or 'stopped'}); {go_on}")
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
+    if status != "complete" and state == _SERVER_STOPPED:
+        raise FederationError(
+            f"the server stopped; start it again with `bract server start {home.folder}`, and then the run: {resume}"
+        )
+    if status == "not started" or (status != "complete" and state == "finished:failed"):
+        raise FederationError(f"the run's process ended ({state or 'stopped'}); {resume}")
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary

@@ -1,15 +1,17 @@
-"""The running server's administration, as seen from this machine: its nodes, and who may be one.
+"""Administration of the running server from this machine.
 
-Flower's own client class is used, not its `flwr supernode` commands: they start a process of two seconds each, print no
-keys, and tell errors only in text.
+It uses Flower's own client class. The `flwr supernode` commands take two seconds each, do not print keys, and report
+errors only as text.
 """
 
 import hashlib
 import os
+import sqlite3
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config.loading import Scalar
@@ -21,25 +23,26 @@ if TYPE_CHECKING:
     from flwr.supercore.control import ControlHttpClient
 
 UNREGISTERED = "unregistered"
-_ALREADY_IN_USE = 23
+# Codes of Flower's errors.
+_ALREADY_IN_USE = (23,)
 _NOT_FOUND = (24, 28)
 
 
 class NotRunningError(FederationError):
-    """Nothing answers where the server should be."""
+    """Error of a command that needs the server while it is not running."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What the server knows of one node.
+    """Record of one node in the server's database.
 
     Attributes:
-        node_id: Flower's number of it.
-        pem: Its public key.
+        node_id: Flower's id of the node.
+        pem: Public key of the node, in PEM.
         status: registered (never seen), online, offline, or unregistered.
-        admitted: When its key was admitted, ISO 8601, UTC.
-        seen: When it last came or went, ISO 8601, UTC; empty if never.
-        name: As it was admitted; may be empty.
+        admitted: Time when the key was admitted, ISO 8601.
+        seen: Time when the node last connected or disconnected, ISO 8601; empty if never.
+        name: Name under which the key was admitted; may be empty.
     """
 
     node_id: int
@@ -51,13 +54,13 @@ class Node:
 
 
 class Control:
-    """Calls of the Control API."""
+    """Client of the server's Control API."""
 
     def __init__(self, client: "ControlHttpClient") -> None:
         self._client = client
 
     def nodes(self) -> list[Node]:
-        """All nodes the server has ever admitted, the unregistered too."""
+        """Return all nodes that were ever admitted, including the unregistered."""
         from flwr.proto.control_pb2 import ListNodesRequest
 
         return [
@@ -73,21 +76,21 @@ class Control:
         ]
 
     def register(self, key: PublicKey, name: str) -> int:
-        """Admit a key; gives the node's number.
+        """Register a key and return the id of its node.
 
         Raises:
-            ConfigError: The server has this key already, or had it and it was unregistered.
+            ConfigError: The server knows this key already, perhaps as an unregistered one.
         """
         from flwr.proto.control_pb2 import RegisterNodeRequest
 
-        with _refusal(_ALREADY_IN_USE, "the server has had this key already"):
+        with _refusal(_ALREADY_IN_USE, "the server knows this key already"):
             return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key.pem, name=name)).node_id)
 
     def unregister(self, node_id: int) -> None:
-        """Cut a node off.
+        """Remove a node and refuse its later requests.
 
         Raises:
-            ConfigError: There is no such node.
+            ConfigError: The server has no node with this id.
         """
         from flwr.proto.control_pb2 import UnregisterNodeRequest
 
@@ -95,47 +98,66 @@ class Control:
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
     def start_run(self, bundle: bytes, settings: Mapping[str, Scalar]) -> int:
-        """Submit a run; gives Flower's number of it.
+        """Submit a run and return Flower's id of it.
 
         Args:
-            bundle: The code that server and clients run, as `flwr build` makes it.
-            settings: The whole run configuration, flat.
+            bundle: Code that server and clients run, as `flwr build` makes it.
+            settings: All settings of the run, as a flat mapping.
 
         Raises:
-            FederationError: The server took it for no run.
+            FederationError: The server did not start the run.
         """
         from flwr.common.serde import fab_to_proto, user_config_to_proto
         from flwr.proto.control_pb2 import StartRunRequest
         from flwr.supercore.fab import Fab
 
         fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
-        asked = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(settings)))
-        reply = self._client.StartRun(asked)
+        request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(settings)))
+        reply = self._client.StartRun(request)
         if not reply.HasField("run_id"):
             raise FederationError("the server did not start the run; its own log says why")
         return int(reply.run_id)
 
     def run_state(self, run_id: int) -> str:
-        """Where a run is: `pending`, `starting`, `running` or `finished`, and how it finished."""
+        """Return `pending`, `starting`, `running` or `finished:` with the result, such as `finished:failed`."""
         from flwr.proto.control_pb2 import ListRunsRequest
 
         status = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
         return ":".join(filter(None, (status.status, status.sub_status)))
 
     def stop_run(self, run_id: int) -> None:
-        """Stop a run; what it has saved stays."""
+        """Stop a run without deleting its files."""
         from flwr.proto.control_pb2 import StopRunRequest
 
         self._client.StopRun(StopRunRequest(run_id=run_id))
 
 
-@contextmanager
-def control(home: ServerHome) -> Iterator[Control]:
-    """Talk to the server that runs from this folder, over TLS.
+def forget_key(database: Path, key: PublicKey) -> None:
+    """Remove a revoked key from Flower's database.
+
+    Flower accepts each key only once, so this lets the key be admitted again. The node that had the key stays revoked.
 
     Raises:
-        NotRunningError: Nothing listens there.
-        FederationError: What answers is not this server, or it refused.
+        FederationError: The database cannot be written.
+    """
+    try:
+        with closing(sqlite3.connect(database, timeout=10.0)) as connection, connection:
+            connection.execute(
+                "UPDATE node SET public_key = NULL WHERE public_key = ? AND status = ?", (key.pem, UNREGISTERED)
+            )
+    except sqlite3.Error as error:
+        raise FederationError(
+            f"{database} cannot be written ({error}), so the revoked key stays revoked: the client must make a new key"
+        ) from None
+
+
+@contextmanager
+def control(home: ServerHome) -> Iterator[Control]:
+    """Connect to the server that runs from this folder, over TLS.
+
+    Raises:
+        NotRunningError: Nothing listens at the server's address.
+        FederationError: Another program answers there, or the server refused.
         ConfigError: The authority's certificate cannot be read.
     """
     import httpx
@@ -150,6 +172,7 @@ def control(home: ServerHome) -> Iterator[Control]:
         with _without_proxy(home), ControlHttpClient(f"https://{home.control_address}", verify=trust) as client:
             yield Control(client)
     except httpx.ConnectError as error:
+        # Another program at this port shows another certificate. The TLS error arrives only as text.
         if "certificate" in str(error).lower() or "ssl" in str(error).lower():
             raise FederationError(f"what answers at {home.control_address} is not this server: {error}") from None
         raise NotRunningError(
@@ -163,7 +186,8 @@ def control(home: ServerHome) -> Iterator[Control]:
 
 @contextmanager
 def _without_proxy(home: ServerHome) -> Iterator[None]:
-    """A proxy that the shell names would be asked to reach its own loopback."""
+    """Add the server's address to NO_PROXY."""
+    # A proxy would look for a loopback address on its own machine.
     before = os.environ.get("NO_PROXY")
     os.environ["NO_PROXY"] = ",".join(filter(None, [before, home.control_host]))
     try:
@@ -173,15 +197,15 @@ def _without_proxy(home: ServerHome) -> Iterator[None]:
 
 
 @contextmanager
-def _refusal(codes: int | tuple[int, ...], meaning: str) -> Iterator[None]:
-    """Say what one of Flower's error codes means; let others pass."""
+def _refusal(codes: tuple[int, ...], meaning: str) -> Iterator[None]:
+    """Replace an error of Flower that has one of these codes by a ConfigError."""
     import httpx
     from flwr.supercore.error import FlowerError
 
     try:
         yield
     except httpx.HTTPStatusError as error:
-        found = FlowerError.from_json(error.response.text)
-        if found is None or found.code not in (codes if isinstance(codes, tuple) else (codes,)):
+        refusal = FlowerError.from_json(error.response.text)
+        if refusal is None or refusal.code not in codes:
             raise
         raise ConfigError(meaning) from None

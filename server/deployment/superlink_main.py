@@ -1,25 +1,30 @@
-"""Flower's SuperLink with the gate in front: `python -m server.deployment.superlink_main` takes its own options."""
+"""Main program of the server (Flower's SuperLink behind the gate).
+
+`python -m server.deployment.superlink_main` takes the options of `flower-superlink`.
+"""
 
 import os
 from typing import Any
 
+from server.deployment.superlink_api import GRPC_VARIABLES
+
 SERVER_OPTIONS = {
-    # Else a peer's address is taken from a header, if a peer that is believed sends one.
+    # Otherwise uvicorn may take a peer's address from a header.
     "proxy_headers": False,
-    # Else Ctrl-C waits for ever for connections that are kept open.
+    # Otherwise Ctrl-C waits for ever for connections that are kept open.
     "timeout_graceful_shutdown": 5,
-    # A line for each request, also a stranger's: nodes ask every three seconds, and strangers could fill the disk.
+    # It would write a line for each request. Strangers could fill the disk.
     "access_log": False,
 }
 
 
 def install_gate() -> None:
-    """Put the gate in front of every app that Flower's SuperLink makes in this process.
+    """Put the gate in front of every app that Flower's SuperLink makes.
 
-    Guarantee: if this returns, the first thing a request meets is the gate, with the true ends of its socket.
+    Guarantee: if this returns, the gate is the first to see a request, with the true addresses of its socket.
 
     Raises:
-        FederationError: Flower has changed, and the gate would not be in front.
+        FederationError: In this version of Flower the gate would not be in front.
     """
     from flwr.superlink import extensions
     from flwr.superlink import main as superlink_main
@@ -28,11 +33,11 @@ def install_gate() -> None:
     from common.errors import FederationError
     from server.deployment.request_filter import Gate
 
-    # Flower's older gRPC servers would listen at ports of their own, where no gate stands.
-    for name in ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API"):
+    for name in GRPC_VARIABLES:
         os.environ.pop(name, None)
     others = extensions.get_middleware
     extensions.get_middleware = lambda: (Middleware(Gate), *others())
+    # The server must not start unprotected after a change in Flower, so the place of the gate is checked.
     first = next(iter(superlink_main._get_middleware()), None)
     if getattr(first, "cls", None) is not Gate:
         raise FederationError("this version of Flower has no place for the gate: the server does not start without it")
@@ -42,7 +47,7 @@ def main() -> None:
     """Run Flower's `flower-superlink` behind the gate.
 
     Raises:
-        FederationError: Flower has changed, and the gate would not be in front.
+        FederationError: In this version of Flower the gate would not be in front.
     """
     import uvicorn
 
@@ -51,10 +56,10 @@ def main() -> None:
 
     run = uvicorn.run
 
-    def run_ours(*given: Any, **options: Any) -> None:
-        run(*given, **(options | SERVER_OPTIONS))
+    def run_with_options(*args: Any, **options: Any) -> None:
+        run(*args, **(options | SERVER_OPTIONS))
 
-    uvicorn.run = run_ours
+    uvicorn.run = run_with_options
     flower_superlink()
 
 

@@ -1,4 +1,4 @@
-"""The files and pictures that a run leaves."""
+"""Files and figures that a run writes to its folder."""
 
 from typing import Any
 
@@ -19,32 +19,31 @@ from server.state.run_state import RunState
 
 
 def save_progress(directory: RunDirectory, state: RunState, clock: Clock) -> None:
-    """Write model and summary after a round, so that they are true even if the process is killed.
+    """Write model and summary after a round.
 
-    The cost does not depend on the number of clients.
+    They are then right even if the process is killed. The cost does not depend on the number of clients.
     """
     directory.write_model(state.final, model_card(state))
     directory.write_json("summary.json", summarise(state, clock.seconds()))
 
 
 def save_checkpoint_of(directory: RunDirectory, state: RunState, strategy: Strategy, clock: Clock) -> None:
-    """Write all that a fresh process needs to go on after the last complete round."""
+    """Write the checkpoint from which another process can resume the run."""
     save_checkpoint(directory.path, checkpoint_of(state, strategy, clock))
 
 
 def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper | None) -> None:
-    """Write the privacy statement: the whole plan before round 1, what was charged at the end."""
+    """Write the privacy statement.
+
+    It charges the whole plan until the run has ended, so that it is true even if the process is killed.
+    """
+    heads = {} if keeper is None else keeper.latest(state.clients)
     statement = privacy_statement(
         state.config,
         state.privacy_cost,
         status=state.status,
         run_id=state.run_id,
-        parties=Parties(
-            state.refusals,
-            {} if keeper is None else keeper.latest(state.clients),
-            state.joined,
-            state.bundles,
-        ),
+        parties=Parties(state.refusals, heads, state.joined, state.bundles),
         simulated=state.context.simulated,
         early=state.early,
     )
@@ -52,16 +51,15 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
 
 
 def draw_outcome(directory: RunDirectory, state: RunState) -> None:
-    """Draw the pictures of a run that has ended, early or not."""
-    folder = directory.path
+    """Draw the figures of a run that has ended."""
+    folder, context = directory.path, state.context
     counts = state.counts()
-    marks = " (simulation only)" if state.config.private else ""
+    mark = " (simulation only)" if state.config.private else ""
     if counts is not None:
-        title = f"model after round {state.evaluated_model}, {counts.num_examples} held-out images{marks}"
+        title = f"model after round {state.evaluated_model}, {counts.num_examples} held-out images{mark}"
         draw_confusion(folder / "confusion.png", counts.confusion, state.classes, title)
-    whose = "all clients" if state.config.private else "each round's clients"
-    draw_curves(folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {whose}{marks}")
-    context = state.context
+    clients = "all clients" if state.config.private else "each round's clients"
+    draw_curves(folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {clients}{mark}")
     if context.class_counts is not None:
         draw_partition(
             folder / "partition.png", context.class_counts, state.classes, images_unused=context.images_unused
@@ -69,8 +67,9 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
 
 
 def _closing_line(state: RunState) -> list[dict[str, Any]]:
-    """The closing evaluation as one more point of the curves; under DP the last round has it already."""
+    """Return the closing evaluation as one more point of the curves."""
     counts = total(state.closing.exact.values())
+    # Under a privacy mechanism the last round is evaluated with the final model already.
     if counts is None or state.config.private or not counts.num_examples:
         return []
     personal = personal_figures(state.personal_counts())

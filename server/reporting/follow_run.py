@@ -1,4 +1,4 @@
-"""Watch a run that another process runs, by the files it leaves."""
+"""Observation of another process's run by its files."""
 
 import json
 import time
@@ -11,19 +11,21 @@ _PAUSE = 0.2
 
 
 def follow_run(folder: Path, tracker: Tracker, *, num_rounds: int, num_clients: int, ended: Callable[[], bool]) -> None:
-    """Show a run's rounds as they are written, until it is complete or has ended otherwise.
+    """Pass a run's rounds to a tracker until the run has ended.
 
     Args:
-        folder: The run's; need not be there yet.
-        tracker: Shows the rounds.
-        num_rounds: How many are planned.
-        num_clients: For how many clients.
-        ended: Asked again and again: whether nothing more will come.
+        folder: Folder of the run, which may not exist yet.
+        tracker: Tracker that gets the rounds.
+        num_rounds: Number of planned rounds.
+        num_clients: Number of clients.
+        ended: Returns whether the run can write no more files; called repeatedly.
     """
     file = folder / "rounds.jsonl"
     shown, started = 0, False
     while True:
+        # Asked before reading, so that no line written before the end is missed.
         over = run_status(folder) == "complete" or ended()
+        # A line without its end is still being written.
         lines = [line for line in _lines(file) if line.endswith("\n")]
         if lines and not started:
             tracker.start(num_rounds, num_clients, 0)
@@ -38,7 +40,7 @@ def follow_run(folder: Path, tracker: Tracker, *, num_rounds: int, num_clients: 
 
 
 def run_status(folder: Path) -> str:
-    """What a run says of itself: `complete`, `interrupted`, or `not started` before its first round is done."""
+    """Return the run's status, `not started` before its first round is complete."""
     file = folder / "summary.json"
     return str(json.loads(file.read_text())["status"]) if file.is_file() else "not started"
 

@@ -1,4 +1,4 @@
-"""What `model/card.json` says of a model."""
+"""Card of a run's model, written to `model/card.json`."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -9,9 +9,10 @@ from server.state.run_state import RunState
 
 
 def model_card(state: RunState) -> dict[str, Any]:
-    """The content of `model/card.json`: all that is needed to use the model; no times, no paths.
+    """Return everything that is needed to use the model.
 
-    `weights` is empty for the installed package or the hub, `random`, or a file's name.
+    It has no times and no paths, so that equal models have equal cards. `weights` is empty for weights of an installed
+    package or the hub, else `random` or a file's name.
     """
     config, privacy_cost = state.config, state.privacy_cost
     declared = next(iter(state.clients.values())).declaration
@@ -42,5 +43,5 @@ def _preprocessing(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str,
     return describe(config.model, config.backbone_spec, input_shape)
 
 
-def _weights(given: str) -> str:
-    return given if given in ("", "random") else Path(given).name
+def _weights(setting: str) -> str:
+    return setting if setting in ("", "random") else Path(setting).name

@@ -1,4 +1,4 @@
-"""Pictures of a run: confusion matrix, learning curves, who holds what."""
+"""Figures of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ _INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
 
 
 def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix, each row as shares of its true class.
+    """Draw a confusion matrix with each row as shares of its true class.
 
     Args:
-        file: PNG to write.
-        confusion: (classes, classes) counts.
-        classes: Their names.
-        title: Says what was evaluated.
+        file: PNG file to write.
+        confusion: Counts, shape (classes, classes), true class by row.
+        classes: Class names.
+        title: Title of the figure.
     """
     size = max(5.0, 1.5 + 0.5 * len(classes))
     figure, axes = _figure(size + 1, size)
@@ -42,31 +42,37 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
 
 
 def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> None:
-    """Draw accuracy and macro F1 over rounds, clients' own accuracy where there is one, and the loss beside them.
+    """Draw accuracy, macro F1 and loss over rounds.
+
+    Where clients have models of their own, their accuracy is drawn too.
 
     Args:
-        file: PNG to write.
-        rounds: Lines of `rounds.jsonl`; those without an evaluation are skipped.
-        title: Says what was evaluated.
+        file: PNG file to write.
+        rounds: Lines of `rounds.jsonl`. Those without an evaluation are skipped.
+        title: Title of the figure.
     """
     from matplotlib.ticker import MaxNLocator
 
-    seen = [line for line in rounds if "accuracy" in line]
+    lines = [line for line in rounds if "accuracy" in line]
     figure, axes = _figure(8, 4.5)
     axes.set(xlabel="model after round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
-    if not seen:
+    if not lines:
         axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes)
         _save(figure, file)
         return
-    x = [line["evaluated_model"] for line in seen]
-    axes.plot(x, [line["accuracy"] for line in seen], color=_ACCENT, marker="o", ms=3, label="accuracy")
-    axes.plot(x, [line["macro_f1"] for line in seen], color=_SECOND, ls="--", label="macro F1")
-    if any("personal_accuracy" in line for line in seen):
-        own = [line.get("personal_accuracy", np.nan) for line in seen]
+    x = [line["evaluated_model"] for line in lines]
+    axes.plot(x, [line["accuracy"] for line in lines], color=_ACCENT, marker="o", ms=3, label="accuracy")
+    axes.plot(x, [line["macro_f1"] for line in lines], color=_SECOND, ls="--", label="macro F1")
+    if any("personal_accuracy" in line for line in lines):
+        own = [line.get("personal_accuracy", np.nan) for line in lines]
         axes.plot(x, own, color=_INK, marker="s", ms=3, label="accuracy of clients' own models")
     losses = axes.twinx()
     losses.plot(
-        x, [np.nan if line["loss"] is None else line["loss"] for line in seen], color="grey", lw=1, label="loss (right)"
+        x,
+        [np.nan if line["loss"] is None else line["loss"] for line in lines],
+        color="grey",
+        lw=1,
+        label="loss (right)",
     )
     losses.set_ylabel("cross-entropy, nats an image")
     losses.set_ylim(bottom=0)

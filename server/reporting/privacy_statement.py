@@ -1,4 +1,4 @@
-"""What a run states about privacy: events, the bound they imply, and what is not protected."""
+"""Privacy statement of a run, written to `privacy.json`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,25 +9,26 @@ from common.config.schema import RunConfig
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
+from common.privacy.mechanisms import Mechanism
 from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
 
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
+    """Return the versions of the packages that results depend on."""
     return {name: version(name) for name in VERSIONED}
 
 
 @dataclass(frozen=True)
 class Parties:
-    """Who took part in a run, and how.
+    """Clients of a run, by name.
 
     Attributes:
-        refusals: Why clients did not take part, by node.
+        refusals: Reason of each client that does not take part, by "node N" or "client NAME".
         heads: Latest head of each client's ledger.
         joined_late: First round of each client that came late.
-        bundles: The bundle of code that each client says it has pinned; empty for those that run any.
+        bundles: Digest of the code that each client declares to have pinned; empty without a pin.
     """
 
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +37,7 @@ class Parties:
     bundles: Mapping[str, str] = field(default_factory=dict)
 
 
-NOBODY = Parties()
+NO_PARTIES = Parties()
 
 
 def privacy_statement(
@@ -45,20 +46,20 @@ def privacy_statement(
     *,
     status: str,
     run_id: str = "",
-    parties: Parties = NOBODY,
+    parties: Parties = NO_PARTIES,
     simulated: bool = False,
     early: bool = False,
 ) -> dict[str, Any]:
-    """The content of `privacy.json`.
+    """Return the content of `privacy.json`.
 
     Args:
-        config: The run.
-        privacy_cost: None if no mechanism was on.
+        config: Configuration of the run.
+        privacy_cost: Privacy spent; None without a mechanism.
         status: `complete` or `interrupted`.
-        run_id: The run's name.
-        parties: Who took part and who did not.
+        run_id: Name of the run.
+        parties: Clients that take part and clients that do not.
         simulated: Whether the clients are a simulation's.
-        early: Whether the run ended before its last round, by choice.
+        early: Whether the run stopped before its last round, by choice.
     """
     if privacy_cost is None:
         return {
@@ -70,81 +71,80 @@ def privacy_statement(
             "refusals": dict(parties.refusals),
             "versions": versions(),
         }
-    plan = privacy_cost.example_plan
-    whole = status == "complete" and not early
+    plan, mechanism = privacy_cost.example_plan, config.mechanism
+    # Stopping early is a choice that can depend on the data, so it saves no epsilon.
+    all_rounds = status == "complete" and not early
     return {
         "private": True,
-        "statement": _statement(config, privacy_cost),
+        "statement": _statement(mechanism, privacy_cost, config.privacy.delta, config.metrics),
         "mechanism": plan.mechanism,
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
         "neighboring_relation": NEIGHBORING_RELATION,
-        "sampling_method": config.mechanism.sampling_method,
+        "sampling_method": mechanism.sampling_method,
         "accountant": ACCOUNTANT,
         "delta": config.privacy.delta,
         "epsilon_max": privacy_cost.epsilon_max,
         "epsilon_max_rdp": privacy_cost.rdp_max,
         "max_grad_norm": plan.max_grad_norm,
-        "metrics": _metrics(config, privacy_cost),
-        "charged": "rounds sent" if whole else "the whole plan, because the run stopped early",
+        "metrics": _metrics(config.metrics, privacy_cost),
+        "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
         "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
-        "ledger": config.mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
+        "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
         "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
         "status": status,
-        "not_protected": _not_protected(config, privacy_cost, parties),
-        **_who(config, privacy_cost, parties),
+        "not_protected": _not_protected(mechanism, privacy_cost, parties, config.metrics),
+        **_clients(config.num_clients, privacy_cost, parties),
         "versions": versions(),
     }
 
 
-def _who(config: RunConfig, privacy_cost: RunPrivacyCost, parties: Parties) -> dict[str, Any]:
-    """Who took part, who refused, and how many never came."""
+def _clients(num_clients: int, privacy_cost: RunPrivacyCost, parties: Parties) -> dict[str, Any]:
     return {
         "refusals": dict(parties.refusals),
-        "absent": max(0, config.num_clients - len(privacy_cost.shares) - len(parties.refusals)),
+        "absent": max(0, num_clients - len(privacy_cost.shares) - len(parties.refusals)),
         "joined_late": dict(parties.joined_late),
         "bundles": dict(parties.bundles),
-        "clients": {name: _client(share, parties.heads.get(name)) for name, share in privacy_cost.shares.items()},
+        "clients": {name: _client(cost, parties.heads.get(name)) for name, cost in privacy_cost.shares.items()},
     }
 
 
-def _statement(config: RunConfig, privacy_cost: RunPrivacyCost) -> str:
-    plan = privacy_cost.example_plan
-    exact = "; EXACT COUNTS of held-out images left and are not covered" if config.metrics == "exact" else ""
+def _statement(mechanism: Mechanism, privacy_cost: RunPrivacyCost, delta: float, metrics: str) -> str:
+    exact = "; EXACT COUNTS of held-out images left and are not covered" if metrics == "exact" else ""
     return (
-        f"each {plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta {config.privacy.delta:g} "
-        f"({NEIGHBORING_RELATION}), {config.mechanism.noise_place}{exact}"
+        f"each {privacy_cost.example_plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta {delta:g} "
+        f"({NEIGHBORING_RELATION}), {mechanism.noise_place}{exact}"
     )
 
 
-def _metrics(config: RunConfig, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
+def _metrics(release: str, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
     counts = privacy_cost.example_plan.counts
     if counts is None:
-        return {"release": config.metrics}
+        return {"release": release}
     return {
-        "release": config.metrics,
+        "release": release,
         "mechanism": "exact discrete Gaussian, one vote a unit",
         "counts_noise_stddev": counts.noise_stddev,
         "closing_noise_stddev": counts.closing_noise_stddev,
     }
 
 
-def _not_protected(config: RunConfig, privacy_cost: RunPrivacyCost, parties: Parties) -> list[str]:
+def _not_protected(mechanism: Mechanism, privacy_cost: RunPrivacyCost, parties: Parties, metrics: str) -> list[str]:
     unpinned = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
-    exact = ("held-out images: their exact counts left",) if config.metrics == "exact" else ()
-    gaps = config.mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
+    exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
+    gaps = mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
     return [*gaps, *exact]
 
 
-def _client(share: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "epsilon": share.spent.pld,
-        "epsilon_rdp": share.spent.rdp,
-        "rounds": share.rounds,
-        "closing": share.closing,
-        "num_units": share.plan.num_units,
-        "events": {part: [as_json(event) for event in events] for part, events in share.events.items()},
+def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "epsilon": cost.spent.pld,
+        "epsilon_rdp": cost.spent.rdp,
+        "rounds": cost.rounds,
+        "closing": cost.closing,
+        "num_units": cost.plan.num_units,
+        "events": {part: [as_json(event) for event in events] for part, events in cost.events.items()},
     }
     if head is not None:
-        found["ledger"] = {"id": head.ledger, "seq": head.seq, "head": head.hash}
-    return found
+        content["ledger"] = {"id": head.ledger, "seq": head.seq, "head": head.hash}
+    return content

@@ -1,4 +1,4 @@
-"""What `summary.json` says of a run."""
+"""Summary of a run, written to `summary.json`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,12 @@ _UNTRAINED = {
 
 
 def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The content of `summary.json`."""
+    """Return the content of `summary.json`.
+
+    Args:
+        state: State of the run.
+        seconds: Seconds of each phase of the run, and in `total`.
+    """
     privacy_cost = state.privacy_cost
     counts = state.counts()
     scores = score(counts.confusion) if counts is not None else None
@@ -77,19 +82,19 @@ def _per_class(state: RunState, scores: Scores | None) -> dict[str, dict[str, fl
 
 
 def _private_metrics(state: RunState) -> dict[str, Any] | None:
-    """What the clients let leave of their held-out units, with noise; the latest there is."""
+    """Return the latest noised figures of held-out units, None if none were released."""
     privacy_cost = state.privacy_cost
     if privacy_cost is None or privacy_cost.example_plan.counts is None:
         return None
     noised = state.closing.noised
     if noised is not None:
-        noise = privacy_cost.example_plan.counts.closing_noise_stddev
-        return {"evaluated_model": state.final_round} | noised_figures(noised, noise)
+        noise_stddev = privacy_cost.example_plan.counts.closing_noise_stddev
+        return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev)
     return dict(state.rounds[-1]["private"]) if state.rounds and "private" in state.rounds[-1] else None
 
 
 def _personal(state: RunState) -> dict[str, Any] | None:
-    """How each client's own model does beside the global one; no counts of it leave under a mechanism."""
+    """Return figures of the clients' own models, without counts under a privacy mechanism."""
     part = state.config.model.personal
     if not part:
         return None
@@ -105,8 +110,9 @@ def _personal(state: RunState) -> dict[str, Any] | None:
 
 
 def _spreads(parts: Iterable[Counts]) -> dict[str, dict[str, float] | None]:
-    counted = [part for part in parts if part.num_examples]
-    return {metric.key: _spread(counted, metric) for metric in CONFUSION_METRICS}
+    # A client without held-out images has no accuracy.
+    evaluated = [part for part in parts if part.num_examples]
+    return {metric.key: _spread(evaluated, metric) for metric in CONFUSION_METRICS}
 
 
 def _spread(parts: Sequence[Counts], metric: Metric) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""The closing table: what came out, where it lies, what to do next."""
+"""Final table of a run in the terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,21 @@ SIMULATED = "bract simulate --resume"
 
 
 def print_summary(summary: dict[str, Any], folder: Path, console: Console, *, resume: str = SIMULATED) -> None:
-    """Print the result of a run.
+    """Print the result of a run and the next steps.
 
     Args:
         summary: Content of `summary.json`.
-        folder: The run directory.
-        console: Where to print.
-        resume: The command that goes on with a run, without its folder.
+        folder: Folder of the run.
+        console: Console to print to.
+        resume: Command that resumes a run, without the run's folder.
     """
     table = Table(show_header=False, title=_title(summary), title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, text in _rows(summary, _shown(folder)):
+    for name, text in _rows(summary, _short(folder)):
         table.add_row(name, escape(text))
     console.print(table)
-    for line in _next_steps(summary, _shown(folder), resume):
+    for line in _next_steps(summary, _short(folder), resume):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -38,28 +38,28 @@ def _title(summary: dict[str, Any]) -> str:
     if summary["status"] == "complete":
         early = f" of {planned}, stopped early" if summary["stopped_early"] else ""
         return f"Run complete: {done} rounds{early}, {summary['clients']} clients"
-    return f"Run interrupted: {done} of {planned} rounds are complete and saved, the open round was dropped"
+    return f"Run interrupted: {done} of {planned} rounds are complete and saved, the round in progress was dropped"
 
 
 def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     mark = "  (simulation only: no real federation could see this)" if summary["simulation_only"] else ""
-    stale = summary["evaluated_model"] != summary["final_model"]
-    which = f" by the model after round {summary['evaluated_model']}" if stale else ""
+    outdated = summary["evaluated_model"] != summary["final_model"]
+    model = f" by the model after round {summary['evaluated_model']}" if outdated else ""
     rows: list[tuple[str, str]] = []
     if summary["accuracy"] is not None:
-        remark = f"{which} on {summary['evaluated_examples']} held-out images{mark}"
+        remark = f"{model} on {summary['evaluated_examples']} held-out images{mark}"
         for metric in (metric for metric in CONFUSION_METRICS if not metric.detail):
             rows.append((metric.name, f"{summary[metric.key]:.{metric.decimals}f}{remark}"))
             remark = ""
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
     rows += _personal(summary["personal"])
-    rows += _left_out(summary)
+    rows += _unused_images(summary)
     rows += _network_problems(summary)
     rows.append(("privacy", _privacy(summary)))
     if summary["refusals"]:
-        why = ", ".join(f"{who} ({reason})" for who, reason in list(summary["refusals"].items())[:5])
-        rows.append(("not taking part", f"{len(summary['refusals'])} of those that were there: {why}"))
+        reasons = ", ".join(f"{client} ({reason})" for client, reason in list(summary["refusals"].items())[:5])
+        rows.append(("not taking part", f"{len(summary['refusals'])} clients that were online: {reasons}"))
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
     seconds = summary["seconds"]
@@ -89,60 +89,53 @@ def _personal(personal: dict[str, Any] | None) -> list[tuple[str, str]]:
     return rows
 
 
-def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _unused_images(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if summary["images_unused"]:
-        rows.append(("images unused", f"{summary['images_unused']}: the partitioner gave them to nobody"))
+        rows.append(("images unused", f"{summary['images_unused']}: the partitioner assigned them to no client"))
     if summary["skipped_files"]:
-        mark = "(simulation only: a real client keeps this number to itself)"
+        mark = "(simulation only: a real client does not report this number)"
         rows.append(("files skipped", f"{summary['skipped_files']} could not be used  {mark}"))
     return rows
 
 
 def _network_problems(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a network that fails has left its marks on."""
+    """Return rows about failures, late clients and missing evaluations."""
     rows = []
     if summary["failures"] or summary["rounds_skipped"]:
         skipped = f", {summary['rounds_skipped']} rounds skipped" if summary["rounds_skipped"] else ""
-        rows.append(("failures", f"{summary['failures']} updates did not come{skipped}: rounds.jsonl names each"))
+        rows.append(("failures", f"{summary['failures']} updates missing{skipped}: rounds.jsonl names each"))
     if summary["joined_late"]:
         late = ", ".join(f"{name} from round {first}" for name, first in list(summary["joined_late"].items())[:5])
-        rows.append(("came late", late))
+        rows.append(("joined late", late))
     if summary["missing_at_close"]:
-        missing = ", ".join(f"{name} ({why})" for name, why in list(summary["missing_at_close"].items())[:5])
-        rows.append(("not in the last counts", missing))
+        missing = ", ".join(f"{name} ({reason})" for name, reason in list(summary["missing_at_close"].items())[:5])
+        rows.append(("not in final counts", missing))
     return rows
 
 
 def _privacy(summary: dict[str, Any]) -> str:
     if not summary["private"]:
         return "NOT PRIVATE: updates and exact counts left every client"
+    ran_all_rounds = summary["status"] == "complete" and not summary["stopped_early"]
     return (
         f"epsilon <= {format_epsilon(summary['epsilon_max'])} at delta {summary['delta']:g} for each "
         f"{summary['privacy_unit']}, over the whole run (PLD; RDP {format_epsilon(summary['epsilon_max_rdp'])}), "
-        f"{summary['mechanism']} at {_where(summary)}"
+        f"{summary['mechanism']} at {mechanism_named(summary['mechanism']).noise_place_short}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
-        + ("" if _resume_hint(summary) else "; the run stopped early, so the whole plan is charged")
+        + ("" if ran_all_rounds else "; the run stopped early, so the whole plan is charged")
     )
 
 
-def _where(summary: dict[str, Any]) -> str:
-    return mechanism_named(summary["mechanism"]).noise_place_short
-
-
-def _resume_hint(summary: dict[str, Any]) -> bool:
-    return summary["status"] == "complete" and not summary["stopped_early"]
-
-
 def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a real federation would see of the model, under DP."""
-    found = summary["private_metrics"]
-    if found is None:
+    """Return the row of the noised accuracy."""
+    private = summary["private_metrics"]
+    if private is None:
         return []
-    spread = found["accuracy_stddev"]
-    text = "nothing but noise" if spread is None or spread > 1 else f"{found['accuracy']:.3f} +- {spread:.3f}"
-    which = f" of the model after round {found['evaluated_model']}"
-    return [("accuracy, private", f"{text}{which}: counts with noise, what a real federation sees")]
+    stddev = private["accuracy_stddev"]
+    text = "only noise" if stddev is None or stddev > 1 else f"{private['accuracy']:.3f} +- {stddev:.3f}"
+    model = f" of the model after round {private['evaluated_model']}"
+    return [("accuracy, private", f"{text}{model}: counts with noise, as in a real federation")]
 
 
 def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:
@@ -151,9 +144,9 @@ def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:
         f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
     ]
     if summary["status"] != "complete":
-        return [*lines, f"Next     {resume} {folder} goes on after round {summary['rounds']}"]
+        return [*lines, f"Next     {resume} {folder} continues after round {summary['rounds']}"]
     if resume != SIMULATED:
-        return [*lines, f"Next     bract audit run {folder} checks what it states"]
+        return [*lines, f"Next     bract audit run {folder} checks its privacy statement"]
     compare = "" if "baselines" in summary else ", --baselines: did federating help?"
     if summary["private"]:
         return [*lines, f"Next     --set privacy.target-epsilon=2 for less leakage{compare}"]
@@ -165,7 +158,7 @@ def _pictures(folder: str) -> list[str]:
     return [f"Look at  {folder}/{', '.join(names)}"] if names else []
 
 
-def _shown(folder: Path) -> str:
+def _short(folder: Path) -> str:
     try:
         return str(folder.relative_to(Path.cwd()))
     except ValueError:

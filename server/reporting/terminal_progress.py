@@ -1,4 +1,4 @@
-"""What a person sees while a simulation runs."""
+"""Progress of a run in the terminal."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ from common.system.console import new_bar
 
 
 class TerminalProgress:
-    """Bars for long work and a line a round.
+    """Tracker that prints bars for long work and a line for each round.
 
     Args:
-        console: Where to print; a quiet console prints nothing.
+        console: Console to print to. A quiet console prints nothing.
     """
 
     def __init__(self, console: Console) -> None:
@@ -24,11 +24,11 @@ class TerminalProgress:
         self._task: Any = None
         self._num_rounds = 0
 
-    def work(self, total: int, what: str) -> Callable[[int], None]:
-        """Open a bar; it closes when the total is reached, or by `stop`."""
+    def work(self, total: int, label: str) -> Callable[[int], None]:
+        """Open a bar of `total` steps and return the function that moves it."""
         self.stop()
         bar = self._bar = new_bar(self._console)
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(label, total=total)
         bar.start()
         done = 0
 
@@ -38,12 +38,12 @@ class TerminalProgress:
             bar.update(task, completed=done)
             if done >= total:
                 self.stop()
-                self._console.print(f"{what}: {total} done")
+                self._console.print(f"{label}: {total} done")
 
         return advance
 
     def start(self, num_rounds: int, num_clients: int, done: int) -> None:
-        """Open the bar over rounds."""
+        """Open the bar of rounds."""
         self._num_rounds = num_rounds
         before = f", {done} of them done before" if done else ""
         self._console.print(f"Training: {num_rounds} rounds{before}, {num_clients} clients")
@@ -52,7 +52,7 @@ class TerminalProgress:
         self._bar.start()
 
     def round_done(self, line: dict[str, Any]) -> None:
-        """Print one line of `rounds.jsonl` and move the bar."""
+        """Print the line of a round and move the bar."""
         text = f"round {line['round']:>3}/{self._num_rounds}  {line['clients']} clients"
         if "skipped" in line:
             text += "  [red]skipped: too few updates[/red]"
@@ -70,7 +70,7 @@ class TerminalProgress:
             self._bar.update(self._task, completed=line["round"])
 
     def stop(self) -> None:
-        """Close the bar."""
+        """Close the open bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -81,9 +81,9 @@ def _figure(metric: Metric, value: float | None) -> str:
 
 
 def _causes(failures: dict[str, str]) -> str:
-    """Who failed and why, as far as it fits a line."""
-    shown = [f"{escape(name)}: {escape(why)}" for name, why in list(failures.items())[:3]]
-    return ", ".join([*shown, *(["..."] if len(failures) > 3 else [])])
+    """Return the first three failures with their reasons."""
+    first = [f"{escape(name)}: {escape(reason)}" for name, reason in list(failures.items())[:3]]
+    return ", ".join([*first, *(["..."] if len(failures) > 3 else [])])
 
 
 def _plus_minus(private: dict[str, Any]) -> str:

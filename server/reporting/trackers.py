@@ -1,4 +1,4 @@
-"""What happens in a run, told to whoever listens: files, a terminal, a log."""
+"""Trackers that get the progress of a run."""
 
 import json
 import logging
@@ -10,42 +10,42 @@ _log = logging.getLogger("bract.server")
 
 
 class Tracker(Protocol):
-    """Listens to a run."""
+    """Contract of a tracker."""
 
     def start(self, num_rounds: int, num_clients: int, done: int) -> None:
-        """Called when clients are known, before the first round; `done` rounds were run before this process."""
+        """Begin a run of `num_rounds` rounds, of which `done` are complete already."""
         ...
 
     def round_done(self, line: dict[str, Any]) -> None:
-        """Called after each round with its line of `rounds.jsonl`."""
+        """Take the line of `rounds.jsonl` about a complete round."""
         ...
 
     def stop(self) -> None:
-        """Called once, however the run ended."""
+        """End the run, whether it is complete or not."""
         ...
 
 
 class LogTracker:
-    """Writes a line a round to the log: what `flwr run` streams."""
+    """Tracker that writes each round to the log of `flwr run`."""
 
     def start(self, num_rounds: int, num_clients: int, done: int) -> None:
-        """Say what is about to happen."""
+        """Log the size of the run."""
         _log.info("%d rounds over %d clients, %d done before", num_rounds, num_clients, done)
 
     def round_done(self, line: dict[str, Any]) -> None:
-        """Say how the round went."""
+        """Log the line of a round."""
         _log.info("%s", json.dumps(line))
 
     def stop(self) -> None:
-        """Nothing is left open."""
+        """Do nothing."""
 
 
 class FileTracker:
-    """Writes a line a round to `rounds.jsonl`, flushed at once.
+    """Tracker that writes each round to `rounds.jsonl` at once.
 
     Args:
-        file: Written anew.
-        before: Lines of rounds that were run before this process.
+        file: File to write; old content is replaced.
+        before: Lines of rounds that were complete before this process.
     """
 
     def __init__(self, file: Path, before: Sequence[dict[str, Any]] = ()) -> None:
@@ -54,11 +54,12 @@ class FileTracker:
             self.round_done(line)
 
     def start(self, num_rounds: int, num_clients: int, done: int) -> None:
-        """Nothing to write before the first round."""
+        """Do nothing."""
 
     def round_done(self, line: dict[str, Any]) -> None:
-        """Append one line."""
+        """Append the line of a round."""
         self._stream.write(json.dumps(line) + "\n")
+        # Other processes follow the run by this file.
         self._stream.flush()
 
     def stop(self) -> None:
@@ -67,22 +68,22 @@ class FileTracker:
 
 
 class Trackers:
-    """Several trackers as one."""
+    """Tracker that passes every call to several trackers."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
 
     def start(self, num_rounds: int, num_clients: int, done: int) -> None:
-        """Pass on."""
+        """Pass the call to all trackers."""
         for tracker in self._trackers:
             tracker.start(num_rounds, num_clients, done)
 
     def round_done(self, line: dict[str, Any]) -> None:
-        """Pass on."""
+        """Pass the call to all trackers."""
         for tracker in self._trackers:
             tracker.round_done(line)
 
     def stop(self) -> None:
-        """Pass on."""
+        """Pass the call to all trackers."""
         for tracker in self._trackers:
             tracker.stop()

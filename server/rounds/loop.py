@@ -14,7 +14,7 @@ from common.errors import ClientFailure, FederationError
 from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
-from common.privacy.noise import SecureStream
+from common.privacy.noise import SecureStream, UniformStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import EnrolledClient
@@ -52,6 +52,7 @@ class RoundSettings:
         max_update_norm: Longest accepted update, in weight units; None compares with the round's median alone.
         skipped_before: Of each earlier round of a resumed run, whether it was skipped.
         before_round: Called with each round's number before it starts; may add late clients.
+        stream: Makes the stream of the server's noise. Production code never sets it; None is fresh keys.
     """
 
     clients: Mapping[str, EnrolledClient]
@@ -63,6 +64,7 @@ class RoundSettings:
     max_update_norm: float | None = None
     skipped_before: Sequence[bool] = ()
     before_round: Callable[[int], None] = lambda _: None
+    stream: Callable[[], UniformStream] | None = None
 
 
 def run_rounds(
@@ -97,7 +99,7 @@ def run_rounds(
                 raise FederationError(_too_few(exchange, settings))
             yield RoundResult(arrays, _record(exchange, settings, None, started))
             continue
-        merged = _aggregate(strategy, number, arrays, exchange.accepted, settings.central)
+        merged = _aggregate(strategy, number, arrays, exchange.accepted, settings)
         if merged is None:
             raise FederationError(f"round {number}: the strategy could not aggregate {len(exchange.accepted)} updates")
         # After noise at the server the model is released anyway, so this check could not take it back.
@@ -184,20 +186,23 @@ def _too_few(exchange: _Exchange, settings: RoundSettings) -> str:
 
 
 def _aggregate(
-    strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, central: PrivacyPlan | None
+    strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, settings: RoundSettings
 ) -> Arrays | None:
     messages = [reply for reply, _ in replies.values()]
-    if central is not None:
-        messages = [_noised_message(messages, arrays, central)]
+    if settings.central is not None:
+        # A fresh stream a round, because noise that is used twice could be subtracted.
+        stream = SecureStream() if settings.stream is None else settings.stream()
+        messages = [_noised_message(messages, arrays, settings.central, stream)]
     merged, _ = strategy.aggregate_train(number, messages)
     return None if merged is None else record_to_arrays(merged)
 
 
-def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan) -> Message:
+def _noised_message(
+    messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: UniformStream
+) -> Message:
     """Return the noised average as a single client's message for any strategy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
-    # A fresh stream a round: noise that is used twice could be subtracted.
-    average = noised_average(arrays, ended, central, stream=SecureStream())
+    average = noised_average(arrays, ended, central, stream=stream)
     metrics = messages[0].content.metric_records[METRICS]
     return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
 

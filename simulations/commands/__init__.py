@@ -1,1 +1,1 @@
-"""Commands for simulations and attacks."""
+"""Commands for simulations, privacy tests and attacks."""

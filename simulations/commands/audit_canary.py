@@ -1,4 +1,4 @@
-"""`bract audit empirical`: attack the guarantee with canaries, and compare with what the ledger says."""
+"""The command `bract audit empirical` that attacks the guarantee with canaries."""
 
 import json
 import os
@@ -25,21 +25,22 @@ both kinds apart proves a lower bound on epsilon, at 95 % by default:
 Clopper-Pearson for any mechanism, GDP mu where every unit is in every step,
 and the family of the plan's own mechanism.
 
-consistent      the bound is below the ledger's; half the noise would have shown
+consistent      the bound is below the ledger's; half the noise would be detected
 violated        it is above, at 99.99 %: less protection than is stated; exit code 1
-too weak        this audit could not have seen a violation
+too weak        this audit could not have detected a violation
 
 A lower bound is never the guarantee: a better attack may find more.
 Presets audit one client with nothing but a canary, where a fault shows
 soonest: gate (seconds), deep and deep-sampled (minutes).
 
---one-run plants many canaries in one ordinary federated run instead, each in
+--one-run plants many canaries in one normal federated run instead, each in
 or out by a coin, and guesses the coins (Steinke et al. 2023; Mahloujifar et
 al. 2024). --run DIR takes the settings of a run that has ended and attaches
-what is found to its statement.
+the results to its statement.
 
-Trainings of your own settings take minutes: all rounds, each time. Scores
-are kept as they come: after Ctrl-C the same command goes on.
+With your own settings it takes minutes, because each training has all
+rounds. Scores are saved batch by batch: after Ctrl-C, repeat the same command
+and it continues.
 
 Examples:
 
@@ -57,7 +58,7 @@ Canary = Literal["dirac", "mislabelled", "blank"]
 
 def empirical_command(
     preset: Annotated[
-        str | None, typer.Option(metavar="gate|deep|deep-sampled", help="A configuration made for it.")
+        str | None, typer.Option(metavar="gate|deep|deep-sampled", help="A configuration in which faults show soonest.")
     ] = None,
     run: options.Run = None,
     adversary: Annotated[
@@ -65,20 +66,20 @@ def empirical_command(
     ] = None,
     canary: Annotated[
         Canary | None,
-        typer.Option(help="What is in or out; dirac (one long feature) on features, blank on pixels if left out."),
+        typer.Option(
+            help="The unit that is in or out; if left out, dirac (one long feature) on features, blank on pixels."
+        ),
     ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trainings, half of them with the canary; 1,000 if left out.")
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=0, help="Training images of the client that stay; all if left out.")
+        int | None, typer.Option(min=0, help="Training images that the client keeps; all if left out.")
     ] = None,
-    one_run: Annotated[bool, typer.Option("--one-run", help="Many canaries in one ordinary run.")] = False,
-    canaries: Annotated[int | None, typer.Option(min=2, help="With --one-run: how many; 1,000 if left out.")] = None,
-    guesses: Annotated[
-        int | None, typer.Option(min=2, help="With --one-run: how many are guessed, fixed beforehand; 200 if left out.")
-    ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the lower bounds.")] = 0.95,
+    one_run: Annotated[bool, typer.Option("--one-run", help="Many canaries in one normal run.")] = False,
+    canaries: Annotated[int | None, typer.Option(min=2, help="With --one-run: canaries; 1,000 if left out.")] = None,
+    guesses: Annotated[int | None, typer.Option(min=2, help="With --one-run: guesses; 200 if left out.")] = None,
+    confidence: Annotated[float, typer.Option(help="Confidence of the lower bounds.")] = 0.95,
     out: options.OutFolder = None,
     workers: options.Workers = None,
     seed: options.Seed = None,
@@ -86,39 +87,39 @@ def empirical_command(
     config: options.ConfigFile = None,
     as_json_: options.AsJson = False,
 ) -> None:
-    """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound."""
+    """Print a lower bound on epsilon next to the ledger's upper bound."""
     console = Console(stderr=as_json_)
-    with plain_errors("Stopped." if one_run else "Stopped; the same command goes on where it was."):
+    with plain_errors("Stopped." if one_run else "Stopped; repeat the same command to continue."):
         many = {"--adversary": adversary, "--canary": canary, "--images": images, "--trials": trials}
         own = {"--set": set_, "--config": config, "--seed": seed, "--run": run}
-        one = {"--canaries": canaries, "--guesses": guesses}
-        _refuse_idle("--one-run", many | {"--preset": preset, "--workers": workers}, one_run)
-        _refuse_idle("an audit of many trainings", one, not one_run)
-        _refuse_idle("--preset", own | many | {"--trials": None}, preset is not None)
+        single = {"--canaries": canaries, "--guesses": guesses}
+        _refuse_unused("--one-run", many | {"--preset": preset, "--workers": workers}, one_run)
+        _refuse_unused("an audit of many trainings", single, not one_run)
+        _refuse_unused("--preset", own | many | {"--trials": None}, preset is not None)
         audited = settings.parse(options.audited_settings(run, set_, config, seed))
         with bar_factory(console) as progress:
             if one_run:
-                sizes = (canaries or 1_000, guesses or 200)
-                verdict, found = _one_run(audited, out, sizes, confidence, console, progress)
+                counts = (canaries or 1_000, guesses or 200)
+                verdict, results = _one_run(audited, out, counts, confidence, console, progress)
             else:
                 campaign = _campaign(audited, preset, canary, adversary or "final-model", images, trials)
-                verdict, found = _many(campaign, out, workers or os.cpu_count() or 1, confidence, console, progress)
+                verdict, results = _many(campaign, out, workers or os.cpu_count() or 1, confidence, console, progress)
         if run is not None:
             from server.audit.attached_attacks import AUDITS, attach_audit
 
-            attach_audit(run, "one-run" if one_run else "empirical", found)
+            attach_audit(run, "one-run" if one_run else "empirical", results)
             console.print(f"Attached to the run's statement: {run / AUDITS}", highlight=False, soft_wrap=True)
         if as_json_:
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(json.dumps(results, indent=2))
     if verdict == "violated":
         raise typer.Exit(1)
 
 
-def _refuse_idle(what: str, given: Mapping[str, object], chosen: bool) -> None:
-    """Options that would be left without effect."""
-    idle = [name for name, value in given.items() if value not in (None, [])]
-    if chosen and idle:
-        raise ConfigError(f"{what} has no use for {', '.join(idle)}: leave them out")
+def _refuse_unused(mode: str, values: Mapping[str, object], chosen: bool) -> None:
+    """Refuse options that would have no effect."""
+    unused = [name for name, value in values.items() if value not in (None, [])]
+    if chosen and unused:
+        raise ConfigError(f"{mode} has no use for {', '.join(unused)}: leave them out")
 
 
 def _campaign(
@@ -143,11 +144,11 @@ def _many(
     from simulations.attacks.canary.campaign_report import PICTURE, attack
     from simulations.attacks.canary.view import show_bounds
 
-    bounds, found, folder = attack(campaign, out, workers=workers, confidence=confidence, progress=progress)
+    bounds, figures, folder = attack(campaign, out, workers=workers, confidence=confidence, progress=progress)
     if not console.stderr:
-        show_bounds(bounds, found, console)
+        show_bounds(bounds, campaign.trials, console)
     console.print(f"Picture: {folder / PICTURE}", markup=False, highlight=False, soft_wrap=True)
-    return str(bounds.judgement.verdict), found
+    return str(bounds.judgement.verdict), figures
 
 
 def _one_run(
@@ -163,8 +164,8 @@ def _one_run(
     from simulations.attacks.canary.view import show_one_run
 
     folder, (canaries, guesses) = out or fresh_path(config.data, config.model, config.privacy), sizes
-    found = audit_one_run(config, folder, canaries=canaries, guesses=guesses, confidence=confidence, progress=progress)
+    result = audit_one_run(config, folder, canaries=canaries, guesses=guesses, confidence=confidence, progress=progress)
     if not console.stderr:
-        show_one_run(found, console)
+        show_one_run(result, console)
     console.print(f"Run: {folder}", markup=False, highlight=False, soft_wrap=True)
-    return str(found.judgement.verdict), found.as_json()
+    return str(result.judgement.verdict), result.as_json()

@@ -1,4 +1,4 @@
-"""`bract audit inversion`: what one client's update gives away of an image, with and without privacy."""
+"""The command `bract audit inversion` that rebuilds an image from one update."""
 
 import json
 from dataclasses import asdict
@@ -14,37 +14,35 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.mechanisms import DEFAULT_MECHANISM
 from common.system.console import bar_factory, format_epsilon, plain_errors
-from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
 
 if TYPE_CHECKING:
     from simulations.attacks.inversion.findings import Evaluation
     from simulations.attacks.inversion.reconstruct import Attack
-    from simulations.attacks.inversion.victim import Victim
 
 INVERSION_HELP = """Rebuild a training image from one client's update, with and without privacy.
 
-A client holds one image and takes one step of round 1, by the very code
-that real clients run. The attacker is the server: it has the weights it
-sent, those that came back, and the run's settings. It reads the class off
-the signs of the last bias's gradient, the inner maps off the dense layer's,
-and searches for the image whose gradient points the same way (Geiping et al.
-2020). Twice: from the plain update, and from one under dp-sgd with the run's
-own plan (epsilon 8 over 30 rounds unless set otherwise).
+A client holds one image and takes one step of round 1, by the code that real
+clients run. The attacker is the server, which knows the weights that it sent,
+those that came back, and the run's settings. It computes the class from the
+signs of the last bias's gradient and the inner maps from the dense layer's.
+Then it searches for the image whose gradient has the same direction (Geiping
+et al. 2020). It does so twice: from the plain update, and from one under
+dp-sgd with the run's own plan (epsilon 8 over 30 rounds by default).
 
-The picture shows the image, both results, and an average image: the best
-guess of one who saw nothing. A PSNR above that one's means that the update
-gave something away. "No. 1 of 1,797" means that of all images of the source
-the true one is most like what was rebuilt; from noise it is any number.
-Takes about half a minute; a picture that exists is replaced.
+The picture shows the image, both results, and an average image, the best
+guess without any update. A PSNR above that of the average means that the
+update gave something away. "No. 1 of 1,797" means that of all images of the
+source the true one is most like the result; from noise it is any number.
+It takes about half a minute and replaces a picture that exists.
 
-What it shows: without privacy an update can give its image away. Here the
-network is small (model.backbone=cnn), the batch one image, the step one;
-larger batches, more steps and larger networks are harder, not safe. What it
-does not show: that no other attack could do better against the noise. That
-is what epsilon bounds; a picture bounds nothing.
+It shows that without privacy an update can give its image away. Here the
+network is small (model.backbone=cnn), with a batch of one image and one step.
+Larger batches, more steps and larger networks are harder to attack, but not
+safe. It does not show that no other attack could do better against the noise.
+Epsilon bounds every attack; a picture bounds none.
 
-The noise is drawn afresh each time and never repeats, whatever --seed says.
+The noise is new each time and never repeats, whatever --seed is.
 
 Examples:
 
@@ -65,37 +63,43 @@ _LIMITS = (
 
 
 def inversion_command(
-    image: Annotated[int, typer.Option(metavar="N", help="Which image of the source, from 0.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where the picture goes.")] = Path("inversion.png"),
+    image: Annotated[int, typer.Option(metavar="N", help="Number of the image in the source, from 0.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="File of the picture.")] = Path("inversion.png"),
     restarts: Annotated[int, typer.Option(min=1, max=100, help="Random images that the search starts from.")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of the search from each of them.")] = 400,
     set_: options.Sets = None,
     config: options.ConfigFile = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of initial weights and of the search. DP noise is never seeded.")
+        int | None, typer.Option(help="Seed of initial weights and of the search. DP noise is never seeded.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, nothing else; the picture is drawn too.")
+        bool, typer.Option("--json", help="Print JSON and nothing else; the picture is drawn too.")
     ] = False,
 ) -> None:
-    """Rebuild a training image from one client's update, with and without privacy."""
+    """Rebuild a training image from one client's update with and without privacy."""
     console = Console(stderr=as_json)
     with plain_errors():
         check_picture("--out", out)
         run = _run(set_ or [], config, seed)
+        from common.data.preprocessing import prepare
+        from common.system.threads import pin_to_one_thread
         from simulations.attacks.inversion.findings import invert_both
         from simulations.attacks.inversion.reconstruct import Attack
+        from simulations.attacks.inversion.victim import victim_of
 
         attack = Attack(restarts=restarts, steps=steps, seed=run.seed)
         with bar_factory(console) as progress:
-            findings = invert_both(_victim(run, image, progress), attack, progress)
-        _draw(out, findings)
+            victim = victim_of(run, prepare(run, progress), image)
+            # As in real clients, and only after the backbone pass, which uses all cores.
+            pin_to_one_thread()
+            evaluation = invert_both(victim, attack, progress)
+        _draw(out, evaluation)
         if as_json:
-            typer.echo(json.dumps(_facts(findings, attack, out), indent=2))
+            typer.echo(json.dumps(_facts(evaluation, attack, out), indent=2))
             return
         for line in (
-            findings.verdict,
-            *findings.details,
+            evaluation.verdict,
+            *evaluation.details,
             *(f"Bear in mind: {limit}." for limit in _LIMITS),
             f"Picture: {out}",
         ):
@@ -103,20 +107,15 @@ def inversion_command(
 
 
 def _run(pairs: list[str], file: Path | None, seed: int | None) -> RunConfig:
-    """The run that the victim takes part in; what the demo cannot honour is refused."""
-    given = given_settings(pairs, file, {"--seed": ("seed", seed)})
-    run = settings.parse(settings.override(settings.defaults(), _OWN | given))
-    _refuse_what_it_cannot_show(run)
-    return run
-
-
-def _refuse_what_it_cannot_show(run: RunConfig) -> None:
-    privacy, training = run.privacy, run.training
+    """Return the victim's run, refusing settings that the attack cannot follow."""
+    chosen = given_settings(pairs, file, {"--seed": ("seed", seed)})
+    run = settings.parse(settings.override(settings.defaults(), _OWN | chosen))
+    training = run.training
     for key, value, allowed, why in (
         ("model.backbone", run.model.backbone, "cnn", "the attack is made for that network"),
         (
             "privacy.mechanism",
-            privacy.mechanism,
+            run.privacy.mechanism,
             DEFAULT_MECHANISM,
             "the demo shows it beside none; under client-dp a server sees "
             "the exact update, which is the picture without privacy",
@@ -127,44 +126,34 @@ def _refuse_what_it_cannot_show(run: RunConfig) -> None:
     ):
         if value != allowed:
             raise ConfigError(f"{key}={value!r} does not go with the inversion demo, only {allowed!r}: {why}")
+    return run
 
 
-def _victim(run: RunConfig, image: int, progress: ProgressFactory) -> "Victim":
-    from common.data.preprocessing import prepare
-    from common.system.threads import pin_to_one_thread
-    from simulations.attacks.inversion.victim import victim_of
-
-    victim = victim_of(run, prepare(run, progress), image)
-    pin_to_one_thread()
-    return victim
-
-
-def _draw(file: Path, findings: "Evaluation") -> None:
+def _draw(file: Path, evaluation: "Evaluation") -> None:
     from simulations.attacks.inversion.plot import Panel, draw_panels
 
-    victim, classes = findings.victim, findings.victim.prepared.scan.classes
+    victim, classes = evaluation.victim, evaluation.victim.prepared.scan.classes
     panels = [Panel(victim.pixels, "what the client holds", f"class {classes[victim.label]}")]
-    for guess, said in (
-        (findings.plain, "without privacy"),
-        (findings.noised, f"with epsilon {format_epsilon(findings.epsilon)}"),
+    for guess, privacy in (
+        (evaluation.plain, "without privacy"),
+        (evaluation.noised, f"with epsilon {format_epsilon(evaluation.epsilon)}"),
     ):
-        found = findings.likeness(guess)
-        below = f"read as class {classes[guess.label]}\nno. {found.rank:,} of {findings.num_images:,}"
-        panels.append(Panel(guess.pixels, f"from its update {said}\nPSNR {found.psnr:.1f} dB", below))
-    panels.append(
-        Panel(findings.average, f"average image\nPSNR {findings.blind.psnr:.1f} dB", "seen without any update")
-    )
+        likeness = evaluation.likeness(guess)
+        below = f"read as class {classes[guess.label]}\nno. {likeness.rank:,} of {evaluation.num_images:,}"
+        panels.append(Panel(guess.pixels, f"from its update {privacy}\nPSNR {likeness.psnr:.1f} dB", below))
+    average = f"average image\nPSNR {evaluation.blind.psnr:.1f} dB"
+    panels.append(Panel(evaluation.average, average, "seen without any update"))
     draw_panels(file, panels, title="What one update gives away: one image, one step, a small network")
 
 
-def _facts(findings: "Evaluation", attack: "Attack", out: Path) -> dict[str, Any]:
+def _facts(evaluation: "Evaluation", attack: "Attack", out: Path) -> dict[str, Any]:
     from server.reporting.privacy_statement import versions
     from simulations.attacks.inversion.findings import as_json
 
-    return as_json(findings) | {
+    return as_json(evaluation) | {
         "limits": _LIMITS,
         "picture": str(out),
         "attack": asdict(attack),
-        "config": settings.resolved(findings.victim.config),
+        "config": settings.resolved(evaluation.victim.config),
         "versions": versions(),
     }

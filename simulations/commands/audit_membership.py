@@ -1,4 +1,4 @@
-"""`bract audit membership`: what a run gives away of who was in it, with and without privacy."""
+"""The command `bract audit membership` that attacks the final model."""
 
 import json
 import os
@@ -18,16 +18,17 @@ MEMBERSHIP_HELP = """Attack the final model: whose images was it trained on?
 
 Without privacy, and under epsilon 8, 2, 1, on one picture. Many federations
 are trained with your own settings, each on a random half of all training
-images. An image's score under one of them is compared with its scores under
-those that had it and those that had not (LiRA, Carlini et al. 2022). Shown is
-how many training images are found while at most 0.1 % or 1 % of the others
-are accused, and what (epsilon, delta) leaves to any attack: a true-positive
-rate of at most e^epsilon x the false-positive rate + delta.
+images. An image's score under one model is compared with its scores under
+models trained with it and without it (LiRA, Carlini et al. 2022). The result
+is the share of training images that are found while at most 0.1 % or 1 % of
+the others are accused. Beside it is the limit of any attack under (epsilon,
+delta): a true-positive rate of at most e^epsilon x the false-positive rate +
+delta.
 
-The folder keeps each model's scores as they come: after Ctrl-C or a crash the
-same command goes on, and it may ask for more --models or other epsilons.
-Under DP each model takes seconds to minutes, as all its noise is drawn anew.
-Epsilons are for the whole run; of dp-sgd, unless privacy.mechanism=client-dp.
+The folder keeps the scores of each model: after Ctrl-C or a crash, repeat the
+same command to continue, also with more --models or other epsilons. Under DP
+each model takes seconds to minutes, because all its noise is drawn anew.
+Epsilons are of the whole run, by dp-sgd unless privacy.mechanism=client-dp.
 
 Exit code: 0 done, 1 more was found than epsilon allows, 2 a setting is wrong.
 
@@ -39,14 +40,14 @@ Examples:
 
   bract audit membership --compare none --set model.backbone=cnn --set num-rounds=20
 """
-_OUT_OF_COMPARE = ("privacy.target-epsilon", "privacy.noise-multiplier")
+_SET_BY_COMPARE = ("privacy.target-epsilon", "privacy.noise-multiplier")
 
 
 def membership_command(
     compare: Annotated[
-        str, typer.Option(metavar="E,E,...", help="Runs on one picture: none, and target epsilons.")
+        str, typer.Option(metavar="E,E,...", help="Runs to compare: none, and target epsilons.")
     ] = "none,8,2,1",
-    models: Annotated[int, typer.Option(min=8, help="Federations for each; more make the attack stronger.")] = 32,
+    models: Annotated[int, typer.Option(min=8, help="Models of each; more models make the attack stronger.")] = 32,
     out: options.OutFolder = None,
     workers: options.Workers = None,
     seed: options.Seed = None,
@@ -54,32 +55,35 @@ def membership_command(
     config: options.ConfigFile = None,
     as_json_: options.AsJson = False,
 ) -> None:
-    """Attack the final model: whose images was it trained on?"""
+    """Search the final model for the images that it was trained on."""
     console = Console(stderr=as_json_)
-    with plain_errors("Stopped; the same command goes on where it was."):
+    with plain_errors("Stopped; repeat the same command to continue."):
         from simulations.attacks.membership.curves import curves_of
         from simulations.attacks.membership.run_attack import FIGURES, PICTURE, attack
         from simulations.attacks.membership.view import show_membership
 
-        flat = settings.override(settings.defaults(), _given(set_ or [], config, seed))
+        flat = settings.override(settings.defaults(), _chosen(set_ or [], config, seed))
         curves = curves_of(flat, compare)
         with bar_factory(console) as progress:
-            found = attack(curves, out, models=models, workers=workers or os.cpu_count() or 1, progress=progress)
+            result = attack(curves, out, models=models, workers=workers or os.cpu_count() or 1, progress=progress)
         if as_json_:
-            typer.echo(json.dumps(found.as_json(), indent=2))
+            typer.echo(json.dumps(result.as_json(), indent=2))
         else:
-            show_membership(found.results, console)
-        said = f"Picture: {found.folder / PICTURE}, figures: {found.folder / FIGURES}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
-    if not all(one.within for one in found.results):
+            show_membership(result.results, console)
+        files = f"Picture: {result.folder / PICTURE}, figures: {result.folder / FIGURES}"
+        console.print(files, markup=False, highlight=False, soft_wrap=True)
+    if not all(curve.within for curve in result.results):
         raise typer.Exit(1)
 
 
-def _given(pairs: list[str], file: Path | None, seed: int | None) -> dict[str, settings.Scalar]:
-    """All settings the user gave, the command line over the file; epsilons come from --compare alone."""
-    said = dict(set_value(pair) for pair in pairs)
-    for key in _OUT_OF_COMPARE:
-        if key in said:
-            raise ConfigError(f"--set {key}: here epsilons are named by --compare, such as --compare none,{said[key]}")
-    given = given_settings(pairs, file, {"--seed": ("seed", seed)})
-    return {key: value for key, value in given.items() if key not in _OUT_OF_COMPARE}
+def _chosen(pairs: list[str], file: Path | None, seed: int | None) -> dict[str, settings.Scalar]:
+    """Return the user's settings without epsilons.
+
+    Only `--compare` sets these.
+    """
+    line = dict(set_value(pair) for pair in pairs)
+    for key in _SET_BY_COMPARE:
+        if key in line:
+            raise ConfigError(f"--set {key}: --compare names the epsilons here, such as --compare none,{line[key]}")
+    chosen = given_settings(pairs, file, {"--seed": ("seed", seed)})
+    return {key: value for key, value in chosen.items() if key not in _SET_BY_COMPARE}

@@ -1,4 +1,4 @@
-"""What the commands that attack share: options, and whose settings are attacked."""
+"""Options that the audit commands of this room share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +14,10 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings; --set wins over it.")]
-Seed = Annotated[int | None, typer.Option(help="Root seed of partition, coins and start; never of noise.")]
+Seed = Annotated[int | None, typer.Option(help="Root seed of partition, halves and initial model; never of noise.")]
 Run = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Audit this run's settings, and attach what is found.")
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="Audit this run's settings, and attach the results to it."),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes of one thread each; as many as cores if left out.")]
 OutFolder = Annotated[
@@ -29,23 +30,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else."
 def audited_settings(
     run: Path | None, pairs: list[str] | None, file: Path | None, seed: int | None
 ) -> dict[str, settings.Scalar]:
-    """Complete settings of what is to be audited: a run's own, or those that the user gave.
+    """Return the complete settings of a run or of the command line.
 
     Args:
         run: Folder of a run that has ended, or None.
-        pairs: `key=value`, each a `--set`.
-        file: Of `--config`, or None.
-        seed: Of `--seed`, or None.
+        pairs: Values of `--set`, each `key=value`.
+        file: TOML file of `--config`, or None.
+        seed: Value of `--seed`, or None.
 
     Raises:
         ConfigError: A setting is wrong, both a run and settings were given, or the run has not ended.
     """
-    given = given_settings(pairs or [], file, {"--seed": ("seed", seed)})
+    chosen = given_settings(pairs or [], file, {"--seed": ("seed", seed)})
     if run is not None:
         from server.audit.attached_attacks import check_ended
 
-        if given:
-            raise ConfigError("--run has settings of its own: leave --set, --config and --seed out")
-        given = settings.load_file(run / "config.toml", "--run")
+        if chosen:
+            raise ConfigError("--run takes the settings of that run: leave --set, --config and --seed out")
+        chosen = settings.load_file(run / "config.toml", "--run")
         check_ended(run)
-    return settings.override(settings.defaults(), given)
+    return settings.override(settings.defaults(), chosen)

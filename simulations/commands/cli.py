@@ -1,4 +1,4 @@
-"""`bract simulate`, one command, no services; and the attacks of `bract audit`."""
+"""The command `bract simulate` and the attacks among the `bract audit` commands."""
 
 import json
 from importlib.metadata import version
@@ -37,13 +37,13 @@ Examples:
 
 
 def mount(app: typer.Typer) -> None:
-    """Add this room's commands to the front door."""
+    """Add the commands of this room to the command line."""
     app.command("simulate", help=_HELP)(simulate)
     audit_app.command("layers", help=LAYERS_HELP)(layers_command)
     audit_app.command("empirical", help=EMPIRICAL_HELP)(empirical_command)
     audit_app.command("membership", help=MEMBERSHIP_HELP)(membership_command)
     audit_app.command("inversion", help=INVERSION_HELP)(inversion_command)
-    app.callback()(_root)
+    app.callback(help="Private federated image classification on Flower.")(_root)
 
 
 def _print_version(wanted: bool) -> None:
@@ -57,7 +57,7 @@ def _root(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Private federated image classification on Flower."""
+    """Accept the options of the top-level command."""
 
 
 def simulate(
@@ -68,13 +68,13 @@ def simulate(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in runs/ if left out.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped or killed, in its own folder.")
+        Path | None, typer.Option(metavar="DIR", help="Continue a run that was stopped or killed, in its own folder.")
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Root seed of partition, batches, cohorts and start. Runs without privacy repeat to the bit; "
-            "under DP the noise is never seeded, so they do not."
+            help="Root seed of partition, batches, cohorts and initial model. Runs without privacy repeat to the bit; "
+            "under DP they do not, because noise is never seeded."
         ),
     ] = None,
     engine: Annotated[
@@ -90,7 +90,7 @@ def simulate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, privacy plan, time and disk; train nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing table.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Flower logs.")] = False,
 ) -> None:
@@ -99,14 +99,14 @@ def simulate(
     set_log_levels(verbose=verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
         if resume is None:
-            given = settings_for_run(set_ or [], config, out, seed, device)
+            chosen = settings_for_run(set_ or [], config, out, seed, device)
         else:
-            given = settings_for_resume(resume, device, set_, config, out, seed)
-        run_config = settings.parse(settings.override(settings.defaults(), given))
+            chosen = settings_for_resume(resume, device, set_, config, out, seed)
+        run_config = settings.parse(settings.override(settings.defaults(), chosen))
         if dry_run:
-            from simulations.commands.dry_run import show
+            from simulations.commands.dry_run import foresee, show
 
-            show(run_config, Console(stderr=False), as_json=as_json)
+            show(foresee(run_config), Console(stderr=False), as_json=as_json)
             return
         from simulations.simulate import run_job
 

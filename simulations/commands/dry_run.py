@@ -1,7 +1,8 @@
-"""What a run would do: settings, privacy plan, time and disk, without training anything."""
+"""A dry run that shows settings, privacy plan, time and disk."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.sources.registry import open_source
+from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
+from common.privacy.plan import PrivacyPlan
 from common.system.console import format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
@@ -26,18 +29,14 @@ from server.state.run_directory import check_free
 from simulations.estimates import backbone_seconds, input_shape, round_seconds
 
 
-def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
-    """Print the resolved settings, the plan of each client size, and estimates.
+def show(facts: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
+    """Print the settings, the privacy plans and the estimates of a dry run.
 
     Args:
-        config: The run.
+        facts: Result of `foresee`.
         console: Where to print.
         as_json: Print one JSON object instead of tables.
-
-    Raises:
-        BractError: What would stop the run stops the dry run too.
     """
-    facts = foresee(config)
     if as_json:
         console.print_json(json.dumps(facts))
         return
@@ -50,12 +49,12 @@ def show(config: RunConfig, console: Console, *, as_json: bool) -> None:
 
 
 def foresee(config: RunConfig) -> dict[str, Any]:
-    """Settings, plan and estimates as one dictionary.
+    """Return the settings, privacy plans and estimates of a run, as plain values.
 
-    Images are counted, not decoded: bad ones are found when the run prepares them.
+    Images are counted and not decoded. The run itself finds the unreadable ones.
 
     Raises:
-        BractError: What would stop the run.
+        BractError: The run itself would stop for the same reason.
     """
     build_strategy(config)
     if config.output_dir:
@@ -64,7 +63,22 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     check_batch(config.training.batch_size, entries.num_train)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
     sizes, unused = sizes_of()
-    shape = input_shape(config, entries)
+    backbone = None if config.model.backbone == "cnn" else backbone_info(config.backbone_spec)
+    head = config.model.head if config.caches_features else None
+    shape = input_shape(entries, backbone, image_size=config.data.image_size, head=head)
+    trainer = Trainer(config, shape, entries.classes)
+    pass_seconds = 0.0
+    if backbone is not None and config.caches_features:
+        from common.models.classifier import feature_network
+
+        network = feature_network(config.model, config.backbone_spec)
+        pass_seconds = backbone_seconds(network, backbone, entries, shape=shape, device=config.system.device)
+    plans: dict[str, PrivacyPlan] = {}
+    if config.is_local_dp:
+        units = sizes_of(unit=config.privacy.unit)[0]
+        plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
+    elif config.private:
+        plans = {"every": config.plan(config.cohort_size)}
     arrays = initial_arrays(config, shape, entries.classes)
     item = int(np.prod(shape)) * (4 if config.caches_features else 1)
     return {
@@ -74,45 +88,36 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         "classes": list(entries.classes),
         "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
-        "model": _model(config, arrays, Trainer(config, shape, entries.classes)),
-        "plan": _plan(config, sizes_of(unit=config.privacy.unit)[0]),
+        "model": _model(trainer, arrays),
+        "plan": {which: _facts_of(plan) for which, plan in plans.items()} or None,
         "seconds": {
-            "backbone_pass_if_not_cached": backbone_seconds(config, entries),
-            "rounds": round_seconds(config, arrays, shape, entries.classes, int(np.median(sizes))),
+            "backbone_pass_if_not_cached": pass_seconds,
+            "rounds": round_seconds(trainer, arrays, int(np.median(sizes))),
         },
         "disk_bytes": {"cache": item * len(entries.labels), "results_about": 400_000},
         "disk_free_bytes": shutil.disk_usage(bract_home().anchor or "/").free,
     }
 
 
-def _plan(config: RunConfig, sizes: np.ndarray) -> dict[str, Any] | None:
-    if not config.private:
-        return None
-    if config.mechanism.noise_at_server:
-        plans = {"every": config.plan(config.cohort_size)}
-    else:
-        plans = {which: config.plan(int(size)) for which, size in (("smallest", sizes.min()), ("largest", sizes.max()))}
+def _facts_of(plan: PrivacyPlan) -> dict[str, Any]:
     return {
-        which: {
-            "num_units": plan.num_units,
-            "sample_rate": plan.sample_rate,
-            "steps_a_round": plan.steps_per_round,
-            "rounds_at_most": plan.num_rounds,
-            "noise_multiplier": plan.noise_multiplier,
-            "epsilon_whole_run": plan.epsilon(),
-            "delta": plan.delta,
-        }
-        for which, plan in plans.items()
+        "num_units": plan.num_units,
+        "sample_rate": plan.sample_rate,
+        "steps_a_round": plan.steps_per_round,
+        "rounds_at_most": plan.num_rounds,
+        "noise_multiplier": plan.noise_multiplier,
+        "epsilon_whole_run": plan.epsilon(),
+        "delta": plan.delta,
     }
 
 
-def _model(config: RunConfig, arrays: Arrays, trainer: Trainer) -> dict[str, Any]:
+def _model(trainer: Trainer, arrays: Arrays) -> dict[str, Any]:
     travelling = [array for name, array in arrays.items() if name not in trainer.personal]
     return {
         "tensors": len(arrays),
         "trained_parameters": int(sum(array.size for array in arrays.values())),
         "bytes_a_client_and_round": int(sum(array.nbytes for array in travelling)),
-        "tuning": config.tuning,
+        "tuning": trainer.config.tuning,
     }
 
 
@@ -120,7 +125,7 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
+def _lines(facts: Mapping[str, Any]) -> list[str]:
     sizes = facts["client_sizes"]
     lines = [
         f"Data      {facts['images']} images of {len(facts['classes'])} classes: {_shortened(facts['classes'])}",

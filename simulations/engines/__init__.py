@@ -1,1 +1,1 @@
-"""Engines that run the same apps on one machine."""
+"""Engines that run the apps of a federation on one machine."""

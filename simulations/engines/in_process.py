@@ -1,8 +1,7 @@
-"""A Flower grid that calls the ClientApp directly: no Ray, no sockets, no copies.
+"""A Flower grid that calls the ClientApp directly, without Ray, sockets or copies.
 
-It runs the very ServerApp and ClientApp that Ray and the deployment runtime run.
-The only module that sets Flower's process identity, which building a `Message`
-outside a Flower process needs.
+It runs the same ServerApp and ClientApp as Ray and the deployment runtime. Only this
+module of the simulations uses Flower's internals.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -26,14 +25,14 @@ Observer = Callable[[Message], None]
 
 
 class InProcessGrid(Grid):
-    """Delivers each message by a function call.
+    """A grid that delivers each message by a function call.
 
     Args:
-        client_app: The app that answers.
-        num_clients: How many partitions; each is a node.
-        run_config: Flat configuration, as Flower hands it to clients.
-        num_workers: Clients that run side by side; results do not depend on it.
-        observer: Sees every message that leaves a client; for tests.
+        client_app: The app that answers; `client.app.create_app` makes one over chosen clients.
+        num_clients: Number of clients; each is one node.
+        run_config: Flat configuration, as Flower passes it to clients.
+        num_workers: Clients that run at the same time. Results do not depend on it.
+        observer: Called with every message that leaves a client.
     """
 
     def __init__(
@@ -45,6 +44,7 @@ class InProcessGrid(Grid):
         num_workers: int = 1,
         observer: Observer | None = None,
     ) -> None:
+        # Flower refuses to build a `Message` in a process without an identity.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN_ID, _SERVER_NODE, 1
         self._client_app = client_app
         self._num_clients = num_clients
@@ -58,7 +58,7 @@ class InProcessGrid(Grid):
         self._pool: ThreadPoolExecutor | None = None
 
     def set_run(self, run: Any) -> None:
-        """Take over the run's description."""
+        """Set the run's description."""
         self._run = run
 
     @property
@@ -74,15 +74,15 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Build a message; Flower's own `Message(...)` does the same."""
+        """Create a message for one node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """One node a client."""
+        """Return one node for each client."""
         return range(_FIRST_NODE, _FIRST_NODE + self._num_clients)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver at once; the replies wait for `pull_messages`."""
+        """Deliver messages now and keep the replies for `pull_messages`."""
         batch = list(messages)
         replies = self.send_and_receive(batch)
         ids = [message.metadata.message_id for message in batch]
@@ -90,11 +90,11 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to messages that were pushed; each is handed out once."""
+        """Return the replies to pushed messages, each once."""
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Call the ClientApp for each message and collect the replies in order."""
+        """Return the ClientApp's reply to each message, in order."""
         del timeout
         batch = list(messages)
         for message in batch:
@@ -102,7 +102,8 @@ class InProcessGrid(Grid):
         if self._num_workers == 1:
             return [self._deliver(message) for message in batch]
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._num_workers)  # kept: each thread holds a network of its own
+            # Kept for all rounds, because each thread builds a network of its own.
+            self._pool = ThreadPoolExecutor(self._num_workers)
         try:
             return list(self._pool.map(self._deliver, batch))
         except BaseException:
@@ -110,7 +111,10 @@ class InProcessGrid(Grid):
             raise
 
     def close(self) -> None:
-        """Let the workers go; those that are busy finish their client first."""
+        """Stop the workers.
+
+        A busy worker finishes its client first.
+        """
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -146,12 +150,24 @@ def run_in_process(
         server_app: Any Flower ServerApp.
         client_app: Any Flower ClientApp.
         run_config: Complete flat configuration.
-        num_clients: Number of partitions.
-        num_workers: Clients side by side.
-        observer: Sees every message that leaves a client.
+        num_clients: Number of clients.
+        num_workers: Clients that run at the same time.
+        observer: Called with every message that leaves a client.
     """
     grid = InProcessGrid(client_app, num_clients, run_config, num_workers=num_workers, observer=observer)
     try:
         server_app(grid, Context(_RUN_ID, _SERVER_NODE, {}, RecordDict(), dict(run_config)))
     finally:
         grid.close()
+
+
+def message_bytes(message: Message) -> bytes:
+    """Return everything that a message carries, with its metadata and its error."""
+    parts = [repr(vars(message.metadata)).encode()]
+    if message.has_error():
+        return b"\n".join([*parts, repr(vars(message.error)).encode()])
+    for name, record in message.content.items():
+        for key, value in record.items():
+            raw = value.numpy().tobytes() if isinstance(value, Array) else repr(value).encode()
+            parts.append(f"{name}.{key}=".encode() + raw)
+    return b"\n".join(parts)

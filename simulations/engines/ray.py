@@ -1,4 +1,4 @@
-"""The same apps under Ray: wraps `flwr run` on a SuperLink of its own, which it ends again."""
+"""The engine that runs the apps under Ray by `flwr run`."""
 
 import importlib.util
 import json
@@ -30,21 +30,19 @@ _ENDING_SECONDS = 15.0
 
 
 def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
-    """Run a simulation as `flwr run` does, with the same progress as the in-process engine.
-
-    The source is prepared first, in this process, so that mistakes show before
-    Ray starts and all workers map one copy.
+    """Run a simulation by `flwr run`, with the progress of the in-process engine.
 
     Args:
-        config: The run; `output_dir` is set.
-        progress: Shows rounds as they are written.
+        config: The run, with an absolute `output_dir`.
+        progress: Shows each round when its record is written.
 
     Raises:
         ConfigError: Ray is not installed.
-        FederationError: The run ended without a result; the end of its log is shown.
+        FederationError: The run ended without a result. The message has the end of its log.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("--engine ray needs Ray: pip install 'bract[ray]', or use --engine in-process")
+    # Prepare in this process: mistakes then show before Ray starts, and all workers map one copy.
     prepared = prepare(config, progress.work)
     load_or_make_partition(config, prepared)
     folder = Path(config.output_dir)
@@ -70,7 +68,7 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        # Ray then listens on loopback only; it is meant for desktops, and a simulation is one machine.
+        # A simulation runs on one machine. Ray then listens on loopback only.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -80,7 +78,10 @@ def _environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def _superlink(home: Path) -> Iterator[str]:
-    """A SuperLink on a free loopback port; everything it started ends with it."""
+    """Start a SuperLink on a free loopback port.
+
+    On leaving, it ends with all its children.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -108,9 +109,10 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]", home: Path) -> None
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the SuperLink politely, then whatever it or its children started, for certain."""
+    """Interrupt the SuperLink and kill the processes that it leaves."""
     import psutil
 
+    # List the children now: once their parent has ended, they cannot be found any more.
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

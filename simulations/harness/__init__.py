@@ -1,1 +1,1 @@
-"""A real client under controlled data and randomness."""
+"""Harness in which privacy tests and attacks run real client code."""

@@ -1,7 +1,7 @@
-"""A client on the bench: real messages to the real ClientApp, over images and streams of the auditor's choice.
+"""A harness that sends real messages to the real ClientApp of one client.
 
-What a client runs is not copied here: the bench puts images and streams in their places, and everything else, from
-decoding to ledger and allow-list, is what answers a server.
+The auditor chooses images, streams and ledger folder. All other code, from decoding to ledger and allow-list, is what
+answers a server.
 """
 
 import logging
@@ -9,21 +9,19 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import cycle
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
-from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 
-import client.app as client_app
-import client.evaluation.evaluate as client_evaluation
+from client.app import create_app
+from client.evaluation.evaluate import evaluate_incoming
 from client.home import SimulatedHome
-from client.session import ClientSession, RunClients
-from client.training.dp_sgd import FreshStreams, PrivateStreams
+from client.session import ClientSession, RunClients, SessionCache
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.loading import Scalar, resolved
@@ -40,53 +38,24 @@ from common.messages.codec import (
 )
 from common.messages.fields import ARRAYS, METRICS
 from common.models.initialization import initial_arrays
-from common.privacy.discrete_gaussian import ByteStream
-from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
-from simulations.engines.in_process import InProcessGrid
+from simulations.engines.in_process import InProcessGrid, message_bytes
 from simulations.harness.harness_images import Images
-from simulations.harness.harness_streams import Draw, Joins, Repeated, Silent
+from simulations.harness.harness_streams import Draw, RepeatedStreams
 
-
-@dataclass(frozen=True)
-class Streams:
-    """What a client makes its streams of, in turn.
-
-    Attributes:
-        training: For sampling and noise of training.
-        counts: For noise of counts.
-        draws: Uses of repeated streams, in order.
-    """
-
-    training: tuple[object, ...] = (SecureStream,)
-    counts: tuple[object, ...] = (SecureStream,)
-    draws: list[Draw] = field(default_factory=list)
-
-    @classmethod
-    def repeated(cls, joins: Joins | None = None) -> "Streams":
-        """The same sampling and noise in each replay."""
-        draws: list[Draw] = []
-        training = (Repeated("sampling", draws, joins), Repeated("noise", draws))
-        return cls(training, (Repeated("counts", draws),), draws)
-
-    @classmethod
-    def without_noise(cls) -> "Streams":
-        """Real sampling, and noise that is zero."""
-        return cls((SecureStream, Silent))
-
-
-OWN = Streams()
+# A plan with almost no noise would give steps without bound.
+_MAX_LEARNING_RATE = 1e6
 
 
 @dataclass(frozen=True)
 class Observation:
-    """All there is to see of one answer.
+    """Record of all that one answer of a client shows.
 
     Attributes:
-        reply: What left; empty after a failure.
-        failure: The failure's name, else empty.
-        lines: What the client logged.
-        leaving: All bytes and words that left, whatever they belong to.
+        reply: Content that left; empty after a failure.
+        failure: Name of the failure, or empty.
+        lines: Log lines of the client.
+        leaving: All bytes of the reply, with metadata and error.
         draws: Uses of repeated streams, in order.
     """
 
@@ -98,28 +67,64 @@ class Observation:
 
     @cached_property
     def arrays(self) -> Arrays:
-        """The tensors that left, float32."""
+        """Tensors that left, float32."""
         return record_to_arrays(self.reply.array_records[ARRAYS])
 
     def metric(self, *names: str) -> np.ndarray:
-        """Numbers out of the metrics, one after another, int64."""
-        found = self.reply.metric_records[METRICS]
-        return np.concatenate([np.atleast_1d(np.asarray(found[name], dtype=np.int64)) for name in names])
+        """Return the numbers of some metrics, concatenated, int64."""
+        metrics = self.reply.metric_records[METRICS]
+        return np.concatenate([np.atleast_1d(np.asarray(metrics[name], dtype=np.int64)) for name in names])
+
+
+@dataclass(frozen=True)
+class HarnessHome(SimulatedHome):
+    """A client's home below the harness's folder.
+
+    Attributes:
+        ledger: Name of the home's folder; empty for one folder a run.
+    """
+
+    ledger: str = ""
+
+    def folder(self, run: str) -> Path:
+        """Return the folder named after the ledger or the run."""
+        return self.root / (self.ledger or run)
+
+
+class OneClient(SessionCache):
+    """The sessions of an app that has one client.
+
+    Args:
+        session: The client.
+        parsed: Parses configurations, and keeps them.
+    """
+
+    def __init__(self, session: ClientSession, parsed: SessionCache) -> None:
+        super().__init__()
+        self._one, self._parsed = session, parsed
+
+    def config(self, settings: Mapping[str, Scalar]) -> RunConfig:
+        """Return the parsed run configuration of a message."""
+        return self._parsed.config(settings)
+
+    def open(self, *_: object) -> ClientSession:
+        """Return the one client for any message."""
+        return self._one
 
 
 @dataclass(frozen=True)
 class ClientHarness:
-    """One configuration under audit.
+    """A configuration under test with a few images of one client.
 
-    Layers take it `with_settings`, which is with plain SGD and one pass a round: whatever the optimiser is, it only
-    post-processes what is released, and from plain SGD's steps the noised sum can be read off.
+    Privacy tests use it `with_settings`, that is with plain SGD and one pass a round. Other optimizers only process
+    what is released, and from plain SGD's steps the noised sum can be computed.
 
     Attributes:
         config: The run.
         classes: Class names.
-        images: The few images of the client.
+        images: Images of the client.
         num_units: Declared size of the client.
-        folder: Where ledgers go: a new one for each run.
+        folder: Scratch folder for ledgers.
     """
 
     config: RunConfig
@@ -130,13 +135,13 @@ class ClientHarness:
 
     @classmethod
     def of(cls, config: RunConfig, folder: Path, *, num_images: int | None, num_held_out: int = 6) -> "ClientHarness":
-        """A few images of a configuration's first client.
+        """Take a few images of a configuration's first client.
 
         Args:
             config: The run.
-            folder: Scratch.
-            num_images: How many that train, at most; None for all.
-            num_held_out: How many that evaluate, at most.
+            folder: Scratch folder for ledgers.
+            num_images: Maximum number of training images; None for all.
+            num_held_out: Maximum number of held-out images.
 
         Raises:
             BractError: The configuration cannot be run.
@@ -150,26 +155,55 @@ class ClientHarness:
 
     @cached_property
     def plan(self) -> PrivacyPlan:
-        """What the client agrees to."""
+        """The privacy plan that the client agrees to."""
         return self.config.plan(self.num_units)
 
-    @property
+    @cached_property
     def trainer(self) -> Trainer:
-        """Trains and scores."""
+        """The client's own trainer."""
         return Trainer(self.config, self.images.inputs.shape[1:], self.classes)
 
     @cached_property
     def start(self) -> Arrays:
-        """The tensors of round 1 that travel."""
-        found = initial_arrays(self.config, self.images.inputs.shape[1:], self.classes)
-        return {name: array for name, array in found.items() if name not in self.trainer.personal}
+        """Tensors of round 1 that travel."""
+        arrays = initial_arrays(self.config, self.images.inputs.shape[1:], self.classes)
+        return {name: array for name, array in arrays.items() if name not in self.trainer.personal}
+
+    @cached_property
+    def _parsed(self) -> SessionCache:
+        return SessionCache()
+
+    def session(
+        self,
+        images: Images,
+        name: str = "bench",
+        *,
+        policy: Path | None = None,
+        ledger: str = "",
+        streams: FreshStreams = FRESH_STREAMS,
+    ) -> ClientSession:
+        """Return the client that holds some images.
+
+        Args:
+            images: Images of the client.
+            name: Name of the client.
+            policy: Policy file of the data holder; None allows everything.
+            ledger: Folder of the ledger below the harness's folder; empty for one folder a run.
+            streams: Makes the client's streams.
+        """
+        config = self.config
+        rows = images.shard(
+            self.classes, num_units=self.num_units, private=config.is_local_dp, unit=config.privacy.unit
+        )
+        home = HarnessHome(name, config.seed, config.private, durable=False, root=self.folder, ledger=ledger)
+        return ClientSession(name, rows, self.trainer, policy, home, streams=streams)
 
     def ask(
         self,
         kind: str,
         images: Images,
         *,
-        streams: Streams = OWN,
+        streams: FreshStreams = FRESH_STREAMS,
         arrays: Arrays | None = None,
         server_round: int = 1,
         settings: Mapping[str, Scalar] | None = None,
@@ -178,26 +212,32 @@ class ClientHarness:
         policy: Path | None = None,
         name: str = "bench",
     ) -> Observation:
-        """Send one message to a client over some images, and see all of its answer.
+        """Send one message to the client with some images, observing its answer.
 
         Args:
             kind: `query`, `query.close`, `train` or `evaluate`.
-            images: The client's.
-            streams: What it makes its streams of.
-            arrays: The model in the message; the run's start if left out.
+            images: Images of the client.
+            streams: Makes the client's streams.
+            arrays: Model in the message; the run's initial model by default.
             server_round: From 1.
-            settings: More that the message says.
-            run: Name of the run, 32 hex digits; a new one if left out.
-            ledger: Folder of the ledger, below the bench's; one for each run if left out.
-            policy: The holder's policy; anything goes if left out.
+            settings: Additional settings in the message.
+            run: Name of the run, 32 hex digits; a new one by default.
+            ledger: Folder of the ledger below the harness's folder; one folder a run by default.
+            policy: Policy file of the data holder; None allows everything.
             name: Name of the client.
         """
+        session = self.session(images, name, policy=policy, ledger=ledger, streams=streams)
         content = self.content(kind, arrays=arrays, server_round=server_round, settings=settings, run=run)
-        with installed(self.session(images, name, policy), self.folder, ledger, streams), log_lines() as lines:
-            reply = self.send(kind, content)
+        return self.observe(session, kind, content)
+
+    def observe(self, session: ClientSession, kind: str, content: RecordDict) -> Observation:
+        """Observe a client's answer to one message."""
+        with log_lines() as lines:
+            reply = self.send(self.app(session), kind, content)
         failure = str(reply.error.reason) if reply.has_error() else ""
         left = RecordDict() if failure else reply.content
-        return Observation(left, failure, tuple(lines), _bytes_of(reply), tuple(streams.draws))
+        draws = session.streams.draws if isinstance(session.streams, RepeatedStreams) else ()
+        return Observation(left, failure, tuple(lines), message_bytes(reply), tuple(draws))
 
     def content(
         self,
@@ -208,7 +248,10 @@ class ClientHarness:
         settings: Mapping[str, Scalar] | None = None,
         run: str = "",
     ) -> RecordDict:
-        """What a server's message holds; see `ask`."""
+        """Return the content of a server's message.
+
+        The arguments are those of `ask`.
+        """
         content = RecordDict({CONFIG: ConfigRecord({RUN_ID: run or secrets.token_hex(16), **(settings or {})})})
         if kind == "query":
             content.config_records[CONFIG][PROTOCOL] = PROTOCOL_VERSION
@@ -217,133 +260,83 @@ class ClientHarness:
             content[ARRAYS] = arrays_to_record(self.start if arrays is None else arrays)
         return content
 
-    def send(self, kind: str, content: RecordDict) -> Message:
-        """One message to whatever client is in place, and its reply."""
-        grid = InProcessGrid(client_app.app, 1, resolved(self.config))
+    def app(self, session: ClientSession) -> ClientApp:
+        """Return the real ClientApp, over one client."""
+        return create_app(OneClient(session, self._parsed))
+
+    def send(self, app: ClientApp, kind: str, content: RecordDict) -> Message:
+        """Return an app's reply to one message."""
+        grid = InProcessGrid(app, 1, resolved(self.config))
         return next(iter(grid.send_and_receive([grid.create_message(content, kind, 2, "")])))
 
     def forget(self, ledger: str) -> None:
-        """Remove a ledger: audits make thousands of them."""
+        """Remove the folder of a ledger, of which audits make thousands."""
         close_below(self.folder / ledger)
         shutil.rmtree(self.folder / ledger, ignore_errors=True)
 
     def counts(self, *, closing: bool) -> np.ndarray:
-        """(k,) int64: counts of no image at all, which is their noise; from the client's own code without a message."""
-        session = self.session(self.images.without_training().without_held_out())
-        found = client_evaluation.evaluate_incoming(session, self.start, {}, self.plan, closing=closing)
-        return np.zeros(0) if found is None or found.noised is None else found.noised.cells.ravel()
+        """Return the noise of an evaluation's counts, shape (k,), int64.
 
-    def session(self, images: Images, name: str = "bench", policy: Path | None = None) -> ClientSession:
-        """The client that holds some images."""
-        rows = images.shard(self.config, self.classes, num_units=self.num_units)
-        home = SimulatedHome(name, self.config.seed, self.config.private, durable=False, root=self.folder)
-        return ClientSession(name, rows, self.trainer, policy, home)
+        These are the noised counts of no images. No message is sent, because two thousand of them would take minutes.
+
+        Args:
+            closing: The closing confusion matrix instead of a round's pair of counts.
+        """
+        session = self.session(self.images.without_training().without_held_out())
+        evaluation = evaluate_incoming(session, self.start, {}, self.plan, closing=closing)
+        return np.zeros(0) if evaluation is None or evaluation.noised is None else evaluation.noised.cells.ravel()
 
     def noised_sum(self, seen: Observation) -> np.ndarray:
-        """(p,) float64: what the steps of a round released, added up, as anyone can read it off the reply."""
+        """Return the sum of a round's noised step sums, shape (p,), float64.
+
+        It is computed from the reply, so that any server could compute it.
+        """
         moved = [array.astype(np.float64) - seen.arrays[name].astype(np.float64) for name, array in self.start.items()]
         rate = self.config.training.learning_rate or 0.0
         return np.concatenate([part.ravel() for part in moved]) * (self.plan.expected_batch_size / rate)
 
     def rounding(self) -> float:
-        """How far the L2 norm of `noised_sum` may be off because weights travel as float32."""
+        """Return the largest float32 rounding error of `noised_sum`, as an L2 norm."""
         rate = self.config.training.learning_rate or 0.0
         size = sum(array.size for array in self.start.values())
         largest = max(float(np.abs(array).max(initial=0.0)) for array in self.start.values()) + 6.0
         return float(2.0**-23 * largest * np.sqrt(size) * self.plan.expected_batch_size / rate)
 
     def with_settings(self, *, local_epochs: int = 1, **sections: Mapping[str, object]) -> "ClientHarness":
-        """The same bench as layers want it, under other settings of some sections."""
+        """Return the harness with plain SGD and some other settings.
+
+        Noise at the client sets the learning rate, so that a round's noise moves each weight by about 1. That is where
+        float32 resolves it best.
+
+        Args:
+            local_epochs: Passes a round.
+            sections: Section of the configuration -> name of a setting -> its value.
+        """
         update = {name: getattr(self.config, name).model_copy(update=values) for name, values in sections.items()}
         config = self.config.model_copy(update=update)
-        return replace(self, config=with_plain_sgd(config, self.num_units, local_epochs=local_epochs))
-
-
-def with_plain_sgd(config: RunConfig, num_units: int, *, local_epochs: int = 1) -> RunConfig:
-    """A configuration with plain SGD, so many passes a round, and steps about as long as float32 reads best."""
-    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_rounds": 0}
-    training = config.training.model_copy(update=plain | {"local_epochs": local_epochs, "learning_rate": 1.0})
-    config = config.model_copy(update={"training": training})
-    if not config.is_local_dp:
-        return config
-    plan = config.plan(num_units)
-    rate = plan.expected_batch_size / (plan.noise_stddev * np.sqrt(plan.steps_per_round))
-    training = training.model_copy(update={"learning_rate": float(min(rate, 1e6))})
-    return config.model_copy(update={"training": training})
-
-
-@contextmanager
-def installed(session: ClientSession, folder: Path, ledger: str, streams: Streams = OWN) -> Iterator[None]:
-    """The ClientApp answers for this client, with a ledger below this folder, and makes its streams of these.
-
-    It changes modules for the whole process: enter it once, then let threads send.
-    """
-    home = HarnessHome(**(vars(session.home) | {"root": folder}), ledger=ledger)
-    own = replace(session, home=home, streams=HarnessStreams(streams))
-    with patch.object(client_app.SESSIONS, "open", lambda *_: own):
-        yield
-
-
-@dataclass(frozen=True)
-class HarnessHome(SimulatedHome):
-    """The home of a client in the harness, with a folder for each run or one for a ledger's name.
-
-    Attributes:
-        ledger: Name of the ledger's folder; empty for one folder a run.
-    """
-
-    ledger: str = ""
-
-    def folder(self, run: str) -> Path:
-        """Return the ledger's own folder below the harness's."""
-        return self.root / (self.ledger or run)
-
-
-class HarnessStreams(FreshStreams):
-    """The streams that an auditor chose for a client, beside those that the client makes itself."""
-
-    def __init__(self, streams: Streams) -> None:
-        self._training, self._counts = cycle(streams.training), cycle(streams.counts)
-
-    def for_training(self) -> PrivateStreams:
-        """Return the client's own streams, the chosen ones in their places."""
-        own = super().for_training()
-        return PrivateStreams(_chosen(next(self._training), own.sampling), _chosen(next(self._training), own.noise))
-
-    def for_counts(self) -> ByteStream:
-        """Return the client's own stream, or the chosen one in its place."""
-        stream: ByteStream = _chosen(next(self._counts), super().for_counts())
-        return stream
-
-
-def _chosen(kind: object, own: Any) -> Any:
-    """Return the stream of a kind; the client's own where it is the kind that clients make."""
-    # Not a new SecureStream: an audit of the client's own sampling must see what the client really made.
-    return own if kind is SecureStream else kind() if callable(kind) else kind
-
-
-def _bytes_of(reply: Message) -> bytes:
-    """Everything that a message carries, metadata and error included, one after another."""
-    parts = [repr(vars(reply.metadata)).encode()]
-    if reply.has_error():
-        return b"\n".join([*parts, repr(vars(reply.error)).encode()])
-    for name, record in reply.content.items():
-        for key, value in record.items():
-            raw = value.numpy().tobytes() if isinstance(value, Array) else repr(value).encode()
-            parts.append(f"{name}.{key}=".encode() + raw)
-    return b"\n".join(parts)
+        plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_rounds": 0}
+        training = config.training.model_copy(update=plain | {"local_epochs": local_epochs, "learning_rate": 1.0})
+        config = config.model_copy(update={"training": training})
+        if config.is_local_dp:
+            plan = config.plan(self.num_units)
+            rate = plan.expected_batch_size / (plan.noise_stddev * np.sqrt(plan.steps_per_round))
+            training = training.model_copy(update={"learning_rate": float(min(rate, _MAX_LEARNING_RATE))})
+        return replace(self, config=config.model_copy(update={"training": training}))
 
 
 @contextmanager
 def log_lines() -> Iterator[list[str]]:
-    """What clients log, kept from the screen: an audit provokes what a user should not have to read."""
+    """Collect the log lines of clients instead of printing them.
+
+    An audit provokes warnings that would alarm its user.
+    """
     lines: list[str] = []
 
-    class Keep(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(record.getMessage())
 
-    log, handler = logging.getLogger("bract"), Keep(logging.DEBUG)
+    log, handler = logging.getLogger("bract"), Collector(logging.DEBUG)
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)

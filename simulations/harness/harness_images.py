@@ -1,4 +1,4 @@
-"""The few images on an auditor's bench, and the same with one unit more."""
+"""Images of a client under test and their neighbours with one more unit."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from common.config.schema import RunConfig
+from common.config.schema import Unit
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared
@@ -16,13 +16,13 @@ from common.system.content_store import StoredRows
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Rows of one client, each in a unit, some of them held out.
+    """Images of one client in privacy units, some of them held out.
 
     Attributes:
         inputs: (n, ...) float32 features, or (n, side, side, channels) uint8 pixels.
         labels: (n,) int64.
-        units: (n,) int64, equal for rows of one privacy unit.
-        held_out: (n,) bool, rows that evaluate.
+        units: (n,) int64, equal for images of one privacy unit.
+        held_out: (n,) bool, true for images that evaluate.
     """
 
     inputs: np.ndarray
@@ -32,17 +32,23 @@ class Images:
 
     @classmethod
     def of(cls, inputs: np.ndarray, labels: np.ndarray, *, held_out: int) -> "Images":
-        """Each row a unit of its own, the last so many held out."""
+        """Make each image its own unit and hold out the last ones.
+
+        Args:
+            inputs: (n, ...) features or pixels.
+            labels: (n,) int64.
+            held_out: Number of images that evaluate.
+        """
         count = len(labels)
         return cls(inputs, labels.astype(np.int64), np.arange(count), np.arange(count) >= count - held_out)
 
     def with_unit(self, inputs: np.ndarray, labels: np.ndarray, *, held_out: bool = False) -> "Images":
-        """One unit more, behind the others: the neighbour of these images.
+        """Return the neighbouring images, with one more unit at the end.
 
         Args:
-            inputs: (k, ...) rows of the unit.
+            inputs: (k, ...) images of the unit.
             labels: (k,) int64.
-            held_out: Whether it evaluates.
+            held_out: Whether the unit evaluates instead of training.
         """
         count, unit = len(labels), int(self.units.max(initial=-1)) + 1
         return Images(
@@ -53,37 +59,47 @@ class Images:
         )
 
     def without_training(self) -> "Images":
-        """Only what is held out: every training batch is empty."""
+        """Return the held-out images alone.
+
+        Every training batch is then empty.
+        """
         return self.only(self.held_out)
 
     def without_held_out(self) -> "Images":
-        """Only what is trained on: every count is zero."""
+        """Return the training images alone.
+
+        Every count is then zero.
+        """
         return self.only(~self.held_out)
 
     def only(self, rows: np.ndarray) -> "Images":
-        """Some of the rows."""
+        """Return some of the images.
+
+        Args:
+            rows: Indices, or an (n,) bool mask.
+        """
         return Images(self.inputs[rows], self.labels[rows], self.units[rows], self.held_out[rows])
 
     @property
     def num_training_units(self) -> int:
-        """How many units train."""
+        """Number of units that train."""
         return len(np.unique(self.units[~self.held_out]))
 
-    def shard(self, config: RunConfig, classes: tuple[str, ...], *, num_units: int) -> Shard:
-        """These rows as the client's own code arranges them.
+    def shard(self, classes: tuple[str, ...], *, num_units: int, private: bool, unit: Unit) -> Shard:
+        """Return the images as a shard, made by the client's own code.
 
         Args:
-            config: The run; the unit and the mechanism matter.
             classes: Class names.
-            num_units: Declared size of the client, whatever is on the bench.
+            num_units: Declared size of the client, however many images there are.
+            private: Whether clients add noise themselves.
+            unit: The privacy unit.
         """
         count = len(self.labels)
-        digests = _digests("image", np.arange(count))
         unknown = np.zeros(count, dtype=np.int32)
         scan = Scan(
             fingerprint="bench",
             labels=self.labels,
-            digests=digests,
+            digests=_digests("image", np.arange(count)),
             file_digests=_digests("file", np.arange(count)),
             usable=np.ones(count, dtype=bool),
             widths=unknown,
@@ -97,14 +113,18 @@ class Images:
             client_names=(),
             faults=(),
         )
-        prepared = Prepared(cast(StoredRows, self.inputs), scan, seconds=0.0, key="bench")  # indexed in the same way
+        # Plain arrays are indexed like stored ones.
+        prepared = Prepared(cast(StoredRows, self.inputs), scan, seconds=0.0, key="bench")
         sizes = np.array([num_units])
         everything = Partition(np.zeros(count, dtype=np.int32), self.held_out, sizes, sizes, images_unused=0)
-        return shard(prepared, everything, 0, private=config.is_local_dp, unit=config.privacy.unit)
+        return shard(prepared, everything, 0, private=private, unit=unit)
 
 
 def _digests(kind: str, numbers: np.ndarray) -> np.ndarray:
-    """(n, 32) uint8 that sort as the numbers do: a unit that is added stands behind the others."""
+    """Return digests that sort like their numbers, shape (n, 32), uint8.
+
+    Units are sorted by digest. A unit that is added must come last, or it would move the others.
+    """
     names = [
         int(number).to_bytes(8, "big") + hashlib.sha256(f"{kind} {number}".encode()).digest()[:24] for number in numbers
     ]

@@ -1,26 +1,30 @@
-"""Streams that an auditor puts in the place of the client's own: repeated, silent, or counted.
+"""Repeated, silent and observed streams that an auditor gives a client.
 
-Production code has no seed and no hook: the bench replaces the class that clients make their streams of. A
-release under such a stream is NOT PRIVATE, and none leaves the auditor's machine.
+They reach the client as parameters, which no message and no setting can set. A release under such a stream is NOT
+PRIVATE, and none leaves the auditor's machine.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from itertools import cycle
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, PrivateStreams
+from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.noise import UniformStream
+from common.privacy.plan import PrivacyPlan
 
 _BELOW_ONE = 1.0 - 2.0**-53
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One use of a stream.
+    """Record of one use of a stream.
 
     Attributes:
-        stream: What the stream is for.
-        size: How many numbers, or bytes.
+        stream: Purpose of the stream, such as `noise`.
+        size: Number of values, or of bytes, that were drawn.
     """
 
     stream: str
@@ -29,11 +33,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Joins:
-    """When the units behind the first ones join a batch.
+    """Steps in which the last units of a client join the batch.
 
     Attributes:
-        first: Units that are drawn as ever; those behind them follow `steps`.
-        steps: Numbers of the steps they join, from 0.
+        first: Number of units that are sampled as usual; `steps` decides for all later ones.
+        steps: Steps that the later units join, counted from 0.
     """
 
     first: int
@@ -41,15 +45,15 @@ class Joins:
 
 
 class Repeated:
-    """The same numbers each time, call by call.
+    """A stream that gives the same values in each replay.
 
-    Call j gives the first values of sequence j, so that whoever draws more or fewer numbers in one call moves no
-    other number: what is left of a difference between two replays is the data's.
+    Call j returns the first values of sequence j. Drawing more or fewer values in one call therefore changes no other
+    call, and a difference between two replays comes from the data.
 
     Args:
-        purpose: Names the sequences.
-        draws: Each use is added here.
-        joins: For a sampling stream: forces late units in or out.
+        purpose: Name of the stream, which selects its sequences.
+        draws: List that receives each use.
+        joins: For a sampling stream, forces late units into or out of a batch.
     """
 
     def __init__(self, purpose: str, draws: list[Draw], joins: Joins | None = None) -> None:
@@ -57,14 +61,14 @@ class Repeated:
         self._calls = 0
 
     def uniforms(self, size: int) -> np.ndarray:
-        """(size,) float64 in (0, 1)."""
+        """Return the next call's values, shape (size,), float64 in (0, 1)."""
         values = self._next(size).uniform(2.0**-53, 1.0, size)
         if self._joins is not None:
             values[self._joins.first :] = 2.0**-53 if self._calls - 1 in self._joins.steps else _BELOW_ONE
         return values
 
     def random_bytes(self, size: int) -> bytes:
-        """So many bytes."""
+        """Return the next call's bytes."""
         return self._next(size).bytes(size)
 
     def _next(self, size: int) -> np.random.Generator:
@@ -74,24 +78,90 @@ class Repeated:
 
 
 class Silent:
-    """A noise stream whose normals are all zero: what is left is the data's part of a release."""
+    """A noise stream whose normals are all zero."""
 
     def uniforms(self, size: int) -> np.ndarray:
-        """(size,) float64, all 1: the logarithm of each, and so its radius, is zero."""
+        """Return ones, shape (size,), float64.
+
+        The Box-Muller radius of each is zero, and so is the noise.
+        """
         return np.ones(size)
 
 
-class StreamFactory:
-    """Stands where clients make their streams, and hands out one kind after another.
+class RepeatedStreams(FreshStreams):
+    """The same sampling and noise in each replay.
 
     Args:
-        kinds: What to make in turn; starts again when it comes to its end.
+        joins: Forces late units into or out of a batch.
+
+    Attributes:
+        draws: Uses of the streams, in order.
     """
 
-    def __init__(self, *kinds: object) -> None:
-        self._kinds = cycle(kinds)
+    def __init__(self, joins: Joins | None = None) -> None:
+        self.draws: list[Draw] = []
+        self._training = PrivateStreams(Repeated("sampling", self.draws, joins), Repeated("noise", self.draws))
+        self._counts = Repeated("counts", self.draws)
 
-    def __call__(self) -> Any:
-        """The next stream: an object as it is, or a new one of a class."""
-        kind = next(self._kinds)
-        return kind() if callable(kind) else kind
+    def for_training(self) -> PrivateStreams:
+        """Return the repeated streams of sampling and noise."""
+        return self._training
+
+    def for_counts(self) -> ByteStream:
+        """Return the repeated stream of the counts' noise."""
+        return self._counts
+
+
+class WithoutNoise(FreshStreams):
+    """Streams whose training noise is zero.
+
+    Args:
+        sampling: Samples all batches; the default is the client's own fresh stream.
+    """
+
+    def __init__(self, sampling: UniformStream | None = None) -> None:
+        self._sampling = sampling
+
+    def for_training(self) -> PrivateStreams:
+        """Return a sampling stream and a noise stream of zeros."""
+        if self._sampling is not None:
+            return PrivateStreams(self._sampling, Silent())
+        return replace(super().for_training(), noise=Silent())
+
+
+class ObservedStreams(FreshStreams):
+    """Streams that show what they were used for.
+
+    Args:
+        chosen: Makes the streams; the default makes the client's own.
+
+    Attributes:
+        used: Stream objects that were handed out, in order.
+        sums: Noised sum of each training step, each of shape (p,), float64.
+    """
+
+    def __init__(self, chosen: FreshStreams = FRESH_STREAMS) -> None:
+        self.used: list[object] = []
+        self.sums: list[np.ndarray] = []
+        self._chosen = chosen
+
+    def for_training(self) -> PrivateStreams:
+        """Return streams that keep each noised sum."""
+        streams = self._chosen.for_training()
+        self.used += [streams.sampling, streams.noise]
+        return _ObservedPair(streams.sampling, streams.noise, self.sums)
+
+    def for_counts(self) -> Any:
+        """Return a stream for the noise of counts, keeping the object."""
+        self.used.append(self._chosen.for_counts())
+        return self.used[-1]
+
+
+@dataclass(frozen=True)
+class _ObservedPair(PrivateStreams):
+    sums: list[np.ndarray]
+
+    def release(self, clipped_sum: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
+        """Return a step's noised sum and keep it."""
+        self.sums.append(super().release(clipped_sum, plan))
+        return self.sums[-1]

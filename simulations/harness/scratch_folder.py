@@ -1,11 +1,14 @@
-"""Where audits put ledgers that nobody needs afterwards: they make thousands."""
+"""Scratch folders for the thousands of ledgers that an audit makes."""
 
 import tempfile
 from pathlib import Path
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 -- the folder in it is fresh and its owner's alone
+_MEMORY = Path("/dev/shm")  # noqa: S108 -- the folder made in it is new and only its owner can read it
 
 
 def scratch() -> "tempfile.TemporaryDirectory[str]":
-    """A new folder, in memory where the system has such a place; it goes when it is left or forgotten."""
+    """Create a new folder, in memory where the system offers that.
+
+    It is deleted when its `with` block ends, or with the object.
+    """
     return tempfile.TemporaryDirectory(prefix="bract-audit-", dir=str(_MEMORY) if _MEMORY.is_dir() else None)

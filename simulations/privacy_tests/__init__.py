@@ -1,1 +1,1 @@
-"""Layers T1 to T8: the real client, put on a bench and asked through real messages."""
+"""Privacy tests T1 to T6 and T8 of the real client, by real messages."""

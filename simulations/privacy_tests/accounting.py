@@ -1,4 +1,4 @@
-"""T5: what the ledger says was spent is what an independent account of the same releases comes to."""
+"""Privacy test T5, of the ledger's epsilon against an independent accountant."""
 
 import json
 import sqlite3
@@ -12,7 +12,6 @@ from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_m
 
 from common.ledger.audit.audit import audit_ledger
 from common.ledger.data_holder import close_below
-from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.plan import PrivacyPlan
@@ -22,21 +21,22 @@ from simulations.privacy_tests.neighbouring_data import counts_moved
 
 _NEVER_BELOW = 1e-9
 _ABOVE = 2e-3
-_ALL_ELSE_GOES = """
+_EVERYTHING_ELSE_ALLOWED = """
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]
 min-noise-multiplier = 0.0
 """
-_GAUSSIAN_AT_ONE = 4.377  # epsilon of one Gaussian of noise 1 at delta 1e-5, worked out in closed form
+# Epsilon of one Gaussian with noise multiplier 1 at delta 1e-5, by the closed form.
+_GAUSSIAN_AT_ONE = 4.377
 
 
 def accountant(harness: ClientHarness) -> Iterator[Check]:
-    """T5 for one configuration.
+    """Check the ledger's epsilon against an independent accountant (T5).
 
-    Guarantee of what passes: over two runs, of which the second was never finished, the ledger's epsilon is that of
-    both whole plans, between the independent figure and 0.2 % above it, also after the ledger was closed and opened
-    again; each answered request is one charge of one round; counts move by what they are accounted at.
+    Guarantee of what passes: after two runs, of which the second was not finished, the ledger's epsilon is that of both
+    whole plans. It is between the independent figure and 0.2 % above it, also after the ledger was closed and opened
+    again. Each answered request is one charge of one round. Counts move by the sensitivity that is accounted.
     """
     folder, plan = "accountant", harness.plan
     runs = [f"{number:032x}" for number in range(2)]
@@ -56,35 +56,37 @@ def accountant(harness: ClientHarness) -> Iterator[Check]:
     yield from _sensitivity(harness)
 
 
-def _spent(file: Path, expected: float, what: str) -> Iterator[Check]:
+def _spent(file: Path, expected: float, name: str) -> Iterator[Check]:
     report = audit_ledger(file, [])
-    found = report.worst.spent.pld if report.worst else 0.0
-    fine = expected - _NEVER_BELOW <= found <= expected * (1 + _ABOVE) and not report.remarks.doubts
-    yield Check(f"{what} are charged in full", fine, f"epsilon {found:.5f}, independently {expected:.5f}")
+    spent = report.worst.spent.pld if report.worst else 0.0
+    fine = expected - _NEVER_BELOW <= spent <= expected * (1 + _ABOVE) and not report.remarks.doubts
+    yield Check(f"{name} are charged in full", fine, f"epsilon {spent:.5f}, independently {expected:.5f}")
 
 
 def _caps(harness: ClientHarness, folder: str, expected: float) -> Iterator[Check]:
-    """A policy lets a third run pass if all three fit, and not if they do not: what was spent is not forgotten.
+    """Check that a policy's cap counts earlier runs.
 
-    The third run is over one image more: what was spent belongs to images, not to the folder they lie in.
+    The third run has one more image. Spent budget belongs to images and not to the folder that holds them.
     """
     images = harness.images.with_unit(harness.images.inputs[:1], harness.images.labels[:1])
     for factor, answer in ((1 - _ABOVE, "POLICY"), (1 + 2 * _ABOVE, "")):
         policy = harness.folder / f"{answer or 'enough'}.toml"
-        policy.write_text(f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\n{_ALL_ELSE_GOES}")
+        policy.write_text(
+            f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\n{_EVERYTHING_ELSE_ALLOWED}"
+        )
         seen = harness.ask("query", images, ledger=folder, policy=policy)
         name = f"a cap {'below' if answer else 'above'} what three runs cost is {'refused' if answer else 'enough'}"
         yield Check(name, seen.failure == answer, seen.failure or "answered")
 
 
 def _independent(plan: PrivacyPlan, times: int) -> float:
-    """Epsilon of so many whole plans by dp_accounting alone, from the plan's own constants."""
+    """Return the epsilon of several whole plans by dp_accounting alone."""
     event: DpEvent = GaussianDpEvent(plan.noise_multiplier)
     if plan.sample_rate < 1:
         event = PoissonSampledDpEvent(plan.sample_rate, event)
     steps = plan.steps_per_round * plan.num_rounds * times
-    judge = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-4)
-    return float(judge.compose(SelfComposedDpEvent(event, steps)).get_epsilon(plan.delta))
+    accounting = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-4)
+    return float(accounting.compose(SelfComposedDpEvent(event, steps)).get_epsilon(plan.delta))
 
 
 def _independent_counts(plan: PrivacyPlan, times: int) -> float:
@@ -99,12 +101,17 @@ def _independent_counts(plan: PrivacyPlan, times: int) -> float:
 
 
 def _charges(file: Path, plan: PrivacyPlan, trained: int) -> Iterator[Check]:
-    """Read past the ledger's own code: one reservation and one commit for each answer."""
+    """Check that each answer has one reservation and one commit.
+
+    The file is read without the ledger's own code.
+    """
     with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
         rows = connection.execute("SELECT kind, event FROM entry WHERE kind IN ('reserve', 'commit')").fetchall()
     kinds = [kind for kind, _ in rows]
     events = [json.loads(event) for kind, event in rows if kind == "reserve"]
-    trains, closings = ([one["charges"] for one in events if one["release"] == name] for name in ("train", "closing"))
+    trains, closings = (
+        [event["charges"] for event in events if event["release"] == name] for name in ("train", "closing")
+    )
     fine = len(trains) == trained and kinds.count("commit") == kinds.count("reserve")
     yield Check("each answered round is one reservation and one commit", fine, f"{len(trains)} for {trained} rounds")
     steps = [event["steps"] for charge in trains for event in charge["training"]]
@@ -115,22 +122,22 @@ def _charges(file: Path, plan: PrivacyPlan, trained: int) -> Iterator[Check]:
         ("the pair of counts", trains, plan.counts.noise_stddev),
         ("the closing matrix", closings, plan.counts.closing_noise_stddev),
     ):
-        found = [(one["noise-stddev"], one["releases"]) for charge in charges for one in charge["evaluation"]]
-        fine = bool(found) and found == [(stddev, 1)] * len(charges)
-        yield Check(f"{name} is charged each time", fine, str(found))
+        charged = [(event["noise-stddev"], event["releases"]) for charge in charges for event in charge["evaluation"]]
+        fine = bool(charged) and charged == [(stddev, 1)] * len(charges)
+        yield Check(f"{name} is charged each time", fine, str(charged))
 
 
 def _single_facts(plan: PrivacyPlan) -> Iterator[Check]:
-    one = spent_by([DpSgdEvent(1.0, 1.0, 1)], delta=1e-5, fresh=True).pld
-    yield Check("one Gaussian of noise 1 costs 4.377", abs(one - _GAUSSIAN_AT_ONE) < 2e-3, f"{one:.4f}")
+    single = spent_by([DpSgdEvent(1.0, 1.0, 1)], delta=1e-5, fresh=True).pld
+    yield Check("one Gaussian of noise 1 costs 4.377", abs(single - _GAUSSIAN_AT_ONE) < 2e-3, f"{single:.4f}")
     rng = np.random.default_rng(3)
     pieces: list[Event] = [DpSgdEvent(plan.sample_rate, plan.noise_multiplier, int(n)) for n in rng.integers(1, 9, 5)]
     pieces += [CountsEvent(25.0, int(n)) for n in rng.integers(1, 5, 3)]
-    apart, whole = (spent_by(found, delta=plan.delta, fresh=True) for found in (pieces, _added(pieces)))
+    apart, whole = (spent_by(history, delta=plan.delta, fresh=True) for history in (pieces, _added(pieces)))
     yield Check(
         "a history in pieces costs what it costs in one", abs(apart.pld - whole.pld) < 1e-12, f"{apart.pld:.6f}"
     )
-    yield Check("RDP is no lower than PLD", apart.rdp >= apart.pld - 1e-3, f"{apart.rdp:.4f}, {apart.pld:.4f}")
+    yield Check("RDP is not lower than PLD", apart.rdp >= apart.pld - 1e-3, f"{apart.rdp:.4f}, {apart.pld:.4f}")
 
 
 def _added(pieces: Sequence[Event]) -> list[Event]:
@@ -142,13 +149,14 @@ def _added(pieces: Sequence[Event]) -> list[Event]:
 
 
 def _sensitivity(harness: ClientHarness) -> Iterator[Check]:
-    """Counts are accounted at sensitivity 1: that is how far a unit may move them, together.
+    """Check that one unit moves the counts by at most 1, their accounted sensitivity.
 
-    One image under each label in turn: under one of them it is predicted right, under the others wrong.
+    One image is added under each label in turn. One label is predicted correctly, and the others are not.
     """
     if harness.plan.counts is None:
         return
     image, labels = harness.images.inputs[-1:], np.arange(len(harness.classes)).reshape(-1, 1)
-    for kind, fields in (("train", (CORRECT, WRONG)), ("evaluate", (NOISED_CONFUSION,))):
-        moved = max(counts_moved(harness, image, label, kind=kind, fields=fields) for label in labels)
+    moves = [counts_moved(harness, image, label) for label in labels]
+    for kind in moves[0]:
+        moved = max(each[kind] for each in moves)
         yield Check(f"counts of {kind!r} move by the 1 they are accounted at", moved <= 1.0, f"L2 norm {moved:.4f}")

@@ -1,4 +1,4 @@
-"""What a layer of the audit found: checks that passed or failed, each with what was seen."""
+"""Checks of a privacy test and the report of their results."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,12 +9,12 @@ from common.errors import BractError
 
 @dataclass(frozen=True)
 class Check:
-    """One assertion about what a client releases.
+    """Result of one assertion about what a client releases.
 
     Attributes:
-        name: What must hold.
-        passed: Whether it did.
-        seen: The figures.
+        name: Statement that must hold.
+        passed: Whether it holds.
+        seen: Measured figures.
     """
 
     name: str
@@ -23,40 +23,42 @@ class Check:
 
 
 @dataclass(frozen=True)
-class LayerReport:
-    """All checks of one layer.
+class PrivacyTestReport:
+    """Report of all checks of one privacy test.
 
     Attributes:
-        layer: `T1` to `T8`.
-        checks: In the order they were made.
-        seconds: What they took.
+        test: `T1` to `T8`.
+        checks: Checks in the order they were made.
+        seconds: Duration of the test.
     """
 
-    layer: str
+    test: str
     checks: tuple[Check, ...]
     seconds: float
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """Checks that did not hold."""
+        """Checks that do not hold."""
         return tuple(check for check in self.checks if not check.passed)
 
     @property
     def holds(self) -> bool:
-        """Whether something was checked, and all of it holds."""
+        """True if there are checks and all of them hold."""
         return bool(self.checks) and not self.failed
 
 
-def run_layer(layer: str, checks: Callable[[], Iterable[Check]]) -> LayerReport:
-    """Make all checks of a layer; an error on the way is a check that failed.
+def run_privacy_test(test: str, checks: Callable[[], Iterable[Check]]) -> PrivacyTestReport:
+    """Run all checks of a privacy test and report the results.
+
+    An error of Bract during the test is a failed check.
 
     Args:
-        layer: Its name.
-        checks: Makes the checks, one by one.
+        test: `T1` to `T8`.
+        checks: Makes the checks one by one.
     """
-    started, found = time.perf_counter(), list[Check]()
+    started, results = time.perf_counter(), list[Check]()
     try:
-        found.extend(checks())
+        results.extend(checks())
     except BractError as error:
-        found.append(Check("the layer ran to its end", passed=False, seen=f"{type(error).__name__}: {error}"))
-    return LayerReport(layer, tuple(found), time.perf_counter() - started)
+        results.append(Check("the test ran to its end", passed=False, seen=f"{type(error).__name__}: {error}"))
+    return PrivacyTestReport(test, tuple(results), time.perf_counter() - started)

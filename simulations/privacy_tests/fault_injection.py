@@ -1,4 +1,4 @@
-"""T8: whatever breaks between question and answer, no ledger is short of what left."""
+"""Privacy test T8, of ledgers under faults between a request and its answer."""
 
 import os
 import shutil
@@ -9,58 +9,124 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from flwr.app import Message
 
-import client.home as client_home
+from client.session import ClientSession
 from client.training.trainer import Trainer
-from common.errors import LedgerError
-from common.ledger.data_holder import Holder, close_below, simulated_holder
+from common.arrays import Arrays
+from common.ledger.data_holder import Holder, close_below
 from common.ledger.signed_heads import HeadKeeper
-from common.ledger.transactions import LedgerSession
 from common.messages.codec import decode_head, record_to_arrays
 from common.messages.fields import ARRAYS
-from simulations.harness.client_harness import ClientHarness, Observation, installed, log_lines
+from simulations.harness.client_harness import ClientHarness, HarnessHome, Observation, log_lines
 from simulations.privacy_tests.check import Check
 
-_RUN = "f" * 32
+_RUN, _NEXT_RUN = "f" * 32, "e" * 32
 _WAIT_SECONDS = 5.0
 _LESS_THAN_A_PAGE = 1_000  # bytes
+_REFUSE_COMMITS = """CREATE TRIGGER injected BEFORE INSERT ON entry WHEN NEW.kind = 'commit'
+BEGIN SELECT RAISE(ABORT, 'injected fault'); END"""
+
+
+@dataclass(frozen=True)
+class FailingTrainer(Trainer):
+    """A trainer that fails instead of training.
+
+    Attributes:
+        error: Exception that it raises.
+    """
+
+    error: Exception
+
+    def train(self, *_: Any, **__: Any) -> Arrays:
+        """Raise the error."""
+        raise self.error
+
+
+@dataclass(frozen=True)
+class PairedTrainer(Trainer):
+    """A trainer that waits until the same round is being trained twice.
+
+    Attributes:
+        barriers: Round -> barrier for two threads.
+    """
+
+    barriers: dict[int, threading.Barrier] = field(compare=False)
+
+    def train(self, *args: Any, server_round: int, **more: Any) -> Arrays:
+        """Wait for a second thread and train."""
+        # The second request may have got the first one's reply, and then no second thread comes.
+        with suppress(threading.BrokenBarrierError):
+            self.barriers[server_round].wait(_WAIT_SECONDS)
+        return super().train(*args, server_round=server_round, **more)
+
+
+@dataclass(frozen=True)
+class RealisticHome(HarnessHome):
+    """A home whose ledger is checked as thoroughly as a real client's.
+
+    Its chain is checked, and its head is kept apart.
+    """
+
+    def holder(self, run: str) -> Holder | None:
+        """Return the holder of the run's ledger."""
+        holder = super().holder(run)
+        if holder is None:
+            return None
+        head = holder.ledger_file.with_suffix(".head.json")
+        return replace(holder, simulated=False, head_file=head, replies_kept=1_000)
+
+
+def failing(client: ClientSession, error: Exception) -> ClientSession:
+    """Return a client whose training fails.
+
+    Args:
+        client: The client without the fault.
+        error: Exception that training raises.
+    """
+    trainer = client.trainer
+    return replace(client, trainer=FailingTrainer(trainer.config, trainer.input_shape, trainer.classes, error))
 
 
 def faults(harness: ClientHarness) -> Iterator[Check]:
-    """T8 for one configuration, with a holder as a real client has: a head kept apart, a chain that is checked.
+    """Check that no ledger lacks a charge for what left (T8).
 
-    Guarantee of what passes: a question that comes twice is charged and computed once; a crash leaves a charge; nothing
-    leaves if the ledger cannot be written; a restored or edited ledger is refused; a race spends no more than
-    the plan has.
+    The data holder is like a real client's, with a head that is kept apart and a chain that is checked.
+
+    Guarantee of what passes: a request that comes twice is charged and computed once. A crash leaves its charge.
+    Nothing leaves if the ledger cannot be written. A restored or edited ledger is refused. Requests at the same time
+    spend no more than the plan has.
     """
     for name, check in (
         ("retry", _retry),
         ("crash", _crash),
-        ("failed commit", _failed_commit),
+        ("failed-commit", _failed_commit),
         ("restored", _restored),
         ("edited", _edited),
         ("full", _full),
         ("race", _race),
     ):
-        scratch = replace(harness, folder=harness.folder / f"faults-{name.replace(' ', '-')}")
-        with patch.object(client_home, "simulated_holder", _real_holder):
-            yield from check(scratch)
+        scratch = replace(harness, folder=harness.folder / f"faults-{name}")
+        yield from check(scratch)
         close_below(scratch.folder)
 
 
-def _real_holder(folder: Path, name: str, *, seed: int, durable: bool) -> Holder:
-    found = simulated_holder(folder, name, seed=seed, durable=durable)
-    return replace(found, simulated=False, head_file=folder / f"{name}.head.json", replies_kept=1_000)
+def _client(harness: ClientHarness) -> ClientSession:
+    client = harness.session(harness.images, ledger="one")
+    return replace(client, home=RealisticHome(**vars(client.home)))
 
 
-def _ask(harness: ClientHarness, server_round: int = 1, **more: Any) -> Observation:
-    return harness.ask("train", harness.images, run=_RUN, ledger="one", server_round=server_round, **more)
+def _ask(harness: ClientHarness, server_round: int = 1, *, client: ClientSession | None = None) -> Observation:
+    content = harness.content("train", server_round=server_round, run=_RUN)
+    return harness.observe(client or _client(harness), "train", content)
+
+
+def _query(harness: ClientHarness) -> Observation:
+    return harness.observe(_client(harness), "query", harness.content("query", run=_NEXT_RUN))
 
 
 def _file(harness: ClientHarness) -> Path:
@@ -74,12 +140,12 @@ def _entries(harness: ClientHarness) -> list[str]:
 
 def _retry(harness: ClientHarness) -> Iterator[Check]:
     first = _ask(harness)
-    with patch.object(Trainer, "train", side_effect=AssertionError("trained again")):
-        second = _ask(harness)
+    second = _ask(harness, client=failing(_client(harness), AssertionError("trained again")))
     same = not second.failure and _released(first) == _released(second)
     yield Check("a question that comes twice gets the same bytes, and no training", same, second.failure)
     yield Check("and is charged once", _entries(harness).count("reserve") == 1, str(_entries(harness)))
-    other = _ask(harness, arrays={name: array + 1 for name, array in harness.start.items()})
+    moved = harness.content("train", run=_RUN, arrays={name: array + 1 for name, array in harness.start.items()})
+    other = harness.observe(_client(harness), "train", moved)
     yield Check("with another model it is refused", other.failure == "POLICY", other.failure or "answered")
 
 
@@ -88,8 +154,7 @@ def _released(seen: Observation) -> list[bytes]:
 
 
 def _crash(harness: ClientHarness) -> Iterator[Check]:
-    with patch.object(Trainer, "train", side_effect=MemoryError("killed")):
-        lost = _ask(harness)
+    lost = _ask(harness, client=failing(_client(harness), MemoryError("killed")))
     yield Check("a crash leaves its charge", "reserve" in _entries(harness), f"{lost.failure} {_entries(harness)}")
     again = _ask(harness)
     fine = not again.failure and _entries(harness).count("reserve") == _entries(harness).count("commit") == 1
@@ -97,8 +162,10 @@ def _crash(harness: ClientHarness) -> Iterator[Check]:
 
 
 def _failed_commit(harness: ClientHarness) -> Iterator[Check]:
-    with patch.object(LedgerSession, "commit", side_effect=LedgerError("no")):
-        seen = _ask(harness)
+    _query(harness)
+    with sqlite3.connect(_file(harness)) as connection:
+        connection.execute(_REFUSE_COMMITS)
+    seen = _ask(harness)
     yield Check("what is not committed does not leave", seen.failure == "LEDGER" and not seen.reply, seen.failure)
 
 
@@ -106,16 +173,17 @@ def _restored(harness: ClientHarness) -> Iterator[Check]:
     keeper = HeadKeeper([])
     _ask(harness)
     close_below(harness.folder)
-    head = harness.folder / "one" / "ledgers" / "bench.head.json"
+    head = _file(harness).with_suffix(".head.json")
     older = [shutil.copy(file, f"{file}.old") for file in (_file(harness), head)]
     keeper.accept([("bench", decode_head(_ask(harness, 2).reply))])
     close_below(harness.folder)
     shutil.copy(older[0], _file(harness))
-    alone = harness.ask("query", harness.images, run="e" * 32, ledger="one")
+    alone = _query(harness)
     yield Check("an older ledger is refused by its holder", alone.failure == "LEDGER", alone.failure or "answered")
-    shutil.copy(older[1], head)  # both were restored: only the server's heads can tell
+    # With the head restored too, only the heads that the server keeps show it.
+    shutil.copy(older[1], head)
     shutil.copy(older[0], _file(harness))
-    seen = harness.ask("query", harness.images, run="e" * 32, ledger="one")
+    seen = _query(harness)
     refused = {} if seen.failure else keeper.accept([("bench", decode_head(seen.reply))])
     yield Check("and with its head restored, by the server", bool(refused or seen.failure), str(refused))
 
@@ -129,25 +197,25 @@ def _edited(harness: ClientHarness) -> Iterator[Check]:
         for (name,) in names:
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("DELETE FROM entry WHERE kind = 'commit' AND seq < (SELECT max(seq) FROM entry)")
-    seen = harness.ask("query", harness.images, run="e" * 32, ledger="one")
+    seen = _query(harness)
     yield Check("a ledger with a hole is refused", seen.failure == "LEDGER", seen.failure or "answered")
 
 
 def _full(harness: ClientHarness) -> Iterator[Check]:
-    """A disk that takes no more, before the ledger is opened and while it is open."""
+    """Check a full disk, before the ledger is opened and while it is open."""
     if sys.platform != "linux":
         return
     _ask(harness)
     for when in ("before the ledger is opened", "while the ledger is open"):
         close_below(harness.folder)
-        said = _said_on_full_disk(harness, opened=when.startswith("while"))
-        yield Check(f"on a full disk nothing leaves, {when}", said in ("LEDGER", "INTERNAL"), said or "died")
+        failure = _failure_on_full_disk(harness, opened=when.startswith("while"))
+        yield Check(f"on a full disk nothing leaves, {when}", failure in ("LEDGER", "INTERNAL"), failure or "died")
     after = _ask(harness, 2)
     yield Check("with room again the round is answered", not after.failure, after.failure)
 
 
-def _said_on_full_disk(harness: ClientHarness, *, opened: bool) -> str:
-    """What a copy of this process says to a new round, whose files may not grow to a page of a ledger."""
+def _failure_on_full_disk(harness: ClientHarness, *, opened: bool) -> str:
+    """Return a client's failure in a copy of this process whose files cannot grow."""
     import resource
 
     outward = os.pipe()
@@ -155,34 +223,36 @@ def _said_on_full_disk(harness: ClientHarness, *, opened: bool) -> str:
     if not child:
         try:
             if opened:
-                _ask(harness)  # from what is kept: nothing is written
+                # Answered from the kept reply, so that nothing is written.
+                _ask(harness)
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (_LESS_THAN_A_PAGE, _LESS_THAN_A_PAGE))
             os.write(outward[1], (_ask(harness, 2).failure or "answered").encode())
         finally:
             os._exit(0)
-    os.close(outward[1])  # or reading would wait for ever after a child that died
-    said = os.read(outward[0], 64).decode()
+    # With this end open, reading would wait for ever for a child that died.
+    os.close(outward[1])
+    failure = os.read(outward[0], 64).decode()
     os.close(outward[0])
     os.waitpid(child, 0)
-    return said
+    return failure
 
 
 def _race(harness: ClientHarness) -> Iterator[Check]:
-    """More rounds at once than the plan has, each question twice: whoever computes waits for who asked the same."""
-    planned = harness.plan.num_rounds
-    real, both = Trainer.train, {number: threading.Barrier(2) for number in range(1, planned + 3)}
+    """Send more concurrent requests than the plan allows, each twice.
 
-    def train(self: Trainer, *args: Any, server_round: int, **more: Any) -> Any:
-        with suppress(threading.BrokenBarrierError):  # nobody else came
-            both[server_round].wait(_WAIT_SECONDS)
-        return real(self, *args, server_round=server_round, **more)
+    A duplicate must wait and get the first reply.
+    """
+    planned = harness.plan.num_rounds
+    client, trainer = _client(harness), harness.trainer
+    barriers = {number: threading.Barrier(2) for number in range(1, planned + 3)}
+    paired = PairedTrainer(trainer.config, trainer.input_shape, trainer.classes, barriers)
+    app = harness.app(replace(client, trainer=paired))
 
     def send(number: int) -> Message:
-        return harness.send("train", harness.content("train", server_round=1 + number // 2, run=_RUN))
+        return harness.send(app, "train", harness.content("train", server_round=1 + number // 2, run=_RUN))
 
-    client = installed(harness.session(harness.images), harness.folder, "one")
-    with client, log_lines(), patch.object(Trainer, "train", train), ThreadPoolExecutor(4) as pool:
+    with log_lines(), ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(send, range(2 * planned + 4)))
     charged = _entries(harness).count("reserve")
     records = [reply.content.array_records[ARRAYS] for reply in replies if not reply.has_error()]

@@ -1,4 +1,4 @@
-"""T1: the same round on neighbouring images, with the same noise and sampling: what moves is the data's alone."""
+"""Privacy test T1, of one round on neighbouring images under the same noise."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ import numpy as np
 
 from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
 from common.privacy.plan import SENSITIVITY_SLACK
-from simulations.harness.client_harness import ClientHarness, Observation, Streams
+from simulations.harness.client_harness import ClientHarness, Observation
 from simulations.harness.harness_images import Images
-from simulations.harness.harness_streams import Joins
+from simulations.harness.harness_streams import Joins, RepeatedStreams
 from simulations.privacy_tests.check import Check
 
 _MOST_OF_THE_BOUND = 0.9
+_COUNTS = (("train", (CORRECT, WRONG)), ("evaluate", (NOISED_CONFUSION,)))
 
 
 @dataclass(frozen=True)
 class Canary:
-    """One unit that is added.
+    """A unit that is added.
 
     Attributes:
-        name: What is special about it.
-        inputs: (k, ...) its rows.
+        name: Its special property.
+        inputs: (k, ...) its images.
         labels: (k,) int64.
     """
 
@@ -31,17 +32,18 @@ class Canary:
 
 
 def neighbour_replay(harness: ClientHarness) -> Iterator[Check]:
-    """T1 for training and counts.
+    """Check what one unit can change in a client's answers (T1).
 
-    Guarantee of what passes: for each canary that joins the last step, the released sum moves by at most
-    C (1 + 1e-4), and for one that joins no step not at all; streams are used alike; every field, log
-    line and count of steps is the same. Some canary comes near the bound, so that the replay does see canaries.
+    Guarantee of what passes: a canary that joins the last step moves the released sum by at most C (1 + 1e-4), and
+    one that joins no step does not move it. Uses of streams, fields, log lines and the number of steps stay the same.
+    Some canary comes near the bound, which shows that the replay notices canaries. One held-out unit moves the counts
+    by 1.
     """
     last = harness.plan.steps_per_round - 1
     reach = 0.0
     for canary in canaries(harness.images):
         moved, same = _moved(harness, harness.images, canary, steps=(last,))
-        bound = harness.plan.max_grad_norm * (1 + SENSITIVITY_SLACK) + 2 * harness.rounding()
+        bound = _bound(harness)
         reach = max(reach, moved / harness.plan.max_grad_norm)
         yield Check(f"{canary.name} moves a sum by no more than C", bool(moved <= bound), f"{moved:.6g} <= {bound:.6g}")
         yield same
@@ -51,28 +53,38 @@ def neighbour_replay(harness: ClientHarness) -> Iterator[Check]:
         moved, _ = _moved(harness, harness.images, canary, steps=())
         yield Check("a canary that joins no step moves nothing", moved == 0.0, f"{moved:.6g}")
     if harness.plan.counts is not None:
-        yield from _votes(harness)
+        yield from _counts(harness)
 
 
 def boundary_replay(harness: ClientHarness, *, sizes: tuple[int, ...] = (0, 63, 64)) -> Iterator[Check]:
-    """T1 where one unit more starts another block of the client's own arithmetic.
+    """Check units that start another block of the client's arithmetic (T1).
 
     Args:
-        harness: Images of it are repeated until there are so many.
-        sizes: Training units before the canary comes.
+        harness: The configuration. Its images are repeated as often as needed.
+        sizes: Numbers of training units before one is added.
     """
     base, canary = harness.images.only(~harness.images.held_out), canaries(harness.images)[1]
     for size in sizes:
         rows = np.arange(size) % len(base.labels)
         images = Images.of(base.inputs[rows], base.labels[rows], held_out=0)
         moved, same = _moved(harness, images, canary, steps=(harness.plan.steps_per_round - 1,))
-        bound = harness.plan.max_grad_norm * (1 + SENSITIVITY_SLACK) + 2 * harness.rounding()
-        yield Check(f"{size + 1} units against {size} move a sum by no more than C", moved <= bound, f"{moved:.6g}")
+        fine = moved <= _bound(harness)
+        yield Check(f"{size + 1} units against {size} move a sum by no more than C", fine, f"{moved:.6g}")
         yield same
 
 
+def _bound(harness: ClientHarness) -> float:
+    return harness.plan.max_grad_norm * (1 + SENSITIVITY_SLACK) + 2 * harness.rounding()
+
+
 def canaries(images: Images) -> list[Canary]:
-    """Units that a mechanism may trip over: long, short, zero, not finite, of a rare class, of several images."""
+    """Return units that may break a mechanism.
+
+    They are long, short, zero, not finite, of a rare class, or have several images.
+
+    Args:
+        images: Images of the client, whose shape and classes the canaries take.
+    """
     rng = np.random.default_rng(7)
     shape, label = images.inputs.shape[1:], images.labels[:1]
     rare = np.array([int(images.labels.max(initial=0))])
@@ -86,52 +98,49 @@ def canaries(images: Images) -> list[Canary]:
         ]
     direction = rng.standard_normal((1, *shape))
     direction = (direction / np.linalg.norm(direction)).astype(np.float32)
-    found = [Canary(f"a row of norm {norm:g}", direction * np.float32(norm), label) for norm in (1, 1000, 10, 1e30)]
-    found.append(Canary("a row of a rare class", direction * np.float32(1000), rare))
-    found.append(Canary("a zero row", np.zeros_like(direction), label))
+    units = [Canary(f"a row of norm {norm:g}", direction * np.float32(norm), label) for norm in (1, 1000, 10, 1e30)]
+    units.append(Canary("a row of a rare class", direction * np.float32(1000), rare))
+    units.append(Canary("a zero row", np.zeros_like(direction), label))
     for odd in (np.nan, np.inf):
         strange = direction * 1000
         strange.reshape(-1)[0] = odd
-        found.append(Canary(f"a row with {odd}", strange, label))
+        units.append(Canary(f"a row with {odd}", strange, label))
     several = np.concatenate([direction, -1000 * direction, 10 * direction])
-    found.append(Canary("a unit of three rows", several, np.concatenate([label, rare, label])))
-    return found
+    units.append(Canary("a unit of three rows", several, np.concatenate([label, rare, label])))
+    return units
 
 
 def _moved(harness: ClientHarness, images: Images, canary: Canary, steps: tuple[int, ...]) -> tuple[float, Check]:
-    """How far a canary moves what is released, and whether all else is the same."""
+    """Return a canary's change of the noised sum and a check of everything else."""
     if harness.config.privacy.unit == "image":
         canary = Canary(canary.name, canary.inputs[:1], canary.labels[:1])
     joins = Joins(images.num_training_units, steps)
     ours, theirs = (
-        harness.ask("train", each, streams=Streams.repeated(joins))
+        harness.ask("train", each, streams=RepeatedStreams(joins))
         for each in (images, images.with_unit(canary.inputs, canary.labels))
     )
     if ours.failure or theirs.failure:
         return np.inf, Check(f"{canary.name}: a client answers", passed=False, seen=f"{ours.failure} {theirs.failure}")
     moved = float(np.linalg.norm(harness.noised_sum(theirs) - harness.noised_sum(ours)))
-    return moved, _alike(canary.name, ours, theirs, images.num_training_units, harness.start)
+    num_units = images.num_training_units
+    before, after = _traits(ours, num_units, harness.start), _traits(theirs, num_units + 1, harness.start)
+    differ = [trait for trait in before if before[trait] != after[trait]]
+    return moved, Check(f"{canary.name} changes nothing else", not differ, ", ".join(differ))
 
 
-def _alike(name: str, ours: Observation, theirs: Observation, num_units: int, trained: Collection[str]) -> Check:
-    """Everything that must not depend on one unit: fields, types, other tensors, log lines, uses of streams."""
-    differ = [what for what, a, b in _traits(ours, theirs, num_units, trained) if a != b]
-    return Check(f"{name} changes nothing else", not differ, ", ".join(differ))
-
-
-def _traits(
-    ours: Observation, theirs: Observation, num_units: int, trained: Collection[str]
-) -> Iterator[tuple[str, object, object]]:
-    for what in ("lines", "failure"):
-        yield what, getattr(ours, what), getattr(theirs, what)
-    yield "fields", _fields(ours), _fields(theirs)
-    metrics = [dict(seen.reply.metric_records["metrics"]) for seen in (ours, theirs)]
-    yield "metrics", metrics[0], metrics[1]
-    others = [
-        {key: array.tobytes() for key, array in seen.arrays.items() if key not in trained} for seen in (ours, theirs)
-    ]
-    yield "tensors that are not trained", others[0], others[1]
-    yield "uses of streams", _uses(ours, num_units), _uses(theirs, num_units + 1)
+def _traits(seen: Observation, num_units: int, trained: Collection[str]) -> dict[str, object]:
+    """Return all of an answer that must not depend on one unit, by name."""
+    return {
+        "lines": seen.lines,
+        "failure": seen.failure,
+        "fields": _fields(seen),
+        "metrics": dict(seen.reply.metric_records["metrics"]),
+        "tensors that are not trained": {
+            key: array.tobytes() for key, array in seen.arrays.items() if key not in trained
+        },
+        # A sampling stream must be asked for exactly one number a unit.
+        "uses of streams": [(draw.stream, draw.size - num_units * (draw.stream == "sampling")) for draw in seen.draws],
+    }
 
 
 def _fields(seen: Observation) -> list[tuple[str, object]]:
@@ -145,39 +154,41 @@ def _fields(seen: Observation) -> list[tuple[str, object]]:
     return [*fields, ("ledger", numbers)]
 
 
-def _uses(seen: Observation, num_units: int) -> list[tuple[str, int]]:
-    """Each use of a stream; a sampling stream must be asked for exactly one number a unit."""
-    return [(draw.stream, draw.size - num_units * (draw.stream == "sampling")) for draw in seen.draws]
+def _counts(harness: ClientHarness) -> Iterator[Check]:
+    """Check that a held-out unit moves one count by 1.
 
-
-def _votes(harness: ClientHarness) -> Iterator[Check]:
-    """A held-out unit, of one row or of several, moves one count by one."""
+    Its number of images must not matter.
+    """
     image = harness.images.inputs[-1:]
     label = harness.images.labels[-1:]
     units = {"a held-out unit": (image, label)}
     if harness.config.privacy.unit == "group":
         units["a held-out unit of three rows"] = (np.repeat(image, 3, axis=0), np.array([label[0], 0, 1]))
     for name, (inputs, labels) in units.items():
-        for kind, fields in (("train", (CORRECT, WRONG)), ("evaluate", (NOISED_CONFUSION,))):
-            moved = counts_moved(harness, inputs, labels, kind=kind, fields=fields)
+        for kind, moved in counts_moved(harness, inputs, labels).items():
             yield Check(f"{name} moves the counts of {kind!r} by 1", moved == 1.0, f"L2 norm {moved:.6g}")
 
 
-def counts_moved(
-    harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray, *, kind: str, fields: tuple[str, ...]
-) -> float:
-    """L2 norm of what one more held-out unit changes in released counts, the noise being the same.
+def counts_moved(harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the change of the released counts by one more held-out unit.
+
+    The noise is the same with and without the unit.
 
     Args:
         harness: The configuration.
-        inputs: (k, ...) rows of the unit.
+        inputs: (k, ...) images of the unit.
         labels: (k,) int64.
-        kind: `train` or `evaluate`.
-        fields: Names of the counts.
+
+    Returns:
+        `train` and `evaluate` -> L2 norm of the change; infinite if a client fails.
     """
     more = harness.images.with_unit(inputs, labels, held_out=True)
-    seen = [harness.ask(kind, images, streams=Streams.repeated()) for images in (harness.images, more)]
-    if any(one.failure for one in seen):
-        return np.inf
-    ours, theirs = (one.metric(*fields) for one in seen)
-    return float(np.linalg.norm(theirs - ours))
+    moved: dict[str, float] = {}
+    for kind, fields in _COUNTS:
+        seen = [harness.ask(kind, images, streams=RepeatedStreams()) for images in (harness.images, more)]
+        if any(answer.failure for answer in seen):
+            moved[kind] = np.inf
+        else:
+            ours, theirs = (answer.metric(*fields) for answer in seen)
+            moved[kind] = float(np.linalg.norm(theirs - ours))
+    return moved

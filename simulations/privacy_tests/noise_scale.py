@@ -1,4 +1,4 @@
-"""T2: the noise is as strong as it was declared, in each tensor and in each count."""
+"""Privacy test T2, of the noise's scale and shape in each tensor and count."""
 
 from collections.abc import Iterator
 
@@ -9,63 +9,79 @@ from common.privacy.plan import SENSITIVITY_SLACK
 from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import Check
 
-ALARM = 1e-7  # chance of a false alarm of each check
+# Chance of a false alarm of each check.
+ALARM = 1e-7
 _DRAWS = 64_000
 _COUNTS = 2_000
 
 
 def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _COUNTS) -> Iterator[Check]:
-    """T2: with no image, all that a round releases is noise; its energy is compared with the declared one.
+    """Check that the noise has the declared scale and a normal's shape (T2).
 
-    Guarantee of what passes: a standard deviation that is off by 5 sqrt(0.5 / draws) or more is found almost
-    surely, in the whole and, with its own number of draws, in each tensor. Over all tensors the fourth moment
-    is that of a normal, too: noise of another law, or without its tails, is found.
+    A client without images releases noise alone. Its energy is compared with the declared one.
+
+    Guarantee of what passes: a standard deviation that is off by a factor of 1 + 5 sqrt(0.5 / draws) or more is
+    detected almost surely, over all tensors and, with its own number of draws, in each tensor. Over all tensors the
+    fourth moment is that of a normal, so noise of another distribution, or without its tails, is detected too.
 
     Args:
         harness: The configuration.
-        draws: How many normals are looked at.
-        counts: How many noised counts of each kind.
+        draws: Number of normals to look at.
+        counts: Number of noised counts of each kind.
     """
     images, plan = harness.images.without_training().without_held_out(), harness.plan
     size = sum(array.size for array in harness.start.values())
     rounds = [harness.noised_sum(harness.ask("train", images)) for _ in range(max(1, round(draws / size)))]
-    # Stated once more, apart from the plan's own property: multiplier times clip bound, and the grid's share.
+    # Computed here and not read from the plan: a wrong `plan.noise_stddev` must not test itself.
     declared = plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK) * np.sqrt(plan.steps_per_round)
     scaled = np.stack(rounds) / declared
-    yield _energy("noise of all tensors", scaled)
-    yield _shape("noise of all tensors", scaled)
-    at = 0
+    yield scale_check("noise of all tensors", scaled)
+    yield _shape_check("noise of all tensors", scaled)
+    offset = 0
     for name, array in harness.start.items():
-        yield _energy(f"noise of {name}", scaled[:, at : at + array.size])
-        at += array.size
-    if plan.counts is not None:
-        yield from _noise_of_counts(harness, counts)
-
-
-def _noise_of_counts(harness: ClientHarness, counts: int) -> Iterator[Check]:
-    plan, cells = harness.plan.counts, len(harness.classes) ** 2
-    assert plan is not None  # noqa: S101 -- the caller has checked
-    for name, per, closing, stddev in (
-        ("the pair of counts", 2, False, plan.noise_stddev),
-        ("the closing matrix", cells, True, plan.closing_noise_stddev),
+        yield scale_check(f"noise of {name}", scaled[:, offset : offset + array.size])
+        offset += array.size
+    if plan.counts is None:
+        return
+    for name, cells, closing, stddev in (
+        ("the pair of counts", 2, False, plan.counts.noise_stddev),
+        ("the closing matrix", len(harness.classes) ** 2, True, plan.counts.closing_noise_stddev),
     ):
-        found = [harness.counts(closing=closing) for _ in range(max(1, round(counts / per)))]
-        yield _energy(f"noise of {name}", np.concatenate(found) / stddev)
+        noise = [harness.counts(closing=closing) for _ in range(max(1, round(counts / cells)))]
+        yield scale_check(f"noise of {name}", np.concatenate(noise) / stddev)
 
 
-def _shape(name: str, scaled: np.ndarray) -> Check:
-    """Fourth moment over the second one's square: 3 for normals, whatever their scale; Laplace has 6, uniform 1.8."""
+def scale_check(name: str, scaled: np.ndarray) -> Check:
+    """Check that values have the energy of independent standard normals.
+
+    Args:
+        name: Name of the values.
+        scaled: Values over their declared standard deviation, any shape.
+    """
+    energy, size = float((scaled**2).sum()), scaled.size
+    factor = np.sqrt(energy / size)
+    fine = chance_of_energy(energy, size) > ALARM
+    return Check(f"{name} has the declared scale", fine, f"{factor:.4f} of it over {size} draws")
+
+
+def chance_of_energy(energy: float, size: int) -> float:
+    """Return the two-sided p-value of a sum of squared standard normals.
+
+    Args:
+        energy: The sum of squares.
+        size: Degrees of freedom.
+    """
+    return 2 * float(min(stats.chi2.sf(energy, size), stats.chi2.cdf(energy, size)))
+
+
+def _shape_check(name: str, scaled: np.ndarray) -> Check:
+    """Check the ratio of the fourth moment to the squared second moment.
+
+    It is 3 for normals of any scale, 6 for Laplace noise and 1.8 for uniform noise.
+    """
     square = scaled.ravel() ** 2
     moment = float((square**2).mean() / square.mean() ** 2)
     fine = abs(moment - 3) <= 6 * np.sqrt(24 / square.size)
     return Check(
         f"{name} has the shape of a normal", bool(fine), f"fourth moment {moment:.3f} over {square.size} draws"
     )
-
-
-def _energy(name: str, scaled: np.ndarray) -> Check:
-    """Chi-square of values that should be independent standard normals, or nearly so."""
-    energy, size = float((scaled**2).sum()), scaled.size
-    chance = 2 * min(stats.chi2.sf(energy, size), stats.chi2.cdf(energy, size))
-    factor = np.sqrt(energy / size)
-    return Check(f"{name} has the declared scale", bool(chance > ALARM), f"{factor:.4f} of it over {size} draws")

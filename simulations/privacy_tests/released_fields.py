@@ -1,17 +1,16 @@
-"""T6: every message that leaves a client, as fields and as bytes, against what may leave."""
+"""Privacy test T6, of all fields and bytes that leave a client."""
 
 from collections.abc import Iterator
-from unittest.mock import patch
 
 import numpy as np
 
-from client.training.trainer import Trainer
 from common.errors import ClientFailure
 from common.messages.fields import Releases
 from simulations.harness.client_harness import ClientHarness, Observation
 from simulations.privacy_tests.check import Check
+from simulations.privacy_tests.fault_injection import failing
 
-# Said once more, apart from the list that the code goes by: it must not grow unseen.
+# A second copy of the allow-list. The client's own list must not grow unnoticed.
 _HEAD = {"ledger": {"ledger-id", "seq", "head", "public-key", "signature"}}
 _DECLARED = {"client": {"name", "num-units", "classes", "input-shape", "backbone-hash", "bundle"}}
 _COUNTS = {
@@ -24,31 +23,39 @@ _COUNTS = {
     ("none", "exact", "train"): {"confusion", "loss-sum"},
     ("none", "exact", "evaluate"): {"confusion", "loss-sum"},
 }
-_SECRET = "patient-4711-left-ward"  # noqa: S105 -- planted, to see whether it gets out
+_SECRET = "patient-4711-left-ward"  # noqa: S105 -- planted to see whether it leaves
 _KINDS = ("query", "train", "evaluate", "query.close")
 _SHORTEST = 16
 
 
 def release_surface(harness: ClientHarness) -> Iterator[Check]:
-    """T6 for one configuration, under any mechanism.
+    """Check every message that leaves a client, under any mechanism (T6).
 
-    Guarantee of what passes: replies hold the fields of the list above and no other; no stretch of an image, a
-    feature or a digest is among their bytes; a failure is a code without words; nothing in a message, and no seed of
-    the run, repeats private noise.
+    Guarantee of what passes: replies hold the fields of the list above and no others. Their bytes hold no part of an
+    image, a feature or a digest. A failure is a code without text. No message and no seed of the run repeats private
+    noise.
     """
     run = "0" * 32
-    seen = {kind: harness.ask(kind, harness.images, run=run, ledger="surface") for kind in _KINDS}
-    for kind, one in seen.items():
-        yield _fields(harness, kind, one)
-        yield _no_image(harness, kind, one)
-    yield _words(harness)
-    yield from _strange_settings(harness)
+    for kind in _KINDS:
+        seen = harness.ask(kind, harness.images, run=run, ledger="surface")
+        yield _fields(harness, kind, seen)
+        yield _no_image(harness, kind, seen)
+    yield _failure_text(harness)
+    yield from _unknown_settings(harness)
     if harness.config.is_local_dp:
         yield from _fresh(harness)
 
 
 def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
-    """Record -> fields of a reply, by this layer's own list; empty if nothing may leave."""
+    """Return the fields of each record that may be in a reply.
+
+    Args:
+        harness: The configuration.
+        kind: `query`, `query.close`, `train` or `evaluate`.
+
+    Returns:
+        Record -> fields, by this module's own list; empty if nothing may leave.
+    """
     mechanism, metrics = harness.config.privacy.mechanism, harness.config.metrics
     head = _HEAD if mechanism == "dp-sgd" else {}
     if kind == "query":
@@ -63,48 +70,47 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
 
 def _fields(harness: ClientHarness, kind: str, seen: Observation) -> Check:
     allowed = may_leave(harness, kind)
-    found = {name: set(record) for name, record in seen.reply.items()}
+    fields = {name: set(record) for name, record in seen.reply.items()}
     declared = {} if kind == "evaluate" and not allowed else Releases.of(harness.config).fields(kind)
     names = {name: set(harness.start if keys is None else keys) for name, keys in declared.items()}
-    return Check(
-        f"a reply to {kind!r} holds what may leave", found == allowed == names, f"{_flat(found)} {seen.failure}"
-    )
-
-
-def _flat(found: dict[str, set[str]]) -> str:
-    return ", ".join(f"{name}.{key}" for name, keys in sorted(found.items()) for key in sorted(keys))
+    listed = ", ".join(f"{name}.{key}" for name, keys in sorted(fields.items()) for key in sorted(keys))
+    return Check(f"a reply to {kind!r} holds what may leave", fields == allowed == names, f"{listed} {seen.failure}")
 
 
 def _no_image(harness: ClientHarness, kind: str, seen: Observation) -> Check:
-    """No stretch of what is secret is among the bytes: rows, labels in order, digests."""
-    rows = harness.images.shard(harness.config, harness.classes, num_units=harness.num_units)
+    """Check that no part of an input or a digest is among the bytes."""
+    rows = harness.session(harness.images).rows
     secrets = [bytes(row.tobytes()[:_SHORTEST]) for row in harness.images.inputs]
     for digests in (rows.train_digests, rows.train_holdings.files, rows.test_holdings.pixels):
         secrets += [digest.tobytes() for digest in digests]
         secrets += [digest.tobytes().hex().encode() for digest in digests]
-    secrets = [secret for secret in secrets if len(set(secret)) > 1]  # a run of zeros is nobody's
-    found = sum(secret in seen.leaving for secret in secrets)
-    return Check(f"a reply to {kind!r} holds no stretch of an image", found == 0, f"{found} of {len(secrets)}")
+    # Equal bytes, such as those of a black image, occur in any message.
+    secrets = [secret for secret in secrets if len(set(secret)) > 1]
+    leaked = sum(secret in seen.leaving for secret in secrets)
+    return Check(f"a reply to {kind!r} holds no stretch of an image", leaked == 0, f"{leaked} of {len(secrets)}")
 
 
-def _words(harness: ClientHarness) -> Check:
-    """An exception that names a patient comes to a bare code."""
-    with patch.object(Trainer, "train", side_effect=ValueError(_SECRET)):
-        seen = harness.ask("train", harness.images)
+def _failure_text(harness: ClientHarness) -> Check:
+    """Check that the text of an exception does not leave.
+
+    It may name a patient.
+    """
+    client = failing(harness.session(harness.images), ValueError(_SECRET))
+    seen = harness.observe(client, "train", harness.content("train"))
     closed = seen.failure in ClientFailure.__members__
     return Check("a failure is a code without words", closed and _SECRET.encode() not in seen.leaving, seen.failure)
 
 
-def _strange_settings(harness: ClientHarness) -> Iterator[Check]:
+def _unknown_settings(harness: ClientHarness) -> Iterator[Check]:
     for name in ("seed", "noise-seed", "noise-multiplier", "max-grad-norm", "batch-size"):
         seen = harness.ask("train", harness.images, settings={name: 1})
         yield Check(f"a message that brings {name!r} is refused", seen.failure == "MESSAGE", seen.failure or "answered")
 
 
 def _fresh(harness: ClientHarness) -> Iterator[Check]:
-    """The same question under the same seed twice: no tensor may come back as it was."""
-    one, two = (harness.ask("train", harness.images).arrays for _ in range(2))
-    same = [name for name in one if np.array_equal(one[name], two[name])]
+    """Check that no tensor is the same in two answers to one question."""
+    first, second = (harness.ask("train", harness.images).arrays for _ in range(2))
+    same = [name for name in first if np.array_equal(first[name], second[name])]
     yield Check("no tensor repeats under the same seed", not same, ", ".join(same))
-    start = [name for name in one if np.array_equal(one[name], harness.start[name])]
+    start = [name for name in first if np.array_equal(first[name], harness.start[name])]
     yield Check("no tensor comes back as it was sent", not start, ", ".join(start))

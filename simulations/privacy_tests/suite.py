@@ -1,4 +1,4 @@
-"""Which layers a configuration has, and what each makes of it."""
+"""The privacy tests that apply to a configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
 from simulations.privacy_tests.sampling import sampler
 
-# What each layer asks, for people.
+# Privacy test -> its subject, for the table that users see.
 ABOUT: Mapping[str, str] = {
     "T1": "neighbour replay: one unit more, the same noise",
     "T2": "scale of the noise",
@@ -26,35 +26,37 @@ ABOUT: Mapping[str, str] = {
 }
 
 
-def layers_of(harness: ClientHarness) -> dict[str, Callable[[], Iterable[Check]]]:
-    """Layer -> makes its checks, for those layers that a configuration's mechanism has.
+def privacy_tests_of(harness: ClientHarness) -> dict[str, Callable[[], Iterable[Check]]]:
+    """Return the privacy tests of a configuration's mechanism, by name.
 
     Args:
         harness: The configuration.
+
+    Returns:
+        `T1` to `T8` -> function that makes the checks.
     """
-    config = harness.config
-    if not config.private:
-        return {"T6": partial(release_surface, harness)}
-    if config.mechanism.noise_at_server:
-        return {
-            "T1": partial(central_replay, config),
-            "T2": partial(central_noise_scale, config),
-            "T6": partial(release_surface, harness),
-        }
-    found: dict[str, Callable[[], Iterable[Check]]] = {
+    surface = partial(release_surface, harness)
+    if not harness.config.private:
+        return {"T6": surface}
+    if harness.config.mechanism.noise_at_server:
+        return {"T1": partial(central_replay, harness), "T2": partial(central_noise_scale, harness), "T6": surface}
+    tests: dict[str, Callable[[], Iterable[Check]]] = {
         "T1": partial(_replays, harness),
         "T2": partial(noise_scale, harness),
         "T3": partial(independence, harness),
+        "T4": partial(sampler, harness),
         "T5": partial(accountant, harness),
-        "T6": partial(release_surface, harness),
+        "T6": surface,
         "T8": partial(faults, harness),
     }
-    if harness.plan.sample_rate < 1:
-        found["T4"] = partial(sampler, harness)
-    return dict(sorted(found.items()))
+    # With every unit in every step, there is no sampling to test.
+    if harness.plan.sample_rate == 1:
+        del tests["T4"]
+    return tests
 
 
 def _replays(harness: ClientHarness) -> Iterator[Check]:
     yield from neighbour_replay(harness)
+    # Only the linear head computes in blocks of examples.
     if harness.config.needs_no_torch:
         yield from boundary_replay(harness)

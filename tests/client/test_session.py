@@ -1,4 +1,7 @@
-"""Budgets belong to images: whatever a client, a folder or a file is called, what was spent is found again."""
+"""Budgets belong to images: whatever a client, a folder or a file is called, what was spent is found again.
+
+Drives `client.home`.
+"""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""The reference of all settings."""
+"""The reference of all settings.
+
+Drives `common.config.settings_table`.
+"""
 
 from pathlib import Path
 

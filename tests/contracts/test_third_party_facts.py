@@ -18,8 +18,8 @@ from tests.support.clients.networks import load_cnn
 pytestmark = pytest.mark.numerical
 
 
-def test_flower_is_the_minor_version_that_was_read() -> None:
-    assert version("flwr").startswith("1.41.")
+def test_flower_is_a_minor_version_that_was_read() -> None:
+    assert version("flwr").startswith(("1.41.", "1.42."))
 
 
 def test_flower_messages_need_a_process_identity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def plant(name, module):
     if name == "client.training.trainer":
         def train(self, *_, **__):
             raise ValueError("cannot read /data/SECRET/melanoma-0007.png: label melanoma, shape (3, 17, 29)")
-        module.Learner.train = train
+        module.Trainer.train = train
     else:
         deliver = module.deliver
         def watched(*asked, **how):

@@ -95,9 +95,9 @@ def large_clients_weigh_more(patch: pytest.MonkeyPatch) -> None:
     real = central_noise.clipped_sum
     sizes: list[float] = []
 
-    def as_one(messages: Sequence[Any], arrays: Any, plan: PrivacyPlan) -> Any:
+    def as_one(messages: Sequence[Any], *rest: Any) -> Any:
         sizes[:] = [message.content.metric_records["metrics"]["num-examples"] / 100 for message in messages]
-        return real_noised_message(messages, arrays, plan)
+        return real_noised_message(messages, *rest)
 
     real_noised_message = rounds._noised_message
     patch.setattr(rounds, "_noised_message", as_one)

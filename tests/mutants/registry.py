@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 import client.app as client_app
-import common.models.classifier as network_module
+import client.training.trainer as trainer_module
 from client.training import network_sgd as network_training
 from common.config.loading import Scalar
 from common.privacy import accounting
@@ -89,8 +89,8 @@ LAYERS: dict[str, Callable[[ClientHarness], Iterable[Check]]] = {
     "T8": faults,
 }
 CENTRAL_LAYERS: dict[str, Callable[[ClientHarness], Iterable[Check]]] = {
-    "T1": lambda harness: central_replay(harness.config),
-    "T2": lambda harness: central_noise_scale(harness.config),
+    "T1": central_replay,
+    "T2": central_noise_scale,
 }
 
 
@@ -107,6 +107,6 @@ def forget(*, figures: bool) -> None:
     """
     client_app.SESSIONS.clear()
     network_training._chunks_are_right.cache_clear()
-    network_module._local.__dict__.clear()
+    trainer_module._local.__dict__.clear()
     if figures:
         accounting.FIGURES.clear()

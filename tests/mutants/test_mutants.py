@@ -13,7 +13,7 @@ import pytest
 from common.config.loading import Scalar
 from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.central_dp import released
-from simulations.privacy_tests.check import Check, run_layer
+from simulations.privacy_tests.check import Check, run_privacy_test
 from tests.mutants import (  # noqa: F401 -- each registers its mutants
     of_accounting,
     of_clipping,
@@ -59,7 +59,7 @@ def bench_for(folder: Path, mode: str, settings: Iterable[tuple[str, Scalar]]) -
 def answers(harness: ClientHarness, mutant: Mutant) -> bool:
     """Whether a round still comes to its end: a mutant that breaks down is noticed by anybody."""
     if mutant.mode == CENTRAL:
-        return released(harness.config, [np.zeros(400), np.ones(400)]).size == 400
+        return released(harness, [np.zeros(400), np.ones(400)]).size == 400
     return not harness.ask("train", harness.images, name="somebody").failure
 
 
@@ -77,10 +77,12 @@ def test_a_mutant_is_killed_by_its_layer(tmp_path: Path, caplog: pytest.LogCaptu
 
     with applied(mutant, tmp_path / "home"):
         assert answers(harness, mutant)
-        report = run_layer(mutant.layer, lambda: until(checks_of(mutant.layer, mutant.mode, harness), mutant.fails))
+        report = run_privacy_test(
+            mutant.layer, lambda: until(checks_of(mutant.layer, mutant.mode, harness), mutant.fails)
+        )
 
     assert any(mutant.fails in check.name for check in report.failed), (
-        f"survived {report.layer}: {[(check.name, check.seen) for check in report.failed]}"
+        f"survived {report.test}: {[(check.name, check.seen) for check in report.failed]}"
     )
     if mutant.layer in ("T1", "T2", "T3", "T4", "T5"):
         assert "failed in" not in caplog.text  # it fails by what it releases, not by breaking down
@@ -92,7 +94,7 @@ def test_the_layer_holds_without_any_mutant(
 ) -> None:
     layer, mode, settings = bed
 
-    report = run_layer(layer, lambda: checks_of(layer, mode, bench_for(tmp_path, mode, settings)))
+    report = run_privacy_test(layer, lambda: checks_of(layer, mode, bench_for(tmp_path, mode, settings)))
 
     assert report.holds, report.failed
 

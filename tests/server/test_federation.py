@@ -15,7 +15,6 @@ from common.config.loading import defaults, parse
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
 from server import federation
-from server.run_context import RunContext
 from tests.support.server.failing_federation import (
     charged,
     checked,
@@ -201,7 +200,7 @@ def test_a_client_too_large_for_any_plan_is_left_out_and_the_run_goes_on(folders
 
 @pytest.mark.parametrize(("setting", "seconds"), [(5.0, 5.0), ("", defaults()["round-deadline"])])
 def test_only_rounds_of_real_clients_have_a_deadline(setting: float | str, seconds: float) -> None:
-    config = parse(defaults() | {"round-deadline": setting})
+    wanted = parse(defaults() | {"round-deadline": setting}).round_deadline
 
-    assert federation._deadline(config, RunContext()) == seconds
-    assert federation._deadline(config, RunContext(simulated=True)) is None
+    assert federation._reply_seconds(wanted, simulated=False) == seconds
+    assert federation._reply_seconds(wanted, simulated=True) is None

@@ -22,7 +22,7 @@ RETIRED_NAMES = (
     *("Surroundings", "Outcome", "Choice", "any_plan", "show_closing", "_hard_times", "_went_on", "reunite"),
     *("Stated", "StatedClient", "NodeBook", "Said", "LedgerOnLoan", "Books", "Holding", "Holdings", "same_images"),
     *("given_to_run", "deal_afresh", "Content", "Body", "num_mapped", "remembered", "in_line", "closed_form"),
-    *("is_local_dp", "Local", "local_of", "Place", "place_of", "Bench", "Seen", "arranged", "in_place", "slopes"),
+    *("noises_gradients", "Local", "local_of", "Place", "place_of", "Bench", "Seen", "arranged", "in_place", "slopes"),
     *("voters", "least_cohort", "least_noise_multiplier", "MOST_EPSILON", "Findings", "NO_ROOM", "Share", "Spending"),
 )
 # A ledger's policy digest goes over these names for ever, and old policy files have them.

@@ -50,7 +50,7 @@ class Entries:
     parts: tuple[str, str] = ("the training part", "the test part")
 
     def place(self, row: int) -> str:
-        """Return an entry's file in the source, or a number without a file."""
+        """Return an entry's relative file or its number in its part."""
         path = self.images[row]["image"]["path"]
         if path and self.root and Path(path).is_relative_to(self.root):
             return str(Path(path).relative_to(self.root))

@@ -1,1 +1,1 @@
-"""The canary audit: many trainings with and without one unit, and what their difference betrays."""
+"""Canary attacks that compare trainings with and without one unit."""

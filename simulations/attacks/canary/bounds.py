@@ -1,4 +1,4 @@
-"""From scores of one audit to bounds, and to a verdict: every choice is made before a score is seen."""
+"""Bounds and verdict of an audit, by choices made before any score is seen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ ADVERSARIES_IN_WORDS: Mapping[str, str] = {
     "single-steps": "who sees every noised step, more than any server, and knows all but the noise and the canary",
     "black-box": "who asks the final model about the canary, once",
 }
-# An accusation takes more certainty than a figure: one audit in ten thousand accuses where nothing is wrong.
+# A verdict "violated" needs more certainty than a bound: one correct run in ten thousand may be accused.
 ALARM = 1 - 1e-4
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one audit found.
+    """Bounds of one audit next to the ledger's upper bound.
 
     Attributes:
-        plan: The audited client's.
+        plan: Plan of the audited client.
         adversary: What the adversary saw.
-        threshold: Scores above it say "in".
+        threshold: A score above it is a guess of "in".
         fixed: Whether the threshold was fixed in advance.
-        clopper_pearson: Epsilon, for any mechanism at all.
-        gaussian: Epsilon by GDP mu; None where batches are sampled, whose mechanism is no Gaussian one.
-        mu: The same as mu.
+        clopper_pearson: Epsilon of any mechanism.
+        gaussian: Epsilon by Gaussian DP; None with sampled batches, because that mechanism is not Gaussian.
+        mu: Mu of the Gaussian bound.
         family: Epsilon by the family of the plan's own mechanism.
-        noise_factor: The noise is at most so many times what was declared, by that family.
-        upper: The ledger's epsilon.
-        judgement: The verdict, by `gaussian` where there is one and by `family` elsewhere.
-        seen: The smallest violation that this audit could have seen.
+        noise_factor: Upper bound of the actual noise over the declared noise, by that family.
+        upper: Epsilon of the ledger.
+        judgement: Verdict by `gaussian`, or by `family` if there is none.
+        seen: Smallest violation that this audit could have detected.
     """
 
     plan: PrivacyPlan
@@ -62,11 +62,11 @@ class Bounds:
 
     @property
     def lower(self) -> float:
-        """The bound that the verdict is by."""
+        """The bound that decides the verdict."""
         return self.family if self.gaussian is None else self.gaussian
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the bounds as plain values."""
         return {
             "verdict": str(self.judgement.verdict),
             "sentence": self.judgement.sentence,
@@ -94,42 +94,37 @@ def bounds_of(
     threshold: float | None,
     confidence: float,
 ) -> Bounds:
-    """Bound epsilon from below in three ways, and compare with the ledger's.
+    """Compute three lower bounds of epsilon and compare them with the ledger's.
 
     Args:
-        scores_in: (n,) float64 of trainings with the canary.
-        scores_out: (m,) float64 of trainings without it.
-        plan: The audited client's.
-        adversary: Who made the scores.
-        threshold: Where to cut, fixed before any score was seen; None chooses it on half of them.
-        confidence: Of each bound, in [0.75, 1).
+        scores_in: (n,) float64, scores with the canary.
+        scores_out: (m,) float64, scores without it.
+        plan: Plan of the audited client.
+        adversary: What the adversary saw.
+        threshold: Threshold that was fixed before any score was seen; None chooses it on half of the scores.
+        confidence: Confidence of each bound, in [0.75, 1).
 
     Raises:
-        ConfigError: There are too few scores, or one is not finite.
+        ConfigError: There are too few scores, or a score is not finite.
     """
     upper = spent_by([plan.event()], delta=plan.delta).pld
-
-    def found_at(level: float) -> tuple[BoundedRates, float | None, NoiseUpperBound | None]:
-        rates = bound_rates(scores_in, scores_out, confidence=level, threshold=threshold)
-        mu = _mu(scores_in, scores_out, rates, plan)
-        needed = mu is None or level == confidence
-        return rates, mu, _family_bound(scores_in, scores_out, rates, plan, adversary) if needed else None
-
-    def epsilon_of(mu: float | None, member: NoiseUpperBound | None) -> float:
-        return epsilon_of_mu(mu, delta=plan.delta) if mu is not None else member.epsilon if member else 0.0
-
-    rates, mu, member = found_at(confidence)
-    assert member is not None  # noqa: S101 -- at this level it is always computed
-    lower = epsilon_of(mu, member)
-    accusing, mu_beyond_doubt, member_beyond_doubt = found_at(max(ALARM, confidence))
-    seen = smallest_seen(scores_in, scores_out, plan, adversary, accusing)
+    rates = bound_rates(scores_in, scores_out, confidence=confidence, threshold=threshold)
+    mu, family = _mu(scores_in, scores_out, rates, plan), _family_bound(scores_in, scores_out, rates, plan, adversary)
+    lower = family.epsilon if mu is None else epsilon_of_mu(mu, delta=plan.delta)
+    certain = bound_rates(scores_in, scores_out, confidence=max(ALARM, confidence), threshold=threshold)
+    certain_mu = _mu(scores_in, scores_out, certain, plan)
+    if certain_mu is None:
+        alarm_bound = _family_bound(scores_in, scores_out, certain, plan, adversary).epsilon
+    else:
+        alarm_bound = epsilon_of_mu(certain_mu, delta=plan.delta)
+    seen = smallest_seen(scores_in, scores_out, plan, adversary, certain)
     judgement = judge(
         lower_bound=lower,
         upper_bound=upper,
         confidence=confidence,
         adversary=ADVERSARIES_IN_WORDS[adversary],
         seen=seen,
-        alarm_bound=epsilon_of(mu_beyond_doubt, member_beyond_doubt),
+        alarm_bound=alarm_bound,
     )
     return Bounds(
         plan=plan,
@@ -139,8 +134,8 @@ def bounds_of(
         clopper_pearson=epsilon_lower_bound(rates, delta=plan.delta).epsilon,
         gaussian=None if mu is None else lower,
         mu=mu,
-        family=member.epsilon,
-        noise_factor=member.noise_factor,
+        family=family.epsilon,
+        noise_factor=family.noise_factor,
         upper=upper,
         judgement=judgement,
         seen=seen,
@@ -148,7 +143,7 @@ def bounds_of(
 
 
 def _mu(scores_in: np.ndarray, scores_out: np.ndarray, rates: BoundedRates, plan: PrivacyPlan) -> float | None:
-    """The largest refuted mu, where the mechanism is a Gaussian one."""
+    """Return the lower bound of mu or None if the mechanism is not Gaussian."""
     if plan.sample_rate < 1:
         return None
     if rates.num_choosing:
@@ -161,18 +156,20 @@ def _mu(scores_in: np.ndarray, scores_out: np.ndarray, rates: BoundedRates, plan
 def _family_bound(
     scores_in: np.ndarray, scores_out: np.ndarray, rates: BoundedRates, plan: PrivacyPlan, adversary: AdversaryKind
 ) -> NoiseUpperBound:
-    """By the rates at the fixed threshold; likelihoods of single steps are cut where the scores say, too.
+    """Return the bound by the family of the plan's own mechanism.
 
-    They assume the declared noise, and a much smaller one would move them below the fixed threshold.
+    Likelihoods of single steps are tested at a second threshold, chosen on the scores. They assume the declared noise,
+    and much weaker noise would move all of them below the fixed threshold.
     """
     every = [rates]
     if adversary == "single-steps" and not rates.num_choosing:
+        # Two bounds hold together with the confidence of one.
         each = (1 + rates.confidence) / 2
         cuts = (rates.threshold, None)
         every = [bound_rates(scores_in, scores_out, confidence=each, threshold=cut) for cut in cuts]
     family = family_of(plan)
-    found = [
-        noise_upper_bound(one, family, declared_noise_multiplier=plan.noise_multiplier, delta=plan.delta)
-        for one in every
+    bounds = [
+        noise_upper_bound(each_rates, family, declared_noise_multiplier=plan.noise_multiplier, delta=plan.delta)
+        for each_rates in every
     ]
-    return max(found, key=lambda bound: bound.epsilon)
+    return max(bounds, key=lambda bound: bound.epsilon)

@@ -1,4 +1,4 @@
-"""Many trainings side by side, each on one thread; what is done is kept, and an interrupted campaign goes on."""
+"""Many trainings in parallel, whose scores survive an interruption."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -12,89 +12,92 @@ from simulations.attacks.canary.trial import Experiment
 from simulations.harness.scratch_folder import scratch
 from simulations.harness.workers import worker_pool
 
-# Makes the experiment in a scratch folder; a worker process calls it once.
+# Makes the experiment in a scratch folder. A worker process calls it once.
 MakeExperiment = Callable[[Path], Experiment]
 SCORES = "scores.jsonl"
-_AT_ONCE = 50
-_made: list[tuple[object, Experiment]] = []  # with the folder, which goes when it is forgotten
+_BATCH_SIZE = 50
+# The experiment of a worker process, with its folder, which is deleted with its object.
+_made: list[tuple[object, Experiment]] = []
 
 
 class Scores:
-    """Scores of a campaign: a file that is only added to, one line a batch.
+    """Scores of a campaign in a file that only grows, one line a batch.
 
     Args:
-        file: Made if it is not there.
-        what: Names the campaign; a file of another one is refused.
+        file: The file, which is made if it does not exist.
+        digest: Identifies the campaign.
 
     Raises:
-        ConfigError: The file is another campaign's.
+        ConfigError: The file is not one of this campaign.
     """
 
-    def __init__(self, file: Path, what: str) -> None:
-        self._file, header = file, json.dumps({"audit": what}) + "\n"
+    def __init__(self, file: Path, digest: str) -> None:
+        self._file, header = file, json.dumps({"audit": digest}) + "\n"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(header)
         lines = file.read_text().splitlines(keepends=True)
         if lines[:1] != [header]:
             raise ConfigError(f"{file} holds scores of another audit: choose another folder with --out, or remove it")
-        if not lines[-1].endswith("\n"):  # half a line of a run that was killed goes
+        # A process that was killed may have left half a line.
+        if not lines[-1].endswith("\n"):
             lines.pop()
             file.write_text("".join(lines))
-        self._found = {int(number): float(score) for line in lines[1:] for number, score in json.loads(line)}
+        self._scores = {int(number): float(score) for line in lines[1:] for number, score in json.loads(line)}
 
     def add(self, batch: Sequence[tuple[int, float]]) -> None:
-        """Keep some more."""
+        """Append the scores of a batch."""
         with self._file.open("a") as stream:
             stream.write(json.dumps(batch) + "\n")
-        self._found.update(batch)
+        self._scores.update(batch)
 
     def missing(self, trials: int) -> list[int]:
-        """Numbers of trials that are still to be made."""
-        return [number for number in range(trials) if number not in self._found]
+        """Return the numbers of the trials without a score."""
+        return [number for number in range(trials) if number not in self._scores]
 
     def split(self, trials: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (float64) of the trials with the canary, which are the odd ones, and of those without."""
-        found = np.array([self._found[number] for number in range(trials)])
-        return found[1::2], found[0::2]
+        """Return the scores with the canary and without it, float64.
+
+        Odd trials have the canary.
+        """
+        scores = np.array([self._scores[number] for number in range(trials)])
+        return scores[1::2], scores[0::2]
 
 
 def run_campaign(
     make: MakeExperiment, scores: Scores, trials: int, *, workers: int, advance: Callable[[int], None]
 ) -> None:
-    """Make all trials that are missing.
+    """Run all trials that have no score.
 
     Args:
         make: Makes the experiment; picklable.
-        scores: Where scores go.
-        trials: How many there shall be.
-        workers: Processes; 1 works in this one.
-        advance: Called with the number of trials that are done.
+        scores: Receives the scores.
+        trials: Total number of trials.
+        workers: Number of processes; 1 works in this process.
+        advance: Called with the number of trials that were just completed.
     """
     todo = scores.missing(trials)
     advance(trials - len(todo))
-    batches = [todo[at : at + _AT_ONCE] for at in range(0, len(todo), _AT_ONCE)]
-    for batch in _here(make, batches) if workers == 1 else _side_by_side(make, batches, workers):
+    batches = [todo[start : start + _BATCH_SIZE] for start in range(0, len(todo), _BATCH_SIZE)]
+    for batch in _in_this_process(make, batches) if workers == 1 else _in_workers(make, batches, workers):
         scores.add(batch)
         advance(len(batch))
 
 
-def _here(make: MakeExperiment, batches: Sequence[list[int]]) -> Iterator[list[tuple[int, float]]]:
+def _in_this_process(make: MakeExperiment, batches: Sequence[list[int]]) -> Iterator[list[tuple[int, float]]]:
     with scratch() as folder:
         experiment = make(Path(folder))
         for batch in batches:
             yield _scored(experiment, batch)
 
 
-def _side_by_side(
-    make: MakeExperiment, batches: Sequence[list[int]], workers: int
-) -> Iterator[list[tuple[int, float]]]:
-    with worker_pool(workers, _begin, make) as pool:
+def _in_workers(make: MakeExperiment, batches: Sequence[list[int]], workers: int) -> Iterator[list[tuple[int, float]]]:
+    with worker_pool(workers, _initialize, make) as pool:
         for done in as_completed([pool.submit(_work, batch) for batch in batches]):
             yield done.result()
 
 
-def _begin(make: MakeExperiment) -> None:
+def _initialize(make: MakeExperiment) -> None:
     folder = scratch()
     _made.append((folder, make(Path(folder.name))))
 

@@ -1,4 +1,4 @@
-"""A whole canary audit: from settings to scores, bounds, a picture and a folder to go on from."""
+"""A whole canary audit, from settings to scores, bounds and a picture."""
 
 import hashlib
 import json
@@ -20,84 +20,100 @@ from simulations.attacks.canary.canaries import CanaryKind
 from simulations.attacks.canary.declared_curve import threshold_of
 from simulations.attacks.canary.plot import draw_audit
 from simulations.attacks.canary.presets import PRESETS, preset_experiment
-from simulations.attacks.canary.trial import AdversaryKind, configured
+from simulations.attacks.canary.trial import AdversaryKind, own_experiment
+from simulations.harness.client_harness import ClientHarness
 from simulations.harness.scratch_folder import scratch
 
 FIGURES, PICTURE = "empirical.json", "empirical.png"
-_FEWEST = 20
+_MIN_TRIALS = 20
+_MIN_CONFIDENCE = 0.75
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is to be done.
+    """The trainings of one canary audit.
 
     Attributes:
-        make: Makes the attacked client; picklable.
-        what: Plain values that name the audit: scores of another one are never mixed in.
-        trials: Trainings, half of them with the canary.
-        ideal: Whether scores are as theory has them, so that they may be cut where theory says.
+        make: Makes the attacked client in a scratch folder; picklable.
+        subject: Plain values that identify the audit. Scores of another audit are never mixed in.
+        trials: Number of trainings, half of them with the canary.
+        ideal: Whether scores follow the theory, so that their threshold may come from the theory.
     """
 
     make: MakeExperiment
-    what: Mapping[str, Any]
+    subject: Mapping[str, Any]
     trials: int
     ideal: bool = False
 
     @property
     def digest(self) -> str:
-        """8 hex digits that name the audit."""
-        return hashlib.sha256(json.dumps(self.what, sort_keys=True).encode()).hexdigest()[:8]
+        """Name of the audit, 8 hex digits."""
+        return hashlib.sha256(json.dumps(self.subject, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def of_preset(name: str, trials: int | None) -> Campaign:
-    """A preset's campaign.
+    """Return the campaign of a preset.
+
+    Args:
+        name: Name of the preset.
+        trials: Number of trainings; the preset's own by default.
 
     Raises:
         ConfigError: There is no such preset.
     """
     if name not in PRESETS:
-        raise ConfigError(f"--preset {name}: there are {', '.join(PRESETS)}")
+        raise ConfigError(f"--preset {name} is not a preset; there are {', '.join(PRESETS)}")
     return Campaign(partial(preset_experiment, name), {"preset": name}, trials or PRESETS[name].trials, ideal=True)
 
 
 def of_config(
     config: RunConfig, *, canary: CanaryKind, adversary: AdversaryKind, images: int | None, trials: int | None
 ) -> Campaign:
-    """The campaign of a configuration of one's own."""
-    what = {"canary": canary, "adversary": adversary, "images": images}
+    """Return the campaign against the first client of a configuration.
+
+    Args:
+        config: The run.
+        canary: Kind of the canary.
+        adversary: What the adversary sees.
+        images: Number of the client's training images that stay; all by default.
+        trials: Number of trainings; 1,000 by default.
+    """
+    subject = {"canary": canary, "adversary": adversary, "images": images}
     settings = {key: value for key, value in resolved(config).items() if key not in ("output-dir", "resume")}
-    return Campaign(partial(configured, config, canary, adversary, images), what | settings, trials or 1_000)
+    harness = partial(ClientHarness.of, config, num_images=images, num_held_out=0)
+    return Campaign(partial(own_experiment, harness, canary, adversary), subject | settings, trials or 1_000)
 
 
 def attack(
     campaign: Campaign, folder: Path | None, *, workers: int, confidence: float, progress: ProgressFactory
 ) -> tuple[Bounds, dict[str, Any], Path]:
-    """Make all trainings that are missing, judge them, and leave figures and a picture.
+    """Run the missing trainings of a campaign and write its figures and picture.
 
     Args:
-        campaign: What is to be done.
-        folder: Where to; None takes a name below `runs/` that follows from the settings.
-        workers: Processes of one thread each; cannot change what is found, but for noise.
-        confidence: Of the lower bounds, in [0.75, 1).
-        progress: Shows how far it is.
+        campaign: The trainings.
+        folder: Folder of the results; None takes one below `runs/`, named after the settings.
+        workers: Number of processes of one thread each. It does not change the distribution of results.
+        confidence: Confidence of the lower bounds, in [0.75, 1).
+        progress: Shows how many trainings are done.
 
     Returns:
-        What was found, the same as plain values, and the folder.
+        The bounds, the same as plain values, and the folder.
 
     Raises:
         ConfigError: There are too few trainings, or the confidence is out of range.
         BractError: A setting is wrong, or the client refused.
     """
-    if campaign.trials < _FEWEST or not 0.75 <= confidence < 1:
+    if campaign.trials < _MIN_TRIALS or not _MIN_CONFIDENCE <= confidence < 1:
         raise ConfigError(
-            f"an audit needs at least {_FEWEST} --trials and a --confidence from 0.75 to below 1, got "
-            f"{campaign.trials} and {confidence}"
+            f"--trials {campaign.trials} and --confidence {confidence}: an audit needs at least {_MIN_TRIALS} "
+            f"trainings, and a confidence from {_MIN_CONFIDENCE} to below 1"
         )
-    with scratch() as place:
-        experiment = campaign.make(Path(place))
+    with scratch() as scratch_folder:
+        experiment = campaign.make(Path(scratch_folder))
         plan, adversary = experiment.harness.plan, experiment.adversary
-        experiment.score(inside=True)  # one training before thousands: whoever cannot be audited is told now
-    folder = folder or Path("runs") / f"empirical-{campaign.what.get('preset', 'own')}-{campaign.digest}"
+        # A client that cannot be audited fails here, before thousands of trainings.
+        experiment.score(inside=True)
+    folder = folder or Path("runs") / f"empirical-{campaign.subject.get('preset', 'own')}-{campaign.digest}"
     scores = Scores(folder / SCORES, campaign.digest)
     run_campaign(
         campaign.make, scores, campaign.trials, workers=workers, advance=progress(campaign.trials, "Trainings")
@@ -105,12 +121,12 @@ def attack(
     inside, outside = scores.split(campaign.trials)
     threshold = threshold_of(plan, adversary) if campaign.ideal else None
     bounds = bounds_of(inside, outside, plan, adversary, threshold=threshold, confidence=confidence)
-    found = bounds.as_json() | {
+    figures = bounds.as_json() | {
         "trainings": campaign.trials,
         "confidence": confidence,
-        "audit": dict(campaign.what),
+        "audit": dict(campaign.subject),
         "versions": versions(),
     }
-    RunDirectory(folder).write_json(FIGURES, found)
+    RunDirectory(folder).write_json(FIGURES, figures)
     draw_audit(folder / PICTURE, inside, outside, bounds)
-    return bounds, found, folder
+    return bounds, figures, folder

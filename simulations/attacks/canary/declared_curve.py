@@ -1,4 +1,4 @@
-"""What a plan declares, as attacks need it: its family, its trade-off curve, where to cut scores."""
+"""The mechanism family, trade-off curve and score threshold that a plan declares."""
 
 import numpy as np
 
@@ -8,35 +8,42 @@ from simulations.attacks.estimators.gaussian_dp import gaussian_trade_off
 from simulations.attacks.estimators.pld_family import SubsampledGaussians, log_likelihood_ratios, trade_off_curve
 
 _SIMULATED = 20_000
-_OUT_THAT_EXCEED = 0.2
+_FALSE_POSITIVE_RATE = 0.2
 
 
 def family_of(plan: PrivacyPlan) -> SubsampledGaussians:
-    """The plan's mechanism, whatever its noise."""
+    """Return the plan's mechanism as a family over all noise levels."""
     return SubsampledGaussians(plan.sample_rate, plan.steps_per_round * plan.num_rounds)
 
 
 def threshold_of(plan: PrivacyPlan, adversary: AdversaryKind) -> float | None:
-    """Where to cut, from the declared mechanism alone; None if half of the scores must tell.
+    """Return the threshold of scores, from the declared mechanism alone.
 
-    It is for steps so short that no gradient turns: scores along the canary are then 0 without it, and 1 if it
-    had been in every step. Elsewhere noise itself moves what the canary does, by as much as thirty times.
+    It holds for steps so short that no gradient changes its direction. Scores along the canary are then 0 without it
+    and 1 with it in every step. With longer steps the noise itself changes the canary's effect, up to thirty times.
+
+    Args:
+        plan: The audited plan.
+        adversary: What the adversary sees.
+
+    Returns:
+        The threshold; None if it must be chosen on half of the scores.
     """
     if adversary == "black-box":
         return None
     if adversary == "single-steps":
-        return float(np.quantile(simulated_scores(plan, 1.0)[1], 1 - _OUT_THAT_EXCEED))
+        return float(np.quantile(simulated_scores(plan, 1.0)[1], 1 - _FALSE_POSITIVE_RATE))
     if plan.sample_rate == 1.0:
         return 0.5
     return float(0.5 * plan.noise_multiplier / np.sqrt(plan.steps_per_round * plan.num_rounds))
 
 
 def declared_curve(rates: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
-    """(n,) least false negative rates that a plan leaves to any attack.
+    """Return the smallest false negative rates of any attack, shape (n,).
 
     Args:
         rates: (n,) false positive rates.
-        plan: What was declared.
+        plan: The declared plan.
     """
     if plan.sample_rate == 1.0:
         return gaussian_trade_off(rates, mu=declared_mu(plan))
@@ -44,18 +51,26 @@ def declared_curve(rates: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
 
 
 def declared_mu(plan: PrivacyPlan) -> float:
-    """How far apart two unit Gaussians are that a whole plan of full batches makes of a canary."""
+    """Return the mu of Gaussian DP of a whole plan with full batches."""
     return float(np.sqrt(plan.steps_per_round * plan.num_rounds)) / plan.noise_multiplier
 
 
 def simulated_scores(plan: PrivacyPlan, noise_factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of an adversary of single steps, as the declared mechanism would give them: with the canary, without."""
+    """Draw scores of the adversary `single-steps` from the declared mechanism.
+
+    Args:
+        plan: The declared plan.
+        noise_factor: Actual noise over the declared noise.
+
+    Returns:
+        Scores with the canary and without it.
+    """
     rng, steps = np.random.default_rng(2024), plan.steps_per_round * plan.num_rounds
-    found = []
+    scores = []
     for inside in (True, False):
         joined = (rng.random((_SIMULATED, steps)) < plan.sample_rate) * float(inside)
         noise = plan.noise_multiplier * noise_factor * rng.standard_normal((_SIMULATED, steps))
-        found.append(
+        scores.append(
             log_likelihood_ratios(joined + noise, sample_rate=plan.sample_rate, noise_multiplier=plan.noise_multiplier)
         )
-    return found[0], found[1]
+    return scores[0], scores[1]

@@ -1,6 +1,5 @@
-"""One federated run with canaries in it, and what the auditor's guesses prove."""
+"""A federated run with canaries and the bounds that the auditor's guesses prove."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,23 +10,24 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.system.progress import ProgressFactory
-from simulations.attacks.canary.planted_canaries import Planted
+from simulations.attacks.canary.planted_canaries import PlantedCanaries
 from simulations.attacks.estimators.one_run import OneRunLowerBound, one_run_epsilon_lower_bound, one_run_mu_lower_bound
 from simulations.attacks.estimators.verdict import Judgement, judge
+from simulations.harness.workers import quiet_flower
 
 _ADVERSARY = "who sees every update of every client and knows all but the noise and which canaries are in"
 
 
 @dataclass(frozen=True)
 class OneRun:
-    """What one run with canaries showed.
+    """Bounds of one run with canaries.
 
     Attributes:
-        any_mechanism: Bound for any mechanism at all (Steinke et al. 2023).
-        gaussian: Bound if it is a Gaussian one (Mahloujifar et al. 2024).
+        any_mechanism: Bound for any mechanism (Steinke et al. 2023).
+        gaussian: Bound for a Gaussian mechanism (Mahloujifar et al. 2024).
         upper: Largest epsilon of any client, by the run's own accountant.
-        sample_rates: Chance that a unit joins a batch, of each client.
-        judgement: The verdict, by `gaussian`.
+        sample_rates: Client -> chance that a unit joins a batch.
+        judgement: Verdict by `gaussian`.
     """
 
     any_mechanism: OneRunLowerBound
@@ -37,7 +37,7 @@ class OneRun:
     judgement: Judgement
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the bounds as plain values."""
         return {
             "verdict": str(self.judgement.verdict),
             "sentence": self.judgement.sentence,
@@ -51,25 +51,25 @@ class OneRun:
 def audit_one_run(
     config: RunConfig, folder: Path, *, canaries: int, guesses: int, confidence: float, progress: ProgressFactory
 ) -> OneRun:
-    """Run an ordinary simulation whose clients hold canaries, and guess which were in.
+    """Run a simulation whose clients hold canaries and guess which were in.
 
     Args:
         config: The run.
-        folder: The run's folder.
-        canaries: How many, over all clients.
-        guesses: How many of them are guessed, half as in and half as out; fixed before the run.
-        confidence: Of the bounds.
-        progress: Shows how far it is.
+        folder: Folder of the run.
+        canaries: Number of canaries of all clients.
+        guesses: Number of guesses, half of them "in" and half "out"; fixed before the run.
+        confidence: Confidence of the bounds.
+        progress: Shows the progress of the backbone pass.
 
     Raises:
-        ConfigError: The number of guesses is odd or out of range, or there is no room for so many canaries.
+        ConfigError: The number of guesses is odd or out of range, or the images have too few features.
         BractError: The configuration cannot be run.
     """
     if not 2 <= guesses <= canaries or guesses % 2:
-        raise ConfigError(f"--guesses {guesses}: an even number from 2 to the number of canaries, {canaries}")
+        raise ConfigError(f"--guesses {guesses}: give an even number from 2 to the number of canaries, {canaries}")
     config = config.model_copy(update={"output_dir": str(folder.resolve())})
-    planted = Planted(config, canaries)
-    _simulate(config, planted, progress)
+    planted = PlantedCanaries(config, canaries)
+    _simulate(planted, progress)
     made, right = planted.guesses(guesses)
     delta, upper = config.privacy.delta, max(plan.epsilon() for plan in planted.plans.values())
     gaussian = one_run_mu_lower_bound(canaries, made, right, delta=delta, confidence=confidence)
@@ -85,17 +85,17 @@ def audit_one_run(
     )
 
 
-def _simulate(config: RunConfig, planted: Planted, progress: ProgressFactory) -> None:
-    from client.app import app as client_app
+def _simulate(planted: PlantedCanaries, progress: ProgressFactory) -> None:
+    from client.app import create_app as create_client_app
     from common.ledger.data_holder import close_below
     from server.app import create_app
     from server.state.run_directory import check_free
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
+    config = planted.run
     check_free(Path(config.output_dir))
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    with planted.installed():
-        server_app = create_app(partial(make_context, progress=progress))
-        run_in_process(server_app, client_app, resolved(config), num_clients=config.num_clients)
+    quiet_flower()
+    server_app = create_app(partial(make_context, progress=progress))
+    run_in_process(server_app, create_client_app(planted), resolved(config), num_clients=config.num_clients)
     close_below(Path(config.output_dir) / "ledgers")

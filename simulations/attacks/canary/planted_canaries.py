@@ -1,22 +1,18 @@
-"""One ordinary federated run with many canaries in it, each in or out by a coin of its own.
+"""A normal federated run with many canaries, each in or out by chance.
 
-Every canary is a row with a feature of its own, held by one client, and declared whether it is in or not. The
-auditor sees what the server sees: each round's incoming model and each client's noised update. It knows the real
-images, trains on them without noise from the same incoming model, and looks for each canary in what is left.
+Each canary is a row with a feature of its own, at one client, whose declared size counts it in either case. The auditor
+sees what the server sees, that is each round's incoming model and each client's noised update. It knows the real images
+and trains on them without noise from the same incoming model. The difference of both updates shows the canaries.
 """
 
 import hashlib
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from unittest.mock import patch
 
 import numpy as np
 
-import client.app as client_app
-from client.session import ClientSession, RunClients
-from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, PrivateStreams
+from client.session import ClientRef, ClientSession, RunClients, SessionCache
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.schema import RunConfig
@@ -26,88 +22,104 @@ from common.errors import ConfigError
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.plan import PrivacyPlan
 from common.system.aligned_arrays import align_rows
-from simulations.harness.harness_streams import Repeated, Silent
+from simulations.harness.harness_streams import Repeated, WithoutNoise
 
 _NORM = 100.0
 _LABEL = 0
 
 
-@dataclass
-class Planted:
-    """Canaries of one run, and what has been seen of them.
+@dataclass(eq=False)
+class PlantedCanaries(SessionCache):
+    """The sessions of a run's clients with canaries and their scores.
 
     Attributes:
-        config: The run.
-        num_canaries: How many, in all clients together.
-        coins: (m,) bool, who is in; thrown here, by the operating system.
-        scores: (m,) float64, the matched filter's sum over rounds, higher where a canary seems in.
-        plans: Client -> what it agreed to.
+        run: Configuration of the run.
+        num_canaries: Number of canaries of all clients.
+        coins: (m,) bool, true where a canary is in; from the operating system's randomness.
+        scores: (m,) float64, sums of a matched filter over rounds, higher where a canary seems in.
+        plans: Client -> privacy plan.
+
+    Raises:
+        ConfigError: The run cannot hold such canaries.
     """
 
-    config: RunConfig
+    run: RunConfig
     num_canaries: int
     coins: np.ndarray = field(init=False)
     scores: np.ndarray = field(init=False)
     plans: dict[str, PrivacyPlan] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        config = self.config
+        super().__init__()
+        config = self.run
         if not config.needs_no_torch or not config.is_local_dp or config.privacy.unit != "image":
             raise ConfigError(
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
-                "privacy.mechanism='dp-sgd' and privacy.unit='image'"
+                "a mechanism with noise at the client, and privacy.unit='image'"
             )
-        self._clients = RunClients(config)
-        size = self._clients.open(0).rows.train_inputs.shape[1]
+        self._real_clients = RunClients(config)
+        size = self._real_clients.open(0).rows.train_inputs.shape[1]
         if size < self.num_canaries:
             raise ConfigError(
-                f"each canary needs a feature of its own: {self.num_canaries} are too many for {size} features"
+                f"--canaries {self.num_canaries}: too many; there are {size} features, and each canary needs its own"
             )
         self.coins = np.frombuffer(secrets.token_bytes(self.num_canaries), np.uint8) % 2 == 1
         self.scores = np.zeros(self.num_canaries)
 
     def mine(self, place: int) -> np.ndarray:
-        """Numbers of the canaries that one client holds: every n-th one."""
-        return np.arange(place, self.num_canaries, self.config.num_clients)
+        """Return the numbers of one client's canaries."""
+        return np.arange(place, self.num_canaries, self.run.num_clients)
 
-    def open_session(self, config: RunConfig, place: int | str, pinned: str) -> ClientSession:
-        """A client as it is, with its canaries."""
-        del config
-        base, mine = self._clients.open(place, pinned), self.mine(int(place))
+    def open(self, _: object, place: ClientRef, pinned: str) -> ClientSession:
+        """Open the session of a client with its canaries."""
+        base, mine = self._real_clients.open(place, pinned), self.mine(int(place))
         rows = with_rows(base.rows, mine[self.coins[mine]], num_declared=len(mine))
-        same = base.trainer
-        trainer = Watched(same.config, same.input_shape, same.classes, self, base.rows, int(place))
+        plain = base.trainer
+        trainer = WatchedTrainer(plain.config, plain.input_shape, plain.classes, self, base.rows, int(place))
         return replace(base, rows=rows, trainer=trainer)
 
-    def see(self, place: int, before: Arrays, after: Arrays, alone: Arrays, plan: PrivacyPlan) -> None:
-        """Add up what one client's update tells of its canaries."""
-        mine = self.mine(place)
-        left = (after[HEAD_WEIGHT].astype(np.float64) - alone[HEAD_WEIGHT].astype(np.float64))[:, mine]
-        signal = canary_gradients(before[HEAD_WEIGHT][:, mine], max_grad_norm=plan.max_grad_norm)
-        self.scores[mine] -= (signal * left).sum(axis=0)
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Clients hold their canaries, and updates are watched, as long as this lasts."""
-        with patch.object(client_app.SESSIONS, "open", self.open_session):
-            yield
-
-    def guesses(self, num_guesses: int) -> tuple[int, int]:
-        """How many guesses are made and how many are right: the highest scores are in, the lowest are out.
+    def observe(self, place: int, before: Arrays, after: Arrays, alone: Arrays, plan: PrivacyPlan) -> None:
+        """Add one client's update to the scores of its canaries.
 
         Args:
-            num_guesses: Even; the auditor abstains on all others. Fixed before the run.
+            place: Number of the client.
+            before: Incoming model.
+            after: The client's noised model.
+            alone: Model trained without noise and without canaries.
+            plan: The client's plan.
+        """
+        mine = self.mine(place)
+        residual = (after[HEAD_WEIGHT].astype(np.float64) - alone[HEAD_WEIGHT].astype(np.float64))[:, mine]
+        signal = canary_gradients(before[HEAD_WEIGHT][:, mine], max_grad_norm=plan.max_grad_norm)
+        self.scores[mine] -= (signal * residual).sum(axis=0)
+
+    def guesses(self, num_guesses: int) -> tuple[int, int]:
+        """Guess that the highest scores are in and the lowest are out.
+
+        Args:
+            num_guesses: Number of guesses, even and fixed before the run. The auditor abstains on all other canaries.
+
+        Returns:
+            The numbers of guesses and of correct guesses.
         """
         order, half = np.argsort(self.scores), num_guesses // 2
         right = int(self.coins[order[-half:]].sum() + (~self.coins[order[:half]]).sum())
         return 2 * half, right
 
 
-@dataclass(frozen=True, eq=False)  # equal where the learners are
-class Watched(Trainer):
-    """A learner that trains as ever, and shows the auditor what the server sees; clients answer one by one."""
+@dataclass(frozen=True, eq=False)
+class WatchedTrainer(Trainer):
+    """A trainer that shows the auditor what the server sees.
 
-    planted: Planted
+    Clients must answer one after another, because they add to the same scores.
+
+    Attributes:
+        planted: Receives the updates.
+        real: The client's images without canaries.
+        place: Number of the client.
+    """
+
+    planted: PlantedCanaries
     real: Shard
     place: int
 
@@ -121,23 +133,26 @@ class Watched(Trainer):
         plan: PrivacyPlan | None,
         streams: FreshStreams = FRESH_STREAMS,
     ) -> Arrays:
-        """Train as ever; then once more without noise and without canaries, for the auditor alone."""
+        """Train as usual and once more for the auditor.
+
+        The second training has no noise and no canaries.
+        """
         plain = Trainer(self.config, self.input_shape, self.classes)
         after = plain.train(arrays, shard, name=name, server_round=server_round, plan=plan, streams=streams)
         if plan is not None:
-            quiet = WithoutNoise()
+            quiet = WithoutNoise(Repeated("sampling", []))
             alone = plain.train(arrays, self.real, name=name, server_round=server_round, plan=plan, streams=quiet)
             self.planted.plans[name] = plan
-            self.planted.see(self.place, arrays, after, alone, plan)
+            self.planted.observe(self.place, arrays, after, alone, plan)
         return after
 
 
 def canary_gradients(weights: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-    """(classes, m) float64: each canary's clipped gradient in its own feature's column.
+    """Return each canary's clipped gradient in its own feature, shape (classes, m), float64.
 
     Args:
-        weights: (classes, m) the incoming model in the canaries' columns.
-        max_grad_norm: The clip bound.
+        weights: (classes, m), incoming model in the canaries' features.
+        max_grad_norm: The clipping bound.
     """
     logits = _NORM * weights.astype(np.float64)
     chances = np.exp(logits - logits.max(axis=0))
@@ -149,12 +164,12 @@ def canary_gradients(weights: np.ndarray, *, max_grad_norm: float) -> np.ndarray
 
 
 def with_rows(rows: Shard, canaries: np.ndarray, *, num_declared: int) -> Shard:
-    """A client's rows and some canaries, each a unit of its own.
+    """Return a client's rows with some canaries, each of which is a unit.
 
     Args:
-        rows: The client's.
+        rows: The client's own rows.
         canaries: Numbers of the canaries that are in.
-        num_declared: How many it declares more than before, whoever is in.
+        num_declared: Number of units that it declares in addition, which must not depend on the coins.
     """
     size = rows.train_inputs.shape[1]
     inputs = np.zeros((len(canaries), size), dtype=np.float32)
@@ -177,11 +192,3 @@ def with_rows(rows: Shard, canaries: np.ndarray, *, num_declared: int) -> Shard:
             np.concatenate([held.units, later]),
         ),
     )
-
-
-class WithoutNoise(FreshStreams):
-    """The streams of the auditor's own training, with noise of zero."""
-
-    def for_training(self) -> PrivateStreams:
-        """Return the same sampling for each training, and no noise."""
-        return PrivateStreams(Repeated("sampling", []), Silent())

@@ -1,4 +1,4 @@
-"""A canary audit as a picture: both histograms, and what the attack reached against what theory leaves to it."""
+"""Plot of a canary audit, with histograms and error rates of the attack."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ _TAIL = 1e-3
 
 
 def draw_audit(file: Path, scores_in: np.ndarray, scores_out: np.ndarray, bounds: Bounds) -> None:
-    """Draw scores with and without the canary, and the trade-off of error rates.
+    """Draw the scores with and without the canary beside the error rates.
 
     Args:
-        file: PNG to write.
-        scores_in: (n,) float64 of trainings with the canary.
-        scores_out: (m,) float64 of trainings without it.
-        bounds: What was found of them.
+        file: PNG file to write.
+        scores_in: (n,) float64, scores with the canary.
+        scores_out: (m,) float64, scores without it.
+        bounds: Bounds of these scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def _trade_off(axes: Any, scores_in: np.ndarray, scores_out: np.ndarray, bounds:
 
 
 def _reached(scores_in: np.ndarray, scores_out: np.ndarray) -> tuple[Sequence[float], Sequence[float]]:
-    """False positive and false negative rates at every threshold."""
+    """Return false positive and false negative rates over all thresholds."""
     cuts = np.quantile(np.concatenate([scores_in, scores_out]), np.linspace(0, 1, 400))
     ordered_in, ordered_out = np.sort(scores_in), np.sort(scores_out)
     missed = np.searchsorted(ordered_in, cuts, side="right") / len(scores_in)

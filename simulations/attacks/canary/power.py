@@ -1,4 +1,4 @@
-"""How small a fault an audit would have found, judged by the very scores that its attack made."""
+"""The smallest fault that an audit could have detected, from its own scores."""
 
 import numpy as np
 
@@ -15,14 +15,16 @@ _LEAST_SPREAD = 1e-300
 def smallest_seen(
     scores_in: np.ndarray, scores_out: np.ndarray, plan: PrivacyPlan, adversary: AdversaryKind, rates: BoundedRates
 ) -> Detectable:
-    """The smallest fault of the noise that this very attack would have found: less noise narrows its scores.
+    """Return the smallest fault of the noise that this attack could have detected.
+
+    Weaker noise is simulated by narrowing the scores.
 
     Args:
-        scores_in: (n,) float64 of trainings with the canary.
-        scores_out: (m,) float64 of trainings without it.
-        plan: What was declared.
-        adversary: Who made the scores.
-        rates: Bounded at the alarm's confidence; where they were cut and how many were counted.
+        scores_in: (n,) float64, scores with the canary.
+        scores_out: (m,) float64, scores without it.
+        plan: The declared plan.
+        adversary: What the adversary saw.
+        rates: Error rates at the alarm's confidence, with their threshold and numbers of scores.
     """
     fixed = not rates.num_choosing
     likelihoods = fixed and adversary == "single-steps"
@@ -42,7 +44,8 @@ def smallest_seen(
             trade_off=lambda rate: declared_curve(rate, plan),
             num_in=rates.num_in,
             num_out=rates.num_out,
-            confidence=(1 + rates.confidence) / 2 if likelihoods else rates.confidence,  # they are cut twice
+            # Likelihoods are tested at two thresholds.
+            confidence=(1 + rates.confidence) / 2 if likelihoods else rates.confidence,
         )
 
     def chance(factor: float) -> float:
@@ -51,12 +54,15 @@ def smallest_seen(
         return alarm(_share(outside > cut), _share(inside <= cut))
 
     # From small faults to large ones: beyond some fault, likelihoods under the declared noise mislead.
-    found = next((factor for factor in _FACTORS if chance(factor) >= POWER), 0.0)
-    return Detectable(found, POWER, chance(1.0))
+    factor_seen = next((factor for factor in _FACTORS if chance(factor) >= POWER), 0.0)
+    return Detectable(factor_seen, POWER, chance(1.0))
 
 
 def _narrowed(scores_in: np.ndarray, scores_out: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """The same attack under less noise; what sampled batches add to the spread of its scores stays."""
+    """Return the scores as weaker noise would give them.
+
+    Sampled batches add a spread to the scores with the canary, which stays.
+    """
     noise, spread = float(scores_out.var()), float(scores_in.var())
     inside = np.sqrt((noise * factor**2 + max(0.0, spread - noise)) / max(spread, _LEAST_SPREAD))
     return tuple(
@@ -66,5 +72,8 @@ def _narrowed(scores_in: np.ndarray, scores_out: np.ndarray, factor: float) -> t
 
 
 def _share(hits: np.ndarray) -> float:
-    """A rate that is never said to be none: half a hit more, of one trial more."""
+    """Return a rate that is never 0.
+
+    Half a hit and one trial are added.
+    """
     return float((hits.sum() + 0.5) / (len(hits) + 1))

@@ -1,4 +1,7 @@
-"""Audits whose configuration is chosen so that a fault shows soonest: one client, one canary, nothing else."""
+"""Preset audits of one client with a canary and no other images.
+
+In this configuration a fault shows soonest.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +31,13 @@ _EVERY: dict[str, Scalar] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """An audit that can be run by its name.
+    """A named audit.
 
     Attributes:
-        about: What it is for.
-        trials: How many trainings, half of them with the canary.
-        settings: What it sets over the defaults.
-        adversary: Who attacks.
+        about: Description for users.
+        trials: Number of trainings, half of them with the canary.
+        settings: Settings that differ from the defaults.
+        adversary: What the adversary sees.
     """
 
     about: str
@@ -56,12 +59,12 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset_experiment(name: str, folder: Path) -> Experiment:
-    """The client of a preset, on the bench.
+    """Return the attack of a preset.
 
     Args:
         name: A key of `PRESETS`.
-        folder: Scratch for ledgers.
+        folder: Scratch folder for ledgers.
     """
     config = parse(override(defaults(), dict(PRESETS[name].settings)))
-    nobody = Images.of(np.zeros((0, _FEATURES), dtype=np.float32), np.zeros(0, dtype=np.int64), held_out=0)
-    return Experiment(ClientHarness(config, _CLASSES, nobody, _NUM_UNITS, folder), "dirac", PRESETS[name].adversary)
+    no_images = Images.of(np.zeros((0, _FEATURES), dtype=np.float32), np.zeros(0, dtype=np.int64), held_out=0)
+    return Experiment(ClientHarness(config, _CLASSES, no_images, _NUM_UNITS, folder), "dirac", PRESETS[name].adversary)

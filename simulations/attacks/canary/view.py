@@ -1,7 +1,4 @@
-"""Canary audits on a screen."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Terminal output of canary audits."""
 
 from rich.console import Console
 from rich.padding import Padding
@@ -13,17 +10,17 @@ from simulations.attacks.canary.one_run import OneRun
 from simulations.attacks.estimators.verdict import rounded_down
 
 
-def show_bounds(bounds: Bounds, found: Mapping[str, Any], console: Console) -> None:
-    """Print all bounds of many trainings, and the verdict.
+def show_bounds(bounds: Bounds, trainings: int, console: Console) -> None:
+    """Print all bounds and the verdict of many trainings.
 
     Args:
-        bounds: What was found.
-        found: The same as plain values.
+        bounds: The bounds.
+        trainings: Number of trainings.
         console: Where to print.
     """
     plan = bounds.plan
     console.print(
-        f"[bold]Canary audit[/]: {found['trainings']:,} trainings of {plan.steps_per_round * plan.num_rounds} steps, "
+        f"[bold]Canary audit[/]: {trainings:,} trainings of {plan.steps_per_round * plan.num_rounds} steps, "
         f"sample rate {plan.sample_rate:.3g}, noise multiplier {plan.noise_multiplier:.3g}",
         highlight=False,
     )
@@ -40,29 +37,29 @@ def show_bounds(bounds: Bounds, found: Mapping[str, Any], console: Console) -> N
     )
     table.add_row("ledger", f"<= {format_epsilon(bounds.upper)}", "the upper bound", style="bold")
     console.print(table)
-    _say_verdict(bounds.judgement.sentence, str(bounds.judgement.verdict), console)
+    _print_verdict(bounds.judgement.sentence, str(bounds.judgement.verdict), console)
 
 
-def show_one_run(found: OneRun, console: Console) -> None:
-    """Print the bounds of one run with canaries, and the verdict.
+def show_one_run(result: OneRun, console: Console) -> None:
+    """Print the bounds and the verdict of one run with canaries.
 
     Args:
-        found: What was found.
+        result: Bounds of the run.
         console: Where to print.
     """
-    guessed = found.gaussian
-    rates = sorted({f"{rate:.3g}" for rate in found.sample_rates.values()})
+    guesses = result.gaussian
+    rates = sorted({f"{rate:.3g}" for rate in result.sample_rates.values()})
     console.print(
-        f"[bold]One-run audit[/]: {guessed.num_correct} of {guessed.num_guesses} guesses right, of "
-        f"{guessed.num_canaries} canaries in {len(found.sample_rates)} clients; sample rate {', '.join(rates)}",
+        f"[bold]One-run audit[/]: {guesses.num_correct} of {guesses.num_guesses} guesses right, of "
+        f"{guesses.num_canaries} canaries in {len(result.sample_rates)} clients; sample rate {', '.join(rates)}",
         highlight=False,
     )
     table = _table()
-    table.add_row("Steinke et al. 2023", rounded_down(found.any_mechanism.epsilon), "nothing")
-    table.add_row("f-DP, Mahloujifar et al. 2024", rounded_down(guessed.epsilon), "a Gaussian mechanism")
-    table.add_row("ledger", f"<= {format_epsilon(found.upper)}", "the upper bound", style="bold")
+    table.add_row("Steinke et al. 2023", rounded_down(result.any_mechanism.epsilon), "nothing")
+    table.add_row("f-DP, Mahloujifar et al. 2024", rounded_down(guesses.epsilon), "a Gaussian mechanism")
+    table.add_row("ledger", f"<= {format_epsilon(result.upper)}", "the upper bound", style="bold")
     console.print(table)
-    _say_verdict(found.judgement.sentence, str(found.judgement.verdict), console)
+    _print_verdict(result.judgement.sentence, str(result.judgement.verdict), console)
 
 
 def _table() -> Table:
@@ -72,6 +69,6 @@ def _table() -> Table:
     return table
 
 
-def _say_verdict(sentence: str, verdict: str, console: Console) -> None:
+def _print_verdict(sentence: str, verdict: str, console: Console) -> None:
     style = {"violated": "bold red", "consistent": "green"}.get(verdict, "yellow")
     console.print(Padding(sentence, (0, 0, 0, 2), expand=False), style=style, highlight=False)

@@ -131,7 +131,7 @@ def verdict(plain: Likeness, noised: Likeness, blind: Likeness, *, epsilon: floa
         epsilon: Of the whole run.
 
     >>> print(verdict(Likeness(39, 0.99, 1), Likeness(6, 0.01, 700), Likeness(13, 0.2), epsilon=8.0))
-    Recognisable without privacy: PSNR 39.0 dB. With epsilon 8: 6.0 dB, no better than an average image (13.0 dB).
+    Recognisable without privacy: PSNR 39.0 dB. With epsilon 8.000: 6.0 dB, no better than an average image (13.0 dB).
     """
     average = f"an average image ({blind.psnr:.1f} dB)"
     if not plain.gives_away(blind):

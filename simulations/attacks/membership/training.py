@@ -59,7 +59,7 @@ def train_and_score(config: RunConfig, model: int, *, like: RunConfig | None = N
             f"model {model} under privacy.mechanism={config.privacy.mechanism!r} diverged, and there is nothing to "
             "attack: lower training.learning-rate"
         )
-    held_out = PooledEvaluator(config, prepared, population.partition).pooled(final)
+    held_out = PooledEvaluator(trainer, prepared, population.partition).pooled(final)
     found = logit_confidence(logits, prepared.scan.labels[targets])
     return Scored(found, score(held_out.confusion).accuracy, time.perf_counter() - started)
 

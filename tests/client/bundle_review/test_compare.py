@@ -1,6 +1,6 @@
 """`bract client review`: what differs, what deserves a look, and nothing that a bundle says reaches the terminal.
 
-Drives `client.bundle_review.flags`, `client.bundle_review.view`.
+Drives `client.bundle_review.flags`, `client.bundle_review.git_diff`, `client.bundle_review.view`.
 """
 
 import io

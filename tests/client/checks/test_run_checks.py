@@ -1,7 +1,7 @@
 """`bract client check`: every planted fault is found, and the line about it says what to do.
 
 Drives `client.checks.budget`, `client.checks.check_result`, `client.checks.connection`, `client.checks.inputs`,
-`client.checks.server_probe`, `client.checks.tls`.
+`client.checks.policy`, `client.checks.server_probe`, `client.checks.tls`.
 """
 
 import shutil
@@ -241,19 +241,19 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (data_gone, "data", "FAIL", "cannot be opened", "bring the images back"),
     (files_cut_off, "data", "FAIL", "12 of 40 images cannot be used: bright/", "bract data inspect"),
     (images_came, "data", "warn", "the source has 47 now", "stays"),
-    (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth anew"),
-    (weights_not_as_their_name_says, "weights", "FAIL", "its name says 57934424", "anew"),
-    (weights_gone, "weights", "FAIL", "No such file", "anew"),
+    (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth again"),
+    (weights_not_as_their_name_says, "weights", "FAIL", "its name says 57934424", "again"),
+    (weights_gone, "weights", "FAIL", "No such file", "again"),
     (package_changed, "backbone", "FAIL", "on record is a18cae7a1ace34fe", "pip install --force-reinstall"),
     (key_open, "node key", "FAIL", "mode 0644", "chmod 600"),
     (key_gone, "node key", "FAIL", "cannot be read", "ssh-keygen -t ecdsa -b 384"),
     (key_of_another_kind, "node key", "FAIL", "P-384", "ssh-keygen -t ecdsa -b 384"),
     (public_half_of_another, "node key", "FAIL", "is not the public half", "ssh-keygen -y -f"),
-    (policy_with_a_typo, "policy", "FAIL", "max-epsilom", "mend the line"),
+    (policy_with_a_typo, "policy", "FAIL", "max-epsilom", "fix the line"),
     (policy_expired, "policy", "FAIL", "ended on 2020-12-31", "later day"),
     (policy_that_allows_nothing, "policy", "FAIL", "mechanisms is empty", "list what may be done"),
     (no_pin, "pin", "FAIL", "no code is pinned", "put bundle = "),
-    (pin_cut_short, "policy", "FAIL", "bundle", "mend the line"),
+    (pin_cut_short, "policy", "FAIL", "bundle", "fix the line"),
     (pin_of_another, "pin", "warn", "0000000000000000 is pinned", "bract client review"),
     (ledger_changed, "ledger", "FAIL", "entry 1 is not written", "newest backup"),
     (ledger_beyond_reading, "ledger", "FAIL", "malformed", "newest backup"),
@@ -280,8 +280,8 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (plain_http, "TLS", "FAIL", "plain HTTP", "start it with TLS"),
     (key_not_admitted, "admission", "FAIL", "does not know this client's key", "bract server admit"),
     (signature_refused, "admission", "FAIL", "signature", "clock"),
-    (another_program, "admission", "FAIL", "no Flower SuperLink", "version"),
-    (settings_damaged, "folder", "FAIL", "not a TOML file", "mend it"),
+    (another_program, "admission", "FAIL", "not from a Flower SuperLink", "version"),
+    (settings_damaged, "folder", "FAIL", "not a TOML file", "fix it"),
 ]
 
 

@@ -13,7 +13,7 @@ from flwr.superlink.servicer.fleet.fleet_handlers import activate_node
 from typer.testing import CliRunner
 
 import bract
-from client.checks.connection import MOST_AHEAD, MOST_BEHIND
+from client.checks.connection import MAX_AHEAD, MAX_BEHIND
 from common.ledger.data_holder import own_holder
 from tests.support.clients.healthy_client import Bed
 from tests.support.clients.own_clients import write_images
@@ -88,7 +88,7 @@ def test_a_superlink_answers_the_question_without_activating_the_node(bed: Bed, 
 def test_the_window_of_the_clock_is_flowers_own() -> None:
     from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-    assert (MOST_AHEAD, MOST_BEHIND) == (SYSTEM_TIME_TOLERANCE, SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE)
+    assert (MAX_AHEAD, MAX_BEHIND) == (SYSTEM_TIME_TOLERANCE, SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE)
 
 
 def test_check_says_that_the_client_is_running(bed: Bed) -> None:

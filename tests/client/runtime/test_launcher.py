@@ -158,7 +158,7 @@ def test_an_unpinned_bundle_is_refused_under_dp_and_runs_without(bed: Runtime, f
         ran = code_of(bed)
 
     assert (refused, ran) == ("BUNDLE", "ran")
-    assert ["starting unpinned under DP is refused" in why for why in refusals()] == [True]
+    assert ["allows dp-sgd but pins no code" in why for why in refusals()] == [True]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from client.client_config import Site
 from client.runtime import reconnect
-from client.runtime.operator_log import voice_of
+from client.runtime.operator_log import operator_log
 from client.runtime.reconnect import Next, Reconnecting
 from client.runtime.supernode_log import NodeLog
 
@@ -18,8 +18,8 @@ EXPIRED = "certificate verify failed: certificate has expired"
 
 
 def log_of(tmp_path: Path, *lines: str) -> NodeLog:
-    with voice_of(tmp_path, Console(quiet=True)) as voice:
-        log = NodeLog(voice, SITE)
+    with operator_log(tmp_path, Console(quiet=True)) as operator:
+        log = NodeLog(operator, SITE)
         log.heard(lines)
     return log
 

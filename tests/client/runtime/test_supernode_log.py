@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from client.client_config import Site
-from client.runtime.operator_log import voice_of
+from client.runtime.operator_log import operator_log
 from client.runtime.supernode_log import NodeLog
 
 SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:9443", "authority.pem")
@@ -18,8 +18,8 @@ SITE = Site(Path("/ward-7"), "ward-7", "", "", 1, 1, 0.2, "", "fl.example.org:94
 
 def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[str], code: int | None) -> str:
     shown = StringIO()
-    with voice_of(tmp_path, Console(file=shown)) as voice:
-        log = NodeLog(voice, SITE)
+    with operator_log(tmp_path, Console(file=shown)) as operator:
+        log = NodeLog(operator, SITE)
         log.heard(lines)
         if code is not None:
             log.ended(code)
@@ -57,15 +57,15 @@ def test_a_lost_connection_is_told_once_each_time(tmp_path: Path, capsys: pytest
 
     said = told(tmp_path, capsys, lines, None).splitlines()
 
-    assert [line.split()[0] for line in said] == ["Nobody", "Connected", "Connected", "Nobody", "Connected"]
+    assert [line.split()[0] for line in said] == ["No", "Connected", "Connected", "No", "Connected"]
     assert "retrying in 1.00" in (tmp_path / "client.log").read_text()
 
 
 def test_what_a_terminal_would_obey_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = StringIO()
-    with voice_of(tmp_path, Console(file=shown)) as voice:
-        voice.say("round 1, \x1b]0;owned\x07train [bold]x[/]")
-        voice.log(40, "refused \x1b[2J")
+    with operator_log(tmp_path, Console(file=shown)) as operator:
+        operator.say("round 1, \x1b]0;owned\x07train [bold]x[/]")
+        operator.log(40, "refused \x1b[2J")
 
     assert "\x1b" not in shown.getvalue() + capsys.readouterr().err + (tmp_path / "client.log").read_text()
     assert "[bold]x[/]" in shown.getvalue()
@@ -83,8 +83,8 @@ def test_what_a_terminal_would_obey_is_not_shown(tmp_path: Path, capsys: pytest.
     ],
 )
 def test_an_error_after_which_a_supernode_does_nothing_more_is_noticed(tmp_path: Path, line: str, broken: bool) -> None:
-    with voice_of(tmp_path, Console(quiet=True)) as voice:
-        log = NodeLog(voice, SITE)
+    with operator_log(tmp_path, Console(quiet=True)) as operator:
+        log = NodeLog(operator, SITE)
         log.heard([f"\x1b[91m{line}"])
         before = log.broken
         log.heard(["INFO : SuperNode ID: 7", line])

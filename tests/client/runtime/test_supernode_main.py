@@ -5,7 +5,7 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supernode import fleet_http_client
 
-from client.runtime.supernode_main import say_no_durations
+from client.runtime.supernode_api import omit_durations
 from common.errors import FederationError
 
 
@@ -30,7 +30,7 @@ def test_no_duration_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_http_client.FleetHttpClient, "PushMessages", theirs)
     before = push()
 
-    say_no_durations()
+    omit_durations()
 
     after = push()
     assert list(before.clientapp_runtime_list) == [1.25]  # so Flower still says it, and this is what must not leave
@@ -45,4 +45,4 @@ def test_a_flower_that_says_durations_elsewhere_is_not_started(monkeypatch: pyte
     monkeypatch.setattr("flwr.proto.fleet_pb2.PushMessagesRequest", Other)
 
     with pytest.raises(FederationError, match="does not start"):
-        say_no_durations()
+        omit_durations()

@@ -233,7 +233,7 @@ def test_pooled_evaluator_scores_with_the_common_start_unless_a_model_brings_its
     pixels: Prepared, make_config: MakeConfig
 ) -> None:
     who = OneClient(make_config(TINY | OPEN), pixels)
-    evaluator = PooledEvaluator(who.config, pixels, load_or_make_partition(who.config, pixels))
+    evaluator = PooledEvaluator(who.trainer, pixels, load_or_make_partition(who.config, pixels))
     sent = who.sent(who.ask("train", who.travelling))
 
     assert evaluator.pooled(sent).loss_sum == evaluator.pooled(who.start | sent).loss_sum

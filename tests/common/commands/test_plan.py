@@ -20,6 +20,7 @@ from common.data.partitioning.client_sizes import client_sizes, read_sizes
 from common.data.sources.base_source import Entries
 from common.data.sources.registry import open_source
 from common.errors import ConfigError, WeightsError
+from common.system.console import format_epsilon
 
 # Every unit in every batch, and few rounds: quick to account for.
 QUICK = ("--noise", "4", "--rounds", "3", "--epochs", "1")
@@ -63,10 +64,10 @@ def test_plan_table_and_json_tell_the_same_figures() -> None:
     said = " ".join(plan(*SIZES, *QUICK, "--parameters", "640").stdout.split())
 
     small, large = facts["sizes"]
-    assert f"epsilon after 3 rounds {small['epsilon']:.3f} {large['epsilon']:.3f}" in said
-    assert f"the whole plan by RDP {small['epsilon_rdp']:.3f}" in said
+    assert f"epsilon after 3 rounds {format_epsilon(small['epsilon'])} {format_epsilon(large['epsilon'])}" in said
+    assert f"the whole plan by RDP {format_epsilon(small['epsilon_rdp'])}" in said
     assert f"at most {facts['signal_to_noise_a_round']:.3g} x as long as the noise" in said
-    assert f"epsilon {facts['held_out_units']['epsilon']:.3f}, RDP" in said
+    assert f"epsilon {format_epsilon(facts['held_out_units']['epsilon'])}, RDP" in said
 
 
 def test_plan_options_are_the_settings_of_a_run() -> None:
@@ -158,8 +159,8 @@ def test_plan_says_how_many_sizes_it_knows_and_shows() -> None:
     done = plan("--sizes", "10,20,30,40,50,60,70", *QUICK, "--set", "num-clients=9")
 
     said = " ".join(done.stdout.split())
-    assert "the sizes of 7 are known, the others are taken to be like them" in said
-    assert "shown are 5 of 7 different sizes" in said
+    assert "the sizes of 7 are known, the others are assumed to be similar" in said
+    assert "the table shows 5 of 7 different sizes" in said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Checking and completing a run's configuration."""
+"""Checking and completing a run's configuration.
+
+Drives `common.config.sections`.
+"""
 
 import math
 import tomllib

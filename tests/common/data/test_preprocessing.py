@@ -156,7 +156,7 @@ def test_a_bad_file_is_skipped_and_listed(make_config: MakeConfig, home: Path, p
 
     assert prepared.scan.usable.tolist() == [True, True, True, False, True, True]
     assert [fault.place for fault in prepared.scan.faults] == ["train/dog/2.png"]
-    with pytest.raises(DataError, match="cannot be used"):
+    with pytest.raises(DataError, match="unusable image"):
         prepared.inputs[np.array([3])]
 
 

@@ -1,4 +1,7 @@
-"""What a scan keeps and decodes again, what it refuses, and what survives races and kills."""
+"""What a scan keeps and decodes again, what it refuses, and what survives races and kills.
+
+Drives `common.data.array_files`.
+"""
 
 import os
 import shutil

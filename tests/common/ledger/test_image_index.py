@@ -1,4 +1,7 @@
-"""An image keeps its budget, whatever it is called, wherever it lies and whatever else lies beside it."""
+"""An image keeps its budget, whatever it is called, wherever it lies and whatever else lies beside it.
+
+Drives `common.data.image_digests`.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator

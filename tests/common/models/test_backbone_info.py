@@ -1,7 +1,7 @@
 """Backbones by name: what stands behind one, what it wants and gives, what clients agree on.
 
-Drives `common.models.backbone`, `common.models.names`, `common.models.providers.timm_models`,
-`common.models.providers.torchvision_models`.
+Drives `common.models.backbone`, `common.models.names`, `common.models.providers.registry`,
+`common.models.providers.timm_models`, `common.models.providers.torchvision_models`.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""The linear head, with torch's automatic gradients as second opinion."""
+"""The linear head, with torch's automatic gradients as second opinion.
+
+Drives `common.arrays`.
+"""
 
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
 """Scale, independence and grid of the noise; the sampler."""
 
+import os
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +16,21 @@ def noise_of(stddev: float, draws: int = 5) -> np.ndarray:
     zeros = np.zeros(DIMENSIONS)
     parts = [add_noise(zeros, noise_stddev=stddev, max_grad_norm=1.0, stream=stream) for _ in range(draws)]
     return np.concatenate(parts)
+
+
+def test_each_stream_takes_a_256_bit_key_from_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[bytes] = []
+    real = os.urandom
+
+    def urandom(size: int) -> bytes:
+        keys.append(real(size))
+        return keys[-1]
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    streams = [SecureStream() for _ in range(3)]
+
+    assert [len(key) for key in keys] == [32] * len(streams)
+    assert len(set(keys)) == len(streams)
 
 
 def test_add_noise_has_the_stated_stddev() -> None:

@@ -1,7 +1,4 @@
-"""The plan: everything from public constants, never above the target.
-
-Drives `common.privacy.mechanisms`.
-"""
+"""The plan: everything from public constants, never above the target."""
 
 import math
 from collections.abc import Callable

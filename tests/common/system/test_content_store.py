@@ -1,4 +1,7 @@
-"""A store keeps rows by content: nothing is lost but what was in hand, nothing damaged is handed out."""
+"""A store keeps rows by content: nothing is lost but what was in hand, nothing damaged is handed out.
+
+Drives `common.system.files`.
+"""
 
 import os
 import signal

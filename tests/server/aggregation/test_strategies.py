@@ -1,4 +1,7 @@
-"""Every strategy by name, three rounds long, against aggregates worked out here from the papers' formulas."""
+"""Every strategy by name, three rounds long, against aggregates worked out here from the papers' formulas.
+
+Drives `common.strategies`.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -58,7 +58,7 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
     "more noise": (more_noise, "client 00000 agreed to another plan"),
     "more noise in counts": (more_noise_in_counts, "client 00000 agreed to another plan"),
     "less noise in counts": (less_noise_in_counts, "less noise than the run was configured for"),
-    "no closing": (no_closing, "the closing counts are charged where there are none"),
+    "no closing": (no_closing, "the closing counts are charged though the plan has none"),
     "a larger delta": (larger_delta, "the statement says delta 0.001"),
     "fewer clients": (without_client, "client 00001 has sent heads"),
     "the largest epsilon": (lambda s: s.update(epsilon_max=1.0), "the run states epsilon 1 (PLD)"),
@@ -118,6 +118,6 @@ def test_audit_finds_a_client_that_was_left_out_everywhere(run: Path) -> None:
     heads = (run / "heads.jsonl").read_text().splitlines(keepends=True)
     (run / "heads.jsonl").write_text("".join(line for line in heads if "00001" not in line))
 
-    assert "client 00001 reserved rounds, and the statement is silent" in doubts(run)
+    assert "client 00001 reserved rounds, but the statement does not name it" in doubts(run)
     (run / "ledgers" / "00001.sqlite").unlink()
     assert "the statement is about 2 clients and 0 refusals, the run had 3" in doubts(run)

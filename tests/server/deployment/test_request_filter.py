@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.deployment.request_filter import OPEN_TO_NODES, Gate, RareWarnings, is_local
+from server.deployment.request_filter import Gate, RareWarnings, is_local
+from server.deployment.superlink_api import OPEN_TO_NODES
 from tests.support.server.requests import SERVER, STRANGER, App, ask, scope
 
 FORBIDDEN = [

@@ -116,7 +116,7 @@ def test_renewal_keeps_the_authority_and_takes_new_names(home: ServerHome) -> No
     assert load_home(home.folder) == renewed
     assert (renewed.names, renewed.days) == (("new.example.org",), 10)
     assert mode(home.key_file) == 0o600
-    assert [warning for warning in check_start(renewed) if "not good for" in warning] == []
+    assert [warning for warning in check_start(renewed) if "not valid for" in warning] == []
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_renewal_keeps_the_authority_and_takes_new_names(home: ServerHome) -> No
         ("host = 1", "host"),
         ("[", "cannot be read"),
         ('host = "::"\nport = 0\nnames = []\ndays = 1', "1 to 65535"),
-        ('host = ""\nport = 1\nnames = []\ndays = 1', "host is not empty"),
-        ('host = "::"\nport = 1\nnames = [7]\ndays = 1', "names are text"),
+        ('host = ""\nport = 1\nnames = []\ndays = 1', "host must not be empty"),
+        ('host = "::"\nport = 1\nnames = [7]\ndays = 1', "names must be text"),
         ('host = "::"\nport = 1\nnames = []\ndays = 1\nprot = 2', "prot"),
     ],
 )
@@ -168,13 +168,13 @@ def test_start_warns_a_month_before_the_end(home: ServerHome) -> None:
 def test_start_warns_of_names_that_the_certificate_lacks(home: ServerHome) -> None:
     replace_certificate(home, names=["other.example.org"], days=800)
 
-    assert "not good for fl.example.org" in check_start(home)[0]
+    assert "not valid for fl.example.org" in check_start(home)[0]
 
 
 def test_address_to_listen_at_is_in_the_certificate(home: ServerHome) -> None:
     home.settings_file.write_text(home.settings_file.read_text().replace("0.0.0.0", "127.9.9.9"))  # noqa: S104
 
-    with pytest.raises(ConfigError, match=r"not good for 127\.9\.9\.9"):
+    with pytest.raises(ConfigError, match=r"not valid for 127\.9\.9\.9"):
         check_start(load_home(home.folder))
     assert check_start(renew(home.folder, names=[], days=None)) == []
 
@@ -243,7 +243,7 @@ def test_start_is_refused_where_the_port_is_taken(home: ServerHome) -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.200", "no such host"])
 def test_start_is_refused_at_an_address_of_another_machine(home: ServerHome, host: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot listen|no address of this machine"):
+    with pytest.raises(ConfigError, match=r"cannot listen|not an address of this machine"):
         check_start(ServerHome(home.folder, host, home.port, (), 1))
 
 

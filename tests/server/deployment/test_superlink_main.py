@@ -1,4 +1,7 @@
-"""The gate in front of Flower's real app."""
+"""The gate in front of Flower's real app.
+
+Drives `server.deployment.superlink_api`.
+"""
 
 import asyncio
 import importlib
@@ -12,7 +15,8 @@ import pytest
 import uvicorn
 
 from common.errors import FederationError
-from server.deployment.request_filter import LARGEST_BODY, OPEN_TO_NODES
+from server.deployment.request_filter import LARGEST_BODY
+from server.deployment.superlink_api import OPEN_TO_NODES
 from server.deployment.superlink_main import SERVER_OPTIONS, install_gate, main
 from tests.support.server.requests import STRANGER
 

@@ -84,7 +84,7 @@ def test_summary_and_table_say_what_was_left_out(
     table = shown(summary, tmp_path)
 
     assert (summary["images_unused"], summary["skipped_files"]) == (unused, skipped)
-    assert (f"{unused}: the partitioner gave them to nobody" in table) is bool(unused)
+    assert (f"{unused}: the partitioner assigned them to no client" in table) is bool(unused)
     assert (f"{skipped} could not be used  (simulation only" in table) is bool(skipped)
 
 

@@ -1,4 +1,7 @@
-"""The loop over strategies: aggregation by hand, order of replies, failures."""
+"""The loop over strategies: aggregation by hand, order of replies, failures.
+
+Drives `server.rounds.closing_evaluation`.
+"""
 
 from typing import Any
 

@@ -51,7 +51,7 @@ def test_an_audit_that_was_changed_or_found_something_is_a_doubt(run: Path) -> N
     gone = audit_run(run).remarks.doubts
     file.write_text(kept)
 
-    assert changed == gone == ["audit.json is not the one that the statement names"]
+    assert changed == gone == ["audit.json is not the file that the statement names"]
     assert audit_run(run).remarks.doubts == []
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from common.config.loading import Scalar
 from simulations.harness.client_harness import ClientHarness
-from simulations.privacy_tests.check import LayerReport, run_layer
+from simulations.privacy_tests.check import PrivacyTestReport, run_privacy_test
 from simulations.privacy_tests.independence import independence
 from simulations.privacy_tests.neighbouring_data import neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
-from simulations.privacy_tests.suite import layers_of
+from simulations.privacy_tests.suite import privacy_tests_of
 from tests.support.simulations.harness import MODES, harness_of
 
 pytestmark = pytest.mark.numerical
@@ -33,15 +33,15 @@ SURFACES: dict[str, dict[str, Scalar]] = {
 }
 
 
-def said(report: LayerReport) -> str:
-    return "\n".join(f"{report.layer}: {check.name}: {check.seen}" for check in report.failed) or report.layer
+def said(report: PrivacyTestReport) -> str:
+    return "\n".join(f"{report.test}: {check.name}: {check.seen}" for check in report.failed) or report.test
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_unit_moves_what_is_released_by_the_clip_bound_and_nothing_else(tmp_path: Path, mode: str) -> None:
     harness = harness_of(tmp_path, MODES[mode])
 
-    report = run_layer("T1", lambda: neighbour_replay(harness))
+    report = run_privacy_test("T1", lambda: neighbour_replay(harness))
 
     assert report.holds, said(report)
 
@@ -51,8 +51,8 @@ def test_noise_has_the_declared_scale_in_every_tensor_and_is_never_used_twice(tm
     harness = harness_of(tmp_path, MODES[mode])
 
     for report in (
-        run_layer("T2", lambda: noise_scale(harness, draws=12_000, counts=0)),
-        run_layer("T3", lambda: independence(harness, processes=False)),
+        run_privacy_test("T2", lambda: noise_scale(harness, draws=12_000, counts=0)),
+        run_privacy_test("T3", lambda: independence(harness, processes=False)),
     ):
         assert report.holds, said(report)
 
@@ -61,7 +61,7 @@ def test_noise_has_the_declared_scale_in_every_tensor_and_is_never_used_twice(tm
 def test_nothing_but_what_is_declared_leaves(tmp_path: Path, mode: str) -> None:
     harness = harness_of(tmp_path, MODES[mode])
 
-    report = run_layer("T6", lambda: release_surface(harness))
+    report = run_privacy_test("T6", lambda: release_surface(harness))
 
     assert report.holds, said(report)
 
@@ -70,7 +70,7 @@ def test_nothing_but_what_is_declared_leaves(tmp_path: Path, mode: str) -> None:
 def test_nothing_but_what_is_declared_leaves_under_any_mechanism(tmp_path: Path, surface: str) -> None:
     harness = harness_of(tmp_path, SURFACES[surface])
 
-    report = run_layer("T6", lambda: release_surface(harness))
+    report = run_privacy_test("T6", lambda: release_surface(harness))
 
     assert report.holds, said(report)
 
@@ -79,6 +79,6 @@ def test_nothing_but_what_is_declared_leaves_under_any_mechanism(tmp_path: Path,
 def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
     harness: ClientHarness = harness_of(tmp_path, settings)
 
-    for layer, checks in layers_of(harness).items():
-        report = run_layer(layer, checks)
+    for layer, checks in privacy_tests_of(harness).items():
+        report = run_privacy_test(layer, checks)
         assert report.holds, said(report)

@@ -33,13 +33,13 @@ from pathlib import Path
 from rich.console import Console
 from client.runtime import task
 from client.runtime.launcher import Launcher
-from client.runtime.operator_log import voice_of
+from client.runtime.operator_log import operator_log
 folder, address, secret = Path(sys.argv[1]), sys.argv[2], bytes.fromhex(sys.argv[3])
 task.MAX_MESSAGE_BYTES = int(sys.argv[4])
 if sys.argv[5] == "threaded":  # forking is not safe then
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-with voice_of(folder, Console()) as voice:
-    launcher = Launcher(folder, address, secret, voice)
+with operator_log(folder, Console()) as operator:
+    launcher = Launcher(folder, address, secret, operator)
     while True:
         launcher.turn(stirred=True)
         launcher.wait(0.05)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config.loading import Scalar, defaults, override, parse
-from simulations.harness.client_harness import ClientHarness, with_plain_sgd
+from simulations.harness.client_harness import ClientHarness
 from simulations.harness.harness_images import Images
 
 CLASSES = ("a", "b", "c")
@@ -51,4 +51,4 @@ def harness_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, hel
         side = config.data.image_size or 8
         inputs = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     images = Images.of(inputs, np.arange(count) % len(CLASSES), held_out=held_out)
-    return ClientHarness(with_plain_sgd(config, NUM_UNITS), CLASSES, images, NUM_UNITS, folder)
+    return ClientHarness(config, CLASSES, images, NUM_UNITS, folder).with_settings()

@@ -186,7 +186,7 @@ def test_likeness_by_hand() -> None:
         (
             Likeness(30, 0.9, 1),
             Likeness(5, 0, 900),
-            "With epsilon 8: 5.0 dB, no better than an average image (13.0 dB)",
+            "With epsilon 7.999: 5.0 dB, no better than an average image (13.0 dB)",
         ),
         (Likeness(30, 0.9, 1), Likeness(14, 0, 2), "14.0 dB, above an average image (13.0 dB), yet other images"),
         (Likeness(30, 0.9, 1), Likeness(20, 0.5, 1), "RECOGNISABLE WITH PRIVACY TOO"),

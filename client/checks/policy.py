@@ -1,0 +1,79 @@
+"""Checks of a client's policy and its pin."""
+
+import math
+from datetime import UTC, datetime
+from shlex import quote
+
+from client.checks.check_result import Finding, fail, ok, warn
+from client.client_config import Site
+from common.errors import BractError, ConfigError
+from common.privacy.mechanisms import mechanism_named
+from common.privacy.policy import Policy, load_policy
+from common.system.app_bundle import bundle_digest, installed_bundle
+
+_SOON_DAYS = 14
+
+
+def check_policy(site: Site) -> tuple[Policy | None, Finding]:
+    """Check that the policy can be read and allows any run.
+
+    Returns:
+        The policy, None where it cannot be read, and the finding.
+    """
+    try:
+        policy = load_policy(site.policy_file)
+    except ConfigError as error:
+        return None, fail(
+            "policy",
+            str(error),
+            "fix the line that is named; until then no server is answered. `bract client init` in an empty folder "
+            "writes a policy to compare with",
+        )
+    return policy, _judge_policy(policy, site)
+
+
+def check_pin(site: Site, policy: Policy) -> Finding:
+    """Check that the policy pins the code that is installed here."""
+    review = f"`bract client review {quote(str(site.folder))}`"
+    try:
+        installed = bundle_digest(installed_bundle())
+    except BractError as error:
+        return fail("pin", f"the installed Bract is damaged: {error}", "reinstall bract")
+    if not policy.bundle:
+        # `bract client start` refuses to start without a pin where noise is promised.
+        promises_noise = any(mechanism_named(name).noise_at_client for name in policy.mechanisms)
+        return (fail if promises_noise else warn)(
+            "pin",
+            "no code is pinned: any code that a server sends would be trusted with the images",
+            f'put bundle = "{installed}", the Bract installed here, into {site.policy_file}; {review} says more',
+        )
+    if policy.bundle != installed:
+        return warn(
+            "pin",
+            f"{policy.bundle[:16]} is pinned, the Bract installed here is {installed[:16]}: only a server that sends "
+            "the pinned one is answered",
+            f"if Bract was updated on purpose, {review} ends with the line for {site.policy_file}",
+        )
+    return ok("pin", f"{policy.bundle[:16]}, the Bract installed here: no other code runs")
+
+
+def _judge_policy(policy: Policy, site: Site) -> Finding:
+    today, file = datetime.now(UTC).date(), site.policy_file
+    if policy.expires is not None and today > policy.expires:
+        return fail(
+            "policy", f"it ended on {policy.expires}", f"set a later day as expires in {file}, or stop the client"
+        )
+    empty = [name for name in ("mechanisms", "tunings", "metrics", "units") if not getattr(policy, name)]
+    if empty:
+        return fail("policy", f"nothing is allowed: {', '.join(empty)} is empty", f"list what may be done in {file}")
+    allowed = f"at most epsilon {policy.max_epsilon:g} at delta {policy.delta:g}, {', '.join(policy.mechanisms)}" + (
+        f", until {policy.expires}" if policy.expires else ""
+    )
+    warnings = [text for name in policy.mechanisms if (text := mechanism_named(name).trust_warning)]
+    if not math.isfinite(policy.max_epsilon):
+        warnings.append("max-epsilon sets no limit")
+    if warnings:
+        return warn("policy", f"{allowed}; {'; '.join(warnings)}", f"if you do not mean it, take it out of {file}")
+    if policy.expires is not None and (policy.expires - today).days <= _SOON_DAYS:
+        return warn("policy", allowed, f"it ends soon: set a later day as expires in {file} to let the client continue")
+    return ok("policy", allowed)

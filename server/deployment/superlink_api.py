@@ -1,0 +1,33 @@
+"""Names in Flower's SuperLink that the server's deployment depends on.
+
+Flower 1.41 and 1.42 answer Control, Fleet and Runtime requests at one port.
+"""
+
+FLEET = "/v1/fleet/"
+# Requests of a node with a key of its own. Not among them are register-node and unregister-node, which are for nodes
+# without a key.
+OPEN_TO_NODES = frozenset(
+    FLEET + name
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+# The first request of a node without a key. A 403 would make it wait for ever. With this status and code it prints
+# the text of the reply and exits.
+KEYLESS = FLEET + "register-node"
+KEYLESS_STATUS, KEYLESS_CODE = 412, 2001
+# The only requests that carry more than a few lines.
+CARRIERS = frozenset({FLEET + "push-object", FLEET + "push-messages"})
+# Flower's logger of the server.
+LOGGER = "flwr"
+# Variables that make Flower's older gRPC servers listen at ports of their own, where no gate stands.
+GRPC_VARIABLES = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API")
