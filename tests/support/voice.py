@@ -11,27 +11,28 @@ MAX_WORDS = 14
 VERBS = frozenset(
     """
     accept acquire add adjust admit advance aggregate agree align allocate allow announce answer append apply
-    archive ask assert assign attach audit average begin bind bound break bring build cache calculate calibrate call
-    cancel capture cast change charge check choose classify clear clip close collect combine commit compare compose
-    compress compute configure confirm connect consume continue convert copy correct count create crop cross cut
-    deal decide declare decode decrypt delete deliver derive describe detect deterministically discard distribute
-    divide do download draw drop dump embed emit encode encrypt end enroll ensure enter enumerate erase escape
-    estimate evaluate examine exchange execute exit expand expect explain export express extend extract fail fetch
-    fill filter find finish fit flatten flip flush fold follow forget fork format forward freeze gather generate get
-    give grant group guard guess handle hash hide hold identify ignore import impose increase index infer initialize
-    inject insert inspect install interpolate interrupt invert issue iterate join keep kill label lay learn leave
-    lend let limit link list listen load locate lock log look lower make map mark mask match measure meet merge mix
-    model move multiply name nest normalize note notify number observe omit open order own pack pad pair parse
-    partition pass pause perform permit pick pin plan plant play plot poll pool prefix prepare preprocess print
-    process produce project promise protect prove provide publish pull push put query quote raise randomize rank
-    read rebuild receive reconnect reconstruct record recover redirect reduce refer refuse register reject release
-    reload remember remove rename render repeat replace replay reply report represent request require rescale
-    reserve reset resize resolve restore restrict resume retain retry return review revoke rewrite rotate round
-    route run sample save say scale scan schedule score search seed select send separate serve set shape share shift
-    show shrink shuffle sign simulate skip sleep smooth snapshot solve sort spend split spread stage start state
-    stay steer stop store stream stretch strip submit subtract sum summarize suppress swap switch synthesize take
-    tell terminate test throw time tokenize total trace track train transform translate trim try turn undo unflatten
-    unlock unpack update upload use validate verify view visit wait walk warn watch weigh wrap write yield zero
+    archive ask assert assign attach attack audit average begin bind bound break bring build cache calculate
+    calibrate call cancel capture cast change charge check choose classify clear clip close collect combine commit
+    compare compose compress compute configure confirm connect consume continue convert copy correct count create
+    crop cross cut deal decide declare decode decrypt delete deliver derive describe detect deterministically
+    discard distribute divide do download draw drop dump embed emit encode encrypt end enroll ensure enter enumerate
+    erase escape estimate evaluate examine exchange execute exit expand expect explain export express extend extract
+    fail fetch fill filter find finish fit flatten flip flush fold follow forget fork format forward freeze gather
+    generate get give grant group guard guess handle hash hide hold identify ignore import impose increase index
+    infer initialize inject insert inspect install interpolate interrupt invert issue iterate join judge keep kill
+    label lay learn leave lend let limit link list listen load locate lock log look make map mark mask match measure
+    meet merge mix model move multiply name nest normalize note notify number observe omit open order own pack pad
+    pair parse partition pass pause perform permit pick pin plan plant play plot poll pool prefix prepare preprocess
+    print process produce project promise protect prove provide publish pull push put query quote raise randomize
+    rank read rebuild receive reconnect reconstruct record recover redirect reduce refer refuse register reject
+    release reload remember remove rename render repeat replace replay reply report represent request require
+    rescale reserve reset resize resolve restore restrict resume retain retry return review revoke rewrite rotate
+    round route run sample save say scale scan schedule score search seed select send separate serve set shape share
+    shift show shrink shuffle sign simulate skip sleep smooth snapshot solve sort spend split spread stage start
+    state stay steer stop store stream stretch strip submit subtract sum summarize suppress swap switch synthesize
+    take tell terminate test throw time tokenize total trace track train transform translate trim try turn undo
+    unflatten unlock unpack update upload use validate verify view visit wait walk warn watch weigh wrap write yield
+    zero
     """.split()  # noqa: SIM905 -- a list of words is read as a text
 )
 NO_OPENING = frozenset(

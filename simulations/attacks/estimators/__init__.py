@@ -1,1 +1,1 @@
-"""What scores and guesses prove: lower bounds on epsilon, with honest confidence."""
+"""Lower bounds on epsilon from an attack's scores and guesses."""

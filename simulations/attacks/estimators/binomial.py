@@ -1,4 +1,4 @@
-"""How large or small a rate can be, given how often something was counted (Clopper and Pearson)."""
+"""Exact confidence bounds on a rate from a count (Clopper and Pearson)."""
 
 from functools import lru_cache
 
@@ -12,15 +12,15 @@ Floats = npt.NDArray[np.float64]
 
 
 def rate_upper_bound(count: int, trials: int, *, confidence: float) -> float:
-    """The largest rate under which so few counts are not yet too rare.
+    """Return the largest rate that `count` events in `trials` do not refute.
 
-    Guarantee: over independent trials of one rate, the bound is below the rate with
+    Guarantee: over independent trials with one rate, the bound is below that rate with
     chance at most 1 - `confidence`, whatever the rate is.
 
     Args:
-        count: How often it happened, in 0..`trials`.
-        trials: At least 1.
-        confidence: One-sided, in (0, 1).
+        count: Number of trials with the event, in 0..`trials`.
+        trials: Number of independent trials, at least 1.
+        confidence: Confidence of this one-sided bound, in (0, 1).
 
     Raises:
         ConfigError: An argument is out of range.
@@ -35,12 +35,12 @@ def rate_upper_bound(count: int, trials: int, *, confidence: float) -> float:
 
 
 def rate_lower_bound(count: int, trials: int, *, confidence: float) -> float:
-    """The smallest rate under which so many counts are not yet too rare; mirrors `rate_upper_bound`.
+    """Return the smallest rate that `count` events in `trials` do not refute.
 
     Args:
-        count: How often it happened, in 0..`trials`.
-        trials: At least 1.
-        confidence: One-sided, in (0, 1).
+        count: Number of trials with the event, in 0..`trials`.
+        trials: Number of independent trials, at least 1.
+        confidence: Confidence of this one-sided bound, in (0, 1).
 
     Raises:
         ConfigError: An argument is out of range.
@@ -51,14 +51,14 @@ def rate_lower_bound(count: int, trials: int, *, confidence: float) -> float:
 
 @lru_cache(maxsize=256)
 def rate_upper_bounds(trials: int, confidence: float) -> Floats:
-    """`rate_upper_bound` for every count at once.
+    """Return `rate_upper_bound` for every count from 0 to `trials`.
 
     Args:
-        trials: At least 1.
-        confidence: One-sided, in (0, 1).
+        trials: Number of independent trials, at least 1.
+        confidence: Confidence of each one-sided bound, in (0, 1).
 
     Returns:
-        (trials + 1,) strictly increasing up to 1, read-only: entry k belongs to k counts.
+        (trials + 1,) float64, strictly increasing up to 1, read-only; entry k is for a count of k.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -68,7 +68,9 @@ def rate_upper_bounds(trials: int, confidence: float) -> Floats:
     if trials < 1:
         raise ConfigError(f"audit: a rate needs at least one trial, got {trials}")
     counts = np.arange(trials, dtype=np.float64)
+    # A count of `trials` refutes no rate, and the formula is not defined for it.
     bounds = np.append(betaincinv(counts + 1.0, trials - counts, confidence), 1.0)
+    # The cache returns the same array to every caller.
     bounds.setflags(write=False)
     return bounds
 

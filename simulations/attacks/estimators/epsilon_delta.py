@@ -1,4 +1,4 @@
-"""What bounded error rates say about (epsilon, delta), for any mechanism at all."""
+"""Lower bounds on epsilon of any mechanism from bounded error rates."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from simulations.attacks.estimators.error_rates import BoundedRates
 
 @dataclass(frozen=True)
 class EpsilonLowerBound:
-    """The mechanism is not (epsilon', `delta`)-private for any epsilon' below `epsilon`.
+    """Lower bound on a mechanism's epsilon at one delta.
 
     Attributes:
-        epsilon: 0 if nothing was refuted.
-        delta: At which epsilon was asked for.
-        rates: What it follows from, and with which confidence.
+        epsilon: The mechanism is not (epsilon', `delta`)-private for any smaller epsilon'; 0 refutes nothing.
+        delta: The delta that `epsilon` belongs to.
+        rates: The bounded error rates that refute, with their confidence.
     """
 
     epsilon: float
@@ -26,10 +26,10 @@ class EpsilonLowerBound:
 
 
 def epsilon_trade_off(false_positive_rate: npt.ArrayLike, *, epsilon: float, delta: float) -> Floats:
-    """The least false negative rate that an (epsilon, delta)-private mechanism leaves to an attacker.
+    """Return the smallest false negative rate that (epsilon, delta)-privacy allows an attacker.
 
     Args:
-        false_positive_rate: Any shape, in [0, 1].
+        false_positive_rate: The attacker's, any shape, in [0, 1].
         epsilon: At least 0.
         delta: In [0, 1].
 
@@ -42,16 +42,17 @@ def epsilon_trade_off(false_positive_rate: npt.ArrayLike, *, epsilon: float, del
     with np.errstate(over="ignore", invalid="ignore"):
         steep = 1.0 - delta - np.exp(epsilon) * rate
     flat = np.exp(-epsilon) * (1.0 - delta - rate)
+    # A huge epsilon overflows to infinity, and infinity times a rate of 0 is not a number.
     steep = np.nan_to_num(steep, nan=1.0 - delta, neginf=0.0)
     return np.asarray(np.maximum(0.0, np.maximum(steep, flat)))
 
 
 def epsilon_lower_bound(rates: BoundedRates, *, delta: float) -> EpsilonLowerBound:
-    """The largest epsilon that these rates refute, in whichever direction they refute more.
+    """Return the largest epsilon that these error rates refute.
 
-    Guarantee: where the rates hold, it is at most the true epsilon at `delta`; nothing is
-    assumed about the mechanism. With n scores a side and 95 % it stays below log(n / 3):
-    few scores show no large epsilon, however bad the mechanism is.
+    Guarantee: where the rates' bounds hold, the result is at most the true epsilon at `delta`,
+    for any mechanism. With n scores a side and 95 % confidence it stays below log(n / 3):
+    few scores cannot show a large epsilon, however bad the mechanism is.
 
     Args:
         rates: Upper bounds on both error rates of one attack.
@@ -64,9 +65,10 @@ def epsilon_lower_bound(rates: BoundedRates, *, delta: float) -> EpsilonLowerBou
     """
     if not 0 <= delta < 1:
         raise ConfigError(f"audit: delta must be at least 0 and below 1, got {delta}")
-    ahead = _log_ratio(1.0 - delta - rates.false_negative_rate, rates.false_positive_rate)
-    behind = _log_ratio(1.0 - delta - rates.false_positive_rate, rates.false_negative_rate)
-    return EpsilonLowerBound(max(0.0, ahead, behind), delta, rates)
+    # Privacy limits both directions, so each may refute alone. The bounds hold together: no confidence is lost.
+    with_canary = _log_ratio(1.0 - delta - rates.false_negative_rate, rates.false_positive_rate)
+    without_canary = _log_ratio(1.0 - delta - rates.false_positive_rate, rates.false_negative_rate)
+    return EpsilonLowerBound(max(0.0, with_canary, without_canary), delta, rates)
 
 
 def _log_ratio(above: float, below: float) -> float:

@@ -1,8 +1,8 @@
-"""An attacker's two error rates: counted at one threshold, and bounded from above.
+"""Upper bounds on an attacker's two error rates at one threshold.
 
-The attacker says "the canary was in" for every score above a threshold. A threshold
-that was fixed in advance may be tried on every score. One that is read off scores is
-judged on other scores: those of even index choose, those of odd index count.
+The attacker says "the canary was in" for every score above a threshold. A threshold that
+was fixed in advance is tested on all scores. A threshold that is chosen from scores is
+tested on other scores: those with an even index choose it, those with an odd index count.
 """
 
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from common.errors import ConfigError
 from simulations.attacks.estimators.binomial import Floats, rate_upper_bounds
 
 Objective = Callable[[Floats, Floats], Floats]
-# Below it a pooled bound would not be one; see `bound_mean_error`.
+# Below this confidence, Hoeffding's theorem does not cover the pooled count of `bound_mean_error`.
 _LEAST_POOLED_CONFIDENCE = 0.75
 
 
 @dataclass(frozen=True)
 class BoundedRates:
-    """What both error rates of an attack are at most, at once with the stated confidence.
+    """Upper bounds on both error rates of an attack.
 
     Attributes:
         false_positive_rate: Upper bound on the chance that a score without the canary says "in".
         false_negative_rate: Upper bound on the chance that a score with it says "out".
-        confidence: That both hold; each holds at (1 + confidence) / 2.
+        confidence: Of both bounds together; each bound alone has (1 + confidence) / 2.
         threshold: Scores above it say "in".
-        num_in: Scores with the canary that were counted.
-        num_out: Scores without it that were counted.
-        num_choosing: Scores spent on choosing the threshold; 0 if it was fixed in advance.
+        num_in: Number of counted scores with the canary.
+        num_out: Number of counted scores without it.
+        num_choosing: Number of scores that chose the threshold; 0 if it was fixed in advance.
     """
 
     false_positive_rate: float
@@ -45,13 +45,13 @@ class BoundedRates:
 
 @dataclass(frozen=True)
 class BoundedMeanError:
-    """What the mean of an attack's two error rates is at most.
+    """Upper bound on the mean of an attack's two error rates.
 
     Attributes:
         mean_error: Upper bound on (false positive rate + false negative rate) / 2.
-        confidence: That it holds.
+        confidence: Of this bound.
         threshold: Scores above it say "in"; fixed in advance.
-        num_each: Scores that were counted, with the canary and without.
+        num_each: Number of counted scores with the canary, and as many without it.
     """
 
     mean_error: float
@@ -61,7 +61,7 @@ class BoundedMeanError:
 
 
 def gaussian_distance(false_positive_rate: Floats, false_negative_rate: Floats) -> Floats:
-    """How far apart two unit Gaussians lie that show these error rates; the usual thing to maximise.
+    """Return the distance between two unit Gaussians that show these error rates.
 
     Args:
         false_positive_rate: Any shape, in [0, 1].
@@ -83,16 +83,15 @@ def bound_rates(
 ) -> BoundedRates:
     """Bound both error rates of the attack that compares scores with a threshold.
 
-    Guarantee: over independent, equally distributed scores, one of the bounds is too
-    low with chance at most 1 - `confidence`, however the threshold came about: if it
-    is chosen here, no score that chooses is counted.
+    Guarantee: for independent, identically distributed scores, either bound is too low with
+    chance at most 1 - `confidence`, also where the threshold is chosen here.
 
     Args:
         scores_in: (n,) scores of runs with the canary; higher means "in".
         scores_out: (m,) scores of runs without it.
-        confidence: In (0, 1); the rest is shared equally between both rates.
+        confidence: Of both bounds together, in (0, 1).
         threshold: Fixed before any score was seen; None chooses it on half of the scores.
-        objective: What a chosen threshold maximises, from the rates' upper bounds.
+        objective: Function of both rates' upper bounds that a chosen threshold maximizes.
 
     Raises:
         ConfigError: A score is missing or not finite, or `confidence` is out of range.
@@ -100,9 +99,11 @@ def bound_rates(
     if not 0 < confidence < 1:
         raise ConfigError(f"audit: confidence must be between 0 and 1, got {confidence}")
     inside, outside = _as_scores(scores_in, "in"), _as_scores(scores_out, "out")
+    # Two bounds must hold together: each may fail with half of the remaining chance (union bound).
     each = (1.0 + confidence) / 2.0
     num_choosing = 0
     if threshold is None:
+        # Scores that choose the threshold may not count, or the bounds would be too low.
         threshold = _best_threshold(inside[::2], outside[::2], each, objective)
         num_choosing = len(inside[::2]) + len(outside[::2])
         inside, outside = _as_scores(inside[1::2], "in"), _as_scores(outside[1::2], "out")
@@ -120,17 +121,16 @@ def bound_rates(
 def bound_mean_error(
     scores_in: npt.ArrayLike, scores_out: npt.ArrayLike, *, confidence: float, threshold: float
 ) -> BoundedMeanError:
-    """Bound the mean of both error rates; sharper than two bounds where the threshold is the midpoint.
+    """Bound the mean of both error rates at a threshold fixed in advance.
 
-    Guarantee: over independent scores the bound is too low with chance at most
-    1 - `confidence`. The longer list is cut to the length of the shorter. All errors
-    together are no binomial count where both rates differ, but so few of them are
-    never likelier than under one common rate (Hoeffding), which needs a confidence of
-    at least 0.75.
+    Guarantee: for independent scores the bound is too low with chance at most 1 - `confidence`.
+    It is sharper than two bounds where the threshold is the midpoint. Where the two rates
+    differ, the total of errors is not binomial. But at a confidence of 0.75 or more, a total
+    this low is never likelier than under one common rate (Hoeffding).
 
     Args:
         scores_in: (n,) scores of runs with the canary; higher means "in".
-        scores_out: (m,) scores of runs without it.
+        scores_out: (m,) scores of runs without it; the longer list is cut to the shorter one's length.
         confidence: In [0.75, 1).
         threshold: Fixed before any score was seen.
 
@@ -142,6 +142,7 @@ def bound_mean_error(
     if not confidence >= _LEAST_POOLED_CONFIDENCE:
         raise ConfigError(f"audit: a pooled bound needs a confidence of at least 0.75, got {confidence}")
     inside, outside = _as_scores(scores_in, "in"), _as_scores(scores_out, "out")
+    # With sides of different length the total would weigh one error rate more than the other.
     num_each = min(len(inside), len(outside))
     errors = np.count_nonzero(inside[:num_each] <= threshold) + np.count_nonzero(outside[:num_each] > threshold)
     bound = float(rate_upper_bounds(2 * num_each, confidence)[errors])
@@ -149,16 +150,17 @@ def bound_mean_error(
 
 
 def _as_scores(scores: npt.ArrayLike, side: str) -> Floats:
-    found = np.asarray(scores, dtype=np.float64)
-    if found.ndim != 1 or not len(found):
+    array = np.asarray(scores, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
         raise ConfigError(f"audit: too few scores of canaries that were {side}: give one number a run")
-    if not np.isfinite(found).all():
-        raise ConfigError(f"audit: scores of canaries that were {side} are not all finite: leave no run out, mend it")
-    return found
+    # Leaving failed runs out would bias the error rates.
+    if not np.isfinite(array).all():
+        raise ConfigError(f"audit: scores of canaries that were {side} are not all finite: repeat the failed runs")
+    return array
 
 
 def _best_threshold(inside: Floats, outside: Floats, confidence: float, objective: Objective) -> float:
-    """The one score among all at which the objective is largest."""
+    """Return the score at which the objective is largest."""
     inside, outside = np.sort(inside), np.sort(outside)
     candidates = np.concatenate((inside, outside))
     false_negatives = np.searchsorted(inside, candidates, side="right")

@@ -1,7 +1,7 @@
-"""What bounded error rates say about mu, if the mechanism is a Gaussian one (mu-GDP).
+"""Lower bounds on mu of Gaussian mechanisms (mu-GDP) from error rates.
 
-For lower bounds only. Gaussian DP approximates subsampled or composed mechanisms from
-below as often as from above, so no figure of this module is ever a guarantee.
+For lower bounds only. Gaussian DP can overstate or understate the privacy of subsampled
+or composed mechanisms, so no figure of this module is a guarantee.
 """
 
 import math
@@ -21,27 +21,27 @@ _LARGEST_EPSILON = 1e6
 
 @dataclass(frozen=True)
 class MuLowerBound:
-    """The mechanism is not mu'-GDP for any mu' below `mu`.
+    """Lower bound on the mu of a mechanism.
 
     Attributes:
-        mu: Distance of the two Gaussians in standard deviations; 0 if nothing was refuted.
-        errors: What it follows from, and with which confidence.
+        mu: The mechanism is not mu'-GDP for any smaller mu'; in standard deviations, 0 refutes nothing.
+        errors: The bounded error rates that refute, with their confidence.
     """
 
     mu: float
     errors: BoundedRates | BoundedMeanError
 
     def epsilon(self, *, delta: float) -> float:
-        """The lower bound as an epsilon at `delta`."""
+        """Return the lower bound as an epsilon at `delta`."""
         return epsilon_of_mu(self.mu, delta=delta)
 
 
 def gaussian_trade_off(false_positive_rate: npt.ArrayLike, *, mu: float) -> Floats:
-    """The least false negative rate that a mu-GDP mechanism leaves to an attacker.
+    """Return the smallest false negative rate that mu-GDP allows an attacker.
 
     Args:
-        false_positive_rate: Any shape, in [0, 1].
-        mu: At least 0; of T steps with noise multiplier s and every unit in each: sqrt(T) / s.
+        false_positive_rate: The attacker's, any shape, in [0, 1].
+        mu: At least 0; sqrt(T) / s for T steps with noise multiplier s and every unit in each step.
 
     Returns:
         The same shape, in [0, 1].
@@ -52,7 +52,7 @@ def gaussian_trade_off(false_positive_rate: npt.ArrayLike, *, mu: float) -> Floa
 
 
 def epsilon_of_mu(mu: float, *, delta: float) -> float:
-    """The epsilon of a mu-GDP mechanism at delta, in closed form.
+    """Return the epsilon of a mu-GDP mechanism at `delta`.
 
     Args:
         mu: Finite, at least 0.
@@ -71,14 +71,14 @@ def epsilon_of_mu(mu: float, *, delta: float) -> float:
     _check_delta(delta)
     if mu == 0 or _delta_of(0.0, mu) <= delta:
         return 0.0
-    most = 1.0
-    while _delta_of(most, mu) > delta:
-        most *= 2
-    return float(brentq(lambda epsilon: _delta_of(epsilon, mu) - delta, 0.0, most, xtol=1e-12))
+    high = 1.0
+    while _delta_of(high, mu) > delta:
+        high *= 2
+    return float(brentq(lambda epsilon: _delta_of(epsilon, mu) - delta, 0.0, high, xtol=1e-12))
 
 
 def mu_of_epsilon(epsilon: float, *, delta: float) -> float:
-    """The mu whose epsilon at delta this is; the inverse of `epsilon_of_mu`.
+    """Return the mu that has this epsilon at `delta`.
 
     Args:
         epsilon: At least 0, at most a million.
@@ -90,16 +90,16 @@ def mu_of_epsilon(epsilon: float, *, delta: float) -> float:
     if not 0 <= epsilon <= _LARGEST_EPSILON:
         raise ConfigError(f"audit: epsilon must lie in 0..{_LARGEST_EPSILON:.0f}, got {epsilon}")
     _check_delta(delta)
-    most = 1.0
-    while _delta_of(epsilon, most) <= delta:
-        most *= 2
-    return float(brentq(lambda mu: _delta_of(epsilon, mu) - delta, 1e-12, most, xtol=1e-13))
+    high = 1.0
+    while _delta_of(epsilon, high) <= delta:
+        high *= 2
+    return float(brentq(lambda mu: _delta_of(epsilon, mu) - delta, 1e-12, high, xtol=1e-13))
 
 
 def mu_lower_bound(errors: BoundedRates | BoundedMeanError) -> MuLowerBound:
-    """The largest mu that these errors refute.
+    """Return the largest mu that these error rates refute.
 
-    Guarantee: where the errors' bounds hold and the mechanism is mu-GDP, it is at most mu.
+    Guarantee: where the rates' bounds hold and the mechanism is mu-GDP, the result is at most its mu.
 
     Args:
         errors: Upper bounds on both error rates, or on their mean.
@@ -107,14 +107,15 @@ def mu_lower_bound(errors: BoundedRates | BoundedMeanError) -> MuLowerBound:
     Source: Dong, Roth and Su 2019, arXiv:1905.02383, equation 6; Nasr et al. 2023, arXiv:2302.07956.
     """
     if isinstance(errors, BoundedMeanError):
-        found = -2.0 * ndtri(errors.mean_error)
+        mu = -2.0 * ndtri(errors.mean_error)
     else:
-        found = -ndtri(errors.false_positive_rate) - ndtri(errors.false_negative_rate)
-    return MuLowerBound(max(0.0, float(found)), errors)
+        mu = -ndtri(errors.false_positive_rate) - ndtri(errors.false_negative_rate)
+    return MuLowerBound(max(0.0, float(mu)), errors)
 
 
 def _delta_of(epsilon: float, mu: float) -> float:
-    """Falls in epsilon, grows in mu."""
+    """Return the delta at `epsilon`, decreasing in epsilon and increasing in mu."""
+    # The logarithm keeps exp(epsilon) from overflowing before it meets the tiny tail.
     return float(ndtr(mu / 2 - epsilon / mu) - np.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu)))
 
 

@@ -1,8 +1,8 @@
-"""What guesses about many canaries of one single run say about its privacy.
+"""Lower bounds on epsilon from guesses about many canaries of one run.
 
-Each canary is in the run by a fair coin of its own. The attacker guesses some coins and
-abstains on the rest; too many right guesses refute a claim. Guesses depend on each other
-through the run, which costs more the more often the attacker is wrong.
+A separate fair coin decides for each canary whether it is in the run. The attacker guesses
+some coins and abstains on the rest. Too many right guesses refute a claimed epsilon. All
+guesses depend on the same run, which costs more the more often the attacker is wrong.
 """
 
 import math
@@ -27,16 +27,16 @@ _PRECISION = 1e-6
 
 @dataclass(frozen=True)
 class OneRunLowerBound:
-    """What so many right guesses refute.
+    """Lower bound on epsilon from the number of right guesses.
 
     Attributes:
-        epsilon: Nothing below it holds at `delta`; 0 if nothing was refuted.
-        delta: At which epsilon was asked for.
-        mu: The largest refuted mu, if the mechanism was taken for a Gaussian one.
-        confidence: That the bound holds.
-        num_canaries: Coins that were thrown.
-        num_guesses: Coins that were guessed.
-        num_correct: Of these, rightly.
+        epsilon: Every smaller epsilon is refuted at `delta`; 0 if nothing was refuted.
+        delta: The delta that `epsilon` belongs to.
+        mu: The largest refuted mu if the mechanism is assumed Gaussian, else None.
+        confidence: Of the bound.
+        num_canaries: Number of canaries, each with its own coin.
+        num_guesses: Number of coins that were guessed.
+        num_correct: Number of right guesses.
     """
 
     epsilon: float
@@ -52,15 +52,15 @@ class OneRunLowerBound:
 def one_run_epsilon_lower_bound(
     num_canaries: int, num_guesses: int, num_correct: int, *, delta: float, confidence: float
 ) -> OneRunLowerBound:
-    """The largest epsilon that so many right guesses refute, for any mechanism at all.
+    """Return the largest epsilon that this many right guesses refute.
 
-    Guarantee: above the true epsilon at `delta` with chance at most 1 - `confidence`,
-    if the number of guesses was fixed in advance.
+    Guarantee: for any mechanism, the result is above the true epsilon at `delta` with chance
+    at most 1 - `confidence`, if the number of guesses was fixed in advance.
 
     Args:
-        num_canaries: Canaries with a coin of their own.
-        num_guesses: How many of them were guessed.
-        num_correct: How many of the guesses were right.
+        num_canaries: Number of canaries, each with its own coin.
+        num_guesses: Number of coins that were guessed.
+        num_correct: Number of right guesses.
         delta: In [0, 1).
         confidence: In (0, 1).
 
@@ -77,23 +77,23 @@ def one_run_epsilon_lower_bound(
     def refuted(epsilon: float) -> bool:
         return _guessing_chance(num_canaries, num_guesses, num_correct, epsilon, delta) < 1.0 - confidence
 
-    found = _largest(refuted, _LARGEST_EPSILON)
-    return OneRunLowerBound(found, delta, None, confidence, num_canaries, num_guesses, num_correct)
+    epsilon = _largest(refuted, _LARGEST_EPSILON)
+    return OneRunLowerBound(epsilon, delta, None, confidence, num_canaries, num_guesses, num_correct)
 
 
 @lru_cache(maxsize=4096)
 def one_run_mu_lower_bound(
     num_canaries: int, num_guesses: int, num_correct: int, *, delta: float, confidence: float
 ) -> OneRunLowerBound:
-    """The largest mu that so many right guesses refute, if the mechanism is a Gaussian one.
+    """Return the largest mu that this many right guesses refute.
 
-    Guarantee: if the mechanism is mu-GDP, above mu with chance at most 1 - `confidence`.
-    It needs guesses that are nearly all right: a tenth wrong, and it says next to nothing.
+    Guarantee: if the mechanism is mu-GDP and the number of guesses was fixed in advance, the result is
+    above its mu with chance at most 1 - `confidence`. With a tenth of the guesses wrong it is close to 0.
 
     Args:
-        num_canaries: Canaries with a coin of their own.
-        num_guesses: How many of them were guessed.
-        num_correct: How many of the guesses were right.
+        num_canaries: Number of canaries, each with its own coin.
+        num_guesses: Number of coins that were guessed.
+        num_correct: Number of right guesses.
         delta: For the epsilon of mu; in (0, 1).
         confidence: In (0, 1).
 
@@ -121,17 +121,17 @@ def one_run_mu_lower_bound(
 def refutes_trade_off(
     num_canaries: int, num_guesses: int, num_correct: int, *, trade_off: TradeOff, confidence: float
 ) -> bool:
-    """Whether so many right guesses are too rare under every mechanism with this trade-off.
+    """Return True if this many right guesses refute a trade-off curve.
 
-    Guarantee: true with chance at most 1 - `confidence` for a mechanism that has it, if
-    the number of guesses was fixed in advance.
+    Guarantee: for a mechanism with this curve, True with chance at most 1 - `confidence`,
+    if the number of guesses was fixed in advance.
 
     Args:
-        num_canaries: Canaries with a coin of their own.
-        num_guesses: How many of them were guessed.
-        num_correct: How many of the guesses were right.
-        trade_off: False positive rate -> least false negative rate, equal to its own
-            inverse: where directions differ, the lower of both curves.
+        num_canaries: Number of canaries, each with its own coin.
+        num_guesses: Number of coins that were guessed.
+        num_correct: Number of right guesses.
+        trade_off: False positive rate -> smallest false negative rate. It must be its own
+            inverse: where the two directions differ, pass the lower of both curves.
         confidence: In (0, 1).
 
     Raises:
@@ -154,7 +154,8 @@ def refutes_trade_off(
 
 
 def _guessing_chance(num_canaries: int, num_guesses: int, num_correct: int, epsilon: float, delta: float) -> float:
-    """Upper bound on the chance of so many right guesses under (epsilon, delta)."""
+    """Bound the chance of this many right guesses under (epsilon, delta) from above."""
+    # Under pure epsilon no guess is right more often than expit(epsilon). The rest pays for delta (Theorem 5.2).
     accuracy = float(expit(epsilon))
     pure = float(binom.sf(num_correct - 1, num_guesses, accuracy))
     just_below = binom.pmf(np.arange(num_correct - 1, -1, -1), num_guesses, accuracy)
@@ -162,14 +163,15 @@ def _guessing_chance(num_canaries: int, num_guesses: int, num_correct: int, epsi
     return min(1.0, pure + 2.0 * num_canaries * delta * slip)
 
 
-def _largest(refuted: Callable[[float], bool], most: float) -> float:
-    """The largest refuted value, from below; 0 if there is none."""
-    low, high = 0.0, most
+def _largest(refuted: Callable[[float], bool], limit: float) -> float:
+    """Return the largest refuted value up to `limit`, rounded down (0 if none)."""
+    low, high = 0.0, limit
     if not refuted(low):
         return 0.0
     while high - low > _PRECISION:
         middle = (low + high) / 2
         low, high = (middle, high) if refuted(middle) else (low, middle)
+    # `low` itself was refuted, and `high` was not: only `low` is a lower bound.
     return low
 
 
@@ -179,4 +181,4 @@ def _check(num_canaries: int, num_guesses: int, num_correct: int, delta: float, 
             f"audit: {num_correct} right of {num_guesses} guesses about {num_canaries} canaries is impossible"
         )
     if not (0 <= delta < 1 and 0 < confidence < 1 and math.isfinite(delta)):
-        raise ConfigError(f"audit: delta in [0, 1) and confidence in (0, 1), got {delta} and {confidence}")
+        raise ConfigError(f"audit: delta must be in [0, 1) and confidence in (0, 1), got {delta} and {confidence}")

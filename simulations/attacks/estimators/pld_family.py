@@ -1,8 +1,8 @@
-"""What bounded error rates say about the noise of Poisson-sampled Gaussian steps.
+"""Upper bounds on the noise of Poisson-sampled Gaussian steps, from error rates.
 
-Such mechanisms form a family, one for each noise multiplier. Rates that are impossible
-under a member refute it and all that are noisier, so the effective noise is less. Both
-directions count: the trade-off without the canary is not the one with it.
+These mechanisms form a family with one member for each noise multiplier. Error rates that
+are impossible under a member refute it and every noisier one, so the effective noise is
+less. Both directions count, as the trade-offs with and without the canary differ.
 """
 
 import math
@@ -18,10 +18,10 @@ from common.privacy.events import DpSgdEvent
 from simulations.attacks.estimators.binomial import Floats
 from simulations.attacks.estimators.error_rates import BoundedRates
 
-# Rates bounded from a million runs are above exp(-14): slopes beyond these refute nothing more.
+# Rates bounded from a million runs are above exp(-14), so larger slopes refute nothing more.
 _SLOPES = np.linspace(0.0, 25.0, 2501)
 _MOST_FACTOR = 16.0
-# Curves of little noise take seconds each; a verdict needs no more than this.
+# Curves with little noise take seconds each, and no verdict needs a smaller factor.
 _LEAST_FACTOR = 0.25
 _SEARCH_STEP = 1.25
 _SEARCH_PRECISION = 1e-3
@@ -29,13 +29,13 @@ _SEARCH_PRECISION = 1e-3
 
 @dataclass(frozen=True)
 class SubsampledGaussians:
-    """Mechanisms that differ in their noise alone.
+    """Family of mechanisms that differ in their noise alone.
 
     Attributes:
         sample_rate: Chance that a unit joins a step's batch, in (0, 1].
-        steps: How many steps, at least 1.
-        discretization: Width of the privacy loss grid. A coarser one is faster and, as
-            losses are rounded up, refutes less; epsilon is read at the ledger's own.
+        steps: Number of steps, at least 1.
+        discretization: Width of the privacy loss grid. A coarser grid is faster and refutes
+            less, as losses are rounded up. Epsilon is computed on the ledger's grid instead.
     """
 
     sample_rate: float
@@ -44,19 +44,19 @@ class SubsampledGaussians:
 
     def __post_init__(self) -> None:
         if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.discretization > 0):
-            raise ConfigError(f"audit: no such mechanisms: {self}; sample rate in (0, 1], at least one step")
+            raise ConfigError(f"audit: {self}: use a sample rate in (0, 1], steps >= 1 and a discretization > 0")
 
 
 @dataclass(frozen=True)
 class NoiseUpperBound:
-    """The mechanism has less effective noise than `noise_multiplier`.
+    """Upper bound on a mechanism's effective noise.
 
     Attributes:
-        noise_multiplier: The least that is refuted; infinity if nothing was.
-        declared_noise_multiplier: What the ledger says.
-        epsilon: Lower bound on epsilon: the family's own at `noise_multiplier`.
-        delta: At which epsilon was asked for.
-        rates: What it follows from, and with which confidence.
+        noise_multiplier: The smallest that is refuted, above the effective one; infinity if none is.
+        declared_noise_multiplier: The ledger's value.
+        epsilon: Lower bound on epsilon, that of the family at `noise_multiplier`.
+        delta: The delta that `epsilon` belongs to.
+        rates: The bounded error rates that refute, with their confidence.
     """
 
     noise_multiplier: float
@@ -67,22 +67,22 @@ class NoiseUpperBound:
 
     @property
     def noise_factor(self) -> float:
-        """The effective noise is at most so many times what was declared."""
+        """Upper bound on the effective noise as a multiple of the declared noise."""
         return self.noise_multiplier / self.declared_noise_multiplier
 
 
 def trade_off_curve(
     false_positive_rate: npt.ArrayLike, family: SubsampledGaussians, *, noise_multiplier: float
 ) -> Floats:
-    """The least false negative rate that one member leaves to an attacker.
+    """Return the smallest false negative rate that one member allows an attacker.
 
     Guarantee: never above the true curve. A false positive is a run without the canary
-    that is taken for one with it.
+    that is taken for a run with it.
 
     Args:
-        false_positive_rate: (n,), in [0, 1].
+        false_positive_rate: The attacker's, (n,), in [0, 1].
         family: The mechanisms.
-        noise_multiplier: Which of them; positive.
+        noise_multiplier: Of the member; positive.
 
     Returns:
         (n,), in [0, 1].
@@ -100,16 +100,16 @@ def trade_off_curve(
 def noise_upper_bound(
     rates: BoundedRates, family: SubsampledGaussians, *, declared_noise_multiplier: float, delta: float
 ) -> NoiseUpperBound:
-    """The least noise multiplier that these rates refute.
+    """Return the smallest noise multiplier that these error rates refute.
 
     Guarantee: where the rates' bounds hold, the true noise multiplier is smaller, so the
-    epsilon found is at most the ledger's epsilon of the true one. Looked for between a
-    quarter and 16 times the declared one, to a thousandth, rounded to the safe side.
+    returned epsilon is at most the ledger's epsilon of the true one. The search covers a
+    quarter to 16 times the declared value, to a thousandth, rounded to the safe side.
 
     Args:
         rates: Upper bounds on both error rates of one attack.
-        family: The mechanisms, as declared but for the noise.
-        declared_noise_multiplier: Where the search starts; positive.
+        family: The mechanisms, with the declared sample rate and steps.
+        declared_noise_multiplier: The ledger's value, where the search starts; positive.
         delta: For the epsilon; in (0, 1).
 
     Raises:
@@ -119,29 +119,29 @@ def noise_upper_bound(
     """
     if not 0 < declared_noise_multiplier < math.inf:
         raise ConfigError(f"audit: the declared noise must be finite and positive, got {declared_noise_multiplier}")
-    found = declared_noise_multiplier * _least_refuted(rates, family, declared_noise_multiplier)
+    noise_multiplier = declared_noise_multiplier * _least_refuted(rates, family, declared_noise_multiplier)
     epsilon = 0.0
-    if math.isfinite(found):
-        event = DpSgdEvent(family.sample_rate, found, family.steps)
+    if math.isfinite(noise_multiplier):
+        event = DpSgdEvent(family.sample_rate, noise_multiplier, family.steps)
         epsilon = pld_epsilon((event,), delta, DISCRETIZATION)
-    return NoiseUpperBound(found, declared_noise_multiplier, epsilon, delta, rates)
+    return NoiseUpperBound(noise_multiplier, declared_noise_multiplier, epsilon, delta, rates)
 
 
 def log_likelihood_ratios(step_scores: npt.ArrayLike, *, sample_rate: float, noise_multiplier: float) -> Floats:
-    """Turn what an attacker saw of each step into the one score that separates best.
+    """Combine an attacker's scores of single steps into the best score of a run.
 
-    The sum over steps is the best score only where every step includes every unit;
-    elsewhere it gives away much of what an attacker of single steps can see. A good
-    threshold to fix in advance is what a fifth of simulated runs without the canary exceed.
+    The plain sum over steps is the best score only where every step includes every unit.
+    With sampling, it loses much of what single steps show. A good threshold to fix in
+    advance is the score that a fifth of simulated runs without the canary exceed.
 
     Args:
-        step_scores: (n, steps): the step's noised sum along the canary, less what the
-            others contribute, over the canary's norm; 1 plus noise if the canary was in the batch.
-        sample_rate: In (0, 1].
-        noise_multiplier: As declared; positive.
+        step_scores: (n, steps), the step's noised sum along the canary, without the others' part,
+            divided by the canary's norm: 1 plus noise if the canary was in the batch, else noise.
+        sample_rate: Chance that a unit joins a step's batch, in (0, 1].
+        noise_multiplier: The ledger's value; positive.
 
     Returns:
-        (n,) log likelihoods of "in" over "out".
+        (n,) log likelihood ratios of "in" to "out".
 
     Source: Neyman and Pearson 1933, doi:10.1098/rsta.1933.0009.
     """
@@ -153,7 +153,7 @@ def log_likelihood_ratios(step_scores: npt.ArrayLike, *, sample_rate: float, noi
 
 @lru_cache(maxsize=256)
 def _divergences(family: SubsampledGaussians, noise_multiplier: float) -> tuple[Floats, Floats]:
-    """Hockey-stick divergences at `_SLOPES`, never too small: with over without the canary, and the reverse."""
+    """Return both directions' hockey-stick divergences at `_SLOPES`, never too small."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     whole = pld.from_gaussian_mechanism(
@@ -162,14 +162,14 @@ def _divergences(family: SubsampledGaussians, noise_multiplier: float) -> tuple[
         neighboring_relation=pld.NeighborRel.REPLACE_SPECIAL,
         value_discretization_interval=family.discretization,
     ).self_compose(family.steps)
-    # Only the larger of both directions is public.
+    # The library's public method returns only the larger of both directions.
     sides = (whole._pmf_remove, whole._pmf_add)
     present, absent = (np.asarray(side.get_delta_for_epsilon(_SLOPES)) for side in sides)
     return present, absent
 
 
 def _least_refuted(rates: BoundedRates, family: SubsampledGaussians, declared: float) -> float:
-    """As a factor of the declared noise; infinity if none within reach is refuted."""
+    """Return the smallest refuted factor of the declared noise (infinity if none)."""
 
     def refuted(factor: float) -> bool:
         least = trade_off_curve([rates.false_positive_rate], family, noise_multiplier=declared * factor)[0]
@@ -188,4 +188,5 @@ def _least_refuted(rates: BoundedRates, family: SubsampledGaussians, declared: f
     while high / low > 1 + _SEARCH_PRECISION:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if refuted(middle) else (middle, high)
+    # `high` itself was refuted, and `low` was not: only `high` is an upper bound.
     return high

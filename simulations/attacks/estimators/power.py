@@ -1,7 +1,7 @@
-"""How small a fault an audit of a given size would have found: computed, not simulated.
+"""Exact statistical power of an audit of a given size.
 
-An alarm is a lower bound above what the ledger declares, that is: bounded error rates
-below the declared trade-off. Error counts are binomial, so its chance is a finite sum.
+An alarm is a lower bound above the ledger's epsilon, that is, bounded error rates below
+the declared trade-off. Error counts are binomial, so the chance of an alarm is a finite sum.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ _PRECISION = 1e-3
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest violation that an audit finds with chance `power`.
+    """Smallest violation that an audit detects with chance `power`.
 
     Attributes:
-        noise_factor: Noise of so many times what was declared, or less, is found; 0 if
+        noise_factor: Noise of at most this multiple of the declared noise is detected; 0 if
             not even a sixteenth is.
-        power: With at least this chance.
+        power: The smallest chance of detection that counts.
         false_alarm: Chance of an alarm where nothing is wrong.
     """
 
@@ -44,14 +44,14 @@ def alarm_probability(
     num_out: int,
     confidence: float,
 ) -> float:
-    """Chance that two bounded rates refute a declared trade-off, at a threshold fixed beforehand.
+    """Return the chance that two bounded rates refute a declared trade-off.
 
     Args:
-        false_positive_rate: Of the attack, truly.
-        false_negative_rate: Of the attack, truly.
-        trade_off: What is declared: false positive rates -> least false negative rates.
-        num_in: Scores with the canary that are counted.
-        num_out: Scores without it that are counted.
+        false_positive_rate: The attack's true rate at a threshold fixed in advance.
+        false_negative_rate: The attack's true rate at the same threshold.
+        trade_off: The declared curve, false positive rates -> smallest false negative rates.
+        num_in: Number of counted scores with the canary.
+        num_out: Number of counted scores without it.
         confidence: Of both bounds together, in (0, 1).
 
     Raises:
@@ -59,30 +59,31 @@ def alarm_probability(
     """
     each = (1.0 + confidence) / 2.0
     bounds_in, bounds_out = rate_upper_bounds(num_in, each), rate_upper_bounds(num_out, each)
-    few_enough = np.searchsorted(bounds_in, trade_off(bounds_out), side="left")
+    # For each count of false positives, so many counts of false negatives raise an alarm: 0, 1, 2 and so on.
+    alarming = np.searchsorted(bounds_in, trade_off(bounds_out), side="left")
     chances = binom.pmf(np.arange(num_out + 1), num_out, false_positive_rate)
-    return float(chances @ binom.cdf(few_enough - 1, num_in, false_negative_rate))
+    return float(chances @ binom.cdf(alarming - 1, num_in, false_negative_rate))
 
 
 def mean_alarm_probability(
     false_positive_rate: float, false_negative_rate: float, *, mu: float, num_each: int, confidence: float
 ) -> float:
-    """Chance that a bounded mean error refutes mu, at a threshold fixed beforehand.
+    """Return the chance that a bounded mean error refutes a declared mu.
 
     Args:
-        false_positive_rate: Of the attack, truly.
-        false_negative_rate: Of the attack, truly.
-        mu: What is declared.
-        num_each: Scores that are counted, with the canary and without.
+        false_positive_rate: The attack's true rate at a threshold fixed in advance.
+        false_negative_rate: The attack's true rate at the same threshold.
+        mu: The declared value.
+        num_each: Number of counted scores with the canary, and as many without it.
         confidence: Of the bound, in [0.75, 1).
 
     Raises:
         ConfigError: The number of scores or the confidence is out of range.
     """
-    few_enough = int(np.searchsorted(rate_upper_bounds(2 * num_each, confidence), ndtr(-mu / 2), side="left")) - 1
+    most_errors = int(np.searchsorted(rate_upper_bounds(2 * num_each, confidence), ndtr(-mu / 2), side="left")) - 1
     false_positives = np.arange(num_each + 1)
     chances = binom.pmf(false_positives, num_each, false_positive_rate)
-    return float(chances @ binom.cdf(few_enough - false_positives, num_each, false_negative_rate))
+    return float(chances @ binom.cdf(most_errors - false_positives, num_each, false_negative_rate))
 
 
 def detectable(
@@ -91,16 +92,16 @@ def detectable(
     *,
     power: float = POWER,
 ) -> Detectable:
-    """The largest noise factor that raises an alarm often enough.
+    """Return the largest noise factor that raises an alarm with chance `power`.
 
     Args:
-        rates_at: Noise factor (1 is no fault) -> the attack's false positive and false
-            negative rate; both shrink with the factor.
+        rates_at: Noise factor (1 without a fault) -> the attack's false positive and false
+            negative rates, which both shrink with the factor.
         alarm: These rates -> chance of an alarm, for instance `alarm_probability`.
-        power: Often enough; in (0, 1).
+        power: The smallest chance of an alarm that counts as detection, in (0, 1).
 
     Returns:
-        Found to a thousandth, rounded down.
+        The factor to a thousandth, rounded down.
 
     Raises:
         ConfigError: `power` is out of range.

@@ -1,4 +1,4 @@
-"""What an audit says in the end, and no more than that."""
+"""Verdict of an audit, from its lower bound and its power."""
 
 import math
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from enum import StrEnum
 from common.errors import ConfigError
 from simulations.attacks.estimators.power import Detectable
 
-# Too weak is an audit that would miss half of the noise.
+# An audit that would not detect half of the declared noise is too weak.
 NOISE_FACTOR_TO_SEE = 0.5
 
 
 class Verdict(StrEnum):
-    """The three things that an audit can find."""
+    """Possible results of an audit."""
 
     CONSISTENT = "consistent"
     VIOLATED = "violated"
@@ -21,7 +21,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, and the one sentence that may be quoted of it."""
+    """Verdict with the text to quote for it."""
 
     verdict: Verdict
     sentence: str
@@ -36,19 +36,19 @@ def judge(
     seen: Detectable | None,
     alarm_bound: float | None = None,
 ) -> Judgement:
-    """Compare what an attack showed with what the ledger says.
+    """Compare an attack's lower bound on epsilon with the ledger's upper bound.
 
-    Guarantee: violated only if the alarm's bound is above the ledger's upper bound, so
-    with chance at most 1 minus that bound's confidence where nothing is wrong; consistent only if
-    half of the declared noise would have been found out; a lower bound is never called a guarantee.
+    Guarantee: VIOLATED only if the alarm bound is above the ledger's, so with chance at most 1 minus
+    the alarm bound's confidence where nothing is wrong. CONSISTENT only if half of the declared noise
+    would have been detected. The sentence never calls a lower bound a guarantee.
 
     Args:
-        lower_bound: Epsilon that the audit refutes everything below of; at least 0.
+        lower_bound: The audit refutes every smaller epsilon; at least 0.
         upper_bound: Epsilon of the ledger, at the same delta.
         confidence: Of the lower bound, in (0, 1).
-        adversary: Who attacked and what they saw, as a noun phrase.
-        seen: The smallest violation that this audit finds; None if nobody knows.
-        alarm_bound: The same bound at the confidence that an accusation takes; `lower_bound` if left out.
+        adversary: The attacker and their knowledge, as a noun phrase.
+        seen: The smallest violation that this audit detects; None if unknown.
+        alarm_bound: The lower bound at the higher confidence that an alarm needs; None takes `lower_bound`.
 
     Raises:
         ConfigError: A figure is missing or out of range.
@@ -89,7 +89,7 @@ def _power(seen: Detectable | None) -> str:
 
 
 def rounded_down(figure: float) -> str:
-    """A lower bound as people read it: never more than it is.
+    """Format a lower bound to three decimals, rounded down.
 
     >>> rounded_down(9.2469)
     '9.246'
@@ -98,4 +98,5 @@ def rounded_down(figure: float) -> str:
 
 
 def _up(figure: float) -> str:
+    # An upper bound that is rounded down would promise more than was computed.
     return f"{math.ceil(figure * 1000) / 1000:.3f}" if math.isfinite(figure) else "infinity"
