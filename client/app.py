@@ -154,6 +154,18 @@ def evaluate(content: RecordDict, session: ClientSession) -> Answer:
     return session.guard(run).answer(run, server_round, "closing", content, compute)
 
 
+class _ProcessSessions(SessionCache):
+    """Sessions of this process, shared by every copy of the app in it."""
+
+    def __reduce__(self) -> tuple[Callable[[], SessionCache], tuple[()]]:
+        # Ray sends a copy of the app with each message. A copy must find the sessions that are open already.
+        return _process_sessions, ()
+
+
+def _process_sessions() -> SessionCache:
+    return SESSIONS
+
+
 # At the end, because creating the app needs every handler. Flower loads `app` by this name.
-SESSIONS = SessionCache()
+SESSIONS = _ProcessSessions()
 app = create_app(SESSIONS)

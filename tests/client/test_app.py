@@ -227,3 +227,11 @@ def test_train_takes_fedprox_factor_from_its_own_configuration(digits: Prepared,
 
     assert np.array_equal(weights(said=5.0, own=0.1), weights(said=0.1, own=0.1))
     assert not np.array_equal(weights(said=0.1, own=0.0), weights(said=0.1, own=0.1))
+
+
+def test_a_copy_of_the_app_in_one_process_shares_its_open_sessions() -> None:
+    """Ray sends a copy with each message. A cache in the copy would open the images anew each time."""
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+
+    assert cloudpickle.loads(cloudpickle.dumps(client_app.SESSIONS)) is client_app.SESSIONS
+    assert cloudpickle.loads(cloudpickle.dumps(client_app.app)) is not client_app.app
