@@ -64,9 +64,9 @@ def _answer(patch: pytest.MonkeyPatch, work: Any) -> None:
     def answer(
         self: Guard, run: str, server_round: int, release: Any, asked: RecordDict, compute: Compute
     ) -> tuple[RecordDict, Any]:
-        with self._books(run, server_round, release) as session:
+        with self._ledger_session(run, server_round, release) as session:
             assert session is not None
-            agreed = self._register(session, run)
+            agreed = self._register(session, run, self.plan)
 
             def reserve() -> bytes | None:
                 return session.reserve(agreed, server_round, release, digest_of(asked), self.policy)

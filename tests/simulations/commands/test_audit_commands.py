@@ -124,7 +124,7 @@ def test_one_run_with_canaries_proves_a_third_of_epsilon_at_least(tmp_path: Path
         (("--one-run", "--preset", "gate"), "no use for --preset"),
         (("--one-run", "--guesses", "3"), "even number"),
         (("--one-run", "--canaries", "2000"), "too many"),
-        (("--one-run", "--set", "privacy.mechanism=none"), "dp-sgd"),
+        (("--one-run", "--set", "privacy.mechanism=none"), "noise at the client"),
         (("--set", "privacy.mechanism=client-dp", "--set", "privacy.delta=0.01"), "bract audit layers"),
         (("--run", "nowhere"), "nowhere"),
     ],
