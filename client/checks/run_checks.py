@@ -1,4 +1,4 @@
-"""All checks of `bract client check`, in order.
+"""The checks of `bract client check` in their order.
 
 Nothing is written into the ledger, nothing about images is sent, and a running client is not disturbed.
 """

@@ -37,8 +37,9 @@ VERBS = frozenset(
 )
 NO_OPENING = frozenset(
     """
-    what whether how why who where when if as so but and or it this that these those everything everybody nobody nothing
-    anybody anything somebody something not no in on at for from with without inside outside only also one
+    all also and anybody anything as at but each every everybody everything for from how if in inside it no nobody
+    not nothing on one only or outside so somebody something that these this those what when where whether who why
+    with without
     """.split()  # noqa: SIM905
 )
 _SECOND_CLAUSE = re.compile(

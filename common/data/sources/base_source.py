@@ -23,7 +23,7 @@ _READ_AHEAD = 256  # encoded images in memory at once
 
 @dataclass(frozen=True)
 class Entries:
-    """All entries of a source with encoded images, training entries first.
+    """Entries of a source with encoded images, training entries first.
 
     Attributes:
         images: n rows, column `image` with rows {"bytes": bytes | None, "path": str | None}.
@@ -81,7 +81,7 @@ class ImageSource:
 
     @cached_property
     def entries(self) -> Entries:
-        """All entries, read on first use.
+        """Entries of the source, read on first use.
 
         Raises:
             DataError: The files are damaged or do not hold what they should.

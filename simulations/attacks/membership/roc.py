@@ -17,7 +17,7 @@ LEAST_FALSE_ALARMS = 10
 
 @dataclass(frozen=True)
 class Roc:
-    """All that thresholds on a statistic can reach.
+    """Error rates of every threshold on a statistic.
 
     Attributes:
         false_alarms: (k,) int64, others above the threshold; from 0 to all.

@@ -6,7 +6,6 @@ Drives `common.data.sources.class_names`.
 import gzip
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,54 +14,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from common.config.schema import RunConfig
-from common.config.sections import DataConfig
-from common.data.decoding import decode
-from common.data.sources.base_source import Entries, ImageSource
 from common.data.sources.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES
-from common.data.sources.registry import open_source
 from common.errors import DataError
-
-Open = Callable[..., ImageSource]
-
-
-@pytest.fixture(scope="module")
-def open_named(make_config: Callable[..., RunConfig]) -> Open:
-    """Open a source by name and path, and read it."""
-
-    def opened(source: str | Path, path: str | Path = "", classes: str = "") -> ImageSource:
-        settings = {"data.source": str(source), "data.path": str(path), "data.classes": classes}
-        config: DataConfig = make_config(settings).data
-        source = open_source(config)
-        entries = source.entries
-        assert len(entries.images) == len(entries.labels) >= entries.num_train
-        assert entries.images.column_names == ["image"]
-        return source
-
-    return opened
-
-
-def _png(file: Path, shade: int = 0, side: int = 5) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (side, side), shade).save(file)
-
-
-def _two_classes(root: Path) -> Path:
-    for shade, name in enumerate(("cat/1.png", "cat/2.png", "dog/1.png"), start=1):
-        _png(root / name, shade)
-    return root
-
-
-def _shown(entries: Entries, row: int) -> np.ndarray:
-    return np.asarray(decode(entries.images[row]["image"]))
-
-
-def _shades(source: ImageSource) -> list[int]:
-    return [int(_shown(source.entries, row)[0, 0]) for row in range(source.entries.num_train)]
-
-
-def _num_test(source: ImageSource) -> int:
-    return len(source.entries.labels) - source.entries.num_train
+from tests.support.data.sources import Open, num_test, pixels_of
 
 
 def _idx(file: Path, array: np.ndarray, *, drop: int = 0) -> None:
@@ -98,10 +52,10 @@ def test_fashion_mnist_reads_what_was_written(open_named: Open, tmp_path: Path) 
     source = open_named("fashion-mnist", tmp_path)
 
     entries = source.entries
-    assert (entries.num_train, _num_test(source), entries.classes) == (6, 3, FASHION_CLASSES)
+    assert (entries.num_train, num_test(source), entries.classes) == (6, 3, FASHION_CLASSES)
     assert entries.labels.tolist() == labels.tolist()
-    assert np.array_equal(_shown(entries, 5), images[5])
-    assert np.array_equal(_shown(entries, 6), images[6])
+    assert np.array_equal(pixels_of(entries, 5), images[5])
+    assert np.array_equal(pixels_of(entries, 6), images[6])
     assert entries.place(6) == "image number 0 of t10k-images-idx3-ubyte.gz"
 
 
@@ -158,9 +112,9 @@ def test_cifar10_reads_what_was_written(open_named: Open, tmp_path: Path) -> Non
     source = open_named("cifar10", tmp_path)
 
     entries = source.entries
-    assert (entries.num_train, _num_test(source), entries.classes) == (3, 2, CIFAR10_CLASSES)
+    assert (entries.num_train, num_test(source), entries.classes) == (3, 2, CIFAR10_CLASSES)
     assert entries.labels.tolist() == [0, 1, 2, 3, 4]
-    assert np.array_equal(_shown(entries, 4), pixels[4])
+    assert np.array_equal(pixels_of(entries, 4), pixels[4])
     assert entries.place(4) == "image number 1 of test.parquet"
 
 
@@ -196,7 +150,7 @@ def test_mnist_reads_four_files_packed_or_not(open_named: Open, tmp_path: Path, 
 
     assert (entries.num_train, entries.classes) == (6, tuple("0123456789"))
     assert entries.labels.tolist() == labels.tolist()
-    assert np.array_equal(_shown(entries, 8), images[8])
+    assert np.array_equal(pixels_of(entries, 8), images[8])
 
 
 def test_cifar100_reads_fine_labels(open_named: Open, tmp_path: Path) -> None:
@@ -206,4 +160,4 @@ def test_cifar100_reads_fine_labels(open_named: Open, tmp_path: Path) -> None:
 
     assert entries.classes == CIFAR100_CLASSES
     assert (len(entries.classes), entries.labels.tolist()) == (100, [0, 1, 2, 3, 4])
-    assert np.array_equal(_shown(entries, 0), pixels[0])
+    assert np.array_equal(pixels_of(entries, 0), pixels[0])

@@ -7,69 +7,22 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from common.config.schema import RunConfig
-from common.config.sections import DataConfig
-from common.data.decoding import decode
-from common.data.sources.base_source import Entries, ImageSource
-from common.data.sources.registry import KNOWN_SOURCES, describe_sources, names_a_place, open_source
+from common.data.sources.registry import KNOWN_SOURCES, describe_sources, names_a_place
 from common.errors import DataError
-
-Open = Callable[..., ImageSource]
-
-
-@pytest.fixture(scope="module")
-def open_named(make_config: Callable[..., RunConfig]) -> Open:
-    """Open a source by name and path, and read it."""
-
-    def opened(source: str | Path, path: str | Path = "", classes: str = "") -> ImageSource:
-        settings = {"data.source": str(source), "data.path": str(path), "data.classes": classes}
-        config: DataConfig = make_config(settings).data
-        source = open_source(config)
-        entries = source.entries
-        assert len(entries.images) == len(entries.labels) >= entries.num_train
-        assert entries.images.column_names == ["image"]
-        return source
-
-    return opened
-
-
-def _png(file: Path, shade: int = 0, side: int = 5) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (side, side), shade).save(file)
-
-
-def _two_classes(root: Path) -> Path:
-    for shade, name in enumerate(("cat/1.png", "cat/2.png", "dog/1.png"), start=1):
-        _png(root / name, shade)
-    return root
-
-
-def _shown(entries: Entries, row: int) -> np.ndarray:
-    return np.asarray(decode(entries.images[row]["image"]))
-
-
-def _shades(source: ImageSource) -> list[int]:
-    return [int(_shown(source.entries, row)[0, 0]) for row in range(source.entries.num_train)]
-
-
-def _num_test(source: ImageSource) -> int:
-    return len(source.entries.labels) - source.entries.num_train
+from tests.support.data.sources import Open, num_test, pixels_of, shades_of, two_classes, write_png
 
 
 def test_digits_are_those_of_scikit_learn(open_named: Open) -> None:
     source = open_named("digits")
 
     entries = source.entries
-    assert (entries.num_train, _num_test(source), entries.classes) == (1797, 0, tuple("0123456789"))
+    assert (entries.num_train, num_test(source), entries.classes) == (1797, 0, tuple("0123456789"))
     assert entries.labels[:10].tolist() == list(range(10))
-    assert _shown(entries, 0).max() == 239  # 15 of 16 shades, scaled to 255
+    assert pixels_of(entries, 0).max() == 239  # 15 of 16 shades, scaled to 255
     assert entries.place(17) == "image number 17 of digits"
 
 
@@ -87,59 +40,59 @@ def test_open_source_refuses_a_name_it_does_not_know(open_named: Open, name: str
 
 
 def test_folder_gives_classes_and_images_in_name_order(open_named: Open, tmp_path: Path) -> None:
-    source = open_named(_two_classes(tmp_path / "pets"))
+    source = open_named(two_classes(tmp_path / "pets"))
 
-    assert (source.name, source.entries.classes, _num_test(source)) == ("pets", ("cat", "dog"), 0)
+    assert (source.name, source.entries.classes, num_test(source)) == ("pets", ("cat", "dog"), 0)
     assert source.entries.labels.tolist() == [0, 0, 1]
     assert [source.entries.place(row) for row in range(3)] == ["cat/1.png", "cat/2.png", "dog/1.png"]
-    assert _shades(source) == [1, 2, 3]
+    assert shades_of(source) == [1, 2, 3]
 
 
 def test_folder_finds_nested_images_and_leaves_hidden_folders_and_other_files(open_named: Open, tmp_path: Path) -> None:
-    root = _two_classes(tmp_path)
-    _png(root / "dog" / "big" / "brown" / "9.PNG", 9)
-    _png(root / ".thumbnails" / "1.png")
-    _png(root / "loose.png")
+    root = two_classes(tmp_path)
+    write_png(root / "dog" / "big" / "brown" / "9.PNG", 9)
+    write_png(root / ".thumbnails" / "1.png")
+    write_png(root / "loose.png")
     (root / "dog" / "notes.txt").write_text("not an image")
     (root / "empty").mkdir()
 
     source = open_named(root)
 
     assert source.entries.classes == ("cat", "dog")
-    assert sorted(_shades(source)) == [1, 2, 3, 9]
+    assert sorted(shades_of(source)) == [1, 2, 3, 9]
 
 
 @pytest.mark.parametrize("name", ["cat/.thumbnails/1.png", "cat/._1.png"])
 def test_folder_leaves_out_what_is_hidden_inside_a_class(open_named: Open, tmp_path: Path, name: str) -> None:
-    root = _two_classes(tmp_path)
-    _png(root / name)
+    root = two_classes(tmp_path)
+    write_png(root / name)
 
     assert open_named(root).entries.num_train == 3
 
 
 def test_folder_takes_train_and_test_apart_when_both_are_there(open_named: Open, tmp_path: Path) -> None:
-    _two_classes(tmp_path / "train")
-    _png(tmp_path / "test" / "dog" / "1.png", 7)
-    _png(tmp_path / "test" / "emu" / "1.png", 8)
+    two_classes(tmp_path / "train")
+    write_png(tmp_path / "test" / "dog" / "1.png", 7)
+    write_png(tmp_path / "test" / "emu" / "1.png", 8)
 
     source = open_named(tmp_path)
 
     assert source.entries.classes == ("cat", "dog", "emu")
-    assert (source.entries.num_train, _num_test(source)) == (3, 2)
+    assert (source.entries.num_train, num_test(source)) == (3, 2)
     assert source.entries.labels.tolist() == [0, 0, 1, 1, 2]
     assert source.entries.place(4) == "test/emu/1.png"
 
 
 def test_folder_takes_train_for_a_class_when_there_is_no_test(open_named: Open, tmp_path: Path) -> None:
-    _png(tmp_path / "train" / "1.png")
-    _png(tmp_path / "plane" / "1.png")
+    write_png(tmp_path / "train" / "1.png")
+    write_png(tmp_path / "plane" / "1.png")
 
     assert open_named(tmp_path).entries.classes == ("plane", "train")
 
 
 def test_folder_of_parts_that_are_not_train_and_test_is_refused(open_named: Open, tmp_path: Path) -> None:
-    _png(tmp_path / "train" / "cat" / "1.png")
-    _png(tmp_path / "val" / "cat" / "1.png")
+    write_png(tmp_path / "train" / "cat" / "1.png")
+    write_png(tmp_path / "val" / "cat" / "1.png")
 
     with pytest.raises(DataError, match="train, val"):
         open_named(tmp_path)
@@ -147,7 +100,7 @@ def test_folder_of_parts_that_are_not_train_and_test_is_refused(open_named: Open
 
 def test_folder_without_images_is_refused(open_named: Open, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
-    _png(tmp_path / "loose.png")
+    write_png(tmp_path / "loose.png")
 
     with pytest.raises(DataError, match="no images found"):
         open_named(tmp_path)
@@ -155,17 +108,17 @@ def test_folder_without_images_is_refused(open_named: Open, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("change", ["add", "remove", "rewrite", "touch", "rename", "relabel"])
 def test_folder_fingerprint_changes_when_files_change(open_named: Open, tmp_path: Path, change: str) -> None:
-    root = _two_classes(tmp_path)
+    root = two_classes(tmp_path)
     before = open_named(root).fingerprint
     assert open_named(root).fingerprint == before
 
     file = root / "cat" / "2.png"
     if change == "add":
-        _png(root / "cat" / "3.png")
+        write_png(root / "cat" / "3.png")
     elif change == "remove":
         file.unlink()
     elif change == "rewrite":
-        _png(file, side=40)
+        write_png(file, side=40)
     elif change == "touch":
         os.utime(file, ns=(1, 1))
     else:
@@ -177,7 +130,7 @@ def test_folder_fingerprint_changes_when_files_change(open_named: Open, tmp_path
 def test_folder_fingerprint_changes_when_a_link_moves_to_another_class(open_named: Open, tmp_path: Path) -> None:
     root = tmp_path / "linked"
     for n, name in enumerate(("cat/1.png", "cat/2.png", "dog/3.png")):
-        _png(tmp_path / "store" / f"{n}.png", n)
+        write_png(tmp_path / "store" / f"{n}.png", n)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(tmp_path / "store" / f"{n}.png")
     before = open_named(root)
@@ -190,8 +143,8 @@ def test_folder_fingerprint_changes_when_a_link_moves_to_another_class(open_name
 
 
 def test_classes_fix_the_list_and_its_order(open_named: Open, tmp_path: Path) -> None:
-    root = _two_classes(tmp_path)
-    _png(root / "emu" / "1.png")
+    root = two_classes(tmp_path)
+    write_png(root / "emu" / "1.png")
 
     source = open_named(root, classes="yak, dog, cat")
 
@@ -207,7 +160,7 @@ def test_classes_that_are_missing_or_unknown_are_said_in_the_log(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("bract"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="bract"):
-        open_named(_two_classes(tmp_path), classes="cat,yak")
+        open_named(two_classes(tmp_path), classes="cat,yak")
 
     assert "no image of yak" in caplog.text
     assert "leaves out: dog" in caplog.text
@@ -216,7 +169,7 @@ def test_classes_that_are_missing_or_unknown_are_said_in_the_log(
 @pytest.mark.parametrize("classes", ["cat", "cat,cat"])
 def test_classes_must_be_two_different_names(open_named: Open, tmp_path: Path, classes: str) -> None:
     with pytest.raises(DataError, match="at least two different names"):
-        open_named(_two_classes(tmp_path), classes=classes)
+        open_named(two_classes(tmp_path), classes=classes)
 
 
 def test_classes_name_the_numbers_of_a_source_without_names(open_named: Open) -> None:
@@ -229,17 +182,17 @@ def test_classes_name_the_numbers_of_a_source_without_names(open_named: Open) ->
 
 
 def test_folder_reads_a_file_whose_name_is_not_utf8(open_named: Open, tmp_path: Path) -> None:
-    root = _two_classes(tmp_path)
+    root = two_classes(tmp_path)
     os.rename(root / "cat" / "2.png", os.fsencode(root / "cat") + b"/\xff.png")
 
     source = open_named(root)
 
-    assert sorted(_shades(source)) == [1, 2, 3]
+    assert sorted(shades_of(source)) == [1, 2, 3]
     assert source.entries.place(1) == "cat/?.png"
 
 
 def test_folder_follows_linked_class_folders(open_named: Open, tmp_path: Path) -> None:
-    _two_classes(tmp_path / "store")
+    two_classes(tmp_path / "store")
     (tmp_path / "pets").mkdir()
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).symlink_to(tmp_path / "store" / name)
@@ -248,7 +201,7 @@ def test_folder_follows_linked_class_folders(open_named: Open, tmp_path: Path) -
 
 
 def test_folder_item_keys_change_for_the_changed_file_alone(open_named: Open, tmp_path: Path) -> None:
-    root = _two_classes(tmp_path)
+    root = two_classes(tmp_path)
     before = open_named(root).entries.item_keys
 
     os.utime(root / "cat" / "2.png", ns=(1, 1))
@@ -273,7 +226,7 @@ def test_describe_sources_names_every_known_source() -> None:
 
 @pytest.mark.parametrize("source", ["digits", "folder"])
 def test_opening_a_source_imports_nothing_heavy(source: str, tmp_path: Path) -> None:
-    named = str(_two_classes(tmp_path)) if source == "folder" else source
+    named = str(two_classes(tmp_path)) if source == "folder" else source
     program = (
         "import sys; from common.config.loading import defaults, override, parse;"
         "from common.data.sources.registry import open_source; import common.data.scan; "
