@@ -160,7 +160,6 @@ class Metric:
     name: str
     compute: Callable[[Counts], float]
     decimals: int = 4
-    higher_is_better: bool = True
     short: str = ""
     needs_loss: bool = False
     detail: bool = False
@@ -171,7 +170,7 @@ METRICS = (
     Metric("macro_f1", "macro F1", lambda counts: score(counts.confusion).macro_f1, short="F1"),
     Metric("weighted_f1", "weighted F1", lambda counts: score(counts.confusion).weighted_f1, detail=True),
     Metric("balanced_accuracy", "balanced accuracy", lambda counts: score(counts.confusion).balanced_accuracy),
-    Metric("loss", "loss", _mean_loss, higher_is_better=False, short="loss", needs_loss=True),
+    Metric("loss", "loss", _mean_loss, short="loss", needs_loss=True),
 )
 # Metrics that a confusion matrix alone gives.
 CONFUSION_METRICS = tuple(metric for metric in METRICS if not metric.needs_loss)

@@ -1,6 +1,6 @@
 """Table of the aggregation strategies with all that Bract must know of each.
 
-All of them are Flower's own. A new strategy needs one row below and its line in the documentation.
+All of them are Flower's own.
 """
 
 import difflib

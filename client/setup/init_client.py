@@ -52,7 +52,7 @@ units = UNITS
 
 # A run that would go on with fewer clients in a round (its min-clients) is refused. That the server keeps to what it
 # says cannot be checked here.
-least-cohort = 1
+min-cohort = 1
 
 # Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
 accept-group-bound = false

@@ -66,7 +66,7 @@ class LedgerSession:
     ) -> Registration:
         """Register a run or return its earlier registration.
 
-        `parts` holds the images that train and those that evaluate, in the order of `images.PARTS`.
+        `parts` holds the images that train and those that evaluate, in the order of `image_index.PARTS`.
 
         Raises:
             PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered with

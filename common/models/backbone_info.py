@@ -65,7 +65,7 @@ def backbone_info(spec: BackboneSpec) -> BackboneInfo:
         WeightsError: The weights are missing, do not fit, or are not the agreed ones.
     """
     check_weights_file(spec.weights)
-    facts = _remembered(_request(spec), spec)
+    facts = _remembered(cache_folder("backbones") / f"{_request(spec)}.json", spec)
     _check_pin(spec, facts.sha256)
     return facts
 
@@ -96,8 +96,7 @@ def _request(spec: BackboneSpec) -> str:
 
 
 @lru_cache(maxsize=64)
-def _remembered(request: str, spec: BackboneSpec) -> BackboneInfo:
-    file = cache_folder("backbones") / f"{request}.json"
+def _remembered(file: Path, spec: BackboneSpec) -> BackboneInfo:
     if file.is_file():
         stored = json.loads(file.read_text())
         return BackboneInfo(**stored | {"mean": tuple(stored["mean"]), "std": tuple(stored["std"])})

@@ -1,6 +1,6 @@
 """Names in Flower's SuperLink that the server's deployment depends on.
 
-Flower 1.41 and 1.42 answer Control, Fleet and Runtime requests at one port.
+Flower answers Control, Fleet and Runtime requests at one port.
 """
 
 FLEET = "/v1/fleet/"

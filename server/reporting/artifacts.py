@@ -4,10 +4,11 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
+from common.data.partition_plot import draw_partition
 from common.ledger.signed_heads import HeadKeeper
 from common.metrics import total
 from server.reporting.model_card import model_card
-from server.reporting.plots import draw_confusion, draw_curves, draw_partition
+from server.reporting.plots import draw_confusion, draw_curves
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.reporting.summary import summarise
 from server.rounds.round_record import figures, personal_figures

@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.data.partition_plot import draw_partition
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "draw_curves", "draw_partition"]
 _INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
 
 

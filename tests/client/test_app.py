@@ -119,7 +119,10 @@ def test_an_exception_with_a_secret_sends_a_bare_code(
     assert vars(reply.error) == {"_code": 1000, "_reason": "INTERNAL"}
 
 
-def test_head_client_needs_neither_torch_nor_timm(digits: Prepared, bract_home: Path) -> None:
+def test_head_client_needs_neither_torch_nor_timm(
+    make_config: Callable[..., RunConfig], digits: Prepared, bract_home: Path
+) -> None:
+    load_or_make_partition(make_config(), digits)  # Cached, as the server leaves it.
     script = """
 import sys
 from flwr.app import Context, Message, RecordDict

@@ -131,4 +131,3 @@ def test_metrics_are_worked_out_by_hand_from_counts() -> None:
     f1 = (6 / 9 + 4 / 7) / 2
     expected = {"accuracy": 5 / 8, "macro_f1": f1, "weighted_f1": f1, "balanced_accuracy": 5 / 8, "loss": 0.5}
     assert values == pytest.approx(expected)
-    assert [metric.key for metric in METRICS if not metric.higher_is_better] == ["loss"]

@@ -1,6 +1,6 @@
 """Canaries, the units that an auditor adds to a client's images."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -8,7 +8,6 @@ from common.errors import ConfigError
 from simulations.harness.harness_images import Images
 
 CanaryKind = Literal["dirac", "mislabelled", "blank"]
-CANARIES: tuple[str, ...] = get_args(CanaryKind)
 _NORM = 100.0
 
 

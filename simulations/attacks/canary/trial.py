@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from simulations.harness.harness_images import Images
 from simulations.harness.harness_streams import Joins, ObservedStreams, Repeated, WithoutNoise
 
 AdversaryKind = Literal["final-model", "transcript", "single-steps", "black-box"]
-ADVERSARIES: tuple[str, ...] = get_args(AdversaryKind)
 _TINY = 1e-30
 
 

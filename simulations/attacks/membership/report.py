@@ -146,11 +146,11 @@ def _curve_json(found: Found) -> dict[str, Any]:
     }
 
 
-def thinned(roc: Roc, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def thinned(roc: Roc) -> tuple[np.ndarray, np.ndarray]:
     """Return points of a curve spread evenly over a logarithmic axis.
 
-    The rates have at most `points` entries.
+    The rates have at most 400 entries.
     """
-    wanted = np.geomspace(1, max(2, roc.num_others), points)
+    wanted = np.geomspace(1, max(2, roc.num_others), 400)
     at = np.unique(np.searchsorted(roc.false_alarms, wanted, side="right") - 1)
     return roc.fpr[at], roc.tpr[at]

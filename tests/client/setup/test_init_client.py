@@ -72,6 +72,15 @@ def test_init_pins_the_installed_bract(tmp_path: Path, images: Path) -> None:
     assert f"Pin       {digest[:16]}: " in done.stdout
 
 
+def test_the_policy_that_init_writes_uses_no_old_key(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    init(tmp_path / "ward", images)
+
+    load_policy(tmp_path / "ward" / "policy.toml")
+    assert "old name" not in caplog.text
+
+
 def test_init_says_what_to_do_next_and_what_is_still_missing(tmp_path: Path, images: Path) -> None:
     done = init(tmp_path / "ward", images)
 

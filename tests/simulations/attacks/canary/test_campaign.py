@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from simulations.attacks.canary.campaign_report import FIGURES, PICTURE, attack,
 from simulations.attacks.canary.canaries import with_canary
 from simulations.attacks.canary.power import smallest_seen
 from simulations.attacks.canary.presets import preset_experiment
-from simulations.attacks.canary.trial import ADVERSARIES
+from simulations.attacks.canary.trial import AdversaryKind
 from simulations.attacks.estimators.error_rates import bound_mean_error, bound_rates
 from simulations.attacks.estimators.gaussian_dp import mu_lower_bound
 from simulations.attacks.estimators.verdict import Verdict
@@ -75,7 +76,7 @@ def test_single_steps_of_sampled_batches_find_weak_noise(tmp_path: Path, monkeyp
     assert found.judgement.verdict == Verdict.VIOLATED, found.judgement.sentence
 
 
-@pytest.mark.parametrize("adversary", ADVERSARIES)
+@pytest.mark.parametrize("adversary", get_args(AdversaryKind))
 def test_every_adversary_tells_whether_the_canary_is_in(tmp_path: Path, adversary: str) -> None:
     experiment = replace(preset_experiment("gate", tmp_path), adversary=adversary)
 
