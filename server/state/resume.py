@@ -21,6 +21,8 @@ from server.state.run_state import RunState
 
 # Settings that may differ between the processes of one run: they say where it runs, not what it computes.
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
+# Settings that came after 0.1.0 -> the value that computes what a run without the setting did.
+_ADDED: dict[str, Scalar] = {}
 
 
 def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoint:
@@ -159,7 +161,8 @@ def _declaration(name: str, num_units: int, facts: dict[str, Any]) -> Declaratio
 
 
 def _digest(settings: Mapping[str, Scalar]) -> str:
-    fixed = {key: value for key, value in settings.items() if key not in _FREE}
+    added = {key for key, value in _ADDED.items() if settings.get(key) == value}
+    fixed = {key: value for key, value in settings.items() if key not in _FREE and key not in added}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from common.privacy.mechanisms import MECHANISMS
 from tests.support.paths import ROOT
 from tests.support.voice import faults_of
 
 ROOMS = ("common", "client", "server", "simulations")
 MAX_FILES, MAX_LINES, MAX_FUNCTION = 14, 400, 60
 MAX_MECHANISM_FILES, MAX_RUN_CONFIG = 4, 45
+PRIVATE = {name for name, mechanism in MECHANISMS.items() if mechanism.private}
 # Names of the time before the rooms, each replaced by the field's word.
 RETIRED_NAMES = (
     *("meet_clients", "drop_impostors", "LateComers", "unfit", "drop_absurd", "Gathering", "Usable", "Wire", "Course"),
@@ -139,7 +141,7 @@ def retired_names() -> dict[str, set[str]]:
 
 def mechanism_files() -> list[str]:
     """Return the files that hold a mechanism's name as a value."""
-    names = re.compile(r"""["'](dp-sgd|client-dp)["']""")
+    names = re.compile(f"""["']({"|".join(sorted(PRIVATE))})["']""")
     return [name_of(file) for file in product_files() if names.search(file.read_text(encoding="utf-8"))]
 
 
@@ -152,7 +154,7 @@ def mechanism_comparisons() -> list[str]:
         for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Compare):
                 values = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
-                named = values & {"dp-sgd", "client-dp"} or ("none" in values and "mechanism" in ast.unparse(node))
+                named = values & PRIVATE or ("none" in values and "mechanism" in ast.unparse(node))
                 if named:
                     found.append(f"{name_of(file)}:{node.lineno}")
     return found

@@ -17,7 +17,7 @@ import pytest
 
 from common.config.schema import RunConfig
 from common.data import scan as scanning
-from common.data.decoding import pixel_digest
+from common.data.decoding import FORMATS, pixel_digest
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
@@ -90,7 +90,7 @@ def test_scan_says_what_every_entry_is(look: Look, root: Path) -> None:
     assert not scan.digests[2].any()
     assert (scan.num_train, scan.unit_digests, scan.owners) == (6, None, None)
     assert [fault.line for fault in scan.faults] == [
-        "cat/4.png: not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)"
+        f"cat/4.png: not an image of a known format ({', '.join(FORMATS)})"
     ]
 
 

@@ -21,6 +21,7 @@ from server.rounds.enrollment import EnrolledClient, Enrollment
 from server.rounds.loop import RoundResult
 from server.rounds.round_record import RoundRecord
 from server.state import phase_timer as clock_module
+from server.state import resume as resume_module
 from server.state.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.state.phase_timer import Clock
 from server.state.resume import checkpoint_of, match_clients, mismatched_clients, restore
@@ -245,6 +246,20 @@ def test_open_checkpoint_refuses_other_settings(
 
     with pytest.raises(ConfigError, match="settings are not those"):
         open_checkpoint(other)
+
+
+def test_open_checkpoint_goes_on_with_a_run_from_before_a_setting(
+    stopped: RunState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reloaded(stopped, tmp_path)
+    settings = resolved(stopped.config) | {"output-dir": str(tmp_path), "stopping.new": 0}
+
+    with pytest.raises(ConfigError, match="settings are not those"):
+        open_at(tmp_path, settings)
+    monkeypatch.setattr(resume_module, "_ADDED", {"stopping.new": 0})
+    assert open_at(tmp_path, settings) is not None
+    with pytest.raises(ConfigError, match="settings are not those"):
+        open_at(tmp_path, settings | {"stopping.new": 1})
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,16 @@ def shape_of(exchange: tuple[Message, Message]) -> tuple[str, tuple[dict[str, se
     return message.metadata.message_type, (asked, answered)
 
 
-def key_tree(value: Any) -> Any:
-    """Return the names in nested plain values, without the values; equal items of a list count once."""
-    if isinstance(value, Mapping):
-        return {key: key_tree(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        found: list[Any] = []
-        for inner in map(key_tree, value):
-            if inner not in found:
-                found.append(inner)
-        return found
-    return None
+def lost(now: Any, then: Any, place: str = "") -> list[str]:
+    """Return the names in earlier nested values that those of today lack; names that were added are allowed."""
+    if isinstance(then, Mapping):
+        if not isinstance(now, Mapping):
+            return [place]
+        gone = [f"{place}.{key}" for key in then if key not in now]
+        return gone + [name for key in then if key in now for name in lost(now[key], then[key], f"{place}.{key}")]
+    if isinstance(then, list):
+        if not isinstance(now, list):
+            return [place]
+        # Each earlier item must have a counterpart that keeps its names.
+        return [f"{place}[]" for item in then if not any(lost(other, item) == [] for other in now)]
+    return [place] if isinstance(now, Mapping | list) else []
