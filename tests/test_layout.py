@@ -169,3 +169,20 @@ def test_public_functions_have_docstrings_that_name_their_arguments(file: Path) 
         }
         stated = {name for name in raised if name.endswith("Error")}
         assert all(name in text for name in stated), f"{node.name} does not say that it raises {stated}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_only_the_audit_chooses_the_streams_of_a_release(file: Path) -> None:
+    """A run whose keys are not fresh is not private, yet its ledger would charge and sign as if it were."""
+    if name_of(file).startswith(("simulations/attacks/", "simulations/harness/", "simulations/privacy_tests/")):
+        return
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    given = {
+        ast.unparse(keyword)
+        for call in calls
+        for keyword in call.keywords
+        if keyword.arg == "streams" or (keyword.arg == "stream" and ast.unparse(call.func) == "RoundSettings")
+    }
+
+    assert given <= {"streams=self.streams"}
+    assert all(len(call.args) <= 6 for call in calls if ast.unparse(call.func) == "ClientSession")

@@ -263,10 +263,12 @@ def test_a_run_of_today_writes_every_name_of_a_frozen_one(tmp_path: Path, name: 
     for file in ("privacy.json", "summary.json", "model/card.json"):
         now, then = (json.loads((place / file).read_text()) for place in (tmp_path / "run", FROZEN / name))
         assert lost(now, then) == [], file
+        assert file != "privacy.json" or lost(then, now) == []  # What a run says of privacy is listed.
         assert now.get("charged") == then.get("charged")  # an audit reads this sentence
     for file in ("rounds.jsonl", "heads.jsonl"):
         if (FROZEN / name / file).is_file():
             now, then = (json.loads((p / file).read_text().splitlines()[-1]) for p in (tmp_path / "run", FROZEN / name))
             assert lost(now, then) == [], file
+            assert file != "heads.jsonl" or lost(then, now) == []  # Heads leave the clients.
     (_, now), (_, then) = checkpoint(tmp_path / "run"), checkpoint(FROZEN / name)
     assert lost(json.loads(now["facts"]), json.loads(then["facts"])) == []

@@ -13,7 +13,6 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared, prepare
 from common.errors import DataError, WeightsError
-from common.models import backbone_info as backbones
 from tests.support.paths import ROOT
 
 MakeConfig = Callable[..., RunConfig]
@@ -198,8 +197,7 @@ def test_digits_are_unit_features(digits: Prepared) -> None:
 
 
 def test_what_is_ready_is_found_without_heavy_libraries(make_config: MakeConfig, digits: Prepared) -> None:
-    backbones._remembered.cache_clear()  # other tests may have remembered the facts in a home of their own
-    prepare(make_config())  # or looked at the digits with another class list
+    prepare(make_config())  # other tests may have looked at the digits with another class list
     code = (
         "import sys\n"
         "from common.config.loading import defaults, parse\n"

@@ -212,6 +212,11 @@ def test_backbone_facts_are_remembered_across_processes(
     config = config_of(make_config, SMALL, **{"seed": 77})
     first = backbone_info(config.backbone_spec)
     backbones._remembered.cache_clear()  # as a new process starts
-    monkeypatch.setattr(backbones, "load_pretrained", None)
+    with monkeypatch.context() as no_loading:
+        no_loading.setattr(backbones, "load_pretrained", None)
+        assert backbone_info(config.backbone_spec) == first
 
+    # A home elsewhere gets a file of its own, for processes that start there.
+    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "other"))
     assert backbone_info(config.backbone_spec) == first
+    assert len(list((tmp_path / "other").rglob("backbones/*.json"))) == 1
