@@ -36,7 +36,7 @@ class Mechanism:
         trust: Sentence on who must be believed.
         trust_warning: Warning to a holder whose policy allows it; empty where only the holder must be trusted.
         noise_place: Where the noise is added, as the privacy statement says it.
-        noise_place_short: The same for the summary.
+        noise_place_short: `noise_place` in the words of the summary.
         sampling_method: How units join a batch, as the privacy statement says it.
     """
 
@@ -82,7 +82,7 @@ class Mechanism:
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
         """Return the whole plan that protects a client of `num_units` declared units.
 
-        Guarantee: with a target, the whole plan's epsilon never exceeds it, for no unit.
+        Guarantee: with a target, the whole plan's epsilon never exceeds it for any unit.
 
         Raises:
             ConfigError: delta is too large for so many units, or no noise meets the target.

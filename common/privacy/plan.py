@@ -38,7 +38,7 @@ class PublicConstants:
         clipping_norm: Clip bound of one client's update.
         metrics: How counts of held-out units leave.
         counts_noise: Noise of each round's pair of counts, before it is raised for the target.
-        closing_noise: The same for the closing matrix.
+        closing_noise: Like `counts_noise`, for the closing matrix.
         batch_size: Expected units a step.
         local_epochs: Passes over a client's units in a round.
         num_clients: Clients of the run.

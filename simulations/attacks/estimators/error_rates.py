@@ -65,7 +65,7 @@ def gaussian_distance(false_positive_rate: Floats, false_negative_rate: Floats) 
 
     Args:
         false_positive_rate: Any shape, in [0, 1].
-        false_negative_rate: The same shape, in [0, 1].
+        false_negative_rate: Same shape as `false_positive_rate`, in [0, 1].
 
     Returns:
         The same shape; minus infinity where a rate is 1.
@@ -89,7 +89,7 @@ def bound_rates(
     Args:
         scores_in: (n,) scores of runs with the canary; higher means "in".
         scores_out: (m,) scores of runs without it.
-        confidence: Of both bounds together, in (0, 1).
+        confidence: Joint confidence of both bounds, in (0, 1).
         threshold: Fixed before any score was seen; None chooses it on half of the scores.
         objective: Function of both rates' upper bounds that a chosen threshold maximizes.
 

@@ -52,7 +52,7 @@ def alarm_probability(
         trade_off: The declared curve, false positive rates -> smallest false negative rates.
         num_in: Number of counted scores with the canary.
         num_out: Number of counted scores without it.
-        confidence: Of both bounds together, in (0, 1).
+        confidence: Joint confidence of both bounds, in (0, 1).
 
     Raises:
         ConfigError: A number of scores or the confidence is out of range.

@@ -25,9 +25,9 @@ class Likeness:
     """Similarity of a reconstruction to the victim's image.
 
     Attributes:
-        psnr: In dB.
-        ssim: In [-1, 1].
-        rank: 1 if no other image of the source is as like the guess; None for the average, where it says nothing.
+        psnr: Peak signal-to-noise ratio in dB.
+        ssim: Structural similarity in [-1, 1].
+        rank: 1 if no other image of the source is closer to the guess; None for the average image.
     """
 
     psnr: float
@@ -47,13 +47,13 @@ class Evaluation:
     """Both attacks on one victim.
 
     Attributes:
-        victim: Whose image was looked for.
-        plain: Rebuilt from the update without privacy.
-        noised: Rebuilt from the update with privacy.
+        victim: Client and image that were attacked.
+        plain: Image rebuilt from the update without privacy.
+        noised: Image rebuilt from the update with privacy.
         average: (side, side, channels) float64 in [0, 255], the blind guess.
-        epsilon: Of the whole run, for the victim's image.
-        epsilon_of_update: Of the one update that was attacked.
-        num_images: Images that rank is among.
+        epsilon: Epsilon of the whole run for the victim's image.
+        epsilon_of_update: Epsilon of the attacked update alone.
+        num_images: Number of images that a rank compares.
     """
 
     victim: Victim
@@ -98,8 +98,8 @@ def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Ev
 
     Args:
         victim: One client, one image.
-        attack: How hard to try.
-        progress: Told of every step of the search.
+        attack: Steps, restarts and priors of the attack.
+        progress: Shows progress of the search.
 
     Raises:
         ConfigError: No noise meets the target epsilon.
@@ -131,10 +131,10 @@ def verdict(plain: Likeness, noised: Likeness, blind: Likeness, *, epsilon: floa
     """Return two sentences that follow from the figures.
 
     Args:
-        plain: Of what the update without privacy gave.
-        noised: Of what the update with privacy gave.
-        blind: Of the average image.
-        epsilon: Of the whole run.
+        plain: Likeness of the image rebuilt without privacy.
+        noised: Likeness of the image rebuilt with privacy.
+        blind: Likeness of the average image.
+        epsilon: Epsilon of the whole run.
 
     >>> print(verdict(Likeness(39, 0.99, 1), Likeness(6, 0.01, 700), Likeness(13, 0.2), epsilon=8.0))
     Recognisable without privacy: PSNR 39.0 dB. With epsilon 8.000: 6.0 dB, no better than an average image (13.0 dB).

@@ -19,8 +19,8 @@ class Panel:
 
     Attributes:
         pixels: (side, side, channels) in [0, 255], 1 or 3 channels.
-        title: Two lines or so.
-        below: Two lines or so; may be empty.
+        title: Up to two lines above the picture.
+        below: Up to two lines under the picture; may be empty.
     """
 
     pixels: np.ndarray
@@ -34,7 +34,7 @@ def draw_panels(file: Path, panels: Sequence[Panel], *, title: str) -> None:
     Args:
         file: PNG to write.
         panels: From left to right.
-        title: Above all of them.
+        title: Title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

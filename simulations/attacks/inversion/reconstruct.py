@@ -25,11 +25,11 @@ class Attack:
     """Effort of the attack.
 
     Attributes:
-        restarts: Random images to start from; the one that explains the update best is kept.
-        steps: Of Adam on the signs of the image's gradient, for each restart.
-        step_length: Of the first steps, in pixel units where black is -1 and white is 1.
-        smoothness: Weight of total variation: how much the attacker believes that images are smooth.
-        seed: Of the random images; a public stream.
+        restarts: Number of random images to start from; the best result is kept.
+        steps: Steps of Adam on the sign of the image's gradient, for each restart.
+        step_length: Length of the first steps, with pixels in [-1, 1].
+        smoothness: Weight of total variation in the attacker's loss.
+        seed: Seed of the random images; public.
     """
 
     restarts: int = 4
@@ -45,8 +45,8 @@ class Rebuilt:
 
     Attributes:
         pixels: (side, side, channels) float64 in [0, 255].
-        label: The class that the attacker reads off.
-        misfit: How badly the image explains the update, 0 for exactly; the attacker sees this number.
+        label: Class that the attacker infers.
+        misfit: Loss that the attacker minimizes; 0 if the image explains the update exactly.
     """
 
     pixels: np.ndarray
@@ -60,7 +60,7 @@ def gradient_of(before: Arrays, after: Arrays, settings: LocalSettings) -> Array
     Args:
         before: Weights that the server sent.
         after: Weights that came back.
-        settings: Public: learning rate and weight decay.
+        settings: The client's public settings; learning rate and weight decay are used.
 
     Returns:
         Name -> float32 gradient; clipped and noised if the client did that.
@@ -127,7 +127,7 @@ def rebuild(
         before: Weights that the server sent.
         after: Weights that came back after one step on one image.
         settings: The client's settings, all public.
-        attack: How hard to try.
+        attack: Steps, restarts and priors of the attack.
         input_shape: (side, side, channels), public.
         advance: Called with 1 after each of `attack.restarts * attack.steps` steps.
 

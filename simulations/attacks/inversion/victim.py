@@ -28,8 +28,8 @@ class Victim:
     """Client with one image in round 1 of a run.
 
     Attributes:
-        config: The run, with mechanism `dp-sgd`; what it would do without is derived from it.
-        prepared: Its source.
+        config: Settings with mechanism `dp-sgd`; those without privacy are derived from it.
+        prepared: The source that holds the image.
         image: Number of the entry in the source.
     """
 
@@ -134,8 +134,8 @@ def rank_of(victim: Victim, guess: np.ndarray) -> int:
     the victim's image among all; noise gives any number with equal chance.
 
     Args:
-        victim: Whose image is looked for.
-        guess: (side, side, channels), any type.
+        victim: Client and image that are attacked.
+        guess: (side, side, channels) pixels of any type.
     """
     wanted = _centred(guess[None])[0]
     truth = float(_centred(victim.pixels[None])[0] @ wanted)

@@ -24,9 +24,9 @@ class Curve:
 
     Attributes:
         name: `none`, or mechanism and target such as `dp-sgd-8`; names a folder.
-        config: The run.
-        epsilon: What it promises to one image; None if nothing.
-        delta: The same.
+        config: Settings of the attacked run.
+        epsilon: Bound for one image over the whole run; None without a mechanism.
+        delta: Its delta.
     """
 
     name: str
@@ -47,12 +47,12 @@ def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]
     """Return the runs that a comma-separated list names.
 
     Args:
-        settings: Complete and flat. Epsilon, noise and what leaves about held-out images are set here.
-        compare: `none` and numbers, each a target epsilon for the whole run; in the order given.
+        settings: Complete settings, key -> value. This function sets epsilon, noise and `privacy.metrics`.
+        compare: `none` or target epsilons of the whole run, one curve each, in this order.
 
     Raises:
-        ConfigError: The list is empty, repeats itself or is not a list of those; a setting is wrong, or
-            leaves nothing that this attack could be on.
+        ConfigError: `compare` is empty, repeats an entry or has another entry; a setting is wrong or leaves
+            nothing to attack.
     """
     curves = tuple(_curve(settings, word) for word in split_list(compare))
     names = [curve.name for curve in curves]

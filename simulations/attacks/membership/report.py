@@ -24,15 +24,15 @@ class Found:
     """Result of the attack on one curve.
 
     Attributes:
-        curve: The run.
-        models: How many were attacked.
-        images: How many images were in or out.
-        roc: All thresholds, over all models and images.
-        auc: Area under it.
-        auc_stddev: How far chance alone would bring it from 0.5, one standard deviation.
-        rates: At each of `LEVELS`.
-        accuracy: Mean over models, on held-out images.
-        seconds: What training all models took, added up.
+        curve: The attacked run.
+        models: Number of attacked models.
+        images: Number of images that are members of some models and not of others.
+        roc: Error rates of every threshold, over all models and images.
+        auc: Area under the curve.
+        auc_stddev: Standard deviation of `auc` for an attack that guesses.
+        rates: True-positive rates at the false-positive rates `LEVELS`.
+        accuracy: Accuracy on held-out images, the mean over models.
+        seconds: Training time of all models together.
     """
 
     curve: Curve
@@ -66,9 +66,9 @@ def judge(curve: Curve, scored: Sequence[Scored], members: np.ndarray) -> Found:
     """Judge every model by all the others.
 
     Args:
-        curve: The run.
-        scored: One for each model.
-        members: (models, images) bool.
+        curve: The attacked run.
+        scored: Scores of each model.
+        members: (models, images) bool, whether the model was trained on the image.
     """
     evidence = likelihood_ratios(np.array([one.scores for one in scored]), members).ravel()
     roc = roc_of(evidence, members.ravel())

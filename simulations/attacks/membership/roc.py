@@ -56,11 +56,11 @@ class Rate:
         fpr: The false-positive rate that is allowed.
         tpr: The true-positive rate reached.
         low: Lower end of its Clopper-Pearson interval, 95 %.
-        high: Upper end.
+        high: Upper end of the same interval.
         false_alarms: Others that were accused; at most `fpr` of them.
-        enough: Whether at least ten false alarms are allowed: with fewer the figure tells little.
-        limit: What an (epsilon, delta) guarantee allows at this rate; None where nothing is promised.
-        within: Whether all is as the guarantee says, as far as these counts can tell.
+        enough: Whether at least ten false alarms are allowed; with fewer the rate is uncertain.
+        limit: Largest `tpr` that the (epsilon, delta) guarantee allows; None without a guarantee.
+        within: Whether the counts are consistent with the guarantee.
     """
 
     fpr: float
@@ -116,8 +116,8 @@ def rate_at(roc: Roc, fpr: float, *, epsilon: float | None = None, delta: float 
     Args:
         roc: From `roc_of`.
         fpr: In (0, 1).
-        epsilon: What is promised to one image; None if nothing is.
-        delta: The same.
+        epsilon: Epsilon of the guarantee for one image; None without one.
+        delta: Delta of the guarantee.
     """
     at = int(np.searchsorted(roc.false_alarms, math.floor(fpr * roc.num_others + 1e-9), side="right")) - 1
     hits, alarms = int(roc.hits[at]), int(roc.false_alarms[at])

@@ -27,9 +27,9 @@ class Attack:
     """Results of a membership attack.
 
     Attributes:
-        results: One for each curve, in their order.
-        folder: Where scores, figures and picture lie.
-        trained: How many models were trained now; the others were found.
+        results: One result for each curve, in the order of the curves.
+        folder: Folder of scores, figures and picture.
+        trained: Number of models trained by this call; the others were stored already.
     """
 
     results: tuple[Found, ...]
@@ -57,10 +57,10 @@ def attack(
 
     Args:
         curves: From `curves_of`.
-        folder: Where to; None takes a name below `runs/` that follows from the settings.
-        models: Federations for each curve.
-        workers: Processes; cannot change what is found, but for the noise that no run repeats.
-        progress: Shows how far it is.
+        folder: Output folder; None is a folder below `runs/`, named after the settings.
+        models: Number of federations to train for each curve.
+        workers: Number of processes; only the noise differs between runs.
+        progress: Shows progress.
 
     Raises:
         BractError: A setting is wrong, images or weights are missing, or a model diverged.

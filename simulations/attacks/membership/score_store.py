@@ -31,9 +31,9 @@ class ScoreStore:
         """Make a folder or open one with the same settings.
 
         Args:
-            folder: Where.
-            settings: What all its scores have in common.
-            targets: Names the images that are attacked.
+            folder: Folder of the scores; made if it does not exist.
+            settings: Settings that all scores of the folder share.
+            targets: Digest of the attacked images.
 
         Raises:
             ConfigError: It holds something else, scores of other settings or images, or cannot be written.
