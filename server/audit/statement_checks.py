@@ -162,7 +162,8 @@ def _stated_plan(
         raise PrivacyError("they have another noise than the run was configured for")
     # With the stated noise the plan needs no calibration, which could differ in its last digits. `check_target`
     # compares the cost with the target.
-    constants = replace(constants, noise_multiplier=min(client.noises), target_epsilon=None)
+    epochs = mechanism.local_epochs(constants, client.num_units)
+    constants = replace(constants, noise_multiplier=min(client.noises), target_epsilon=None, local_epochs=epochs)
     plan = mechanism.plan(constants, client.num_units)
     if plan.counts is None:
         return plan
