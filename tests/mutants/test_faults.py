@@ -2,12 +2,15 @@
 
 import inspect
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_accounts,
     of_budgets,
+    of_bundles,
     of_caches,
     of_data,
     of_deployment,
@@ -26,11 +29,25 @@ from tests.mutants.faults import FAULTS, Check, Fault, raised_under
 _BROKEN = (NameError, ImportError, AttributeError, SyntaxError)
 
 
+@pytest.fixture(autouse=True)
+def home_of_one_fault(own_home: Path) -> None:
+    """What a fault writes into caches on disk is read by no other test."""
+
+
+def name_of(check: Check) -> str:
+    function = check.func if isinstance(check, partial) else check
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
+def arguments_of(request: pytest.FixtureRequest, check: Check) -> dict[str, Any]:
+    """Return the fixtures that a check takes."""
+    given = check.keywords if isinstance(check, partial) else {}
+    return {name: request.getfixturevalue(name) for name in inspect.signature(check).parameters if name not in given}
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_a_planted_fault_fails_the_test_that_it_names(request: pytest.FixtureRequest, fault: Fault) -> None:
-    given = fault.check.keywords if isinstance(fault.check, partial) else {}
-    wanted = [name for name in inspect.signature(fault.check).parameters if name not in given]
-    arguments = {name: request.getfixturevalue(name) for name in wanted}
+    arguments = arguments_of(request, fault.check)
 
     error = raised_under(fault, arguments)
 
@@ -38,14 +55,13 @@ def test_a_planted_fault_fails_the_test_that_it_names(request: pytest.FixtureReq
     assert not isinstance(error, _BROKEN), f"the fault is broken, and not the product: {error!r}"
 
 
-# Tests hold by themselves, wherever they are.
-CHECKS = sorted({fault.check for fault in FAULTS.values() if not isinstance(fault.check, partial)}, key=str)
-PLAIN = [check for check in CHECKS if check.__module__.startswith("tests.mutants.")]
+# A check that fails without any fault, here or by itself, would notice nothing.
+CHECKS = {id(fault.check): fault.check for fault in FAULTS.values()}.values()
 
 
-@pytest.mark.parametrize("check", PLAIN, ids=lambda check: check.__name__)
-def test_the_check_holds_without_any_fault(request: pytest.FixtureRequest, check: Check) -> None:
-    check(**{name: request.getfixturevalue(name) for name in inspect.signature(check).parameters})
+@pytest.mark.parametrize("check", CHECKS, ids=name_of)
+def test_a_check_holds_without_any_fault(request: pytest.FixtureRequest, check: Check) -> None:
+    check(**arguments_of(request, check))
 
 
 def test_at_least_sixty_faults_are_planted_over_all_rooms() -> None:
