@@ -11,12 +11,13 @@ import pytest
 from common.errors import LedgerError
 from common.ledger import budget, holder_keys, image_index
 from common.ledger.data_holder import Holder, simulated_holder
+from common.ledger.transactions import LedgerSession
 from tests.common.ledger import test_budget as budgets
 from tests.common.ledger import test_signed_heads as keys
 from tests.contracts import test_whole_digests as digests
 from tests.mutants.faults import every_case, planted
-from tests.support.ledger.builders import KEYS, holding
-from tests.support.ledger.sessions import opened
+from tests.support.ledger.builders import KEYS, PLAN, holding
+from tests.support.ledger.sessions import ONE_PLAN, PARTS, opened
 
 _CLOSING = budgets.test_plans_count_in_full_and_for_the_filter_until_they_are_closed
 planted(
@@ -135,5 +136,24 @@ planted(
     holder_keys._read,
     {
         "a key that its group can read": ("& 0o077", "& 0o007"),
+    },
+)
+
+
+def a_cap_is_at_the_policys_delta(tmp_path: Path) -> None:
+    session = opened(tmp_path)
+    stricter = replace(PLAN, delta=1e-9)
+    assert session.register("run", "a", stricter, PARTS, ONE_PLAN).plan == stricter
+    session.ledger.close()
+
+
+planted(
+    a_cap_is_at_the_policys_delta,
+    LedgerSession._check_budget,
+    {
+        "a cap at the delta that a run names": (
+            "policy.delta if math.isfinite(policy.max_epsilon) else plan.delta",
+            "plan.delta",
+        ),
     },
 )
