@@ -5,6 +5,7 @@ Drives `server.commands.operate`, `server.commands.run`, `server.deployment.subm
 """
 
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -189,6 +190,32 @@ def test_node_refuses_an_expired_certificate_and_so_does_start(home: ServerHome,
     assert bract("init", str(home.folder), "--renew").returncode == 0
     with serving(home):
         pass
+
+
+def test_a_new_authority_ends_the_trust_in_a_key_that_others_have(home: ServerHome, tmp_path: Path) -> None:
+    stolen = {file: file.read_bytes() for file in (home.certificate_file, home.key_file)}
+    old = Path(shutil.copy(home.authority_file, tmp_path / "old.pem"))
+    wards = {name: Ward(tmp_path, name) for name in ("late", "ready", "deceived")}
+
+    done = bract("init", str(home.folder), "--renew", "--new-authority")
+
+    assert (done.returncode, "every client" in done.stdout) == (0, True), done.stderr
+    with serving(home):
+        for ward in wards.values():
+            admit(home, ward.public, None)
+        with wards["late"].node(*towards(home, old)) as late, wards["ready"].node(*towards(home)):
+            assert late.wait(60) == 1
+            wait("the client with the new authority", lambda: status(home, "ready") == "online")
+    # Whoever has the old key stands in for the server.
+    for file, content in stolen.items():
+        file.write_bytes(content)
+    with (
+        process(start_command(home), tmp_path / "server.log", os.environ | start_changes(home, os.environ)),
+        wards["deceived"].node(*towards(home)) as node,
+    ):
+        assert node.wait(60) == 1
+    for name in ("late", "deceived"):
+        assert "certificate verify failed" in wards[name].log
 
 
 def test_killed_server_starts_again_and_nodes_come_back(home: ServerHome, tmp_path: Path) -> None:
