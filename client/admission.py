@@ -12,7 +12,6 @@ from common.errors import ConfigError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.privacy.policy import load_policy
 
-
 # Message type by which a server closes a run.
 _CLOSE = "query.close"
 
