@@ -132,16 +132,20 @@ class Gate:
             self._log.warn(f"refused to {_peer(scope)}: {_path(scope)}: {refusal.reason}")
             await _refuse(scope, send, refusal.status, refusal.reason)
             return
-        status, reply = 0, bytearray()
+        status, events = 0, list[Event]()
 
         async def watched(event: Event) -> None:
             nonlocal status
             status = event.get("status", status)
-            reply.extend(event.get("body", b""))
-            # Before the node has the reply, since it may push at once.
-            if event["type"] == "http.response.body" and not event.get("more_body", False) and status == 200:
-                quota.count(path, body, bytes(reply))
-            await send(event)
+            events.append(event)
+            if event["type"] != "http.response.body" or event.get("more_body", False):
+                return
+            # Nothing is sent before it is counted: a node pushes as soon as it has the last byte of the reply, which
+            # may be in any piece.
+            if status == 200:
+                quota.count(path, body, b"".join(piece.get("body", b"") for piece in events))
+            for piece in events:
+                await send(piece)
 
         await self._app(scope, _replay(body, receive), watched)
 

@@ -49,9 +49,10 @@ class Flower:
             reply = PushObjectResponse(stored=True)
         content = reply.SerializeToString()
         await send({"type": "http.response.start", "status": self.status, "headers": []})
-        # In two pieces, as a streamed reply comes.
-        await send({"type": "http.response.body", "body": content[:1], "more_body": True})
-        await send({"type": "http.response.body", "body": content[1:]})
+        # In pieces, the last one empty, as a streamed reply comes.
+        for piece in (content[:1], content[1:]):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 class Federation:
@@ -69,25 +70,45 @@ class Federation:
         self.reason = json.loads(caller.events[1]["body"])["detail"] if status not in (200, 401) else ""
         return status
 
+    def push_at_once(self, request: PushMessagesRequest, size: int) -> int:
+        """Announce a reply, and push it as soon as all content of the answer is there."""
+        pushed = Caller(object_of(size).SerializeToString())
+
+        async def send(event: Any) -> None:
+            if event.get("body") and not pushed.events:
+                await self.gate(scope(api.PUSH_OBJECT, STRANGER), pushed.receive, pushed.send)
+
+        announced = Caller(request.SerializeToString())
+        asyncio.run(self.gate(scope(api.PUSH_MESSAGES, STRANGER), announced.receive, send))
+        return int(pushed.events[0]["status"])
+
     def pull(self, *objects: str, node: int = NODE) -> None:
         assert self.ask(api.PULL_MESSAGES, PullMessagesRequest(node=Node(node_id=node))) == self.flower.status
         for name in objects:
             self.ask(api.PULL_OBJECT, PullObjectRequest(node=Node(node_id=node), run_id=RUN, object_id=name))
 
-    def announce(self, *, node: int = NODE, sender: int | None = None, reply_to: str = "asked", times: int = 1) -> int:
-        metadata = Metadata(run_id=RUN, src_node_id=node if sender is None else sender, reply_to_message_id=reply_to)
-        request = PushMessagesRequest(
-            node=Node(node_id=node),
-            messages_list=[Message(metadata=metadata)] * times,
-            message_object_trees=[ObjectTree(object_id="reply")] * times,
-        )
-        return self.ask(api.PUSH_MESSAGES, request)
+    def announce(self, **more: Any) -> int:
+        return self.ask(api.PUSH_MESSAGES, announcement(**more))
 
-    def push(self, size: int, *, session: str = "session 1", node: int = NODE) -> int:
-        request = PushObjectRequest(
-            node=Node(node_id=node), run_id=RUN, object_id="x", object_content=bytes(size), session_id=session
-        )
-        return self.ask(api.PUSH_OBJECT, request)
+    def push(self, size: int, **more: Any) -> int:
+        return self.ask(api.PUSH_OBJECT, object_of(size, **more))
+
+
+def announcement(
+    *, node: int = NODE, sender: int | None = None, reply_to: str = "asked", times: int = 1
+) -> PushMessagesRequest:
+    metadata = Metadata(run_id=RUN, src_node_id=node if sender is None else sender, reply_to_message_id=reply_to)
+    return PushMessagesRequest(
+        node=Node(node_id=node),
+        messages_list=[Message(metadata=metadata)] * times,
+        message_object_trees=[ObjectTree(object_id="reply")] * times,
+    )
+
+
+def object_of(size: int, *, session: str = "session 1", node: int = NODE) -> PushObjectRequest:
+    return PushObjectRequest(
+        node=Node(node_id=node), run_id=RUN, object_id="x", object_content=bytes(size), session_id=session
+    )
 
 
 def test_an_honest_run_passes_with_each_reply_sent_twice() -> None:
@@ -98,6 +119,13 @@ def test_an_honest_run_passes_with_each_reply_sent_twice() -> None:
         for session in (f"session {2 * number + 1}", f"session {2 * number + 2}"):
             assert federation.announce() == 200
             assert [federation.push(size, session=session) for size in (500, MODEL)] == [200, 200]
+
+
+def test_a_node_may_push_before_the_answer_to_its_announcement_has_ended() -> None:
+    federation = Federation()
+    federation.pull(f"model {MODEL}")
+
+    assert federation.push_at_once(announcement(), MODEL) == 200
 
 
 @pytest.mark.parametrize(
@@ -173,7 +201,7 @@ def test_an_object_of_no_announced_reply_is_refused() -> None:
     assert federation.announce() == 200
 
     for more in ({"session": "session 2"}, {"session": ""}, {"node": OTHER}):
-        assert federation.push(10, **more) == 400  # type: ignore[arg-type]
+        assert federation.push(10, **more) == 400
 
 
 def test_what_flower_refuses_counts_for_nobody() -> None:
