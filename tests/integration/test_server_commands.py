@@ -198,6 +198,8 @@ def test_node_refuses_an_expired_certificate_and_so_does_start(home: ServerHome,
         pass
 
 
+# By Flower's own way of naming the authority to httpx.
+@pytest.mark.filterwarnings("ignore:.verify=<str>. is deprecated:DeprecationWarning")
 def test_an_admitted_node_pushes_only_replies_of_its_own(home: ServerHome, tmp_path: Path) -> None:
     """By Flower's own client, with an admitted key: Flower alone would pass on what comes in the server's name."""
     from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
