@@ -76,7 +76,11 @@ def init_command(
         ),
     ] = False,
 ) -> None:
-    """Make a server's folder or renew its certificate."""
+    """Make a server's folder or renew its certificate.
+
+    Raises:
+        ConfigError: Options that do not go together, or see `make_home` and `renew`.
+    """
     from server.deployment import setup
     from server.deployment.certificates import fingerprint
 
