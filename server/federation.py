@@ -220,7 +220,7 @@ def _begin(
     cohort_size = shrunk_cohort(config.cohort_size, config.num_clients, taking_part=len(first))
     refusals = {**enrollment.refusals, **mismatched}
     if cohort_size < config.min_updates:
-        raise FederationError(_too_few(config, len(first), cohort_size, refusals))
+        raise FederationError(_too_few(len(first), config.num_clients, cohort_size, config.min_updates, refusals))
     state = RunState(
         config,
         channel.run_id,
@@ -238,12 +238,12 @@ def _begin(
     return state, enrollment.turned_away
 
 
-def _too_few(config: RunConfig, num_clients: int, cohort_size: int, refusals: Mapping[str, str]) -> str:
+def _too_few(num_clients: int, planned: int, cohort_size: int, min_updates: int, refusals: Mapping[str, str]) -> str:
     """Return the error text for a run in which too few clients take part."""
     listed = ", ".join(f"{client} ({reason})" for client, reason in list(refusals.items())[:5])
     return (
-        f"only {num_clients} of {config.num_clients} clients take part: a round of {cohort_size} of them is less than "
-        f"min-clients={config.min_updates}"
+        f"only {num_clients} of {planned} clients take part: a round of {cohort_size} of them is less than "
+        f"min-clients={min_updates}"
         + (f"\n  not taking part: {listed}" if listed else "")
         + "\n  wait for the others, or lower min-clients to go on without them"
     )

@@ -123,7 +123,9 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
     return config.model_copy(
         update={
-            "min_clients": _quorum(config) if config.min_clients is None else config.min_clients,
+            "min_clients": _quorum(config.cohort_size, config.strategy.min_cohort[0])
+            if config.min_clients is None
+            else config.min_clients,
             "model": config.model.model_copy(update={"tuning": config.tuning}),
             "training": config.training.model_copy(update={"learning_rate": rate}),
             "privacy": config.privacy.model_copy(update={"max_grad_norm": norm, "clipping_norm": clip}),
@@ -131,13 +133,13 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     )
 
 
-def _quorum(config: RunConfig) -> int:
+def _quorum(cohort_size: int, strategy_cohort: int) -> int:
     """Return the default of `min-clients` for the planned cohort.
 
     A cohort of one client stays possible, because a written `client-fraction` can ask for it.
     """
-    share = math.ceil(float(_project()["bract"]["default-quorum"]) * config.cohort_size)
-    return min(config.cohort_size, max(2, share, config.strategy.min_cohort[0]))
+    share = math.ceil(float(_project()["bract"]["default-quorum"]) * cohort_size)
+    return min(cohort_size, max(2, share, strategy_cohort))
 
 
 def _open_kind(config: RunConfig) -> str:
