@@ -34,6 +34,9 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console, *, re
     console.print(table)
     for line in _next_steps(summary, _short(folder), resume):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    # The last lines, because a run at chance looks like any other above them.
+    for warning in summary["warnings"]:
+        console.print(f"Warning  {warning}", style="bold red", highlight=False, soft_wrap=True, markup=False)
 
 
 def _title(summary: dict[str, Any]) -> str:
