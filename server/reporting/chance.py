@@ -55,8 +55,8 @@ def compare_with_chance(confusion: np.ndarray, *, cell_stddev: float = 0.0) -> C
     pairs = actual * predicted
     matched = float(pairs.sum())
     permuted = (matched - (pairs * (actual + predicted)).sum() / total + (matched / total) ** 2) / (total - 1)
-    slopes = np.eye(len(cells)) - (predicted[:, None] + actual[None, :]) / total + matched / total**2
-    noise = cell_stddev**2 * float((slopes**2).sum())
+    derivative = np.eye(len(cells)) - (predicted[:, None] + actual[None, :]) / total + matched / total**2
+    noise = cell_stddev**2 * float((derivative**2).sum())
     return ChanceComparison(
         right=float(np.trace(cells)),
         expected=matched / total,

@@ -41,6 +41,8 @@ def _at_chance(state: RunState) -> list[str]:
     exact = state.personal_counts() if state.config.model.personal else state.counts()
     if exact is not None and exact.num_examples:
         return _exact_warnings(state, exact)
+    if exact is not None and not state.config.private:
+        return ["No image was held out, so nothing is known of the final model: give more images or a test set."]
     noised, cost = state.closing.noised, state.privacy_cost
     plan = None if cost is None else cost.example_plan.counts
     if noised is None or plan is None:
@@ -60,7 +62,8 @@ def _at_chance(state: RunState) -> list[str]:
 
 def _exact_warnings(state: RunState, counts: Counts) -> list[str]:
     if not can_beat_chance(counts.confusion):
-        return [f"The {counts.num_examples} held-out images are too few to tell the final model from chance."]
+        few = "all of one class" if (counts.confusion.sum(axis=1) > 0).sum() == 1 else "too few"
+        return [f"The {counts.num_examples} held-out images are {few}: nothing tells the final model from chance."]
     found = compare_with_chance(counts.confusion)
     if not found.at_chance:
         return []
@@ -70,8 +73,8 @@ def _exact_warnings(state: RunState, counts: Counts) -> list[str]:
     mark = " (simulation only)" if state.config.private and state.config.metrics != "exact" else ""
     total = counts.num_examples
     return [
-        f"The final model is at chance{mark}: accuracy {found.right / total:.3f} on {total} held-out images, "
-        f"and the largest class alone is {found.largest_class:.3f} of them. "
+        f"The final model cannot be told from chance{mark}: accuracy {found.right / total:.3f} on {total} held-out "
+        f"images, and the largest class alone is {found.largest_class:.3f} of them. "
         + (f"Its loss, {loss:.3g}, says that training diverged. {_too_fast(state)}" if diverged else _advice(state))
     ]
 

@@ -23,7 +23,7 @@ from server.rounds.enrollment import EnrolledClient
 from server.run_context import RunContext
 from server.state.run_state import RunState
 from simulations.simulate import run_job
-from tests.support.clients.own_clients import write_images
+from tests.support.clients.own_clients import picture, write_images
 
 MakeConfig = Callable[..., RunConfig]
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-clients": 2, "num-rounds": 1}
@@ -56,11 +56,17 @@ def complete(config: RunConfig, closing: Evaluation | None = None, **context: An
     ("cells", "loss", "said"),
     [
         (KNOWS, 60.0, None),
-        (GUESSES, 90.0, "The final model is at chance: accuracy 0.500 on 120 held-out images, and the largest class"),
+        (
+            GUESSES,
+            90.0,
+            "The final model cannot be told from chance: accuracy 0.500 on 120 held-out images, and the largest class",
+        ),
         (GUESSES, 90.0, "Likely causes: training.learning-rate=64 is too high or too low, num-rounds=1 is too small"),
         (GUESSES, 1e5, "Its loss, 833, says that training diverged. Likely cause: training.learning-rate=64 is too"),
         (GUESSES, float("nan"), "Its loss, nan, says that training diverged"),
-        (np.eye(2, dtype=int), 1.0, "The 2 held-out images are too few to tell the final model from chance"),
+        (np.zeros((2, 2), dtype=int), 0.0, "No image was held out, so nothing is known of the final model"),
+        (np.eye(2, dtype=int), 1.0, "The 2 held-out images are too few: nothing tells the final model from chance"),
+        (np.diag([9, 0]), 1.0, "The 9 held-out images are all of one class: nothing tells the final model from"),
     ],
 )
 def test_exact_counts_at_chance_are_named_with_a_cause(
@@ -100,7 +106,7 @@ def test_a_private_simulation_uses_its_own_evaluation_and_marks_it(make_config: 
 
     (warning,) = outcome_warnings(complete(make_config(PRIVATE), exact, simulated=True))
 
-    assert warning.startswith("The final model is at chance (simulation only): accuracy 0.500")
+    assert warning.startswith("The final model cannot be told from chance (simulation only): accuracy 0.500")
 
 
 def test_personal_models_are_judged_by_their_own_counts(make_config: MakeConfig) -> None:
@@ -152,15 +158,20 @@ def test_a_cnn_that_diverges_to_chance_says_so_in_its_last_line_summary_and_card
 
     assert summary["status"] == "complete"
     last = last_line(summary, tmp_path / "run")
-    assert last.startswith("Warning  The final model is at chance: accuracy 0.")
+    assert last.startswith("Warning  The final model cannot be told from chance: accuracy 0.")
     assert last.endswith("Likely cause: training.learning-rate=0.5 is too high. Try a tenth of it, or less.")
     card = json.loads((tmp_path / "run" / "model" / "card.json").read_text())
     assert card["warnings"] == summary["warnings"]
 
 
-def test_a_private_head_under_far_too_much_noise_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
-    settings: dict[str, Scalar] = {"num-rounds": 1, "privacy.target-epsilon": 0.01}
-    summary = run(make_config, tmp_path / "run", settings)
+def test_a_run_on_labels_that_do_not_belong_to_the_images_says_so(make_config: MakeConfig, tmp_path: Path) -> None:
+    for number in range(120):
+        place = tmp_path / "images" / f"class {number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        picture(number, 0).save(place / f"{number}.png")
 
-    assert "is at chance (simulation only)" in last_line(summary, tmp_path / "run")
-    assert "more noise than signal" in summary["warnings"][0]
+    settings = CNN | {"data.source": str(tmp_path / "images"), "data.image-size": 8}
+    last = last_line(run(make_config, tmp_path / "run", settings), tmp_path / "run")
+
+    assert last.startswith("Warning  The final model cannot be told from chance: accuracy 0.")
+    assert last.endswith("or the labels do not belong to the images: `bract data inspect` shows them.")
