@@ -125,7 +125,7 @@ def fitted(settings: dict[str, Scalar]) -> dict[str, Scalar]:
 def test_only_what_nobody_wrote_gives_way(
     tmp_path: Path, given: dict[str, Scalar], expected: dict[str, Any] | None
 ) -> None:
-    changes = fitted(settings_of(write_images(tmp_path / "images", range(10)), **given))
+    changes = fitted(settings_of(write_images(tmp_path / "images", range(10)), model__backbone="cnn", **given))
 
     # A written partitioner stays, and its own setting gives way.
     assert changes == expected or (expected is None and "data.partitioner" not in changes)
@@ -158,10 +158,12 @@ def test_delta_gives_way_to_declared_units_and_clients() -> None:
         parse(override(defaults(), written)).plan(150_000)
 
 
-def test_sizes_of_a_plan_change_the_default_batch_only(tmp_path: Path) -> None:
-    assert fit_to_sizes({"num-clients": 2}, (20, 28))[0]["training.batch-size"] == 48
-    assert "training.batch-size" not in fit_to_sizes({"num-clients": 3}, (20, 28))[0]  # one size is not known
-    assert fit_to_sizes({"num-clients": 2, "training.batch-size": 64}, (20, 28))[1] == []
+def test_sizes_of_a_plan_change_the_default_batch_only() -> None:
+    cnn: dict[str, Scalar] = {"model.backbone": "cnn"}
+
+    assert fit_to_sizes(cnn | {"num-clients": 2}, (20, 28))[0]["training.batch-size"] == 48
+    assert "training.batch-size" not in fit_to_sizes(cnn | {"num-clients": 3}, (20, 28))[0]  # one size is not known
+    assert fit_to_sizes(cnn | {"num-clients": 2, "training.batch-size": 64}, (20, 28))[1] == []
 
 
 def test_a_known_source_is_not_opened_for_a_usual_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
