@@ -66,10 +66,15 @@ def fit_to_sizes(given: Mapping[str, Scalar], sizes: Sequence[int] = ()) -> tupl
     return fitting.settings, fitting.lines
 
 
-def show_changes(lines: Sequence[str], console: Console) -> None:
-    """Print a line on each default that gave way."""
+def show_changes(fitted: tuple[dict[str, Scalar], list[str]], console: Console) -> dict[str, Scalar]:
+    """Print a line on each default that gave way and return the fitted settings.
+
+    Do so also where little is printed, because the run has other settings than the documented defaults.
+    """
+    settings, lines = fitted
     for line in lines:
         console.print(f"Default  {line}", highlight=False, soft_wrap=True, markup=False)
+    return settings
 
 
 class _Fitting:
@@ -125,7 +130,7 @@ class _Fitting:
 
     def fit_batch(self, num_train: int) -> None:
         """Take all images in each step if there are fewer than the default batch."""
-        batch = self.config.training.batch_size
+        batch = self.config.batch_size
         if "training.batch-size" not in self._written and batch is not None and batch > num_train:
             self._give_way({"training.batch-size": num_train}, "there are no more training images")
 

@@ -80,19 +80,21 @@ def _exact_warnings(state: RunState, counts: Counts) -> list[str]:
 
 
 def _too_fast(state: RunState) -> str:
+    return f"Likely cause: {_rate(state)} is too high. Try a tenth of it, or less."
+
+
+def _rate(state: RunState) -> str:
     rate = state.config.training.learning_rate
-    return f"Likely cause: training.learning-rate={rate:g} is too high. Try a tenth of it, or less."
+    return "training.learning-rate" + ("" if rate is None else f"={rate:g}")
 
 
 def _advice(state: RunState) -> str:
-    config = state.config
-    rate = f"training.learning-rate={config.training.learning_rate:g} is too high or too low"
-    if config.private:
+    if state.config.private:
         return (
-            f"Likely causes: more noise than signal, or {rate}. `bract plan` compares signal and noise: more images a "
-            "client, larger batches or a larger privacy.target-epsilon raise the signal."
+            f"Likely causes: more noise than signal, or {_rate(state)} is too high or too low. `bract plan` compares "
+            "signal and noise: more images a client, larger batches or a larger privacy.target-epsilon raise the first."
         )
     return (
-        f"Likely causes: {rate}, num-rounds={config.num_rounds} is too small, or the labels do not belong to the "
-        "images: `bract data inspect` shows them."
+        f"Likely causes: {_rate(state)} is too high or too low, num-rounds={state.config.num_rounds} is too small, or "
+        "the labels do not belong to the images: `bract data inspect` shows them."
     )

@@ -100,9 +100,8 @@ def simulate(
     set_log_levels(verbose=verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
         if resume is None:
-            chosen, changes = fit_to_source(settings_for_run(set_ or [], config, out, seed, device))
-            # Also with --quiet: a run under other settings than the documented defaults must say so.
-            show_changes(changes, Console(stderr=as_json))
+            given = settings_for_run(set_ or [], config, out, seed, device)
+            chosen = show_changes(fit_to_source(given), Console(stderr=as_json))
         else:
             chosen = settings_for_resume(resume, device, set_, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), chosen))
