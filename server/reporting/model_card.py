@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import RunConfig
+from server.reporting.outcome_warnings import outcome_warnings
 from server.state.run_state import RunState
 
 
@@ -30,6 +31,7 @@ def model_card(state: RunState) -> dict[str, Any]:
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
         "private": privacy_cost is not None,
+        "warnings": outcome_warnings(state),
     }
     if privacy_cost is not None:
         card |= {"epsilon_max": privacy_cost.epsilon_max, "delta": config.privacy.delta}

@@ -159,7 +159,9 @@ def test_exact_closing_counts_leave_once_a_run_and_are_written_down(
 @pytest.mark.parametrize(
     ("line", "settings", "answer"),
     [
-        ("min-cohort = 2", {"num-clients": 5}, "POLICY"),
+        ("min-cohort = 5", {"num-clients": 5}, "POLICY"),
+        ("min-cohort = 4", {"num-clients": 5}, "ok"),
+        ("min-cohort = 2", {"num-clients": 5, "min-clients": 0}, "POLICY"),
         ("min-cohort = 2", {"num-clients": 5, "min-clients": 2}, "ok"),
         ('units = ["group"]', {}, "POLICY"),
         ('units = ["image"]', {}, "ok"),
