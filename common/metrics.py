@@ -70,6 +70,15 @@ class NoisedCounts:
         return min(1.0, max(0.0, right / (right + wrong))), float(spread)
 
 
+def interval(share: float, stddev: float) -> tuple[float, float]:
+    """Return the interval of one standard deviation around a share, within [0, 1].
+
+    >>> interval(0.75, 0.5)
+    (0.25, 1.0)
+    """
+    return max(0.0, share - stddev), min(1.0, share + stddev)
+
+
 _Sum = TypeVar("_Sum", Counts, NoisedCounts)
 
 

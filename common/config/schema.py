@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from common.config.sections import (
     DataConfig,
+    EvaluationConfig,
     ModelConfig,
     OpenFloat,
     OpenInt,
@@ -62,6 +63,7 @@ class RunConfig(Section):
     training: TrainingConfig
     strategy: StrategyConfig
     privacy: PrivacyConfig
+    evaluation: EvaluationConfig
     stopping: StoppingConfig
     system: SystemConfig
 
@@ -96,6 +98,7 @@ class RunConfig(Section):
                 f"{self.privacy.mechanism!r} never releases: use another strategy, or privacy.mechanism='none'"
             )
         self._check_privacy()
+        self._check_evaluation()
         if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
@@ -135,6 +138,16 @@ class RunConfig(Section):
             raise ValueError(
                 f"max-update-norm leaves whole updates out; with privacy.mechanism={mechanism.name!r} they are clipped "
                 "instead, by privacy.clipping-norm"
+            )
+
+    def _check_evaluation(self) -> None:
+        every = self.evaluation.every
+        if every > self.num_rounds:
+            raise ValueError(f"evaluation.every={every} counts none of num-rounds={self.num_rounds}: use a smaller one")
+        if every > 1 and STRATEGIES[self.strategy.name].needs_exact_loss:
+            raise ValueError(
+                f"strategy.name={self.strategy.name!r} needs each client's loss in every round: leave "
+                "evaluation.every at 1"
             )
 
     @property
@@ -194,6 +207,8 @@ class RunConfig(Section):
             metrics=self.metrics,
             counts_noise=privacy.counts_noise,
             closing_noise=privacy.closing_noise,
+            counted_every=self.evaluation.every,
+            counted_rounds=min(self.participations, self.num_rounds // self.evaluation.every),
             batch_size=self.training.batch_size,
             local_epochs=self.training.local_epochs,
             num_clients=self.num_clients,

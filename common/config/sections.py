@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from common.models.tuning import TUNINGS, parse_tuning
+from common.privacy.calibration import LEAST_COUNTS_NOISE
 from common.privacy.mechanisms import MECHANISMS
 from common.strategies import known_strategy
 
@@ -74,6 +75,7 @@ OpenInt = Annotated[PositiveInt | None, EmptyIsNone]
 OpenFloat = Annotated[PositiveFloat | None, EmptyIsNone]
 # Beyond these bounds floating point, not the mechanism, would decide how far a clipped gradient reaches.
 OpenBound = Annotated[Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] | None, EmptyIsNone]
+OpenCountsNoise = Annotated[Annotated[float, Field(ge=LEAST_COUNTS_NOISE, le=1e6)] | None, EmptyIsNone]
 OpenNotNegative = Annotated[NotNegative | None, EmptyIsNone]
 OpenBelowOne = Annotated[BelowOne | None, EmptyIsNone]
 HexDigest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
@@ -202,19 +204,32 @@ class PrivacyConfig(Section):
         description="How counts of held-out images leave a client. Empty: `private` under `dp-sgd`, `none` under "
         "`client-dp`, `exact` without a mechanism."
     )
-    counts_noise: float = Field(
-        ge=0.5, le=1e6, description="Standard deviation of the noise of each round's private counts, in units."
+    counts_noise: OpenCountsNoise = Field(
+        description="Standard deviation of the noise of each round's private counts, in units. Empty: follows from the "
+        "target epsilon, or 25 without one."
     )
-    closing_noise: float = Field(
-        ge=0.5, le=1e6, description="Standard deviation of the noise of the final private confusion matrix, in units."
+    closing_noise: OpenCountsNoise = Field(
+        description="Standard deviation of the noise of the final private confusion matrix, in units. Empty: follows "
+        "from the target epsilon, or 4 without one."
     )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
+
+
+class EvaluationConfig(Section):
+    """The evaluation of the model during a run."""
+
+    every: PositiveInt = Field(
+        description="Number of rounds from one count of held-out images to the next; the final model is counted too. "
+        "Fewer counts have less noise each."
+    )
 
 
 class StoppingConfig(Section):
     """The early end of a run and the choice of its model."""
 
-    patience: int = Field(ge=0, description="Rounds without a better model after which a run stops; 0 never stops it.")
+    patience: int = Field(
+        ge=0, description="Counted rounds without a better model after which a run stops; 0 never stops it."
+    )
     keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
 
 

@@ -36,6 +36,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "epsilon_max": None if privacy_cost is None else privacy_cost.epsilon_max,
         "delta": None if privacy_cost is None else config.privacy.delta,
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
+        "epsilon_parts": {} if privacy_cost is None else privacy_cost.parts(),
         "privacy_unit": None if privacy_cost is None else privacy_cost.example_plan.privacy_unit,
         "metrics": config.metrics,
         **_figures(counts),
@@ -90,7 +91,8 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
     if noised is not None:
         noise_stddev = privacy_cost.example_plan.counts.closing_noise_stddev
         return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev)
-    return dict(state.rounds[-1]["private"]) if state.rounds and "private" in state.rounds[-1] else None
+    noised_rounds = [line["private"] for line in state.rounds if "private" in line]
+    return dict(noised_rounds[-1]) if noised_rounds else None
 
 
 def _personal(state: RunState) -> dict[str, Any] | None:

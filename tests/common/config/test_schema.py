@@ -235,3 +235,17 @@ def test_parse_refuses_to_choose_by_exact_counts_under_dp(chosen: dict[str, Scal
 
     with pytest.raises(ConfigError, match="exact counts"):
         parse(override(defaults(), settings | chosen))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"evaluation.every": 31}, r"evaluation\.every=31 counts none of num-rounds=30"),
+        ({"evaluation.every": 2, "strategy.name": "QFedAvg", "privacy.mechanism": "none"}, "loss in every round"),
+    ],
+)
+def test_parse_refuses_rounds_of_counts_that_cannot_be(
+    make_config: MakeConfig, settings: dict[str, Scalar], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_config(settings)
