@@ -6,6 +6,7 @@
 from pydantic import Field, model_validator
 
 from common.config.sections import (
+    BALANCED,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -19,6 +20,8 @@ from common.config.sections import (
     StrategyConfig,
     SystemConfig,
     TrainingConfig,
+    listed_weights,
+    split_list,
 )
 from common.errors import PrivacyError
 from common.models.names import BackboneSpec
@@ -89,6 +92,11 @@ class RunConfig(Section):
             )
         if model.backbone == "cnn" and training.rotation_weight:
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
+        weights, classes = listed_weights(training.class_weights), split_list(self.data.classes)
+        if weights and classes and len(weights) != len(classes):
+            raise ValueError(
+                f"training.class-weights has {len(weights)} weights, and data.classes names {len(classes)} classes"
+            )
         if training.optimizer == "adamw" and training.momentum:
             raise ValueError("training.momentum belongs to training.optimizer='sgd'; adamw has its own")
         needs_exact_loss = STRATEGIES[self.strategy.name].needs_exact_loss
@@ -108,6 +116,11 @@ class RunConfig(Section):
 
     def _check_privacy(self) -> None:
         mechanism, metrics = self.mechanism, self.metrics
+        if mechanism.noise_at_client and self.training.class_weights == BALANCED:
+            raise ValueError(
+                f"training.class-weights={BALANCED!r} follows from exact counts of labels, which privacy.mechanism="
+                f"{mechanism.name!r} does not cover: list one weight for each class"
+            )
         if mechanism.needs_uniform_average and self.strategy.name not in UNIFORM_STRATEGIES:
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} does not go with privacy.mechanism={mechanism.name!r}, whose "

@@ -14,6 +14,9 @@ Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
+# Value of `training.class-weights` under which weights follow from the number of images of each class.
+BALANCED = "balanced"
+_LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-3, 1e3
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
 
@@ -46,6 +49,29 @@ def _check_augmentations(value: str) -> str:
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} unknown; use {', '.join(AUGMENTATIONS)}, joined by commas")
     return value
+
+
+def _check_class_weights(value: str) -> str:
+    if value == BALANCED:
+        return value
+    try:
+        weights = listed_weights(value)
+    except ValueError:
+        raise ValueError(f"use {BALANCED}, or one number for each class, joined by commas") from None
+    if not all(_LEAST_WEIGHT <= weight <= _LARGEST_WEIGHT for weight in weights):
+        raise ValueError(f"each weight must be from {_LEAST_WEIGHT:g} to {_LARGEST_WEIGHT:g}")
+    return value
+
+
+def listed_weights(setting: str) -> tuple[float, ...]:
+    """Return the class weights that a setting lists.
+
+    An empty setting and a balanced one list none.
+
+    >>> listed_weights("1, 2.5"), listed_weights("balanced")
+    ((1.0, 2.5), ())
+    """
+    return () if setting == BALANCED else tuple(map(float, split_list(setting)))
 
 
 def split_list(listed: str) -> tuple[str, ...]:
@@ -143,6 +169,10 @@ class TrainingConfig(Section):
     warmup_rounds: int = Field(ge=0, description="Number of first rounds in which the learning rate rises.")
     local_epochs: PositiveInt = Field(description="Passes over a client's images in one round.")
     batch_size: PositiveInt = Field(description="Images of a step; under `dp-sgd` their expected number.")
+    class_weights: Annotated[str, AfterValidator(_check_class_weights)] = Field(
+        description="Weight of each class's loss, in the order of the classes and joined by commas, or `balanced`: by "
+        "each client's own number of images. Empty: all equal."
+    )
     label_smoothing: BelowOne = Field(description="Share of each label that is spread over all classes.")
     augmentation: Annotated[str, AfterValidator(_check_augmentations)] = Field(
         description="Random changes of training images, joined by commas. Empty: none, and features are cached.",

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.config.sections import BALANCED
 from common.metrics import CONFUSION_METRICS, interval
 from common.privacy.mechanisms import mechanism_named
 from common.system.console import format_epsilon
@@ -54,6 +55,8 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
     rows += _personal(summary["personal"])
+    if summary["config"]["training.class-weights"] == BALANCED:
+        rows.append(("class weights", "balanced, by each client's exact number of images of each class"))
     rows += _unused_images(summary)
     rows += _network_problems(summary)
     rows.append(("privacy", _privacy(summary)))

@@ -173,3 +173,14 @@ def test_summary_states_the_cost_of_trained_and_of_held_out_units(make_config: M
     assert f"each that was held out (rounds {format_epsilon(parts['held_out_rounds'])}, closing" in shown(
         summary, tmp_path
     )
+
+
+def test_summary_says_that_balanced_weights_follow_from_exact_counts(make_config: MakeConfig, tmp_path: Path) -> None:
+    texts = []
+    for weights in ("balanced", "1, 2"):
+        state = outcome_of(make_config(OPEN | {"training.class-weights": weights}))
+        state.add(RoundResult(state.arrays, record()))
+        texts.append(shown(summarise(state, {"total": 1.0}), tmp_path))
+
+    assert "balanced, by each client's exact number of images of each class" in texts[0]
+    assert "exact number" not in texts[1]
