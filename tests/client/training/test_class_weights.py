@@ -127,8 +127,15 @@ def test_balanced_weights_stay_in_a_public_range() -> None:
 def test_balanced_weights_never_follow_from_exact_counts_under_dp(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"training\.class-weights='balanced' follows from exact counts"):
         make_config({"training.class-weights": "balanced"})
+    listed = make_config({"training.batch-size": 12})
+    past_the_check = listed.model_copy(
+        update={"training": listed.training.model_copy(update={"class_weights": "balanced"})}
+    )
+    shard: Any = SimpleNamespace(train_inputs=FEATURES, train_labels=LABELS, train_units=np.arange(12))
     with pytest.raises(PrivacyError, match="exact counts"):
-        balanced_weights(LABELS, private=True)
+        Trainer(past_the_check, (6,), ("a", "b", "c")).train(
+            initial_head(6, 3), shard, name="x", server_round=1, plan=PLAN
+        )
 
 
 @pytest.mark.parametrize("mechanism", ["none", "client-dp"])
