@@ -8,7 +8,7 @@ import numpy as np
 from common.config.loading import resolved
 from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
 from server.reporting.privacy_statement import versions
-from server.rounds.round_record import noised_figures
+from server.rounds.round_record import noised_figures, total_of
 from server.state.run_state import RunState
 
 _UNTRAINED = {
@@ -90,7 +90,9 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
     noised = state.closing.noised
     if noised is not None:
         noise_stddev = privacy_cost.example_plan.counts.closing_noise_stddev
-        return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev)
+        # The matrix of all clients counts the units that the pairs of all clients have counted in each round.
+        total = total_of(state.rounds, len(state.clients)) if noised.num_clients == len(state.clients) else None
+        return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev, total)
     noised_rounds = [line["private"] for line in state.rounds if "private" in line]
     return dict(noised_rounds[-1]) if noised_rounds else None
 

@@ -184,3 +184,26 @@ def test_summary_says_that_balanced_weights_follow_from_exact_counts(make_config
 
     assert "balanced, by each client's exact number of images of each class" in texts[0]
     assert "exact number" not in texts[1]
+
+
+def test_closing_accuracy_uses_the_totals_of_rounds_in_which_all_clients_were_counted(
+    make_config: MakeConfig,
+) -> None:
+    settings: dict[str, Scalar] = {"num-clients": 2, "num-rounds": 3, "privacy.counts-noise": 9.0}
+    pairs: list[NoisedCounts | None] = [NoisedCounts(np.array([30, 12]), 2), NoisedCounts(np.array([5, 5]), 1), None]
+    state = private_state(make_config(settings), [*pairs[:2], NoisedCounts(np.array([28, 14]), 2)])
+    matrix = NoisedCounts(np.array([[20, 9], [9, 20]]), 2)
+    noise = state.privacy_cost.example_plan.counts.closing_noise_stddev
+
+    def accuracy(by_client: dict[str, Evaluation]) -> tuple[float, float]:
+        state.closing = ClosingEvaluation(by_client)
+        found = summarise(state, {"total": 1.0})["private_metrics"]
+        return found["accuracy"], found["accuracy_stddev"]
+
+    halves = [NoisedCounts(matrix.cells - 5), NoisedCounts(np.full((2, 2), 5))]
+    both = accuracy({name: Evaluation(noised=half) for name, half in zip("xy", halves, strict=True)})
+    one = accuracy({"x": Evaluation(noised=halves[0])})
+
+    # Two rounds of both clients, each with a total of 42 and the noise of four counts.
+    assert both == pytest.approx(matrix.accuracy(noise, total=(42.0, 4 * 81 / 2)))
+    assert one == pytest.approx(halves[0].accuracy(noise))
