@@ -42,10 +42,14 @@ class PublicConstants:
         closing_noise: Like `counts_noise`, for the closing matrix.
         counted_every: A round is counted if its number is a multiple of this.
         counted_rounds: The most counted rounds that one client takes part in.
-        batch_size: Expected units a step.
+        batch_size: Expected units a step; None for all of them.
         local_epochs: Passes over a client's units in a round.
+        steps_by_rule: Whether the target decides the number of full batches in a round.
+        rate_by_rule: Whether the learning rate follows from the plan.
+        momentum: Momentum of the local optimizer.
         num_clients: Clients of the run.
         cohort_size: Clients of a round.
+        num_rounds: Rounds of the run.
         participations: The most rounds that one client takes part in.
     """
 
@@ -60,10 +64,14 @@ class PublicConstants:
     closing_noise: float | None
     counted_every: int
     counted_rounds: int
-    batch_size: int
+    batch_size: int | None
     local_epochs: int
+    steps_by_rule: bool
+    rate_by_rule: bool
+    momentum: float
     num_clients: int
     cohort_size: int
+    num_rounds: int
     participations: int
 
 
@@ -111,6 +119,7 @@ class PrivacyPlan:
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
         counts: Counts of held-out units that leave; None if none leave.
+        learning_rate: Learning rate by the public rule; None where a setting gives it.
     """
 
     mechanism: str
@@ -123,6 +132,7 @@ class PrivacyPlan:
     noise_multiplier: float
     delta: float
     counts: CountsPlan | None = None
+    learning_rate: float | None = None
 
     @property
     def expected_batch_size(self) -> float:
@@ -189,7 +199,9 @@ class PrivacyPlan:
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values for `from_json`."""
-        return asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
+        values = asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
+        # Plans of before the rule have no such key, and their digests are kept for ever.
+        return values if self.learning_rate is not None else {k: v for k, v in values.items() if k != "learning_rate"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":

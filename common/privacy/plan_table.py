@@ -22,7 +22,15 @@ from common.system.progress import ProgressFactory, no_progress
 MAX_SHOWN = 5
 _MORE_EPSILON = 1.0
 _MORE_NOISE = 1.1
-_FIELDS = ("noise_multiplier", "noise_stddev", "sample_rate", "expected_batch_size", "steps_per_round", "num_rounds")
+_FIELDS = (
+    "noise_multiplier",
+    "noise_stddev",
+    "sample_rate",
+    "expected_batch_size",
+    "steps_per_round",
+    "num_rounds",
+    "learning_rate",
+)
 
 
 @dataclass(frozen=True)
