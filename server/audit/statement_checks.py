@@ -186,6 +186,7 @@ def _stated_plan(
         constants,
         noise_multiplier=min(client.noises),
         target_epsilon=None,
+        local_epochs=mechanism.local_epochs(constants, client.num_units),
         counts_noise=constants.counts_noise or metrics.get("counts_noise_stddev"),
         closing_noise=constants.closing_noise or metrics.get("closing_noise_stddev"),
     )
