@@ -1,7 +1,6 @@
 """Whole federated run, from enrollment to the closing evaluation."""
 
 import gc
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +61,8 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
         channel = Channel(
             grid,
             releases,
-            secrets.token_hex(16) if earlier is None else str(earlier.facts["run"]),
+            # On disk before any client is asked: a client that has agreed to a run knows it by this id.
+            directory.run_id(None if earlier is None else str(earlier.facts["run"])),
             _head_keeper(directory, simulated=context.simulated) if releases.signed else None,
             NodeRegistry(_server_folder() / NODES_FILE) if config.node_keys else None,
             one_by_one=not context.simulated,
