@@ -82,6 +82,8 @@ def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, c
     content, head = work(asked, session)
     if head is not None:
         content[LEDGER] = encode_head(head)
+    if kind == "train":
+        releases = releases.in_round(server_round_of(asked))
     return check_release(content, message_type=kind, releases=releases, travelling=session.travelling)
 
 
@@ -126,13 +128,15 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
         FederationError: The message does not fit the run that was agreed on.
     """
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
-    if server_round > session.trainer.config.num_rounds:
+    config = session.trainer.config
+    if server_round > config.num_rounds:
         raise FederationError("the server asked for a round that the run does not have")
     personal = session.personal(run)
 
     def compute(plan: PrivacyPlan | None) -> RecordDict:
         own = (personal.before(server_round) or session.common_start()) if session.trainer.personal else {}
-        evaluation = evaluate_incoming(session, incoming, own, plan, closing=False)
+        counted = server_round % config.evaluation.every == 0
+        evaluation = evaluate_incoming(session, incoming, own, plan, closing=False) if counted else None
         trained = session.train(own | incoming, server_round=server_round, plan=plan)
         if own:
             personal.keep(server_round, {name: trained[name] for name in own})

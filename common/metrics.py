@@ -53,21 +53,38 @@ class NoisedCounts:
             raise FederationError("noised counts of different shapes cannot be added")
         return NoisedCounts(self.cells + other.cells, self.num_clients + other.num_clients)
 
-    def accuracy(self, noise_stddev: float) -> tuple[float, float]:
+    def accuracy(self, noise_stddev: float, total: tuple[float, float] | None = None) -> tuple[float, float]:
         """Return the accuracy and its standard deviation.
 
         The deviation comes from the noise alone. If the noised total is not positive, the result is (0, inf).
-        `noise_stddev` is that of one client in one cell.
+        `noise_stddev` is that of one client in one cell. `total` is another estimate of the number of units with its
+        variance, from counts with noise of their own. The result is then the least-squares estimate from both.
         """
         pair = self.cells.ndim == 1
         right = float(self.cells[0] if pair else np.trace(self.cells))
-        wrong = float(self.cells.sum()) - right
-        if right + wrong <= 0:
-            return 0.0, float("inf")
+        counts = np.array([right, float(self.cells.sum()) - right])
         cells_right = 1 if pair else len(self.cells)
-        variance = self.num_clients * noise_stddev**2 * np.array([cells_right, self.cells.size - cells_right])
-        spread = np.sqrt(variance[0] * wrong**2 + variance[1] * right**2) / (right + wrong) ** 2
-        return min(1.0, max(0.0, right / (right + wrong))), float(spread)
+        variances = self.num_clients * noise_stddev**2 * np.array([cells_right, self.cells.size - cells_right])
+        covariance = np.diag(variances)
+        if total is not None:
+            gain = variances / (variances.sum() + total[1])
+            counts = counts + gain * (total[0] - counts.sum())
+            covariance = covariance - np.outer(gain, variances)
+        if counts.sum() <= 0:
+            return 0.0, float("inf")
+        # The derivative of right / (right + wrong) by both counts.
+        slope = np.array([counts[1], -counts[0]]) / counts.sum() ** 2
+        spread = math.sqrt(max(0.0, slope @ covariance @ slope))
+        return min(1.0, max(0.0, counts[0] / counts.sum())), spread
+
+
+def interval(share: float, stddev: float) -> tuple[float, float]:
+    """Return the interval of one standard deviation around a share, within [0, 1].
+
+    >>> interval(0.75, 0.5)
+    (0.25, 1.0)
+    """
+    return max(0.0, share - stddev), min(1.0, share + stddev)
 
 
 _Sum = TypeVar("_Sum", Counts, NoisedCounts)

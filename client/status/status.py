@@ -166,7 +166,7 @@ def _runs(report: LedgerReport, client: str) -> tuple[RunStatus, ...]:
 
 
 def _run(audited: AuditedRun, entries: Sequence[Entry]) -> RunStatus:
-    committed = [str(entry.event["release"]) for entry in entries if entry.kind == "commit"]
+    committed = [(entry.event["release"], entry.event["round"]) for entry in entries if entry.kind == "commit"]
     sent = cost_of(released_events(audited.plan, committed), delta=audited.plan.delta)
     times = [entry.time[:16].replace("T", " ") for entry in entries]
     return RunStatus(audited, times[0], times[-1], sent)

@@ -142,7 +142,13 @@ def train_head_privately(
         with np.errstate(all="ignore"):
             # Row by row. In one product an example would change the rounding of its neighbours.
             logit_gradients = residuals(
-                drawn, labels[rows], weight, row_by_row=True, label_smoothing=settings.label_smoothing
+                drawn,
+                labels[rows],
+                weight,
+                row_by_row=True,
+                label_smoothing=settings.label_smoothing,
+                # Before the clip, so that a weight cannot change what one unit adds by more than the bound.
+                class_weights=settings.class_weights,
             )
         if members.grouped:
             return clipped_head_group_sum(drawn, logit_gradients, members.units(rows), max_grad_norm=bound).ravel()

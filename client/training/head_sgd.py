@@ -36,6 +36,13 @@ def train_head(
     for shuffled in shuffled_batches(len(labels), settings, rng):
         rows = np.sort(shuffled)
         batch = buffer.fetch(rows)
-        logit_gradients = residuals(batch, labels[rows], weight, label_smoothing=settings.label_smoothing)
+        logit_gradients = residuals(
+            batch,
+            labels[rows],
+            weight,
+            label_smoothing=settings.label_smoothing,
+            class_weights=settings.class_weights,
+        )
+        # By the number of rows, not by their total weight, as DP-SGD divides by the expected batch.
         optimizer.step(weight, logit_gradients.T @ batch / np.float32(len(rows)))
     return {HEAD_WEIGHT: weight}

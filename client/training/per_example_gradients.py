@@ -45,21 +45,28 @@ class Examples:
 def loss_sum(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> torch.Tensor:
     """Return the sum of the examples' losses, the auxiliary task's included.
 
-    The loss of an example is its cross-entropy, plus `rotation_weight` times the cross-entropy of the rotation
-    prediction.
+    The loss of an example is the weight of its class times its cross-entropy, plus `rotation_weight` times the
+    cross-entropy of the rotation prediction, which has no class.
     """
     device = examples.inputs.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
         logits = network(examples.inputs)
         turned = None if examples.turned is None else network.rotation_logits(examples.turned)  # type: ignore[operator]
-    loss = nn.functional.cross_entropy(
-        logits.float(), examples.labels, reduction="sum", label_smoothing=settings.label_smoothing
-    )
+    loss = _class_loss(logits.float(), examples.labels, settings)
     if turned is not None:
         loss = loss + settings.rotation_weight * nn.functional.cross_entropy(
             turned.float(), examples.turns, reduction="sum"
         )
     return loss
+
+
+def _class_loss(logits: torch.Tensor, labels: torch.Tensor, settings: LocalSettings) -> torch.Tensor:
+    smoothing = settings.label_smoothing
+    if not settings.class_weights:
+        return nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    # Not by the function's own `weight`, which weighs the smoothed share of every other class by that class.
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return (losses * logits.new_tensor(settings.class_weights)[labels]).sum()
 
 
 def gradients_one_by_one(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from common.config.schema import RunConfig
-from common.config.sections import TrainingConfig, split_list
+from common.config.sections import TrainingConfig, listed_weights, split_list
 from common.privacy.plan import PrivacyPlan
 
 
@@ -21,6 +21,7 @@ class LocalSettings:
         weight_decay: Added to the gradient (sgd) or decoupled (adamw).
         proximal_mu: Weight of FedProx's pull to the incoming model; 0 turns it off.
         label_smoothing: Share of each label spread over all classes, in [0, 1).
+        class_weights: Factor of an example's loss by its class; empty for 1.
         augmentation: Names from `common.config.schema.AUGMENTATIONS`.
         rotation_weight: Weight of the rotation prediction's loss; 0 turns it off.
         autocast: `none` or `bfloat16`.
@@ -37,6 +38,7 @@ class LocalSettings:
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     augmentation: tuple[str, ...] = ()
     rotation_weight: float = 0.0
     autocast: str = "none"
@@ -64,6 +66,7 @@ def settings_of(
         weight_decay=training.weight_decay,
         proximal_mu=(config.strategy.proximal_mu or 0.0) if config.strategy.name == "FedProx" else 0.0,
         label_smoothing=training.label_smoothing,
+        class_weights=listed_weights(training.class_weights),
         augmentation=split_list(training.augmentation),
         rotation_weight=training.rotation_weight,
         autocast=training.autocast,

@@ -5,17 +5,19 @@ Torch is imported only where a network is needed. A linear head on cached featur
 
 import hashlib
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from client.training.class_weights import balanced_weights, check_class_weights
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
 from common.arrays import Arrays
 from common.config.schema import RunConfig
+from common.config.sections import BALANCED
 from common.data.client_dataset import Shard
 from common.errors import PrivacyError
 from common.metrics import Counts, count
@@ -37,11 +39,17 @@ class Trainer:
 
     `input_shape` is that of one example, (features,) or (side, side, channels). `classes` is a public constant of the
     run.
+
+    Raises:
+        ConfigError: `training.class-weights` lists more or fewer weights than there are classes.
     """
 
     config: RunConfig
     input_shape: tuple[int, ...]
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_class_weights(self.config.training.class_weights, len(self.classes))
 
     @property
     def trainable(self) -> dict[str, tuple[int, ...]]:
@@ -104,6 +112,8 @@ class Trainer:
         settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
+        if self.config.training.class_weights == BALANCED:
+            settings = replace(settings, class_weights=balanced_weights(labels, private=plan is not None))
         if self.config.needs_no_torch:
             if plan is not None:
                 fresh = streams.for_training()

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
+from common.privacy.plan import PrivacyPlan
 from common.privacy.plan_table import PlanTable, held_out, milestones
 from common.system.console import format_epsilon
 
@@ -103,13 +104,18 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
     if counts is not None:
         yield (
             "Held out",
-            f"private counts each round (noise {counts['counts_noise_stddev']:.4g}) and a matrix at the end (noise "
-            f"{counts['closing_noise_stddev']:.4g}) cost each held-out {plan.privacy_unit} epsilon "
+            f"private counts in {_counted(plan)} (noise {counts['counts_noise_stddev']:.4g}) and a matrix at the end "
+            f"(noise {counts['closing_noise_stddev']:.4g}) cost each held-out {plan.privacy_unit} epsilon "
             f"{format_epsilon(counts['epsilon'])}, RDP {format_epsilon(counts['epsilon_rdp'])}. A unit is trained "
             "on or held out, never both: the table has the larger figure.",
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."
+
+
+def _counted(plan: PrivacyPlan) -> str:
+    every = 1 if plan.counts is None else plan.counts.every
+    return "each round" if every == 1 else f"the rounds {every}, {2 * every} and so on"
 
 
 def _clients_note(table: PlanTable) -> str:

@@ -109,6 +109,12 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     rate = config.training.learning_rate or (None if config.rate_by_rule else float(chosen["learning-rate"]))
     norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
     clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
+    privacy = {"max_grad_norm": norm, "clipping_norm": clip}
+    if config.privacy.target_epsilon is None:
+        # With a target this noise is calibrated when the plan is made.
+        noise = tool_tables()["bract"]["counts-without-target"]
+        privacy["counts_noise"] = config.privacy.counts_noise or noise["counts-noise"]
+        privacy["closing_noise"] = config.privacy.closing_noise or noise["closing-noise"]
     return config.model_copy(
         update={
             "min_clients": _quorum(config.cohort_size, config.strategy.min_cohort[0])
@@ -116,7 +122,7 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
             else config.min_clients,
             "model": config.model.model_copy(update={"tuning": config.tuning}),
             "training": config.training.model_copy(update={"learning_rate": rate}),
-            "privacy": config.privacy.model_copy(update={"max_grad_norm": norm, "clipping_norm": clip}),
+            "privacy": config.privacy.model_copy(update=privacy),
         }
     )
 

@@ -9,8 +9,10 @@ from pydantic import Field, model_validator
 
 from common.config.project import open_values
 from common.config.sections import (
+    BALANCED,
     DataConfig,
     EmptyIsNone,
+    EvaluationConfig,
     ModelConfig,
     OpenFloat,
     OpenInt,
@@ -22,6 +24,8 @@ from common.config.sections import (
     StrategyConfig,
     SystemConfig,
     TrainingConfig,
+    listed_weights,
+    split_list,
 )
 from common.errors import PrivacyError
 from common.models.names import BackboneSpec
@@ -66,6 +70,7 @@ class RunConfig(Section):
     training: TrainingConfig
     strategy: StrategyConfig
     privacy: PrivacyConfig
+    evaluation: EvaluationConfig
     stopping: StoppingConfig
     system: SystemConfig
 
@@ -91,6 +96,11 @@ class RunConfig(Section):
             )
         if model.backbone == "cnn" and training.rotation_weight:
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
+        weights, classes = listed_weights(training.class_weights), split_list(self.data.classes)
+        if weights and classes and len(weights) != len(classes):
+            raise ValueError(
+                f"training.class-weights has {len(weights)} weights, and data.classes names {len(classes)} classes"
+            )
         if training.optimizer == "adamw" and training.momentum:
             raise ValueError("training.momentum belongs to training.optimizer='sgd'; adamw has its own")
         needs_exact_loss = STRATEGIES[self.strategy.name].needs_exact_loss
@@ -100,6 +110,7 @@ class RunConfig(Section):
                 f"{self.privacy.mechanism!r} never releases: use another strategy, or privacy.mechanism='none'"
             )
         self._check_privacy()
+        self._check_evaluation()
         if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
@@ -109,6 +120,11 @@ class RunConfig(Section):
 
     def _check_privacy(self) -> None:
         mechanism, metrics = self.mechanism, self.metrics
+        if mechanism.noise_at_client and self.training.class_weights == BALANCED:
+            raise ValueError(
+                f"training.class-weights={BALANCED!r} follows from exact counts of labels, which privacy.mechanism="
+                f"{mechanism.name!r} does not cover: list one weight for each class"
+            )
         if mechanism.needs_uniform_average and self.strategy.name not in UNIFORM_STRATEGIES:
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} does not go with privacy.mechanism={mechanism.name!r}, whose "
@@ -142,6 +158,16 @@ class RunConfig(Section):
             raise ValueError(
                 f"max-update-norm leaves whole updates out; with privacy.mechanism={mechanism.name!r} they are clipped "
                 "instead, by privacy.clipping-norm"
+            )
+
+    def _check_evaluation(self) -> None:
+        every = self.evaluation.every
+        if every > self.num_rounds:
+            raise ValueError(f"evaluation.every={every} counts none of num-rounds={self.num_rounds}: use a smaller one")
+        if every > 1 and STRATEGIES[self.strategy.name].needs_exact_loss:
+            raise ValueError(
+                f"strategy.name={self.strategy.name!r} needs each client's loss in every round: leave "
+                "evaluation.every at 1"
             )
 
     @property
@@ -238,6 +264,8 @@ class RunConfig(Section):
             metrics=self.metrics,
             counts_noise=privacy.counts_noise,
             closing_noise=privacy.closing_noise,
+            counted_every=self.evaluation.every,
+            counted_rounds=min(self.participations, self.num_rounds // self.evaluation.every),
             batch_size=self.batch_size,
             local_epochs=self.local_epochs,
             steps_by_rule=self._steps_follow_from_plan

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from common.models.tuning import TUNINGS, parse_tuning
+from common.privacy.calibration import LEAST_COUNTS_NOISE
 from common.privacy.mechanisms import MECHANISMS
 from common.strategies import STRATEGIES, known_strategy
 
@@ -13,6 +14,9 @@ Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
+# Value of `training.class-weights` under which weights follow from the number of images of each class.
+BALANCED = "balanced"
+_LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-3, 1e3
 # Value of `training.batch-size` that puts every image into every step.
 ALL_IMAGES = "all"
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
@@ -47,6 +51,29 @@ def _check_augmentations(value: str) -> str:
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} unknown; use {', '.join(AUGMENTATIONS)}, joined by commas")
     return value
+
+
+def _check_class_weights(value: str) -> str:
+    if value == BALANCED:
+        return value
+    try:
+        weights = listed_weights(value)
+    except ValueError:
+        raise ValueError(f"use {BALANCED}, or one number for each class, joined by commas") from None
+    if not all(_LEAST_WEIGHT <= weight <= _LARGEST_WEIGHT for weight in weights):
+        raise ValueError(f"each weight must be from {_LEAST_WEIGHT:g} to {_LARGEST_WEIGHT:g}")
+    return value
+
+
+def listed_weights(setting: str) -> tuple[float, ...]:
+    """Return the class weights that a setting lists.
+
+    An empty setting and a balanced one list none.
+
+    >>> listed_weights("1, 2.5"), listed_weights("balanced")
+    ((1.0, 2.5), ())
+    """
+    return () if setting == BALANCED else tuple(map(float, split_list(setting)))
 
 
 def _check_batch_size(value: int | str | None) -> int | str | None:
@@ -84,6 +111,7 @@ OpenInt = Annotated[PositiveInt | None, EmptyIsNone]
 OpenFloat = Annotated[PositiveFloat | None, EmptyIsNone]
 # Beyond these bounds floating point, not the mechanism, would decide how far a clipped gradient reaches.
 OpenBound = Annotated[Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] | None, EmptyIsNone]
+OpenCountsNoise = Annotated[Annotated[float, Field(ge=LEAST_COUNTS_NOISE, le=1e6)] | None, EmptyIsNone]
 OpenNotNegative = Annotated[NotNegative | None, EmptyIsNone]
 OpenBelowOne = Annotated[BelowOne | None, EmptyIsNone]
 HexDigest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
@@ -158,6 +186,10 @@ class TrainingConfig(Section):
         description="Images of a step; under `dp-sgd` their expected number. `all`: each image in each step. Empty: "
         "`all` for a linear head on stored features under `dp-sgd`, else 64."
     )
+    class_weights: Annotated[str, AfterValidator(_check_class_weights)] = Field(
+        description="Weight of each class's loss, in the order of the classes and joined by commas, or `balanced`: by "
+        "each client's own number of images. Empty: all equal."
+    )
     label_smoothing: BelowOne = Field(description="Share of each label that is spread over all classes.")
     augmentation: Annotated[str, AfterValidator(_check_augmentations)] = Field(
         description="Random changes of training images, joined by commas. Empty: none, and features are cached.",
@@ -229,19 +261,32 @@ class PrivacyConfig(Section):
         description="How counts of held-out images leave a client. Empty: `private` under `dp-sgd`, `none` under "
         "`client-dp`, `exact` without a mechanism."
     )
-    counts_noise: float = Field(
-        ge=0.5, le=1e6, description="Standard deviation of the noise of each round's private counts, in units."
+    counts_noise: OpenCountsNoise = Field(
+        description="Standard deviation of the noise of each round's private counts, in units. Empty: follows from the "
+        "target epsilon, or 25 without one."
     )
-    closing_noise: float = Field(
-        ge=0.5, le=1e6, description="Standard deviation of the noise of the final private confusion matrix, in units."
+    closing_noise: OpenCountsNoise = Field(
+        description="Standard deviation of the noise of the final private confusion matrix, in units. Empty: follows "
+        "from the target epsilon, or 4 without one."
     )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
+
+
+class EvaluationConfig(Section):
+    """The evaluation of the model during a run."""
+
+    every: PositiveInt = Field(
+        description="Number of rounds from one count of held-out images to the next; the final model is counted too. "
+        "Fewer counts have less noise each."
+    )
 
 
 class StoppingConfig(Section):
     """The early end of a run and the choice of its model."""
 
-    patience: int = Field(ge=0, description="Rounds without a better model after which a run stops; 0 never stops it.")
+    patience: int = Field(
+        ge=0, description="Counted rounds without a better model after which a run stops; 0 never stops it."
+    )
     keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
 
 

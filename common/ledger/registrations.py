@@ -16,6 +16,8 @@ from common.privacy.plan import PrivacyPlan
 
 _OF_RUN = "json_extract(event, '$.run') = ? AND json_extract(event, '$.client') = ? AND kind = ?"
 Release = Literal["train", "closing"]
+# Kind and round of each release that was charged or sent.
+Releases = Sequence[tuple[str, int]]
 CLOSED = "closed"
 
 
@@ -89,7 +91,8 @@ def release_event(agreed: Registration, server_round: int, release: Release) -> 
     if release == "closing":
         done: Mapping[str, Sequence[Event]] = {"training": (), "evaluation": plan.counts_events(0)}
     else:
-        done = {"training": (plan.event(1),), "evaluation": plan.counts_events(1, closing=False)}
+        counted = plan.num_counted([server_round])
+        done = {"training": (plan.event(1),), "evaluation": plan.counts_events(counted, closing=False)}
     charges = events_json({part: merged(events) for part, events in done.items()})
     return run_fields(agreed.run, agreed.client, server_round) | {"release": release, "charges": charges}
 
@@ -104,10 +107,11 @@ def planned_events(plan: PrivacyPlan) -> Mapping[str, Sequence[Event]]:
     return {"training": (plan.event(),), "evaluation": plan.counts_events()}
 
 
-def released_events(plan: PrivacyPlan, releases: Sequence[str]) -> Mapping[str, Sequence[Event]]:
+def released_events(plan: PrivacyPlan, releases: Releases) -> Mapping[str, Sequence[Event]]:
     """Return for each part the events of some releases on one unit."""
-    rounds, closing = releases.count("train"), "closing" in releases
-    return {"training": (plan.event(rounds),), "evaluation": plan.counts_events(rounds, closing=closing)}
+    rounds = [number for release, number in releases if release == "train"]
+    counts = plan.counts_events(plan.num_counted(rounds), closing=any(release == "closing" for release, _ in releases))
+    return {"training": (plan.event(len(rounds)),), "evaluation": counts}
 
 
 def unit_of(plan: PrivacyPlan) -> Unit:
@@ -116,7 +120,7 @@ def unit_of(plan: PrivacyPlan) -> Unit:
 
 
 def charge_of(
-    ledger: Ledger, dataset: str, plan: PrivacyPlan, releases: Sequence[str] = (), *, closed: bool = False
+    ledger: Ledger, dataset: str, plan: PrivacyPlan, releases: Releases = (), *, closed: bool = False
 ) -> Charge:
     """Return the charge of a plan on the images of a data set.
 
@@ -153,23 +157,23 @@ def charges_in(ledger: Ledger, *, without: tuple[str, str] | None = None) -> lis
     return charges
 
 
-def releases_of(ledger: Ledger, agreed: Registration) -> list[str]:
-    """Return the releases that a run has reserved, in order."""
-    return _values_of(ledger, "reserve", agreed, "$.release")
+def releases_of(ledger: Ledger, agreed: Registration) -> list[tuple[str, int]]:
+    """Return kind and round of the releases that a run has reserved, in order."""
+    return [(kind, number) for kind, number in _values_of(ledger, "reserve", agreed, "$.release", "$.round")]
 
 
 def is_closed(ledger: Ledger, agreed: Registration) -> bool:
     """Return whether a run can reserve nothing more."""
-    return CLOSED in _values_of(ledger, "note", agreed, "$.note")
+    return (CLOSED,) in _values_of(ledger, "note", agreed, "$.note")
 
 
-def _values_of(ledger: Ledger, kind: str, agreed: Registration, path: str) -> list[str]:
-    """Return one field of a run's entries of one kind, in order."""
-    rows = ledger.query(
-        f"SELECT json_extract(event, ?) FROM entry WHERE {_OF_RUN} ORDER BY seq",  # noqa: S608
-        (path, agreed.run, agreed.client, kind),
+def _values_of(ledger: Ledger, kind: str, agreed: Registration, *paths: str) -> list[tuple[Any, ...]]:
+    """Return some fields of a run's entries of one kind, in order."""
+    fields = ", ".join(["json_extract(event, ?)"] * len(paths))
+    return ledger.query(
+        f"SELECT {fields} FROM entry WHERE {_OF_RUN} ORDER BY seq",  # noqa: S608
+        (*paths, agreed.run, agreed.client, kind),
     )
-    return [value for (value,) in rows]
 
 
 def entries_of(ledger: Ledger, kind: str, run: str, client: str) -> list[Entry]:

@@ -137,7 +137,7 @@ class LedgerSession:
             # A repeated request must not be charged again, and must not get a second, different reply.
             if before:
                 return self._again(before[0], content)
-            self._check_room(agreed, release, policy)
+            self._check_room(agreed, server_round, release, policy)
             event = release_event(agreed, server_round, release)
             self.ledger.append("reserve", ident, event, content_digest=content, dataset=agreed.dataset)
         return None
@@ -158,12 +158,16 @@ class LedgerSession:
             raise PolicyError("a round was asked for again whose reply is not kept any more")
         return reply
 
-    def _check_room(self, agreed: Registration, release: Release, policy: Policy) -> None:
+    def _check_room(self, agreed: Registration, server_round: int, release: Release, policy: Policy) -> None:
         """Refuse a release that the plan or the policy does not allow."""
-        reserved = releases_of(self.ledger, agreed)
-        planned = agreed.plan.num_rounds if release == "train" else 1
-        if is_closed(self.ledger, agreed) or reserved.count(release) >= planned:
+        reserved, plan = releases_of(self.ledger, agreed), agreed.plan
+        rounds = [number for kind, number in reserved if kind == release]
+        planned = plan.num_rounds if release == "train" else 1
+        if is_closed(self.ledger, agreed) or len(rounds) >= planned:
             raise PolicyError("the server asked for a release that the plan does not have")
+        # Round numbers come from the server, which could choose counted ones alone.
+        if release == "train" and plan.counts and plan.num_counted([*rounds, server_round]) > plan.counts.num_rounds:
+            raise PolicyError("the server asked for counts in more rounds than the plan has")
         # The policy may have become stricter since the run was registered.
         policy.check_plan(agreed.plan)
         # A plan counts for other runs from its first reserved round on. Before that, another run may have

@@ -3,7 +3,7 @@
 `common.messages.codec` encodes and decodes the fields, `common.messages.checks` enforces the list.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.config.schema import RunConfig
 from common.errors import PrivacyError
@@ -28,7 +28,8 @@ Fields = dict[str, tuple[str, ...] | None]
 class Releases:
     """The choice of fields that the replies of one run carry.
 
-    A reply has exactly these fields, no more and no fewer. A `train_loss` is the incoming model's mean loss on training
+    A reply has exactly these fields, no more and no fewer. A round's reply holds counts if its number is a multiple of
+    `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
     impossible with a mechanism.
 
@@ -40,6 +41,7 @@ class Releases:
     metrics: str = "exact"
     train_loss: bool = False
     personal: bool = False
+    counted_every: int = 1
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -54,7 +56,15 @@ class Releases:
         """
         personal = bool(config.model.personal) and not config.private
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
-        return cls(config.mechanism, config.metrics, needs_loss, personal)
+        return cls(config.mechanism, config.metrics, needs_loss, personal, config.evaluation.every)
+
+    def in_round(self, server_round: int) -> "Releases":
+        """Return the fields of one round's replies.
+
+        They hold no counts where the round is not counted.
+        """
+        counted = server_round % self.counted_every == 0
+        return self if counted else replace(self, metrics="none", personal=False)
 
     @property
     def signed(self) -> bool:

@@ -39,11 +39,13 @@ def residuals(
     *,
     row_by_row: bool = False,
     label_smoothing: float = 0.0,
+    class_weights: tuple[float, ...] = (),
 ) -> np.ndarray:
     """Return softmax probabilities minus one-hot labels, the gradient by the logits.
 
     The result is (n, classes) float32. One example's gradient by the weight is the outer product of its residual and
-    its features. Under `row_by_row` no row depends on another one, not even by rounding: DP needs it.
+    its features. `class_weights` multiplies each row by the weight of its label. Under `row_by_row` no row depends on
+    another one, not even by rounding: DP needs it.
     """
     logits = (head_logits_row_by_row if row_by_row else head_logits)(features, weight)
     # Row by row too: max and sum along axis 1 see one row only. The maximum keeps exp finite.
@@ -53,4 +55,6 @@ def residuals(
     logits[np.arange(len(labels)), labels] -= 1 - label_smoothing
     if label_smoothing:
         logits -= np.float32(label_smoothing / weight.shape[0])
+    if class_weights:
+        logits *= np.asarray(class_weights, dtype=np.float32)[labels, None]
     return logits

@@ -12,6 +12,11 @@ _COARSE = 1e-3
 _TOLERANCE = 1e-3
 _MAX_NOISE = 1e4
 _MAX_FACTOR = 100.0
+# The sampler's exact noise parameter hides less than half a count below this.
+LEAST_COUNTS_NOISE = 0.5
+# A row of the closing matrix holds about a tenth of the units that a pair holds, as for ten classes. So the same noise
+# makes ten times the relative error. The number is fixed: another one would change the plans of runs.
+_CLOSING_WEIGHT = 10.0
 History = tuple[Event, ...]
 
 
@@ -113,3 +118,35 @@ def _factor(events: tuple[CountsEvent, ...], target: float, delta: float) -> flo
     if pld_epsilon(history(1.0), delta, DISCRETIZATION) <= target:
         return 1.0
     return max(1.0, least_noise(history, target, delta, guess=2.0, most=_MAX_FACTOR))
+
+
+def split_counts_noise(num_rounds: int, *, target_epsilon: float, delta: float) -> tuple[float, float]:
+    """Return the noise of a round's pair and of the closing matrix.
+
+    Guarantee: the pairs of `num_rounds` rounds and one matrix together cost at most `target_epsilon`, and neither noise
+    is below `LEAST_COUNTS_NOISE`. Of all such noises these have the least sum of relative errors, the pair's noise plus
+    ten times the matrix's. Under zCDP the pairs cost num_rounds / pair^2 and the matrix 1 / matrix^2, so the least sum
+    for a given cost has pair / matrix = (10 num_rounds)^(1/3).
+
+    Raises:
+        ConfigError: Not even twice the expected noise meets the target.
+    """
+    ratio = math.cbrt(_CLOSING_WEIGHT * num_rounds)
+
+    def noises(matrix: float) -> tuple[float, float]:
+        # Where the target allows less than the least noise, the other release gets what is left of the target.
+        return max(LEAST_COUNTS_NOISE, ratio * matrix), max(LEAST_COUNTS_NOISE, matrix)
+
+    def history(matrix: float) -> History:
+        pair, closing = noises(matrix)
+        return (CountsEvent(pair, num_rounds), CountsEvent(closing, 1))
+
+    def compute() -> float:
+        if pld_epsilon(history(LEAST_COUNTS_NOISE / ratio), delta, _COARSE) <= target_epsilon:
+            return LEAST_COUNTS_NOISE / ratio
+        # Invert the zCDP bound epsilon = rho + 2 sqrt(rho ln(1 / delta)), which is a little too large.
+        rho = (math.sqrt(target_epsilon - math.log(delta)) - math.sqrt(-math.log(delta))) ** 2
+        guess = math.sqrt((num_rounds / ratio**2 + 1) / (2 * rho))
+        return least_noise(history, target_epsilon, delta, guess=guess, most=2 * guess)
+
+    return noises(FIGURES.get_or_compute("counts split", (num_rounds, target_epsilon, delta), compute))

@@ -107,15 +107,18 @@ class Mechanism:
         """
         return {name: self.plan(constants, num_units) for name, num_units in sizes.items()}
 
-    def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
+    def charged_events(
+        self, plan: PrivacyPlan, num_rounds: int, num_counted: int, *, closing: bool
+    ) -> Mapping[str, Sequence[Event]]:
         """Return the events that a unit is charged, by part of the data.
 
         Args:
             plan: The whole plan.
             num_rounds: Rounds that are charged.
+            num_counted: How many of them are counted.
             closing: Whether the closing counts are charged too.
         """
-        return {"training": (plan.event(num_rounds),), "evaluation": plan.counts_events(num_rounds, closing=closing)}
+        return {"training": (plan.event(num_rounds),), "evaluation": plan.counts_events(num_counted, closing=closing)}
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it.
@@ -252,7 +255,9 @@ class ClientDp(Mechanism):
         """Return the server's plan under each client's name."""
         return dict.fromkeys(sizes, self.plan(constants, constants.cohort_size))
 
-    def charged_events(self, plan: PrivacyPlan, num_rounds: int, *, closing: bool) -> Mapping[str, Sequence[Event]]:
+    def charged_events(
+        self, plan: PrivacyPlan, num_rounds: int, num_counted: int, *, closing: bool
+    ) -> Mapping[str, Sequence[Event]]:
         """Return the events that a client is charged."""
         return {"training": (plan.event(num_rounds),)}
 

@@ -6,14 +6,14 @@ Sampler, clip bound, noise and events all come from one plan, so they cannot dis
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from common.errors import PrivacyError
 from common.privacy.accounting import Spent, spent_by
-from common.privacy.calibration import counts_noise
+from common.privacy.calibration import counts_noise, split_counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
@@ -37,8 +37,11 @@ class PublicConstants:
         max_grad_norm: Clip bound of one unit's gradient.
         clipping_norm: Clip bound of one client's update.
         metrics: How counts of held-out units leave.
-        counts_noise: Noise of each round's pair of counts, before it is raised for the target.
+        counts_noise: Noise of each counted round's pair, before it is raised for the target; None where it follows
+            from the target.
         closing_noise: Like `counts_noise`, for the closing matrix.
+        counted_every: A round is counted if its number is a multiple of this.
+        counted_rounds: The most counted rounds that one client takes part in.
         batch_size: Expected units a step; None for all of them.
         local_epochs: Passes over a client's units in a round.
         steps_by_rule: Whether the target decides the number of full batches in a round.
@@ -57,8 +60,10 @@ class PublicConstants:
     max_grad_norm: float
     clipping_norm: float
     metrics: str
-    counts_noise: float
-    closing_noise: float
+    counts_noise: float | None
+    closing_noise: float | None
+    counted_every: int
+    counted_rounds: int
     batch_size: int | None
     local_epochs: int
     steps_by_rule: bool
@@ -74,18 +79,27 @@ class PublicConstants:
 class CountsPlan:
     """Counts of held-out units that leave a client during a run.
 
-    Every field is a public constant. The pair (correct, wrong) leaves in at most `num_rounds` rounds, under discrete
-    Gaussian noise of parameter `noise_stddev`; one unit changes one count by 1. `closing_noise_stddev` is the same for
-    the confusion matrix, which leaves once at the end.
+    Every field is a public constant. The pair (correct, wrong) leaves in at most `num_rounds` rounds, those whose
+    number is a multiple of `every`, under discrete Gaussian noise of parameter `noise_stddev`; one unit changes one
+    count by 1. `closing_noise_stddev` is the same for the confusion matrix, which leaves once at the end.
     """
 
     num_rounds: int
     noise_stddev: float
     closing_noise_stddev: float
+    every: int = 1
 
     def events(self) -> tuple[CountsEvent, ...]:
         """Return the whole plan's events on a held-out unit."""
         return (CountsEvent(self.noise_stddev, self.num_rounds), CountsEvent(self.closing_noise_stddev, 1))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, without `every` where each round is counted."""
+        values = asdict(self)
+        # Plans from before the field existed must keep their digests.
+        if self.every == 1:
+            del values["every"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -144,18 +158,24 @@ class PrivacyPlan:
         rounds = self.num_rounds if num_rounds is None else num_rounds
         return DpSgdEvent(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
 
-    def counts_events(self, num_rounds: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
-        """Return the events of some rounds on a held-out unit.
+    def num_counted(self, server_rounds: Iterable[int]) -> int:
+        """Return how many of some rounds are counted."""
+        return 0 if self.counts is None else sum(number % self.counts.every == 0 for number in server_rounds)
 
-        Without `num_rounds` they are the events of the whole plan. `closing` includes the closing matrix.
+    def counts_events(self, num_counted: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
+        """Return the events of some counted rounds on a held-out unit.
+
+        Without `num_counted` they are the events of the whole plan. `closing` includes the closing matrix.
         """
         if self.counts is None:
             return ()
         pair, matrix = self.counts.events()
-        return (replace(pair, releases=pair.releases if num_rounds is None else num_rounds), matrix)[: 1 + closing]
+        return (replace(pair, releases=pair.releases if num_counted is None else num_counted), matrix)[: 1 + closing]
 
-    def spent(self, num_rounds: int | None = None, *, closing: bool = True) -> Spent:
+    def spent(self, num_rounds: int | None = None, num_counted: int | None = None, *, closing: bool = True) -> Spent:
         """Return the bounds on epsilon of the worst-off unit, trained or held out.
+
+        Without `num_counted` as many of the `num_rounds` rounds are counted as the plan has.
 
         Raises:
             ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
@@ -163,7 +183,9 @@ class PrivacyPlan:
         """
         # No unit is both trained and held out, so the larger of the two bounds holds for every unit.
         trained = spent_by([self.event(num_rounds)], delta=self.delta)
-        held_out = spent_by(self.counts_events(num_rounds, closing=closing), delta=self.delta)
+        if num_counted is None and num_rounds is not None and self.counts is not None:
+            num_counted = min(num_rounds, self.counts.num_rounds)
+        held_out = spent_by(self.counts_events(num_counted, closing=closing), delta=self.delta)
         return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
 
     def epsilon(self, num_rounds: int | None = None) -> float:
@@ -177,7 +199,7 @@ class PrivacyPlan:
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values for `from_json`."""
-        values = asdict(self)
+        values = asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
         # Plans of before the rule have no such key, and their digests are kept for ever.
         return values if self.learning_rate is not None else {k: v for k, v in values.items() if k != "learning_rate"}
 
@@ -206,20 +228,29 @@ def _digest_of(plan: PrivacyPlan) -> str:
 
 
 def counts_plan(constants: PublicConstants) -> CountsPlan | None:
-    """Return the noise of counts, raised where the target asks for more.
+    """Return the noise of counts, calibrated to the target where it was not set.
+
+    Noise that was set is raised where the target asks for more.
 
     Raises:
         ConfigError: No noise meets the target.
+        PrivacyError: Noise is neither set nor follows from a target.
     """
     if constants.metrics != "private":
         return None
-    rounds, factor = constants.participations, 1.0
-    if constants.target_epsilon is not None:
-        as_set = (CountsEvent(constants.counts_noise, rounds), CountsEvent(constants.closing_noise, 1))
-        factor = counts_noise(as_set, target_epsilon=constants.target_epsilon, delta=constants.delta)
+    rounds, target, delta = constants.counted_rounds, constants.target_epsilon, constants.delta
+    pair, matrix = constants.counts_noise, constants.closing_noise
+    if target is not None and (pair is None or matrix is None):
+        calibrated = split_counts_noise(rounds, target_epsilon=target, delta=delta)
+        pair, matrix = pair or calibrated[0], matrix or calibrated[1]
+    if pair is None or matrix is None:
+        raise PrivacyError("the noise of counts is not filled in: build a RunConfig with common.config.loading.parse")
+    if target is not None and (constants.counts_noise or constants.closing_noise):
+        as_set = (CountsEvent(pair, rounds), CountsEvent(matrix, 1))
+        factor = counts_noise(as_set, target_epsilon=target, delta=delta)
+        pair, matrix = factor * pair, factor * matrix
     # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
-    pair, matrix = (float(sampled_stddev(factor * x)) for x in (constants.counts_noise, constants.closing_noise))
-    return CountsPlan(rounds, pair, matrix)
+    return CountsPlan(rounds, float(sampled_stddev(pair)), float(sampled_stddev(matrix)), constants.counted_every)
 
 
 def round_up_rate(rate: float) -> float:

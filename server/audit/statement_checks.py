@@ -1,6 +1,5 @@
 """Checks of a run's statement against its events, configuration and signed heads."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,15 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.events import merged
 from common.privacy.mechanisms import Mechanism
-from common.privacy.plan import CountsPlan, PrivacyPlan, PublicConstants
+from common.privacy.plan import PrivacyPlan, PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
-from server.state.privacy_spent import ClientPrivacyCost
+from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost, charged_rounds, rounds_of
 
 # Relative difference of two figures that count as equal.
 _TOLERANCE = 1e-9
+# Field of a plan of counts -> its name in a statement, without the ending.
+_NOISES = {"noise_stddev": "counts", "closing_noise_stddev": "closing"}
 # Client name -> ledger id, entry number and hash of each signed head that was kept.
 KeptHeads = dict[str, set[tuple[str, int, str]]]
 # Heads that belong to no round, namely those of enrollment, closing counts and end of the run.
@@ -115,23 +116,40 @@ def check_plans(
         Plan of each client by name, without the clients for which no plan follows.
     """
     plans: dict[str, PrivacyPlan] = {}
-    cohorts = _cohorts(statement, constants, num_rounds, seed)
-    rounds = Counter(name for cohort in cohorts for name in cohort)
+    costs: dict[str, ClientPrivacyCost] = {}
+    asked = rounds_of(statement.clients, _cohorts(statement, constants, num_rounds, seed))
     for name, client in statement.clients.items():
         with remarks.about(f"the events of client {name}"):
             plans[name] = _stated_plan(statement, client, mechanism, constants)
-            _check_events(client, plans[name], plans[name].num_rounds if statement.whole_plan else rounds[name])
+            costs[name] = _checked_cost(client, plans[name], None if statement.whole_plan else asked[name])
+    if len(costs) == len(statement.clients):
+        _check_parts(statement, costs, remarks)
     return plans
 
 
-def _check_events(client: ClientStatement, plan: PrivacyPlan, rounds: int) -> None:
-    expected = ClientPrivacyCost(plan, client.rounds, client.closing, client.spent).events
-    if {part: merged(events) for part, events in expected.items()} != client.events:
-        raise PrivacyError("they do not follow from the run's configuration and the stated rounds")
+def _check_parts(statement: PrivacyStatement, costs: Mapping[str, ClientPrivacyCost], remarks: Remarks) -> None:
+    """Compare the stated epsilon of trained and held-out units with that of their events."""
+    stated = statement.text.get("epsilon_parts")
+    # Statements from before this field existed lack it.
+    if stated is None:
+        return
+    parts = RunPrivacyCost(costs).parts(fresh=True)
+    with remarks.about("epsilon_parts"):
+        if stated.keys() != parts.keys() or not all(is_same(stated[name], parts[name]) for name in parts):
+            raise PrivacyError("they are not what the events of trained and of held-out units cost")
+
+
+def _checked_cost(client: ClientStatement, plan: PrivacyPlan, asked: Sequence[int] | None) -> ClientPrivacyCost:
+    """Compare a client's stated events with its plan and return their cost."""
+    rounds, counted = charged_rounds(plan, asked)
+    cost = ClientPrivacyCost(plan, client.rounds, counted, client.closing, client.spent)
     if client.rounds != rounds:
         raise PrivacyError(f"{client.rounds} rounds are charged where {rounds} must be")
+    if {part: merged(events) for part, events in cost.events.items()} != client.events:
+        raise PrivacyError("they do not follow from the run's configuration and the stated rounds")
     if client.closing != (plan.counts is not None):
         raise PrivacyError("the closing counts are charged though the plan has none, or the other way round")
+    return cost
 
 
 def _cohorts(statement: PrivacyStatement, constants: PublicConstants, num_rounds: int, seed: int) -> list[list[str]]:
@@ -162,13 +180,21 @@ def _stated_plan(
         raise PrivacyError("they have another noise than the run was configured for")
     # With the stated noise the plan needs no calibration, which could differ in its last digits. `check_target`
     # compares the cost with the target.
-    epochs = mechanism.local_epochs(constants, client.num_units)
-    constants = replace(constants, noise_multiplier=min(client.noises), target_epsilon=None, local_epochs=epochs)
+    # The same holds for noise of counts that was not set.
+    metrics = statement.text["metrics"]
+    constants = replace(
+        constants,
+        noise_multiplier=min(client.noises),
+        target_epsilon=None,
+        local_epochs=mechanism.local_epochs(constants, client.num_units),
+        counts_noise=constants.counts_noise or metrics.get("counts_noise_stddev"),
+        closing_noise=constants.closing_noise or metrics.get("closing_noise_stddev"),
+    )
     plan = mechanism.plan(constants, client.num_units)
     if plan.counts is None:
         return plan
-    metrics = statement.text["metrics"]
-    counts = CountsPlan(plan.num_rounds, metrics["counts_noise_stddev"], metrics["closing_noise_stddev"])
+    stated = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _NOISES.items()}
+    counts = replace(plan.counts, **stated)
     enough = counts.noise_stddev >= plan.counts.noise_stddev
     if not (enough and counts.closing_noise_stddev >= plan.counts.closing_noise_stddev):
         raise PrivacyError("its counts have less noise than the run was configured for")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.metrics import interval
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,7 +43,7 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
 def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> None:
     """Draw accuracy, macro F1 and loss over rounds.
 
-    Where clients have models of their own, their accuracy is drawn too.
+    Where clients have models of their own, their accuracy is drawn too. Noised accuracy is drawn with its interval.
 
     Args:
         file: PNG file to write.
@@ -51,8 +53,19 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
     from matplotlib.ticker import MaxNLocator
 
     lines = [line for line in rounds if "accuracy" in line]
+    noised = [line["private"] for line in rounds if line.get("private", {}).get("accuracy_stddev") is not None]
     figure, axes = _figure(8, 4.5)
     axes.set(xlabel="model after round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
+    if noised:
+        middle = np.array([line["accuracy"] for line in noised])
+        ends = np.array([interval(line["accuracy"], line["accuracy_stddev"]) for line in noised]).T
+        bars = np.abs(ends - middle)
+        x = [line["evaluated_model"] for line in noised]
+        axes.errorbar(x, middle, bars, color="silver", fmt=".", lw=1, label="accuracy, private")
+    if not lines and noised:
+        axes.legend(loc="center right")
+        _save(figure, file)
+        return
     if not lines:
         axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes)
         _save(figure, file)

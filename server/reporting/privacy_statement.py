@@ -90,6 +90,7 @@ def privacy_statement(
         "delta": config.privacy.delta,
         "epsilon_max": privacy_cost.epsilon_max,
         "epsilon_max_rdp": privacy_cost.rdp_max,
+        **_parts(privacy_cost),
         "max_grad_norm": plan.max_grad_norm,
         "metrics": _metrics(config.metrics, privacy_cost),
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
@@ -125,6 +126,15 @@ def _statement(mechanism: Mechanism, privacy_cost: RunPrivacyCost, delta: float,
 def _missing(parties: Parties) -> str:
     text = missing_text(parties.missing) if parties.missing else ""
     return f"; MISSING FROM THE MODEL: {text}" if text else ""
+
+
+def _parts(privacy_cost: RunPrivacyCost) -> dict[str, Any]:
+    """Return the cost of trained and of held-out units.
+
+    The result is empty where no counts are charged.
+    """
+    parts = privacy_cost.parts()
+    return {"epsilon_parts": parts} if parts else {}
 
 
 def _metrics(release: str, privacy_cost: RunPrivacyCost) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
 from server.reporting.missing_clients import missing_clients
 from server.reporting.outcome_warnings import outcome_warnings
 from server.reporting.privacy_statement import versions
-from server.rounds.round_record import noised_figures
+from server.rounds.round_record import noised_figures, total_of
 from server.state.run_state import RunState
 
 _UNTRAINED = {
@@ -38,6 +38,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "epsilon_max": None if privacy_cost is None else privacy_cost.epsilon_max,
         "delta": None if privacy_cost is None else config.privacy.delta,
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
+        "epsilon_parts": {} if privacy_cost is None else privacy_cost.parts(),
         "privacy_unit": None if privacy_cost is None else privacy_cost.example_plan.privacy_unit,
         "metrics": config.metrics,
         **_figures(counts),
@@ -93,8 +94,11 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
     noised = state.closing.noised
     if noised is not None:
         noise_stddev = privacy_cost.example_plan.counts.closing_noise_stddev
-        return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev)
-    return dict(state.rounds[-1]["private"]) if state.rounds and "private" in state.rounds[-1] else None
+        # The matrix of all clients counts the units that the pairs of all clients have counted in each round.
+        total = total_of(state.rounds, len(state.clients)) if noised.num_clients == len(state.clients) else None
+        return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev, total)
+    noised_rounds = [line["private"] for line in state.rounds if "private" in line]
+    return dict(noised_rounds[-1]) if noised_rounds else None
 
 
 def _personal(state: RunState) -> dict[str, Any] | None:

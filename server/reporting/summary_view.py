@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.metrics import CONFUSION_METRICS
+from common.config.sections import BALANCED
+from common.metrics import CONFUSION_METRICS, interval
 from common.privacy.mechanisms import mechanism_named
 from common.system.console import format_epsilon
 from server.reporting.missing_clients import missing_text
@@ -60,9 +61,12 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
     rows += _personal(summary["personal"])
+    if summary["config"]["training.class-weights"] == BALANCED:
+        rows.append(("class weights", "balanced, by each client's exact number of images of each class"))
     rows += _unused_images(summary)
     rows += _network_problems(summary)
     rows.append(("privacy", _privacy(summary)))
+    rows += _parts(summary["epsilon_parts"], summary["privacy_unit"])
     if summary["refusals"]:
         reasons = ", ".join(f"{client} ({reason})" for client, reason in list(summary["refusals"].items())[:5])
         rows.append(("not taking part", f"{len(summary['refusals'])} clients that were online: {reasons}"))
@@ -135,13 +139,25 @@ def _privacy(summary: dict[str, Any]) -> str:
     )
 
 
+def _parts(parts: dict[str, float], unit: str) -> list[tuple[str, str]]:
+    """Return the row with the epsilon of trained and of held-out units."""
+    if not parts:
+        return []
+    trained, held_out, rounds, closing = (format_epsilon(epsilon) for epsilon in parts.values())
+    text = f"{trained} each {unit} that trained, {held_out} each that was held out (rounds {rounds}, closing {closing})"
+    return [("epsilon of which", text)]
+
+
 def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the row of the noised accuracy."""
     private = summary["private_metrics"]
     if private is None:
         return []
     stddev = private["accuracy_stddev"]
-    text = "only noise" if stddev is None or stddev > 1 else f"{private['accuracy']:.3f} +- {stddev:.3f}"
+    text = "only noise"
+    if stddev is not None and stddev <= 1:
+        low, high = interval(private["accuracy"], stddev)
+        text = f"{private['accuracy']:.3f} +- {stddev:.3f} ({low:.3f} to {high:.3f})"
     model = f" of the model after round {private['evaluated_model']}"
     return [("accuracy, private", f"{text}{model}: counts with noise, as in a real federation")]
 

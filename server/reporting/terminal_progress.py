@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from common.metrics import METRICS, Metric
+from common.metrics import METRICS, Metric, interval
 from common.system.console import new_bar
 
 
@@ -88,4 +88,7 @@ def _causes(failures: dict[str, str]) -> str:
 
 def _plus_minus(private: dict[str, Any]) -> str:
     spread = private["accuracy_stddev"]
-    return "only noise" if spread is None or spread > 1 else f"{private['accuracy']:.2f}+-{spread:.2f}"
+    if spread is None or spread > 1:
+        return "only noise"
+    low, high = interval(private["accuracy"], spread)
+    return f"{private['accuracy']:.2f} ({low:.2f} to {high:.2f})"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,8 @@ class _Exchange:
         self.accepted: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        collector = ReplyCollector(channel, cohort, {name: array.shape for name, array in arrays.items()})
+        shapes = {name: array.shape for name, array in arrays.items()}
+        collector = ReplyCollector(replace(channel, releases=channel.releases.in_round(number)), cohort, shapes)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)

@@ -1,6 +1,7 @@
 """Record of one round with the figures of its evaluation."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,20 +61,39 @@ class RoundRecord:
         return line
 
 
-def noised_figures(noised: NoisedCounts, noise_stddev: float) -> dict[str, Any]:
+def noised_figures(
+    noised: NoisedCounts, noise_stddev: float, total: tuple[float, float] | None = None
+) -> dict[str, Any]:
     """Return the metrics of noised counts by key, at no cost in privacy.
 
     The counts are a pair (right, wrong) or a confusion matrix, summed over clients. `noise_stddev` is that of each
-    client's noise in one cell.
+    client's noise in one cell. `total` is as in `NoisedCounts.accuracy`.
     """
-    accuracy, stddev = noised.accuracy(noise_stddev)
+    accuracy, stddev = noised.accuracy(noise_stddev, total)
     values: dict[str, Any] = {"accuracy": accuracy, "accuracy_stddev": stddev if math.isfinite(stddev) else None}
     if noised.cells.ndim == 2:
         # Noise can make a cell negative, which no score allows.
         counts = Counts(np.maximum(noised.cells, 0), math.nan)
         derived = (metric for metric in CONFUSION_METRICS if not (metric.detail or metric.key in values))
         values |= {metric.key: metric.compute(counts) for metric in derived}
+    else:
+        values["total"] = int(noised.cells.sum())
     return values | {"clients": noised.num_clients, "noise_stddev": noise_stddev}
+
+
+def total_of(lines: Sequence[Mapping[str, Any]], num_clients: int) -> tuple[float, float] | None:
+    """Return the mean noised total of rounds with its variance.
+
+    Only rounds in which all of `num_clients` clients were counted say how many units these hold. The result is None
+    without such a round.
+    """
+    private = [line["private"] for line in lines if "private" in line]
+    whole = [values for values in private if "total" in values and values["clients"] == num_clients]
+    if not whole:
+        return None
+    # Each total is the sum of two counts.
+    variance = 2 * num_clients * sum(values["noise_stddev"] ** 2 for values in whole) / len(whole) ** 2
+    return sum(values["total"] for values in whole) / len(whole), variance
 
 
 def figures(counts: Counts) -> dict[str, Any]:

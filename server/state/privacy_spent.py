@@ -1,32 +1,37 @@
 """Privacy cost of a run for each client's units."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config.schema import RunConfig
-from common.privacy.accounting import Spent
+from common.privacy.accounting import Spent, spent_by
 from common.privacy.events import Event
 from common.privacy.mechanisms import mechanism_named
 from common.privacy.plan import PrivacyPlan
+
+# Names of the parts of a run's cost in its statement.
+PARTS = ("trained", "held_out", "held_out_rounds", "held_out_closing")
 
 
 @dataclass(frozen=True)
 class ClientPrivacyCost:
     """Privacy cost of a run for the units of one client.
 
-    `rounds` were charged, and if `closing` the closing confusion matrix too. `spent` is for the unit with the largest
-    epsilon.
+    `rounds` were charged, `counted` of them with a pair of counts, and if `closing` the closing confusion matrix too.
+    `spent` is for the unit with the largest epsilon.
     """
 
     plan: PrivacyPlan
     rounds: int
+    counted: int
     closing: bool
     spent: Spent
 
     @property
     def events(self) -> Mapping[str, Sequence[Event]]:
         """Events charged to a unit, by part of the data."""
-        return mechanism_named(self.plan.mechanism).charged_events(self.plan, self.rounds, closing=self.closing)
+        mechanism = mechanism_named(self.plan.mechanism)
+        return mechanism.charged_events(self.plan, self.rounds, self.counted, closing=self.closing)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,22 @@ class RunPrivacyCost:
     def rdp_max(self) -> float:
         """Largest epsilon of any client by the RDP accountant."""
         return max(share.spent.rdp for share in self.shares.values())
+
+    def parts(self, *, fresh: bool = False) -> dict[str, float]:
+        """Return the largest epsilon of trained and of held-out units.
+
+        For held-out units the rounds alone and the closing matrix alone are given too. These two do not add up
+        to the total. The result is empty where no counts are charged. `fresh` is as in `spent_by`.
+        """
+        found: dict[str, list[float]] = {}
+        for share in self.shares.values():
+            if share.plan.counts is None:
+                continue
+            held_out = share.events["evaluation"]
+            parts = (share.events["training"], held_out, held_out[:1], held_out[1:])
+            for name, events in zip(PARTS, parts, strict=True):
+                found.setdefault(name, []).append(spent_by(events, delta=share.plan.delta, fresh=fresh).pld)
+        return {name: max(values) for name, values in found.items()}
 
     @property
     def example_plan(self) -> PrivacyPlan:
@@ -64,13 +85,29 @@ def account(
         PrivacyError: The accountants disagree.
     """
     plans = config.mechanism.plans(config.public_constants, num_units)
-    asked = dict.fromkeys(plans, 0)
-    for cohort in cohorts:
-        for name in cohort:
-            asked[name] += 1
+    asked = rounds_of(plans, cohorts)
     shares = {}
     for name, plan in plans.items():
         # Stopping early may depend on the data. A bound for fewer rounds would then not hold.
-        rounds = asked[name] if complete else plan.num_rounds
-        shares[name] = ClientPrivacyCost(plan, rounds, plan.counts is not None, plan.spent(rounds))
+        rounds, counted = charged_rounds(plan, asked[name] if complete else None)
+        shares[name] = ClientPrivacyCost(plan, rounds, counted, plan.counts is not None, plan.spent(rounds, counted))
     return RunPrivacyCost(shares)
+
+
+def rounds_of(names: Iterable[str], cohorts: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Return the numbers of the rounds that ask each client, from 1."""
+    asked: dict[str, list[int]] = {name: [] for name in names}
+    for number, cohort in enumerate(cohorts, 1):
+        for name in cohort:
+            asked[name].append(number)
+    return asked
+
+
+def charged_rounds(plan: PrivacyPlan, asked: Sequence[int] | None) -> tuple[int, int]:
+    """Return the numbers of charged and of counted rounds.
+
+    `asked` are the numbers of the rounds that asked the client; None charges the whole plan.
+    """
+    if asked is None:
+        return plan.num_rounds, 0 if plan.counts is None else plan.counts.num_rounds
+    return len(asked), plan.num_counted(asked)

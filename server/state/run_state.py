@@ -79,7 +79,8 @@ class RunState:
         record = result.record
         self.early = self.early_stopping.update(record, self.arrays) and record.server_round < len(self.cohorts)
         self.arrays = result.arrays
-        if not record.skipped:
+        # A skipped round, or one that is not counted, has nothing newer than the rounds before it.
+        if record.counts is not None or record.noised is not None:
             self.latest = Evaluation(record.counts, record.personal, noised=record.noised)
         self.rounds.append(record.as_dict(self.counts_noise))
 
@@ -150,5 +151,5 @@ class RunState:
         """Number of the round that made the evaluated model, None before any evaluation."""
         if self.closing.exact:
             return self.final_round
-        evaluated = [line for line in self.rounds if not line.get("skipped")]
-        return evaluated[-1].get("evaluated_model") if evaluated else None
+        evaluated = [line["evaluated_model"] for line in self.rounds if "evaluated_model" in line]
+        return evaluated[-1] if evaluated else None

@@ -305,14 +305,15 @@ class ClientHarness:
     def with_settings(self, *, local_epochs: int = 1, **sections: Mapping[str, object]) -> "ClientHarness":
         """Return the harness with plain SGD and some other settings.
 
-        Noise at the client sets the learning rate, so that a round's noise moves each weight by about 1. That is where
-        float32 resolves it best.
+        Each round is counted, so that each round's release is tested. Noise at the client sets the learning rate, so
+        that a round's noise moves each weight by about 1. That is where float32 resolves it best.
 
         Args:
             local_epochs: Passes a round.
             sections: Section of the configuration -> name of a setting -> its value.
         """
-        update = {name: getattr(self.config, name).model_copy(update=values) for name, values in sections.items()}
+        changed = {"evaluation": {"every": 1}} | sections
+        update = {name: getattr(self.config, name).model_copy(update=values) for name, values in changed.items()}
         config = self.config.model_copy(update=update)
         plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup_rounds": 0}
         training = config.training.model_copy(update=plain | {"local_epochs": local_epochs, "learning_rate": 1.0})

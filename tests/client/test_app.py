@@ -73,6 +73,17 @@ def test_train_under_dp_differs_each_time_and_without_dp_repeats(digits: Prepare
     assert np.array_equal(weights(open_run), weights(open_run))
 
 
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "none"])
+def test_only_counted_rounds_send_counts(digits: Prepared, make_config: MakeConfig, mechanism: str) -> None:
+    config = make_config({"evaluation.every": 2, "privacy.mechanism": mechanism})
+
+    first, second = (ask(config, "train", train_content(server_round=number)) for number in (1, 2))
+
+    assert set(first.content["metrics"]) == {"num-examples"}
+    counts = {"noised-correct", "noised-wrong"} if mechanism == "dp-sgd" else {"confusion", "loss-sum"}
+    assert set(second.content["metrics"]) == {"num-examples"} | counts
+
+
 def test_evaluate_is_refused_where_no_counts_may_leave(digits: Prepared, make_config: MakeConfig) -> None:
     reply = ask(make_config({"privacy.metrics": "none"}), "evaluate", train_content())
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
-from common.metrics import METRICS, Counts, count, score, total
+from common.metrics import METRICS, Counts, NoisedCounts, count, score, total
 
 _MATRICES = st.integers(2, 6).flatmap(lambda k: arrays(np.int64, (k, k), elements=st.sampled_from([0, 0, 1, 2, 9])))
 
@@ -131,3 +131,30 @@ def test_metrics_are_worked_out_by_hand_from_counts() -> None:
     f1 = (6 / 9 + 4 / 7) / 2
     expected = {"accuracy": 5 / 8, "macro_f1": f1, "weighted_f1": f1, "balanced_accuracy": 5 / 8, "loss": 0.5}
     assert values == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("known_total", [False, True])
+def test_noised_accuracy_states_the_spread_that_the_noise_makes(known_total: bool) -> None:
+    rng = np.random.default_rng(0)
+    exact = np.diag(np.full(10, 36.0)) + np.eye(10, k=1) * 4
+    found = []
+    for _ in range(2000):
+        cells = np.rint(exact + rng.normal(0, 0.8 * np.sqrt(5), exact.shape)).astype(np.int64)
+        total = (exact.sum() + rng.normal(0, 3), 9.0) if known_total else None
+        found.append(NoisedCounts(cells, 5).accuracy(0.8, total))
+    accuracies, stated = np.array(found).T
+
+    assert accuracies.mean() == pytest.approx(360 / 396, abs=4e-3)
+    assert accuracies.std() == pytest.approx(stated.mean(), rel=0.1)
+    assert stated.mean() == pytest.approx(0.016 if known_total else 0.043, rel=0.15)
+
+
+def test_noised_accuracy_with_an_exact_total_is_that_of_the_trace_and_the_rest() -> None:
+    pair = NoisedCounts(np.array([30, 20]))
+
+    accuracy, spread = pair.accuracy(3.0, total=(40.0, 0.0))
+
+    # Both counts are as uncertain, so each gives up half of the surplus.
+    assert accuracy == pytest.approx(25 / 40)
+    assert spread == pytest.approx(3 / np.sqrt(2) / 40)
+    assert pair.accuracy(3.0, total=(40.0, 1e12)) == pytest.approx(pair.accuracy(3.0), rel=1e-6)

@@ -74,11 +74,12 @@ SETTINGS = {
     "min-client-size image-size test-fraction",
     "model.": "backbone weights weights-sha256 head tuning lora-rank personal",
     "training.": "optimizer learning-rate momentum weight-decay schedule warmup-rounds local-epochs batch-size "
-    "label-smoothing augmentation rotation-weight autocast",
+    "class-weights label-smoothing augmentation rotation-weight autocast",
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "
     "closing-noise policy",
+    "evaluation.": "every",
     "stopping.": "patience keep",
     "system.": "device physical-batch-size ledger bundle",
 }

@@ -149,7 +149,7 @@ def the_closing_matrix_is_free(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         PrivacyPlan,
         "counts_events",
-        lambda self, num_rounds=None, *, closing=True: real(self, num_rounds, closing=False),
+        lambda self, num_counted=None, *, closing=True: real(self, num_counted, closing=False),
     )
 
 

@@ -30,7 +30,7 @@ planted(
     _EARLY,
     privacy_spent.account,
     {
-        "a plan that is charged by the rounds alone": ("asked[name] if complete else plan.num_rounds", "asked[name]"),
+        "a plan that is charged by the rounds alone": ("asked[name] if complete else None", "asked[name]"),
     },
 )
 planted(
@@ -56,9 +56,9 @@ planted(
 )
 planted(
     _SENT,
-    privacy_spent.account,
+    privacy_spent.rounds_of,
     {
-        "a client that is charged one round of many": ("asked[name] += 1", "asked[name] = 1"),
+        "a client that is charged one round of many": ("asked[name].append(number)", "asked[name][:] = [number]"),
     },
 )
 planted(

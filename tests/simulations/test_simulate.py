@@ -22,6 +22,7 @@ from common.data.preprocessing import Prepared
 from common.errors import ConfigError
 from server import federation
 from server.app import create_app
+from server.audit.audit import audit_run
 from simulations.app import make_context
 from simulations.engines.in_process import run_in_process
 from simulations.simulate import run_job
@@ -209,3 +210,16 @@ def test_a_run_over_clients_of_their_own_is_no_simulation(make_config: MakeConfi
 
     assert not (tmp_path / "run").exists()
     assert (around.simulated, around.evaluate, around.class_counts) == (False, None, None)  # out of the server's reach
+
+
+def test_a_run_that_counts_every_second_round_is_whole_and_is_verified(
+    run: Callable[..., tuple[dict[str, Any], Path]],
+) -> None:
+    settings: dict[str, Scalar] = {"evaluation.every": 2, "num-rounds": 4, "client-fraction": 0.5}
+
+    summary, folder = run("seldom", settings)
+
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert ["private" in line for line in lines] == [False, True, False, True]
+    assert summary["private_metrics"]["evaluated_model"] == 4
+    assert (audit_run(folder).verdict, audit_run(folder).remarks.doubts) == ("verified", [])

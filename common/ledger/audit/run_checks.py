@@ -71,7 +71,8 @@ def _agreed(entry: Entry) -> Registration:
 def _check_plan(plan: PrivacyPlan) -> None:
     """Refuse a plan that no run could have registered."""
     counts = plan.counts
-    whole = (plan.num_units, plan.steps_per_round, plan.num_rounds, *(() if counts is None else (counts.num_rounds,)))
+    counted = () if counts is None else (counts.num_rounds, counts.every)
+    whole = (plan.num_units, plan.steps_per_round, plan.num_rounds, *counted)
     noises = (plan.noise_multiplier, *(() if counts is None else (counts.noise_stddev, counts.closing_noise_stddev)))
     if not all(type(number) is int and number >= 1 for number in whole):
         raise LedgerError("its plan has a count that is not a whole number of at least 1")
@@ -82,7 +83,9 @@ def _check_plan(plan: PrivacyPlan) -> None:
     mechanism = MECHANISMS.get(plan.mechanism)
     if mechanism is None or not mechanism.noise_at_client or plan.privacy_unit not in mechanism.units:
         raise LedgerError("its plan is of an unknown kind")
-    if counts is not None and counts.num_rounds != plan.num_rounds:
+    if counts is not None and (
+        counts.num_rounds > plan.num_rounds or (counts.every == 1 and counts.num_rounds < plan.num_rounds)
+    ):
         raise LedgerError("its plan has other rounds for counts than for training")
 
 
@@ -111,8 +114,17 @@ def _check_run(agreed: Registration, entries: Sequence[Entry], remarks: Remarks)
                 f"client {agreed.client} reserved {run.reserved(release)} {release} releases in run {agreed.run[:8]}, "
                 f"its plan has {most}"
             )
+    with remarks.about(f"the counted rounds of client {agreed.client} in run {agreed.run[:8]}"):
+        _check_counted(run)
     _check_order(run, remarks)
     return run
+
+
+def _check_counted(run: RunEntries) -> None:
+    plan = run.agreed.plan
+    counted = plan.num_counted(entry.event["round"] for entry in run.reserves if entry.event["release"] == "train")
+    if plan.counts is not None and counted > plan.counts.num_rounds:
+        raise LedgerError(f"{counted} were reserved, the plan has {plan.counts.num_rounds}")
 
 
 def _about(entry: Entry) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def test_status_tells_each_run_and_what_is_left_for_the_image_that_has_spent_mos
     assert (first.audited.closing, first.audited.closed) == (True, True)
     assert (second.audited.run, second.audited.rounds, second.audited.closed) == ("second", 1, False)
     assert first.sent == first.audited.spent == cost_of(planned_events(PLAN), delta=PLAN.delta)
-    assert second.sent == cost_of(released_events(PLAN, ["train"]), delta=PLAN.delta)
+    assert second.sent == cost_of(released_events(PLAN, [("train", 1)]), delta=PLAN.delta)
     assert second.sent.pld < second.audited.planned.pld
     assert status.budget is not None
     assert status.budget.spent == PLAN.spent().pld  # the two runs are about different images
@@ -86,8 +86,8 @@ def test_what_was_reserved_but_never_left_is_told_apart(client: OwnClient) -> No
 
     run = client_status(client.folder).runs[1]
 
-    assert run.sent == cost_of(released_events(PLAN, ["train"]), delta=PLAN.delta)
-    assert run.audited.spent == cost_of(released_events(PLAN, ["train", "train"]), delta=PLAN.delta)
+    assert run.sent == cost_of(released_events(PLAN, [("train", 1)]), delta=PLAN.delta)
+    assert run.audited.spent == cost_of(released_events(PLAN, [("train", 1), ("train", 2)]), delta=PLAN.delta)
 
 
 @pytest.mark.parametrize(

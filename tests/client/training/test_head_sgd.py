@@ -4,6 +4,7 @@ Drives `client.training.dp_sgd`, `client.training.trainer`.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,9 +212,9 @@ def test_private_residuals_of_a_row_do_not_depend_on_its_neighbours(width: int) 
 def test_private_training_asks_for_residuals_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def spy(*rows: np.ndarray, row_by_row: bool = False, label_smoothing: float = 0.0) -> np.ndarray:
+    def spy(*rows: np.ndarray, row_by_row: bool = False, **more: Any) -> np.ndarray:
         asked.append(row_by_row)
-        return residuals(*rows, row_by_row=row_by_row, label_smoothing=label_smoothing)
+        return residuals(*rows, row_by_row=row_by_row, **more)
 
     monkeypatch.setattr(private_training, "residuals", spy)
     train_head_privately(initial_head(8, 3), FEATURES, LABELS, plan(), settings(), PrivateStreams.fresh())

@@ -1,6 +1,7 @@
 """Per-example gradients: every backbone and way of tuning against one by one and a plain oracle; rows stay apart."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ BACKBONES = (
 TUNINGS = ("head", "bias", "norm", "lora", "last:1", "full")
 SIDE, CLASSES, SLOTS = 32, 3, 2
 PLAIN = LocalSettings(0.1, 0.0, 1, 4, label_smoothing=0.1)
-TURNING = LocalSettings(0.1, 0.0, 1, 4, rotation_weight=0.5)
+TURNING = LocalSettings(0.1, 0.0, 1, 4, rotation_weight=0.5, class_weights=(0.5, 1.0, 4.0))
 MakeConfig = Callable[..., RunConfig]
 Row = dict[int, np.ndarray]
 
@@ -92,6 +93,7 @@ def oracle(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> 
         log_p = network(examples.inputs[row : row + 1]).log_softmax(dim=1)[0]
         smooth = settings.label_smoothing
         loss = -(1 - smooth) * log_p[examples.labels[row]] - smooth * log_p.mean()
+        loss = loss * (settings.class_weights[examples.labels[row]] if settings.class_weights else 1)
         if examples.turned is not None:
             turned = network.rotation_logits(examples.turned[row : row + 1]).log_softmax(dim=1)[0]  # type: ignore[union-attr,operator]
             loss = loss - settings.rotation_weight * turned[examples.turns[row]]
@@ -165,7 +167,9 @@ def test_gradients_agree_for_an_mlp_head_and_for_the_network_from_scratch(make_c
     )
 
     scratch = build_network(make_config({"model.backbone": "cnn"}), (8, 8, 3), CLASSES)
-    assert_all_three_agree(perturbed(scratch), examples_of(scratch, 5, side=8), PLAIN)
+    weighted = replace(PLAIN, class_weights=(0.5, 1.0, 4.0))
+    for settings in (PLAIN, weighted):
+        assert_all_three_agree(perturbed(scratch), examples_of(scratch, 5, side=8), settings)
 
 
 def hostile(examples: Examples) -> Examples:

@@ -96,6 +96,9 @@ def test_parse_needs_exactly_one_rival_under_privacy(rivals: tuple[Scalar, Scala
         ("training.momentum", math.nan, "less than 1"),
         ("training.local-epochs", 0, "greater than or equal to 1"),
         ("training.batch-size", 0, "greater than or equal to 1"),
+        ("training.class-weights", "1, much", "use balanced, or one number"),
+        ("training.class-weights", "1, 0", "from 0.001 to 1000"),
+        ("training.class-weights", "nan, 1", "from 0.001 to 1000"),
         ("training.batch-size", "most", "must be a whole number or 'all'"),
         ("strategy.name", "fedavg", "nearest is 'FedAvg'"),
         ("privacy.mechanism", "dp", "none, dp-sgd, client-dp"),
@@ -258,3 +261,17 @@ def test_parse_refuses_to_choose_by_exact_counts_under_dp(chosen: dict[str, Scal
 
     with pytest.raises(ConfigError, match="exact counts"):
         parse(override(defaults(), settings | chosen))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"evaluation.every": 31}, r"evaluation\.every=31 counts none of num-rounds=30"),
+        ({"evaluation.every": 2, "strategy.name": "QFedAvg", "privacy.mechanism": "none"}, "loss in every round"),
+    ],
+)
+def test_parse_refuses_rounds_of_counts_that_cannot_be(
+    make_config: MakeConfig, settings: dict[str, Scalar], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_config(settings)

@@ -49,7 +49,7 @@ from common.ledger.database import Ledger
 from common.privacy.policy import ANYTHING
 
 me, file = int(sys.argv[1]), Path(sys.argv[2])
-plan = replace(PLAN, num_rounds=60)
+plan = replace(PLAN, num_rounds=60, counts=replace(PLAN.counts, num_rounds=60))
 print("ready", flush=True)
 sys.stdin.readline()
 session, accepted = LedgerSession(Ledger(file, durable=False), KEYS, simulated=True), 0

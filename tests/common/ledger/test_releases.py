@@ -13,7 +13,8 @@ from common.ledger.hash_chain import check_chain
 from common.ledger.registrations import Release, charges_in, is_closed, releases_of
 from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import Spent, spent_by
-from common.privacy.events import DpSgdEvent
+from common.privacy.events import DpSgdEvent, merged
+from common.privacy.plan import CountsPlan
 from common.privacy.policy import ANYTHING
 from tests.support.ledger.builders import ASKED, PLAN, release, spent_so_far
 from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened
@@ -35,7 +36,7 @@ def test_reserve_and_commit_in_turn_send_the_same_bytes_for_ever(session: Ledger
     assert session.commit(agreed, 1, "train", b"another", keep=2) == b"reply"  # of two, the first counts
     assert session.reserve(agreed, 1, "train", ASKED, ANYTHING) == b"reply"
 
-    assert releases_of(session.ledger, agreed) == ["train"]
+    assert releases_of(session.ledger, agreed) == [("train", 1)]
     assert [entry.kind for entry in session.ledger.entries()] == ["genesis", "register", "reserve", "commit"]
 
 
@@ -205,7 +206,30 @@ def test_releases_follow_a_simple_model_whatever_is_asked(steps: list[tuple[str,
             else:
                 assert session.reserve(agreed, *key, content, ANYTHING) is None
                 asked[key] = content
-        assert sorted(releases_of(session.ledger, agreed)) == sorted(kind for _, kind in asked)
+        assert sorted(releases_of(session.ledger, agreed)) == sorted((kind, number) for number, kind in asked)
         assert len(session.ledger.entries("kind = 'commit'")) == len(sent)
         check_chain(session.ledger.entries())
         session.ledger.close()
+
+
+SELDOM = replace(PLAN, num_rounds=4, counts=CountsPlan(1, 25.0, 4.0, every=3))
+
+
+def test_a_round_that_is_not_counted_charges_no_counts(session: LedgerSession) -> None:
+    release(session, "run", SELDOM, PARTS, [(2, "train"), (3, "train"), (4, "closing")])
+
+    charged = [entry.event["charges"]["evaluation"] for entry in session.ledger.entries("kind = 'reserve'")]
+    assert [[event["noise-stddev"] for event in events] for events in charged] == [[], [25.0], [4.0]]
+    (charge,) = charges_in(session.ledger)
+    assert merged(charge.released["evaluation"]) == merged(SELDOM.counts_events(1))
+    assert charge.released["training"] == (SELDOM.event(2),)
+
+
+def test_reserve_refuses_a_server_that_chooses_counted_rounds_alone(session: LedgerSession) -> None:
+    agreed = session.register("run", "a", SELDOM, PARTS, ANYTHING)
+    session.reserve(agreed, 3, "train", ASKED, ANYTHING)
+
+    with pytest.raises(PolicyError, match="counts in more rounds"):
+        session.reserve(agreed, 6, "train", ASKED, ANYTHING)
+    assert session.reserve(agreed, 7, "train", ASKED, ANYTHING) is None
+    assert releases_of(session.ledger, agreed) == [("train", 3), ("train", 7)]

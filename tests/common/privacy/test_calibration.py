@@ -10,7 +10,7 @@ from scipy.stats import norm
 from common.errors import ConfigError
 from common.privacy import calibration
 from common.privacy.accounting import spent_by
-from common.privacy.calibration import calibrate, counts_noise, least_noise
+from common.privacy.calibration import LEAST_COUNTS_NOISE, calibrate, counts_noise, least_noise, split_counts_noise
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 
 DELTA = 1e-5
@@ -95,3 +95,32 @@ def test_counts_noise_never_overshoots_and_wastes_little() -> None:
 def test_counts_noise_says_so_when_no_noise_is_enough() -> None:
     with pytest.raises(ConfigError, match="cannot be met"):
         counts_noise((CountsEvent(1.0, 100),), target_epsilon=1e-4, delta=DELTA)
+
+
+def cost_of_counts(pair: float, matrix: float, num_rounds: int) -> float:
+    return spent_by((CountsEvent(pair, num_rounds), CountsEvent(matrix, 1)), delta=DELTA).pld
+
+
+@pytest.mark.parametrize(("target", "num_rounds"), [(8.0, 30), (1.0, 30), (2.0, 6), (0.1, 1)])
+def test_split_counts_noise_never_overshoots_and_wastes_little(target: float, num_rounds: int) -> None:
+    pair, matrix = split_counts_noise(num_rounds, target_epsilon=target, delta=DELTA)
+
+    assert 0.998 * target <= cost_of_counts(pair, matrix, num_rounds) <= target
+
+
+def test_split_counts_noise_has_the_least_sum_of_relative_errors() -> None:
+    pair, matrix = split_counts_noise(30, target_epsilon=1.0, delta=DELTA)
+
+    for ratio in (0.7 * pair / matrix, 1.5 * pair / matrix):
+        other = least_noise(
+            lambda noise, ratio=ratio: (CountsEvent(ratio * noise, 30), CountsEvent(noise, 1)), 1.0, DELTA, guess=matrix
+        )
+        assert (ratio + 10) * other > 1.005 * (pair + 10 * matrix)
+
+
+@pytest.mark.parametrize(("target", "num_rounds"), [(100.0, 1), (20.0, 6)])
+def test_split_counts_noise_stays_above_the_least_noise(target: float, num_rounds: int) -> None:
+    pair, matrix = split_counts_noise(num_rounds, target_epsilon=target, delta=DELTA)
+
+    assert matrix == LEAST_COUNTS_NOISE <= pair
+    assert cost_of_counts(pair, matrix, num_rounds) <= target

@@ -79,10 +79,11 @@ def test_charged_events_are_those_of_the_rounds_that_are_charged(make_config: Ma
     config = config_of(make_config, name)
     plan = config.plan(50)
 
-    two = config.mechanism.charged_events(plan, 2, closing=False)
-    whole = config.mechanism.charged_events(plan, plan.num_rounds, closing=plan.counts is not None)
+    two = config.mechanism.charged_events(plan, 2, 1, closing=False)
+    whole = config.mechanism.charged_events(plan, plan.num_rounds, plan.num_rounds, closing=plan.counts is not None)
 
     assert two["training"] == (plan.event(2),)
+    assert two.get("evaluation", ()) == plan.counts_events(1, closing=False)
     assert whole["training"] == (plan.event(),)
     assert whole.get("evaluation", ()) == plan.counts_events()
 

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
-from common.privacy.accounting import DISCRETIZATION, pld_epsilon
-from common.privacy.calibration import calibrate
+from common.privacy.accounting import DISCRETIZATION, pld_epsilon, spent_by
+from common.privacy.calibration import LEAST_COUNTS_NOISE, calibrate
+from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import DpSgdEvent
-from common.privacy.plan import round_up_rate
+from common.privacy.plan import CountsPlan, PrivacyPlan, round_up_rate
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -87,3 +90,81 @@ def test_plan_for_refuses_a_delta_that_permits_publishing_images(make_config: Ma
 def test_plan_for_refuses_a_run_without_privacy(make_config: MakeConfig) -> None:
     with pytest.raises(PrivacyError, match="adds no noise"):
         make_config({"privacy.mechanism": "none"}).plan(100)
+
+
+BEFORE: dict[str, Scalar] = {"privacy.counts-noise": 25.0, "privacy.closing-noise": 4.0}
+
+
+def counts_of(config: RunConfig) -> CountsPlan:
+    counts = config.plan(300).counts
+    assert counts is not None
+    return counts
+
+
+def held_out_epsilon(counts: CountsPlan) -> float:
+    return spent_by(counts.events(), delta=1e-5).pld
+
+
+@pytest.mark.parametrize("target", [8.0, 0.5])
+def test_noise_of_counts_follows_from_the_target(make_config: MakeConfig, target: float) -> None:
+    counts = counts_of(make_config({"privacy.target-epsilon": target}))
+
+    assert 0.995 * target <= held_out_epsilon(counts) <= target
+    # The sampler draws exactly what the accountant was told.
+    for noise in (counts.noise_stddev, counts.closing_noise_stddev):
+        assert noise >= LEAST_COUNTS_NOISE
+        assert float(sampled_stddev(noise)) == noise
+
+
+def test_noise_of_counts_that_was_written_is_kept_and_raised_for_the_target(make_config: MakeConfig) -> None:
+    kept = counts_of(make_config(BEFORE))
+    raised = counts_of(make_config(BEFORE | {"privacy.target-epsilon": 0.5}))
+
+    assert kept == CountsPlan(30, 25.0, 4.0)
+    assert raised.noise_stddev / raised.closing_noise_stddev == pytest.approx(25 / 4, rel=1e-3)
+    assert raised.noise_stddev > 25
+    assert held_out_epsilon(raised) <= 0.5
+
+
+@pytest.mark.parametrize(("key", "value"), [("counts-noise", 25.0), ("closing-noise", 1.0), ("counts-noise", 2.0)])
+def test_one_noise_of_counts_can_be_written_alone(make_config: MakeConfig, key: str, value: float) -> None:
+    counts = counts_of(make_config({f"privacy.{key}": value}))
+
+    assert held_out_epsilon(counts) <= 8.0
+    assert (counts.noise_stddev if key == "counts-noise" else counts.closing_noise_stddev) >= value
+
+
+def test_noise_of_counts_without_a_target_is_the_default(make_config: MakeConfig) -> None:
+    config = make_config({"privacy.noise-multiplier": 3.0})
+
+    assert counts_of(config) == CountsPlan(30, 25.0, 4.0)
+    assert (resolved(config)["privacy.counts-noise"], resolved(config)["privacy.closing-noise"]) == (25.0, 4.0)
+
+
+def test_a_plan_that_counts_every_fifth_round_has_less_noise(make_config: MakeConfig) -> None:
+    plan = make_config({"evaluation.every": 5}).plan(300)
+    every_round = make_config().plan(300)
+
+    assert (plan.counts.num_rounds, plan.counts.every) == (6, 5)
+    assert plan.counts.noise_stddev < 0.6 * every_round.counts.noise_stddev
+    assert plan.counts.closing_noise_stddev < every_round.counts.closing_noise_stddev
+    assert plan.num_counted(range(1, 31)) == 6
+    assert [plan.num_counted([number]) for number in (4, 5, 6, 10)] == [0, 1, 0, 1]
+    assert plan.spent(30).pld == plan.spent().pld <= 8.0
+
+
+def test_a_client_of_a_part_of_the_rounds_is_counted_no_more_often_than_it_takes_part(make_config: MakeConfig) -> None:
+    config = make_config({"evaluation.every": 2, "num-rounds": 10, "num-clients": 10, "client-fraction": 0.3})
+
+    assert counts_of(config).num_rounds == config.participations == 3
+
+
+def test_only_a_plan_that_does_not_count_each_round_stores_it(make_config: MakeConfig) -> None:
+    every_round, seldom = (make_config({"evaluation.every": every}).plan(300) for every in (1, 5))
+
+    assert set(every_round.as_json()["counts"]) == {"num_rounds", "noise_stddev", "closing_noise_stddev"}
+    assert seldom.as_json()["counts"]["every"] == 5
+    assert [PrivacyPlan.from_json(plan.as_json()) for plan in (every_round, seldom)] == [every_round, seldom]
+    # A server that changed the rounds of counts within a run would ask for another plan.
+    shifted = replace(seldom, counts=replace(seldom.counts, every=4))
+    assert shifted.digest != seldom.digest

@@ -27,7 +27,7 @@ def lie(output: Path, rounds: int) -> list[str]:
     config, plans = survival_config(output, num_rounds=6), {}
     for name, client in statement["clients"].items():
         plans[name] = config.plan(client["num_units"])
-        share = ClientPrivacyCost(plans[name], rounds, True, plans[name].spent(rounds))
+        share = ClientPrivacyCost(plans[name], rounds, rounds, True, plans[name].spent(rounds))
         client |= {"rounds": rounds, "epsilon": share.spent.pld, "epsilon_rdp": share.spent.rdp}
         client["events"] = {part: [as_json(event) for event in events] for part, events in share.events.items()}
     statement |= {"epsilon_max": share.spent.pld, "epsilon_max_rdp": share.spent.rdp}

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from common.config.loading import Scalar
 from server.audit.audit import audit_run
 from tests.support.ledger.audited_runs import (
+    SETTINGS,
+    MakeConfig,
     Statement,
     doubts,
     edit,
@@ -19,6 +22,7 @@ from tests.support.ledger.audited_runs import (
     more_noise,
     smaller_figures,
     without_client,
+    write_run,
 )
 
 
@@ -59,6 +63,8 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
     "more noise in counts": (more_noise_in_counts, "client 00000 agreed to another plan"),
     "less noise in counts": (less_noise_in_counts, "less noise than the run was configured for"),
     "no closing": (no_closing, "the closing counts are charged though the plan has none"),
+    "a part of the cost": (lambda s: s["epsilon_parts"].update(held_out_closing=0.1), "epsilon_parts: they are not"),
+    "a lost part": (lambda s: s["epsilon_parts"].pop("trained"), "epsilon_parts: they are not"),
     "a larger delta": (larger_delta, "the statement says delta 0.001"),
     "fewer clients": (without_client, "client 00001 has sent heads"),
     "the largest epsilon": (lambda s: s.update(epsilon_max=1.0), "the run states epsilon 1 (PLD)"),
@@ -121,3 +127,20 @@ def test_audit_finds_a_client_that_was_left_out_everywhere(run: Path) -> None:
     assert "client 00001 reserved rounds, but the statement does not name it" in doubts(run)
     (run / "ledgers" / "00001.sqlite").unlink()
     assert "the statement is about 2 clients and 0 refusals, the run had 3" in doubts(run)
+
+
+@pytest.mark.parametrize("settings", [{}, {"evaluation.every": 2}, {"privacy.counts-noise": 25.0}], ids=str)
+def test_audit_verifies_noise_of_counts_that_follows_from_the_target(
+    make_config: MakeConfig, tmp_path: Path, settings: dict[str, Scalar]
+) -> None:
+    folder = write_run(tmp_path / "run", make_config(SETTINGS | {"num-rounds": 3} | settings), rounds=3)
+
+    report = audit_run(folder)
+
+    assert (report.remarks.doubts, report.verdict) == ([], "verified")
+
+
+def test_audit_still_reads_statements_without_parts(run: Path) -> None:
+    edit(run, lambda s: s.pop("epsilon_parts"))
+
+    assert audit_run(run).verdict == "verified"

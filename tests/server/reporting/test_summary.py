@@ -5,6 +5,7 @@ Drives `server.reporting.model_card`, `server.reporting.plots`, `server.reportin
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts, NoisedCounts
+from common.system.console import format_epsilon
 from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
@@ -117,3 +119,91 @@ def test_closing_evaluation_keeps_noised_counts_beside_a_simulations_exact_ones(
     assert closing.exact == {"x": SHARED, "y": OWN}
     assert closing.noised is noised
     assert (closing.personal, closing.failures) == ({}, {"y": "LATE"})
+
+
+def private_state(config: RunConfig, pairs: list[NoisedCounts | None]) -> RunState:
+    state = outcome_of(config)
+    state.cohorts = [["x", "y"]] * len(pairs)
+    state.register()
+    for number, pair in enumerate(pairs, start=1):
+        line = replace(record(counts=None, noised=pair), server_round=number)
+        state.add(RoundResult({"w": np.full((2, 2), number, np.float32)}, line))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [([98, 2], "0.980 +- 0.139 (0.841 to 1.000) of the model after round 1"), ([1, -1], "only noise")],
+)
+def test_interval_of_private_accuracy_never_passes_1(
+    make_config: MakeConfig, tmp_path: Path, cells: list[int], text: str
+) -> None:
+    settings: dict[str, Scalar] = {"num-clients": 2, "num-rounds": 2, "privacy.counts-noise": 10.0}
+    state = private_state(make_config(settings), [None, NoisedCounts(np.array(cells), 2)])
+
+    assert text in shown(summarise(state, {"total": 1.0}), tmp_path)
+
+
+def test_rounds_without_counts_keep_the_figures_of_the_round_before(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config({"num-clients": 2, "num-rounds": 3, "evaluation.every": 2, "stopping.keep": "best"})
+    pair = NoisedCounts(np.array([30, 10]), 2)
+
+    state = private_state(config, [None, pair, None])
+    state.finish()
+    summary = summarise(state, {"total": 1.0})
+
+    assert state.latest.noised is pair
+    assert ["private" in line for line in state.rounds] == [False, True, False]
+    assert (summary["private_metrics"]["accuracy"], summary["private_metrics"]["evaluated_model"]) == (0.75, 1)
+    # The only counted model is the best one; rounds that are not counted have no part in the choice.
+    assert (state.final_round, state.early_stopping.rounds_without_improvement) == (1, 0)
+    draw_curves(tmp_path / "curves.png", state.rounds, "noised counts alone")
+
+
+def test_summary_states_the_cost_of_trained_and_of_held_out_units(make_config: MakeConfig, tmp_path: Path) -> None:
+    state = private_state(make_config({"num-clients": 2, "num-rounds": 3, "training.batch-size": 5}), [None] * 3)
+    state.finish()
+
+    summary = summarise(state, {"total": 1.0})
+
+    parts = summary["epsilon_parts"]
+    assert max(parts["trained"], parts["held_out"]) == summary["epsilon_max"] <= 8.0
+    assert parts["held_out"] > 7.9
+    assert max(parts["held_out_rounds"], parts["held_out_closing"]) < parts["held_out"]
+    assert f"each that was held out (rounds {format_epsilon(parts['held_out_rounds'])}, closing" in shown(
+        summary, tmp_path
+    )
+
+
+def test_summary_says_that_balanced_weights_follow_from_exact_counts(make_config: MakeConfig, tmp_path: Path) -> None:
+    texts = []
+    for weights in ("balanced", "1, 2"):
+        state = outcome_of(make_config(OPEN | {"training.class-weights": weights}))
+        state.add(RoundResult(state.arrays, record()))
+        texts.append(shown(summarise(state, {"total": 1.0}), tmp_path))
+
+    assert "balanced, by each client's exact number of images of each class" in texts[0]
+    assert "exact number" not in texts[1]
+
+
+def test_closing_accuracy_uses_the_totals_of_rounds_in_which_all_clients_were_counted(
+    make_config: MakeConfig,
+) -> None:
+    settings: dict[str, Scalar] = {"num-clients": 2, "num-rounds": 3, "privacy.counts-noise": 9.0}
+    pairs: list[NoisedCounts | None] = [NoisedCounts(np.array([30, 12]), 2), NoisedCounts(np.array([5, 5]), 1), None]
+    state = private_state(make_config(settings), [*pairs[:2], NoisedCounts(np.array([28, 14]), 2)])
+    matrix = NoisedCounts(np.array([[20, 9], [9, 20]]), 2)
+    noise = state.privacy_cost.example_plan.counts.closing_noise_stddev
+
+    def accuracy(by_client: dict[str, Evaluation]) -> tuple[float, float]:
+        state.closing = ClosingEvaluation(by_client)
+        found = summarise(state, {"total": 1.0})["private_metrics"]
+        return found["accuracy"], found["accuracy_stddev"]
+
+    halves = [NoisedCounts(matrix.cells - 5), NoisedCounts(np.full((2, 2), 5))]
+    both = accuracy({name: Evaluation(noised=half) for name, half in zip("xy", halves, strict=True)})
+    one = accuracy({"x": Evaluation(noised=halves[0])})
+
+    # Two rounds of both clients, each with a total of 42 and the noise of four counts.
+    assert both == pytest.approx(matrix.accuracy(noise, total=(42.0, 4 * 81 / 2)))
+    assert one == pytest.approx(halves[0].accuracy(noise))

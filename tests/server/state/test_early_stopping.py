@@ -3,6 +3,8 @@
 Drives `server.rounds.round_record`.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,16 @@ def test_noised_counts_decide_where_there_are_such() -> None:
 
     assert stopping.best_round == 2
     assert stopping.best == pytest.approx(0.7)
+
+
+def test_rounds_that_are_not_counted_are_not_waited_for() -> None:
+    stopping = EarlyStopping(StoppingConfig(patience=2, keep="last"))
+    judged = {3: 0.9, 6: 0.5, 9: 0.6}
+
+    stops = []
+    for number in range(1, 10):
+        line = record(number, judged.get(number, 0.0))
+        stops.append(stopping.update(line if number in judged else replace(line, counts=None), model(number)))
+
+    assert stops == [False] * 8 + [True]
+    assert stopping.best_round == 2

@@ -256,7 +256,7 @@ def test_open_checkpoint_goes_on_with_a_run_from_before_a_setting(
 
     with pytest.raises(ConfigError, match="settings are not those"):
         open_at(tmp_path, settings)
-    monkeypatch.setattr(resume_module, "_ADDED", {"stopping.new": 0})
+    monkeypatch.setitem(resume_module._ADDED, "stopping.new", 0)
     assert open_at(tmp_path, settings) is not None
     with pytest.raises(ConfigError, match="settings are not those"):
         open_at(tmp_path, settings | {"stopping.new": 1})
@@ -372,3 +372,15 @@ def test_reunite_waits_for_enough_clients_of_before(stopped: RunState, tmp_path:
 
     with pytest.raises(FederationError, match=r"cannot be resumed yet: 1 .* min-clients=2"):
         match_clients(reloaded(stopped, tmp_path), meeting_of({"x": DECLARED["x"], "z": new}), min_clients=2)
+
+
+def test_open_checkpoint_goes_on_with_a_run_from_before_rounds_without_counts(
+    stopped: RunState, tmp_path: Path
+) -> None:
+    reloaded(stopped, tmp_path)
+    settings = resolved(stopped.config) | {"output-dir": str(tmp_path)}
+    before = {key: value for key, value in settings.items() if key != "evaluation.every"}
+
+    assert resume_module._digest(before) == resume_module._digest(settings)
+    with pytest.raises(ConfigError, match="settings are not those"):
+        open_at(tmp_path, settings | {"evaluation.every": 2})
