@@ -16,6 +16,7 @@ from common.privacy.accounting import Spent, spent_by
 from common.privacy.calibration import counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.privacy.noise_error import FLOATING_POINT, draws_of
 
 # Rounding a clipped sum to the noise grid increases its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4
@@ -97,6 +98,8 @@ class PrivacyPlan:
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
         counts: Counts of held-out units that leave; None if none leave.
+        sampler: Version of the noise sampler. The events store it. It is no part of the plan's JSON and digest, so that
+            a run that an earlier version began keeps its name.
     """
 
     mechanism: str
@@ -109,6 +112,7 @@ class PrivacyPlan:
     noise_multiplier: float
     delta: float
     counts: CountsPlan | None = None
+    sampler: int = FLOATING_POINT
 
     @property
     def expected_batch_size(self) -> float:
@@ -132,7 +136,8 @@ class PrivacyPlan:
         Without `num_rounds` it is the event of the whole plan.
         """
         rounds = self.num_rounds if num_rounds is None else num_rounds
-        return DpSgdEvent(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
+        steps, draws = rounds * self.steps_per_round, draws_of(self.sampler)
+        return DpSgdEvent(self.sample_rate, self.noise_multiplier, steps, sampler=self.sampler, draws_per_step=draws)
 
     def counts_events(self, num_rounds: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
         """Return the events of some rounds on a held-out unit.
@@ -167,7 +172,9 @@ class PrivacyPlan:
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values for `from_json`."""
-        return asdict(self)
+        values = asdict(self)
+        del values["sampler"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":
