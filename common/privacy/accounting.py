@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.accounting_cache import FigureCache
 from common.privacy.events import DpSgdEvent, Event, merged
 from common.privacy.noise_error import MAX_EPSILON, delta_left
+from common.system.figure_cache import FigureCache
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution

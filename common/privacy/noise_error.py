@@ -1,4 +1,4 @@
-"""Error of the samplers of Gaussian noise, and its charge in delta.
+"""Error of the samplers of Gaussian noise and its charge in delta.
 
 The error is the total variation between the noise that was drawn and the noise that the accountant assumes. A history
 that is (epsilon, delta)-private with the assumed noise is (epsilon, delta + (1 + e^epsilon) error)-private with the
@@ -132,9 +132,13 @@ def stated(histories: Iterable[Sequence[Event]]) -> dict[str, Any]:
     return {"floating_point": BOUNDED, "noise_error": figures}
 
 
-def in_words(history: Sequence[Event]) -> str:
-    """Return one sentence on the noise of a history, with the figure that is charged."""
-    figures = stated([history])
+def in_words(histories: Iterable[Sequence[Event]]) -> str:
+    """Return one sentence on the noise of several histories, with the largest charge.
+
+    Raises:
+        PrivacyError: An event names an unknown sampler, or charges too few draws of it.
+    """
+    figures = stated(histories)
     if "noise_error" not in figures:
         return MITIGATION
     return f"{BOUNDED} (delta_noise {figures['noise_error']['delta_noise']:.2g})"

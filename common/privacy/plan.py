@@ -98,8 +98,8 @@ class PrivacyPlan:
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
         counts: Counts of held-out units that leave; None if none leave.
-        sampler: Version of the noise sampler. The events store it. It is no part of the plan's JSON and digest, so that
-            a run that an earlier version began keeps its name.
+        sampler: Version of the noise sampler. The events store it. The plan's JSON and digest leave it out, so
+            that a run that an earlier version began keeps its name.
     """
 
     mechanism: str

@@ -111,7 +111,7 @@ def grid_checks(name: str, noise: np.ndarray, plan: PrivacyPlan) -> Iterator[Che
 
 
 def _table_check() -> Check:
-    """Check that the noise table has the law of a normal on whole numbers, to its last value.
+    """Check that the noise table has a normal's law to its end.
 
     The law is added up from the columns, without the code that made them.
     """
