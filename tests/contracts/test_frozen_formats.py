@@ -46,9 +46,9 @@ KEYS = HolderKeys.simulated(0, "a")
 NOISE: dict[str, Any] = {"privacy.noise-multiplier": 2.0, "num-rounds": 10, "training.batch-size": 16}
 # What `privacy.json` of a run with noise at the server holds.
 STATEMENT = (
-    "private statement mechanism run privacy_unit neighboring_relation sampling_method accountant delta epsilon_max "
-    "epsilon_max_rdp max_grad_norm metrics charged scope ledger floating_point noise_error status not_protected refusals "
-    "absent joined_late bundles clients versions"
+    "private statement mechanism run privacy_unit neighboring_relation sampling_method accountant delta "
+    "epsilon_max epsilon_max_rdp max_grad_norm metrics charged scope ledger floating_point noise_error status "
+    "not_protected refusals absent joined_late bundles clients versions"
 )
 
 

@@ -198,8 +198,8 @@ def noise_is_not_rounded(patch: pytest.MonkeyPatch) -> None:
 @mutant("T2", "has all low digits")
 def the_grid_is_as_coarse_as_one_values_slack(patch: pytest.MonkeyPatch) -> None:
     """The square root of the number of values is forgotten: rounding moves a sum by more than the slack."""
-    patch.setattr(noise, "grid_step", lambda bound, size, stddev: real(bound, 1, 1e9))
     real = noise.grid_step
+    patch.setattr(noise, "grid_step", lambda bound, size, stddev: real(bound, 1, 1e9))
 
 
 def _with_new_table(patch: pytest.MonkeyPatch) -> None:

@@ -72,14 +72,15 @@ def two_clients_have_the_same_noise(patch: pytest.MonkeyPatch) -> None:
 @mutant("T3", "steps adds up")
 def each_step_has_the_same_noise(patch: pytest.MonkeyPatch) -> None:
     """The cipher starts at counter 0 in each call: the noise of T steps adds up to T times one of them."""
-    real, keys = noise.SecureStream.random_bytes, dict[int, tuple[object, bytes]]()
 
-    def again(self: noise.SecureStream, size: int) -> bytes:
-        _, key = keys.setdefault(id(self), (self, os.urandom(32)))
-        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-        return real(self, size)
+    class Restarting:
+        def __init__(self) -> None:
+            self._key = os.urandom(32)
 
-    patch.setattr(noise.SecureStream, "random_bytes", again)
+        def random_bytes(self, size: int) -> bytes:
+            return Cipher(algorithms.AES(self._key), modes.CTR(bytes(16))).encryptor().update(bytes(size))
+
+    _with_noise_of(patch, Restarting)
 
 
 @mutant("T3", "draws new batches", listed="sampling stream restored on resume")
