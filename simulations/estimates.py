@@ -106,7 +106,7 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
         size: Number of examples of a middling client.
     """
     config = trainer.config
-    rows, epochs = size, config.training.local_epochs
+    rows, epochs = size, config.local_epochs
     if not config.needs_no_torch:
         rows, epochs = min(size, 256 if len(trainer.input_shape) == 1 or config.model.backbone == "cnn" else 32), 1
     training = config.training.model_copy(update={"local_epochs": epochs})
@@ -118,7 +118,7 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
         short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
     started = time.perf_counter()
     short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
-    seconds = (time.perf_counter() - started) * size / rows * config.training.local_epochs / epochs
+    seconds = (time.perf_counter() - started) * size / rows * config.local_epochs / epochs
     return round(seconds * config.cohort_size * config.num_rounds, 1)
 
 

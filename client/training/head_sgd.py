@@ -15,9 +15,10 @@ def shuffled_batches(num_rows: int, settings: LocalSettings, rng: np.random.Gene
     Each epoch visits every row once, in a new order from the public stream `rng`.
     """
     batches: list[np.ndarray] = []
+    size = settings.batch_size or max(1, num_rows)
     for _ in range(settings.epochs):
         order = rng.permutation(num_rows)
-        batches += [order[first : first + settings.batch_size] for first in range(0, num_rows, settings.batch_size)]
+        batches += [order[first : first + size] for first in range(0, num_rows, size)]
     return batches
 
 
@@ -31,7 +32,7 @@ def train_head(
     """
     weight = arrays[HEAD_WEIGHT].astype(np.float32, copy=True)
     optimizer = ArrayOptimizer(settings, weight)
-    buffer = BatchBuffer(features, settings.batch_size)
+    buffer = BatchBuffer(features, settings.batch_size or len(labels))
     for shuffled in shuffled_batches(len(labels), settings, rng):
         rows = np.sort(shuffled)
         batch = buffer.fetch(rows)

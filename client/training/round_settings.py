@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.config.schema import RunConfig
 from common.config.sections import TrainingConfig, split_list
+from common.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class LocalSettings:
         learning_rate: Learning rate of this round, after the schedule.
         momentum: Heavy-ball factor of sgd, in [0, 1).
         epochs: Passes over the client's images in one round.
-        batch_size: Images in one step; the expected number under DP.
+        batch_size: Images in one step, the expected number under DP; None for all images.
         optimizer: `sgd` or `adamw`.
         weight_decay: Added to the gradient (sgd) or decoupled (adamw).
         proximal_mu: Weight of FedProx's pull to the incoming model; 0 turns it off.
@@ -31,7 +32,7 @@ class LocalSettings:
     learning_rate: float
     momentum: float
     epochs: int
-    batch_size: int
+    batch_size: int | None
     optimizer: str = "sgd"
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
@@ -43,18 +44,22 @@ class LocalSettings:
     stream: bytes = b""
 
 
-def settings_of(config: RunConfig, *, server_round: int, stream: bytes = b"") -> LocalSettings:
+def settings_of(
+    config: RunConfig, *, server_round: int, stream: bytes = b"", plan: PrivacyPlan | None = None
+) -> LocalSettings:
     """Return the settings of local training in one round of a run.
 
-    The schedule depends on the number of the round, from 1. `stream` is the key of the round's random views.
+    The schedule depends on the number of the round, from 1. `stream` is the key of the round's random views. A plan may
+    hold the learning rate that its client follows.
     """
     training = config.training
+    by_rule = None if plan is None else plan.learning_rate
     factor = schedule_factor(training, num_rounds=config.num_rounds, server_round=server_round)
     return LocalSettings(
-        learning_rate=(training.learning_rate or 0.0) * factor,
+        learning_rate=(by_rule or training.learning_rate or 0.0) * factor,
         momentum=training.momentum,
-        epochs=training.local_epochs,
-        batch_size=training.batch_size,
+        epochs=config.local_epochs,
+        batch_size=config.batch_size,
         optimizer=training.optimizer,
         weight_decay=training.weight_decay,
         proximal_mu=(config.strategy.proximal_mu or 0.0) if config.strategy.name == "FedProx" else 0.0,

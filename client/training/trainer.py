@@ -101,7 +101,7 @@ class Trainer:
         if (plan is not None) != self.config.is_local_dp:
             raise PrivacyError("training was asked for under another mechanism than the run's")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
-        settings = settings_of(self.config, server_round=server_round, stream=stream)
+        settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
         if self.config.needs_no_torch:

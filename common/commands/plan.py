@@ -52,7 +52,9 @@ def plan_command(
     delta: Annotated[float | None, typer.Option(help="privacy.delta, below 1 / the largest size.")] = None,
     rounds: Annotated[int | None, typer.Option(help="num-rounds, of the whole run.")] = None,
     epochs: Annotated[int | None, typer.Option(help="training.local-epochs, in each round.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="training.batch-size, the expected one.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="training.batch-size, the expected one; `all` through --set.")
+    ] = None,
     parameters: Annotated[
         int | None, typer.Option(min=1, help="How many values are trained; else worked out where torch is not needed.")
     ] = None,
@@ -108,7 +110,7 @@ def _run_and_sizes(
     run = settings.parse(settings.override(settings.defaults(), changes))
     if not sizes:
         entries = open_source(run.data).entries
-        check_batch(run.training.batch_size, entries.num_train)
+        check_batch(run.training, entries.num_train)
         if not run.is_local_dp:
             return run, (), entries
         units, _ = client_sizes(entries, run.data, num_clients=run.num_clients, seed=run.seed, unit=run.privacy.unit)
@@ -118,7 +120,7 @@ def _run_and_sizes(
             f"--sizes names {len(sizes)} clients, but num-clients={run.num_clients}: leave one of them out"
         )
     if len(sizes) == run.num_clients:
-        check_batch(run.training.batch_size, sum(sizes))
+        check_batch(run.training, sum(sizes))
     return run, sizes, None
 
 

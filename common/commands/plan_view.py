@@ -56,6 +56,8 @@ def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
         ("noise multiplier", [f"{row.plan.noise_multiplier:.4g}" for row in rows]),
         ("noise stddev, absolute", [f"{row.plan.noise_stddev:.4g}" for row in rows]),
     ]
+    if rows[0].plan.learning_rate is not None:
+        lines.append(("learning rate, by rule", [f"{row.plan.learning_rate:g}" for row in rows]))
     ratios = [f"{row.signal_to_noise:.3g}" for row in rows if row.signal_to_noise is not None]
     lines += [("signal / noise a step, at most", ratios)] if ratios else []
     return lines[table.config.mechanism.noise_at_server :]

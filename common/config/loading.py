@@ -3,30 +3,17 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from common.config.project import open_values, tool_tables
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 
 Scalar = str | int | float | bool
 RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
-
-
-@cache
-def _project() -> dict[str, Any]:
-    """Return the `tool` tables of Bract's own pyproject.toml."""
-    here = Path(__file__).resolve()
-    # It is beside the rooms in a checkout or a bundle, and inside `common` in an installed wheel.
-    for candidate in (here.parents[2] / "pyproject.toml", here.parents[1] / "pyproject.toml"):
-        if candidate.is_file():
-            tool: dict[str, Any] = tomllib.loads(candidate.read_text(encoding="utf-8")).get("tool", {})
-            if "bract" in tool:
-                return tool
-    raise ConfigError(f"Bract's pyproject.toml is not beside {here.parents[1]}: reinstall bract")
 
 
 def defaults() -> dict[str, Scalar]:
@@ -35,7 +22,7 @@ def defaults() -> dict[str, Scalar]:
     Raises:
         ConfigError: The project's own pyproject.toml cannot be found.
     """
-    return flatten(_project()["flwr"]["app"]["config"])
+    return flatten(tool_tables()["flwr"]["app"]["config"])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
@@ -114,8 +101,9 @@ def parse(flat: Mapping[str, Scalar]) -> RunConfig:
 
 
 def _fill_open_values(config: RunConfig) -> RunConfig:
-    chosen = _project()["bract"]["open-values"][_open_kind(config)]
-    rate = config.training.learning_rate or float(chosen["learning-rate"])
+    chosen = open_values(config.open_kind)
+    # A rate by rule is another one for each client, and stands in its plan.
+    rate = config.training.learning_rate or (None if config.rate_by_rule else float(chosen["learning-rate"]))
     norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
     clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
     return config.model_copy(
@@ -125,17 +113,6 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
             "privacy": config.privacy.model_copy(update={"max_grad_norm": norm, "clipping_norm": clip}),
         }
     )
-
-
-def _open_kind(config: RunConfig) -> str:
-    """Return the row of `[tool.bract.open-values]` that fits the trained part and the optimizer."""
-    if config.model.backbone == "cnn":
-        part = "scratch"
-    elif config.tuning == "head":
-        part = "head" if config.model.head != "mlp" else "mlp"
-    else:
-        part = "backbone"
-    return f"{part}-{config.training.optimizer}"
 
 
 def resolved(config: RunConfig) -> dict[str, Scalar]:

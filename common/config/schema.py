@@ -5,6 +5,7 @@
 
 from pydantic import Field, model_validator
 
+from common.config.project import open_values
 from common.config.sections import (
     DataConfig,
     ModelConfig,
@@ -164,6 +165,43 @@ class RunConfig(Section):
         return self.caches_features and self.model.head != "mlp"
 
     @property
+    def open_kind(self) -> str:
+        """The row of `[tool.bract.open-values]` for the trained part and the optimizer."""
+        if self.model.backbone == "cnn":
+            part = "scratch"
+        elif self.tuning == "head":
+            part = "head" if self.model.head != "mlp" else "mlp"
+        else:
+            part = "backbone"
+        return f"{part}-{self.training.optimizer}"
+
+    @property
+    def batch_size(self) -> int | None:
+        """Expected number of images in a step, None for all of them."""
+        written = self.training.batch_size
+        if written is None and not self._steps_follow_from_plan:
+            return int(open_values(self.open_kind)["batch-size"])
+        return written if isinstance(written, int) else None
+
+    @property
+    def local_epochs(self) -> int:
+        """Passes over a client's images in a round.
+
+        A private head's plan may decide them instead.
+        """
+        default = 1 if self.batch_size is None else int(open_values(self.open_kind)["local-epochs"])
+        return self.training.local_epochs or default
+
+    @property
+    def rate_by_rule(self) -> bool:
+        """True if each client's learning rate follows from its privacy plan."""
+        return self.training.learning_rate is None and self._steps_follow_from_plan
+
+    @property
+    def _steps_follow_from_plan(self) -> bool:
+        return self.needs_no_torch and self.is_local_dp and self.training.optimizer == "sgd"
+
+    @property
     def private(self) -> bool:
         """True if the clients or the server add noise."""
         return self.mechanism.private
@@ -194,10 +232,16 @@ class RunConfig(Section):
             metrics=self.metrics,
             counts_noise=privacy.counts_noise,
             closing_noise=privacy.closing_noise,
-            batch_size=self.training.batch_size,
-            local_epochs=self.training.local_epochs,
+            batch_size=self.batch_size,
+            local_epochs=self.local_epochs,
+            steps_by_rule=self._steps_follow_from_plan
+            and self.training.local_epochs is None
+            and self.batch_size is None,
+            rate_by_rule=self.rate_by_rule,
+            momentum=self.training.momentum,
             num_clients=self.num_clients,
             cohort_size=self.cohort_size,
+            num_rounds=self.num_rounds,
             participations=self.participations,
         )
 

@@ -13,6 +13,8 @@ Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
+# Value of `training.batch-size` that puts every image into every step.
+ALL_IMAGES = "all"
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
 
@@ -44,6 +46,14 @@ def _check_augmentations(value: str) -> str:
     unknown = set(split_list(value)) - set(AUGMENTATIONS)
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} unknown; use {', '.join(AUGMENTATIONS)}, joined by commas")
+    return value
+
+
+def _check_batch_size(value: int | str | None) -> int | str | None:
+    if isinstance(value, str) and value != ALL_IMAGES:
+        raise ValueError(f"must be a whole number or {ALL_IMAGES!r}")
+    if isinstance(value, int) and value < 1:
+        raise ValueError("must be greater than or equal to 1")
     return value
 
 
@@ -131,7 +141,8 @@ class TrainingConfig(Section):
 
     optimizer: Literal["sgd", "adamw"] = Field(description="Optimizer of the local steps.")
     learning_rate: Annotated[float | None, Field(gt=0, le=1e6, allow_inf_nan=False), EmptyIsNone] = Field(
-        description="Step size of the optimizer. Empty: chosen by what is trained, such as 64 for a linear head."
+        description="Step size of the optimizer. Empty: by a public rule for a linear head under `dp-sgd`, else chosen "
+        "by what is trained."
     )
     momentum: BelowOne = Field(description="Momentum of `sgd`.")
     weight_decay: NotNegative = Field(description="Weight decay of the optimizer.")
@@ -139,8 +150,14 @@ class TrainingConfig(Section):
         description="How the learning rate falls over the rounds."
     )
     warmup_rounds: int = Field(ge=0, description="Number of first rounds in which the learning rate rises.")
-    local_epochs: PositiveInt = Field(description="Passes over a client's images in one round.")
-    batch_size: PositiveInt = Field(description="Images of a step; under `dp-sgd` their expected number.")
+    local_epochs: OpenInt = Field(
+        description="Passes over a client's images in one round. Empty: 4, or as few as the learning rate's rule finds "
+        "enough where every image is in every step."
+    )
+    batch_size: Annotated[int | str | None, AfterValidator(_check_batch_size), EmptyIsNone] = Field(
+        description="Images of a step; under `dp-sgd` their expected number. `all`: each image in each step. Empty: "
+        "`all` for a linear head on stored features under `dp-sgd`, else 64."
+    )
     label_smoothing: BelowOne = Field(description="Share of each label that is spread over all classes.")
     augmentation: Annotated[str, AfterValidator(_check_augmentations)] = Field(
         description="Random changes of training images, joined by commas. Empty: none, and features are cached.",

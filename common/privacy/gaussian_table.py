@@ -30,9 +30,11 @@ ROUNDING_STDDEV = 4
 MAX_STDDEV = 1 << 46
 _COLUMNS = 1 << 16
 _COIN_BITS = 16
+# Further bytes of a coin whose first 16 bits tie.
+TIE_BYTES = (CHANCE_BITS - _COIN_BITS) // 8
 _GUARD_BITS = 64
 # So many values at once stay in a core's cache.
-_CHUNK = 6_400
+VALUES_AT_ONCE = 6_400
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ class AliasTable:
         return np.asarray(values)
 
     def _keeps(self, column: int, coin: int, stream: ByteStream) -> bool:
-        more = CHANCE_BITS - _COIN_BITS
-        return (coin << more) + int.from_bytes(stream.random_bytes(more // 8)) < self.keep[column]
+        return (coin << 8 * TIE_BYTES) + int.from_bytes(stream.random_bytes(TIE_BYTES)) < self.keep[column]
 
 
 @cache
@@ -156,7 +157,7 @@ def gaussian_integers(size: int, *, stddev: Fraction, stream: ByteStream) -> np.
     doi:10.1007/978-3-319-63715-0_16 (sums of discrete Gaussians).
     """
     scales = factors(stddev)
-    parts = [_sums(scales, min(_CHUNK, size - start), stream) for start in range(0, size, _CHUNK)]
+    parts = [_sums(scales, min(VALUES_AT_ONCE, size - start), stream) for start in range(0, size, VALUES_AT_ONCE)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

@@ -6,6 +6,7 @@ Only this module and `common.config` know mechanisms by name. All other code ask
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from common.privacy.calibration import calibrate
 from common.privacy.events import Event
 from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, round_up_rate
+from common.privacy.step_rule import head_learning_rate, steps_in_round
 
 _ALWAYS_VISIBLE = (
     "how many units each client declares, and so its share of the average",
@@ -154,9 +156,16 @@ class DpSgd(Mechanism):
         units = "images of a client" if constants.unit == "image" else "groups of a client"
         _check_delta(constants.delta, num_units, units)
         # Rounding down would draw smaller batches than the events say. Rounding up only costs epsilon.
-        rate = round_up_rate(constants.batch_size / num_units)
+        rate = 1.0 if constants.batch_size is None else round_up_rate(constants.batch_size / num_units)
         steps = constants.local_epochs * math.ceil(1 / rate)
-        return PrivacyPlan(
+        if constants.steps_by_rule and constants.noise_multiplier is None:
+            steps = steps_in_round(
+                _noise_multiplier(constants, 1.0, 1),
+                num_units=num_units,
+                num_rounds=constants.num_rounds,
+                cohort_size=constants.cohort_size,
+            )
+        plan = PrivacyPlan(
             mechanism=self.name,
             privacy_unit=constants.unit,
             num_units=num_units,
@@ -169,6 +178,7 @@ class DpSgd(Mechanism):
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
         )
+        return replace(plan, learning_rate=_learning_rate(constants, plan)) if constants.rate_by_rule else plan
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it."""
@@ -287,6 +297,18 @@ def _check_delta(delta: float, num_units: int, units: str) -> None:
             f"privacy.delta={delta} must be below 1 / {units} (here 1/{num_units}): "
             "a larger delta allows publishing some of them as they are"
         )
+
+
+def _learning_rate(constants: PublicConstants, plan: PrivacyPlan) -> float:
+    return head_learning_rate(
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=plan.max_grad_norm,
+        expected_batch_size=plan.expected_batch_size,
+        steps_per_round=plan.steps_per_round,
+        num_rounds=constants.num_rounds,
+        cohort_size=constants.cohort_size,
+        momentum=constants.momentum,
+    )
 
 
 def _noise_multiplier(constants: PublicConstants, sample_rate: float, steps: int) -> float:

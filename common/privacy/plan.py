@@ -40,10 +40,14 @@ class PublicConstants:
         metrics: How counts of held-out units leave.
         counts_noise: Noise of each round's pair of counts, before it is raised for the target.
         closing_noise: Like `counts_noise`, for the closing matrix.
-        batch_size: Expected units a step.
+        batch_size: Expected units a step; None for all of them.
         local_epochs: Passes over a client's units in a round.
+        steps_by_rule: Whether the target decides the number of full batches in a round.
+        rate_by_rule: Whether the learning rate follows from the plan.
+        momentum: Momentum of the local optimizer.
         num_clients: Clients of the run.
         cohort_size: Clients of a round.
+        num_rounds: Rounds of the run.
         participations: The most rounds that one client takes part in.
     """
 
@@ -56,10 +60,14 @@ class PublicConstants:
     metrics: str
     counts_noise: float
     closing_noise: float
-    batch_size: int
+    batch_size: int | None
     local_epochs: int
+    steps_by_rule: bool
+    rate_by_rule: bool
+    momentum: float
     num_clients: int
     cohort_size: int
+    num_rounds: int
     participations: int
 
 
@@ -98,6 +106,7 @@ class PrivacyPlan:
         noise_multiplier: Noise standard deviation over sensitivity.
         delta: The delta that epsilon is stated for.
         counts: Counts of held-out units that leave; None if none leave.
+        learning_rate: Learning rate by the public rule; None where a setting gives it.
         sampler: Version of the noise sampler. The events store it. The plan's JSON and digest leave it out, so
             that a run that an earlier version began keeps its name.
     """
@@ -112,6 +121,7 @@ class PrivacyPlan:
     noise_multiplier: float
     delta: float
     counts: CountsPlan | None = None
+    learning_rate: float | None = None
     sampler: int = FLOATING_POINT
 
     @property
@@ -173,8 +183,9 @@ class PrivacyPlan:
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values for `from_json`."""
         values = asdict(self)
-        del values["sampler"]
-        return values
+        # Events name the sampler. Plans of before the rule have no learning rate. Their digests are kept for ever.
+        left_out = ("sampler", "learning_rate") if self.learning_rate is None else ("sampler",)
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":

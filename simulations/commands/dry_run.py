@@ -60,7 +60,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     if config.output_dir:
         check_free(Path(config.output_dir))
     entries = open_source(config.data).entries
-    check_batch(config.training.batch_size, entries.num_train)
+    check_batch(config.training, entries.num_train)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
     sizes, unused = sizes_of()
     backbone = None if config.model.backbone == "cnn" else backbone_info(config.backbone_spec)
@@ -106,9 +106,14 @@ def _facts_of(plan: PrivacyPlan) -> dict[str, Any]:
         "steps_a_round": plan.steps_per_round,
         "rounds_at_most": plan.num_rounds,
         "noise_multiplier": plan.noise_multiplier,
+        "learning_rate": plan.learning_rate,
         "epsilon_whole_run": plan.epsilon(),
         "delta": plan.delta,
     }
+
+
+def _rate(plan: Mapping[str, Any]) -> str:
+    return "" if plan["learning_rate"] is None else f" of learning rate {plan['learning_rate']:g}"
 
 
 def _model(trainer: Trainer, arrays: Arrays) -> dict[str, Any]:
@@ -141,8 +146,8 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     for which, plan in (facts["plan"] or {}).items():
         lines.append(
             f"Privacy   {which} client: noise multiplier {plan['noise_multiplier']:.4g}, sample rate "
-            f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps, epsilon "
-            f"{format_epsilon(plan['epsilon_whole_run'])} at delta {plan['delta']:g} over the whole run"
+            f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps{_rate(plan)}, "
+            f"epsilon {format_epsilon(plan['epsilon_whole_run'])} at delta {plan['delta']:g} over the whole run"
         )
     seconds, disk = facts["seconds"], facts["disk_bytes"]
     lines.append(

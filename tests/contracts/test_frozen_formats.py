@@ -43,7 +43,14 @@ from tests.support.ledger.frozen_files import FROZEN
 from tests.support.ledger.frozen_ledger import OPEN_RUN, PLAIN_PLAN, PLAN, holding, reply, request
 
 KEYS = HolderKeys.simulated(0, "a")
-NOISE: dict[str, Any] = {"privacy.noise-multiplier": 2.0, "num-rounds": 10, "training.batch-size": 16}
+NOISE: dict[str, Any] = {
+    "privacy.noise-multiplier": 2.0,
+    "num-rounds": 10,
+    # As every settings file of before had them written: its plans hold no learning rate.
+    "training.batch-size": 16,
+    "training.local-epochs": 4,
+    "training.learning-rate": 64.0,
+}
 # What `privacy.json` of a run with noise at the server holds.
 STATEMENT = (
     "private statement mechanism run privacy_unit neighboring_relation sampling_method accountant delta "

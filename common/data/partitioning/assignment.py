@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.config.sections import DataConfig
+from common.config.sections import DataConfig, TrainingConfig
 from common.data.array_files import save_arrays
 from common.data.partitioning.partition import Partition
 from common.errors import ConfigError
@@ -27,7 +27,7 @@ def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition
         DataError: The images cannot be divided as the settings ask.
     """
     scan, data, run = prepared.scan, config.data, (config.seed, config.num_clients)
-    check_batch(config.training.batch_size, scan.num_train)
+    check_batch(config.training, scan.num_train)
     # Which files are usable belongs to the key: unusable images are never held out.
     content = [prepared.key, hashlib.sha256(np.packbits(scan.usable).tobytes()).hexdigest()]
     settings = [data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client, data.size_skew]
@@ -106,14 +106,16 @@ def _test_owners(scan: "Scan", owner: np.ndarray, groups: np.ndarray | None, key
     return np.where(trained >= 0, trained, chosen)
 
 
-def check_batch(batch_size: int, num_train: int) -> None:
-    """Refuse a batch that no client could ever fill.
+def check_batch(training: TrainingConfig, num_train: int) -> None:
+    """Refuse a written batch that no client could ever fill.
+
+    A default gives way.
 
     Raises:
         ConfigError: The batch is larger than all training images together.
     """
-    if batch_size > num_train:
+    written = training.batch_size
+    if isinstance(written, int) and written > num_train:
         raise ConfigError(
-            f"training.batch-size={batch_size} but there are only {num_train} training images in all: "
-            "use a smaller batch"
+            f"training.batch-size={written} but there are only {num_train} training images in all: use a smaller batch"
         )

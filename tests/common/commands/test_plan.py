@@ -167,7 +167,7 @@ def test_plan_says_how_many_sizes_it_knows_and_shows() -> None:
     ("arguments", "fragments"),
     [
         ((*SIZES, "--delta", "0.02"), ["privacy.delta=0.02", "1/50"]),
-        (("--sizes", "30"), ["training.batch-size=64", "only 30 training images"]),
+        (("--sizes", "30", "--batch-size", "64"), ["training.batch-size=64", "only 30 training images"]),
         (("--sizes", "64", "--epsilon", "0.00001"), ["target-epsilon", "cannot be met"]),
         ((*SIZES, "--epsilon", "8", "--noise", "2"), ["not both"]),
         ((*SIZES, "--epsilon", "8", "--set", "privacy.noise-multiplier=2"), ["not both"]),

@@ -96,6 +96,7 @@ def test_parse_needs_exactly_one_rival_under_privacy(rivals: tuple[Scalar, Scala
         ("training.momentum", math.nan, "less than 1"),
         ("training.local-epochs", 0, "greater than or equal to 1"),
         ("training.batch-size", 0, "greater than or equal to 1"),
+        ("training.batch-size", "most", "must be a whole number or 'all'"),
         ("strategy.name", "fedavg", "nearest is 'FedAvg'"),
         ("privacy.mechanism", "dp", "none, dp-sgd, client-dp"),
         ("privacy.target-epsilon", 0.0, "greater than 0"),
@@ -134,15 +135,37 @@ def test_parse_refuses_a_tuning_that_does_not_go_with_the_backbone(backbone: str
 
 
 @pytest.mark.parametrize(
-    ("backbone", "tuning", "rate", "norm"), [("efficientnet_lite0", "head", 64.0, 0.1), ("cnn", "full", 0.05, 1.0)]
+    ("backbone", "tuning", "rate", "norm"), [("efficientnet_lite0", "head", None, 0.1), ("cnn", "full", 0.05, 1.0)]
 )
 def test_parse_fills_open_values_by_what_is_trained(
-    make_config: MakeConfig, backbone: str, tuning: str, rate: float, norm: float
+    make_config: MakeConfig, backbone: str, tuning: str, rate: float | None, norm: float
 ) -> None:
     config = make_config({"model.backbone": backbone})
 
     chosen = (config.model.tuning, config.training.learning_rate, config.privacy.max_grad_norm)
     assert chosen == (tuning, rate, norm)
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch_size", "epochs"),
+    [
+        ({}, None, 1),
+        ({"training.batch-size": "all"}, None, 1),
+        ({"training.batch-size": 32, "training.local-epochs": 2}, 32, 2),
+        ({"privacy.mechanism": "none"}, 64, 4),
+        ({"privacy.mechanism": "none", "training.batch-size": "all"}, None, 1),
+        ({"training.optimizer": "adamw"}, 64, 4),
+        ({"model.backbone": "cnn"}, 64, 4),
+        ({"model.tuning": "norm"}, 64, 4),
+        ({"training.augmentation": "flip"}, 64, 4),
+    ],
+)
+def test_private_heads_take_full_batches_by_default(
+    make_config: MakeConfig, changes: dict[str, Scalar], batch_size: int | None, epochs: int
+) -> None:
+    config = make_config(changes)
+
+    assert (config.batch_size, config.local_epochs) == (batch_size, epochs)
 
 
 def test_parse_keeps_values_that_were_given(make_config: MakeConfig) -> None:

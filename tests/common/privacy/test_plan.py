@@ -55,7 +55,9 @@ def test_plan_for_twice_the_rounds_spends_more_at_the_same_noise(make_config: Ma
 
 
 def test_plan_for_depends_on_public_constants_only(make_config: MakeConfig) -> None:
-    plan = make_config({"privacy.noise-multiplier": 2.0, "training.batch-size": 50}).plan(400)
+    plan = make_config({"privacy.noise-multiplier": 2.0, "training.batch-size": 50, "training.local-epochs": 4}).plan(
+        400
+    )
 
     assert plan.sample_rate == round_up_rate(50 / 400)
     assert plan.expected_batch_size == plan.sample_rate * 400
@@ -64,13 +66,13 @@ def test_plan_for_depends_on_public_constants_only(make_config: MakeConfig) -> N
 
 
 def test_plan_for_a_client_smaller_than_the_batch_takes_all_units(make_config: MakeConfig) -> None:
-    plan = make_config({"privacy.noise-multiplier": 2.0}).plan(3)
+    plan = make_config({"privacy.noise-multiplier": 2.0, "training.batch-size": 64, "training.local-epochs": 4}).plan(3)
 
     assert (plan.sample_rate, plan.expected_batch_size, plan.steps_per_round) == (1.0, 3.0, 4)
 
 
 def test_plan_for_clients_of_similar_size_is_shared(make_config: MakeConfig) -> None:
-    config = make_config({"privacy.noise-multiplier": 2.0})
+    config = make_config({"privacy.noise-multiplier": 2.0, "training.batch-size": 64})
 
     rates = {config.plan(units).sample_rate for units in range(40, 200)}
 

@@ -1,0 +1,48 @@
+"""Public rule for the learning rate and the steps of a private head.
+
+One unit's features have length 1, so a logit of the final model carries as much noise as one weight. The rule makes
+that noise equal in every run. docs/privacy.md has the fit.
+"""
+
+import math
+
+# Standard deviation of the noise in each weight of the final head, in logits. Fitted on digits and CIFAR-10.
+LOGIT_NOISE = 1.4
+# Longest step in units of the clip bound. Beyond it plain SGD swings on the sets of the fit, with or without noise.
+MAX_STEP = 150.0
+# A round's total step, in units of the clip bound, that one step can make. More is divided among several steps.
+_ONE_STEP = 20.0
+_MAX_STEPS = 4
+
+
+def steps_in_round(noise_of_one: float, *, num_units: int, num_rounds: int, cohort_size: int) -> int:
+    """Return in how many full batches a client divides its round, 1 to 4.
+
+    `noise_of_one` is the noise multiplier that the run's target would ask of a single step with every unit in it. Full
+    batches compose like one Gaussian, so the total step of the run hardly depends on their number.
+    """
+    total = LOGIT_NOISE * num_units * math.sqrt(cohort_size) / noise_of_one
+    return max(1, min(_MAX_STEPS, math.ceil(total / num_rounds / _ONE_STEP)))
+
+
+def head_learning_rate(
+    *,
+    noise_multiplier: float,
+    max_grad_norm: float,
+    expected_batch_size: float,
+    steps_per_round: int,
+    num_rounds: int,
+    cohort_size: int,
+    momentum: float,
+) -> float:
+    """Return the learning rate that leaves `LOGIT_NOISE` in each weight of the final head.
+
+    All arguments are public constants. The client takes the other clients of its cohort for as large as itself: their
+    sizes are theirs. The rate is rounded to 3 digits, so that it reads well in a plan.
+
+    Source: the linear growth of the total step with epsilon, Panda et al. 2022, arXiv:2212.04486.
+    """
+    # The noise of one step in the average over a cohort, for a learning rate of 1.
+    noise = noise_multiplier * max_grad_norm / (expected_batch_size * math.sqrt(cohort_size))
+    rate = min(LOGIT_NOISE / (noise * math.sqrt(steps_per_round * num_rounds)), MAX_STEP / max_grad_norm)
+    return float(f"{rate * (1 - momentum):.3g}")

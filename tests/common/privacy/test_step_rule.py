@@ -1,0 +1,82 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from client.training.dp_sgd import PrivateStreams, train_head_privately
+from client.training.round_settings import settings_of
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.models.linear_head import HEAD_WEIGHT, initial_head
+from common.privacy.step_rule import LOGIT_NOISE, MAX_STEP, head_learning_rate, steps_in_round
+
+MakeConfig = Callable[..., RunConfig]
+
+_RUN: dict[str, Scalar] = {"num-clients": 4, "num-rounds": 6}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"privacy.target-epsilon": 1.0},
+        {"privacy.target-epsilon": 8.0, "client-fraction": 0.5},
+        {"privacy.noise-multiplier": 5.0, "training.local-epochs": 3},
+        {"privacy.noise-multiplier": 5.0, "training.batch-size": 30},
+    ],
+)
+def test_final_head_carries_the_noise_of_the_rule(make_config: MakeConfig, settings: dict[str, Scalar]) -> None:
+    config = make_config(_RUN | settings)
+    plan, num_units = config.plan(90), 90
+    # Black images have no gradient, so all that moves the head is noise.
+    black, labels = np.zeros((num_units, 300), dtype=np.float32), np.zeros(num_units, dtype=np.int64)
+    total = np.zeros((10, 300))
+
+    for server_round in range(1, config.num_rounds + 1):
+        local = settings_of(config, server_round=server_round, plan=plan)
+        for _ in range(config.cohort_size):
+            moved = train_head_privately(initial_head(300, 10), black, labels, plan, local, PrivateStreams.fresh())
+            total += moved[HEAD_WEIGHT] / config.cohort_size
+
+    # 3,000 weights: the standard error of their deviation is 1.3 %.
+    assert total.std() == pytest.approx(LOGIT_NOISE, rel=0.07)
+
+
+def test_learning_rate_grows_with_the_clients_own_size_and_epsilon(make_config: MakeConfig) -> None:
+    run: dict[str, Scalar] = {"training.local-epochs": 1, "num-rounds": 30}
+
+    by_size = [make_config(run).plan(size).learning_rate or 0.0 for size in (100, 200)]
+    by_epsilon = [make_config(run | {"privacy.target-epsilon": e}).plan(200).learning_rate or 0.0 for e in (1.0, 2.0)]
+
+    assert by_size[1] == pytest.approx(2 * by_size[0], rel=0.01)
+    # Panda et al. 2022: about linear.
+    assert by_epsilon[1] == pytest.approx(2 * by_epsilon[0], rel=0.1)
+
+
+def test_learning_rate_leaves_room_for_momentum_and_has_a_limit() -> None:
+    public = {"max_grad_norm": 0.1, "steps_per_round": 4, "num_rounds": 30, "cohort_size": 5}
+
+    plain = head_learning_rate(noise_multiplier=6.0, expected_batch_size=300, momentum=0.0, **public)
+    heavy = head_learning_rate(noise_multiplier=6.0, expected_batch_size=300, momentum=0.9, **public)
+    huge = head_learning_rate(noise_multiplier=6.0, expected_batch_size=1e9, momentum=0.0, **public)
+
+    assert heavy == pytest.approx(0.1 * plain, rel=0.01)
+    assert huge * 0.1 == pytest.approx(MAX_STEP)
+
+
+@pytest.mark.parametrize(("size", "steps"), [(10, 1), (280, 1), (700, 2), (100_000, 4)])
+def test_a_longer_way_is_divided_among_more_steps(size: int, steps: int) -> None:
+    assert steps_in_round(1.0, num_units=size, num_rounds=30, cohort_size=1) == steps
+
+
+def test_written_settings_outrank_the_rule(make_config: MakeConfig) -> None:
+    plan = make_config({"training.learning-rate": 64.0, "training.batch-size": 64, "training.local-epochs": 4}).plan(90)
+
+    assert plan.learning_rate is None
+    assert plan.steps_per_round == 4 * 2
+    assert "learning_rate" not in plan.as_json()
+
+
+def test_rule_is_for_private_heads_alone(make_config: MakeConfig) -> None:
+    assert make_config({"privacy.mechanism": "none"}).training.learning_rate == 32.0
+    assert make_config({"training.optimizer": "adamw"}).plan(90).learning_rate is None
+    assert make_config({"model.head": "mlp"}).plan(90).learning_rate is None
