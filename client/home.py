@@ -2,14 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from common.ledger.data_holder import Holder, own_holder, simulated_holder
 from common.system.paths import bract_home
 
 
 class ClientHome(Protocol):
-    """The place for everything that a client keeps between messages."""
+    """The place for everything that a client keeps between messages.
+
+    If `durable`, what is kept survives a power failure.
+    """
+
+    @property
+    def durable(self) -> bool:  # noqa: D102 -- said above
+        ...
 
     def holder(self, run: str) -> Holder | None:
         """Return the ledger and keys for a run.
@@ -29,6 +36,8 @@ class ClientHome(Protocol):
 @dataclass(frozen=True)
 class OwnHome:
     """The home of a real client, shared by all clients of one data holder."""
+
+    durable: ClassVar[bool] = True
 
     def holder(self, run: str) -> Holder:
         """Return the data holder's ledger, the same for all runs.

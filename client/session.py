@@ -105,7 +105,8 @@ class ClientSession:
         protected = self.trainer.config.privacy.mechanism if self.plan is None else self.plan.digest
         # Another plan gets another store: tensors trained without noise must never start a private run.
         agreed = hashlib.sha256(f"{run}\x1f{protected}".encode()).hexdigest()[:32]
-        return PersonalState(self.home.folder(run) / "personal" / agreed / self.name)
+        folder = self.home.folder(run) / "personal" / agreed / self.name
+        return PersonalState(folder, durable=self.home.durable)
 
 
 @dataclass(frozen=True, eq=False)

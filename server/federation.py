@@ -182,7 +182,7 @@ def _head_keeper(directory: RunDirectory, *, simulated: bool) -> HeadKeeper:
     if not simulated:
         # Entries that a real ledger has shown must be in it in every later run too.
         files.append(_server_folder() / "heads.jsonl")
-    return HeadKeeper(files)
+    return HeadKeeper(files, durable=not simulated)
 
 
 def _server_folder() -> Path:

@@ -149,12 +149,13 @@ def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ..
     site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_node_key(site)
     if policy is not None:
-        site.policy_file.write_text(policy, encoding="utf-8")
+        # Whole or not at all: a policy that was cut short would still load, without its last lines, such as the pin.
+        write_atomic(site.policy_file, policy, durable=True, mode=0o666)
         load_policy(site.policy_file)
     if authority:
-        site.authority_file.write_bytes(as_pem(authority))
+        write_atomic(site.authority_file, as_pem(authority), durable=True, mode=0o666)
     # Last, because this file makes the folder a client: an attempt that was cut short can then be made again.
-    write_atomic(site.folder / SITE_FILE, _site_text(site), durable=False, mode=0o666)
+    write_atomic(site.folder / SITE_FILE, _site_text(site), durable=True, mode=0o666)
 
 
 def _site_text(site: Site) -> str:

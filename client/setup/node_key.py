@@ -37,7 +37,7 @@ def make_node_key(site: Site) -> ec.EllipticCurvePrivateKey:
             write_atomic(site.key_file, content, durable=True, mode=0o600, overwrite=False)
         key = read_node_key(site.key_file)
         if not site.public_key_file.exists():
-            site.public_key_file.write_bytes(public_line(key, site.name) + b"\n")
+            write_atomic(site.public_key_file, public_line(key, site.name) + b"\n", durable=True, mode=0o666)
     except OSError as error:
         raise ConfigError(f"the node's key {site.key_file} cannot be written ({error.strerror})") from None
     return key

@@ -15,13 +15,13 @@ from common.system.files import atomic_stream
 class PersonalState:
     """Store of a client's own tensors in one run.
 
-    The folder is created when needed, readable by its owner only.
+    The folder is created when needed, readable by its owner only. If `durable`, the tensors survive a power failure.
     """
 
     _KEPT = 3
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        self._folder, self.durable = folder, durable
 
     def before(self, server_round: int) -> Arrays | None:
         """Return the tensors as the latest earlier round left them.
@@ -46,7 +46,7 @@ class PersonalState:
         """Write the tensors after a round."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # The values depend on private images, so the file is never readable by others, not even at first.
-        with atomic_stream(self._file(server_round), durable=False, mode=0o600) as stream:
+        with atomic_stream(self._file(server_round), durable=self.durable, mode=0o600) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
         # A round may be repeated later, so a few rounds are kept and not only the newest.
         for number in sorted(self._rounds())[: -self._KEPT]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from common.errors import LedgerError
 from common.ledger.database import Head
 from common.ledger.holder_keys import HolderKeys, is_signed, ledger_id_of
+from common.system.files import sync_folder
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ def sign_head(keys: HolderKeys, head: Head) -> SignedHead:
 class HeadKeeper:
     """A server's memory of its clients' heads, kept in append-only files.
 
-    Every file gets every head. Existing files are read first.
+    Every file gets every head. Existing files are read first. If `durable`, heads survive a power failure.
 
     Raises:
         LedgerError: A file is damaged.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = tuple(files)
+    def __init__(self, files: Sequence[Path], *, durable: bool = True) -> None:
+        self._files, self._durable = tuple(files), durable
         self._latest: dict[str, SignedHead] = {}
         self._ledger_of: dict[str, str] = {}
         for file in self._files:
@@ -104,7 +105,7 @@ class HeadKeeper:
             self._remember(client, head)
         lines = "".join(json.dumps({"client": client} | asdict(head)) + "\n" for client, head in accepted)
         for file in self._files if accepted else ():
-            append_lines(file, lines.encode())
+            append_lines(file, lines.encode(), durable=self._durable)
         return refused
 
     def _remember(self, client: str, head: SignedHead) -> None:
@@ -126,11 +127,11 @@ class HeadKeeper:
             )
 
 
-def append_lines(file: Path, lines: bytes) -> None:
+def append_lines(file: Path, lines: bytes, *, durable: bool) -> None:
     """Append whole lines to a file after removing half a line.
 
     A crash may have left half a line at the end. Lines added behind it could not be read again. A missing file is made,
-    for this user only.
+    for this user only. Durable lines are on the disk on return, and so is the name of a new file.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a+b") as stream:
@@ -142,6 +143,12 @@ def append_lines(file: Path, lines: bytes) -> None:
             stream.seek(0)
             stream.truncate(stream.read().rfind(b"\n") + 1)
         stream.write(lines)
+        if durable:
+            # A head that a power failure takes away could not show that an older ledger was restored.
+            stream.flush()
+            os.fsync(stream.fileno())
+    if durable and not size:
+        sync_folder(file.parent)
 
 
 def _lock(handle: int) -> None:

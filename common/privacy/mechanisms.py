@@ -93,6 +93,10 @@ class Mechanism:
         """
         raise PrivacyError(f"privacy.mechanism={self.name!r} adds no noise and has no plan")
 
+    def local_epochs(self, constants: PublicConstants, num_units: int) -> int:
+        """Return the passes over a client's units in a round."""
+        return constants.local_epochs
+
     def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
         """Return the plan of each client, by name.
 
@@ -157,14 +161,7 @@ class DpSgd(Mechanism):
         _check_delta(constants.delta, num_units, units)
         # Rounding down would draw smaller batches than the events say. Rounding up only costs epsilon.
         rate = 1.0 if constants.batch_size is None else round_up_rate(constants.batch_size / num_units)
-        steps = constants.local_epochs * math.ceil(1 / rate)
-        if constants.steps_by_rule and constants.noise_multiplier is None:
-            steps = steps_in_round(
-                _noise_multiplier(constants, 1.0, 1),
-                num_units=num_units,
-                num_rounds=constants.num_rounds,
-                cohort_size=constants.cohort_size,
-            )
+        steps = self.local_epochs(constants, num_units) * math.ceil(1 / rate)
         plan = PrivacyPlan(
             mechanism=self.name,
             privacy_unit=constants.unit,
@@ -179,6 +176,18 @@ class DpSgd(Mechanism):
             counts=counts_plan(constants),
         )
         return replace(plan, learning_rate=_learning_rate(constants, plan)) if constants.rate_by_rule else plan
+
+    def local_epochs(self, constants: PublicConstants, num_units: int) -> int:
+        """Return the passes over a client's units in a round."""
+        # With a noise that was set, more steps would cost more than the user can see.
+        if not constants.steps_by_rule or constants.noise_multiplier is not None:
+            return constants.local_epochs
+        return steps_in_round(
+            _noise_multiplier(constants, 1.0, 1),
+            num_units=num_units,
+            num_rounds=constants.num_rounds,
+            cohort_size=constants.cohort_size,
+        )
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it."""

@@ -33,7 +33,7 @@ def atomic_stream(file: Path, *, durable: bool, mode: int, overwrite: bool = Tru
     finally:
         scratch.unlink(missing_ok=True)
     if durable:
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
 
 
 def write_atomic(file: Path, content: str | bytes, *, durable: bool, mode: int, overwrite: bool = True) -> None:
@@ -42,7 +42,8 @@ def write_atomic(file: Path, content: str | bytes, *, durable: bool, mode: int, 
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk."""
     # Windows cannot open a folder, and keeps names on the disk by itself.
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)

@@ -164,7 +164,8 @@ def _stated_plan(
         raise PrivacyError("they have another noise than the run was configured for")
     # With the stated noise the plan needs no calibration, which could differ in its last digits. `check_target`
     # compares the cost with the target.
-    constants = replace(constants, noise_multiplier=min(client.noises), target_epsilon=None)
+    epochs = mechanism.local_epochs(constants, client.num_units)
+    constants = replace(constants, noise_multiplier=min(client.noises), target_epsilon=None, local_epochs=epochs)
     plan = mechanism.plan(constants, client.num_units)
     # A run of an earlier version had another sampler. `check_noise_error` compares what is said of its error.
     plan = replace(plan, sampler=min(client.samplers))

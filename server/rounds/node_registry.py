@@ -26,7 +26,8 @@ def forget_node(file: Path, node: int) -> None:
         # A last line without its end was cut off by a crash: it was never registered.
         lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in lines if int(json.loads(line)["node"]) != node]
-        write_atomic(file, "".join(kept), durable=False, mode=0o600)
+        # On the disk at once: an empty list would let every node come with a new ledger.
+        write_atomic(file, "".join(kept), durable=True, mode=0o600)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(file, error) from None
 
@@ -80,7 +81,9 @@ class NodeRegistry:
         if self._owner_of.get(name) == node and (known or not ledger):
             return
         self._remember(node, name, ledger)
-        append_lines(self._file, (json.dumps({"node": node, "name": name, "ledger": ledger}) + "\n").encode())
+        append_lines(
+            self._file, (json.dumps({"node": node, "name": name, "ledger": ledger}) + "\n").encode(), durable=True
+        )
 
     def _remember(self, node: int, name: str, ledger: str) -> None:
         self._owner_of[name] = node

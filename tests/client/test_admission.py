@@ -6,7 +6,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import client.app as client_app
+from client.admission import admit
+from client.session import SessionCache
 from common.config.loading import Scalar, resolved
+from common.errors import ConfigError
 from common.ledger.data_holder import own_holder
 from common.messages.codec import PROTOCOL_VERSION
 from tests.support.clients.own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, run_named
@@ -38,6 +41,23 @@ def test_a_wish_beyond_the_policy_is_refused_before_any_image_is_opened(
     assert code(client.ask(make_config(SMALL | {"privacy.mechanism": "none"}), "query", run="first")) == "POLICY"
     with own_holder().open_session() as session:
         assert [entry.kind for entry in session.ledger.entries()] == ["genesis", "refuse"]
+
+
+def test_a_client_without_a_policy_file_takes_nobodys_word_for_it(
+    tmp_path: Path, images: Path, make_config: MakeConfig
+) -> None:
+    """A simulated client without a policy allows anything; a real one allows nothing."""
+    client, config = OwnClient(tmp_path, images), make_config(SMALL)
+    session = client_app.SESSIONS.open(config, str(client.folder), "")
+    (client.folder / "policy.toml").unlink()
+
+    with pytest.raises(ConfigError, match=r"the policy .* cannot be read"):
+        admit(config, str(client.folder), "", run_named("first"), "query")
+    with pytest.raises(ConfigError, match=r"the policy .* cannot be read"):
+        session.guard(run_named("first"))
+    reopened = SessionCache().open(config, str(client.folder), "")
+    with pytest.raises(ConfigError, match=r"the policy .* cannot be read"):
+        reopened.guard(run_named("first"))
 
 
 @pytest.mark.parametrize("classes", ["dark,bright", "dark,zz", "zz,yy"])

@@ -4,6 +4,7 @@ Drives `common.ledger.holder_keys`.
 """
 
 import json
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_simulated_keys_follow_from_seed_and_name() -> None:
     keys = [HolderKeys.simulated(seed, name) for seed, name in names]
 
     assert [HolderKeys.simulated(seed, name) for seed, name in names] == keys
-    assert len({key.ledger_id for key in keys}) == len({key.fingerprint for key in keys}) == len(names)
+    assert len({key.ledger_id for key in keys}) == len(names)
+    assert len({secret for key in keys for secret in (key.fingerprint, key.signing)}) == 2 * len(names)
 
 
 def test_name_of_tells_files_from_pixels() -> None:
@@ -217,3 +219,23 @@ def test_heads_of_a_file_hold_nothing_but_the_head(tmp_path: Path) -> None:
     HeadKeeper([file]).accept([("a", head(12))])
 
     assert set(json.loads(file.read_text())) == {"client", "ledger", "seq", "hash", "public_key", "signature"}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_head_keeper_syncs_each_file_and_the_name_of_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    synced: list[bytes | None] = []
+
+    def note(handle: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        synced.append(None if folder else (tmp_path / "heads.jsonl").read_bytes())
+
+    monkeypatch.setattr(os, "fsync", note)
+    keeper = HeadKeeper([tmp_path / "heads.jsonl"], durable=durable)
+    keeper.accept([("a", head(12))])
+    first = (tmp_path / "heads.jsonl").read_bytes()
+    keeper.accept([("a", head(13))])
+
+    # What a server has seen must last, and it must be in the file by the time it is synced.
+    assert synced == ([first, None, (tmp_path / "heads.jsonl").read_bytes()] if durable else [])

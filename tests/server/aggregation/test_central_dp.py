@@ -4,10 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
+from common.messages.codec import Declaration, encode_update
+from common.messages.fields import Releases
+from common.privacy.mechanisms import MECHANISMS
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
+from server.aggregation import central_dp
 from server.aggregation.central_dp import noised_average
+from server.aggregation.strategies import build_strategy
+from server.rounds.enrollment import EnrolledClient
+from server.rounds.loop import RoundSettings, run_rounds
+from server.rounds.replies import Channel
+from simulations.engines.in_process import InProcessGrid
+from tests.support.server.enrollment import DECLARED, RUN, Say, app_of
+from tests.support.server.toy_clients import config_for
 
 pytestmark = pytest.mark.numerical
 PLAN = PrivacyPlan("client-dp", "client", 10, 1.0, 1, 5, 2.0, 1.5, 1e-5)
@@ -74,3 +86,25 @@ def test_noise_is_fresh_each_time() -> None:
     one, two = (flat(noised_average(START, [START], PLAN, stream=SecureStream())) for _ in range(2))
 
     assert not np.isin(one - flat(START), two - flat(START)).any()
+
+
+def test_clients_weigh_the_same_whatever_size_they_declare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drives the whole round: a weight may come in before the clip, in the average or with the strategy."""
+    monkeypatch.setattr(central_dp, "add_noise", lambda total, **_: total)
+    shifts, sizes = {0: 0.3, 1: -0.1}, {0: 10, 1: 1000}
+
+    def says(client: int) -> Say:
+        ended = {"w": np.full(2, shifts[client], dtype=np.float32)}
+        return lambda message: Message(encode_update(ended, sizes[client], None), reply_to=message)
+
+    clients = {
+        f"{n:05d}": EnrolledClient(Declaration(f"{n:05d}", **DECLARED | {"num_units": sizes[n]}), n + 2) for n in sizes
+    }
+    grid = InProcessGrid(app_of({}, {n: says(n) for n in sizes}), 2, {})
+    settings = RoundSettings(clients, [list(clients)], min_clients=2, central=replace(PLAN, num_units=2))
+    strategy, start = build_strategy(config_for("FedAvg", 2)), {"w": np.zeros(2, dtype=np.float32)}
+
+    channel = Channel(grid, Releases(MECHANISMS["client-dp"], "none"), RUN)
+    (result,) = run_rounds(channel, strategy, start, settings)
+
+    assert np.allclose(result.arrays["w"], 0.1, atol=1e-6)

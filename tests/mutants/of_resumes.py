@@ -1,0 +1,37 @@
+"""Runs that go on as another run, or with other clients."""
+
+from server.state import resume
+from tests.mutants.faults import planted, planted_value
+from tests.server.state import test_resumed_clients as resumed
+
+_RESUMED = resumed.test_a_resumed_run_is_the_same_run_with_the_same_clients
+planted(
+    _RESUMED,
+    resume.open_checkpoint,
+    {
+        "a resume with another plan": ('checkpoint.facts["settings"] != _digest(settings)', "False"),
+        "a resume by the digest's first digits": (
+            'checkpoint.facts["settings"] != _digest(settings)',
+            'checkpoint.facts["settings"][:16] != _digest(settings)[:16]',
+        ),
+        "a complete run that is resumed": ('checkpoint.facts["status"] == "complete"', "False"),
+        "a run without its checkpoint that begins anew": ('(folder / "rounds.jsonl").exists()', "False"),
+    },
+)
+planted(
+    _RESUMED,
+    resume._changed,
+    {
+        "a returning client of another size": ("now[name].declaration.num_units != units", "False"),
+        "a returning client of another backbone": ('_agreed(now[name].declaration) != facts["agreed"]', "False"),
+    },
+)
+planted(
+    _RESUMED,
+    resume._agreed,
+    {
+        "a resumed run without its classes": ('"classes": list(declaration.classes)', '"classes": []'),
+    },
+)
+planted_value("a privacy setting that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.delta"))
+planted_value("noise that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.noise-multiplier"))

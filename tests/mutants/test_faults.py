@@ -1,0 +1,68 @@
+"""Each planted fault fails the test that it names; a fault that survives fails this suite."""
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mutants import (  # noqa: F401 -- each registers its faults
+    of_accounts,
+    of_budgets,
+    of_bundles,
+    of_caches,
+    of_data,
+    of_deployment,
+    of_files,
+    of_heads,
+    of_messages,
+    of_own_clients,
+    of_policies,
+    of_requests,
+    of_resumes,
+    of_stored_ledgers,
+)
+from tests.mutants.faults import FAULTS, Check, Fault, raised_under
+
+# Under these a fault is written wrongly, and was noticed by nobody.
+_BROKEN = (NameError, ImportError, AttributeError, SyntaxError)
+
+
+@pytest.fixture(autouse=True)
+def home_of_one_fault(own_home: Path) -> None:
+    """What a fault writes into caches on disk is read by no other test."""
+
+
+def name_of(check: Check) -> str:
+    function = check.func if isinstance(check, partial) else check
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
+def arguments_of(request: pytest.FixtureRequest, check: Check) -> dict[str, Any]:
+    """Return the fixtures that a check takes."""
+    given = check.keywords if isinstance(check, partial) else {}
+    return {name: request.getfixturevalue(name) for name in inspect.signature(check).parameters if name not in given}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_planted_fault_fails_the_test_that_it_names(request: pytest.FixtureRequest, fault: Fault) -> None:
+    arguments = arguments_of(request, fault.check)
+
+    error = raised_under(fault, arguments)
+
+    assert error is not None, f"nobody notices {fault.name}"
+    assert not isinstance(error, _BROKEN), f"the fault is broken, and not the product: {error!r}"
+
+
+# A check that fails without any fault, here or by itself, would notice nothing.
+CHECKS = {id(fault.check): fault.check for fault in FAULTS.values()}.values()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=name_of)
+def test_a_check_holds_without_any_fault(request: pytest.FixtureRequest, check: Check) -> None:
+    check(**arguments_of(request, check))
+
+
+def test_at_least_sixty_faults_are_planted_over_all_rooms() -> None:
+    assert len(FAULTS) >= 60
