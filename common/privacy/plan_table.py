@@ -2,10 +2,10 @@
 
 It is computed before the run, from public constants.
 
-Its signal-to-noise ratios are upper bounds. Both ratios compare L2 norms over all trained parameters. The signal is the
-largest that clipping allows, with every gradient at the clip bound and all in one direction. Real gradients disagree and
-shrink as training goes on. The noise's norm is its root mean square, which is its standard deviation times the square
-root of the number of parameters.
+Its signal-to-noise ratios are upper bounds. Both ratios compare L2 norms over all trained parameters. The signal is
+the largest that clipping allows, with every gradient at the clip bound and all in one direction. Real gradients
+disagree and shrink as training goes on. The noise's norm is its root mean square, which is its standard deviation times
+the square root of the number of parameters.
 """
 
 import math

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from common.privacy.accounting_cache import FigureCache
+
 import common.data.scan as scanning
 from common.data import preprocessing
 from common.data.partitioning import assignment
@@ -10,7 +12,6 @@ from common.ledger import image_index
 from common.ledger.holder_keys import HolderKeys
 from common.models import backbone_info
 from common.privacy import accounting, calibration
-from common.privacy.accounting_cache import FigureCache
 from common.system.content_store import ContentStore
 from tests.common.data import test_input_keys as inputs
 from tests.common.data.partitioning import test_assignment as partitions

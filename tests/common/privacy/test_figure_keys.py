@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from common.privacy.accounting_cache import FigureCache
 
 from common.privacy import accounting, accounting_cache
 from common.privacy.accounting import FIGURES, spent_by
-from common.privacy.accounting_cache import FigureCache
 from common.privacy.calibration import calibrate
 from common.privacy.events import CountsEvent, DpSgdEvent
 
