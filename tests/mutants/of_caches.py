@@ -2,8 +2,6 @@
 
 from functools import partial
 
-from common.privacy.accounting_cache import FigureCache
-
 import common.data.scan as scanning
 from common.data import preprocessing
 from common.data.partitioning import assignment
@@ -13,6 +11,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.models import backbone_info
 from common.privacy import accounting, calibration
 from common.system.content_store import ContentStore
+from common.system.figure_cache import FigureCache
 from tests.common.data import test_input_keys as inputs
 from tests.common.data.partitioning import test_assignment as partitions
 from tests.common.ledger import test_image_index as contents

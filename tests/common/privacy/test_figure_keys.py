@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from common.privacy.accounting_cache import FigureCache
 
-from common.privacy import accounting, accounting_cache
+from common.privacy import accounting
 from common.privacy.accounting import FIGURES, spent_by
 from common.privacy.calibration import calibrate
 from common.privacy.events import CountsEvent, DpSgdEvent
+from common.system import figure_cache
+from common.system.figure_cache import FigureCache
 
 TRAINED = DpSgdEvent(0.5, 2.0, 3)
 
@@ -65,9 +66,9 @@ def test_figures_of_another_kind_or_other_libraries_are_others(tmp_path: Path, m
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     found = [FigureCache().get_or_compute("pld", 1, lambda: 1.0), FigureCache().get_or_compute("rdp", 1, lambda: 2.0)]
     with monkeypatch.context() as patch:
-        patch.setattr(accounting_cache, "_versions", lambda: ("other", "versions"))
+        patch.setattr(figure_cache, "_versions", lambda: ("other", "versions"))
         found.append(FigureCache().get_or_compute("pld", 1, lambda: 3.0))
-    monkeypatch.setattr(accounting_cache, "_FORMAT", accounting_cache._FORMAT + 1)
+    monkeypatch.setattr(figure_cache, "_FORMAT", figure_cache._FORMAT + 1)
     found.append(FigureCache().get_or_compute("pld", 1, lambda: 4.0))
 
     assert found == [1.0, 2.0, 3.0, 4.0]
