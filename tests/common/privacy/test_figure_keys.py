@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.privacy import accounting
+from common.privacy import accounting, calibration
 from common.privacy.accounting import FIGURES, spent_by
 from common.privacy.calibration import calibrate
 from common.privacy.events import CountsEvent, DpSgdEvent
@@ -57,9 +57,13 @@ def test_every_calibration_is_kept_under_all_that_it_depends_on(monkeypatch: pyt
         patch.setattr(FigureCache, "get_or_compute", lambda _, *args, **more: found.get_or_compute(*args, **more))
         for changed in ({}, *({name: value} for name, value in other.items())):
             calibrate(**given | changed)  # type: ignore[arg-type]
+        # A process has one sampler, and the file outlives it.
+        FIGURES.clear()
+        patch.setattr(calibration, "CURRENT_SAMPLER", 2)
+        calibrate(**given)  # type: ignore[arg-type]
     FIGURES.clear()
 
-    assert len(set(found["noise"])) == 1 + len(other)
+    assert len(set(found["noise"])) == 1 + len(other) + 1
 
 
 def test_figures_of_another_kind_or_other_libraries_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
