@@ -12,6 +12,9 @@ from common.errors import ConfigError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.privacy.policy import load_policy
 
+# Message type by which a server closes a run.
+_CLOSE = "query.close"
+
 
 def client_ref(node_config: Mapping[str, object]) -> ClientRef:
     """Return which client a node is, by the node's own configuration.
@@ -77,4 +80,7 @@ def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str)
     except PolicyError as error:
         with own_holder().open_session() as session:
             note_refusal(session, run, site.name, 0, kind, error)
+            # A policy that became stricter must not keep a run open. Closing it releases nothing.
+            if kind == _CLOSE and session.registration(run, site.name) is not None:
+                session.close(run, site.name)
         raise

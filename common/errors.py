@@ -45,6 +45,10 @@ class FederationError(BractError):
     """Clients that disagree, break the agreed format or are too few."""
 
 
+class NotFiniteError(FederationError):
+    """An update that is not finite, as from training that diverged."""
+
+
 class ClientFailure(IntEnum):
     """The failure codes of a client.
 

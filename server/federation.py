@@ -1,7 +1,6 @@
 """Whole federated run, from enrollment to the closing evaluation."""
 
 import gc
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from common.messages.fields import Releases
 from common.models.initialization import initial_arrays
 from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
 from common.system.paths import bract_home
-from server.aggregation.strategies import build_strategy, check_strategy, min_cohort
+from server.aggregation.strategies import build_strategy, check_strategy
 from server.late_joining import LateJoinHandler, rejection_reason
 from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_statement
 from server.reporting.trackers import FileTracker, Tracker, Trackers
@@ -63,7 +62,8 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
         channel = Channel(
             grid,
             releases,
-            secrets.token_hex(16) if earlier is None else str(earlier.facts["run"]),
+            # On disk before any client is asked: a client that has agreed to a run knows it by this id.
+            directory.run_id(None if earlier is None else str(earlier.facts["run"])),
             _head_keeper(directory, simulated=context.simulated) if releases.signed else None,
             NodeRegistry(_server_folder() / NODES_FILE) if config.node_keys else None,
             one_by_one=not context.simulated,
@@ -132,7 +132,7 @@ class _Run:
         settings = RoundSettings(
             state.clients,
             state.cohorts,
-            min_clients=max(config.min_clients or 1, min_cohort(config.strategy)),
+            min_clients=max(config.min_updates, config.strategy.min_cohort[0]),
             central=config.plan(config.cohort_size) if config.mechanism.noise_at_server else None,
             evaluate=context.evaluate if config.private and config.metrics != "exact" else None,
             retries=config.round_retries,
@@ -200,7 +200,8 @@ def _begin(
     """
     for phase, seconds in context.seconds.items():
         clock.add(phase, seconds)
-    min_clients = None if context.simulated else config.min_clients
+    # The clients of a simulation are all there, so one that cannot answer is a mistake to be fixed.
+    min_clients = None if context.simulated else config.min_clients or None
     with clock.phase("meet_clients"):
         enrollment = enroll_clients(
             channel.grid,
@@ -218,16 +219,14 @@ def _begin(
     first = {name: client for name, client in clients.items() if name not in joined}
     # With fewer clients a cohort of the planned size would exceed each client's plan, so it shrinks too.
     cohort_size = shrunk_cohort(config.cohort_size, config.num_clients, taking_part=len(first))
-    if cohort_size < (config.min_clients or 1):
-        raise FederationError(
-            f"only {len(first)} of {config.num_clients} clients take part: a round of {cohort_size} of them is less "
-            f"than min-clients={config.min_clients or 1}"
-        )
+    refusals = {**enrollment.refusals, **mismatched}
+    if cohort_size < config.min_updates:
+        raise FederationError(_too_few(len(first), config.num_clients, cohort_size, config.min_updates, refusals))
     state = RunState(
         config,
         channel.run_id,
         first,
-        {**enrollment.refusals, **mismatched},
+        refusals,
         draw_cohorts(list(first), cohort_size=cohort_size, num_rounds=config.num_rounds, seed=config.seed),
         _initial_arrays(config, next(iter(clients.values())).declaration),
         context,
@@ -240,6 +239,17 @@ def _begin(
         for name, server_round in joined.items():
             state.join(clients[name], server_round)
     return state, enrollment.turned_away
+
+
+def _too_few(num_clients: int, planned: int, cohort_size: int, min_updates: int, refusals: Mapping[str, str]) -> str:
+    """Return the error text for a run in which too few clients take part."""
+    listed = ", ".join(f"{client} ({reason})" for client, reason in list(refusals.items())[:5])
+    return (
+        f"only {num_clients} of {planned} clients take part: a round of {cohort_size} of them is less than "
+        f"min-clients={min_updates}"
+        + (f"\n  not taking part: {listed}" if listed else "")
+        + "\n  wait for the others, or lower min-clients to go on without them"
+    )
 
 
 def _clients_of(

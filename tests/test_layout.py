@@ -62,6 +62,7 @@ FLOWER_INTERNALS: dict[str, set[str]] = {
         "flwr.supercore.fab",
     },
     # Starts the SuperLink.
+    "server/deployment/gate/push_quota.py": {"flwr.proto.fleet_pb2", "flwr.proto.message_pb2"},
     "server/deployment/superlink_main.py": {"flwr.superlink", "flwr.superlink.cli.flower_superlink"},
 }
 FILES = product_files()

@@ -41,6 +41,19 @@ class RunStatus:
     last: str
     sent: Spent
 
+    @property
+    def state(self) -> str:
+        """State of the run as one of `closed`, `finished` and `open`.
+
+        A server closes a run at its end. A client that was away then never hears it, but once every release of the plan
+        is charged there is nothing left to ask for, so the run is finished.
+        """
+        audited, plan = self.audited, self.audited.plan
+        if audited.closed:
+            return "closed"
+        finished = audited.rounds >= plan.num_rounds and (audited.closing or plan.counts is None)
+        return "finished" if finished else "open"
+
 
 @dataclass(frozen=True)
 class ClientStatus:
@@ -105,6 +118,7 @@ def _plain(run: RunStatus) -> dict[str, Any]:
         "rounds": audited.rounds,
         "closing": audited.closing,
         "closed": audited.closed,
+        "state": run.state,
         "sent": bounds(run.sent),
         "charged": bounds(audited.spent),
         "planned": bounds(audited.planned),

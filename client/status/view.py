@@ -6,6 +6,11 @@ from client.status.status import ClientStatus, RunStatus
 from common.system.console import format_epsilon, plain, say
 
 _MAX_SHOWN = 10
+_STATES = {
+    "closed": "closed",
+    "finished": "finished: its whole plan is charged",
+    "open": "open: the server may ask for the rest, or has not said that the run ended",
+}
 _PINS = {
     "none": "NONE: any code that a server sends would be trusted; `bract client check` says what to do",
     "installed": "the Bract installed here; no other code runs",
@@ -52,9 +57,8 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
 
 def _show_run(run: RunStatus, console: Console) -> None:
     audited, plan = run.audited, run.audited.plan
-    state = "closed" if audited.closed else "open"
     console.print()
-    say(console, f"Run {audited.run[:8]}  {run.first} to {run.last} UTC, {state}")
+    say(console, f"Run {audited.run[:8]}  {run.first} to {run.last} UTC, {_STATES[run.state]}")
     closing = "" if plan.counts is None else ", closing counts" + (" too" if audited.closing else " not yet")
     say(
         console,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from common.commands.fitted_defaults import fit_to_sizes, fit_to_source, show_changes
 from common.commands.plan_view import curve_rounds, draw_plan, show_plan
 from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
@@ -81,7 +82,7 @@ def plan_command(
     console = Console(stderr=as_json_)
     with plain_errors():
         check_picture("--plot", plot)
-        run, known, entries = _run_and_sizes(given_settings(set_ or [], config, options), sizes)
+        run, known, entries = _run_and_sizes(given_settings(set_ or [], config, options), sizes, console)
         trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:
@@ -97,7 +98,7 @@ def plan_command(
 
 
 def _run_and_sizes(
-    changes: dict[str, settings.Scalar], text: str | None
+    given: dict[str, settings.Scalar], text: str | None, console: Console
 ) -> tuple[RunConfig, tuple[int, ...], "Entries | None"]:
     """Return the run, its known sizes of clients and its opened source."""
     from common.data.partitioning.assignment import check_batch
@@ -106,7 +107,8 @@ def _run_and_sizes(
 
     sizes = () if text is None else read_sizes(text)
     if sizes:
-        changes.setdefault("num-clients", len(sizes))
+        given.setdefault("num-clients", len(sizes))
+    changes = show_changes(fit_to_sizes(given, sizes) if sizes else fit_to_source(given), console)
     run = settings.parse(settings.override(settings.defaults(), changes))
     if not sizes:
         entries = open_source(run.data).entries

@@ -1,6 +1,7 @@
 """The reading, merging and checking of settings."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError
 
 Scalar = str | int | float | bool
+# Value in the file of a 0.1.0 run -> the value that means the same today. Only a run's own file has the key `resume`.
+_AS_BEFORE: dict[str, tuple[Scalar, Scalar]] = {"min-clients": ("", 0)}
 RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
 
 
@@ -108,11 +111,23 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
     return config.model_copy(
         update={
+            "min_clients": _quorum(config.cohort_size, config.strategy.min_cohort[0])
+            if config.min_clients is None
+            else config.min_clients,
             "model": config.model.model_copy(update={"tuning": config.tuning}),
             "training": config.training.model_copy(update={"learning_rate": rate}),
             "privacy": config.privacy.model_copy(update={"max_grad_norm": norm, "clipping_norm": clip}),
         }
     )
+
+
+def _quorum(cohort_size: int, strategy_cohort: int) -> int:
+    """Return the default of `min-clients` for the planned cohort.
+
+    A cohort of one client stays possible, because a written `client-fraction` can ask for it.
+    """
+    share = math.ceil(float(tool_tables()["bract"]["default-quorum"]) * cohort_size)
+    return min(cohort_size, max(2, share, strategy_cohort))
 
 
 def resolved(config: RunConfig) -> dict[str, Scalar]:
@@ -146,4 +161,6 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     for key, value in flat.items():
         if not isinstance(value, Scalar):
             raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
+    if "resume" in flat:
+        flat |= {key: now for key, (before, now) in _AS_BEFORE.items() if flat.get(key) == before}
     return flat

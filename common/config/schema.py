@@ -3,11 +3,14 @@
 `common.config.loading.parse` makes it, and fills in the settings that were left empty.
 """
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from common.config.project import open_values
 from common.config.sections import (
     DataConfig,
+    EmptyIsNone,
     ModelConfig,
     OpenFloat,
     OpenInt,
@@ -37,9 +40,9 @@ class RunConfig(Section):
     client_fraction: float = Field(
         gt=0, le=1, description="Share of clients in each round; nobody is drawn twice before everybody was drawn once."
     )
-    min_clients: OpenInt = Field(
-        description="Fewest usable updates of a round, and with real clients how many are enough to begin. Empty: one "
-        "update, and all clients to begin."
+    min_clients: Annotated[int | None, Field(ge=0), EmptyIsNone] = Field(
+        description="Fewest usable updates of a round, and with real clients how many are enough to begin. Empty: four "
+        "fifths of a round's planned clients, at least 2. 0: all clients to begin, and then one update."
     )
     join_deadline: PositiveFloat = Field(description="Seconds in which real clients must declare themselves.")
     round_deadline: OpenFloat = Field(
@@ -131,7 +134,10 @@ class RunConfig(Section):
                 "privacy.metrics='private'"
             )
         if self.min_clients is not None and self.min_clients > self.cohort_size:
-            raise ValueError(f"min-clients={self.min_clients} but a round has only {self.cohort_size} clients")
+            raise ValueError(
+                f"min-clients={self.min_clients} but a round has only {self.cohort_size} clients: lower it, or leave "
+                "it empty for four fifths of them"
+            )
         if mechanism.noise_at_server and self.max_update_norm is not None:
             raise ValueError(
                 f"max-update-norm leaves whole updates out; with privacy.mechanism={mechanism.name!r} they are clipped "
@@ -259,6 +265,11 @@ class RunConfig(Section):
         """Number of clients in a round, at least 1."""
         # 0.29 * 100 is 28.999... in floating point, and means 29.
         return max(1, int(self.num_clients * self.client_fraction + 1e-9))
+
+    @property
+    def min_updates(self) -> int:
+        """Fewest usable updates with which a round counts."""
+        return self.min_clients or 1
 
     @property
     def participations(self) -> int:

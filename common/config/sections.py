@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS
-from common.strategies import known_strategy
+from common.strategies import STRATEGIES, known_strategy
 
 Unit = Literal["image", "group"]
 Metrics = Literal["exact", "private", "none"]
@@ -190,6 +190,16 @@ class StrategyConfig(Section):
     )
     num_selected: OpenInt = Field(description="Number of models that MultiKrum averages.")
     q: OpenNotNegative = Field(description="How strongly QFedAvg favours clients with a high loss.")
+
+    @property
+    def set_values(self) -> dict[str, Any]:
+        """The parameters that are not empty, by field name."""
+        return {key: value for key, value in self if key != "name" and value is not None}
+
+    @property
+    def min_cohort(self) -> tuple[int, str]:
+        """Smallest cohort for the strategy's guarantee and the reason for it."""
+        return STRATEGIES[self.name].min_cohort(self.set_values)
 
 
 class PrivacyConfig(Section):

@@ -147,12 +147,21 @@ def refuse_single_class(scan: Scan) -> None:
     Raises:
         DataError: The usable training images are of fewer than two classes.
     """
-    present = np.unique(scan.labels[: scan.num_train][scan.usable[: scan.num_train]])
+    check_training_labels(scan.labels[: scan.num_train][scan.usable[: scan.num_train]], scan.classes)
+
+
+def check_training_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Refuse labels of usable training images that are all of one class.
+
+    Raises:
+        DataError: They are of fewer than two classes.
+    """
+    present = np.unique(labels)
     if len(present) < 2:
-        names = "".join(f", {scan.classes[label]}" for label in present)
+        names = "".join(f", {classes[label]}" for label in present)
         raise DataError(
             f"the usable training images are of {len(present)} class{'es' if not len(present) else ''}{names}: a "
-            f"classifier needs at least two\n  the class list is {', '.join(scan.classes)}; `bract data inspect` shows "
+            f"classifier needs at least two\n  the class list is {', '.join(classes)}; `bract data inspect` shows "
             "how many images each class has"
         )
 

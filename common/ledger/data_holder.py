@@ -8,11 +8,11 @@ from pathlib import Path
 
 from common.errors import LedgerError
 from common.ledger.connection_pool import ConnectionPool
-from common.ledger.database import Ledger
-from common.ledger.hash_chain import check_chain
+from common.ledger.database import Head, Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import SignedHead, sign_head
 from common.ledger.transactions import LedgerSession
+from common.ledger.whole_file import check_whole
 from common.system.files import write_atomic
 from common.system.paths import bract_home
 
@@ -50,6 +50,7 @@ class Holder:
         identity = f"{self.keys.public}{self.durable}{self.simulated}"
         with _pool.session(self.ledger_file, identity, self._open) as session:
             # The pool may have had this session open while a backup was copied over the file.
+            session.ledger.check_changed()
             self._refuse_older(session.ledger)
             try:
                 yield session
@@ -63,12 +64,16 @@ class Holder:
             self._refuse_older(ledger)
             session = LedgerSession(ledger, self.keys, simulated=self.simulated)
             if not self.simulated:
-                # An old log beside a restored file can hold the last entry without those before it.
-                check_chain(ledger.entries())
+                # An old log beside a restored file can hold the last entry without what came before it.
+                ledger.watch(lambda: self._check(ledger))
             return session
         except BaseException:
             ledger.close()
             raise
+
+    def _check(self, ledger: Ledger) -> None:
+        self._refuse_older(ledger)
+        check_whole(ledger)
 
     def head(self, session: LedgerSession) -> SignedHead:
         """Return the signed head that a client sends with each reply."""
@@ -76,30 +81,46 @@ class Holder:
 
     def _refuse_older(self, ledger: Ledger) -> None:
         """Refuse a restored copy that lacks entries and their charges."""
+        kept = self._kept_head()
+        if kept is not None and ledger.query("SELECT hash FROM entry WHERE seq = ?", (kept.seq,)) != [(kept.hash,)]:
+            raise LedgerError(
+                f"the ledger {self.ledger_file} lacks entry {kept.seq}, which it had before: an older copy was "
+                f"restored, and what was spent since is not in it\n  bring back the newest copy; {self.head_file} "
+                "says which entry must be in it"
+            )
+
+    def _kept_head(self) -> Head | None:
         if self.head_file is None or not self.head_file.is_file():
-            return
+            return None
         try:
             kept = json.loads(self.head_file.read_text())
-            seq, digest = int(kept["seq"]), str(kept["hash"])
+            return Head(int(kept["seq"]), str(kept["hash"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise LedgerError(
                 f"{self.head_file}, which holds the number of the ledger's last entry, cannot be read: restore it "
                 "from your backup, or remove it if you are sure that the ledger is the newest one"
             ) from None
-        if ledger.query("SELECT hash FROM entry WHERE seq = ?", (seq,)) != [(digest,)]:
-            raise LedgerError(
-                f"the ledger {self.ledger_file} lacks entry {seq}, which it had before: an older copy was "
-                f"restored, and what was spent since is not in it\n  bring back the newest copy; {self.head_file} "
-                "says which entry must be in it"
-            )
 
     def _keep_head(self, ledger: Ledger) -> None:
         if self.head_file is None:
             return
-        head = ledger.head()
-        # The ledger's entries are on disk by now, so the kept head is never ahead of the ledger.
-        # After a crash it may be behind, which is harmless.
-        write_atomic(self.head_file, json.dumps({"seq": head.seq, "hash": head.hash}), durable=False, mode=0o600)
+        try:
+            ledger.check_changed()
+            # The ledger's entries are on disk by now, so the kept head is never ahead of the ledger.
+            # After a crash it may be behind, which is harmless.
+            self._write_head(ledger.head())
+        except LedgerError:
+            kept = self._kept_head()
+            # The head of an overwritten file must not be kept, or that file would be accepted from now on.
+            # What this process has committed must be in whatever is restored.
+            if ledger.newest.seq > (0 if kept is None else kept.seq):
+                self._write_head(ledger.newest)
+            raise
+
+    def _write_head(self, head: Head) -> None:
+        if self.head_file is not None:
+            content = json.dumps({"seq": head.seq, "hash": head.hash})
+            write_atomic(self.head_file, content, durable=False, mode=0o600)
 
 
 def own_holder() -> Holder:

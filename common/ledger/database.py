@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -74,6 +74,10 @@ class Ledger:
         LedgerError: The file is not a ledger, or cannot be opened.
     """
 
+    _check: Callable[[], None] | None = None
+    _checked: tuple[int, ...] | None = None
+    _appended = newest = Head(0, ORIGIN)
+
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         try:
@@ -100,6 +104,39 @@ class Ledger:
         """Close the file."""
         self._connection.close()
 
+    def watch(self, check: Callable[[], None]) -> None:
+        """Check the file now and after each change of its bytes.
+
+        Raises:
+            LedgerError: The check refuses the file.
+        """
+        self._check = check
+        self.check_changed()
+
+    def check_changed(self) -> None:
+        """Check a watched file again if it has changed since the last check.
+
+        It changes when SQLite moves its log into it, which is rare, or when something else writes to it.
+
+        Raises:
+            LedgerError: The check refuses the file, or another file is in its place.
+        """
+        if self._check is None:
+            return
+        state = _file_state(self.path)
+        if state == self._checked:
+            return
+        # SQLite would write to a file that no longer has the ledger's name.
+        if state is None or (self._checked is not None and state[:2] != self._checked[:2]):
+            raise LedgerError(f"the ledger {self.path} was removed or replaced while it was in use")
+        # Otherwise SQLite would answer from the pages in its memory, and not see what was copied over the file.
+        self._connection.execute("PRAGMA shrink_memory")
+        self._check()
+        newest = self.newest
+        if newest.seq and self.query("SELECT hash FROM entry WHERE seq = ?", (newest.seq,)) != [(newest.hash,)]:
+            raise LedgerError(f"the ledger {self.path} was overwritten while it was in use: entry {newest.seq} is gone")
+        self._checked = state
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Write all that the block writes or nothing.
@@ -107,7 +144,7 @@ class Ledger:
         Other writers wait meanwhile.
 
         Raises:
-            LedgerError: The file could not be written, and nothing of the block was kept.
+            LedgerError: The file could not be written or was overwritten, and nothing of the block was kept.
         """
         try:
             # IMMEDIATE takes the write lock now, so that what the block reads cannot change before it writes.
@@ -115,8 +152,11 @@ class Ledger:
         except sqlite3.Error as error:
             raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
         try:
+            self.check_changed()
+            self._appended = self.newest
             yield
             self._connection.execute("COMMIT")
+            self.newest = self._appended
         except sqlite3.Error as error:
             self._roll_back()
             raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
@@ -157,6 +197,7 @@ class Ledger:
         entry = replace(draft, hash=hash_of(draft))
         values = vars(entry) | {"event": canonical(event), "versions": canonical(versions)}
         self.insert("entry", [[values[name] for name in ENTRY_FIELDS]], _COLUMNS)
+        self._appended = Head(entry.seq, entry.hash)
         return entry
 
     def head(self) -> Head:
@@ -194,6 +235,15 @@ class Ledger:
             "(SELECT seq FROM reply WHERE run = ?1 AND client = ?2 ORDER BY seq DESC LIMIT ?3)",
             (run, client, keep),
         )
+
+
+def _file_state(file: Path) -> tuple[int, ...] | None:
+    """Return a file's identity, size and times, None for a missing file."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:

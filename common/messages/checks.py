@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
-from common.errors import BundleError, FederationError, PrivacyError
+from common.errors import BundleError, FederationError, NotFiniteError, PrivacyError
 from common.messages.codec import CONFIG, PROTOCOL, PROTOCOL_VERSION, Declaration, Evaluation, decode_evaluation
 from common.messages.fields import ARRAYS, CLIENT, LEDGER, METRICS, NUM_EXAMPLES, Releases
 
@@ -95,6 +95,7 @@ def check_reply(
     carries no evaluation.
 
     Raises:
+        NotFiniteError: A tensor holds values that are not finite.
         FederationError: The reply breaks the agreed format.
     """
     try:
@@ -128,7 +129,7 @@ def _check_numbers(
         if values.dtype != np.float32:
             raise FederationError(f"client {client} sent a tensor of another type than it received")
         if not clipped and not np.isfinite(values).all():
-            raise FederationError(f"client {client} sent a tensor with values that are not finite")
+            raise NotFiniteError(f"client {client} sent a tensor with values that are not finite")
 
 
 def check_tensor(array: Array, shape: tuple[int, ...]) -> None:

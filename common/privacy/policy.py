@@ -110,10 +110,9 @@ class Policy(BaseModel):
             raise PolicyError(
                 f"data.classes={config.data.classes!r} is not the policy's list {', '.join(self.classes)!r}"
             )
-        # Without min-clients a round goes on with a single client.
-        if (config.min_clients or 1) < self.min_cohort:
+        if config.min_updates < self.min_cohort:
             raise PolicyError(
-                f"a round may go on with {config.min_clients or 1} clients (min-clients), the policy wants at least "
+                f"a round may go on with {config.min_updates} clients (min-clients), the policy wants at least "
                 f"{self.min_cohort}"
             )
 

@@ -6,7 +6,6 @@ from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
 from common.config.schema import RunConfig
-from common.config.sections import StrategyConfig
 from common.errors import ConfigError
 from common.messages.codec import sum_counts
 from common.messages.fields import TRAIN_LOSS
@@ -23,7 +22,7 @@ def build_strategy(config: RunConfig) -> Strategy:
     """
     check_strategy(config)
     info = STRATEGIES[config.strategy.name]
-    arguments: dict[str, Any] = {info.parameters[key]: value for key, value in _set_values(config.strategy).items()}
+    arguments: dict[str, Any] = {info.parameters[key]: value for key, value in config.strategy.set_values.items()}
     if info.needs_exact_loss:
         arguments |= {"client_learning_rate": config.training.learning_rate, "train_loss_key": TRAIN_LOSS}
     strategy_class: Any = getattr(flower_strategies, info.name)
@@ -48,14 +47,14 @@ def check_strategy(config: RunConfig) -> None:
         ConfigError: A setting belongs to other strategies or is out of its range, or the cohort is too small for the
             strategy's guarantee.
     """
-    info, settings = STRATEGIES[config.strategy.name], _set_values(config.strategy)
+    info, settings = STRATEGIES[config.strategy.name], config.strategy.set_values
     for key, value in settings.items():
         if key not in info.parameters:
             raise ConfigError(_foreign_setting(info.name, key, value))
     trim = settings.get("trim_fraction", 0.0)
     if trim >= 0.5:
         raise ConfigError(f"strategy.trim-fraction={trim} is cut off at both ends and must stay below 0.5")
-    smallest, reason = info.min_cohort(settings)
+    smallest, reason = config.strategy.min_cohort
     if config.cohort_size < smallest:
         raise ConfigError(
             f"strategy.name={info.name!r} needs at least {smallest} clients a round ({reason}), the run has "
@@ -67,15 +66,6 @@ def check_strategy(config: RunConfig) -> None:
             f"strategy.num-selected={settings['num_selected']} but a round has only {honest} clients that are not "
             "malicious"
         )
-
-
-def min_cohort(strategy: StrategyConfig) -> int:
-    """Return the smallest cohort at which a strategy's guarantee can hold."""
-    return STRATEGIES[strategy.name].min_cohort(_set_values(strategy))[0]
-
-
-def _set_values(strategy: StrategyConfig) -> dict[str, Any]:
-    return {key: value for key, value in strategy if key != "name" and value is not None}
 
 
 def _foreign_setting(name: str, key: str, value: Any) -> str:

@@ -68,14 +68,27 @@ def init_command(
     renew: Annotated[
         bool, typer.Option("--renew", help="Make a new certificate for an existing server, by the same authority.")
     ] = False,
+    new_authority: Annotated[
+        bool,
+        typer.Option(
+            "--new-authority",
+            help="With --renew: a new authority too. It revokes all earlier certificates, and every client needs it.",
+        ),
+    ] = False,
 ) -> None:
-    """Make a server's folder or renew its certificate."""
+    """Make a server's folder or renew its certificate.
+
+    Raises:
+        ConfigError: Options that do not go together, or see `make_home` and `renew`.
+    """
     from server.deployment import setup
     from server.deployment.certificates import fingerprint
 
     with plain_errors():
+        if new_authority and not renew:
+            raise ConfigError("--new-authority goes with --renew: a new server has a new authority anyway")
         if renew:
-            home = setup.renew(folder, names=name or [], days=days)
+            home = setup.renew(folder, names=name or [], days=days, replace_authority=new_authority)
         else:
             home = setup.make_home(folder, names=name or [], port=port, days=825 if days is None else days)
     quoted = shlex.quote(str(folder))
@@ -83,8 +96,15 @@ def init_command(
     _say(f"Certificate  {home.certificate_file}, for {', '.join([*home.names, 'localhost'])}")
     _say(f"Authority    {home.authority_file}: send it to every client")
     _say(f"SHA-256      {fingerprint(home.authority_file.read_bytes())}")
-    if renew:
+    if renew and not new_authority:
         _say("The authority is the same. Start the server again; until then it uses the old certificate.")
+        _say("The old certificate stays valid for whoever has its key. If that may be somebody else: --new-authority.")
+        return
+    if renew:
+        _say(
+            "The authority is new. Start the server again. A client connects when it has the new ca.pem in its folder,"
+        )
+        _say("and until then it still trusts the old keys. Compare the fingerprint by telephone.")
         return
     _say("             compare it by telephone with what `bract client init` prints")
     host = home.names[0] if home.names else "HOST"

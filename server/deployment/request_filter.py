@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from server.deployment import superlink_api as api
+from server.deployment.gate.push_quota import PushQuota
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -39,7 +40,8 @@ class Gate:
     Guarantee: a request from another machine reaches the app only if its path is in `OPEN_TO_NODES`. No Fleet request
     hands the app more than `largest_body` bytes of body, whatever its headers state. Fleet bodies of other machines
     never hold more than `largest_in_flight` bytes together, and those of one machine never more than
-    `largest_of_one`, and reading one never takes more than `longest_seconds`.
+    `largest_of_one`, and reading one never takes more than `longest_seconds`. With a `quota`, a push beyond it does not
+    reach the app.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Gate:
         largest_in_flight: int = LARGEST_IN_FLIGHT,
         largest_of_one: int = LARGEST_OF_ONE,
         longest_seconds: float = LONGEST_SECONDS,
+        quota: PushQuota | None = None,
     ) -> None:
         self._app = app
+        self._quota = quota
         self._largest_body = largest_body
         self._largest_in_flight = largest_in_flight
         self._largest_of_one = largest_of_one
@@ -113,9 +117,37 @@ class Gate:
                         return
                 if not event.get("more_body", False):
                     break
-            await self._app(scope, _replay(bytes(body), receive), send)
+            await self._within_quota(scope, bytes(body), receive, send)
         finally:
             self._let_go(peer, counted)
+
+    async def _within_quota(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Refuse a push beyond its node's quota or pass the request on."""
+        quota, path = self._quota, str(scope["path"])
+        if quota is None or path not in api.COUNTED:
+            await self._app(scope, _replay(body, receive), send)
+            return
+        refusal = quota.refusal(path, body)
+        if refusal is not None:
+            self._log.warn(f"refused to {_peer(scope)}: {_path(scope)}: {refusal.reason}")
+            await _refuse(scope, send, refusal.status, refusal.reason)
+            return
+        status, events = 0, list[Event]()
+
+        async def watched(event: Event) -> None:
+            nonlocal status
+            status = event.get("status", status)
+            events.append(event)
+            if event["type"] != "http.response.body" or event.get("more_body", False):
+                return
+            # Nothing is sent before it is counted: a node pushes as soon as it has the last byte of the reply, which
+            # may be in any piece.
+            if status == 200:
+                quota.count(path, body, b"".join(piece.get("body", b"") for piece in events))
+            for piece in events:
+                await send(piece)
+
+        await self._app(scope, _replay(body, receive), watched)
 
     def _let_go(self, peer: str, counted: int) -> None:
         self._in_flight -= counted

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
+from server.deployment.superlink_api import DEFAULT_REPLY_MEGABYTES
 
 SERVER_FILE = "server.toml"
 CONNECTION = "bract"
-_FIELDS: dict[str, type] = {"host": str, "port": int, "names": list, "days": int}
+_FIELDS: dict[str, type] = {"host": str, "port": int, "names": list, "days": int, "reply-megabytes": int}
+# Settings that a file may leave out, with their defaults.
+_OPTIONAL = {"reply-megabytes": DEFAULT_REPLY_MEGABYTES}
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class ServerHome:
         port: Port that it listens at, 1 to 65535.
         names: DNS names and IP addresses by which clients reach it.
         days: Days that a new certificate is valid.
+        reply_megabytes: Megabytes of a client's reply beyond four times the message that it answers, at least 1.
     """
 
     folder: Path
@@ -29,6 +33,7 @@ class ServerHome:
     port: int
     names: tuple[str, ...]
     days: int
+    reply_megabytes: int = DEFAULT_REPLY_MEGABYTES
 
     @property
     def settings_file(self) -> Path:
@@ -106,6 +111,7 @@ def settings_text(home: ServerHome) -> str:
             f"names = {json.dumps(list(home.names))}",
             "# How long a new certificate is valid.",
             f"days = {home.days}",
+            *([f"reply-megabytes = {home.reply_megabytes}"] if home.reply_megabytes != DEFAULT_REPLY_MEGABYTES else []),
             "",
         ]
     )
@@ -144,22 +150,26 @@ def load_home(folder: Path) -> ServerHome:
         raise ConfigError(f"{folder} is not a server's folder: make one with `bract server init {folder}`") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
+    values = _OPTIONAL | values
     # Compared by exact type, since True would pass as a port.
     wrong = [key for key in {*values, *_FIELDS} if type(values.get(key)) is not _FIELDS.get(key)]
     if wrong:
         keys = ", ".join(_FIELDS)
         raise ConfigError(f"{file}: wrong, missing or unknown: {', '.join(sorted(wrong))}; it must have {keys}")
-    return checked(ServerHome(absolute, values["host"], values["port"], tuple(values["names"]), values["days"]))
+    names, extra = tuple(values["names"]), values["reply-megabytes"]
+    return checked(ServerHome(absolute, values["host"], values["port"], names, values["days"], extra))
 
 
 def checked(home: ServerHome) -> ServerHome:
     """Return the same server if its settings are valid.
 
     Raises:
-        ConfigError: The port is not 1 to 65535, the host is empty, or a name is not text.
+        ConfigError: The port is not 1 to 65535, the host is empty, a name is not text, or replies may not be long.
     """
     if not 1 <= home.port <= 65535:
         raise ConfigError(f"port {home.port}: a port is 1 to 65535")
+    if home.reply_megabytes < 1:
+        raise ConfigError(f"{home.settings_file}: reply-megabytes must be at least 1")
     if not home.host or not all(isinstance(name, str) and name for name in home.names):
         raise ConfigError(f"{home.settings_file}: host and names must be text, and host must not be empty")
     return home

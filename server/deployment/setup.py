@@ -46,15 +46,17 @@ def make_home(folder: Path, *, names: Sequence[str], port: int, days: int) -> Se
     return home
 
 
-def renew(folder: Path, *, names: Sequence[str], days: int | None) -> ServerHome:
-    """Make a new key and certificate for the server, signed by the same authority.
+def renew(folder: Path, *, names: Sequence[str], days: int | None, replace_authority: bool = False) -> ServerHome:
+    """Make a new key and certificate for the server.
 
-    Clients need no new files, because they trust the authority.
+    With the same authority clients need no new files, because they trust the authority. They then also go on trusting
+    every earlier certificate until it ends. Only a new authority revokes these.
 
     Args:
         folder: Folder of the server.
         names: New names for `server.toml`. If empty, its names stay.
         days: New number of days for `server.toml`. If None, its number stays.
+        replace_authority: Whether to make a new authority, which every client must get.
 
     Raises:
         ConfigError: The folder does not hold a server, its authority cannot be read or has ended, or a name is not
@@ -63,8 +65,15 @@ def renew(folder: Path, *, names: Sequence[str], days: int | None) -> ServerHome
     home = load_home(folder)
     home = replace(home, names=tuple(dict.fromkeys(names)) or home.names, days=home.days if days is None else days)
     try:
-        authority = Certificate(home.authority_file.read_bytes(), home.authority_key_file.read_bytes())
+        if replace_authority:
+            authority = new_authority(home.names[0] if home.names else home.folder.name)
+        else:
+            authority = Certificate(home.authority_file.read_bytes(), home.authority_key_file.read_bytes())
         server = new_server_certificate(authority, (*home.names, home.control_host), days=home.days)
+        if replace_authority:
+            # The old key is overwritten: whoever could read it could still sign for the clients that trust it.
+            write_atomic(home.authority_key_file, authority.key, durable=True, mode=0o600)
+            write_atomic(home.authority_file, authority.certificate, durable=True, mode=0o600)
         write_atomic(home.key_file, server.key, durable=True, mode=0o600)
         write_atomic(home.certificate_file, server.certificate, durable=True, mode=0o600)
         if names or days is not None:

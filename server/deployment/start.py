@@ -9,7 +9,7 @@ from typing import NoReturn
 from common.errors import ConfigError
 from common.system.files import write_atomic
 from server.deployment.server_folder import ServerHome, connection_text
-from server.deployment.superlink_api import GRPC_VARIABLES
+from server.deployment.superlink_api import GRPC_VARIABLES, REPLY_VARIABLE
 
 
 def start_command(home: ServerHome) -> list[str]:
@@ -34,6 +34,7 @@ def start_changes(home: ServerHome, environment: Mapping[str, str]) -> dict[str,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        REPLY_VARIABLE: str(home.reply_megabytes),
         # The SuperLink starts flower-superexec and flwr-serverapp by name.
         "PATH": os.pathsep.join(filter(None, [str(Path(sys.executable).parent), environment.get("PATH")])),
         # Its own processes connect to it at this address, which a proxy would look for on its own machine.

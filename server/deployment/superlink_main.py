@@ -6,7 +6,7 @@
 import os
 from typing import Any
 
-from server.deployment.superlink_api import GRPC_VARIABLES
+from server.deployment.superlink_api import DEFAULT_REPLY_MEGABYTES, GRPC_VARIABLES, REPLY_VARIABLE
 
 SERVER_OPTIONS = {
     # Otherwise uvicorn may take a peer's address from a header.
@@ -31,12 +31,14 @@ def install_gate() -> None:
     from starlette.middleware import Middleware
 
     from common.errors import FederationError
+    from server.deployment.gate.push_quota import PushQuota
     from server.deployment.request_filter import Gate
 
+    quota = PushQuota(reply_megabytes=int(os.environ.get(REPLY_VARIABLE, DEFAULT_REPLY_MEGABYTES)))
     for name in GRPC_VARIABLES:
         os.environ.pop(name, None)
     others = extensions.get_middleware
-    extensions.get_middleware = lambda: (Middleware(Gate), *others())
+    extensions.get_middleware = lambda: (Middleware(Gate, quota=quota), *others())
     # The server must not start unprotected after a change in Flower, so the place of the gate is checked.
     first = next(iter(superlink_main._get_middleware()), None)
     if getattr(first, "cls", None) is not Gate:

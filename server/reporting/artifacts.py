@@ -7,6 +7,7 @@ from flwr.serverapp.strategy import Strategy
 from common.data.partition_plot import draw_partition
 from common.ledger.signed_heads import HeadKeeper
 from common.metrics import total
+from server.reporting.missing_clients import missing_clients
 from server.reporting.model_card import model_card
 from server.reporting.plots import draw_confusion, draw_curves
 from server.reporting.privacy_statement import Parties, privacy_statement
@@ -44,7 +45,7 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
         state.privacy_cost,
         status=state.status,
         run_id=state.run_id,
-        parties=Parties(state.refusals, heads, state.joined, state.bundles),
+        parties=Parties(state.refusals, heads, state.joined, state.bundles, missing_clients(state)),
         simulated=state.context.simulated,
         early=state.early,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from common.config.schema import RunConfig
 from common.privacy.noise_error import in_words
+from server.reporting.outcome_warnings import outcome_warnings
 from server.state.run_state import RunState
 
 
@@ -31,6 +32,7 @@ def model_card(state: RunState) -> dict[str, Any]:
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
         "private": privacy_cost is not None,
+        "warnings": outcome_warnings(state),
     }
     if privacy_cost is not None:
         noise = in_words([*share.events["training"]] for share in privacy_cost.shares.values())

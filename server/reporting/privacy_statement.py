@@ -11,6 +11,7 @@ from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import stated
+from server.reporting.missing_clients import missing_text
 from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
 
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
@@ -30,12 +31,14 @@ class Parties:
         heads: Latest head of each client's ledger.
         joined_late: First round of each client that came late.
         bundles: Digest of the code that each client declares to have pinned; empty without a pin.
+        missing: See `missing_clients`; empty if it is not known.
     """
 
     refusals: Mapping[str, str] = field(default_factory=dict)
     heads: Mapping[str, SignedHead] = field(default_factory=dict)
     joined_late: Mapping[str, int] = field(default_factory=dict)
     bundles: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Any] = field(default_factory=dict)
 
 
 NO_PARTIES = Parties()
@@ -65,11 +68,12 @@ def privacy_statement(
     if privacy_cost is None:
         return {
             "private": False,
-            "statement": "NOT PRIVATE: updates and exact counts left every client",
+            "statement": f"NOT PRIVATE: updates and exact counts left every client{_missing(parties)}",
             "mechanism": config.privacy.mechanism,
             "run": run_id,
             "status": status,
             "refusals": dict(parties.refusals),
+            "missing": dict(parties.missing),
             "versions": versions(),
         }
     plan, mechanism = privacy_cost.example_plan, config.mechanism
@@ -77,7 +81,7 @@ def privacy_statement(
     all_rounds = status == "complete" and not early
     return {
         "private": True,
-        "statement": _statement(mechanism, privacy_cost, config.privacy.delta, config.metrics),
+        "statement": _statement(mechanism, privacy_cost, config.privacy.delta, config.metrics) + _missing(parties),
         "mechanism": plan.mechanism,
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
@@ -105,6 +109,7 @@ def _clients(num_clients: int, privacy_cost: RunPrivacyCost, parties: Parties) -
         "refusals": dict(parties.refusals),
         "absent": max(0, num_clients - len(privacy_cost.shares) - len(parties.refusals)),
         "joined_late": dict(parties.joined_late),
+        "missing": dict(parties.missing),
         "bundles": dict(parties.bundles),
         "clients": {name: _client(cost, parties.heads.get(name)) for name, cost in privacy_cost.shares.items()},
     }
@@ -116,6 +121,11 @@ def _statement(mechanism: Mechanism, privacy_cost: RunPrivacyCost, delta: float,
         f"each {privacy_cost.example_plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta {delta:g} "
         f"({NEIGHBORING_RELATION}), {mechanism.noise_place}{exact}"
     )
+
+
+def _missing(parties: Parties) -> str:
+    text = missing_text(parties.missing) if parties.missing else ""
+    return f"; MISSING FROM THE MODEL: {text}" if text else ""
 
 
 def _metrics(release: str, privacy_cost: RunPrivacyCost) -> dict[str, Any]:

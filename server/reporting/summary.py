@@ -7,6 +7,8 @@ import numpy as np
 
 from common.config.loading import resolved
 from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
+from server.reporting.missing_clients import missing_clients
+from server.reporting.outcome_warnings import outcome_warnings
 from server.reporting.privacy_statement import versions
 from server.rounds.round_record import noised_figures
 from server.state.run_state import RunState
@@ -58,7 +60,9 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "failures": sum(len(line["failures"]) for line in rounds),
         "rounds_skipped": sum("skipped" in line for line in rounds),
         "joined_late": dict(state.joined),
+        "missing": missing_clients(state),
         "missing_at_close": dict(state.closing.failures),
+        "warnings": outcome_warnings(state),
         "seconds": dict(seconds),
         "bytes_up_per_round_per_client": _mean(rounds, "bytes_up"),
         "bytes_down_per_round_per_client": _mean(rounds, "bytes_down"),

@@ -10,7 +10,10 @@ from rich.table import Table
 from common.metrics import CONFUSION_METRICS
 from common.privacy.mechanisms import mechanism_named
 from common.system.console import format_epsilon
+from server.reporting.missing_clients import missing_text
 
+# Rows that nobody may overlook.
+_BOLD = ("missing",)
 SIMULATED = "bract simulate --resume"
 
 
@@ -27,10 +30,13 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console, *, re
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in _rows(summary, _short(folder)):
-        table.add_row(name, escape(text))
+        table.add_row(name, f"[bold]{escape(text)}[/bold]" if name in _BOLD else escape(text))
     console.print(table)
     for line in _next_steps(summary, _short(folder), resume):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    # The last lines, because a run at chance looks like any other above them.
+    for warning in summary["warnings"]:
+        console.print(f"Warning  {warning}", style="bold red", highlight=False, soft_wrap=True, markup=False)
 
 
 def _title(summary: dict[str, Any]) -> str:
@@ -108,6 +114,8 @@ def _network_problems(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["joined_late"]:
         late = ", ".join(f"{name} from round {first}" for name, first in list(summary["joined_late"].items())[:5])
         rows.append(("joined late", late))
+    if text := missing_text(summary["missing"]):
+        rows.append(("missing", text))
     if summary["missing_at_close"]:
         missing = ", ".join(f"{name} ({reason})" for name, reason in list(summary["missing_at_close"].items())[:5])
         rows.append(("not in final counts", missing))

@@ -249,7 +249,7 @@ def _wait_for(
                 _log.warning("%d of %d clients are there after %.0f s", len(node_ids), num_clients, wait_seconds)
                 break
             fewer = (
-                "min-clients lets a run begin with fewer"
+                "min-clients=N lets a run begin with fewer"
                 if min_clients is None
                 else f"min-clients={min_clients} are needed"
             )

@@ -19,7 +19,7 @@ from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import EnrolledClient
-from server.rounds.messaging import DECIDED, wait_for_nodes
+from server.rounds.messaging import DECIDED, NOT_FINITE, wait_for_nodes
 from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
 from server.rounds.round_record import RoundRecord
 from server.rounds.update_filter import OUTLIER, drop_outliers
@@ -28,7 +28,7 @@ Evaluate = Callable[[Arrays], Counts | None]
 # After so many skipped rounds in a row the run stops. It can be resumed when the clients are back.
 _MAX_SKIPPED = 3
 # Failures that a second try would only repeat.
-_FINAL = (*DECIDED, ClientFailure.MESSAGE.name, OUTLIER)
+_FINAL = (*DECIDED, ClientFailure.MESSAGE.name, NOT_FINITE, OUTLIER)
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,11 @@ def _present(evaluations: Sequence[Evaluation], name: str) -> list[Any]:
 
 def _too_few(exchange: _Exchange, settings: RoundSettings) -> str:
     causes = ", ".join(sorted(set(exchange.failures.values()))) or "no client answered"
+    diverged = {NOT_FINITE, OUTLIER} & set(exchange.failures.values())
     return (
         f"round {exchange.number}: {len(exchange.accepted)} clients sent an update, and {settings.min_clients} are "
         f"needed ({causes}); it was tried {1 + settings.retries} times"
+        + ("\n  training diverged: lower training.learning-rate, to a tenth or less" if diverged else "")
     )
 
 

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from common.errors import ClientFailure
 
 # Codes that the server gives to a client which sent no usable reply.
-LATE, UNREACHABLE, OTHER = "LATE", "UNREACHABLE", "OTHER"
+LATE, UNREACHABLE, OTHER, NOT_FINITE = "LATE", "UNREACHABLE", "OTHER", "NOT-FINITE"
 # Failures that are the client's decision. Asking again does not change them.
 DECIDED = (ClientFailure.POLICY.name, ClientFailure.LEDGER.name, ClientFailure.BUNDLE.name)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5

@@ -8,14 +8,14 @@ from typing import cast
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.errors import ClientFailure, FederationError
+from common.errors import ClientFailure, FederationError, NotFiniteError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
 from common.messages.codec import Evaluation, decode_head
 from common.messages.fields import LEDGER, Releases
 from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
-from server.rounds.messaging import LATE, UNREACHABLE, deliver, failure_of
+from server.rounds.messaging import LATE, NOT_FINITE, UNREACHABLE, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
 
 _log = logging.getLogger("bract.server")
@@ -78,7 +78,7 @@ class ReplyCollector:
                     accepted[name] = (reply, self._check(name, reply, messages[0].metadata.message_type))
                 except FederationError as error:
                     _log.error("left out: client %s: %s", name, error)
-                    failed[name] = ClientFailure.MESSAGE.name
+                    failed[name] = NOT_FINITE if isinstance(error, NotFiniteError) else ClientFailure.MESSAGE.name
         self._drop_older_ledgers(accepted, failed)
         return accepted, dict(sorted(failed.items()))
 

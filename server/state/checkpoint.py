@@ -3,6 +3,7 @@
 It never holds the state of private noise. A round that is repeated draws fresh keys.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from common.errors import ConfigError
 from common.system.files import write_atomic
 
 CHECKPOINT = "checkpoint.safetensors"
-_FORMAT = "2"
+# Format 2, of version 0.1.0, has no checksum.
+_FORMAT, _UNCHECKED = "3", "2"
+# The checksum is taken with this text in its place.
+_NO_CHECKSUM = "0" * 64
 _MODEL, _BEST, _STRATEGY = "model", "best", "strategy"
 
 
@@ -48,11 +52,21 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     order = {group: list(named) for group, named in groups.items()}
     metadata = {"format": _FORMAT, "order": json.dumps(order), "facts": json.dumps(checkpoint.facts)}
-    write_atomic(folder / CHECKPOINT, save(tensors, metadata), durable=True, mode=0o666)
+    content = save(tensors, metadata | {"sha256": _NO_CHECKSUM})
+    checksum = hashlib.sha256(content).hexdigest()
+    write_atomic(folder / CHECKPOINT, _with_checksum(content, _NO_CHECKSUM, checksum), durable=True, mode=0o666)
+
+
+def _with_checksum(content: bytes, old: str, new: str) -> bytes:
+    # Only the header's own field is replaced: inside `facts`, which is JSON in JSON, quotes are escaped.
+    return content.replace(f'"sha256":"{old}"'.encode(), f'"sha256":"{new}"'.encode(), 1)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the last checkpoint of a run, None without one.
+
+    A checkpoint of version 0.1.0 has no checksum and is read without. The checksum finds damage. It does not find a
+    change by somebody who computes it anew.
 
     Raises:
         ConfigError: The file is damaged or of another version.
@@ -65,8 +79,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         with safe_open(file, framework="np") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            if metadata.get("format") not in (_FORMAT, _UNCHECKED):
                 raise ConfigError(f"{file} was written by another version of Bract")
+            _check(file, metadata)
             order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
             groups = {
                 group: {name: opened.get_tensor(f"{group}/{name}") for name in order[group]}
@@ -75,3 +90,18 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({type(error).__name__})") from None
     return Checkpoint(facts, groups[_MODEL], groups[_BEST], groups[_STRATEGY])
+
+
+def _check(file: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse a file whose bytes are not those that were written.
+
+    Raises:
+        ConfigError: The checksum is missing or does not fit.
+    """
+    checksum = metadata.get("sha256", "")
+    # One flipped bit turns format 3 into 2, so a format 2 with a checksum is damaged too.
+    if metadata["format"] == _UNCHECKED and not checksum:
+        return
+    content = _with_checksum(file.read_bytes(), checksum, _NO_CHECKSUM)
+    if metadata["format"] == _UNCHECKED or hashlib.sha256(content).hexdigest() != checksum:
+        raise ConfigError(f"{file} is damaged (its checksum does not fit): restore it, or start a new run")

@@ -23,6 +23,8 @@ from server.state.run_state import RunState
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
 # Settings that came after 0.1.0 -> the value that computes what a run without the setting did.
 _ADDED: dict[str, Scalar] = {}
+# Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.
+_REWRITTEN: dict[str, tuple[Scalar, Scalar]] = {"min-clients": (0, "")}
 
 
 def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoint:
@@ -164,6 +166,7 @@ def _declaration(name: str, num_units: int, facts: dict[str, Any]) -> Declaratio
 def _digest(settings: Mapping[str, Scalar]) -> str:
     added = {key for key, value in _ADDED.items() if settings.get(key) == value}
     fixed = {key: value for key, value in settings.items() if key not in _FREE and key not in added}
+    fixed |= {key: before for key, (now, before) in _REWRITTEN.items() if fixed.get(key) == now}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import sys
 import time
@@ -22,6 +23,9 @@ from common.system.files import write_atomic
 
 # File with the reason why a run stopped.
 STOPPED = "stopped.txt"
+# File with the run's id, by which clients know it.
+RUN_ID = "run-id.txt"
+_RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 class RunDirectory:
@@ -42,7 +46,7 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path)
-            run.write_text("config.toml", tomli_w.dumps(nest(resolved(config))))
+            write_atomic(path / "config.toml", tomli_w.dumps(nest(resolved(config))), durable=True, mode=0o666)
         except OSError as error:
             raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from None
         return run
@@ -58,6 +62,26 @@ class RunDirectory:
             raise ConfigError(f"--resume {path}: this folder does not hold a run (it has no config.toml)")
         (path / STOPPED).unlink(missing_ok=True)
         return cls(path)
+
+    def run_id(self, earlier: str | None) -> str:
+        """Return the run's id, new for a run without one.
+
+        Guarantee: the id is on disk before this returns, so a run that dies before its first checkpoint keeps it.
+
+        Args:
+            earlier: Id in the run's checkpoint; None without a checkpoint.
+
+        Raises:
+            ConfigError: The file is damaged, or belongs to another run than the checkpoint.
+        """
+        file = self.path / RUN_ID
+        if not file.is_file():
+            write_atomic(file, f"{earlier or secrets.token_hex(16)}\n", durable=True, mode=0o666)
+        stored = file.read_bytes().strip().decode("ascii", errors="replace")
+        # A second id would be a second run for the clients, which would agree to its plan once more.
+        if stored != earlier and (earlier is not None or not _RUN_ID.fullmatch(stored)):
+            raise ConfigError(f"{file} is damaged or of another run: restore it, or start a new run")
+        return stored
 
     @contextmanager
     def lock(self) -> Iterator[None]:

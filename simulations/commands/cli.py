@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from common.commands.audit_ledger import audit_app
+from common.commands.fitted_defaults import fit_to_source, show_changes
 from common.commands.run_settings import settings_for_resume, settings_for_run
 from common.config import loading as settings
 from common.system.console import plain_errors, set_log_levels
@@ -99,7 +100,8 @@ def simulate(
     set_log_levels(verbose=verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
         if resume is None:
-            chosen = settings_for_run(set_ or [], config, out, seed, device)
+            given = settings_for_run(set_ or [], config, out, seed, device)
+            chosen = show_changes(fit_to_source(given), Console(stderr=as_json))
         else:
             chosen = settings_for_resume(resume, device, set_, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), chosen))

@@ -18,6 +18,7 @@ from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
 from common.data.partitioning.client_sizes import client_sizes
+from common.data.scan import check_training_labels
 from common.data.sources.registry import open_source
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
@@ -61,6 +62,8 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         check_free(Path(config.output_dir))
     entries = open_source(config.data).entries
     check_batch(config.training, entries.num_train)
+    labels = entries.labels[: entries.num_train]
+    check_training_labels(labels[labels >= 0], entries.classes)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
     sizes, unused = sizes_of()
     backbone = None if config.model.backbone == "cnn" else backbone_info(config.backbone_spec)

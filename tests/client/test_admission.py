@@ -160,7 +160,9 @@ def test_exact_closing_counts_leave_once_a_run_and_are_written_down(
 @pytest.mark.parametrize(
     ("line", "settings", "answer"),
     [
-        ("min-cohort = 2", {"num-clients": 5}, "POLICY"),
+        ("min-cohort = 5", {"num-clients": 5}, "POLICY"),
+        ("min-cohort = 4", {"num-clients": 5}, "ok"),
+        ("min-cohort = 2", {"num-clients": 5, "min-clients": 0}, "POLICY"),
         ("min-cohort = 2", {"num-clients": 5, "min-clients": 2}, "ok"),
         ('units = ["group"]', {}, "POLICY"),
         ('units = ["image"]', {}, "ok"),
@@ -260,3 +262,21 @@ def test_a_client_of_an_older_version_refuses_the_unknown_key_before_any_charge(
     assert code(client.ask(make_config(SMALL), "query", run="first")) == "MESSAGE"
     with own_holder().open_session() as session:
         assert [entry.kind for entry in session.ledger.entries()] == ["genesis"]
+
+
+@pytest.mark.parametrize("took_part", [True, False])
+def test_a_run_is_closed_though_the_policy_allows_nothing_any_more(
+    tmp_path: Path, images: Path, make_config: MakeConfig, took_part: bool
+) -> None:
+    client, config = OwnClient(tmp_path, images), make_config(SMALL)
+    if took_part:
+        assert code(client.ask(config, "train", run="first")) == "ok"
+    (client.folder / "policy.toml").write_text(f"{POLICY}mechanisms = []\n")
+
+    assert code(client.ask(config, "query.close", run="first")) == "POLICY"
+
+    with own_holder().open_session() as session:
+        notes = [entry.event["note"] for entry in session.ledger.entries("kind = 'note'")]
+    assert notes == (["closed"] if took_part else [])
+    (client.folder / "policy.toml").write_text(POLICY)
+    assert code(client.ask(config, "train", run="first", server_round=2)) == ("POLICY" if took_part else "ok")

@@ -55,7 +55,7 @@ NOISE: dict[str, Any] = {
 STATEMENT = (
     "private statement mechanism run privacy_unit neighboring_relation sampling_method accountant delta "
     "epsilon_max epsilon_max_rdp max_grad_norm metrics charged scope ledger floating_point noise_error status "
-    "not_protected refusals absent joined_late bundles clients versions"
+    "not_protected refusals absent joined_late missing bundles clients versions"
 )
 
 

@@ -60,3 +60,4 @@ def test_a_federation_of_own_images_runs_and_its_statement_follows_from_its_ledg
         ledger = audit_ledger(home / "holder" / "ledger.sqlite", kept_heads(heads))
         assert (ledger.verdict, ledger.remarks.doubts) == ("verified", [])
         assert {found.rounds for found in ledger.runs} == {2}
+        assert all(found.closed for found in ledger.runs)

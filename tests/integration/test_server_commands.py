@@ -5,6 +5,7 @@ Drives `server.commands.operate`, `server.commands.run`, `server.deployment.subm
 """
 
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -19,7 +20,13 @@ import httpx
 import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
 
 from common.errors import ConfigError
 from server.deployment.admission import admit, revoke
@@ -189,6 +196,71 @@ def test_node_refuses_an_expired_certificate_and_so_does_start(home: ServerHome,
     assert bract("init", str(home.folder), "--renew").returncode == 0
     with serving(home):
         pass
+
+
+# By Flower's own way of naming the authority to httpx.
+@pytest.mark.filterwarnings("ignore:.verify=<str>. is deprecated:DeprecationWarning")
+def test_an_admitted_node_pushes_only_replies_of_its_own(home: ServerHome, tmp_path: Path) -> None:
+    """By Flower's own client, with an admitted key: Flower alone would pass on what comes in the server's name."""
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
+    from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PushObjectRequest
+    from flwr.proto.node_pb2 import Node
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    ward = Ward(tmp_path, "ward-7")
+    key = load_ssh_private_key(ward.private.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signed = NodeAuthHttpInterceptor(key, key.public_key())
+    with serving(home):
+        node_id = admit(home, ward.public, None).node_id
+        address = f"127.0.0.1:{home.port}"
+        with FleetHttpClient.from_server_address(
+            address, False, str(home.authority_file), interceptors=[signed]
+        ) as client:
+            pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            active = client.ActivateNode(ActivateNodeRequest(public_key=pem, heartbeat_interval=30))
+            assert active.node_id == node_id
+            node = Node(node_id=node_id)
+            for sender, reply_to, status_code in ((1, "", 400), (node_id + 1, "x", 400), (node_id, "x", 429)):
+                metadata = Metadata(run_id=1, src_node_id=sender, reply_to_message_id=reply_to)
+                trees = [ObjectTree(object_id="x")]
+                with pytest.raises(httpx.HTTPStatusError) as refused:
+                    client.PushMessages(
+                        PushMessagesRequest(
+                            node=node, messages_list=[Message(metadata=metadata)], message_object_trees=trees
+                        )
+                    )
+                assert refused.value.response.status_code == status_code
+            with pytest.raises(httpx.HTTPStatusError, match="400"):
+                client.PushObject(PushObjectRequest(node=node, run_id=1, object_id="x", object_content=bytes(9)))
+    assert "refused to 127.0.0.1: '/v1/fleet/push-messages'" in (tmp_path / "server.log").read_text()
+
+
+def test_a_new_authority_ends_the_trust_in_a_key_that_others_have(home: ServerHome, tmp_path: Path) -> None:
+    stolen = {file: file.read_bytes() for file in (home.certificate_file, home.key_file)}
+    old = Path(shutil.copy(home.authority_file, tmp_path / "old.pem"))
+    wards = {name: Ward(tmp_path, name) for name in ("late", "ready", "deceived")}
+
+    done = bract("init", str(home.folder), "--renew", "--new-authority")
+
+    assert (done.returncode, "every client" in done.stdout) == (0, True), done.stderr
+    with serving(home):
+        for ward in wards.values():
+            admit(home, ward.public, None)
+        with wards["late"].node(*towards(home, old)) as late, wards["ready"].node(*towards(home)):
+            assert late.wait(60) == 1
+            wait("the client with the new authority", lambda: status(home, "ready") == "online")
+    # Whoever has the old key stands in for the server.
+    for file, content in stolen.items():
+        file.write_bytes(content)
+    with (
+        process(start_command(home), tmp_path / "server.log", os.environ | start_changes(home, os.environ)),
+        wards["deceived"].node(*towards(home)) as node,
+    ):
+        assert node.wait(60) == 1
+    for name in ("late", "deceived"):
+        assert "certificate verify failed" in wards[name].log
 
 
 def test_killed_server_starts_again_and_nodes_come_back(home: ServerHome, tmp_path: Path) -> None:

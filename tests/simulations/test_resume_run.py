@@ -1,7 +1,8 @@
 """A run that was stopped goes on in its own folder, as if nobody had stopped it."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,30 @@ from bract import app
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
+from common.errors import LedgerError
+from common.ledger.audit.read_only import open_read_only
+from common.ledger.hash_chain import Entry
 from server import federation
 from server.audit.audit import audit_run
+from server.state.checkpoint import CHECKPOINT
+from server.state.run_directory import RUN_ID
 from simulations.simulate import run_job
+from tests.support.network.kills import KILLED_AFTER_ENROLLMENT
+from tests.support.network.kills import start as start_program
 
 MakeConfig = Callable[..., RunConfig]
 QUIET = Console(quiet=True)
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none", "num-rounds": 5}
 STOP_AFTER = 2
+
+
+def entries_of(file: Path) -> list[Entry]:
+    with open_read_only(file) as ledger:
+        return ledger.entries()
+
+
+def kinds_of(entries: Sequence[Entry]) -> list[str]:
+    return [entry.kind for entry in entries]
 
 
 @pytest.fixture
@@ -99,6 +116,47 @@ def test_a_stopped_private_run_goes_on_with_fresh_noise_and_one_budget(
     report = audit_run(folder)
     assert (report.verdict, report.remarks.doubts) == ("verified", [])
     assert {client.reserved for client in report.clients.values()} == {4}
+
+
+def fail_before_checkpoint(start: Callable[..., Any], settings: dict[str, Scalar], _: Path) -> None:
+    def fail(*_: object) -> None:
+        raise LedgerError("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(federation._Run, "_save_registration", fail)
+        with pytest.raises(LedgerError, match="full"):
+            start("killed", settings)
+
+
+def kill_before_checkpoint(_: Callable[..., Any], settings: dict[str, Scalar], folder: Path) -> None:
+    options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    process = start_program(KILLED_AFTER_ENROLLMENT, ["--out", str(folder), *options])
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, errors
+
+
+@pytest.mark.parametrize("die", [fail_before_checkpoint, pytest.param(kill_before_checkpoint, marks=pytest.mark.slow)])
+def test_a_run_that_dies_between_enrollment_and_its_first_checkpoint_is_agreed_to_once(
+    start: Callable[..., tuple[dict[str, Any], Path]], tmp_path: Path, die: Callable[..., None]
+) -> None:
+    folder = tmp_path / "killed"
+    settings: dict[str, Scalar] = {"num-rounds": 2, "training.local-epochs": 1, "system.ledger": "durable"}
+    die(start, settings, folder)
+    assert not (folder / CHECKPOINT).exists()
+    before = {file: entries_of(file) for file in sorted((folder / "ledgers").glob("*.sqlite"))}
+    assert list(map(kinds_of, before.values())) == [["genesis", "register"]] * 5
+
+    summary, _ = start("killed", settings, resume=True)
+
+    assert (summary["status"], summary["rounds"]) == ("complete", 2)
+    run = (folder / RUN_ID).read_text().strip()
+    for file, entries in before.items():
+        now = entries_of(file)
+        # The same registration under the same request id: nothing was registered or charged a second time.
+        assert now[:2] == entries
+        assert kinds_of(now).count("register") == 1
+        assert {entry.event["run"] for entry in now[1:]} == {run}
+    assert audit_run(folder).remarks.doubts == []
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
 
     assert {file.name for file in folder.iterdir()} == {
         "config.toml",
+        "run-id.txt",
         "rounds.jsonl",
         "summary.json",
         "privacy.json",

@@ -4,6 +4,7 @@ Drives `client.status.view`, `common.ledger.remaining_budget`.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import bract
 from client.status.status import client_status
 from common.ledger.audit.costs import cost_of
 from common.ledger.data_holder import close_below, own_holder
-from common.ledger.registrations import planned_events, released_events
+from common.ledger.registrations import Release, planned_events, released_events
+from common.privacy.plan import PrivacyPlan
 from common.system.app_bundle import bundle_digest, installed_bundle
 from tests.support.clients.own_clients import OwnClient
 from tests.support.ledger.builders import PLAN, holding, release
@@ -88,6 +90,31 @@ def test_what_was_reserved_but_never_left_is_told_apart(client: OwnClient) -> No
     assert run.audited.spent == cost_of(released_events(PLAN, ["train", "train"]), delta=PLAN.delta)
 
 
+@pytest.mark.parametrize(
+    ("released", "plan", "state"),
+    [
+        ([1, 2, 3, "closing"], PLAN, "finished"),
+        ([1, 2, 3], replace(PLAN, counts=None), "finished"),
+        ([1, 2, 3], PLAN, "open"),
+        ([1, 2, "closing"], PLAN, "open"),
+    ],
+)
+def test_a_run_whose_end_the_client_never_heard_is_finished_once_its_plan_is_charged(
+    client: OwnClient, released: list[int | str], plan: PrivacyPlan, state: str
+) -> None:
+    what: list[tuple[int, Release]] = [(number, "train") for number in released if isinstance(number, int)]
+    with own_holder().open_session() as session:
+        parts = (holding(0, 6), holding(6, 8))
+        release(session, "first", plan, parts, [*what, *([(3, "closing")] if "closing" in released else [])])
+
+    (run,) = client_status(client.folder).runs
+
+    assert (run.state, run.audited.closed) == (state, False)
+    text = " ".join(show(client).split())
+    assert ("finished: its whole plan is charged" in text) == (state == "finished")
+    assert ("open: the server may ask" in text) == (state == "open")
+
+
 def test_status_can_be_read_at_80_columns(client: OwnClient) -> None:
     spend()
 
@@ -110,6 +137,7 @@ def test_status_as_json_says_the_same(client: OwnClient) -> None:
 
     assert found["budget"]["spent"] == PLAN.spent().pld
     assert [run["run"] for run in found["runs"]] == ["first", "second"]
+    assert [run["state"] for run in found["runs"]] == ["closed", "open"]
     assert found["ledger"]["verdict"] == "internally consistent"
     assert found["pin"] == "none"
 

@@ -119,6 +119,50 @@ def test_renewal_keeps_the_authority_and_takes_new_names(home: ServerHome) -> No
     assert [warning for warning in check_start(renewed) if "not valid for" in warning] == []
 
 
+def test_a_new_authority_replaces_all_keys_and_certificates(home: ServerHome) -> None:
+    before = contents(home.folder)
+
+    assert renew(home.folder, names=[], days=None, replace_authority=True) == home
+
+    after = contents(home.folder)
+    assert {name for name in after if after[name] != before[name]} == {"ca.key", "ca.pem", "server.key", "server.pem"}
+    assert [mode(file) for file in (home.authority_key_file, home.key_file)] == [0o600] * 2
+    assert [warning for warning in check_start(home) if "not valid for" in warning] == []
+    home.certificate_file.write_bytes(before["server.pem"])
+    home.key_file.write_bytes(before["server.key"])
+    with pytest.raises(ConfigError, match="was not signed by"):
+        check_start(home)
+
+
+def test_a_new_authority_half_written_is_put_right_by_giving_the_command_again(
+    home: ServerHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, write = list[Path](), making.write_atomic
+
+    def fail_at_third(file: Path, content: bytes, **options: Any) -> None:
+        done.append(file)
+        if len(done) == 3:
+            raise OSError(28, "No space left")
+        write(file, content, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(making, "write_atomic", fail_at_third)
+        with pytest.raises(ConfigError, match="No space left"):
+            renew(home.folder, names=[], days=None, replace_authority=True)
+    with pytest.raises(ConfigError, match="was not signed by"):
+        check_start(home)
+
+    assert check_start(renew(home.folder, names=[], days=None)) == []
+
+
+def test_renewal_keeps_a_setting_that_the_operator_added(home: ServerHome) -> None:
+    home.settings_file.write_text(home.settings_file.read_text() + "reply-megabytes = 32\n")
+
+    renew(home.folder, names=["new.example.org"], days=None)
+
+    assert load_home(home.folder).reply_megabytes == 32
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -129,6 +173,8 @@ def test_renewal_keeps_the_authority_and_takes_new_names(home: ServerHome) -> No
         ('host = ""\nport = 1\nnames = []\ndays = 1', "host must not be empty"),
         ('host = "::"\nport = 1\nnames = [7]\ndays = 1', "names must be text"),
         ('host = "::"\nport = 1\nnames = []\ndays = 1\nprot = 2', "prot"),
+        ('host = "::"\nport = 1\nnames = []\ndays = 1\nreply-megabytes = 0', "reply-megabytes must be at least 1"),
+        ('host = "::"\nport = 1\nnames = []\ndays = 1\nreply-megabytes = true', "reply-megabytes"),
     ],
 )
 def test_wrong_settings_are_named(home: ServerHome, text: str, says: str) -> None:

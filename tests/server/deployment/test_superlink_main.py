@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,9 @@ import uvicorn
 
 from common.errors import FederationError
 from server.deployment.request_filter import LARGEST_BODY
-from server.deployment.superlink_api import OPEN_TO_NODES
+from server.deployment.server_folder import ServerHome
+from server.deployment.start import start_changes
+from server.deployment.superlink_api import OPEN_TO_NODES, PUSH_OBJECT, REPLY_VARIABLE
 from server.deployment.superlink_main import SERVER_OPTIONS, install_gate, main
 from tests.support.server.requests import STRANGER
 
@@ -46,6 +49,35 @@ def test_flowers_own_app_is_behind_the_gate(flower: Any, path: str) -> None:
     assert "another machine" in stranger.json()["detail"]
     assert "another machine" not in local.text
     assert local.status_code != 415
+
+
+def test_flowers_own_app_is_behind_the_quota(flower: Any) -> None:
+    async def push() -> httpx.Response:
+        from flwr.proto.message_pb2 import PushObjectRequest
+
+        body = PushObjectRequest(run_id=1, object_id="x", session_id="x").SerializeToString()
+        transport = httpx.ASGITransport(flower, client=STRANGER)
+        async with httpx.AsyncClient(transport=transport, base_url="https://fl.example.org") as caller:
+            return await caller.post(PUSH_OBJECT, content=body)
+
+    answer = asyncio.run(push())
+
+    assert (answer.status_code, answer.json()["detail"][:24]) == (400, "This belongs to no reply")
+
+
+def test_the_servers_settings_reach_the_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flwr.superlink import extensions
+
+    monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
+    home = ServerHome(tmp_path, "127.0.0.1", 9443, (), 825, reply_megabytes=3)
+    for name, value in start_changes(home, {}).items():
+        if name == REPLY_VARIABLE:
+            monkeypatch.setenv(name, value)
+
+    install_gate()
+
+    first = next(iter(extensions.get_middleware()))
+    assert first.kwargs["quota"]._extra == 3 * 1024 * 1024
 
 
 def test_flower_without_the_hook_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

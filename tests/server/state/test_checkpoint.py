@@ -62,6 +62,33 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, keep: int) -> None:
         load_checkpoint(tmp_path)
 
 
+def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    file = tmp_path / CHECKPOINT
+    whole = file.read_bytes()
+
+    for place in range(len(whole)):
+        # Bit 0 turns the digit of the format into that of the format without a checksum.
+        for bit in (1, 16):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            with pytest.raises(ConfigError, match=r"damaged|another version") as refused:
+                load_checkpoint(tmp_path)
+            assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_of_before_checksums_is_read(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    order = '{"model": ["w"], "best": [], "strategy": []}'
+    metadata = {"format": "2", "order": order, "facts": '{"run": "ab"}'}
+    save_file({"model/w": np.ones(2)}, tmp_path / CHECKPOINT, metadata)
+
+    found = load_checkpoint(tmp_path)
+
+    assert found is not None
+    assert (found.facts, found.model["w"].tolist()) == ({"run": "ab"}, [1.0, 1.0])
+
+
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

@@ -10,7 +10,7 @@ from common.config.loading import defaults as all_defaults
 from common.config.loading import load_file, override, parse
 from common.config.schema import RunConfig
 from common.errors import ConfigError
-from server.state.run_directory import RunDirectory
+from server.state.run_directory import RUN_ID, RunDirectory
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -67,3 +67,30 @@ def test_a_run_has_one_process_at_a_time(tmp_path: Path) -> None:
 
     with RunDirectory(tmp_path).lock():
         pass
+
+
+def test_a_run_keeps_its_id_and_each_run_has_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+
+    ids = [RunDirectory(tmp_path / name).run_id(None) for name in ("a", "b", "a", "b")]
+
+    assert ids[:2] == ids[2:]
+    assert ids[0] != ids[1]
+    assert RunDirectory(tmp_path / "a").run_id(ids[0]) == ids[0]
+
+
+def test_a_run_of_before_keeps_the_id_of_its_checkpoint(tmp_path: Path) -> None:
+    assert RunDirectory(tmp_path).run_id("ab" * 16) == "ab" * 16
+    assert RunDirectory(tmp_path).run_id(None) == "ab" * 16
+
+
+@pytest.mark.parametrize("content", [b"", b"ab", b"\xff" * 32, b"cd" * 16 + b"\n" + b"ab" * 16])
+@pytest.mark.parametrize("earlier", [None, "ab" * 16])
+def test_an_id_that_is_damaged_or_of_another_run_is_refused(
+    tmp_path: Path, content: bytes, earlier: str | None
+) -> None:
+    (tmp_path / RUN_ID).write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"run-id\.txt is damaged or of another run"):
+        RunDirectory(tmp_path).run_id(earlier)

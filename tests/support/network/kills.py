@@ -43,6 +43,17 @@ sys.argv[1:] = ["simulate", "--quiet", *sys.argv[1:]]
 main()
 """
 
+# Runs `bract simulate`, and kills itself when all clients have agreed and nothing of the run is saved yet.
+KILLED_AFTER_ENROLLMENT = """
+import os, signal, sys
+from server import federation
+
+federation._Run._save_registration = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+from bract import main
+sys.argv[1:] = ["simulate", "--quiet", *sys.argv[1:]]
+main()
+"""
+
 # A client over a folder of its own: answers the rounds named on its standard input, one line each.
 CLIENT = """
 import hashlib, json, sys

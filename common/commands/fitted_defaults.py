@@ -1,0 +1,181 @@
+"""Defaults that give way where a source or run is too small.
+
+What a user wrote is never changed. All sizes are declared ones, which count unreadable files too.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+
+import numpy as np
+from rich.console import Console
+
+from common.config.loading import Scalar, defaults, override, parse
+from common.config.schema import RunConfig
+from common.data.partitioning.client_sizes import client_sizes
+from common.data.partitioning.privacy_units import group_names
+from common.data.sources.base_source import OWN_IMAGES, Entries
+from common.data.sources.registry import names_a_place, open_source
+from common.errors import DataError
+from common.strategies import STRATEGIES
+
+# With more units a client, no default has ever failed to find a partition.
+_AMPLE_UNITS = 20
+# A known source has thousands of images, enough for so many clients.
+_FEW_CLIENTS = 50
+# Settings of each partitioner that give way, best first.
+_MILDER: Mapping[str, tuple[Mapping[str, Scalar], ...]] = {
+    "dirichlet": (
+        *({"data.alpha": alpha} for alpha in (10.0, 100.0, 1000.0)),
+        {"data.alpha": 1.0, "data.partitioner": "iid"},
+    ),
+    "pathological": ({"data.classes-per-client": 1},),
+    "shards": ({"data.shards-per-client": 1},),
+    "size-skew": ({"data.partitioner": "iid"},),
+}
+
+
+def fit_to_source(given: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], list[str]]:
+    """Return settings that fit the source with a line on each change.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DataError: The source cannot be opened.
+    """
+    fitting = _Fitting(given)
+    config = fitting.config
+    if config.data.source != OWN_IMAGES and (names_a_place(config.data.source) or config.num_clients > _FEW_CLIENTS):
+        fitting.fit_to(open_source(config.data).entries)
+    else:
+        fitting.fit_strategy()
+        fitting.fit_delta()
+    return fitting.settings, fitting.lines
+
+
+def fit_to_sizes(given: Mapping[str, Scalar], sizes: Sequence[int] = ()) -> tuple[dict[str, Scalar], list[str]]:
+    """Return settings that fit clients of known sizes with a line on each change.
+
+    Raises:
+        ConfigError: A setting is wrong.
+    """
+    fitting = _Fitting(given)
+    if sizes and len(sizes) == fitting.config.num_clients:
+        fitting.fit_batch(sum(sizes))
+    fitting.fit_strategy()
+    fitting.fit_delta(max(sizes, default=0))
+    return fitting.settings, fitting.lines
+
+
+def show_changes(fitted: tuple[dict[str, Scalar], list[str]], console: Console) -> dict[str, Scalar]:
+    """Print a line on each default that gave way and return the fitted settings.
+
+    Do so also where little is printed, because the run has other settings than the documented defaults.
+    """
+    settings, lines = fitted
+    for line in lines:
+        console.print(f"Default  {line}", highlight=False, soft_wrap=True, markup=False)
+    return settings
+
+
+class _Fitting:
+    """Settings of a run of which those that nobody wrote may change."""
+
+    def __init__(self, given: Mapping[str, Scalar]) -> None:
+        self.settings = dict(given)
+        self.lines: list[str] = []
+        # An empty setting stands for its default.
+        self._written = {key for key, value in given.items() if value != ""}
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The run as far as it is fitted."""
+        return parse(override(defaults(), self.settings))
+
+    def _give_way(self, changes: Mapping[str, Scalar], why: str) -> None:
+        before = override(defaults(), self.settings)
+        now = ", ".join(f"{key}={value} instead of {before[key] or 'its default'}" for key, value in changes.items())
+        self.settings |= changes
+        self.lines.append(f"{now}: {why}")
+        self.__dict__.pop("config")
+
+    def fit_to(self, entries: Entries) -> None:
+        """Fit number of clients, batch and partition to a source."""
+        self._fit_clients(entries)
+        self.fit_batch(entries.num_train)
+        self._fit_partition(entries)
+        self.fit_strategy()
+        self.fit_delta(self._largest_client(entries))
+
+    def _largest_client(self, entries: Entries) -> int:
+        """Return the declared units of the largest client, 0 if delta suits any size."""
+        config = self.config
+        if entries.num_train * config.privacy.delta < 1:
+            return 0
+        sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
+        return int(sizes_of(unit=config.privacy.unit)[0].max())
+
+    def _fit_clients(self, entries: Entries) -> None:
+        if "num-clients" in self._written:
+            return
+        data = self.config.data
+        if data.partitioner == "natural" and entries.clients is not None:
+            named = len(set(entries.clients) - {""})
+            if named not in (0, self.config.num_clients):
+                self._give_way({"num-clients": named}, "so many are named by the source")
+            return
+        units = _count_units(entries)
+        if units < self.config.num_clients * data.min_client_size:
+            most = max(1, units // data.min_client_size)
+            self._give_way({"num-clients": most}, f"there are only {units} training images, or groups of them")
+
+    def fit_batch(self, num_train: int) -> None:
+        """Take all images in each step if there are fewer than the default batch."""
+        batch = self.config.batch_size
+        if "training.batch-size" not in self._written and batch is not None and batch > num_train:
+            self._give_way({"training.batch-size": num_train}, "there are no more training images")
+
+    def _fit_partition(self, entries: Entries) -> None:
+        data = self.config.data
+        milder = list(self._milder(data.partitioner))
+        if not milder or _count_units(entries) >= _AMPLE_UNITS * self.config.num_clients or self._splits(entries, {}):
+            return
+        for changes in milder:
+            if self._splits(entries, changes):
+                changed = {key: value for key, value in changes.items() if value != defaults()[key]}
+                self._give_way(changed, f"{data.partitioner} found no split of so few images")
+                return
+
+    def _milder(self, partitioner: str) -> Iterator[Mapping[str, Scalar]]:
+        for changes in _MILDER.get(partitioner, ()):
+            if not self._written & changes.keys():
+                yield changes
+
+    def _splits(self, entries: Entries, changes: Mapping[str, Scalar]) -> bool:
+        config = parse(override(defaults(), {**self.settings, **changes}))
+        try:
+            client_sizes(entries, config.data, num_clients=config.num_clients, seed=config.seed)
+        except DataError:
+            return False
+        return True
+
+    def fit_strategy(self) -> None:
+        """Trim at least one client's value where the strategy trims a share."""
+        strategy, cohort = self.config.strategy, self.config.cohort_size
+        trims = "trim_fraction" in STRATEGIES[strategy.name].parameters and strategy.trim_fraction is None
+        # Of two values both would be cut off.
+        if trims and 3 <= cohort < strategy.min_cohort[0]:
+            share = math.ceil(1e4 / cohort) / 1e4
+            self._give_way({"strategy.trim-fraction": share}, f"a smaller share of {cohort} clients removes none")
+
+    def fit_delta(self, num_units: int = 0) -> None:
+        """Take a delta below 1 / the number of protected units."""
+        config = self.config
+        number = config.num_clients if config.mechanism.noise_at_server else num_units
+        if config.private and "privacy.delta" not in self._written and number * config.privacy.delta >= 1:
+            self._give_way({"privacy.delta": 10.0 ** -len(str(number))}, f"it must be below 1 / {number}")
+
+
+def _count_units(entries: Entries) -> int:
+    """Count the units that a partitioner can give to clients."""
+    groups = group_names(entries.units)
+    return entries.num_train if groups is None else len(np.unique(groups[: entries.num_train]))

@@ -1,0 +1,1 @@
+"""Memory of the gate in front of the server."""

@@ -1,0 +1,58 @@
+"""Clients that were missing from rounds, with their share of the declared images.
+
+A quorum that drops the slowest client may drop the largest one, and then the model has not seen its images.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.state.run_state import RunState
+
+_MOST_NAMED = 5
+
+
+def missing_clients(state: RunState) -> dict[str, Any]:
+    """Return who was missing from the rounds that changed the model.
+
+    `clients` has an entry for each client that was missing: its `share` of all units that the run's clients declared,
+    and in how many `missed` of the `rounds` that asked it, or could have asked it if it had come in time.
+    `unit` is what they declared the number of.
+    `never_joined` counts planned clients that never took part, whose sizes the server does not know.
+    """
+    units = {name: client.declaration.num_units for name, client in state.clients.items()}
+    missed, asked = dict.fromkeys(units, 0), dict.fromkeys(units, 0)
+    for line, cohort in zip(state.rounds, state.cohorts, strict=False):
+        if line.get("skipped"):
+            continue
+        # A cohort that is not full has room for a client that came later.
+        waiting = [name for name, first in state.joined.items() if line["round"] < first]
+        room = waiting if len(cohort) < state.config.cohort_size else []
+        for name in (*cohort, *room):
+            asked[name] += 1
+            missed[name] += name in room or name in line["failures"]
+    total = sum(units.values())
+    return {
+        "clients": {
+            name: {"share": units[name] / total, "missed": count, "rounds": asked[name]}
+            for name, count in missed.items()
+            if count
+        },
+        "unit": state.config.privacy.unit,
+        "never_joined": max(0, state.config.num_clients - len(state.clients)),
+    }
+
+
+def missing_text(missing: Mapping[str, Any]) -> str:
+    """Return one sentence on `missing_clients`, empty if nobody was missing."""
+    # The largest share comes first, because it matters most to the model.
+    ranked = sorted(missing["clients"].items(), key=lambda item: -item[1]["share"] * item[1]["missed"])
+    parts = [
+        f"{name} in {one['missed']} of {one['rounds']} rounds ({one['share']:.0%} of the declared {missing['unit']}s)"
+        for name, one in ranked[:_MOST_NAMED]
+    ]
+    if len(ranked) > _MOST_NAMED:
+        rest = sum(one["share"] for _, one in ranked[_MOST_NAMED:])
+        parts.append(f"{len(ranked) - _MOST_NAMED} others in some rounds ({rest:.0%})")
+    if missing["never_joined"]:
+        parts.append(f"{missing['never_joined']} planned clients in all rounds (their sizes are not known)")
+    return ", ".join(parts)
