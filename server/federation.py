@@ -18,6 +18,7 @@ from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration
 from common.messages.fields import Releases
 from common.models.initialization import initial_arrays
+from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy, check_strategy
 from server.late_joining import LateJoinHandler, rejection_reason
@@ -229,6 +230,8 @@ def _begin(
         draw_cohorts(list(first), cohort_size=cohort_size, num_rounds=config.num_rounds, seed=config.seed),
         _initial_arrays(config, next(iter(clients.values())).declaration),
         context,
+        # Checkpoints of earlier versions name no sampler. Theirs had no bound, and a part of the run was noised by it.
+        sampler=CURRENT_SAMPLER if earlier is None else earlier.facts.get("sampler", FLOATING_POINT),
     )
     with clock.phase("accounting"):
         state.register()

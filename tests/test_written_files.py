@@ -48,7 +48,7 @@ WRITTEN_OTHERWISE = {
     "common/ledger/database.py": "SQLite, durable by itself",
     "common/ledger/signed_heads.py append_lines": "lines are appended, and synced where they must last",
     "common/ledger/audit/read_only.py": "a copy of a ledger for one look",
-    "common/privacy/accounting_cache.py": "a cache of lines, of which half a line is skipped",
+    "common/system/figure_cache.py": "a cache of lines, of which half a line is skipped",
     "common/system/content_store.py": "a cache of rows with checksums",
     "common/system/app_bundle.py": "a folder that is renamed when it is complete, and compared before each use",
     "common/data/partitioning/export.py": "a folder of copies that the user asked for, renamed when it is complete",

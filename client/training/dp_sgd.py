@@ -25,7 +25,7 @@ class PrivateStreams:
     """Random streams of sampling and noise for one message."""
 
     sampling: UniformStream
-    noise: UniformStream
+    noise: ByteStream
 
     @classmethod
     def fresh(cls) -> "PrivateStreams":

@@ -116,6 +116,8 @@ def _show_worst(report: "LedgerReport", console: Console) -> None:
         f"{format_epsilon(worst.spent.rdp)} (RDP) at delta {worst.delta:g}, over {runs}; "
         "a plan that was begun counts in full",
     )
+    if report.noise:
+        say(console, f"Noise of all runs: {report.noise}")
 
 
 def _show_runs(report: "LedgerReport", console: Console) -> None:

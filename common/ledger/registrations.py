@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from common.config.sections import Unit
-from common.errors import LedgerError
+from common.errors import LedgerError, PrivacyError
 from common.ledger import image_index as images
 from common.ledger.budget import Charge
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import Entry
-from common.privacy.events import Event, as_json, merged
+from common.privacy.events import DpSgdEvent, Event, as_json, from_json, merged
 from common.privacy.plan import PrivacyPlan
 
 _OF_RUN = "json_extract(event, '$.run') = ? AND json_extract(event, '$.client') = ? AND kind = ?"
@@ -44,7 +44,7 @@ class Registration:
             PrivacyError: The entry does not hold a privacy plan.
         """
         event = entry.event
-        plan = PrivacyPlan.from_json(event["plan"])
+        plan = replace(PrivacyPlan.from_json(event["plan"]), sampler=_sampler_of(event))
         return cls(event["run"], event["client"], plan, entry.dataset, entry.seq, event["policy"])
 
     def request(self, server_round: int, release: Release) -> str:
@@ -53,6 +53,15 @@ class Registration:
         All clients of a holder share one ledger, so the client's name is part of the id.
         """
         return request_id(self.run, self.client, self.plan.digest, server_round, release)
+
+
+def _sampler_of(event: Mapping[str, Any]) -> int:
+    """Return the noise sampler of the training events of a `register` entry."""
+    try:
+        trained = map(from_json, event["events"]["training"])
+        return min(int(each.sampler) for each in trained if isinstance(each, DpSgdEvent))
+    except (KeyError, TypeError, ValueError):
+        raise PrivacyError("a ledger holds an agreement without the events of its training") from None
 
 
 def request_id(run: str, client: str, content: str, server_round: int, kind: str) -> str:

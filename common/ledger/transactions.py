@@ -234,7 +234,8 @@ class LedgerSession:
 
 def _unchanged(known: Registration, plan: PrivacyPlan, dataset: str) -> Registration:
     """Return an earlier registration, refusing another plan or other images."""
-    if known.plan != plan or known.dataset != dataset:
-        changed = "plan" if known.plan != plan else "images"
+    # By digest, because a run that an earlier version began goes on, charged for the sampler that it registered.
+    if known.plan.digest != plan.digest or known.dataset != dataset:
+        changed = "plan" if known.plan.digest != plan.digest else "images"
         raise PolicyError(f"run {known.run[:12]} was agreed to with another {changed}; other {changed} are another run")
     return known

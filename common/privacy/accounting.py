@@ -7,7 +7,7 @@ one unit, in the zero-out sense (dp_accounting's REPLACE_SPECIAL).
 import importlib.util
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.accounting_cache import FigureCache
 from common.privacy.events import DpSgdEvent, Event, merged
+from common.privacy.noise_error import MAX_EPSILON, delta_left
+from common.system.figure_cache import FigureCache
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 DISCRETIZATION = 1e-4
-MAX_EPSILON = 200.0
 NEIGHBORING_RELATION = "add/remove one unit (zero-out)"
 ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with RDP (Opacus)"
 FIGURES = FigureCache()
@@ -55,7 +55,8 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
 
     Raises:
         ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
-        PrivacyError: RDP is below PLD, so one of the two accountants is wrong.
+        PrivacyError: RDP is below PLD, so one of the two accountants is wrong. Or the noise's error takes more than a
+            tenth of delta.
 
     Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et al. 2022, arXiv:2207.04380 (PLD);
     Mironov et al. 2019, arXiv:1908.10530 (RDP); Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
@@ -84,12 +85,22 @@ def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float)
     """Compute epsilon by the privacy loss distribution of a merged history.
 
     A larger `discretization` of the loss grid is faster and gives a larger epsilon.
+
+    Raises:
+        PrivacyError: The noise's error takes too much of delta.
     """
-    parts = [_loss_distribution(event.counted(1), discretization).self_compose(event.count) for event in history]
+    left = delta_left(history, delta)
+    ideal = merged(map(_with_ideal_noise, history))
+    parts = [_loss_distribution(event.counted(1), discretization).self_compose(event.count) for event in ideal]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.compose(part)
-    return float(whole.get_epsilon_for_delta(delta))
+    return float(whole.get_epsilon_for_delta(left))
+
+
+def _with_ideal_noise(event: Event) -> Event:
+    """Return an event without its sampler, whose error is charged in delta."""
+    return replace(event, sampler=0, draws_per_step=0) if isinstance(event, DpSgdEvent) else event
 
 
 @FIGURES.in_memory(16)
@@ -127,12 +138,16 @@ def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
 
     Source: Mironov et al. 2019, arXiv:1908.10530 (sampled Gaussian); Canonne et al. 2020, arXiv:2004.00010 (discrete
     Gaussian: that of the continuous one is a bound).
+
+    Raises:
+        PrivacyError: The noise's error takes too much of delta.
     """
+    left = delta_left(history, delta)
     with warnings.catch_warnings():
         # Opacus warns if the best order is the first or the last. That only makes the bound looser.
         warnings.simplefilter("ignore")
         total = sum(_divergences(event) for event in history)
-        epsilon = float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)[0])
+        epsilon = float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=left)[0])
     # With a large delta the formula can be negative, which means 0. NaN must stay NaN, so that it is refused.
     return epsilon if not epsilon < 0 else 0.0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, FIGURES, pld_epsilon
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.privacy.noise_error import CURRENT_SAMPLER, draws_of
 
 _COARSE = 1e-3
 # Relative: epsilon ends at most this far below the target, or the noise at most this far above the least noise.
@@ -32,10 +33,10 @@ def calibrate(sample_rate: float, steps: int, target_epsilon: float, delta: floa
     """
 
     def history(noise: float) -> History:
-        return (DpSgdEvent(sample_rate, noise, steps),)
+        return (DpSgdEvent(sample_rate, noise, steps, 1, CURRENT_SAMPLER, draws_of(CURRENT_SAMPLER)),)
 
     guess = max(0.3, sample_rate * math.sqrt(steps) * 4 / target_epsilon + 0.2)
-    key = (sample_rate, steps, target_epsilon, delta)
+    key = (sample_rate, steps, target_epsilon, delta, CURRENT_SAMPLER)
     return FIGURES.get_or_compute("noise", key, lambda: least_noise(history, target_epsilon, delta, guess=guess))
 
 

@@ -17,13 +17,17 @@ class DpSgdEvent:
 
     A unit joins a batch with chance `sample_rate`, in (0, 1]. `noise_multiplier` is the noise's standard deviation over
     its L2 sensitivity. Empty batches count as steps. The protected unit consists of `group_size` of the mechanism's
-    units, more than 1 if single images were units and a group of them is to be protected.
+    units, more than 1 if single images were units and a group of them is to be protected. `sampler` is the version of
+    the noise sampler, `draws_per_step` the most values that it draws in a step. Both are 0 in events of the sampler
+    whose error has no bound.
     """
 
     sample_rate: float
     noise_multiplier: float
     steps: int
     group_size: int = 1
+    sampler: int = 0
+    draws_per_step: int = 0
 
     @property
     def count(self) -> int:
@@ -59,6 +63,8 @@ class CountsEvent:
 
 Event = DpSgdEvent | CountsEvent
 _KINDS: dict[str, type[DpSgdEvent] | type[CountsEvent]] = {"dp-sgd": DpSgdEvent, "counts": CountsEvent}
+# Fields that came later, and are left out at the value 0 that they have in older events.
+_ADDED = ("sampler", "draws_per_step")
 
 
 def events_of_group(events: Iterable[Event], size: int) -> list[Event]:
@@ -73,7 +79,9 @@ def as_json(event: Event) -> dict[str, Any]:
     {'kind': 'counts', 'noise-stddev': 25.0, 'releases': 30, 'group-size': 1}
     """
     kind = next(name for name, cls in _KINDS.items() if isinstance(event, cls))
-    return {"kind": kind} | {name.replace("_", "-"): value for name, value in vars(event).items()}
+    # Ledgers of earlier versions hold events without these fields, and must not seem changed.
+    values = {name: value for name, value in vars(event).items() if value or name not in _ADDED}
+    return {"kind": kind} | {name.replace("_", "-"): value for name, value in values.items()}
 
 
 def from_json(values: Mapping[str, Any]) -> Event:
@@ -94,8 +102,8 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
 
     Events that never ran are left out.
 
-    >>> merged([DpSgdEvent(0.5, 1.0, 2), DpSgdEvent(0.5, 1.0, 3), CountsEvent(4.0, 0)])
-    (DpSgdEvent(sample_rate=0.5, noise_multiplier=1.0, steps=5, group_size=1),)
+    >>> merged([CountsEvent(4.0, 2), CountsEvent(4.0, 3), CountsEvent(5.0, 0)])
+    (CountsEvent(noise_stddev=4.0, releases=5, group_size=1),)
     """
     counts: Counter[Event] = Counter()
     for event in events:

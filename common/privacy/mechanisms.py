@@ -13,6 +13,7 @@ from typing import ClassVar
 from common.errors import ConfigError, PrivacyError
 from common.privacy.calibration import calibrate
 from common.privacy.events import Event
+from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, round_up_rate
 from common.privacy.step_rule import head_learning_rate, steps_in_round
 
@@ -174,6 +175,7 @@ class DpSgd(Mechanism):
             max_grad_norm=constants.max_grad_norm,
             noise_multiplier=_noise_multiplier(constants, rate, steps * constants.participations),
             delta=constants.delta,
+            sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
         )
         return replace(plan, learning_rate=_learning_rate(constants, plan)) if constants.rate_by_rule else plan
@@ -249,6 +251,7 @@ class ClientDp(Mechanism):
             max_grad_norm=constants.clipping_norm,
             noise_multiplier=_noise_multiplier(constants, 1.0, constants.participations),
             delta=constants.delta,
+            sampler=CURRENT_SAMPLER,
         )
 
     def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:

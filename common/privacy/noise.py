@@ -6,10 +6,16 @@ same methods.
 
 import math
 import os
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.gaussian_table import gaussian_integers
+from common.privacy.noise_error import check_draws
+from common.privacy.plan import SENSITIVITY_SLACK
 
 _ZEROS = bytes(1 << 16)
 _ONE = np.uint64(0x3FF << 52)
@@ -58,56 +64,46 @@ class SecureStream:
 def poisson_batch(num_rows: int, *, sample_rate: float, stream: UniformStream) -> np.ndarray:
     """Draw a Poisson batch by including each row independently.
 
-    Guarantee: each row's chance is `sample_rate`, in (0, 1], independent of the others. The indices are in increasing
-    order; possibly none, possibly all. `stream` must be used for sampling only.
+    Guarantee: each row's chance is `sample_rate`, in (0, 1], rounded down to a multiple of 2^-52 and independent of the
+    others. The indices are in increasing order; possibly none, possibly all. `stream` must be used for sampling only.
     """
-    return np.flatnonzero(stream.uniforms(num_rows) < sample_rate)
+    # A uniform number stands for an interval around it. Only an interval that ends within the rate counts, because a
+    # chance above the rate would cost more than the event says.
+    return np.flatnonzero(stream.uniforms(num_rows) + 2.0**-53 <= sample_rate)
 
 
-def standard_normals(size: int, stream: UniformStream) -> np.ndarray:
-    """Return standard normal noise from four uniforms a value, shape (size,), float64.
+def grid_step(max_grad_norm: float, num_values: int, noise_stddev: float) -> float:
+    """Return the grid step of a noised sum, a power of two.
 
-    Each value sums two Box-Muller draws. This mitigates the floating-point attack on single draws (arXiv:2107.10138). A
-    draw's sine and cosine are both normal, and their sum is a shifted sine. So each value is as good as the sum of all
-    four normals of two pairs, at half the price. `stream` must be used for noise only.
+    Its multiple by sqrt(d) is at most C / 20,000, for d values and clip bound C. Rounding every value of a clipped sum
+    to this grid changes its L2 sensitivity by at most that. The plan's noise covers twice as much, and the other half
+    is for the rounding of the sum itself in float64. The step is at most a 2^24th of the noise, so that the noise has
+    its declared standard deviation to 0.01 %. A power of two makes every multiple exact in floating point.
 
-    Source: Box and Muller 1958; Holohan and Braghin 2021, arXiv:2107.10138 (sum of several draws).
-    """
-    uniform = stream.uniforms(4 * size)
-    radius, angle = uniform[: 2 * size], uniform[2 * size :]
-    np.log(radius, out=radius)
-    radius *= -2.0
-    np.sqrt(radius, out=radius)
-    angle *= 2.0 * math.pi
-    np.sin(angle, out=angle)
-    angle *= radius
-    # A sum of two standard normals has variance 2.
-    return np.asarray((angle[:size] + angle[size:]) * math.sqrt(0.5))
-
-
-def grid_step(max_grad_norm: float, num_values: int) -> float:
-    """Return the largest grid step whose rounding the plan's noise covers.
-
-    It is the largest power of two whose multiple by sqrt(d) is at most C / 10,000, for d values and clip bound C.
-    Rounding every value of a clipped sum to this grid changes its L2 sensitivity by at most C / 10,000. A power of two
-    makes every multiple exact in floating point.
-
-    >>> grid_step(1.0, 12_800) == 2.0**-21
+    >>> grid_step(1.0, 12_800, 10.0) == 2.0**-22
     True
     """
-    return float(2.0 ** math.floor(math.log2(1e-4 * max_grad_norm / math.sqrt(num_values))))
+    largest = min(0.5 * SENSITIVITY_SLACK * max_grad_norm / math.sqrt(num_values), noise_stddev * 2.0**-24)
+    return float(2.0 ** math.floor(math.log2(largest)))
 
 
-def add_noise(
-    clipped_sum: np.ndarray, *, noise_stddev: float, max_grad_norm: float, stream: UniformStream
-) -> np.ndarray:
+def add_noise(clipped_sum: np.ndarray, *, noise_stddev: float, max_grad_norm: float, stream: ByteStream) -> np.ndarray:
     """Add Gaussian noise to a clipped sum on a grid.
 
     The result, (d,) float64, is the only release of a private step. `clipped_sum` sums per-unit gradients of norm at
-    most `max_grad_norm` each. `noise_stddev` is absolute. Every value is a multiple of `grid_step`. The grid is a
-    mitigation of floating-point attacks (Mironov 2012), not a proof. `stream` must be used for noise only.
+    most `max_grad_norm` each. `noise_stddev` is absolute. Every value is a multiple of `grid_step`. Guarantee: the
+    noise is that of a normal of at least this standard deviation, rounded to the grid, up to the error that
+    `common.privacy.noise_error` states for `CURRENT_SAMPLER`. `stream` must be used for noise only.
+
+    Raises:
+        ConfigError: The noise is too wide for the grid.
+        PrivacyError: There are more values than the events of this sampler charge.
+
+    Source: Mironov 2012, doi:10.1145/2382196.2382264 (why the grid is needed).
     """
-    step = grid_step(max_grad_norm, clipped_sum.size)
-    noise = noise_stddev * standard_normals(clipped_sum.size, stream)
-    # Both parts are rounded to the grid, so the low bits of the result say nothing about the sum.
-    return np.asarray((np.rint(clipped_sum / step) + np.rint(noise / step)) * step)
+    check_draws(clipped_sum.size)
+    step = grid_step(max_grad_norm, clipped_sum.size, noise_stddev)
+    # Exact: a float is a fraction, and the step is a power of two.
+    noise = gaussian_integers(clipped_sum.size, stddev=Fraction(noise_stddev) / Fraction(step), stream=stream)
+    # Both parts are whole numbers, so the low bits of the result say nothing about the sum.
+    return np.asarray((np.rint(clipped_sum / step) + noise) * step)

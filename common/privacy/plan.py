@@ -16,6 +16,7 @@ from common.privacy.accounting import Spent, spent_by
 from common.privacy.calibration import counts_noise, split_counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.privacy.noise_error import FLOATING_POINT, draws_of
 
 # Rounding a clipped sum to the noise grid increases its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4
@@ -120,6 +121,8 @@ class PrivacyPlan:
         delta: The delta that epsilon is stated for.
         counts: Counts of held-out units that leave; None if none leave.
         learning_rate: Learning rate by the public rule; None where a setting gives it.
+        sampler: Version of the noise sampler. The events store it. The plan's JSON and digest leave it out, so
+            that a run that an earlier version began keeps its name.
     """
 
     mechanism: str
@@ -133,6 +136,7 @@ class PrivacyPlan:
     delta: float
     counts: CountsPlan | None = None
     learning_rate: float | None = None
+    sampler: int = FLOATING_POINT
 
     @property
     def expected_batch_size(self) -> float:
@@ -156,7 +160,8 @@ class PrivacyPlan:
         Without `num_rounds` it is the event of the whole plan.
         """
         rounds = self.num_rounds if num_rounds is None else num_rounds
-        return DpSgdEvent(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
+        steps, draws = rounds * self.steps_per_round, draws_of(self.sampler)
+        return DpSgdEvent(self.sample_rate, self.noise_multiplier, steps, sampler=self.sampler, draws_per_step=draws)
 
     def num_counted(self, server_rounds: Iterable[int]) -> int:
         """Return how many of some rounds are counted."""
@@ -200,8 +205,9 @@ class PrivacyPlan:
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values for `from_json`."""
         values = asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
-        # Plans of before the rule have no such key, and their digests are kept for ever.
-        return values if self.learning_rate is not None else {k: v for k, v in values.items() if k != "learning_rate"}
+        # Events name the sampler. Plans of before the rule have no learning rate. Their digests are kept for ever.
+        left_out = ("sampler", "learning_rate") if self.learning_rate is None else ("sampler",)
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":

@@ -10,11 +10,12 @@ import numpy as np
 
 from common.arrays import Arrays
 from common.privacy.clipping import clipped_sum
-from common.privacy.noise import UniformStream, add_noise
+from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.noise import add_noise
 from common.privacy.plan import PrivacyPlan
 
 
-def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: UniformStream) -> Arrays:
+def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: ByteStream) -> Arrays:
     """Add the noised average of the clients' clipped updates to a model.
 
     Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most `plan.max_grad_norm`

@@ -24,6 +24,7 @@ from server.audit.statement_checks import (
     check_end,
     check_epsilons,
     check_heads_of,
+    check_noise_error,
     check_number_of_heads,
     check_plans,
     check_target,
@@ -68,6 +69,9 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     check_end(stated, config.num_rounds, lines, remarks)
     _check_copies(folder, stated, remarks)
     costs: Mapping[str, Spent] = {}
+    noise = ""
+    with remarks.about("the error of the noise"):
+        noise = check_noise_error(stated, remarks)
     with remarks.about("what the stated events cost"):
         costs = events_cost(stated)
         check_epsilons(stated, costs, remarks)
@@ -85,7 +89,7 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         check_number_of_heads(stated, heads, remarks)
         reports = audit_ledgers(folder, stated, heads, remarks, progress)
     clients = compare_clients(stated, costs, plans, reports, _missing_replies(lines, config.cohort_size), remarks)
-    return _report(folder, content, stated, len(reports), clients, remarks)
+    return _report(folder, content, stated, len(reports), clients, remarks, noise=noise)
 
 
 def _report(
@@ -95,6 +99,8 @@ def _report(
     ledgers: int,
     clients: dict[str, AuditedClient],
     remarks: Remarks,
+    *,
+    noise: str = "",
 ) -> RunReport:
     run, mechanism, statement = (str(content.get(name, "")) for name in ("run", "mechanism", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
@@ -103,7 +109,7 @@ def _report(
         + _pinned_code(stated)
         + (_SIMULATED if stated and stated.simulated else "")
     )
-    return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks)
+    return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks, noise)
 
 
 def _heads(folder: Path, remarks: Remarks) -> Heads:

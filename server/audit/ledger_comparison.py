@@ -86,8 +86,12 @@ def compare_clients(
         if run is None:
             remarks.doubts.append(f"the ledger of client {name} has nothing about this run")
             continue
-        if name in plans and run.plan != plans[name]:
+        if name in plans and run.plan.digest != plans[name].digest:
             remarks.doubts.append(f"client {name} agreed to another plan than the statement has")
+        # A plan's digest does not cover its sampler. A late client of a run that an earlier version began has a better
+        # one than is stated for all.
+        elif name in plans and run.plan.sampler < plans[name].sampler:
+            remarks.doubts.append(f"client {name} charged a noise sampler whose error has no bound")
         spent = run.planned if statement.whole_plan else run.spent
         clients[name] = replace(clients[name], recomputed=spent, reserved=run.rounds, ledger=report.verdict)
         _check_charged(name, statement, run, missing_replies.get(name, 0) + missing_replies.get("", 0), remarks)

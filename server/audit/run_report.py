@@ -45,6 +45,7 @@ class RunReport:
         ledgers: Number of ledgers that were read.
         clients: Audited figures by client name.
         remarks: Doubts and warnings.
+        noise: Sentence on the noise and its error; empty without a mechanism.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class RunReport:
     ledgers: int
     clients: dict[str, AuditedClient]
     remarks: Remarks
+    noise: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -81,6 +83,7 @@ class RunReport:
             "delta": self.delta,
             "stated": None if self.stated is None else bounds(self.stated),
             "trust": self.trust,
+            "noise": self.noise,
             "ledgers_seen": self.ledgers,
             "clients": {
                 name: vars(client) | {"stated": bounds(client.stated), "recomputed": bounds(client.recomputed)}

@@ -12,6 +12,8 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.events import merged
 from common.privacy.mechanisms import Mechanism
+from common.privacy.noise_error import in_words
+from common.privacy.noise_error import stated as stated_noise
 from common.privacy.plan import PrivacyPlan, PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
@@ -191,6 +193,8 @@ def _stated_plan(
         closing_noise=constants.closing_noise or metrics.get("closing_noise_stddev"),
     )
     plan = mechanism.plan(constants, client.num_units)
+    # A run of an earlier version had another sampler. `check_noise_error` compares what is said of its error.
+    plan = replace(plan, sampler=min(client.samplers))
     if plan.counts is None:
         return plan
     stated = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _NOISES.items()}
@@ -199,6 +203,33 @@ def _stated_plan(
     if not (enough and counts.closing_noise_stddev >= plan.counts.closing_noise_stddev):
         raise PrivacyError("its counts have less noise than the run was configured for")
     return replace(plan, counts=counts)
+
+
+def check_noise_error(statement: PrivacyStatement, remarks: Remarks) -> str:
+    """Compare what is stated of the noise with the error of the events.
+
+    Return one sentence on the noise, as the events say it.
+    """
+    histories = [client.events["training"] for client in statement.clients.values()]
+    _compare_noise(statement.text, stated_noise(histories), remarks)
+    return in_words(histories)
+
+
+def _compare_noise(text: Mapping[str, Any], expected: Mapping[str, Any], remarks: Remarks) -> None:
+    if text["floating_point"] != expected["floating_point"]:
+        remarks.doubts.append(
+            f"the statement says of its noise {text['floating_point']!r}, its events {expected['floating_point']!r}"
+        )
+    found, figures = text.get("noise_error"), expected.get("noise_error")
+    if found is None and figures is None:
+        return
+    # The figures are computed anew from the constants of the sampler, and not read from the statement.
+    if not isinstance(found, dict) or figures is None or found.keys() != figures.keys():
+        remarks.doubts.append("the error of the noise is stated without its figures, or the other way round")
+        return
+    for name, figure in figures.items():
+        if type(found[name]) not in (int, float) or not is_same(found[name], figure):
+            remarks.doubts.append(f"the statement has {name} {found[name]!r} of the noise, its events have {figure!r}")
 
 
 def check_target(costs: Mapping[str, Spent], target: float | None, remarks: Remarks) -> None:

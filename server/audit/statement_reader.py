@@ -34,6 +34,7 @@ class ClientStatement:
         num_units: Declared number of units.
         events: Part of the data -> stated events, merged.
         noises: Noise multipliers of the training events, including events of no steps.
+        samplers: Noise samplers of the same events.
         head: Ledger id, entry number and hash of the client's latest head; None without one.
     """
 
@@ -43,6 +44,7 @@ class ClientStatement:
     num_units: int
     events: dict[str, tuple[Event, ...]]
     noises: frozenset[float]
+    samplers: frozenset[int]
     head: tuple[str, int, str] | None
 
     @classmethod
@@ -55,13 +57,16 @@ class ClientStatement:
         _check(content, {"rounds": int, "closing": bool, "num_units": int, "events": dict})
         spent = Spent(_number(content, "epsilon"), _number(content, "epsilon_rdp"))
         events = {part: [from_json(event) for event in listed] for part, listed in content["events"].items()}
-        noises = frozenset(event.noise_multiplier for event in events["training"] if isinstance(event, DpSgdEvent))
+        trained = [event for event in events["training"] if isinstance(event, DpSgdEvent)]
+        noises = frozenset(event.noise_multiplier for event in trained)
+        samplers = frozenset(event.sampler for event in trained)
         head = None
         if "ledger" in content:
             _check(content["ledger"], {"id": str, "seq": int, "head": str})
             head = (content["ledger"]["id"], content["ledger"]["seq"], content["ledger"]["head"])
         by_part = {part: merged(listed) for part, listed in events.items()}
-        return cls(spent, content["rounds"], content["closing"], content["num_units"], by_part, noises, head)
+        facts = spent, content["rounds"], content["closing"], content["num_units"]
+        return cls(*facts, by_part, noises, samplers, head)
 
 
 @dataclass(frozen=True)

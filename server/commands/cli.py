@@ -68,6 +68,8 @@ def show_run(report: "RunReport", console: Console) -> None:
         say(console, f"States: {report.statement}")
     if report.stated is not None:
         say(console, report.trust)
+    if report.noise:
+        say(console, f"Noise: {report.noise}")
     show_remarks(console, report.remarks.doubts, report.remarks.warnings)
     if report.stated is None or not report.clients:
         return

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import RunConfig
+from common.privacy.noise_error import in_words
 from server.reporting.outcome_warnings import outcome_warnings
 from server.state.run_state import RunState
 
@@ -34,7 +35,8 @@ def model_card(state: RunState) -> dict[str, Any]:
         "warnings": outcome_warnings(state),
     }
     if privacy_cost is not None:
-        card |= {"epsilon_max": privacy_cost.epsilon_max, "delta": config.privacy.delta}
+        noise = in_words([*share.events["training"]] for share in privacy_cost.shares.values())
+        card |= {"epsilon_max": privacy_cost.epsilon_max, "delta": config.privacy.delta, "noise": noise}
     return card
 
 

@@ -10,6 +10,7 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
 from common.privacy.mechanisms import Mechanism
+from common.privacy.noise_error import stated
 from server.reporting.missing_clients import missing_text
 from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
 
@@ -96,7 +97,7 @@ def privacy_statement(
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
         "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
-        "floating_point": "noise on a grid, counted in the multiplier: a mitigation, not a proof",
+        **stated([*cost.events["training"]] for cost in privacy_cost.shares.values()),
         "status": status,
         "not_protected": _not_protected(mechanism, privacy_cost, parties, config.metrics),
         **_clients(config.num_clients, privacy_cost, parties),

@@ -14,7 +14,8 @@ from common.errors import ClientFailure, FederationError
 from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
-from common.privacy.noise import SecureStream, UniformStream
+from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import EnrolledClient
@@ -64,7 +65,7 @@ class RoundSettings:
     max_update_norm: float | None = None
     skipped_before: Sequence[bool] = ()
     before_round: Callable[[int], None] = lambda _: None
-    stream: Callable[[], UniformStream] | None = None
+    stream: Callable[[], ByteStream] | None = None
 
 
 def run_rounds(
@@ -193,9 +194,7 @@ def _aggregate(
     return None if merged is None else record_to_arrays(merged)
 
 
-def _noised_message(
-    messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: UniformStream
-) -> Message:
+def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:
     """Return the noised average as a single client's message for any strategy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
     average = noised_average(arrays, ended, central, stream=stream)

@@ -1,12 +1,13 @@
 """Privacy cost of a run for each client's units."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.config.schema import RunConfig
 from common.privacy.accounting import Spent, spent_by
 from common.privacy.events import Event
 from common.privacy.mechanisms import mechanism_named
+from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan
 
 # Names of the parts of a run's cost in its statement.
@@ -73,18 +74,26 @@ class RunPrivacyCost:
 
 
 def account(
-    config: RunConfig, num_units: Mapping[str, int], cohorts: Sequence[Sequence[str]], *, complete: bool
+    config: RunConfig,
+    num_units: Mapping[str, int],
+    cohorts: Sequence[Sequence[str]],
+    *,
+    complete: bool,
+    sampler: int = CURRENT_SAMPLER,
 ) -> RunPrivacyCost:
     """Return the privacy cost of a run for every client.
 
     A complete run is charged the rounds that were sent, any other its whole plan. `complete` says whether the run went
-    to its planned end.
+    to its planned end, `sampler` which noise sampler it began with.
 
     Raises:
         ConfigError: A client admits no plan.
         PrivacyError: The accountants disagree.
     """
-    plans = config.mechanism.plans(config.public_constants, num_units)
+    plans = {
+        name: replace(plan, sampler=sampler)
+        for name, plan in config.mechanism.plans(config.public_constants, num_units).items()
+    }
     asked = rounds_of(plans, cohorts)
     shares = {}
     for name, plan in plans.items():

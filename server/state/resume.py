@@ -37,6 +37,7 @@ def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoi
         "clients": {name: client.declaration.num_units for name, client in state.clients.items()},
         "joined": dict(state.joined),
         "bundles": dict(state.bundles),
+        "sampler": state.sampler,
         "agreed": _agreed(next(iter(state.clients.values())).declaration),
         "rounds": state.rounds,
         "early": state.early,

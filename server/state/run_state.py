@@ -7,6 +7,7 @@ from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.messages.codec import Evaluation
 from common.metrics import Counts, total
+from common.privacy.noise_error import CURRENT_SAMPLER
 from server.rounds.closing_evaluation import ClosingEvaluation
 from server.rounds.cohorts import join_cohorts
 from server.rounds.enrollment import EnrolledClient
@@ -25,7 +26,8 @@ class RunState:
     with clients), `rounds`, `latest` (sums over the latest round that was not skipped) and `early` (the run stopped
     before its last round, by choice). `refusals` says why others do not take part, by "node N" or "client NAME", and
     `LateJoinHandler` extends it. `earlier_bundles` are pinned bundles that clients declared before the run was resumed,
-    or before they came back. `privacy_cost` is that of the whole plan until `finish`.
+    or before they came back. `privacy_cost` is that of the whole plan until `finish`. `sampler` is the noise sampler
+    that the run began with.
     """
 
     config: RunConfig
@@ -43,6 +45,7 @@ class RunState:
     closing: ClosingEvaluation = field(default_factory=ClosingEvaluation)
     privacy_cost: RunPrivacyCost | None = None
     status: str = "interrupted"
+    sampler: int = CURRENT_SAMPLER
     early_stopping: EarlyStopping = field(init=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +133,7 @@ class RunState:
         if not self.config.private:
             return None
         units = {name: client.declaration.num_units for name, client in self.clients.items()}
-        return account(self.config, units, self.cohorts, complete=complete)
+        return account(self.config, units, self.cohorts, complete=complete, sampler=self.sampler)
 
     @property
     def counts_noise(self) -> float:

@@ -78,14 +78,14 @@ class Repeated:
 
 
 class Silent:
-    """A noise stream whose normals are all zero."""
+    """A noise stream whose noise is all zero."""
 
-    def uniforms(self, size: int) -> np.ndarray:
-        """Return ones, shape (size,), float64.
+    def random_bytes(self, size: int) -> bytes:
+        """Return zeros.
 
-        The Box-Muller radius of each is zero, and so is the noise.
+        They choose column 0 of the noise table, whose value is zero, and a coin that keeps it.
         """
-        return np.ones(size)
+        return bytes(size)
 
 
 class RepeatedStreams(FreshStreams):

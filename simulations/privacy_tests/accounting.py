@@ -9,11 +9,15 @@ import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism
+from scipy.optimize import brentq
+from scipy.stats import norm
 
+from common.errors import PrivacyError
 from common.ledger.audit.audit import audit_ledger
 from common.ledger.data_holder import close_below
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 from common.privacy.plan import PrivacyPlan
 from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import Check
@@ -53,6 +57,7 @@ def accountant(harness: ClientHarness) -> Iterator[Check]:
     yield from _spent(file, expected, "two runs, after the ledger was opened again")
     yield from _charges(file, plan, rounds + 1)
     yield from _single_facts(plan)
+    yield from _noise_error(plan)
     yield from _sensitivity(harness)
 
 
@@ -116,6 +121,11 @@ def _charges(file: Path, plan: PrivacyPlan, trained: int) -> Iterator[Check]:
     yield Check("each answered round is one reservation and one commit", fine, f"{len(trains)} for {trained} rounds")
     steps = [event["steps"] for charge in trains for event in charge["training"]]
     yield Check("a round is charged all its steps", steps == [plan.steps_per_round] * trained, str(steps))
+    samplers = {
+        (event.get("sampler"), event.get("draws-per-step")) for charge in trains for event in charge["training"]
+    }
+    fine = samplers == {(CURRENT_SAMPLER, MAX_DRAWS)}
+    yield Check("each event names its noise sampler and its draws", fine, str(samplers))
     if plan.counts is None:
         return
     for name, charges, stddev in (
@@ -138,6 +148,40 @@ def _single_facts(plan: PrivacyPlan) -> Iterator[Check]:
         "a history in pieces costs what it costs in one", abs(apart.pld - whole.pld) < 1e-12, f"{apart.pld:.6f}"
     )
     yield Check("RDP is not lower than PLD", apart.rdp >= apart.pld - 1e-3, f"{apart.rdp:.4f}, {apart.pld:.4f}")
+
+
+def _noise_error(plan: PrivacyPlan) -> Iterator[Check]:
+    """Check that the error of the noise is taken from delta.
+
+    The draws are so many that they take a part that shows. For the largest epsilon, 200, they take 3 % of delta.
+    """
+    draws = int(0.03 * plan.delta / (np.exp(200.0) * 2.0**-448))
+    events = [DpSgdEvent(1.0, 1.0, 1, sampler=CURRENT_SAMPLER, draws_per_step=many) for many in (draws, 10 * draws)]
+    spent = spent_by(events[:1], delta=plan.delta, fresh=True)
+    least = _gaussian_epsilon(0.97 * plan.delta)
+    yield Check(
+        "the noise's error is taken from delta",
+        spent.pld >= least - _NEVER_BELOW,
+        f"epsilon {spent.pld:.6f}, at least {least:.6f}",
+    )
+    try:
+        refused, seen = False, f"epsilon {spent_by(events[1:], delta=plan.delta, fresh=True).pld:.6f}"
+    except PrivacyError as error:
+        refused, seen = True, str(error)
+    yield Check("an error of more than a tenth of delta is refused", refused, seen)
+
+
+def _gaussian_epsilon(delta: float) -> float:
+    """Return the epsilon of one Gaussian of noise multiplier 1 by the closed form.
+
+    Source: Balle and Wang 2018, arXiv:1805.06530, Theorem 8.
+    """
+
+    def excess(epsilon: float) -> float:
+        return float(norm.cdf(0.5 - epsilon) - np.exp(epsilon) * norm.cdf(-0.5 - epsilon)) - delta
+
+    # A large delta is met without any epsilon.
+    return 0.0 if excess(0.0) <= 0 else float(brentq(excess, 0.0, 100.0))
 
 
 def _added(pieces: Sequence[Event]) -> list[Event]:

@@ -5,13 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from common.privacy.plan import SENSITIVITY_SLACK
+from common.privacy.gaussian_table import CHANCE_BITS, TABLE_STDDEV, alias_table
+from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
 from simulations.harness.client_harness import ClientHarness
+from simulations.harness.harness_streams import ObservedStreams
 from simulations.privacy_tests.check import Check
 
 # Chance of a false alarm of each check.
 ALARM = 1e-7
 _DRAWS = 64_000
+_RESIDUES = 64
+# The table must have the law of a normal up to so many of its standard deviations, which no sample can show.
+_TABLE_REACH = 25
+_TABLE_ERROR = 1e-9
 _COUNTS = 2_000
 
 
@@ -22,7 +28,8 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
 
     Guarantee of what passes: a standard deviation that is off by a factor of 1 + 5 sqrt(0.5 / draws) or more is
     detected almost surely, over all tensors and, with its own number of draws, in each tensor. Over all tensors the
-    fourth moment is that of a normal, so noise of another distribution, or without its tails, is detected too.
+    fourth moment is that of a normal, so noise of another distribution, or without its tails, is detected too. Each
+    value is a multiple of a fine enough grid, takes all multiples, and comes from a table with a normal's law.
 
     Args:
         harness: The configuration.
@@ -31,12 +38,15 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
     """
     images, plan = harness.images.without_training().without_held_out(), harness.plan
     size = sum(array.size for array in harness.start.values())
-    rounds = [harness.noised_sum(harness.ask("train", images)) for _ in range(max(1, round(draws / size)))]
+    streams, number = ObservedStreams(), max(1, round(draws / size))
+    rounds = [harness.noised_sum(harness.ask("train", images, streams=streams)) for _ in range(number)]
     # Computed here and not read from the plan: a wrong `plan.noise_stddev` must not test itself.
     declared = plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK) * np.sqrt(plan.steps_per_round)
     scaled = np.stack(rounds) / declared
     yield scale_check("noise of all tensors", scaled)
     yield _shape_check("noise of all tensors", scaled)
+    yield from grid_checks("noise of all tensors", np.stack(streams.sums), plan)
+    yield _table_check()
     offset = 0
     for name, array in harness.start.items():
         yield scale_check(f"noise of {name}", scaled[:, offset : offset + array.size])
@@ -72,6 +82,50 @@ def chance_of_energy(energy: float, size: int) -> float:
         size: Degrees of freedom.
     """
     return 2 * float(min(stats.chi2.sf(energy, size), stats.chi2.cdf(energy, size)))
+
+
+def grid_checks(name: str, noise: np.ndarray, plan: PrivacyPlan) -> Iterator[Check]:
+    """Check that noise lies on the grid and takes all of its values.
+
+    Noise that lacks its low digits, or that repeats one draw in several digits, takes few of them.
+
+    Args:
+        name: Name of the values.
+        noise: Noised sums of nothing, shape (steps, p).
+        plan: The plan that they were noised by.
+    """
+    # Half of the slack is for the grid, and the noise has at least 2^24 steps.
+    largest = 0.5 * SENSITIVITY_SLACK * plan.max_grad_norm / np.sqrt(noise.shape[1])
+    steps = noise.ravel() / 2.0 ** np.floor(np.log2(min(largest, plan.noise_stddev * 2.0**-24)))
+    whole = np.rint(steps).astype(np.int64)
+    yield Check(f"{name} lies on the grid", bool(np.array_equal(whole, steps)), f"{whole.size} draws")
+    residues = np.bincount(whole % _RESIDUES, minlength=_RESIDUES)
+    fine = float(stats.chisquare(residues).pvalue) > ALARM
+    yield Check(f"{name} has all low digits", fine, f"{residues.min()} to {residues.max()} of each residue")
+    width = float(np.sqrt((steps**2).mean()))
+    # Chance that two normals of this width are rounded to the same value, times the number of pairs.
+    expected = whole.size * (whole.size - 1) / 2 / (2 * np.sqrt(np.pi) * width)
+    equal = int(np.sum([count * (count - 1) // 2 for count in np.unique(whole, return_counts=True)[1]]))
+    fine = float(stats.poisson.sf(equal - 1, expected)) > ALARM
+    yield Check(f"{name} takes all values of the grid", fine, f"{equal} equal pairs, {expected:.1f} expected")
+
+
+def _table_check() -> Check:
+    """Check that the noise table has a normal's law to its end.
+
+    The law is added up from the columns, without the code that made them.
+    """
+    table = alias_table()
+    law, full = [0] * len(table.keep), 1 << CHANCE_BITS
+    for column, (keep, alias) in enumerate(zip(table.keep, table.alias.tolist(), strict=True)):
+        law[column] += keep
+        law[alias] += full - keep
+    # Columns are numbers of 16 bits with sign, as Python's negative indices are.
+    values = np.arange(-_TABLE_REACH * TABLE_STDDEV, _TABLE_REACH * TABLE_STDDEV + 1)
+    found = np.array([law[value] / (len(law) << CHANCE_BITS) for value in values.tolist()])
+    ratio = found / stats.norm.pdf(values, scale=TABLE_STDDEV)
+    fine = bool(np.all(np.abs(ratio - 1) < _TABLE_ERROR))
+    return Check("the noise table has a normal's law", fine, f"{ratio.min():.6f} to {ratio.max():.6f} of it")
 
 
 def _shape_check(name: str, scaled: np.ndarray) -> Check:

@@ -11,6 +11,7 @@ from client.session import SessionCache
 from common.config.loading import Scalar, resolved
 from common.errors import ConfigError
 from common.ledger.data_holder import own_holder
+from common.messages.codec import PROTOCOL_VERSION
 from tests.support.clients.own_clients import POLICY, SMALL, MakeConfig, OwnClient, code, picture, run_named
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -118,7 +119,7 @@ def test_no_server_moves_an_image_from_training_to_evaluation(
 
 
 def test_a_node_that_only_has_a_partition_id_is_no_simulated_client(make_config: MakeConfig) -> None:
-    content = RecordDict({"config": ConfigRecord({"run-id": run_named("first"), "protocol": 1})})
+    content = RecordDict({"config": ConfigRecord({"run-id": run_named("first"), "protocol": PROTOCOL_VERSION})})
     for node, answer in (({}, "CONFIG"), ({"bract-simulation": "yes"}, "CONFIG"), ({"bract-simulation": True}, "ok")):
         where = {"partition-id": 0, "num-partitions": 5} | node
         context = Context(1, 2, where, RecordDict(), resolved(make_config()))
@@ -231,7 +232,7 @@ def test_a_client_declares_the_bundle_that_its_launcher_has_checked(
     assert declared(loose.ask(make_config(SMALL), "query", run="b"))["bundle"] == ""
 
 
-@pytest.mark.parametrize(("version", "shown"), [(None, "protocol none"), (2, "protocol 2"), ("1", "protocol none")])
+@pytest.mark.parametrize(("version", "shown"), [(None, "protocol none"), (1, "protocol 1"), ("1", "protocol none")])
 def test_a_server_of_another_version_gets_a_bare_code_and_its_query_costs_nothing(
     tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture, version: Scalar | None, shown: str
 ) -> None:

@@ -22,7 +22,7 @@ from common.data.client_dataset import shard
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.preprocessing import Prepared, prepare
 from common.errors import ClientFailure
-from common.messages.codec import arrays_to_record
+from common.messages.codec import PROTOCOL_VERSION, arrays_to_record
 from common.models.linear_head import HEAD_WEIGHT, initial_head
 
 MakeConfig = Callable[..., RunConfig]
@@ -49,7 +49,7 @@ def train_content(
 
 
 def query_content() -> RecordDict:
-    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(16), "protocol": 1})})
+    return RecordDict({"config": ConfigRecord({"run-id": secrets.token_hex(16), "protocol": PROTOCOL_VERSION})})
 
 
 def test_train_under_dp_sends_arrays_the_declared_size_noised_counts_and_the_head_only(

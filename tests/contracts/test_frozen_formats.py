@@ -53,9 +53,9 @@ NOISE: dict[str, Any] = {
 }
 # What `privacy.json` of a run with noise at the server holds.
 STATEMENT = (
-    "private statement mechanism run privacy_unit neighboring_relation sampling_method accountant delta epsilon_max "
-    "epsilon_max_rdp max_grad_norm metrics charged scope ledger floating_point status not_protected refusals absent "
-    "joined_late missing bundles clients versions"
+    "private statement mechanism run privacy_unit neighboring_relation sampling_method accountant delta "
+    "epsilon_max epsilon_max_rdp max_grad_norm metrics charged scope ledger floating_point noise_error status "
+    "not_protected refusals absent joined_late missing bundles clients versions"
 )
 
 

@@ -10,10 +10,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from client.evaluation import private_counts
+from common.ledger import registrations
 from common.ledger import transactions as session
 from common.ledger.budget import Charge
 from common.metrics import Counts, NoisedCounts
-from common.privacy import accounting
+from common.privacy import accounting, gaussian_table, noise_error
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.plan import PrivacyPlan
 from tests.mutants.registry import mutant
@@ -128,6 +129,34 @@ def _squared_mu(event: Event) -> float:
     if isinstance(event, CountsEvent):
         return float(event.releases / event.noise_stddev**2)
     return float(event.steps * event.sample_rate**2 * np.expm1(1 / event.noise_multiplier**2))
+
+
+@mutant("T5", "the noise's error is taken from delta", mode=_EVERY, settings=_CHEAP)
+def the_error_of_the_noise_is_free(patch: pytest.MonkeyPatch) -> None:
+    """The error is computed and stated, and delta is given to the accountant as it is."""
+    patch.setattr(accounting, "delta_left", lambda history, delta: delta)
+
+
+@mutant("T5", "the noise's error is taken from delta", mode=_EVERY, settings=_CHEAP)
+def the_error_of_the_noise_counts_once(patch: pytest.MonkeyPatch) -> None:
+    """The total variation of one draw is charged, however many values a step has."""
+    patch.setattr(noise_error, "total_variation", lambda history: gaussian_table.TOTAL_VARIATION)
+
+
+@mutant("T5", "names its noise sampler", mode=_EVERY, settings=_CHEAP)
+def the_sampler_is_not_stored(patch: pytest.MonkeyPatch) -> None:
+    """Events leave out their new fields: a ledger cannot tell bounded noise from the noise before."""
+    real = registrations.as_json
+    fields = ("sampler", "draws-per-step")
+    patch.setattr(
+        registrations, "as_json", lambda event: {key: value for key, value in real(event).items() if key not in fields}
+    )
+
+
+@mutant("T5", "more than a tenth of delta is refused", mode=_EVERY, settings=_CHEAP)
+def any_error_of_the_noise_is_accepted(patch: pytest.MonkeyPatch) -> None:
+    """No share of delta is too large for the error, until nothing is left for the mechanism."""
+    patch.setattr(noise_error, "_LARGEST_SHARE", 1.0)
 
 
 @mutant("T5", _FULL, mode=_EVERY, settings=_CHEAP)

@@ -10,8 +10,8 @@ from common.ledger import image_index
 from common.ledger.holder_keys import HolderKeys
 from common.models import backbone_info
 from common.privacy import accounting, calibration
-from common.privacy.accounting_cache import FigureCache
 from common.system.content_store import ContentStore
+from common.system.figure_cache import FigureCache
 from tests.common.data import test_input_keys as inputs
 from tests.common.data.partitioning import test_assignment as partitions
 from tests.common.ledger import test_image_index as contents
@@ -160,8 +160,8 @@ planted(
     },
 )
 _CALIBRATED = figures.test_every_calibration_is_kept_under_all_that_it_depends_on
-_NOISE_KEY = "(sample_rate, steps, target_epsilon, delta)\n"
-for _part in ("sample_rate", "steps", "target_epsilon", "delta"):
+_NOISE_KEY = "(sample_rate, steps, target_epsilon, delta, CURRENT_SAMPLER)\n"
+for _part in ("sample_rate", "steps", "target_epsilon", "delta", "CURRENT_SAMPLER"):
     _shorter = _NOISE_KEY.replace(_part, "0")
     planted(_CALIBRATED, calibration.calibrate, {f"noise of another {_part}": (_NOISE_KEY, _shorter)})
 

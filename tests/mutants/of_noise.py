@@ -1,5 +1,6 @@
 """T2: the noise is not as strong as it is declared, or not normal."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ import client.training.dp_sgd as head_training
 from client.evaluation import private_counts
 from client.training.optimizer import ArrayOptimizer
 from common.metrics import Counts, NoisedCounts
-from common.privacy import noise
+from common.privacy import gaussian_table, noise
+from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.gaussian_table import AliasTable
+from simulations.privacy_tests import noise_scale
 from tests.mutants.registry import mutant
 
 _ALL = "noise of all tensors has the declared scale"
@@ -95,11 +99,11 @@ def some_values_go_without_noise(patch: pytest.MonkeyPatch) -> None:
 def noise_has_another_law(patch: pytest.MonkeyPatch) -> None:
     """Laplace noise of the same variance, under an accountant for Gaussian noise."""
 
-    def laplace(size: int, stream: noise.UniformStream) -> np.ndarray:
-        uniform = stream.uniforms(2 * size)
-        return np.asarray(np.log(uniform[:size] / uniform[size:]) * np.sqrt(0.5))
+    def laplace(size: int, *, stddev: Fraction, stream: ByteStream) -> np.ndarray:
+        words = np.frombuffer(stream.random_bytes(16 * size), dtype="<u8") + 0.5
+        return np.asarray(np.rint(np.log(words[:size] / words[size:]) * np.sqrt(0.5) * float(stddev)))
 
-    patch.setattr(noise, "standard_normals", laplace)
+    patch.setattr(noise, "gaussian_integers", laplace)
 
 
 @mutant("T2", "shape of a normal")
@@ -108,12 +112,100 @@ def noise_has_no_tails(patch: pytest.MonkeyPatch) -> None:
 
     Source: a bounded Gaussian mechanism is offered in IBM/differential-privacy-library issue 104.
     """
-    real = noise.standard_normals
+    real = noise.gaussian_integers
 
-    def bounded(size: int, stream: noise.UniformStream) -> np.ndarray:
-        return real(size, stream).clip(-1.5, 1.5) / 0.8823
+    def bounded(size: int, *, stddev: Fraction, stream: ByteStream) -> np.ndarray:
+        end = 1.5 * float(stddev)
+        return np.rint(real(size, stddev=stddev, stream=stream).clip(-end, end) / 0.8823)
 
-    patch.setattr(noise, "standard_normals", bounded)
+    patch.setattr(noise, "gaussian_integers", bounded)
+
+
+@mutant("T2", "the noise table has a normal's law")
+def the_table_ends_at_four_deviations(patch: pytest.MonkeyPatch) -> None:
+    """Chances below 2^-16 are rounded to zero: no sample of this size shows it, and beyond the end delta is 1."""
+
+    def short() -> list[int]:
+        weights = real()
+        cut = range(4 * gaussian_table.TABLE_STDDEV, len(weights) - 4 * gaussian_table.TABLE_STDDEV)
+        for column in cut:
+            weights[0] += weights[column]
+            weights[column] = 0
+        return weights
+
+    real = gaussian_table._weights
+    patch.setattr(gaussian_table, "_weights", short)
+    _with_new_table(patch)
+
+
+@mutant("T2", "the noise table has a normal's law")
+def the_table_is_a_little_narrow(patch: pytest.MonkeyPatch) -> None:
+    """The table is made for a standard deviation of 1023 and used as one of 1024: 0.1 % less noise."""
+    table, patched = gaussian_table._weights.__globals__, gaussian_table.TABLE_STDDEV - 1
+    real = gaussian_table._weights
+
+    def narrow() -> list[int]:
+        with patch.context() as inner:
+            inner.setitem(table, "TABLE_STDDEV", patched)
+            return real()
+
+    patch.setattr(gaussian_table, "_weights", narrow)
+    _with_new_table(patch)
+
+
+@mutant("T2", _ALL)
+def the_coin_of_the_table_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Each column is taken for its own value: the noise is uniform over the table."""
+
+    def draw(self: AliasTable, size: int, stream: ByteStream) -> np.ndarray:
+        return np.frombuffer(stream.random_bytes(4 * size), dtype="<u2")[:size].view(np.int16)
+
+    patch.setattr(AliasTable, "draw", draw)
+
+
+@mutant("T2", "has all low digits")
+def the_low_digits_are_dropped(patch: pytest.MonkeyPatch) -> None:
+    """Only the widest table draw is used: the standard deviation is right to 0.01 %, and the sum shows through."""
+    real = gaussian_table.factors
+    patch.setattr(gaussian_table, "factors", lambda stddev: real(stddev)[-1:])
+
+
+@mutant("T2", "takes all values of the grid")
+def all_digits_come_from_one_draw(patch: pytest.MonkeyPatch) -> None:
+    """The digits share their random bytes: the noise has the right scale, and a few thousand values."""
+
+    def draw(self: AliasTable, size: int, stream: ByteStream) -> np.ndarray:
+        return np.tile(real(self, size // 3, stream), 3)
+
+    real = AliasTable.draw
+    patch.setattr(AliasTable, "draw", draw)
+
+
+@mutant("T2", "lies on the grid")
+def noise_is_not_rounded(patch: pytest.MonkeyPatch) -> None:
+    """Floating-point normals take the place of the table: their low bits tell what they were added to.
+
+    Source: Mironov 2012, doi:10.1145/2382196.2382264.
+    """
+
+    def normals(size: int, *, stddev: Fraction, stream: ByteStream) -> np.ndarray:
+        seed = int.from_bytes(stream.random_bytes(32), "big")
+        return np.random.default_rng(seed).standard_normal(size) * float(stddev)
+
+    patch.setattr(noise, "gaussian_integers", normals)
+
+
+@mutant("T2", "has all low digits")
+def the_grid_is_as_coarse_as_one_values_slack(patch: pytest.MonkeyPatch) -> None:
+    """The square root of the number of values is forgotten: rounding moves a sum by more than the slack."""
+    real = noise.grid_step
+    patch.setattr(noise, "grid_step", lambda bound, size, stddev: real(bound, 1, 1e9))
+
+
+def _with_new_table(patch: pytest.MonkeyPatch) -> None:
+    made = gaussian_table.alias_table.__wrapped__()
+    patch.setattr(gaussian_table, "alias_table", lambda: made)
+    patch.setattr(noise_scale, "alias_table", lambda: made)
 
 
 @mutant("T2", _ALL)

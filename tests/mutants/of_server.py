@@ -121,11 +121,11 @@ def noise_is_for_the_next_bound(patch: pytest.MonkeyPatch) -> None:
 @mutant("T2", "the server's noise is new in each round", mode=CENTRAL)
 def the_server_repeats_its_noise(patch: pytest.MonkeyPatch) -> None:
     """One stream is made when the server starts, and copied for each round."""
-    kept = SecureStream().uniforms(100_000)
+    kept = SecureStream().random_bytes(100_000)
 
     class Kept:
-        def uniforms(self, size: int) -> np.ndarray:
-            return kept[:size].copy()
+        def random_bytes(self, size: int) -> bytes:
+            return kept[:size]
 
     patch.setattr(rounds, "SecureStream", Kept)
 
@@ -136,7 +136,7 @@ def noise_is_drawn_for_each_client(patch: pytest.MonkeyPatch) -> None:
     real = central_noise.noised_average
 
     def average(start: Any, ended: Sequence[Mapping[str, np.ndarray]], plan: PrivacyPlan, *, stream: Any) -> Any:
-        stream.uniforms(len(ended))
+        stream.random_bytes(len(ended))
         return real(start, ended, plan, stream=stream)
 
     patch.setattr(rounds, "noised_average", average)

@@ -382,6 +382,6 @@ planted(
     partial(_CHANGED, plan=replace(PLAN, num_rounds=2), parts=PARTS, what="another plan"),
     transactions._unchanged,
     {
-        "a run that is registered with another plan": ("known.plan != plan or ", ""),
+        "a run that is registered with another plan": ("known.plan.digest != plan.digest or ", ""),
     },
 )

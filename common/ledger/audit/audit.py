@@ -24,6 +24,7 @@ from common.ledger.image_index import PARTS, read_part
 from common.ledger.registrations import CLOSED, charges_in, planned_events
 from common.ledger.signed_heads import SignedHead, read_heads
 from common.privacy.events import from_json, merged
+from common.privacy.noise_error import in_words
 
 Heads = Sequence[tuple[str, SignedHead]]
 
@@ -84,6 +85,7 @@ def _audit(ledger: Ledger, heads: Heads | None) -> LedgerReport:
         refusals=_notes(entries, "refuse"),
         notes=_notes(entries, "note"),
         worst=_worst(ledger, runs, remarks),
+        noise=_noise(runs, remarks),
         hashes={entry.seq: entry.hash for entry in entries},
     )
 
@@ -149,6 +151,17 @@ def _worst(ledger: Ledger, runs: Sequence[RunEntries], remarks: Remarks) -> Wors
     with remarks.about("what the worst-off image has spent"):
         return worst_image(charges_in(ledger), delta=min(run.agreed.plan.delta for run in runs))
     return None
+
+
+def _noise(runs: Sequence[RunEntries], remarks: Remarks) -> str:
+    """Return one sentence on the noise of all plans that were begun.
+
+    The error is charged as if one image had been in all of them.
+    """
+    events = [event for run in runs if run.reserves for event in planned_events(run.agreed.plan)["training"]]
+    with remarks.about("the error of the noise"):
+        return in_words([events]) if events else ""
+    return ""
 
 
 def _datasets(ledger: Ledger, remarks: Remarks) -> tuple[DataSet, ...]:

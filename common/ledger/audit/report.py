@@ -71,7 +71,8 @@ class LedgerReport:
 
     The id `ledger` is empty if its first entry cannot be trusted. `entries` is a number, `first` and `last` are the
     times of these entries, UTC. `heads` is how many of the given heads fit, `newest_head` the entry that the newest of
-    them is about, 0 without one. `worst` is None if it cannot be computed. `hashes` maps an entry's number to its hash.
+    them is about, 0 without one. `worst` is None if it cannot be computed. `noise` says whether the error of all runs'
+    noise together is bounded. `hashes` maps an entry's number to its hash.
     """
 
     file: Path
@@ -88,6 +89,7 @@ class LedgerReport:
     refusals: tuple[LedgerNote, ...] = ()
     notes: tuple[LedgerNote, ...] = ()
     worst: WorstImage | None = None
+    noise: str = ""
     hashes: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -113,6 +115,7 @@ class LedgerReport:
             "doubts": self.remarks.doubts,
             "warnings": self.remarks.warnings,
             **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+            "noise": self.noise,
             "worst_image": None if self.worst is None else asdict(self.worst) | {"spent": bounds(self.worst.spent)},
             "runs": [_run(run) for run in self.runs],
             "datasets": [asdict(dataset) for dataset in self.datasets],

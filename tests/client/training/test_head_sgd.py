@@ -35,6 +35,10 @@ class Frozen:
         self.drawn.append(size)
         return np.full(size, self.value)
 
+    def random_bytes(self, size: int) -> bytes:
+        self.drawn.append(size)
+        return bytes(size)
+
 
 @dataclass
 class Recorded:
@@ -47,6 +51,9 @@ class Recorded:
 
     def uniforms(self, size: int) -> np.ndarray:
         return self._rng.uniform(1e-12, 1, size)
+
+    def random_bytes(self, size: int) -> bytes:
+        return self._rng.bytes(size)
 
 
 def settings(rate: float = 0.5, momentum: float = 0.0, epochs: int = 2, batch: int = 16) -> LocalSettings:
@@ -150,7 +157,8 @@ def test_private_training_draws_noise_for_every_step_also_when_batches_are_empty
     )
 
     assert never.drawn == [40] * 7
-    assert noise.drawn == [4 * 24] * 7
+    # Each of the 24 values sums three table draws of four bytes.
+    assert noise.drawn == [4 * 3 * 24] * 7
 
 
 @pytest.mark.parametrize("canary", [1.0, 10.0, 1000.0, np.nan, np.inf, 0.0])

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from common.privacy import accounting, accounting_cache
+from common.privacy import accounting, calibration
 from common.privacy.accounting import FIGURES, spent_by
-from common.privacy.accounting_cache import FigureCache
 from common.privacy.calibration import calibrate
 from common.privacy.events import CountsEvent, DpSgdEvent
+from common.system import figure_cache
+from common.system.figure_cache import FigureCache
 
 TRAINED = DpSgdEvent(0.5, 2.0, 3)
 
@@ -56,18 +57,22 @@ def test_every_calibration_is_kept_under_all_that_it_depends_on(monkeypatch: pyt
         patch.setattr(FigureCache, "get_or_compute", lambda _, *args, **more: found.get_or_compute(*args, **more))
         for changed in ({}, *({name: value} for name, value in other.items())):
             calibrate(**given | changed)  # type: ignore[arg-type]
+        # A process has one sampler, and the file outlives it.
+        FIGURES.clear()
+        patch.setattr(calibration, "CURRENT_SAMPLER", 2)
+        calibrate(**given)  # type: ignore[arg-type]
     FIGURES.clear()
 
-    assert len(set(found["noise"])) == 1 + len(other)
+    assert len(set(found["noise"])) == 1 + len(other) + 1
 
 
 def test_figures_of_another_kind_or_other_libraries_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
     found = [FigureCache().get_or_compute("pld", 1, lambda: 1.0), FigureCache().get_or_compute("rdp", 1, lambda: 2.0)]
     with monkeypatch.context() as patch:
-        patch.setattr(accounting_cache, "_versions", lambda: ("other", "versions"))
+        patch.setattr(figure_cache, "_versions", lambda: ("other", "versions"))
         found.append(FigureCache().get_or_compute("pld", 1, lambda: 3.0))
-    monkeypatch.setattr(accounting_cache, "_FORMAT", accounting_cache._FORMAT + 1)
+    monkeypatch.setattr(figure_cache, "_FORMAT", figure_cache._FORMAT + 1)
     found.append(FigureCache().get_or_compute("pld", 1, lambda: 4.0))
 
     assert found == [1.0, 2.0, 3.0, 4.0]

@@ -1,6 +1,6 @@
 """The plan before a run: figures worked by hand, and by accountants of other make.
 
-Drives `common.commands.plan_view`, `common.privacy.signal_to_noise`.
+Drives `common.commands.plan_view`, `common.privacy.plan_table`.
 """
 
 import json
@@ -20,8 +20,17 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.privacy.accounting import spent_by
 from common.privacy.plan import PrivacyPlan
-from common.privacy.plan_table import MAX_SHOWN, PlanTable, as_json, every_round, held_out, make_table, milestones
-from common.privacy.signal_to_noise import round_ratio, step_ratio
+from common.privacy.plan_table import (
+    MAX_SHOWN,
+    PlanTable,
+    as_json,
+    every_round,
+    held_out,
+    make_table,
+    milestones,
+    round_ratio,
+    step_ratio,
+)
 
 MakeConfig = Callable[..., RunConfig]
 DELTA = 1e-5

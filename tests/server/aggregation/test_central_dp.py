@@ -30,8 +30,8 @@ QUIET = replace(PLAN, noise_multiplier=1e-12)
 class Frozen:
     """The same numbers each time."""
 
-    def uniforms(self, size: int) -> np.ndarray:
-        return np.random.default_rng(4).uniform(1e-9, 1, size)
+    def random_bytes(self, size: int) -> bytes:
+        return np.random.default_rng(4).bytes(size)
 
 
 def model(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:

@@ -6,13 +6,18 @@ import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from common.config.schema import RunConfig
 from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
 from common.ledger.transactions import LedgerSession
+from common.privacy.events import from_json
+from common.privacy.noise_error import MAX_DRAWS, stated
 from server.audit.audit import audit_run
 from tests.support.ledger.audited_runs import RUN, SIZES, doubts, keep
+from tests.support.ledger.frozen_files import FROZEN, copied
 
 
 def test_audit_misses_a_ledger(run: Path) -> None:
@@ -31,6 +36,21 @@ def test_audit_misses_the_heads(run: Path) -> None:
     (run / "heads.jsonl").unlink()
 
     assert "heads.jsonl is missing" in doubts(run)
+
+
+def test_audit_finds_a_noise_sampler_that_the_ledgers_did_not_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of an earlier version, restated as if its noise had a bound."""
+    monkeypatch.chdir(FROZEN)
+    run = copied("private-run", tmp_path)
+    content = json.loads((run / "privacy.json").read_text())
+    for client in content["clients"].values():
+        client["events"]["training"][0] |= {"sampler": 1, "draws-per-step": MAX_DRAWS}
+    content |= stated([from_json(event) for event in c["events"]["training"]] for c in content["clients"].values())
+    (run / "privacy.json").write_text(json.dumps(content))
+
+    assert "client 00000 charged a noise sampler whose error has no bound" in audit_run(run).remarks.doubts
 
 
 def test_audit_finds_another_clients_ledger(run: Path) -> None:

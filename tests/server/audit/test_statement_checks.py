@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.config.loading import Scalar
+from common.privacy.noise_error import MITIGATION
 from server.audit.audit import audit_run
 from tests.support.ledger.audited_runs import (
     SETTINGS,
@@ -47,6 +48,19 @@ def no_closing(statement: Statement) -> None:
     lie(statement)
 
 
+def no_sampler(statement: Statement) -> None:
+    for client in statement["clients"].values():
+        del client["events"]["training"][0]["sampler"], client["events"]["training"][0]["draws-per-step"]
+
+
+def fewer_draws(statement: Statement) -> None:
+    statement["clients"]["00001"]["events"]["training"][0]["draws-per-step"] = 1000
+
+
+def another_sampler(statement: Statement) -> None:
+    statement["clients"]["00001"]["events"]["training"][0]["sampler"] = 9
+
+
 def larger_delta(statement: Statement) -> None:
     statement["delta"] = 1e-3
     lie(statement)
@@ -65,6 +79,14 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
     "no closing": (no_closing, "the closing counts are charged though the plan has none"),
     "a part of the cost": (lambda s: s["epsilon_parts"].update(held_out_closing=0.1), "epsilon_parts: they are not"),
     "a lost part": (lambda s: s["epsilon_parts"].pop("trained"), "epsilon_parts: they are not"),
+    "the noise": (lambda s: s.update(floating_point=MITIGATION), "the statement says of its noise 'noise on a grid"),
+    "the figure of the noise": (lambda s: s["noise_error"].update(delta_noise=0.0), "has delta_noise 0.0 of the noise"),
+    "no figure of the noise": (lambda s: s["noise_error"].update(delta_noise="0"), "has delta_noise '0' of the noise"),
+    "no figures of the noise": (lambda s: s.pop("noise_error"), "stated without its figures"),
+    "fewer figures of the noise": (lambda s: s["noise_error"].pop("draws"), "stated without its figures"),
+    "the sampler": (no_sampler, "its events 'noise on a grid, counted in the multiplier: a mitigation"),
+    "fewer draws": (fewer_draws, "charges fewer draws than a step"),
+    "an unknown sampler": (another_sampler, "the noise sampler 9, which this version does not know"),
     "a larger delta": (larger_delta, "the statement says delta 0.001"),
     "fewer clients": (without_client, "client 00001 has sent heads"),
     "the largest epsilon": (lambda s: s.update(epsilon_max=1.0), "the run states epsilon 1 (PLD)"),

@@ -3,6 +3,7 @@
 Drives `server.state.privacy_spent`.
 """
 
+import math
 from collections.abc import Callable
 
 import dp_accounting
@@ -10,6 +11,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from common.config.schema import RunConfig
+from common.privacy.noise_error import FLOATING_POINT
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.state.privacy_spent import account
 
@@ -58,6 +60,45 @@ def test_account_of_a_run_that_stopped_early_charges_the_whole_plan(make_config:
     stopped = account(config(make_config), UNITS, cohorts(4)[:1], complete=False)
 
     assert {share.rounds for share in stopped.shares.values()} == {config(make_config).participations}
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "client-dp"])
+def test_privacy_statement_has_the_bound_of_the_noise_that_its_events_give(
+    make_config: MakeConfig, mechanism: str
+) -> None:
+    run = make_config(
+        {"privacy.noise-multiplier": 2.0, "num-rounds": 4, "num-clients": 3, "client-fraction": 0.7}
+        | {"privacy.mechanism": mechanism, "privacy.delta": 1e-5}
+    )
+    found = privacy_statement(run, account(run, UNITS, cohorts(4), complete=True), status="complete")
+
+    # From the statement alone: 2^-448 for each draw, times 1 + e^201.
+    draws = [
+        sum(event["steps"] * event["draws-per-step"] for event in client["events"]["training"])
+        for client in found["clients"].values()
+    ]
+    assert found["floating_point"].endswith("its error is bounded, and charged in delta")
+    assert found["noise_error"]["draws"] == max(draws) >= 4 * 2**31
+    assert found["noise_error"]["total_variation_per_draw"] == 2.0**-448
+    assert found["noise_error"]["delta_noise"] == pytest.approx((1 + math.exp(201)) * max(draws) * 2.0**-448, rel=1e-12)
+    assert found["noise_error"]["delta_noise"] < 1e-9 * run.privacy.delta
+
+
+def test_privacy_statement_of_a_run_that_began_with_the_old_noise_claims_no_bound(make_config: MakeConfig) -> None:
+    run = config(make_config)
+    old = account(run, UNITS, cohorts(4), complete=True, sampler=FLOATING_POINT)
+
+    found = privacy_statement(run, old, status="complete")
+
+    assert found["floating_point"] == "noise on a grid, counted in the multiplier: a mitigation, not a proof"
+    assert "noise_error" not in found
+    assert list(found["clients"]["00001"]["events"]["training"][0]) == [
+        "kind",
+        "sample-rate",
+        "noise-multiplier",
+        "steps",
+        "group-size",
+    ]
 
 
 def test_privacy_statement_says_what_is_not_protected(make_config: MakeConfig) -> None:

@@ -8,7 +8,7 @@ from flwr.app import Message
 
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import HeadKeeper, SignedHead, read_heads
-from common.messages.codec import CONFIG, PROTOCOL, RUN_ID
+from common.messages.codec import CONFIG, PROTOCOL, PROTOCOL_VERSION, RUN_ID
 from common.messages.fields import CLIENT
 from server.rounds.enrollment import enroll_clients
 from simulations.engines.in_process import InProcessGrid
@@ -85,7 +85,7 @@ def test_meet_clients_tells_every_client_the_run_and_nothing_else() -> None:
     assert len(grid.sent) == 3
     for message in grid.sent:
         assert set(message.content) == {CONFIG}
-        assert dict(message.content.config_records[CONFIG]) == {RUN_ID: RUN, PROTOCOL: 1}
+        assert dict(message.content.config_records[CONFIG]) == {RUN_ID: RUN, PROTOCOL: PROTOCOL_VERSION}
 
 
 def test_meet_clients_stops_when_too_few_nodes_are_there() -> None:

@@ -208,6 +208,7 @@ def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: RunState, tmp_p
         "settings",
         "clients",
         "joined",
+        "sampler",
         "agreed",
         "bundles",
         "rounds",

@@ -20,13 +20,16 @@ SETTINGS = LocalSettings(0.01, 0.5, 2, 16)
 
 
 class Repeating:
-    """The same uniforms in every stream: what is left of a difference is the data's."""
+    """The same values in every stream: what is left of a difference is the data's."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)
 
     def uniforms(self, size: int) -> np.ndarray:
         return self._rng.uniform(1e-12, 1.0, size)
+
+    def random_bytes(self, size: int) -> bytes:
+        return self._rng.bytes(size)
 
 
 def repeating() -> PrivateStreams:

@@ -14,7 +14,7 @@ import client.app as client_app
 from client.setup.init_client import init_client
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
-from common.messages.codec import arrays_to_record
+from common.messages.codec import PROTOCOL_VERSION, arrays_to_record
 from common.models.initialization import initial_arrays
 from common.system.progress import no_progress
 
@@ -76,7 +76,9 @@ class OwnClient:
     ) -> Message:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         client_app.SESSIONS.clear()  # a client process a message, as on the deployment runtime
-        settings = ConfigRecord({"run-id": run_named(run), **({"protocol": 1} if kind == "query" else {}), **extra})
+        settings = ConfigRecord(
+            {"run-id": run_named(run), **({"protocol": PROTOCOL_VERSION} if kind == "query" else {}), **extra}
+        )
         content = RecordDict({"config": settings})
         if kind in ("train", "evaluate"):
             settings["server-round"] = server_round

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.privacy import accounting_cache as module
-from common.privacy.accounting_cache import FigureCache
+from common.system import figure_cache as module
+from common.system.figure_cache import FigureCache
 
 Forget = Callable[[], None]
 FIGURES = FigureCache()
