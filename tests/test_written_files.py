@@ -24,9 +24,11 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     # State that a run or a budget goes on from.
     "server/rounds/node_registry.py forget_node": (True, OWNER),
     "server/state/checkpoint.py save_checkpoint": (True, ALL),
+    "server/state/run_directory.py create": (True, ALL),
+    "server/state/run_directory.py run_id": (True, ALL),
     "client/training/personal_tensors.py keep": (None, OWNER),  # durable at a real client
     # After a crash it is behind the ledger, which is on the disk.
-    "common/ledger/data_holder.py _keep_head": (False, OWNER),
+    "common/ledger/data_holder.py _write_head": (False, OWNER),
     # Made anew at each start.
     "client/runtime/supernode.py supernode_of": (False, OWNER),
     # Results, which follow from the checkpoint.

@@ -128,7 +128,7 @@ planted(
     digests.test_hash_of_a_holders_last_entry_is_whole,
     Holder._refuse_older,
     {
-        "a holder's head by its number": ("!= [(digest,)]", "== []"),
+        "a holder's head by its number": ("!= [(kept.hash,)]", "== []"),
     },
 )
 planted(

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from flwr.app import RecordDict
 
-import common.ledger.data_holder as holder_module
 from client.guard import Compute, Guard
 from common.errors import LedgerError
 from common.ledger import registrations as agreements
+from common.ledger import whole_file
 from common.ledger.data_holder import Holder
 from common.ledger.database import Ledger
 from common.ledger.signed_heads import HeadKeeper
@@ -121,7 +121,7 @@ def a_server_takes_any_head_that_is_signed(patch: pytest.MonkeyPatch) -> None:
 @mutant("T8", "a ledger with a hole is refused")
 def nobody_follows_the_chain(patch: pytest.MonkeyPatch) -> None:
     """The last entry is right, so the rest will be."""
-    patch.setattr(holder_module, "check_chain", len)
+    patch.setattr(whole_file, "check_chain", len)
 
 
 @mutant("T8", "on a full disk nothing leaves")

@@ -71,9 +71,9 @@ planted(
     _REFUSED,
     Policy.check_run,
     {
-        "a least cohort that is not looked at": ("(config.min_clients or 1) < self.min_cohort", "False"),
+        "a least cohort that is not looked at": ("config.min_updates < self.min_cohort", "False"),
         "a least cohort of the clients that are planned": (
-            "(config.min_clients or 1) < self.min_cohort",
+            "config.min_updates < self.min_cohort",
             "config.cohort_size < self.min_cohort",
         ),
         "classes in any order": (

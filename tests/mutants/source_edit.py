@@ -13,6 +13,10 @@ import pytest
 from tests.support.paths import ROOT
 
 
+class StaleFaultError(Exception):
+    """A fault whose text the product no longer holds, so that it must be planted anew."""
+
+
 def edit(patch: pytest.MonkeyPatch, function: Any, right: str, wrong: str) -> None:
     """Replace one piece of a function, wherever the function was imported.
 
@@ -20,7 +24,7 @@ def edit(patch: pytest.MonkeyPatch, function: Any, right: str, wrong: str) -> No
     hold is forgotten before; whoever undoes the patch forgets it again, see `forget_results`.
 
     Raises:
-        AssertionError: The piece is not there exactly once, so the fault must be planted anew.
+        StaleFaultError: The piece is not there exactly once, so the fault must be planted anew.
     """
     forget_results(function)
     plain = _plain(function)
@@ -35,7 +39,8 @@ def edit_text(patch: pytest.MonkeyPatch, name: str, right: str, wrong: str) -> N
         found = read(path, *args, **more)
         if path != file:
             return found
-        assert found.count(right) == 1, f"{name} holds {right!r} {found.count(right)} times"
+        if found.count(right) != 1:
+            raise StaleFaultError(f"{name} holds {right!r} {found.count(right)} times")
         return found.replace(right, wrong)
 
     patch.setattr(Path, "read_text", text)
@@ -59,7 +64,8 @@ def _plain(function: Any) -> FunctionType:
 
 def _edited(function: FunctionType, right: str, wrong: str) -> CodeType:
     source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(right) == 1, f"{function.__qualname__} holds {right!r} {source.count(right)} times"
+    if source.count(right) != 1:
+        raise StaleFaultError(f"{function.__qualname__} holds {right!r} {source.count(right)} times")
     tree = ast.parse(source.replace(right, wrong))
     (definition,) = tree.body
     assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)
