@@ -59,8 +59,6 @@ def fit_to_sizes(given: Mapping[str, Scalar], sizes: Sequence[int] = ()) -> tupl
         ConfigError: A setting is wrong.
     """
     fitting = _Fitting(given)
-    if sizes and len(sizes) == fitting.config.num_clients:
-        fitting.fit_batch(sum(sizes))
     fitting.fit_strategy()
     fitting.fit_delta(max(sizes, default=0))
     return fitting.settings, fitting.lines
@@ -99,9 +97,8 @@ class _Fitting:
         self.__dict__.pop("config")
 
     def fit_to(self, entries: Entries) -> None:
-        """Fit number of clients, batch and partition to a source."""
+        """Fit number of clients and partition to a source."""
         self._fit_clients(entries)
-        self.fit_batch(entries.num_train)
         self._fit_partition(entries)
         self.fit_strategy()
         self.fit_delta(self._largest_client(entries))
@@ -127,12 +124,6 @@ class _Fitting:
         if units < self.config.num_clients * data.min_client_size:
             most = max(1, units // data.min_client_size)
             self._give_way({"num-clients": most}, f"there are only {units} training images, or groups of them")
-
-    def fit_batch(self, num_train: int) -> None:
-        """Take all images in each step if there are fewer than the default batch."""
-        batch = self.config.batch_size
-        if "training.batch-size" not in self._written and batch is not None and batch > num_train:
-            self._give_way({"training.batch-size": num_train}, "there are no more training images")
 
     def _fit_partition(self, entries: Entries) -> None:
         data = self.config.data

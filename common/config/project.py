@@ -25,6 +25,12 @@ def tool_tables() -> dict[str, Any]:
     raise ConfigError(f"Bract's pyproject.toml is not beside {here.parents[1]}: reinstall bract")
 
 
+def default_steps() -> dict[str, int]:
+    """Return what an empty batch size and number of epochs become, from `[tool.bract.default-steps]`."""
+    steps: dict[str, int] = tool_tables()["bract"]["default-steps"]
+    return steps
+
+
 def open_values(kind: str) -> dict[str, float]:
     """Return what empty settings become, from `[tool.bract.open-values]`.
 

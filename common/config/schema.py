@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from common.config.project import open_values
+from common.config.project import default_steps
 from common.config.sections import (
     BALANCED,
     DataConfig,
@@ -46,7 +46,8 @@ class RunConfig(Section):
     )
     min_clients: Annotated[int | None, Field(ge=0), EmptyIsNone] = Field(
         description="Fewest usable updates of a round, and with real clients how many are enough to begin. Empty: four "
-        "fifths of a round's planned clients, at least 2. 0: all clients to begin, and then one update."
+        "fifths of a round's planned clients, at least 2 and what the strategy needs. 0: all clients to begin, and "
+        "then one update."
     )
     join_deadline: PositiveFloat = Field(description="Seconds in which real clients must declare themselves.")
     round_deadline: OpenFloat = Field(
@@ -212,7 +213,7 @@ class RunConfig(Section):
         """Expected number of images in a step, None for all of them."""
         written = self.training.batch_size
         if written is None and not self._steps_follow_from_plan:
-            return int(open_values(self.open_kind)["batch-size"])
+            return default_steps()["batch-size"]
         return written if isinstance(written, int) else None
 
     @property
@@ -221,7 +222,7 @@ class RunConfig(Section):
 
         A private head's plan may decide them instead.
         """
-        default = 1 if self.batch_size is None else int(open_values(self.open_kind)["local-epochs"])
+        default = 1 if self.batch_size is None else default_steps()["local-epochs"]
         return self.training.local_epochs or default
 
     @property

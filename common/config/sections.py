@@ -179,12 +179,12 @@ class TrainingConfig(Section):
     )
     warmup_rounds: int = Field(ge=0, description="Number of first rounds in which the learning rate rises.")
     local_epochs: OpenInt = Field(
-        description="Passes over a client's images in one round. Empty: 4, or as few as the learning rate's rule finds "
-        "enough where every image is in every step."
+        description="Passes over a client's images in one round. Empty: 4; with every image in every step 1, or up to "
+        "4 by the rule for a private head with a target epsilon."
     )
     batch_size: Annotated[int | str | None, AfterValidator(_check_batch_size), EmptyIsNone] = Field(
         description="Images of a step; under `dp-sgd` their expected number. `all`: each image in each step. Empty: "
-        "`all` for a linear head on stored features under `dp-sgd`, else 64."
+        "`all` for a linear head on stored features under `dp-sgd` and `sgd`, else 64, or all where there are fewer."
     )
     class_weights: Annotated[str, AfterValidator(_check_class_weights)] = Field(
         description="Weight of each class's loss, in the order of the classes and joined by commas, or `balanced`: by "

@@ -127,27 +127,23 @@ class Gate:
         if quota is None or path not in api.COUNTED:
             await self._app(scope, _replay(body, receive), send)
             return
-        refusal = quota.refusal(path, body)
+        events: list[Event] = []
+
+        async def keep(event: Event) -> None:
+            events.append(event)
+
+        async with quota.turn(path, body):
+            refusal = quota.refusal(path, body)
+            if refusal is None:
+                await self._app(scope, _replay(body, receive), keep)
+                if any(event.get("status") == 200 for event in events):
+                    quota.count(path, body, b"".join(event.get("body", b"") for event in events))
         if refusal is not None:
             self._log.warn(f"refused to {_peer(scope)}: {_path(scope)}: {refusal.reason}")
             await _refuse(scope, send, refusal.status, refusal.reason)
-            return
-        status, events = 0, list[Event]()
-
-        async def watched(event: Event) -> None:
-            nonlocal status
-            status = event.get("status", status)
-            events.append(event)
-            if event["type"] != "http.response.body" or event.get("more_body", False):
-                return
-            # Nothing is sent before it is counted: a node pushes as soon as it has the last byte of the reply, which
-            # may be in any piece.
-            if status == 200:
-                quota.count(path, body, b"".join(piece.get("body", b"") for piece in events))
-            for piece in events:
-                await send(piece)
-
-        await self._app(scope, _replay(body, receive), watched)
+        # Nothing is sent before it is counted: a node pushes as soon as it has the last byte of the reply.
+        for event in events:
+            await send(event)
 
     def _let_go(self, peer: str, counted: int) -> None:
         self._in_flight -= counted

@@ -128,3 +128,11 @@ def test_the_largest_share_is_named_first_and_a_long_list_is_cut() -> None:
     assert text.startswith("c7 in 1 of 2 rounds (7% of the declared groups), c6 ")
     assert text.endswith("c3 in 1 of 2 rounds (3% of the declared groups), 2 others in some rounds (3%)")
     assert missing_text(NOBODY) == ""
+
+
+def test_who_is_named_first_has_the_largest_share_over_the_missed_rounds() -> None:
+    seldom, often = ({"share": share, "missed": missed, "rounds": 9} for share, missed in ((0.5, 1), (0.2, 8)))
+
+    text = missing_text({"clients": {"seldom": seldom, "often": often}, "unit": "image", "never_joined": 0})
+
+    assert text.index("often") < text.index("seldom")

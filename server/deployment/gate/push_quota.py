@@ -4,11 +4,13 @@ It follows from what the server sent to that node: for each message one reply, o
 Flower itself bounds neither, and does not compare a message's sender with the node that pushes it.
 """
 
+import asyncio
 from collections import OrderedDict
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
-from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
 from google.protobuf.message import DecodeError
 
 from server.deployment import superlink_api as api
@@ -35,7 +37,7 @@ class _Tally:
     """Counts of what one node got and pushed in one run.
 
     `open` holds the objects of the latest message that the node has pulled. `pushed` holds the bytes of each announced
-    reply by its session.
+    reply by its session. `turn` lets the node's pushes through one after the other.
     """
 
     messages: int = 0
@@ -43,6 +45,7 @@ class _Tally:
     largest: int = 0
     open: dict[str, int] = field(default_factory=dict)
     pushed: dict[str, int] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def start_message(self) -> None:
         self.messages += 1
@@ -69,6 +72,25 @@ class PushQuota:
         self._extra = reply_megabytes * _MEGABYTE
         self._tallies: dict[int, OrderedDict[int, _Tally]] = {}
 
+    def turn(self, path: str, body: bytes) -> AbstractAsyncContextManager[object]:
+        """Return what a push must hold from its check until it is counted."""
+        # Of many pushes at once each alone would be within the quota.
+        tally = self._pushing(path, body)
+        return nullcontext() if tally is None else tally.turn
+
+    def _pushing(self, path: str, body: bytes) -> _Tally | None:
+        try:
+            if path == api.PUSH_OBJECT:
+                pushed = PushObjectRequest.FromString(body)
+                return self._of(pushed.node.node_id, pushed.run_id)
+            if path == api.PUSH_MESSAGES:
+                announced = PushMessagesRequest.FromString(body)
+                runs = [message.metadata.run_id for message in announced.messages_list[:1]]
+                return self._of(announced.node.node_id, runs[0]) if runs else None
+        except DecodeError:
+            return None
+        return None
+
     def refusal(self, path: str, body: bytes) -> Refusal | None:
         """Return why a request is refused, None for one within its quota."""
         try:
@@ -87,7 +109,10 @@ class PushQuota:
                 self._started(PullMessagesRequest.FromString(body).node.node_id, message.metadata.run_id)
         elif path == api.PULL_OBJECT:
             pulled = PullObjectRequest.FromString(body)
-            if (tally := self._of(pulled.node.node_id, pulled.run_id)) is not None:
+            # A node may ask before the server has the whole message, or for a name that does not exist. Neither is an
+            # object that it got.
+            available = PullObjectResponse.FromString(reply).object_available
+            if available and (tally := self._of(pulled.node.node_id, pulled.run_id)) is not None:
                 tally.take_object(pulled.object_id, len(reply))
         elif path == api.PUSH_MESSAGES:
             announced = PushMessagesRequest.FromString(body)
@@ -108,7 +133,7 @@ class PushQuota:
             return Refusal(400, "A node sends only its own replies.")
         tally = self._of(asked.node.node_id, metadata.run_id)
         if tally is None or len(tally.pushed) >= _ANNOUNCEMENTS * tally.messages:
-            return Refusal(429, "This node has sent as many replies as it got messages in this run.")
+            return Refusal(429, "This node has sent three times as many replies as it got messages in this run.")
         return self._too_much(tally, size, size)
 
     def _refused_object(self, asked: PushObjectRequest, size: int) -> Refusal | None:

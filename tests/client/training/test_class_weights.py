@@ -163,3 +163,12 @@ def test_a_list_has_one_weight_for_each_class(make_config: MakeConfig) -> None:
         Trainer(listed, (6,), ("a", "b"))
     with pytest.raises(ConfigError, match=r"has 3 weights, and data\.classes names 2 classes"):
         make_config({"training.class-weights": "1, 2, 0.5", "data.classes": "a, b"})
+
+
+def test_balanced_weight_of_a_class_with_nearly_all_images_has_a_floor() -> None:
+    labels = np.array([0] * 981 + list(range(1, 20)))
+
+    weights = balanced_weights(labels, private=False)
+
+    assert weights[0] == 0.1
+    assert max(weights) == 10.0

@@ -132,16 +132,6 @@ def test_a_file_overwritten_between_two_messages_is_refused(
     refused(holder)
 
 
-def as_fork(older: Path) -> Path:
-    """A copy that went on by itself and is ahead of the ledger."""
-    ledger = Ledger(older, durable=True)
-    for number in range(9):
-        with ledger.transaction():
-            ledger.append("note", f"elsewhere {number}", {"run": "other", "client": "a", "note": "elsewhere"})
-    ledger.close()
-    return older
-
-
 @pytest.mark.parametrize("other", [as_older, as_fork, as_nothing, as_noise, as_flipped])
 def test_a_file_overwritten_while_a_reply_is_computed_keeps_the_reply_back(
     holder: Holder, tmp_path: Path, other: Callable[[Path], Path]

@@ -126,7 +126,9 @@ def test_noise_of_counts_that_was_written_is_kept_and_raised_for_the_target(make
     assert held_out_epsilon(raised) <= 0.5
 
 
-@pytest.mark.parametrize(("key", "value"), [("counts-noise", 25.0), ("closing-noise", 1.0), ("counts-noise", 2.0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("counts-noise", 25.0), ("closing-noise", 1.0), ("counts-noise", 2.0), ("closing-noise", 0.6)]
+)
 def test_one_noise_of_counts_can_be_written_alone(make_config: MakeConfig, key: str, value: float) -> None:
     counts = counts_of(make_config({f"privacy.{key}": value}))
 

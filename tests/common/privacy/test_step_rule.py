@@ -8,7 +8,8 @@ from client.training.round_settings import settings_of
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.models.linear_head import HEAD_WEIGHT, initial_head
-from common.privacy.step_rule import LOGIT_NOISE, MAX_STEP, head_learning_rate, steps_in_round
+from common.privacy.calibration import calibrate
+from common.privacy.step_rule import LOGIT_NOISE, head_learning_rate, steps_in_round
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -60,12 +61,25 @@ def test_learning_rate_leaves_room_for_momentum_and_has_a_limit() -> None:
     huge = head_learning_rate(noise_multiplier=6.0, expected_batch_size=1e9, momentum=0.0, **public)
 
     assert heavy == pytest.approx(0.1 * plain, rel=0.01)
-    assert huge * 0.1 == pytest.approx(MAX_STEP)
+    assert huge * 0.1 == pytest.approx(150.0)
 
 
-@pytest.mark.parametrize(("size", "steps"), [(10, 1), (280, 1), (700, 2), (100_000, 4)])
-def test_a_longer_way_is_divided_among_more_steps(size: int, steps: int) -> None:
-    assert steps_in_round(1.0, num_units=size, num_rounds=30, cohort_size=1) == steps
+@pytest.mark.parametrize(
+    ("size", "cohort", "steps"),
+    [(10, 1, 1), (428, 1, 1), (429, 1, 2), (214, 4, 1), (215, 4, 2), (700, 1, 2), (100_000, 1, 4)],
+)
+def test_a_longer_way_is_divided_among_more_steps(size: int, cohort: int, steps: int) -> None:
+    # One step covers 20 clip bounds: 30 rounds of it are 600 = 1.4 x 428.6 units, over noise 1.
+    assert steps_in_round(1.0, num_units=size, num_rounds=30, cohort_size=cohort) == steps
+
+
+def test_steps_follow_from_all_rounds_and_not_from_those_of_one_client(make_config: MakeConfig) -> None:
+    config = make_config({"num-clients": 4, "client-fraction": 0.5, "num-rounds": 40, "privacy.target-epsilon": 4.0})
+
+    noise = calibrate(1.0, 1, 4.0, config.privacy.delta)
+    expected = steps_in_round(noise, num_units=600, num_rounds=40, cohort_size=2)
+    assert config.plan(600).steps_per_round == expected
+    assert steps_in_round(noise, num_units=600, num_rounds=20, cohort_size=2) > expected
 
 
 def test_written_settings_outrank_the_rule(make_config: MakeConfig) -> None:

@@ -78,6 +78,27 @@ def test_exact_counts_at_chance_are_named_with_a_cause(
     assert said is None or said in warnings[0]
 
 
+@pytest.mark.parametrize("code", ["NOT-FINITE", "NORM"])
+def test_updates_that_were_left_out_are_counted(make_config: MakeConfig, code: str) -> None:
+    state = complete(make_config(OPEN), Evaluation(Counts(KNOWS, 60.0)))
+    state.rounds = [{"round": 1, "failures": {"x": code, "y": "LATE"}}]
+
+    (warning,) = outcome_warnings(state)
+
+    assert warning.startswith("1 updates of 1 clients were not finite or far too long")
+
+
+def test_noise_of_all_clients_is_in_the_comparison_with_chance(make_config: MakeConfig) -> None:
+    # Beyond chance by six times one client's noise, and within that of a hundred.
+    cells = np.array([[1040, 960], [960, 1040]])
+    found = [
+        outcome_warnings(complete(make_config(PRIVATE), Evaluation(noised=NoisedCounts(cells, number))))
+        for number in (1, 100)
+    ]
+
+    assert (len(found[0]), len(found[1])) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("cells", "said"),
     [

@@ -32,17 +32,22 @@ class Flower:
 
     def __init__(self) -> None:
         self.status = 200
+        self.available = True
         self.reached: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path, body = scope["path"], (await receive())["body"]
+        # Others get their turn, as while Flower asks its database.
+        await asyncio.sleep(0)
         self.reached.append(path)
         if path == api.PULL_MESSAGES:
             sent = Message(metadata=Metadata(run_id=RUN, message_id="asked"))
             reply = PullMessagesResponse(messages_list=[sent] if self.status == 200 else [])
         elif path == api.PULL_OBJECT:
             size = int(PullObjectRequest.FromString(body).object_id.rpartition(" ")[2])
-            reply = PullObjectResponse(object_found=True, object_content=bytes(size))
+            # Before the server has pushed an object, Flower says that it is there, and gives nothing.
+            content_of = bytes(size) if self.available else b""
+            reply = PullObjectResponse(object_found=True, object_available=self.available, object_content=content_of)
         elif path == api.PUSH_MESSAGES:
             reply = PushMessagesResponse(session_id=f"session {self.reached.count(path)}")
         else:
@@ -60,7 +65,8 @@ class Federation:
 
     def __init__(self, *, reply_megabytes: int = 1) -> None:
         self.flower = Flower()
-        self.gate = Gate(self.flower, quota=PushQuota(reply_megabytes=reply_megabytes))
+        self.quota = PushQuota(reply_megabytes=reply_megabytes)
+        self.gate = Gate(self.flower, quota=self.quota)
         self.reason = ""
 
     def ask(self, path: str, request: Any) -> int:
@@ -121,6 +127,53 @@ def test_an_honest_run_passes_with_each_reply_sent_twice() -> None:
             assert [federation.push(size, session=session) for size in (500, MODEL)] == [200, 200]
 
 
+def test_a_node_that_asks_early_keeps_the_quota_of_the_whole_message() -> None:
+    federation = Federation()
+    federation.flower.available = False
+    federation.pull(f"model {10 * MEGABYTE}")
+    federation.flower.available = True
+
+    federation.ask(
+        api.PULL_OBJECT, PullObjectRequest(node=Node(node_id=NODE), run_id=RUN, object_id=f"model {10 * MEGABYTE}")
+    )
+
+    assert federation.announce() == 200
+    assert federation.push(10 * MEGABYTE) == 200
+
+
+def test_one_reply_has_one_tree_of_objects() -> None:
+    federation = Federation()
+    federation.pull(f"model {MODEL}")
+    request = announcement()
+    request.message_object_trees.add(object_id="another")
+
+    assert federation.ask(api.PUSH_MESSAGES, request) == 400
+
+
+def test_names_of_objects_that_do_not_exist_take_no_memory() -> None:
+    federation = Federation()
+    federation.flower.available = False
+
+    federation.pull(*(f"made-up {number} 1" for number in range(100)))
+
+    tally = federation.quota._tallies[NODE][RUN]
+    assert not tally.open
+
+
+def test_many_announcements_at_once_are_counted_one_after_the_other() -> None:
+    federation = Federation()
+    federation.pull(f"model {MODEL}")
+    callers = [Caller(announcement().SerializeToString()) for _ in range(20)]
+
+    async def announce_all() -> None:
+        gate = federation.gate
+        await asyncio.gather(*(gate(scope(api.PUSH_MESSAGES, STRANGER), each.receive, each.send) for each in callers))
+
+    asyncio.run(announce_all())
+
+    assert sorted(int(each.events[0]["status"]) for each in callers) == [200] * 3 + [429] * 17
+
+
 def test_a_node_may_push_before_the_answer_to_its_announcement_has_ended() -> None:
     federation = Federation()
     federation.pull(f"model {MODEL}")
@@ -157,7 +210,7 @@ def test_a_node_announces_no_more_replies_than_it_got_messages_three_times_over(
     for _ in range(2):
         federation.pull()
     assert [federation.announce() for _ in range(7)] == [200] * 6 + [429]
-    assert "as many replies as it got messages" in federation.reason
+    assert "three times as many replies as it got messages" in federation.reason
 
 
 def test_a_reply_is_bounded_by_the_largest_message() -> None:
@@ -190,9 +243,15 @@ def test_all_replies_together_are_bounded_by_all_messages() -> None:
 def test_pulling_one_object_again_and_again_widens_nothing() -> None:
     federation = Federation()
     federation.pull(*[f"model {MODEL}"] * 100)
-    assert federation.announce() == 200
+    whole = 4 * MODEL + MEGABYTE - 10_000
+    assert [federation.announce() for _ in range(2)] == [200, 200]
 
-    assert federation.push(4 * MODEL + MEGABYTE + 1000) == 413
+    answers = [
+        federation.push(size, session=f"session {n}") for n, size in ((1, whole + 20_000), (1, whole), (2, whole))
+    ]
+
+    # The first reply alone is too long, and two of the allowed length are too much for one message.
+    assert answers == [413, 200, 413]
 
 
 def test_an_object_of_no_announced_reply_is_refused() -> None:
