@@ -136,3 +136,13 @@ def test_who_is_named_first_has_the_largest_share_over_the_missed_rounds() -> No
     text = missing_text({"clients": {"seldom": seldom, "often": often}, "unit": "image", "never_joined": 0})
 
     assert text.index("often") < text.index("seldom")
+
+
+def test_a_round_with_fewer_updates_than_the_strategy_needs_is_skipped(five: list[Path], output: Path) -> None:
+    trimmed: dict[str, Any] = {"strategy__name": "FedTrimmedAvg", "num_clients": 5, "num_rounds": 2}
+    config = survival_config(output, min_clients=1, round_retries=0, **trimmed)
+
+    # Of four values a fifth from each end would cut off none.
+    federate(five, config, lost=lambda n, message: n == 4 and round_of(message) == 1)
+
+    assert [bool(line.get("skipped")) for line in lines(output)] == [True, False]
