@@ -61,7 +61,9 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
         title = f"model after round {state.evaluated_model}, {counts.num_examples} held-out images{mark}"
         draw_confusion(folder / "confusion.png", counts.confusion, state.classes, title)
     clients = "all clients" if state.config.private else "each round's clients"
-    draw_curves(folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {clients}{mark}")
+    draw_curves(
+        folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {clients}", exact_mark=mark
+    )
     if context.class_counts is not None:
         draw_partition(
             folder / "partition.png", context.class_counts, state.classes, images_unused=context.images_unused

@@ -40,7 +40,7 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
     _save(figure, file)
 
 
-def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> None:
+def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str, *, exact_mark: str = "") -> None:
     """Draw accuracy, macro F1 and loss over rounds.
 
     Where clients have models of their own, their accuracy is drawn too. Noised accuracy is drawn with its interval.
@@ -49,6 +49,7 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
         file: PNG file to write.
         rounds: Lines of `rounds.jsonl`. Those without an evaluation are skipped.
         title: Title of the figure.
+        exact_mark: Words that follow the label of each exact figure.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -71,18 +72,18 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str) -> Non
         _save(figure, file)
         return
     x = [line["evaluated_model"] for line in lines]
-    axes.plot(x, [line["accuracy"] for line in lines], color=_ACCENT, marker="o", ms=3, label="accuracy")
-    axes.plot(x, [line["macro_f1"] for line in lines], color=_SECOND, ls="--", label="macro F1")
+    axes.plot(x, [line["accuracy"] for line in lines], color=_ACCENT, marker="o", ms=3, label=f"accuracy{exact_mark}")
+    axes.plot(x, [line["macro_f1"] for line in lines], color=_SECOND, ls="--", label=f"macro F1{exact_mark}")
     if any("personal_accuracy" in line for line in lines):
         own = [line.get("personal_accuracy", np.nan) for line in lines]
-        axes.plot(x, own, color=_INK, marker="s", ms=3, label="accuracy of clients' own models")
+        axes.plot(x, own, color=_INK, marker="s", ms=3, label=f"accuracy of clients' own models{exact_mark}")
     losses = axes.twinx()
     losses.plot(
         x,
         [np.nan if line["loss"] is None else line["loss"] for line in lines],
         color="grey",
         lw=1,
-        label="loss (right)",
+        label=f"loss, right{exact_mark}",
     )
     losses.set_ylabel("cross-entropy, nats an image")
     losses.set_ylim(bottom=0)

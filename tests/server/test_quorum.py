@@ -6,6 +6,7 @@ Drives `server.reporting.missing_clients`.
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flwr.app import Message
 from rich.console import Console
 
 from common.errors import FederationError
-from server.reporting.missing_clients import missing_text
+from server.reporting.missing_clients import missing_clients, missing_text
 from server.reporting.summary_view import print_summary
 from tests.support.clients.own_clients import OwnClient, write_images
 from tests.support.server.failing_federation import (
@@ -146,3 +147,17 @@ def test_a_round_with_fewer_updates_than_the_strategy_needs_is_skipped(five: lis
     federate(five, config, lost=lambda n, message: n == 4 and round_of(message) == 1)
 
     assert [bool(line.get("skipped")) for line in lines(output)] == [True, False]
+
+
+@pytest.mark.parametrize(("cohort", "missed"), [(["a", "b"], 0), (["a"], 1)])
+def test_a_late_client_was_missing_only_from_rounds_that_had_room(cohort: list[str], missed: int) -> None:
+    one = SimpleNamespace(declaration=SimpleNamespace(num_units=10))
+    state: Any = SimpleNamespace(
+        config=SimpleNamespace(cohort_size=2, num_clients=3, privacy=SimpleNamespace(unit="image")),
+        clients={"a": one, "b": one, "late": one},
+        joined={"a": 1, "b": 1, "late": 2},
+        rounds=[{"round": 1, "failures": {}}, {"round": 2, "failures": {}}],
+        cohorts=[cohort, ["a", "late"]],
+    )
+
+    assert missing_clients(state)["clients"].get("late", {"missed": 0})["missed"] == missed

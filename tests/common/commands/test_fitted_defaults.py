@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bract import app
+from common.commands import fitted_defaults
 from common.commands.fitted_defaults import fit_to_sizes, fit_to_source
 from common.config.loading import Scalar, defaults, override, parse
 from common.errors import ConfigError
@@ -162,3 +163,27 @@ def test_a_known_source_is_not_opened_for_a_usual_number_of_clients(monkeypatch:
     monkeypatch.setattr("common.commands.fitted_defaults.open_source", pytest.fail)
 
     assert fit_to_source({"num-clients": 10}) == ({"num-clients": 10}, [])
+
+
+def test_a_known_source_is_opened_for_more_clients_than_it_may_have_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr("common.commands.fitted_defaults.open_source", lambda data: opened.append(data) or 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        fit_to_source({"num-clients": 51})
+    assert opened[0].source == defaults()["data.source"]
+
+
+@pytest.mark.parametrize(("count", "tried"), [(39, True), (40, False)])
+def test_no_split_is_tried_where_images_are_ample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, tried: bool
+) -> None:
+    calls = []
+    real = fitted_defaults.client_sizes
+    monkeypatch.setattr(fitted_defaults, "client_sizes", lambda *given, **more: calls.append(1) or real(*given, **more))
+
+    fit_to_source(
+        settings_of(write_images(tmp_path / "images", range(count)), num_clients=2, data__partitioner="dirichlet")
+    )
+
+    assert bool(calls) is tried

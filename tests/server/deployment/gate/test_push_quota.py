@@ -302,3 +302,18 @@ def test_old_runs_are_forgotten_and_the_newest_goes_on(monkeypatch: pytest.Monke
     monkeypatch.setattr(f"{__name__}.RUN", 100)
 
     assert federation.announce() == 429
+
+
+def test_a_run_that_still_gets_messages_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Federation()
+    federation.pull()
+    for others in (range(100, 115), range(200, 201)):
+        for run in others:
+            monkeypatch.setattr(f"{__name__}.RUN", run)
+            federation.pull()
+        monkeypatch.setattr(f"{__name__}.RUN", 41)
+        if others.start == 100:
+            federation.pull()
+
+    # The run is the oldest one, and 16 younger ones have begun since.
+    assert federation.announce() == 200
