@@ -9,10 +9,12 @@ from rich.console import Console
 from client.client_config import POLICY_FILE
 from client.commands.operate import (
     CHECK_HELP,
+    LEAVE_HELP,
     REVIEW_HELP,
     START_HELP,
     STATUS_HELP,
     check_command,
+    leave_command,
     review_command,
     start_command,
     status_command,
@@ -45,6 +47,7 @@ def mount(app: typer.Typer) -> None:
     client.command("start", help=START_HELP)(start_command)
     client.command("status", help=STATUS_HELP)(status_command)
     client.command("review", help=REVIEW_HELP)(review_command)
+    client.command("leave", help=LEAVE_HELP)(leave_command)
     app.add_typer(client, name="client")
 
 

@@ -1,6 +1,7 @@
-"""The commands `check`, `start`, `status` and `review` of `bract client`."""
+"""The commands `check`, `start`, `status`, `review` and `leave` of `bract client`."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from common.system.console import new_bar, plain_errors
+from common.system.paths import bract_home
 from common.system.progress import ProgressFactory
 
 if TYPE_CHECKING:
@@ -51,6 +53,16 @@ Examples:
   bract client review ward-7 bundle.fab
 
   bract client review old.fab new.fab --names
+"""
+LEAVE_HELP = """Leave all federations: remove this client's keys and what was derived from its images.
+
+Removes the node's key, personal tensors, replies that were kept for sending again, and this user's caches of features,
+pixels and scans (other clients of this user make theirs again). The images, client.toml, policy.toml and the ledger
+stay. The ledger says what each image has spent: who deletes it can no longer show that, and would spend it again.
+
+What the server has received cannot be taken back. Tell its operator to revoke the key: `bract server revoke NAME`.
+
+Example: bract client leave ward-7
 """
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `bract client init` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
@@ -155,6 +167,32 @@ def review_command(
         found = review(_absolute(first), None if second is None else _absolute(second))
         show_review(found, names_only=names)
     raise typer.Exit(0 if found.same else 1)
+
+
+def leave_command(
+    folder: Folder, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    """Leave all federations."""
+    from client.client_config import load_site
+    from client.setup.leave import leave_federations
+
+    with plain_errors("Stopped: what is listed by `bract client leave --help` may be left."):
+        site = load_site(_absolute(folder))
+        if not yes:
+            typer.confirm(
+                f"Remove the keys of {site.name!r}, its personal tensors and kept replies, and all caches in "
+                f"{bract_home() / 'cache'}?",
+                abort=True,
+            )
+        removed = leave_federations(site)
+    keys = ", ".join(file.name for file in removed.keys) or "no key, there was none"
+    for line in (
+        f"Removed  {keys}; personal tensors of {removed.runs} runs; {removed.replies} kept replies; "
+        f"{removed.cached_bytes / 1e6:.1f} MB of caches",
+        f"Kept     the images, {site.folder}/client.toml and policy.toml, and the ledger in {bract_home() / 'holder'}",
+        f"Next     ask the server's operator to say: bract server revoke {shlex.quote(site.name)}",
+    ):
+        Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _absolute(path: Path) -> Path:

@@ -2,7 +2,32 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from client.client_config import Site
+from common.errors import ConfigError
+
+
+@contextmanager
+def hold_lock(site: Site) -> Iterator[None]:
+    """Hold a client's lock while the block runs.
+
+    Raises:
+        ConfigError: The client is running.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(site.lock_file, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"the client in {site.folder} is running already: stop that process first") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_running(lock_file: Path) -> bool:

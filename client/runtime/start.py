@@ -9,10 +9,10 @@ from pathlib import Path
 from shlex import quote
 from types import FrameType
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from client.client_config import SITE_FILE, Site, load_site, server_place
+from client.runtime.client_lock import hold_lock
 from client.runtime.launcher import Launcher
 from client.runtime.operator_log import OperatorLog, operator_log
 from client.runtime.reconnect import Next, Reconnecting
@@ -54,7 +54,7 @@ def start_client(folder: Path, console: Console) -> int:
     site = load_site(folder)
     policy = load_policy(site.policy_file)
     _check_ready(site, policy)
-    with _alone(site), operator_log(folder, console) as operator, _signals():
+    with hold_lock(site), operator_log(folder, console) as operator, _signals():
         try:
             _say_whose_code(operator, policy)
             return _run(site, operator)
@@ -87,19 +87,6 @@ def _check_ready(site: Site, policy: Policy) -> None:
             f"{error}. Pin it: `bract client review {quote(str(site.folder))}` ends with the line to put into "
             f"{site.policy_file}"
         ) from None
-
-
-@contextmanager
-def _alone(site: Site) -> Iterator[None]:
-    lock = FileLock(site.lock_file, mode=0o600)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"the client in {site.folder} is running already: stop that process first") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -236,6 +236,23 @@ class Ledger:
             (run, client, keep),
         )
 
+    def erase_replies(self, client: str) -> int:
+        """Delete all kept replies of a client, overwrite their bytes, and return their number.
+
+        Raises:
+            LedgerError: The file could not be written.
+        """
+        try:
+            # Otherwise SQLite only marks the pages as free, and the bytes stay in the file.
+            self._connection.execute("PRAGMA secure_delete = ON")
+            with self.transaction():
+                count = self._connection.execute("DELETE FROM reply WHERE client = ?", (client,)).rowcount
+            # The log still holds the old pages until it is emptied into the file.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
+        return count
+
 
 def _file_state(file: Path) -> tuple[int, ...] | None:
     """Return a file's identity, size and times, None for a missing file."""
