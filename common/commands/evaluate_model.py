@@ -105,7 +105,7 @@ def _show(report: Mapping[str, Any], faults: Sequence[tuple[str, str]], out: Pat
     if out is not None:
         from common.inference.evaluation.plot import draw_evaluation
 
-        write_output(out, draw_evaluation(report, f"{report['source']}: {report['images']:,} images"))
+        write_output(out, draw_evaluation(report, f"{Path(report['source']).name}: {report['images']:,} images"))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return

@@ -10,10 +10,10 @@ from torch import nn
 from common.data.decoding import BadImage
 from common.data.feature_extraction import FeatureExtractor, Progress, choose_device
 from common.errors import DataError
-from common.inference.card import ModelCard, find_model, read_card
+from common.inference.card import WEIGHTS_FILE, ModelCard, find_model, read_card
 from common.inference.images import AnyImage, Cell, as_list, name_of_image, read_squares
 from common.inference.network import build_from_card
-from common.inference.weights import WEIGHTS_FILE, read_weights
+from common.inference.weights import read_weights
 from common.models.classifier import AnyNetwork, Network
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ def show_report(report: Mapping[str, Any], console: "Console") -> None:
 
 def _cells(figure: Mapping[str, float | None]) -> tuple[str, str]:
     value, low, high = (figure[key] for key in ("value", "low", "high"))
-    ends = "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    ends = "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
     return ("-" if value is None else f"{value:.4f}"), ends
 
 
@@ -42,7 +42,7 @@ def _show_classes(classes: Sequence[Mapping[str, Any]], console: "Console") -> N
     table = Table("class", box=None, pad_edge=False)
     table.add_column("support", justify="right")
     for name in BY_CLASS.values():
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in classes[:_MAX_CLASSES]:
         cells = ["\n".join(_cells(row[key])) for key in BY_CLASS]
         table.add_row(plain(row["class"]), f"{row['support']:,}", *cells)
@@ -63,7 +63,8 @@ def _left_out(report: Mapping[str, Any]) -> str:
 
 
 def _show_groups(column: str, groups: Sequence[Mapping[str, Any]], console: "Console") -> None:
-    table = Table(plain(column), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column(plain(column))
     for name in ("images", *(OVERALL[key] for key in _BY_GROUP)):
         table.add_column(name, justify="right")
     table.add_column("classes with too few images")
