@@ -92,13 +92,15 @@ def check_outputs(folder: Path, outputs: Mapping[str, Path | None]) -> None:
     Raises:
         ConfigError: An output lies in the model's folder, or in a folder that does not exist.
     """
+    model = folder.resolve()
+    passed_on = {model, *([model.parent] if (model.parent / "config.toml").is_file() else [])}
     for option, file in outputs.items():
         if file is None:
             continue
         if file.is_dir() or not file.parent.is_dir():
             raise ConfigError(f"{option} {file}: give a file in a folder that exists")
-        # A model is passed on. What it says of private images must not go along by accident.
-        if folder.resolve() in file.resolve().parents:
+        # Models and runs are passed on. What a model says of private images must not go along by accident.
+        if passed_on & {*file.resolve().parents}:
             raise ConfigError(f"{option} {file} is in the folder of the model, which others may get: write elsewhere")
 
 
