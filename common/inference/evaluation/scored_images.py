@@ -84,7 +84,8 @@ class ScoredImages:
         others = logits.copy()
         others[largest] = -np.inf
         odds[largest] = logits[largest] - logsumexp(others, axis=1)
-        return np.asarray(odds)
+        # Images whose logits are the same in another order are tied, whatever the last digits of a sum are.
+        return np.asarray(np.round(odds, 9))
 
     @property
     def grouped(self) -> bool:
