@@ -1,6 +1,11 @@
-"""The command line, made of the commands of each room."""
+"""Bract's Python interface and command line, made of each room's parts.
+
+Nothing heavy is imported before it is used.
+"""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # Libraries read these when they are imported: they must be set first, and a user can override them.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -8,29 +13,62 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
-from client.commands import cli as client_cli
-from common.commands import cli as common_cli
-from server.commands import cli as server_cli
-from simulations.commands import cli as simulations_cli
+    from common.errors import BractError
+    from common.inference.classifier import Classifier, load_model
+    from common.inference.run_folder import Run, open_run
+    from simulations.python_api import simulate
 
-app = typer.Typer(
-    name="bract",
-    help="Private federated image classification on Flower.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-simulations_cli.mount(app)
-common_cli.mount(app)
-server_cli.mount(app)
-client_cli.mount(app)
+    app: typer.Typer
+
+__all__ = ["BractError", "Classifier", "Run", "load_model", "open_run", "simulate"]
+
+# Name -> module that has it.
+_MODULES = {
+    "BractError": "common.errors",
+    "Classifier": "common.inference.classifier",
+    "Run": "common.inference.run_folder",
+    "load_model": "common.inference.classifier",
+    "open_run": "common.inference.run_folder",
+    "simulate": "simulations.python_api",
+}
+# Rooms with commands, in the order of the help.
+_ROOMS = ("simulations", "common", "server", "client")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in (*_MODULES, "app"):
+        raise AttributeError(f"module 'bract' has no attribute {name!r}")
+    value = _command_line() if name == "app" else getattr(import_module(_MODULES[name]), name)
+    # Found without this function from now on.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _command_line() -> "typer.Typer":
+    import typer
+
+    made = typer.Typer(
+        name="bract",
+        help="Private federated image classification on Flower.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for room in _ROOMS:
+        import_module(f"{room}.commands.cli").mount(made)
+    return made
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    _command_line()()
 
 
 if __name__ == "__main__":

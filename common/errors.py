@@ -22,6 +22,10 @@ class WeightsError(BractError):
     """Pretrained weights that are missing or differ from the agreed ones."""
 
 
+class ModelError(BractError):
+    """A stored model that is damaged or does not fit its card."""
+
+
 class PrivacyError(BractError):
     """A privacy guarantee that cannot hold as it would be accounted."""
 

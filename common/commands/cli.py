@@ -12,10 +12,12 @@ from rich.text import Text
 from common.commands import listing
 from common.commands.audit_ledger import audit_app
 from common.commands.cache import cache_app
+from common.commands.evaluate_model import EVALUATE_HELP, evaluate_command
 from common.commands.inspect_source import INSPECT_HELP, inspect_command
 from common.commands.partition import PARTITION_HELP, partition_command
 from common.commands.plan import PLAN_HELP, plan_command
 from common.commands.tunings import TABLE_HELP, table_command
+from common.commands.use_model import PREDICT_HELP, predict_command
 from common.system.console import plain_errors
 
 _LISTS: dict[str, tuple[str, Callable[[], listing.Table]]] = {
@@ -36,6 +38,8 @@ def mount(app: typer.Typer) -> None:
     data.command("inspect", help=INSPECT_HELP)(inspect_command)
     data.command("partition", help=PARTITION_HELP)(partition_command)
     app.command("plan", help=PLAN_HELP)(plan_command)
+    app.command("evaluate", help=EVALUATE_HELP)(evaluate_command)
+    app.command("predict", help=PREDICT_HELP)(predict_command)
     app.add_typer(lists, name="list")
     app.add_typer(data, name="data")
     app.add_typer(cache_app, name="cache")

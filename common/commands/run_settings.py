@@ -89,13 +89,22 @@ def settings_for_run(
         "--device": ("system.device", device),
         "--out": ("output-dir", None if out is None else str(out)),
     }
-    settings = given_settings(pairs, file, options)
+    return absolute_paths(given_settings(pairs, file, options))
+
+
+def absolute_paths(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return settings whose paths mean the same in every folder.
+
+    Raises:
+        ConfigError: A path is not usable.
+    """
+    changed = dict(settings)
     for key in _PATHS:
-        value = settings.get(key)
+        value = changed.get(key)
         is_path = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
         if isinstance(value, str) and value and is_path:
-            settings[key] = absolute(key, value)
-    return settings
+            changed[key] = absolute(key, value)
+    return changed
 
 
 def settings_for_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:

@@ -6,9 +6,9 @@ or on how many threads ran: a test holds this to the bit.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,11 +17,22 @@ from common.system.content_store import ContentStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import nn
 
-    from common.models.classifier import Network
+    from common.models.classifier import AnyNetwork
 
 CHUNK = 32
 Progress = Callable[[int], None]
+
+
+class RowSink(Protocol):
+    """Taker of an extractor's rows, each under the key of its image."""
+
+    def __contains__(self, key: bytes, /) -> bool:
+        """Return whether the row of a key is there already."""
+
+    def append(self, keys: Sequence[bytes], rows: np.ndarray, /) -> None:
+        """Add rows (k, ...), one for each key."""
 
 
 def choose_device(wanted: str) -> str:
@@ -70,17 +81,30 @@ class FeatureExtractor:
 
     Leaving it waits for the last chunks. A process that is killed loses the chunks that its threads are computing; all
     others are in the store. Bfloat16 and channels_last are used where native. `progress` gets the number of images
-    after each chunk.
+    after each chunk. With a `head` its outputs are stored instead, in float32. Under `exact` the backbone computes in
+    float32 too, as a tuned one does in training.
     """
 
     def __init__(
-        self, network: "Network", store: ContentStore, *, side: int, interpolation: str, device: str, progress: Progress
+        self,
+        network: "AnyNetwork",
+        store: RowSink,
+        *,
+        side: int,
+        interpolation: str,
+        device: str,
+        progress: Progress,
+        channels: int = 3,
+        head: "nn.Module | None" = None,
+        exact: bool = False,
     ) -> None:
         import torch
 
         self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._store, self._side, self._interpolation = store, side, interpolation
         self._device, self._progress = device, progress
+        self._channels, self._mode = channels, "L" if channels == 1 else "RGB"
+        self._head, self._exact = head, exact
         # Many chunks on one thread each are faster than one chunk on many threads, above all on a busy machine.
         self._workers = (os.cpu_count() or 1) if device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._workers)
@@ -103,14 +127,14 @@ class FeatureExtractor:
             self._progress(1)
             return
         self._seen.add(digest)
-        self._images.append(np.asarray(square(image, self._side, self._interpolation).convert("RGB")))
+        self._images.append(np.asarray(square(image, self._side, self._interpolation).convert(self._mode)))
         self._digests.append(digest)
         if len(self._images) == CHUNK:
             self._submit()
 
     def _submit(self) -> None:
-        chunk = np.zeros((CHUNK, self._side, self._side, 3), dtype=np.uint8)
-        chunk[: len(self._images)] = self._images
+        chunk = np.zeros((CHUNK, self._side, self._side, self._channels), dtype=np.uint8)
+        chunk[: len(self._images)] = np.reshape(self._images, (len(self._images), *chunk.shape[1:]))
         self._pending[self._pool.submit(self._forward, chunk)] = self._digests
         self._images, self._digests = [], []
         self._collect(2 * self._workers)
@@ -132,10 +156,12 @@ class FeatureExtractor:
         import torch
 
         inputs = self._network.prepare(chunk).to(self._device).contiguous(memory_format=torch.channels_last)
-        low = fast_dtype(self._device) == "bfloat16"
-        with torch.inference_mode(), torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
-            features = self._network.features(inputs)
-        return np.asarray(features.float().cpu().numpy())
+        low = not self._exact and fast_dtype(self._device) == "bfloat16"
+        with torch.inference_mode():
+            with torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
+                features = self._network.features(inputs)
+            rows = features.float() if self._head is None else self._head(features.float())
+        return np.asarray(rows.cpu().numpy())
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         import torch

@@ -22,10 +22,14 @@ class SmallCnn(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits (n, num_classes) of (n, channels, side, side) float32 in [-1, 1]."""
+        logits: torch.Tensor = self.output(self.features(pixels))
+        return logits
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden layer (n, 64) of `forward`'s pixels."""
         maps = nn.functional.max_pool2d(torch.relu(self.conv1(pixels)), 2)
         maps = nn.functional.max_pool2d(torch.relu(self.conv2(maps)), 2)
-        logits: torch.Tensor = self.output(torch.relu(self.dense(maps.flatten(1))))
-        return logits
+        return torch.relu(self.dense(maps.flatten(1)))
 
 
 def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> Arrays:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import RunConfig
+from common.models.weight_files import RANDOM
 from common.privacy.noise_error import in_words
 from server.reporting.outcome_warnings import outcome_warnings
 from server.state.run_state import RunState
@@ -24,6 +25,8 @@ def model_card(state: RunState) -> dict[str, Any]:
         "backbone": config.model.backbone,
         "backbone_sha256": declared.backbone_hash,
         "weights": _weights(config.model.weights),
+        # Random weights follow from the seed; no other weights do.
+        **({"seed": config.seed} if config.model.weights == RANDOM else {}),
         "head": config.model.head,
         "tuning": config.model.tuning,
         "personal": config.model.personal,
@@ -48,4 +51,4 @@ def _preprocessing(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str,
 
 
 def _weights(setting: str) -> str:
-    return setting if setting in ("", "random") else Path(setting).name
+    return setting if setting in ("", RANDOM) else Path(setting).name

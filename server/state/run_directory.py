@@ -1,5 +1,6 @@
 """Folder of a run, in which every file is whole or absent."""
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from common.config.loading import nest, resolved
 from common.config.schema import RunConfig
 from common.config.sections import DataConfig, ModelConfig, PrivacyConfig
 from common.errors import BractError, ConfigError
+from common.inference.card import CARD_FILE, CLASSES_KEY, WEIGHTS_FILE
 from common.system.files import write_atomic
 
 # File with the reason why a run stopped.
@@ -118,14 +120,19 @@ class RunDirectory:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def write_model(self, arrays: Arrays, card: dict[str, Any]) -> None:
-        """Write weights as safetensors and the model card, equal bytes for equal models."""
+        """Write weights as safetensors and the model card, equal bytes for equal models.
+
+        The weights name their classes, and the card the digest of the weights' file. A reader can then tell that the
+        two belong together.
+        """
         from safetensors.numpy import save
 
         folder = self.path / "model"
         folder.mkdir(exist_ok=True)
-        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        write_atomic(folder / "model.safetensors", content, durable=False, mode=0o666)
-        self.write_json("model/card.json", card)
+        tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        content = save(tensors, metadata={CLASSES_KEY: json.dumps(card["classes"])})
+        write_atomic(folder / WEIGHTS_FILE, content, durable=False, mode=0o666)
+        self.write_json(f"model/{CARD_FILE}", card | {"model_sha256": hashlib.sha256(content).hexdigest()})
 
 
 def write_stop_reason(folder: Path, error: BractError) -> None:

@@ -82,11 +82,15 @@ def _class_files(root: Path) -> _ClassFiles:
         (file, folder.name)
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
-        for file in _images_below(folder)
+        for file in images_below(folder)
     ]
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """Return all files with an image's suffix below a folder, in name order.
+
+    Files and folders whose name begins with a dot are left out.
+    """
     images = []
     for parent, folders, files in os.walk(folder):
         # Changing the list in place keeps `os.walk` out of hidden folders.

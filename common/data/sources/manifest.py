@@ -49,31 +49,73 @@ def open_manifest(config: DataConfig) -> ImageSource:
     if not file.is_file():
         raise DataError(f"data.source={config.source!r}: there is no such file")
     root = Path(config.path) if config.path else file.parent
-    table = _Table(file, root, _READERS[f".{file.name.rpartition('.')[2]}"](file))
+    table = _Table(file, root, _READERS[_suffix(file)](file, _COLUMNS))
     _check(table)
     fingerprint = fingerprint_of([file, *table.files()], root.resolve())
     return ImageSource(file.stem, fingerprint, lambda: _load(table), f"{file.resolve()}\0{root.resolve()}")
 
 
-def _read_csv(file: Path) -> dict[str, list[str]]:
+def read_images(file: Path) -> Entries:
+    """Read a table's images in the order of its rows, without labels.
+
+    Raises:
+        DataError: The file is missing, is not such a table, or has no rows.
+    """
+    if not file.is_file():
+        raise DataError(f"there is no file {file}")
+    columns = _READERS[_suffix(file)](file, ("path",))
+    if not columns and file.suffix == ".csv":
+        raise _missing(file, "path")
+    table = _Table(file, file.parent, columns | {"label": [""] * _count_rows(file, columns)})
+    _check(table)
+    return _load(table)
+
+
+def read_column(config: DataConfig, name: str) -> tuple[str, ...]:
+    """Return a column of a manifest in the order of its entries.
+
+    Raises:
+        DataError: The source is not a manifest, or lacks the column.
+    """
+    file = Path(config.source)
+    if _suffix(file) not in _READERS or not file.is_file():
+        raise DataError(f"{config.source} is not a manifest (CSV or Parquet), so it has no column {name}")
+    columns = _READERS[_suffix(file)](file, (*_COLUMNS, name))
+    if name not in columns:
+        raise _missing(file, name)
+    order, _ = _order(_Table(file, file.parent, columns))
+    return tuple(columns[name][row] for row in order.tolist())
+
+
+def _suffix(file: Path) -> str:
+    return f".{file.name.rpartition('.')[2]}"
+
+
+def _count_rows(file: Path, columns: Mapping[str, list[str]]) -> int:
+    from pyarrow import parquet
+
+    return len(columns["path"]) if columns else int(parquet.read_metadata(file).num_rows)
+
+
+def _read_csv(file: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True, restval="")
             rows = list(reader)
-            names = [name for name in reader.fieldnames or [] if name in _COLUMNS]
+            names = [name for name in reader.fieldnames or [] if name in wanted]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} is not a CSV file in UTF-8 ({error})") from None
     return {name: [row[name].strip() for row in rows] for name in names}
 
 
-def _read_parquet(file: Path) -> dict[str, list[str]]:
+def _read_parquet(file: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
     from pyarrow import ArrowException
     from pyarrow import parquet as pq
 
     try:
         present = pq.read_schema(file).names
-        wanted = [name for name in _COLUMNS if name in present and not (name == "path" and "image" in present)]
-        columns = pq.read_table(file, columns=wanted).to_pydict()
+        names = [name for name in wanted if name in present and not (name == "path" and "image" in present)]
+        columns = pq.read_table(file, columns=names).to_pydict()
     except (OSError, ArrowException) as error:
         raise DataError(f"{file} is not a Parquet file that can be read ({type(error).__name__})") from None
     if "image" not in present and "path" not in present:
@@ -89,7 +131,10 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-_READERS: dict[str, Callable[[Path], dict[str, list[str]]]] = {".csv": _read_csv, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path, tuple[str, ...]], dict[str, list[str]]]] = {
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
 MANIFEST_SUFFIXES = tuple(_READERS)
 
 

@@ -79,7 +79,7 @@ def open_source(config: DataConfig) -> ImageSource:
         DataError: The name is unknown, files are missing, there are no images, or the class list is unusable.
     """
     source = _kind(config.source).open(config)
-    return _with_classes(source, split_list(config.classes)) if split_list(config.classes) else source
+    return with_classes(source, split_list(config.classes)) if split_list(config.classes) else source
 
 
 def names_a_place(source: str) -> bool:
@@ -118,8 +118,12 @@ def _kind(source: str) -> SourceKind:
     return _BY_PATTERN[_FOLDER if suffix is None else f"{_FILE}{suffix}"]
 
 
-def _with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
-    """Return the same images under the run's public class list."""
+def with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
+    """Return the same images under a public class list.
+
+    Raises:
+        DataError: The list has fewer than two different names.
+    """
     if len(wanted) < 2 or len(set(wanted)) < len(wanted):
         raise DataError(f"data.classes={','.join(wanted)!r}: give at least two different names, joined by commas")
     fingerprint = hashlib.sha256(repr((source.fingerprint, wanted)).encode()).hexdigest()

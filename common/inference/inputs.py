@@ -1,0 +1,71 @@
+"""Images that a user names by files, folders and tables."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from common.data.sources.base_source import Entries
+from common.data.sources.image_folder import images_below
+from common.data.sources.manifest import MANIFEST_SUFFIXES, read_images
+from common.errors import DataError
+from common.inference.images import Cell
+
+FROM_STDIN = "-"
+
+
+@dataclass(frozen=True)
+class NamedImages:
+    """Images with their names, read one by one.
+
+    The number is that of all images, also of those that cannot be read.
+    """
+
+    number: int
+    parts: tuple["list[Path] | Entries", ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Cell]]:
+        return chain.from_iterable(map(_items, self.parts))
+
+
+def _items(part: "list[Path] | Entries") -> Iterator[tuple[str, Cell]]:
+    if isinstance(part, Entries):
+        rows = np.arange(len(part.labels))
+        yield from ((part.place(row), cell) for row, cell in part.cells(rows))
+        return
+    yield from ((str(file), {"bytes": None, "path": str(file)}) for file in part)
+
+
+def name_images(paths: Iterable[str], lines: Iterable[str]) -> NamedImages:
+    """Return the images that paths name.
+
+    Args:
+        paths: Files, folders, manifests, and `-` for a list of paths.
+        lines: The list of paths, one a line, each of which may be a folder or a manifest too.
+
+    Raises:
+        DataError: A folder or a list has no images, or a manifest cannot be read.
+    """
+    parts: list[list[Path] | Entries] = []
+    for path in paths:
+        if path == FROM_STDIN:
+            listed = [line.rstrip("\r\n") for line in lines]
+            parts += [_part(Path(line)) for line in listed if line]
+        else:
+            parts.append(_part(Path(path)))
+    number = sum(len(part.labels) if isinstance(part, Entries) else len(part) for part in parts)
+    if not number:
+        raise DataError("there are no images to classify: the list of paths is empty")
+    return NamedImages(number, tuple(parts))
+
+
+def _part(path: Path) -> "list[Path] | Entries":
+    if path.is_dir():
+        files = images_below(path)
+        if not files:
+            raise DataError(f"there are no images in {path}")
+        return files
+    # A name that is neither is a bad image of its own row.
+    return read_images(path) if path.name.endswith(MANIFEST_SUFFIXES) else [path]

@@ -1,0 +1,54 @@
+"""A simulation started from Python."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from common.commands.fitted_defaults import fit_to_source, show_changes
+from common.commands.run_settings import absolute_paths
+from common.config import loading
+from common.config.loading import flatten
+from common.errors import ConfigError
+from common.inference.run_folder import Run
+from common.system.console import set_log_levels
+from simulations.simulate import run_job
+
+
+def simulate(
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    engine: Literal["in-process", "ray"] = "in-process",
+    baselines: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Simulate a federation as `bract simulate` does.
+
+    Args:
+        settings: Settings by their key, such as `{"num-rounds": 5, "privacy.mechanism": "none"}`, or in nested tables
+            as in a TOML file. All others have their defaults.
+        out: Folder for the results; a new one in `runs/` if left out.
+        engine: `in-process` or `ray`.
+        baselines: Also train each client alone and all data pooled.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: A setting is wrong, or the folder is in use; nothing was trained.
+        BractError: Anything else that the user can act on.
+    """
+    given = flatten(settings or {})
+    wrong = [key for key, value in given.items() if not isinstance(value, loading.Scalar)]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} must be one number, word or true/false")
+    if out is not None:
+        if "output-dir" in given:
+            raise ConfigError("out and output-dir name one setting twice: leave one of them out")
+        given["output-dir"] = str(out)
+    set_log_levels(verbose=False)
+    console = Console(quiet=quiet)
+    chosen = show_changes(fit_to_source(absolute_paths(given)), console)
+    config = loading.parse(loading.override(loading.defaults(), chosen))
+    _, folder = run_job(config, engine=engine, baselines=baselines, console=console)
+    return Run(folder)
