@@ -14,6 +14,7 @@ from common.config.loading import defaults, resolved
 from common.config.schema import RunConfig
 from common.config.sections import split_list
 from common.errors import FederationError
+from common.inference.earlier_model import EarlierModel, open_earlier_model
 from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration
 from common.messages.fields import Releases
@@ -32,6 +33,7 @@ from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.run_context import RunContext
 from server.state.checkpoint import Checkpoint
+from server.state.initial_model import keep_facts
 from server.state.phase_timer import Clock
 from server.state.resume import match_clients, mismatched_clients, open_checkpoint, restore
 from server.state.run_directory import RunDirectory
@@ -50,6 +52,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
     """
     clock = Clock()
     check_strategy(config)
+    start = None if config.resume else open_earlier_model(config)
     settings, releases = resolved(config), Releases.of(config)
     if config.resume:
         # A mistake must show before images are prepared, which can take minutes.
@@ -59,6 +62,9 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
     with directory.lock():
         # Read the checkpoint again: before the lock another process could have replaced it.
         earlier = open_checkpoint(directory.path, settings) if config.resume else None
+        if config.resume and earlier is None:
+            start = open_earlier_model(config)
+        initial = keep_facts(directory.path, start, directory.write_json)
         channel = Channel(
             grid,
             releases,
@@ -71,7 +77,8 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
             reply_seconds=_reply_seconds(config.round_deadline, simulated=context.simulated),
         )
         strategy = build_strategy(config)
-        state, turned_away = _begin(channel, config, context, clock, earlier)
+        state, turned_away = _begin(channel, config, context, clock, earlier, start)
+        state.initial = initial
         if earlier is not None:
             restore(earlier, state, strategy, clock)
         _Run(channel, strategy, state, clock, directory, turned_away).execute()
@@ -192,7 +199,12 @@ def _server_folder() -> Path:
 
 
 def _begin(
-    channel: Channel, config: RunConfig, context: RunContext, clock: Clock, earlier: Checkpoint | None
+    channel: Channel,
+    config: RunConfig,
+    context: RunContext,
+    clock: Clock,
+    earlier: Checkpoint | None,
+    start: EarlierModel | None,
 ) -> tuple[RunState, frozenset[int]]:
     """Enroll the clients and make every plan.
 
@@ -228,7 +240,7 @@ def _begin(
         first,
         refusals,
         draw_cohorts(list(first), cohort_size=cohort_size, num_rounds=config.num_rounds, seed=config.seed),
-        _initial_arrays(config, next(iter(clients.values())).declaration),
+        _initial_arrays(config, next(iter(clients.values())).declaration, start),
         context,
         # Checkpoints of earlier versions name no sampler. Theirs had no bound, and a part of the run was noised by it.
         sampler=CURRENT_SAMPLER if earlier is None else earlier.facts.get("sampler", FLOATING_POINT),
@@ -267,9 +279,17 @@ def _clients_of(
     return clients, joined, mismatched_clients(earlier, enrollment)
 
 
-def _initial_arrays(config: RunConfig, declared: Declaration) -> Arrays:
+def _initial_arrays(config: RunConfig, declared: Declaration, start: EarlierModel | None) -> Arrays:
     """Return the initial model without tensors that stay with clients."""
     arrays = initial_arrays(config, declared.input_shape, declared.classes)
+    if start is not None:
+        return start.start(
+            config,
+            arrays,
+            classes=declared.classes,
+            input_shape=declared.input_shape,
+            backbone_sha256=declared.backbone_hash,
+        )
     if not config.model.personal:
         return arrays
     # Imported here, because it loads torch, which most runs do not need.

@@ -73,7 +73,7 @@ def given_settings(
 
 
 # Settings that can hold a path.
-_PATHS = ("data.path", "model.weights", "output-dir", "privacy.policy", "data.source")
+_PATHS = ("data.path", "model.weights", "model.initial", "output-dir", "privacy.policy", "data.source")
 
 
 def settings_for_run(

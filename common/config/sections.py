@@ -155,6 +155,10 @@ class ModelConfig(Section):
     weights_sha256: HexDigest = Field(
         description="Digest that the pretrained weights must have at every client. Empty: not checked."
     )
+    initial: str = Field(
+        description="Folder of an earlier run, or its `model/`, whose model the run starts from. For other classes the "
+        "head is new. Empty: none."
+    )
     head: Head = Field(description="Classifier on top of the backbone; `text` starts from the class names (CLIP only).")
     tuning: Annotated[Annotated[str, AfterValidator(_check_tuning)] | None, EmptyIsNone] = Field(
         description="Part of the network that is trained. Empty: `full` for `cnn`, else `head`.",

@@ -36,6 +36,10 @@ class ModelCard(BaseModel):
     tensors: dict[str, tuple[int, ...]] = Field(min_length=1)
     preprocessing: dict[str, Any]
     model_sha256: HexDigest = ""
+    private: bool = False
+    mechanism: str = "none"
+    epsilon_max: float | None = None
+    delta: float | None = None
 
     @property
     def caches_features(self) -> bool:

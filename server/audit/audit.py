@@ -24,6 +24,7 @@ from server.audit.statement_checks import (
     check_end,
     check_epsilons,
     check_heads_of,
+    check_initial,
     check_noise_error,
     check_number_of_heads,
     check_plans,
@@ -79,6 +80,8 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     with remarks.about("the plans"):
         rounds_and_seed = config.num_rounds, config.seed
         plans = check_plans(stated, config.mechanism, config.public_constants, *rounds_and_seed, remarks)
+    with remarks.about("the model that the run started from"):
+        check_initial(content, config, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}
         check_target(spent, config.privacy.target_epsilon, remarks)

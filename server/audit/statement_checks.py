@@ -17,6 +17,7 @@ from common.privacy.noise_error import stated as stated_noise
 from common.privacy.plan import PrivacyPlan, PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
+from server.state.initial_model import wrong_start
 from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost, charged_rounds, rounds_of
 
 # Relative difference of two figures that count as equal.
@@ -230,6 +231,18 @@ def _compare_noise(text: Mapping[str, Any], expected: Mapping[str, Any], remarks
     for name, figure in figures.items():
         if type(found[name]) not in (int, float) or not is_same(found[name], figure):
             remarks.doubts.append(f"the statement has {name} {found[name]!r} of the noise, its events have {figure!r}")
+
+
+def check_initial(content: Mapping[str, Any], config: RunConfig, remarks: Remarks) -> None:
+    """Check what a statement says of an earlier model that the run started from.
+
+    Raises:
+        PrivacyError: It cannot be read, or the accountants disagree.
+    """
+    if bool(config.model.initial) != ("initial_model" in content):
+        remarks.doubts.append("configuration and statement disagree on whether the run started from an earlier model")
+    elif config.model.initial and (doubt := wrong_start(content)):
+        remarks.doubts.append(doubt)
 
 
 def check_target(costs: Mapping[str, Spent], target: float | None, remarks: Remarks) -> None:

@@ -48,6 +48,7 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
         parties=Parties(state.refusals, heads, state.joined, state.bundles, missing_clients(state)),
         simulated=state.context.simulated,
         early=state.early,
+        initial=state.initial,
     )
     directory.write_json("privacy.json", statement)
 

@@ -37,6 +37,10 @@ def model_card(state: RunState) -> dict[str, Any]:
         "private": privacy_cost is not None,
         "warnings": outcome_warnings(state),
     }
+    if state.initial is not None:
+        # The guarantee below is of this run alone.
+        names = ("model_sha256", "private", "mechanism", "epsilon_max", "delta")
+        card["started_from"] = {name: state.initial[name] for name in names}
     if privacy_cost is not None:
         noise = in_words([*share.events["training"]] for share in privacy_cost.shares.values())
         card |= {"epsilon_max": privacy_cost.epsilon_max, "delta": config.privacy.delta, "noise": noise}

@@ -12,6 +12,7 @@ from common.privacy.events import as_json
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import stated
 from server.reporting.missing_clients import missing_text
+from server.state.initial_model import stated_start
 from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
 
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
@@ -53,6 +54,7 @@ def privacy_statement(
     parties: Parties = NO_PARTIES,
     simulated: bool = False,
     early: bool = False,
+    initial: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `privacy.json`.
 
@@ -64,7 +66,28 @@ def privacy_statement(
         parties: Clients that take part and clients that do not.
         simulated: Whether the clients are a simulation's.
         early: Whether the run stopped before its last round, by choice.
+        initial: What is stated of an earlier model that the run started from; None if it started anew.
     """
+    statement = _run_statement(
+        config, privacy_cost, status=status, run_id=run_id, parties=parties, simulated=simulated, early=early
+    )
+    if initial is not None:
+        statement["initial_model"], end = stated_start(initial, statement)
+        statement["statement"] += end
+    return statement
+
+
+def _run_statement(
+    config: RunConfig,
+    privacy_cost: RunPrivacyCost | None,
+    *,
+    status: str,
+    run_id: str,
+    parties: Parties,
+    simulated: bool,
+    early: bool,
+) -> dict[str, Any]:
+    """Return the statement of a run that started anew."""
     if privacy_cost is None:
         return {
             "private": False,

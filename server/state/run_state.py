@@ -1,5 +1,6 @@
 """State of a run in memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ class RunState:
     before its last round, by choice). `refusals` says why others do not take part, by "node N" or "client NAME", and
     `LateJoinHandler` extends it. `earlier_bundles` are pinned bundles that clients declared before the run was resumed,
     or before they came back. `privacy_cost` is that of the whole plan until `finish`. `sampler` is the noise sampler
-    that the run began with.
+    that the run began with, `initial` what is stated of an earlier model that it started from.
     """
 
     config: RunConfig
@@ -46,6 +47,7 @@ class RunState:
     privacy_cost: RunPrivacyCost | None = None
     status: str = "interrupted"
     sampler: int = CURRENT_SAMPLER
+    initial: Mapping[str, Any] | None = None
     early_stopping: EarlyStopping = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,158 @@
+"""Privacy of the earlier run whose model a run starts from, and of both runs together."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError, PrivacyError
+from common.inference.earlier_model import EarlierModel
+from common.privacy.accounting import Spent, spent_by
+from common.privacy.events import Event, as_json, from_json, merged
+
+INITIAL_FILE = "initial.json"
+_MAX_PAIRS = 64
+History = tuple[Event, ...]
+
+
+def facts_of(earlier: EarlierModel) -> dict[str, Any]:
+    """Return what a run states of the earlier one, as values for JSON.
+
+    `histories` holds the events of one unit in the earlier run, and in those that it started from itself, one list for
+    each different history. It is None where they are not known.
+    """
+    card, statement = earlier.card, earlier.statement
+    private = card.private and _chain_is_private(statement)
+    return {
+        "model_sha256": card.model_sha256,
+        "private": private,
+        "mechanism": card.mechanism,
+        "privacy_unit": None if statement is None else statement.get("privacy_unit"),
+        "epsilon_max": card.epsilon_max,
+        "delta": card.delta,
+        "histories": _histories(statement) if private and statement is not None else None,
+    }
+
+
+def _chain_is_private(statement: Mapping[str, Any] | None) -> bool:
+    before = (statement or {}).get("initial_model")
+    return before is None or bool(before["private"])
+
+
+def _histories(statement: Mapping[str, Any]) -> list[list[dict[str, Any]]] | None:
+    own = histories_of(client["events"] for client in statement["clients"].values())
+    if (before := statement.get("initial_model")) is not None:
+        if before["histories"] is None or before["privacy_unit"] != statement["privacy_unit"]:
+            return None
+        own = _pairs([tuple(map(from_json, history)) for history in before["histories"]], own)
+    return None if len(own) > _MAX_PAIRS else [list(map(as_json, history)) for history in own]
+
+
+def histories_of(clients: Iterable[Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[History]:
+    """Return the different histories of a unit, from the `events` of each client in a statement.
+
+    A unit was either trained on or held out. A later run may have split the units in another way.
+    """
+    found = {
+        tuple(merged(from_json(event) for event in events)): None for parts in clients for events in parts.values()
+    }
+    return [history for history in found if history]
+
+
+def _pairs(first: Sequence[History], second: Sequence[History]) -> list[History]:
+    return list({tuple(merged((*one, *other))): None for one, other in product(first, second)})
+
+
+def composed(facts: Mapping[str, Any], statement: Mapping[str, Any], *, fresh: bool = False) -> Spent | None:
+    """Return the largest epsilon of a unit that was in both runs, None where it is not known.
+
+    Args:
+        facts: See `facts_of`.
+        statement: Privacy statement of the new run.
+        fresh: See `spent_by`.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    if facts["histories"] is None or facts["privacy_unit"] != statement["privacy_unit"]:
+        return None
+    before = [tuple(map(from_json, history)) for history in facts["histories"]]
+    both = _pairs(before, histories_of(client["events"] for client in statement["clients"].values()))
+    if not both or len(both) > _MAX_PAIRS:
+        return None
+    # Of two deltas the larger one is meant: it holds for both runs.
+    delta = max(facts["delta"], statement["delta"])
+    try:
+        spent = [spent_by(history, delta=delta, fresh=fresh) for history in both]
+    except ConfigError:
+        return None
+    return Spent(max(one.pld for one in spent), max(one.rdp for one in spent))
+
+
+def stated_start(
+    facts: Mapping[str, Any], statement: Mapping[str, Any], *, fresh: bool = False
+) -> tuple[dict[str, Any], str]:
+    """Return the part of a statement about the earlier run, and the end of its sentence.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    if not facts["private"]:
+        return dict(facts), "; STARTED FROM A MODEL THAT IS NOT PRIVATE: the images of that run are not protected"
+    if not statement["private"]:
+        return dict(facts), ""
+    both = composed(facts, statement, fresh=fresh)
+    if both is None:
+        text = "what both cost an image of both is not known here, its holder's ledger says it"
+        return dict(facts) | {"composed_epsilon": None}, f"; started from a private model: {text}"
+    block = dict(facts) | {"composed_epsilon": both.pld, "composed_epsilon_rdp": both.rdp}
+    unit = statement["privacy_unit"]
+    return block, f"; started from a private model: each {unit} of both runs has epsilon <= {both.pld:.4f}"
+
+
+def keep_facts(
+    folder: Path, earlier: EarlierModel | None, write: Callable[[str, dict[str, Any]], None]
+) -> dict[str, Any] | None:
+    """Return the facts of a run's start, stored in its folder when it first began.
+
+    Args:
+        folder: Folder of the run.
+        earlier: The model that it starts from; None if it starts anew, or goes on from a checkpoint.
+        write: Writes a JSON file of the run by its name.
+
+    Raises:
+        ConfigError: The model is not the one that the run began from.
+    """
+    file = folder / INITIAL_FILE
+    stored: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if earlier is None:
+        return stored
+    facts: dict[str, Any] = json.loads(json.dumps(facts_of(earlier)))
+    if stored is not None and stored != facts:
+        raise ConfigError(f"{earlier.folder} is not the model that this run began from: restore it, or start a new run")
+    if stored is None:
+        write(INITIAL_FILE, facts)
+    return facts
+
+
+def wrong_start(statement: Mapping[str, Any]) -> str:
+    """Return what is wrong with a statement's part about its start, computed anew from its events.
+
+    Raises:
+        PrivacyError: It is not of the kind that a run writes, or the accountants disagree.
+    """
+    try:
+        stated = statement["initial_model"]
+        facts = {key: value for key, value in stated.items() if not key.startswith("composed_")}
+        expected, end = stated_start(facts, statement, fresh=True)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise PrivacyError("initial_model is not of the kind that a run writes") from None
+    if not statement["statement"].endswith(end):
+        return "the sentence of the statement says something else of the model that the run started from"
+    for key in expected.keys() - facts.keys() | stated.keys() - facts.keys():
+        found, figure = stated.get(key), expected.get(key)
+        if found != figure and not (found and figure and math.isclose(found, figure, rel_tol=1e-6)):
+            return f"initial_model says {key} {found!r}, its events have {figure!r}"
+    return ""
