@@ -52,7 +52,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
     """
     clock = Clock()
     check_strategy(config)
-    start = None if config.resume else open_earlier_model(config)
+    start = None if config.resume else open_earlier_model(config.model, split_list(config.data.classes))
     settings, releases = resolved(config), Releases.of(config)
     if config.resume:
         # A mistake must show before images are prepared, which can take minutes.
@@ -63,7 +63,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
         # Read the checkpoint again: before the lock another process could have replaced it.
         earlier = open_checkpoint(directory.path, settings) if config.resume else None
         if config.resume and earlier is None:
-            start = open_earlier_model(config)
+            start = open_earlier_model(config.model, split_list(config.data.classes))
         initial = keep_facts(directory.path, start, directory.write_json)
         channel = Channel(
             grid,
@@ -284,7 +284,7 @@ def _initial_arrays(config: RunConfig, declared: Declaration, start: EarlierMode
     arrays = initial_arrays(config, declared.input_shape, declared.classes)
     if start is not None:
         return start.start(
-            config,
+            config.model,
             arrays,
             classes=declared.classes,
             input_shape=declared.input_shape,

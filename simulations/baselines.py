@@ -12,8 +12,9 @@ from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import prepare
-from common.inference.earlier_model import starting_arrays
+from common.inference.earlier_model import with_earlier_model
 from common.metrics import score
+from common.models.initialization import initial_arrays
 from common.randomness import public_stream
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.pooled_evaluator import PooledEvaluator
@@ -73,7 +74,12 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
 
 def _train(trainer: Trainer, held: Shard, name: str) -> Arrays:
     config = trainer.config
-    arrays = starting_arrays(config, trainer.input_shape, trainer.classes)
+    arrays = with_earlier_model(
+        config.model,
+        initial_arrays(config, trainer.input_shape, trainer.classes),
+        input_shape=trainer.input_shape,
+        classes=trainer.classes,
+    )
     plan = config.plan(held.num_units) if config.is_local_dp else None
     for server_round in range(1, config.participations + 1):
         arrays = trainer.train(arrays, held, name=name, server_round=server_round, plan=plan)

@@ -1,4 +1,4 @@
-"""The end of a client on this machine: its keys and what was derived from its images go, the ledger stays."""
+"""Removal of a client's keys and of what was derived from its images."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _PUBLIC_CACHE = "backbones"
 
 @dataclass(frozen=True)
 class Removed:
-    """What `leave_federations` removed.
+    """Things that `leave_federations` removed.
 
     Attributes:
         keys: Files of the node's key pair.

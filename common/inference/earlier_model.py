@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from common.arrays import Arrays
-from common.config.schema import RunConfig
-from common.config.sections import split_list
+from common.config.sections import ModelConfig
 from common.errors import ConfigError, ModelError
 from common.inference.card import WEIGHTS_FILE, ModelCard, find_model, read_card
 from common.inference.weights import read_weights
-from common.models.initialization import initial_arrays
 
 # Tensors of the classifier, which belong to the classes.
 _HEADS = ("head.", "output.")
@@ -36,7 +34,7 @@ class EarlierModel:
 
     def start(
         self,
-        config: RunConfig,
+        model: ModelConfig,
         fresh: Arrays,
         *,
         classes: Sequence[str],
@@ -48,7 +46,7 @@ class EarlierModel:
         For the same classes all of them are the earlier model's. For other classes the head is new.
 
         Args:
-            config: The new run.
+            model: Settings of the new run's model.
             fresh: Its tensors as they would be without an earlier model.
             classes: Its classes.
             input_shape: Shape of its inputs.
@@ -60,7 +58,7 @@ class EarlierModel:
         card = self.card
         self._compare("backbone", card.backbone_sha256, backbone_sha256 or card.backbone_sha256)
         self._compare("shape of the inputs", card.input_shape, tuple(input_shape))
-        self.check(config, classes)
+        self.check(model, classes)
         same = card.classes == tuple(classes)
         kept = {name: array for name, array in self.arrays.items() if same or not name.startswith(_HEADS)}
         odd = sorted(name for name in kept if name not in fresh or fresh[name].shape != kept[name].shape)
@@ -68,17 +66,17 @@ class EarlierModel:
             raise ConfigError(f"model.initial={self.folder}: its tensors do not fit this run's network, such as {odd}")
         return {**fresh, **kept}
 
-    def check(self, config: RunConfig, classes: Sequence[str]) -> None:
+    def check(self, model: ModelConfig, classes: Sequence[str]) -> None:
         """Refuse a run whose settings do not fit the model.
 
         Args:
-            config: The new run.
+            model: Settings of the new run's model.
             classes: Its classes; empty if they are not known yet.
 
         Raises:
             ConfigError: See `start`.
         """
-        card, model = self.card, config.model
+        card = self.card
         self._compare("head", card.head, model.head)
         self._compare("model.tuning", card.tuning, model.tuning)
         self._compare("model.personal", card.personal, model.personal)
@@ -102,31 +100,45 @@ class EarlierModel:
             raise ConfigError(f"model.initial={self.folder}: its {name} is {theirs!r}, and this run has {ours!r}")
 
 
-def open_earlier_model(config: RunConfig) -> EarlierModel | None:
-    """Open the model that a run starts from, with its privacy statement; None if it starts anew.
+def open_earlier_model(model: ModelConfig, classes: Sequence[str] = ()) -> EarlierModel | None:
+    """Open the model that a run starts from.
+
+    None if it starts anew.
+
+    Args:
+        model: Settings of the new run's model.
+        classes: Its classes; empty if they are not known yet.
 
     Raises:
         ConfigError: The model does not fit the run's settings.
         ModelError: There is no model, or its weights differ from its card.
     """
-    if not config.model.initial:
+    if not model.initial:
         return None
-    folder = find_model(Path(config.model.initial))
+    folder = find_model(Path(model.initial))
     card = read_card(folder)
     earlier = EarlierModel(folder, card, read_weights(folder / WEIGHTS_FILE, card), _statement_beside(folder, card))
-    earlier.check(config, split_list(config.data.classes))
+    earlier.check(model, classes)
     return earlier
 
 
-def starting_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Sequence[str]) -> Arrays:
-    """Return the trained tensors before round 1, as `initial_arrays` or an earlier model has them.
+def with_earlier_model(
+    model: ModelConfig, fresh: Arrays, *, input_shape: tuple[int, ...], classes: Sequence[str]
+) -> Arrays:
+    """Return the trained tensors before round 1, also of a run with `model.initial`.
+
+    Args:
+        model: Settings of the run's model.
+        fresh: Its tensors by `initial_arrays`.
+        input_shape: Shape of its inputs.
+        classes: Its classes.
 
     Raises:
         ConfigError: The earlier model does not fit the run.
         ModelError: There is no earlier model, or its weights differ from its card.
     """
-    fresh, earlier = initial_arrays(config, input_shape, classes), open_earlier_model(config)
-    return fresh if earlier is None else earlier.start(config, fresh, classes=classes, input_shape=input_shape)
+    earlier = open_earlier_model(model)
+    return fresh if earlier is None else earlier.start(model, fresh, classes=classes, input_shape=input_shape)
 
 
 def _statement_beside(folder: Path, card: ModelCard) -> Mapping[str, Any] | None:

@@ -237,7 +237,9 @@ class Ledger:
         )
 
     def erase_replies(self, client: str) -> int:
-        """Delete all kept replies of a client, overwrite their bytes, and return their number.
+        """Delete all kept replies of a client and return their number.
+
+        Their bytes in the file are overwritten.
 
         Raises:
             LedgerError: The file could not be written.

@@ -81,7 +81,7 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         rounds_and_seed = config.num_rounds, config.seed
         plans = check_plans(stated, config.mechanism, config.public_constants, *rounds_and_seed, remarks)
     with remarks.about("the model that the run started from"):
-        check_initial(content, config, remarks)
+        check_initial(content, config.model.initial, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}
         check_target(spent, config.privacy.target_epsilon, remarks)

@@ -233,15 +233,15 @@ def _compare_noise(text: Mapping[str, Any], expected: Mapping[str, Any], remarks
             remarks.doubts.append(f"the statement has {name} {found[name]!r} of the noise, its events have {figure!r}")
 
 
-def check_initial(content: Mapping[str, Any], config: RunConfig, remarks: Remarks) -> None:
+def check_initial(content: Mapping[str, Any], initial: str, remarks: Remarks) -> None:
     """Check what a statement says of an earlier model that the run started from.
 
     Raises:
         PrivacyError: It cannot be read, or the accountants disagree.
     """
-    if bool(config.model.initial) != ("initial_model" in content):
+    if bool(initial) != ("initial_model" in content):
         remarks.doubts.append("configuration and statement disagree on whether the run started from an earlier model")
-    elif config.model.initial and (doubt := wrong_start(content)):
+    elif initial and (doubt := wrong_start(content)):
         remarks.doubts.append(doubt)
 
 

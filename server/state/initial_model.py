@@ -1,4 +1,4 @@
-"""Privacy of the earlier run whose model a run starts from, and of both runs together."""
+"""Privacy of a run that started from the model of an earlier one."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def _histories(statement: Mapping[str, Any]) -> list[list[dict[str, Any]]] | Non
 
 
 def histories_of(clients: Iterable[Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[History]:
-    """Return the different histories of a unit, from the `events` of each client in a statement.
+    """Return the different histories of a unit in the `events` of each client.
 
     A unit was either trained on or held out. A later run may have split the units in another way.
     """
@@ -66,7 +66,9 @@ def _pairs(first: Sequence[History], second: Sequence[History]) -> list[History]
 
 
 def composed(facts: Mapping[str, Any], statement: Mapping[str, Any], *, fresh: bool = False) -> Spent | None:
-    """Return the largest epsilon of a unit that was in both runs, None where it is not known.
+    """Return the largest epsilon of a unit that was in both runs.
+
+    None where it is not known.
 
     Args:
         facts: See `facts_of`.
@@ -94,7 +96,9 @@ def composed(facts: Mapping[str, Any], statement: Mapping[str, Any], *, fresh: b
 def stated_start(
     facts: Mapping[str, Any], statement: Mapping[str, Any], *, fresh: bool = False
 ) -> tuple[dict[str, Any], str]:
-    """Return the part of a statement about the earlier run, and the end of its sentence.
+    """Return a statement's part about the earlier run.
+
+    The second text ends the statement's sentence.
 
     Raises:
         PrivacyError: The accountants disagree.
@@ -115,7 +119,7 @@ def stated_start(
 def keep_facts(
     folder: Path, earlier: EarlierModel | None, write: Callable[[str, dict[str, Any]], None]
 ) -> dict[str, Any] | None:
-    """Return the facts of a run's start, stored in its folder when it first began.
+    """Return what is stated of a run's start, stored in its folder.
 
     Args:
         folder: Folder of the run.
@@ -138,7 +142,9 @@ def keep_facts(
 
 
 def wrong_start(statement: Mapping[str, Any]) -> str:
-    """Return what is wrong with a statement's part about its start, computed anew from its events.
+    """Return what is wrong with a statement's part about its start.
+
+    It is computed anew from the events; the text is empty if nothing is wrong.
 
     Raises:
         PrivacyError: It is not of the kind that a run writes, or the accountants disagree.

@@ -20,8 +20,9 @@ from common.data.partitioning.assignment import check_batch
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.scan import check_training_labels
 from common.data.sources.registry import open_source
-from common.inference.earlier_model import starting_arrays
+from common.inference.earlier_model import with_earlier_model
 from common.models.backbone_info import backbone_info
+from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from common.system.console import format_epsilon
 from common.system.paths import bract_home
@@ -82,7 +83,9 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
     elif config.private:
         plans = {"every": config.plan(config.cohort_size)}
-    arrays = starting_arrays(config, shape, entries.classes)
+    arrays = with_earlier_model(
+        config.model, initial_arrays(config, shape, entries.classes), input_shape=shape, classes=entries.classes
+    )
     item = int(np.prod(shape)) * (4 if config.caches_features else 1)
     return {
         "config": resolved(config),

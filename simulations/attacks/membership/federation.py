@@ -18,9 +18,10 @@ from common.arrays import Arrays
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.partition import Partition
 from common.data.preprocessing import Prepared
-from common.inference.earlier_model import starting_arrays
+from common.inference.earlier_model import with_earlier_model
 from common.messages.codec import Declaration, Evaluation, encode_update, record_to_arrays, server_round_of
 from common.messages.fields import ARRAYS, Releases
+from common.models.initialization import initial_arrays
 from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
@@ -63,7 +64,12 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
     )
     central = config.plan(config.cohort_size) if config.mechanism.noise_at_server else None
     wire = Channel(grid, _releases(trainer), secrets.token_hex(16))
-    arrays = starting_arrays(config, trainer.input_shape, trainer.classes)
+    arrays = with_earlier_model(
+        config.model,
+        initial_arrays(config, trainer.input_shape, trainer.classes),
+        input_shape=trainer.input_shape,
+        classes=trainer.classes,
+    )
     for result in run_rounds(wire, build_strategy(config), arrays, RoundSettings(clients, cohorts, central=central)):
         arrays = result.arrays
     return arrays

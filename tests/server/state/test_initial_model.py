@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 def test_a_resumed_run_keeps_its_start(start: Start, make_config: MakeConfig, tmp_path: Path) -> None:
     first, other = start("first"), start("other")
     config = make_config({"model.initial": str(first)})
-    earlier = open_earlier_model(config)
+    earlier = open_earlier_model(config.model)
     assert earlier is not None
     written: dict[str, Any] = {}
     folder = tmp_path / "begun"
@@ -190,7 +190,7 @@ def test_a_resumed_run_keeps_its_start(start: Start, make_config: MakeConfig, tm
     (folder / "initial.json").write_text(json.dumps(facts))
     assert keep_facts(folder, None, pytest.fail) == facts
     assert keep_facts(folder, earlier, pytest.fail) == facts
-    changed = open_earlier_model(make_config({"model.initial": str(other)}))
+    changed = open_earlier_model(make_config({"model.initial": str(other)}).model)
     with pytest.raises(ConfigError, match="is not the model that this run began from"):
         keep_facts(folder, changed, pytest.fail)
 
@@ -201,9 +201,9 @@ def test_a_model_of_unknown_digest_is_not_private_by_its_word_alone(start: Start
     (first / "model" / "card.json").write_text(json.dumps(card | {"private": True, "epsilon_max": 1.0, "delta": 1e-5}))
 
     with pytest.raises(ModelError, match="their epsilons differ"):
-        open_earlier_model(make_config({"model.initial": str(first)}))
+        open_earlier_model(make_config({"model.initial": str(first)}).model)
     (first / "privacy.json").unlink()
-    earlier = open_earlier_model(make_config({"model.initial": str(first)}))
+    earlier = open_earlier_model(make_config({"model.initial": str(first)}).model)
     assert earlier is not None
     assert facts_of(earlier)["histories"] is None
 
