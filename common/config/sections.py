@@ -160,6 +160,10 @@ class ModelConfig(Section):
         description="Part of the network that is trained. Empty: `full` for `cnn`, else `head`.",
         json_schema_extra={"enum": [*TUNINGS, ""]},
     )
+    cnn_depth: Annotated[Annotated[int, Field(ge=2, le=10)] | None, EmptyIsNone] = Field(
+        description="Number of convolutions of `cnn`, each followed by a pooling that halves the image. Empty: 2, or "
+        "as many as leave at most 8 pixels a side."
+    )
     lora_rank: PositiveInt = Field(description="Rank of the layers that `lora` adds.")
     personal: Personal = Field(description="Trained tensors that stay at each client. Empty: none.")
 

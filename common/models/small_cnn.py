@@ -5,30 +5,59 @@ import torch
 from torch import nn
 
 from common.arrays import Arrays
+from common.errors import ConfigError
+
+_LEAST_DEPTH = 2
+# Largest side of the last maps. The dense layer's gradients and its noise under DP grow with their area.
+_LARGEST_MAPS = 8
+
+
+def cnn_depth(side: int, wanted: int | None) -> int:
+    """Return the number of convolutions for images of a side.
+
+    `wanted` is the value of `model.cnn-depth`.
+
+    >>> cnn_depth(28, None), cnn_depth(224, None)
+    (2, 5)
+
+    Raises:
+        ConfigError: So many poolings leave nothing of the image.
+    """
+    if wanted is None:
+        return max(_LEAST_DEPTH, (side // (_LARGEST_MAPS + 1)).bit_length())
+    if side >> wanted == 0:
+        raise ConfigError(f"model.cnn-depth={wanted} halves images of {side} pixels to nothing: use a smaller one")
+    return wanted
 
 
 class SmallCnn(nn.Module):
-    """Network of two 3x3 convolutions with pooling and two dense layers.
+    """Network of some 3x3 convolutions, each with pooling, and two dense layers.
 
-    The side of the square images is at least 4 pixels; there are 1 or 3 channels.
+    The side of the square images is at least 4 pixels; there are 1 or 3 channels. `depth` is as in `cnn_depth`.
     """
 
-    def __init__(self, side: int, channels: int, num_classes: int) -> None:
+    def __init__(self, side: int, channels: int, num_classes: int, depth: int | None = None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.dense = nn.Linear(64 * (side // 4) ** 2, 64)
+        depth = cnn_depth(side, depth)
+        widths = (channels, 32, *(64,) * (depth - 1))
+        self.convolutions = tuple(f"conv{number}" for number in range(1, depth + 1))
+        for name, width, wider in zip(self.convolutions, widths, widths[1:], strict=False):
+            self.add_module(name, nn.Conv2d(width, wider, 3, padding=1))
+        self.dense = nn.Linear(64 * (side >> depth) ** 2, 64)
         self.output = nn.Linear(64, num_classes)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits (n, num_classes) of (n, channels, side, side) float32 in [-1, 1]."""
-        maps = nn.functional.max_pool2d(torch.relu(self.conv1(pixels)), 2)
-        maps = nn.functional.max_pool2d(torch.relu(self.conv2(maps)), 2)
+        maps = pixels
+        for name in self.convolutions:
+            maps = nn.functional.max_pool2d(torch.relu(self.get_submodule(name)(maps)), 2)
         logits: torch.Tensor = self.output(torch.relu(self.dense(maps.flatten(1))))
         return logits
 
 
-def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator) -> Arrays:
+def initial_cnn(
+    input_shape: tuple[int, ...], num_classes: int, rng: np.random.Generator, depth: int | None = None
+) -> Arrays:
     """Draw starting weights that depend on the given generator alone.
 
     Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
@@ -36,7 +65,7 @@ def initial_cnn(input_shape: tuple[int, ...], num_classes: int, rng: np.random.G
     arrays: Arrays = {}
     # On this device tensors have names and shapes only, and nothing is drawn from torch's generator.
     with torch.device("meta"):
-        shapes = SmallCnn(input_shape[0], input_shape[2], num_classes).state_dict()
+        shapes = SmallCnn(input_shape[0], input_shape[2], num_classes, depth).state_dict()
     for name, tensor in shapes.items():
         shape = tuple(tensor.shape)
         if len(shape) == 1:
