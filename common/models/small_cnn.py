@@ -10,6 +10,7 @@ from common.errors import ConfigError
 _LEAST_DEPTH = 2
 # Largest side of the last maps. The dense layer's gradients and its noise under DP grow with their area.
 _LARGEST_MAPS = 8
+_GROUPS = 8
 
 
 def cnn_depth(side: int, wanted: int | None) -> int:
@@ -33,7 +34,8 @@ def cnn_depth(side: int, wanted: int | None) -> int:
 class SmallCnn(nn.Module):
     """Network of some 3x3 convolutions, each with pooling, and two dense layers.
 
-    The side of the square images is at least 4 pixels; there are 1 or 3 channels. `depth` is as in `cnn_depth`.
+    The side of the square images is at least 4 pixels; there are 1 or 3 channels. `depth` is as in `cnn_depth`. With
+    more than two convolutions each one is normalised, image by image and without parameters.
     """
 
     def __init__(self, side: int, channels: int, num_classes: int, depth: int | None = None) -> None:
@@ -43,14 +45,19 @@ class SmallCnn(nn.Module):
         self.convolutions = tuple(f"conv{number}" for number in range(1, depth + 1))
         for name, width, wider in zip(self.convolutions, widths, widths[1:], strict=False):
             self.add_module(name, nn.Conv2d(width, wider, 3, padding=1))
-        self.dense = nn.Linear(64 * (side >> depth) ** 2, 64)
+        self.last_side = side >> depth
+        self.dense = nn.Linear(64 * self.last_side**2, 64)
         self.output = nn.Linear(64, num_classes)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits (n, num_classes) of (n, channels, side, side) float32 in [-1, 1]."""
-        maps = pixels
+        maps, normalised = pixels, len(self.convolutions) > _LEAST_DEPTH
         for name in self.convolutions:
-            maps = nn.functional.max_pool2d(torch.relu(self.get_submodule(name)(maps)), 2)
+            maps = self.get_submodule(name)(maps)
+            # Without it a step of the default learning rate on large images is too long, and training diverges.
+            maps = nn.functional.group_norm(maps, _GROUPS) if normalised else maps
+            maps = nn.functional.max_pool2d(torch.relu(maps), 2)
+        maps = maps / self.last_side if normalised else maps
         logits: torch.Tensor = self.output(torch.relu(self.dense(maps.flatten(1))))
         return logits
 
@@ -63,6 +70,7 @@ def initial_cnn(
     Source: He et al. 2015, arXiv:1502.01852 (normal, fan-in).
     """
     arrays: Arrays = {}
+    depth = cnn_depth(input_shape[0], depth)
     # On this device tensors have names and shapes only, and nothing is drawn from torch's generator.
     with torch.device("meta"):
         shapes = SmallCnn(input_shape[0], input_shape[2], num_classes, depth).state_dict()
@@ -71,7 +79,9 @@ def initial_cnn(
         if len(shape) == 1:
             arrays[name] = np.zeros(shape, dtype=np.float32)
         else:
-            spread = np.sqrt(2.0 / np.prod(shape[1:]))
+            # A normalised network divides the inputs of its dense layer by their side, so this counts channels alone.
+            divided = depth > _LEAST_DEPTH and name == "dense.weight"
+            spread = np.sqrt(2.0 / (64 if divided else np.prod(shape[1:])))
             arrays[name] = (spread * rng.standard_normal(shape)).astype(np.float32)
     return arrays
 

@@ -131,7 +131,8 @@ def test_two_convolutions_are_the_network_of_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "depth"), [(4, 2), (28, 2), (32, 2), (35, 2), (36, 3), (64, 3), (71, 3), (96, 4), (128, 4), (224, 5), (1024, 7)]
+    ("side", "depth"),
+    [(4, 2), (28, 2), (32, 2), (35, 2), (36, 3), (64, 3), (71, 3), (96, 4), (128, 4), (224, 5), (1024, 7)],
 )
 def test_larger_images_get_more_convolutions_and_not_a_larger_dense_layer(side: int, depth: int) -> None:
     assert (cnn_depth(side, None), cnn_depth(side, 2)) == (depth, 2)
@@ -160,7 +161,7 @@ def losses(side: int, depth: int | None, rate: float) -> list[float]:
         loss = torch.nn.functional.cross_entropy(network(pixels), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        found.append(float(loss))
+        found.append(loss.item())
     return found
 
 
