@@ -32,10 +32,10 @@ def cnn_depth(side: int, wanted: int | None) -> int:
 
 
 class SmallCnn(nn.Module):
-    """Network of some 3x3 convolutions, each with pooling, and two dense layers.
+    """Network of some 3x3 convolutions and two dense layers.
 
-    The side of the square images is at least 4 pixels; there are 1 or 3 channels. `depth` is as in `cnn_depth`. With
-    more than two convolutions each one is normalised, image by image and without parameters.
+    A pooling follows each convolution. The side of the square images is at least 4 pixels; there are 1 or 3 channels.
+    `depth` is as in `cnn_depth`. More than two convolutions are normalised, image by image and without parameters.
     """
 
     def __init__(self, side: int, channels: int, num_classes: int, depth: int | None = None) -> None:

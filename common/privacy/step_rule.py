@@ -1,4 +1,4 @@
-"""Public rules for the learning rate, the steps and the clip bound of a private head.
+"""Public rules for the learning rate, steps and clip bound of private heads.
 
 One unit's features have length 1, so a logit of the final model carries as much noise as one weight. The rule makes
 that noise equal in every run. docs/privacy.md has the fit.
@@ -51,7 +51,7 @@ def head_learning_rate(
 
 
 def head_clipping_norm(*, noise_multiplier: float, num_rounds: int, cohort_size: int) -> float:
-    """Return the clip bound of an update that leaves `LOGIT_NOISE` in each weight of the final head.
+    """Return the update's clip bound that leaves `LOGIT_NOISE` in the final head's weights.
 
     All arguments are public constants. The bound is rounded to 3 digits, so that it reads well in a plan.
     """

@@ -101,7 +101,7 @@ def check_plans(
     seed: int,
     remarks: Remarks,
 ) -> dict[str, PrivacyPlan]:
-    """Compare the clip bound and each client's events with the plans by the run's configuration.
+    """Compare clip bound and events with the plans by the run's configuration.
 
     Args:
         statement: Privacy statement of the run.

@@ -94,9 +94,10 @@ def test_load_arrays_does_not_share_memory_with_the_arrays() -> None:
     assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
 
 
-def test_cnn_treats_each_image_alone() -> None:
-    network = load_cnn(initial_cnn((8, 8, 3), 4, np.random.default_rng(3)), (8, 8, 3)).double()
-    pixels = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (5, 3, 8, 8)))
+@pytest.mark.parametrize("side", [8, 40])
+def test_cnn_treats_each_image_alone(side: int) -> None:
+    network = load_cnn(initial_cnn((side, side, 3), 4, np.random.default_rng(3)), (side, side, 3)).double()
+    pixels = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (5, 3, side, side)))
 
     each = torch.cat([network(image[None]) for image in pixels])
 
