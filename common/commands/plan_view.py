@@ -59,6 +59,8 @@ def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     ]
     if rows[0].plan.learning_rate is not None:
         lines.append(("learning rate, by rule", [f"{row.plan.learning_rate:g}" for row in rows]))
+    if table.config.clip_by_rule:
+        lines.append(("clip bound, by rule", [f"{row.plan.max_grad_norm:g}" for row in rows]))
     ratios = [f"{row.signal_to_noise:.3g}" for row in rows if row.signal_to_noise is not None]
     lines += [("signal / noise a step, at most", ratios)] if ratios else []
     return lines[table.config.mechanism.noise_at_server :]

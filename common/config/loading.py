@@ -16,6 +16,8 @@ from common.errors import ConfigError
 Scalar = str | int | float | bool
 # Value in the file of a 0.1.0 run -> the value that means the same today. Only a run's own file has the key `resume`.
 _AS_BEFORE: dict[str, tuple[Scalar, Scalar]] = {"min-clients": ("", 0)}
+# Setting that the file of a 0.1.0 run lacks -> the value that means the same today, where it is not the default.
+_LACKED: dict[str, Scalar] = {"model.cnn-depth": 2}
 RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
 
 
@@ -108,8 +110,8 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     # A rate by rule is another one for each client, and stands in its plan.
     rate = config.training.learning_rate or (None if config.rate_by_rule else float(chosen["learning-rate"]))
     norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
-    clip = config.privacy.clipping_norm or float(chosen["clipping-norm"])
-    privacy = {"max_grad_norm": norm, "clipping_norm": clip}
+    clip = config.privacy.clipping_norm or (None if config.clip_by_rule else float(chosen["clipping-norm"]))
+    privacy: dict[str, float | None] = {"max_grad_norm": norm, "clipping_norm": clip}
     if config.privacy.target_epsilon is None:
         # With a target this noise is calibrated when the plan is made.
         noise = tool_tables()["bract"]["counts-without-target"]
@@ -168,5 +170,6 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
         if not isinstance(value, Scalar):
             raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
     if "resume" in flat:
+        flat = _LACKED | flat
         flat |= {key: now for key, (before, now) in _AS_BEFORE.items() if flat.get(key) == before}
     return flat

@@ -231,6 +231,12 @@ class RunConfig(Section):
         return self.training.learning_rate is None and self._steps_follow_from_plan
 
     @property
+    def clip_by_rule(self) -> bool:
+        """True if the clip bound of a client's update follows from the plan."""
+        head = self.open_kind.startswith("head-")
+        return self.privacy.clipping_norm is None and self.mechanism.noise_at_server and head
+
+    @property
     def _steps_follow_from_plan(self) -> bool:
         return self.needs_no_torch and self.is_local_dp and self.training.optimizer == "sgd"
 
@@ -253,7 +259,7 @@ class RunConfig(Section):
     def public_constants(self) -> PublicConstants:
         """The settings that privacy plans follow from."""
         privacy = self.privacy
-        if privacy.max_grad_norm is None or privacy.clipping_norm is None:
+        if privacy.max_grad_norm is None or (privacy.clipping_norm is None and not self.clip_by_rule):
             raise PrivacyError("the clip bounds are not filled in: build a RunConfig with common.config.loading.parse")
         return PublicConstants(
             target_epsilon=privacy.target_epsilon,

@@ -164,6 +164,10 @@ class ModelConfig(Section):
         description="Part of the network that is trained. Empty: `full` for `cnn`, else `head`.",
         json_schema_extra={"enum": [*TUNINGS, ""]},
     )
+    cnn_depth: Annotated[Annotated[int, Field(ge=2, le=10)] | None, EmptyIsNone] = Field(
+        description="Number of convolutions of `cnn`, each followed by a pooling that halves the image; more than 2 "
+        "are normalised too. Empty: 2, or for images above 35 pixels as many as leave at most 8 pixels a side."
+    )
     lora_rank: PositiveInt = Field(description="Rank of the layers that `lora` adds.")
     personal: Personal = Field(description="Trained tensors that stay at each client. Empty: none.")
 
@@ -259,7 +263,8 @@ class PrivacyConfig(Section):
         description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, else 1."
     )
     clipping_norm: OpenBound = Field(
-        description="Clipping bound of one client's whole update under `client-dp`. Empty: 1."
+        description="Clipping bound of one client's whole update under `client-dp`. Empty: by a public rule for a "
+        "linear head, else 1."
     )
     metrics: Annotated[Metrics | None, EmptyIsNone] = Field(
         description="How counts of held-out images leave a client. Empty: `private` under `dp-sgd`, `none` under "

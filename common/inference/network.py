@@ -82,6 +82,8 @@ def _settings(card: ModelCard, weights: str) -> RunConfig:
         "training.rotation-weight": float("rotation.weight" in card.tensors),
         "privacy.mechanism": "none",
     }
+    if card.backbone == "cnn":
+        given["model.cnn-depth"] = sum(name.startswith("conv") and name.endswith(".weight") for name in card.tensors)
     if ranks:
         given["model.lora-rank"] = ranks[0]
     config = parse(override(defaults(), given))

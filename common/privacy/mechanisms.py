@@ -15,7 +15,7 @@ from common.privacy.calibration import calibrate
 from common.privacy.events import Event
 from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, round_up_rate
-from common.privacy.step_rule import head_learning_rate, steps_in_round
+from common.privacy.step_rule import head_clipping_norm, head_learning_rate, steps_in_round
 
 _ALWAYS_VISIBLE = (
     "how many units each client declares, and so its share of the average",
@@ -240,6 +240,10 @@ class ClientDp(Mechanism):
             ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
         """
         _check_delta(constants.delta, constants.num_clients, "clients")
+        noise = _noise_multiplier(constants, 1.0, constants.participations)
+        bound = constants.clipping_norm or head_clipping_norm(
+            noise_multiplier=noise, num_rounds=constants.num_rounds, cohort_size=constants.cohort_size
+        )
         return PrivacyPlan(
             mechanism=self.name,
             privacy_unit="client",
@@ -248,8 +252,8 @@ class ClientDp(Mechanism):
             sample_rate=1.0,
             steps_per_round=1,
             num_rounds=constants.participations,
-            max_grad_norm=constants.clipping_norm,
-            noise_multiplier=_noise_multiplier(constants, 1.0, constants.participations),
+            max_grad_norm=bound,
+            noise_multiplier=noise,
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
         )

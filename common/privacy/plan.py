@@ -36,7 +36,7 @@ class PublicConstants:
         delta: The delta that epsilon is stated for.
         unit: Value of `privacy.unit`.
         max_grad_norm: Clip bound of one unit's gradient.
-        clipping_norm: Clip bound of one client's update.
+        clipping_norm: Clip bound of one client's update; None where it follows from the noise.
         metrics: How counts of held-out units leave.
         counts_noise: Noise of each counted round's pair, before it is raised for the target; None where it follows
             from the target.
@@ -59,7 +59,7 @@ class PublicConstants:
     delta: float
     unit: str
     max_grad_norm: float
-    clipping_norm: float
+    clipping_norm: float | None
     metrics: str
     counts_noise: float | None
     closing_noise: float | None

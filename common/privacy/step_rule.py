@@ -1,4 +1,4 @@
-"""Public rule for the learning rate and the steps of a private head.
+"""Public rules for the learning rate, steps and clip bound of private heads.
 
 One unit's features have length 1, so a logit of the final model carries as much noise as one weight. The rule makes
 that noise equal in every run. docs/privacy.md has the fit.
@@ -13,6 +13,8 @@ MAX_STEP = 150.0
 # A round's total step, in units of the clip bound, that one step can make. More is divided among several steps.
 _ONE_STEP = 20.0
 _MAX_STEPS = 4
+# Largest clip bound of one client's update. Updates at the default learning rate are 9 to 15 long in the fit.
+MAX_UPDATE = 10.0
 
 
 def steps_in_round(noise_of_one: float, *, num_units: int, num_rounds: int, cohort_size: int) -> int:
@@ -46,3 +48,13 @@ def head_learning_rate(
     noise = noise_multiplier * max_grad_norm / (expected_batch_size * math.sqrt(cohort_size))
     rate = min(LOGIT_NOISE / (noise * math.sqrt(steps_per_round * num_rounds)), MAX_STEP / max_grad_norm)
     return float(f"{rate * (1 - momentum):.3g}")
+
+
+def head_clipping_norm(*, noise_multiplier: float, num_rounds: int, cohort_size: int) -> float:
+    """Return the update's clip bound that leaves `LOGIT_NOISE` in the final head's weights.
+
+    All arguments are public constants. The bound is rounded to 3 digits, so that it reads well in a plan.
+    """
+    # The noise of one round's average, for a bound of 1.
+    noise = noise_multiplier / cohort_size
+    return float(f"{min(LOGIT_NOISE / (noise * math.sqrt(num_rounds)), MAX_UPDATE):.3g}")

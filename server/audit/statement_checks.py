@@ -68,16 +68,13 @@ def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
 
 
 def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks) -> None:
-    """Compare mechanism, unit, bounds and number of clients with the run's configuration."""
+    """Compare mechanism, unit, delta and number of clients with the run's configuration."""
     text, privacy = statement.text, config.privacy
-    at_server = config.mechanism.noise_at_server
-    unit = "client" if at_server else privacy.unit
-    bound = privacy.clipping_norm if at_server else privacy.max_grad_norm
+    unit = "client" if config.mechanism.noise_at_server else privacy.unit
     terms: dict[str, tuple[Any, Any]] = {
         "mechanism": (statement.mechanism, privacy.mechanism),
         "delta": (statement.delta, privacy.delta),
         "privacy_unit": (text["privacy_unit"], unit),
-        "max_grad_norm": (text["max_grad_norm"], bound),
         "metrics": (text["metrics"].get("release"), config.metrics),
     }
     for name, (stated, configured) in terms.items():
@@ -105,7 +102,7 @@ def check_plans(
     seed: int,
     remarks: Remarks,
 ) -> dict[str, PrivacyPlan]:
-    """Compare each client's stated events with its plan by the run's configuration.
+    """Compare clip bound and events with the plans by the run's configuration.
 
     Args:
         statement: Privacy statement of the run.
@@ -125,6 +122,11 @@ def check_plans(
         with remarks.about(f"the events of client {name}"):
             plans[name] = _stated_plan(statement, client, mechanism, constants)
             costs[name] = _checked_cost(client, plans[name], None if statement.whole_plan else asked[name])
+    # A clip bound by rule follows from the stated noise, so it is compared here and not with the settings.
+    stated = statement.text["max_grad_norm"]
+    for bound in {plan.max_grad_norm for plan in plans.values()}:
+        if stated != bound:
+            remarks.doubts.append(f"the statement says max_grad_norm {stated!r}, the run was configured for {bound!r}")
     if len(costs) == len(statement.clients):
         _check_parts(statement, costs, remarks)
     return plans

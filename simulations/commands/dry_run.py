@@ -113,6 +113,7 @@ def _facts_of(plan: PrivacyPlan) -> dict[str, Any]:
         "rounds_at_most": plan.num_rounds,
         "noise_multiplier": plan.noise_multiplier,
         "learning_rate": plan.learning_rate,
+        "max_grad_norm": plan.max_grad_norm,
         "epsilon_whole_run": plan.epsilon(),
         "delta": plan.delta,
     }
@@ -153,7 +154,8 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Privacy   {which} client: noise multiplier {plan['noise_multiplier']:.4g}, sample rate "
             f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps{_rate(plan)}, "
-            f"epsilon {format_epsilon(plan['epsilon_whole_run'])} at delta {plan['delta']:g} over the whole run"
+            f"clip bound {plan['max_grad_norm']:g}, epsilon {format_epsilon(plan['epsilon_whole_run'])} at delta "
+            f"{plan['delta']:g} over the whole run"
         )
     seconds, disk = facts["seconds"], facts["disk_bytes"]
     lines.append(

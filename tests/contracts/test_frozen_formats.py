@@ -97,6 +97,7 @@ def test_the_plan_of_a_configuration_keeps_its_digest() -> None:
     counted = config_of(**NOISE).plan(128)
     grouped = config_of(**NOISE | {"privacy.metrics": "none", "privacy.unit": "group"}).plan(128)
     at_server = {"privacy.mechanism": "client-dp", "num-clients": 8, "client-fraction": 0.5}
+    at_server |= {"privacy.clipping-norm": 1.0}
     central = config_of(**NOISE | at_server).plan(1)
 
     assert counted.digest == "fec48c6301a5e0d4c17b1772f1fca51f0ca693c20690bac335da059ed72dde58"

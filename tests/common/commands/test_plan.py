@@ -155,6 +155,19 @@ def test_plan_says_what_to_pass_where_signal_is_left_out(
     assert advice in said
 
 
+@pytest.mark.parametrize(
+    ("more", "shown"), [((), "clip bound, by rule 2.04"), (("--set", "privacy.clipping-norm=3"), "")]
+)
+def test_plan_shows_a_clip_bound_that_follows_from_the_rule(more: tuple[str, ...], shown: str) -> None:
+    central = ("--set", "privacy.mechanism=client-dp", "--set", "num-clients=40", "--noise", "5", "--parameters", "9")
+
+    said = " ".join(plan(*central, *more).stdout.split())
+
+    assert shown in said
+    assert ("clip bound, by rule" in said) == bool(shown)
+    assert f"as long as the clip bound {2.04 if shown else 3:g}" in said
+
+
 def test_plan_says_how_many_sizes_it_knows_and_shows() -> None:
     done = plan("--sizes", "10,20,30,40,50,60,70", *QUICK, "--set", "num-clients=9")
 

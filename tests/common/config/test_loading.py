@@ -144,3 +144,13 @@ def test_load_file_says_when_there_is_no_file(tmp_path: Path) -> None:
         load_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="directory"):
         load_file(tmp_path)
+
+
+def test_a_run_of_before_keeps_its_network_and_a_users_own_file_gets_todays(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('resume = false\n[model]\nbackbone = "cnn"\n')
+    (tmp_path / "own.toml").write_text('[model]\nbackbone = "cnn"\n')
+    (tmp_path / "new.toml").write_text('resume = false\n[model]\ncnn-depth = ""\n')
+
+    read = {name: load_file(tmp_path / f"{name}.toml").get("model.cnn-depth") for name in ("run", "own", "new")}
+
+    assert read == {"run": 2, "own": None, "new": ""}

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.arrays import Arrays
+from common.config.project import open_values
+from common.errors import ConfigError
 from common.models.classifier import CnnNetwork, load_arrays, trained_arrays
-from common.models.small_cnn import SmallCnn, initial_cnn, to_pixels
+from common.models.small_cnn import SmallCnn, cnn_depth, initial_cnn, to_pixels
 from tests.support.clients.networks import load_cnn
 
 pytestmark = pytest.mark.numerical
@@ -91,9 +94,10 @@ def test_load_arrays_does_not_share_memory_with_the_arrays() -> None:
     assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
 
 
-def test_cnn_treats_each_image_alone() -> None:
-    network = load_cnn(initial_cnn((8, 8, 3), 4, np.random.default_rng(3)), (8, 8, 3)).double()
-    pixels = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (5, 3, 8, 8)))
+@pytest.mark.parametrize("side", [8, 40])
+def test_cnn_treats_each_image_alone(side: int) -> None:
+    network = load_cnn(initial_cnn((side, side, 3), 4, np.random.default_rng(3)), (side, side, 3)).double()
+    pixels = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (5, 3, side, side)))
 
     each = torch.cat([network(image[None]) for image in pixels])
 
@@ -109,3 +113,62 @@ def test_to_pixels_moves_channels_first_and_scales_to_plus_minus_one() -> None:
     assert (pixels.shape, pixels.dtype) == ((2, 3, 4, 5), torch.float32)
     assert pixels[1, :, 2, 3].tolist() == pytest.approx([-1.0, -0.6, 1.0])
     assert pixels.is_contiguous()
+
+
+def test_two_convolutions_are_the_network_of_before() -> None:
+    arrays = initial_cnn((40, 40, 1), 5, np.random.default_rng(1), 2)
+    network, pixels = SmallCnn(40, 1, 5, 2), torch.rand(3, 1, 40, 40)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+    maps = pixels
+    for name in ("conv1", "conv2"):
+        weight, bias = (torch.from_numpy(arrays[f"{name}.{part}"]) for part in ("weight", "bias"))
+        maps = torch.max_pool2d(torch.conv2d(maps, weight, bias, padding=1).relu(), 2)
+    dense = (maps.flatten(1) @ torch.from_numpy(arrays["dense.weight"]).T).relu()
+    expected = dense @ torch.from_numpy(arrays["output.weight"]).T
+
+    assert arrays["dense.weight"].shape == (64, 64 * 10 * 10)
+    torch.testing.assert_close(network(pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "depth"),
+    [(4, 2), (28, 2), (32, 2), (35, 2), (36, 3), (64, 3), (71, 3), (96, 4), (128, 4), (224, 5), (1024, 7)],
+)
+def test_larger_images_get_more_convolutions_and_not_a_larger_dense_layer(side: int, depth: int) -> None:
+    assert (cnn_depth(side, None), cnn_depth(side, 2)) == (depth, 2)
+    assert side < 8 or 2 <= side >> depth <= 8
+
+
+def test_more_halvings_than_the_image_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.cnn-depth=6 halves images of 32 pixels to nothing"):
+        SmallCnn(32, 1, 5, 6)
+
+
+def losses(side: int, depth: int | None, rate: float) -> list[float]:
+    """Train on stripes that lie or stand, plain descent with every image in each step."""
+    rng, labels = np.random.default_rng(0), torch.arange(24) % 2
+    stripes = np.zeros((24, 1, side, side), dtype=np.float32)
+    for number in range(24):
+        wave = np.sin(2 * np.pi * (np.arange(side) / side * 4 + rng.random())) > 0
+        stripes[number, 0] = np.where(wave if number % 2 else wave[:, None], 1.0, -1.0)
+    pixels = torch.from_numpy(stripes)
+    network = SmallCnn(side, 1, 2, depth)
+    arrays: Arrays = initial_cnn((side, side, 1), 2, rng, depth)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    optimizer, found = torch.optim.SGD(network.parameters(), lr=rate), []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(pixels), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+def test_default_network_and_rate_train_on_large_images() -> None:
+    rate = float(open_values("scratch-sgd")["learning-rate"])
+
+    # The network of before diverges here: its dense layer has 36,864 inputs.
+    assert losses(96, 2, rate)[-1] > 0.5
+    assert losses(96, None, rate)[-1] < 0.1

@@ -9,11 +9,20 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.models.linear_head import HEAD_WEIGHT, initial_head
 from common.privacy.calibration import calibrate
-from common.privacy.step_rule import LOGIT_NOISE, head_learning_rate, steps_in_round
+from common.privacy.noise import SecureStream
+from common.privacy.step_rule import (
+    LOGIT_NOISE,
+    MAX_UPDATE,
+    head_clipping_norm,
+    head_learning_rate,
+    steps_in_round,
+)
+from server.aggregation.central_dp import noised_average
 
 MakeConfig = Callable[..., RunConfig]
 
 _RUN: dict[str, Scalar] = {"num-clients": 4, "num-rounds": 6}
+_CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "num-clients": 40, "num-rounds": 10}
 
 
 @pytest.mark.parametrize(
@@ -94,3 +103,49 @@ def test_rule_is_for_private_heads_alone(make_config: MakeConfig) -> None:
     assert make_config({"privacy.mechanism": "none"}).training.learning_rate == 32.0
     assert make_config({"training.optimizer": "adamw"}).plan(90).learning_rate is None
     assert make_config({"model.head": "mlp"}).plan(90).learning_rate is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"privacy.target-epsilon": 4.0}, {"client-fraction": 0.5}, {"privacy.noise-multiplier": 9.0}]
+)
+def test_final_head_carries_the_noise_of_the_rule_of_the_server(
+    make_config: MakeConfig, settings: dict[str, Scalar]
+) -> None:
+    config = make_config(_CENTRAL | settings)
+    plan, head = config.plan(1), initial_head(300, 10)
+
+    for _ in range(config.num_rounds):
+        # No client answers, so all that moves the head is noise.
+        head = noised_average(head, [], plan, stream=SecureStream())
+
+    assert head[HEAD_WEIGHT].std() == pytest.approx(LOGIT_NOISE, rel=0.07)
+
+
+def test_clip_bound_grows_with_the_cohort_up_to_a_limit(make_config: MakeConfig) -> None:
+    def bound(num_clients: int) -> float:
+        return make_config(_CENTRAL | {"num-clients": num_clients}).plan(1).max_grad_norm
+
+    public = {"noise_multiplier": 5.0, "num_rounds": 10}
+
+    assert bound(40) == pytest.approx(2 * bound(20), rel=0.01)
+    assert head_clipping_norm(**public, cohort_size=10**6) == MAX_UPDATE
+    # What one client holds is never asked for: the plan is one for all.
+    assert make_config(_CENTRAL).plan(1) == make_config(_CENTRAL).plan(1000)
+
+
+def test_a_written_clip_bound_outranks_the_rule(make_config: MakeConfig) -> None:
+    written = make_config(_CENTRAL | {"privacy.clipping-norm": 1.0})
+
+    assert (written.clip_by_rule, written.plan(1).max_grad_norm) == (False, 1.0)
+    assert (make_config(_CENTRAL).clip_by_rule, make_config(_CENTRAL).privacy.clipping_norm) == (True, None)
+
+
+@pytest.mark.parametrize("settings", [{"model.head": "mlp"}, {"model.tuning": "norm"}, {"model.backbone": "cnn"}])
+def test_clip_rule_is_for_linear_heads_with_noise_at_the_server(
+    make_config: MakeConfig, settings: dict[str, Scalar]
+) -> None:
+    assert make_config(_CENTRAL | settings).privacy.clipping_norm == 1.0
+    # Old runs' settings are compared with today's, so what is not used keeps its value.
+    assert (
+        make_config().privacy.clipping_norm == make_config({"privacy.mechanism": "none"}).privacy.clipping_norm == 1.0
+    )

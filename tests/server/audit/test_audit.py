@@ -103,6 +103,16 @@ def test_audit_of_central_noise_names_who_must_be_trusted(tmp_path: Path, make_c
     assert "another noise than the run was configured for" in doubts(run)
 
 
+def test_audit_compares_a_clip_bound_by_rule(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = make_config(SETTINGS | {"privacy.mechanism": "client-dp"})
+    run = write_run(tmp_path / "run", config)
+    assert (config.privacy.clipping_norm, audit_run(run).remarks.doubts) == (None, [])
+
+    edit(run, lambda statement: statement.update(max_grad_norm=1.0))
+
+    assert "the statement says max_grad_norm 1.0, the run was configured for" in doubts(run)
+
+
 def test_audit_of_a_run_without_privacy_says_so(tmp_path: Path, make_config: MakeConfig) -> None:
     config = make_config({"privacy.mechanism": "none", "output-dir": str(tmp_path / "run")})
     directory = RunDirectory.create(config)

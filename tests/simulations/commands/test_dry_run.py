@@ -45,6 +45,15 @@ def test_foresee_counts_what_is_trained_and_what_travels(make_config: MakeConfig
     assert model["bytes_a_client_and_round"] == 4 * model["trained_parameters"]
 
 
+def test_foresee_tells_the_clip_bound_of_the_servers_plan(make_config: MakeConfig) -> None:
+    config = make_config({"privacy.mechanism": "client-dp", "num-clients": 40, "privacy.noise-multiplier": 5.0})
+
+    plan = foresee(config)["plan"]["every"]
+
+    # 1.4 x 40 clients over noise 5 and the root of 30 rounds.
+    assert plan["max_grad_norm"] == config.plan(40).max_grad_norm == 2.04
+
+
 def test_foresee_refuses_what_the_run_would_refuse(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match="use a smaller batch"):
         foresee(make_config(CNN | {"training.batch-size": 2000}))
