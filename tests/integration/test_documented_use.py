@@ -18,6 +18,10 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.M | re.S)
 
 
+def run(command: list[str], place: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(name="environment", scope="module")
 def environment_fixture(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables under which `bract` runs this checkout's code."""
@@ -32,9 +36,7 @@ def place_fixture(tmp_path_factory: pytest.TempPathFactory, environment: dict[st
     """A folder in which all commands of docs/use.md were run."""
     place = tmp_path_factory.mktemp("place")
     for number, block in enumerate(blocks("use.md", "sh")):
-        result = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block], cwd=place, env=environment, capture_output=True, text=True
-        )
+        result = run(["bash", "-euo", "pipefail", "-c", block], place, environment)
         assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
         (place / f"block-{number}.txt").write_text(result.stdout)
     return place
@@ -67,7 +69,7 @@ def test_the_blocks_of_the_python_page_run_in_order(place: Path, environment: di
     program += "\nassert np.array_equal(same[0], same[1]) and np.array_equal(same[0], same[2])"
     program += "\nassert np.allclose(torch.softmax(logits, 1), model.predict_proba(files[:8]), atol=0.02)"
 
-    result = subprocess.run([sys.executable, "-c", program], cwd=place, env=environment, capture_output=True, text=True)
+    result = run([sys.executable, "-c", program], place, environment)
 
     assert result.returncode == 0, result.stderr
     assert "no-such-image.png: no such file" in result.stdout

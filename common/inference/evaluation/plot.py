@@ -45,9 +45,9 @@ def _draw_reliability(axes: "Axes", bins: Sequence[Mapping[str, Any]], error: fl
     middle = np.array([row["confidence"] for row in filled])
     shares = np.array([row["right"] / row["images"] for row in filled])
     ends = np.array([wilson(row["right"], row["images"]) for row in filled]).T
-    axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="probabilities that are right")
+    axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="perfect calibration")
     axes.errorbar(middle, shares, np.abs(ends - shares), fmt="o", ms=5, color=_GREEN, lw=1, label="share right, 95 %")
-    axes.set(xlabel="probability of the predicted class", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlabel="probability of the predicted class", xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.set(ylabel="share that is right", title=f"reliability, calibration error {error:.3f}")
     axes.grid(alpha=0.3)
     amounts = axes.twinx()
@@ -56,4 +56,4 @@ def _draw_reliability(axes: "Axes", bins: Sequence[Mapping[str, Any]], error: fl
     amounts.set_ylabel("images (bars)")
     # The bars stay in the lower third, below most of the points.
     amounts.set_ylim(0, 3 * max(row["images"] for row in bins))
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
