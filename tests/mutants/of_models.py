@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from common.commands import use_model
+from common.commands.models import predict
 from common.inference import card, network, weights
-from tests.common.commands import test_use_model as commands
+from tests.common.commands.models import test_predict as commands
 from tests.common.inference import test_hostile_models as hostile
 from tests.mutants.faults import planted, planted_value
 
@@ -66,7 +66,7 @@ planted(
 )
 planted(
     commands.test_tables_hold_what_the_terminal_shows_and_are_the_owners_alone,
-    use_model.write_output,
+    predict.write_output,
     {"predictions that all may read": ("mode=0o600", "mode=0o666")},
 )
 planted(
@@ -75,6 +75,6 @@ planted(
         arguments=["{run}", "{images}", "--csv", "{run}/model/found.csv"],
         fragment="folder of the model",
     ),
-    use_model.check_outputs,
+    predict.check_outputs,
     {"predictions beside the model": ("passed_on & {*file.resolve().parents}", "False")},
 )

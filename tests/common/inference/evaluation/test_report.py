@@ -1,6 +1,6 @@
 """A report has every figure with its interval, groups, and a comparison on the same images.
 
-Drives `common.inference.evaluation.view`, `common.inference.evaluation.plot`, `common.confusion_plot`.
+Drives `common.inference.evaluation.view`, `common.inference.evaluation.plot`.
 """
 
 import io
