@@ -7,6 +7,7 @@ and a changed image invalidates only itself. A client process whose images are c
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.config.sections import ModelConfig, split_list
+from common.config.sections import ModelConfig
 from common.data.decoding import decode
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.registry import open_source
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from common.models.backbone_info import BackboneInfo
     from common.models.classifier import Network
 
+_logger = logging.getLogger("bract")
 FORMAT = 4  # raise it when the same images would give other inputs
 
 
@@ -70,18 +72,18 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         WeightsError: The backbone's weights are missing or wrong.
     """
     started = time.perf_counter()
-    source, info = open_source(config.data), None
+    source, info = open_source(config.data, joined=shows_nothing), None
     # Before the scan, which may take minutes: wrong weights should stop a run at once.
     if config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
 
         info = backbone_info(config.backbone_spec)
     scan = scan_source(source, progress=progress)
+    for remark in source.remarks():
+        _logger.warning(remark)
     if not shows_nothing:
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-        # A client may lack classes of an agreed list, even all but one.
-        if len(split_list(config.data.classes)) < 2:
-            refuse_single_class(scan)
+        refuse_single_class(scan, source.remarks())
     if info is None:
         side = config.data.image_size
         wanted = _public_cnn_pixels(side) if shows_nothing else _cnn_pixels(side, scan)

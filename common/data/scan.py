@@ -10,7 +10,7 @@ import os
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from common.system.progress import ProgressFactory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMAT = 2  # raise it when the same file would give another digest, or the stored scan changes its fields
+FORMAT = 3  # raise it when the same file would give another digest, or the stored scan changes its fields
 _MAX_SHOWN = 20
 
 Sink = Callable[[int, "Image", bytes], None]
@@ -141,16 +141,20 @@ def refuse_if_too_bad(scan: Scan, *, max_bad_fraction: float) -> None:
     )
 
 
-def refuse_single_class(scan: Scan) -> None:
+def refuse_single_class(scan: Scan, remarks: Sequence[str] = ()) -> None:
     """Refuse a source whose training images are all of one class.
+
+    Args:
+        scan: Scan of the source.
+        remarks: Lines about the class list that end the message.
 
     Raises:
         DataError: The usable training images are of fewer than two classes.
     """
-    check_training_labels(scan.labels[: scan.num_train][scan.usable[: scan.num_train]], scan.classes)
+    check_training_labels(scan.labels[: scan.num_train][scan.usable[: scan.num_train]], scan.classes, remarks)
 
 
-def check_training_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+def check_training_labels(labels: np.ndarray, classes: tuple[str, ...], remarks: Sequence[str] = ()) -> None:
     """Refuse labels of usable training images that are all of one class.
 
     Raises:
@@ -159,11 +163,23 @@ def check_training_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
     present = np.unique(labels)
     if len(present) < 2:
         names = "".join(f", {classes[label]}" for label in present)
+        lines = "".join(f"\n  {remark}" for remark in remarks)
         raise DataError(
             f"the usable training images are of {len(present)} class{'es' if not len(present) else ''}{names}: a "
             f"classifier needs at least two\n  the class list is {', '.join(classes)}; `bract data inspect` shows "
-            "how many images each class has"
+            f"how many images each class has{lines}"
         )
+
+
+def refuse_nothing_usable(scan: Scan, remarks: Sequence[str] = ()) -> None:
+    """Refuse a source that has no usable image to train on.
+
+    Raises:
+        DataError: There is none; the message holds the remarks on the class list.
+    """
+    if not scan.usable[: scan.num_train].any():
+        lines = "".join(f"\n  {remark}" for remark in remarks)
+        raise DataError(f"none of {scan.num_train} training images can be used{lines}")
 
 
 class _Draft:
