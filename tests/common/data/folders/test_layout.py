@@ -45,9 +45,7 @@ def parts(train: str, test: str, *more: str) -> str:
         pytest.param("train/steam*2 plane/jet*1", ({"train": 2, "plane": 1}, {}), id="train as a class with kinds"),
         pytest.param("cat*2 dog*1 lost+found/x*1 @eaDir/x*1", CAT_DOG, id="folders of systems"),
         pytest.param("cat*2 dog*1 empty/", CAT_DOG, id="an empty class"),
-        pytest.param(
-            "store/cat*2 pets/dog*1 pets/cat->store/cat", ({"store": 2, "pets": 3}, {}), id="linked sub-folder"
-        ),
+        pytest.param("store/cat*2 pets/dog*1 pets/cat->store/cat", ({"store": 2, "pets": 3}, {}), id="linked"),
         pytest.param("cat*2 dog*1 dog/more->dog", CAT_DOG, id="a link to itself"),
     ],
 )
@@ -97,7 +95,7 @@ SITES = "site-a/cat*2 site-a/dog*1 site-b/cat*1 site-b/dog*1"
         pytest.param(SITES.replace("site-b/cat", "site-b/Cat"), "name one, such as {root}/site-a", id="case"),
         pytest.param("0/cat*1 0/dog*1 1/cat*1 1/dog*1", "name one, such as {root}/0", id="folds"),
         pytest.param(
-            "a/train/cat*1 a/train/dog*1 a/test/cat*1 a/test/dog*1 b/train/cat*1 b/train/dog*1 b/test/cat*1 b/test/dog*1",
+            " ".join(f"{site}/{part}/{name}*1" for site in "ab" for part in ("train", "test") for name in CAT_DOG[0]),
             "name one, such as {root}/a",
             id="sites with parts",
         ),
@@ -105,13 +103,9 @@ SITES = "site-a/cat*2 site-a/dog*1 site-b/cat*1 site-b/dog*1"
         pytest.param("archive/cat*2 archive/dog*1", "name {root}/archive", id="a wrapper"),
         pytest.param("archive/cat*2 archive/dog*1 docs/a.txt", "name {root}/archive", id="a wrapper beside texts"),
         pytest.param("a/b/c/cat*2 a/b/c/dog*1", "name {root}/a/b/c", id="three wrappers"),
-        pytest.param(
-            "pets/train/cat*2 pets/train/dog*1 pets/test/cat*1", "name {root}/pets", id="a wrapper over parts"
-        ),
+        pytest.param("pets/train/cat*2 pets/train/dog*1 pets/test/cat*1", "name {root}/pets", id="over parts"),
         pytest.param("pets/cat*2 pets/dog*1 __MACOSX/pets/cat*2", "name {root}/pets", id="as an archive of a Mac"),
-        pytest.param(
-            "train/images/cat*2 train/images/dog*1 test/cat*1 test/dog*1", "disagree", id="a wrapper in a part"
-        ),
+        pytest.param("train/images/cat*2 train/images/dog*1 test/cat*1 test/dog*1", "disagree", id="in one part"),
         pytest.param(
             "train/images/cat*2 train/images/dog*1 test/images/cat*1", "name {root}/train/images", id="in both parts"
         ),

@@ -45,7 +45,7 @@ PETS = "cat*2 dog*1 "
         ("train/cat*2 train/dog*1 test/cat*1 test/dog*1 extra*3", "Not read: extra/, 3 images"),
         (
             "train/cat*2 train/dog*1 train/x.png test/cat*1 test/dog/",
-            "loose image outside the class folders (train/x.png",
+            "loose image outside the class folders",
         ),
         ("train/cat*2 train/dog*1 test/cat*1 test/dog/", "Not read: empty class folders: test/dog"),
         ("train/cat*2 train/dog*1 test/", "Not read: empty class folders: test"),
