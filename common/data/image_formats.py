@@ -21,12 +21,16 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class ForeignFormat:
-    """A format that is not read, with what its holder can do."""
+    """A format that is not read, with what its holder can do.
+
+    Files of a format `in_tiff` begin like TIFF, and Pillow would decode a preview or far too large an image.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     signature: re.Pattern[bytes] | None
     remedy: str
+    in_tiff: bool = False
 
 
 def _starts(pattern: bytes) -> re.Pattern[bytes]:
@@ -64,14 +68,20 @@ FOREIGN_FORMATS = (
         _starts(rb".{128}DICM"),
         "convert to 16-bit PNG, such as `dcmj2pnm +on2 IN OUT.png`",
     ),
-    # Such files begin like TIFF, and Pillow would decode the small preview in them.
     ForeignFormat(
         "camera raw",
         (".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"),
         _starts(rb"II\*\0.{4}CR"),
         "develop to TIFF, PNG or JPEG",
+        in_tiff=True,
     ),
-    ForeignFormat("whole slide", (".svs", ".ndpi", ".scn", ".mrxs", ".vsi"), None, "cut into tiles of PNG or JPEG"),
+    ForeignFormat(
+        "whole slide",
+        (".svs", ".ndpi", ".scn", ".mrxs", ".vsi"),
+        None,
+        "cut into tiles of PNG or JPEG",
+        in_tiff=True,
+    ),
     ForeignFormat("NIfTI", (".nii",), None, "save the slices as PNG"),
 )
 
@@ -84,15 +94,14 @@ def format_of(head: bytes) -> ImageFormat | None:
 def foreign_of(suffix: str, head: bytes) -> ForeignFormat | None:
     """Return the format of a file that is named and not read.
 
-    The content decides. The suffix decides where the content is of no known format, or of a camera's or a scanner's
-    TIFF.
+    The content decides. The suffix decides where the content is of no known format or begins like TIFF.
     """
     for row in FOREIGN_FORMATS:
         if row.signature is not None and row.signature.match(head) and not _is_avif(head):
             return row
     named = next((row for row in FOREIGN_FORMATS if suffix in row.suffixes), None)
     read = next((row.name for row in IMAGE_FORMATS if row.signature.match(head)), None)
-    return named if read in (None, "TIFF") else None
+    return named if read is None or (read == "TIFF" and named is not None and named.in_tiff) else None
 
 
 def _is_avif(head: bytes) -> bool:

@@ -64,7 +64,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     entries = source.entries
     check_batch(config.training, entries.num_train)
     labels = entries.labels[: entries.num_train]
-    check_training_labels(labels[labels >= 0], entries.classes, source.remarks())
+    check_training_labels(labels[labels >= 0], entries.classes, source.remarks)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
     sizes, unused = sizes_of()
     backbone = None if config.model.backbone == "cnn" else backbone_info(config.backbone_spec)

@@ -101,7 +101,7 @@ def test_a_client_that_has_joined_answers_alike_whatever_its_folder_holds(
 
     assert [code(answer) for answer in answers] == ["ok"] * 4
     for name in ("classes", "input-shape", "num-units"):
-        assert answers[0].content["declaration"][name] == before.content["declaration"][name]
+        assert answers[0].content["client"][name] == before.content["client"][name]
 
 
 @pytest.mark.parametrize("asked", ["drop", "train", "test"])

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-_CUTOFF = 0.7
+_CUTOFF = 0.6
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -47,7 +47,10 @@ def _dropped(folder: Folder, root: Folder) -> str:
 
 
 def _use_of(folder: Folder) -> str:
-    return " (data.validation=train or test uses them)" if part_of(folder.name)[0] == "val" else ""
+    part = part_of(folder.name)[0]
+    if part == "val":
+        return " (data.validation=train or test uses them)"
+    return " (it has no class folders)" if part == "test" else ""
 
 
 def _kind(kind: str, count: int) -> str:

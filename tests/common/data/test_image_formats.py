@@ -123,6 +123,16 @@ def test_a_fault_of_a_wrongly_named_file_has_the_remedy(content: Callable[[], by
         decode({"bytes": content(), "path": None})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+def test_a_cut_file_is_a_fault(kind: str, share: float) -> None:
+    noise = np.random.default_rng(5).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    whole = encode(Image.fromarray(noise), kind)
+
+    with pytest.raises(BadImage, match="truncated"):
+        decode({"bytes": whole[: int(len(whole) * share)], "path": None})
+
+
 @pytest.mark.parametrize(("highest", "stored"), [(65535, 51200), (4095, 3200), (255, 200)])
 def test_a_pgm_is_read_in_any_depth(highest: int, stored: int) -> None:
     kind = ">u2" if highest > 255 else "u1"

@@ -48,6 +48,7 @@ PETS = "cat*2 dog*1 "
             "loose image outside the class folders",
         ),
         ("train/cat*2 train/dog*1 test/cat*1 test/dog/", "Not read: empty class folders: test/dog"),
+        ("train/cat*2 train/dog*1 test*9", "Not read: test/, 9 images (it has no class folders)"),
         ("train/cat*2 train/dog*1 test/", "Not read: empty class folders: test"),
         ("cat/train*2 dog/train*1 dog/val*3", "Not read: dog/val/, 3 images (data.validation=train or test uses them)"),
         ("cat*2 dog*1 dog/more->dog", "Not read: links to a folder above: dog/more"),
