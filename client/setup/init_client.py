@@ -145,7 +145,7 @@ def _declared(site: Site, classes: Sequence[str], progress: ProgressFactory) -> 
     return replace(site, num_images=entries.num_train, num_groups=num_groups), groups is not None
 
 
-def _policy_text(grouped: bool, classes: Sequence[str]) -> str:
+def _policy_text(grouped: bool, classes: Sequence[str] = ()) -> str:
     from common.system.app_bundle import bundle_digest, installed_bundle
 
     units = '["group"]' if grouped else '["image", "group"]'

@@ -42,13 +42,12 @@ def a_run_says_nothing_about_a_clients_place(tmp_path: Path, own_home: Path, mak
 
 
 def a_joined_client_refuses_no_folder(tmp_path: Path, own_home: Path, make_config: MakeConfig) -> None:
-    """Folders that disagree, or that are no classes, give empty batches."""
+    """A folder too many above the classes gives empty batches."""
     images = write_images(tmp_path / "images", range(20))
     client = OwnClient(tmp_path, images)
-    (images / "train").mkdir()
-    (images / "dark").rename(images / "train" / "dark")
-    (images / "test").mkdir()
-    (images / "bright").rename(images / "test" / "bright")
+    (images / "archive").mkdir()
+    for name in ("dark", "bright"):
+        (images / name).rename(images / "archive" / name)
     assert RunClients(make_config(SMALL)).open(str(client.folder)).rows.num_units == 20
 
 
