@@ -176,7 +176,7 @@ def _doubt_of_classes(root: Folder) -> str:
             likely = likely.filled[0]
         if len(likely.filled) > 1:
             return (
-                f"it holds one folder with images, {folders[0].name}, and {likely.path} holds "
+                f"{root.path} holds one folder with images, {folders[0].name}, and {likely.path} holds "
                 f"{_listed([folder.name for folder in likely.filled])}: name {likely.path}, or if "
                 f"{folders[0].name} is a class, list the classes with data.classes"
             )

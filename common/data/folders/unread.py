@@ -19,9 +19,7 @@ def describe_unread(root: Folder, layout: Layout) -> tuple[str, ...]:
     empty = [
         row.folder for row in (*layout.train, *layout.test) if not row.folder.count and not _faults(row.folder)
     ] + [folder for folder in root.folders if part_of(folder.name)[0] and not folder.count and not _faults(folder)]
-    phrases = [
-        f"{_dropped(folder, root)}, {_count(folder.count, 'image')}" + _use_of(folder) for folder in layout.dropped
-    ]
+    phrases = [_dropped(root, use, folders) for use, folders in _by_use(layout.dropped).items()]
     if loose:
         phrases.append(f"{_count(len(loose), 'loose image')} outside the class folders ({_names(_below(root, loose))})")
     if others := Counter(kind for folder in everything for kind in folder.others):
@@ -42,15 +40,18 @@ def _faults(root: Folder) -> list[Folder]:
     return [folder for folder in root.walk() if folder.fault]
 
 
-def _dropped(folder: Folder, root: Folder) -> str:
-    return f"{folder.path.relative_to(root.path)}/"
+def _by_use(folders: Iterable[Folder]) -> dict[str, list[Folder]]:
+    """Return dropped folders by the words that say how to use them."""
+    uses = {"val": " (data.validation=train or test uses them)", "test": " (it has no class folders)"}
+    found: dict[str, list[Folder]] = {}
+    for folder in folders:
+        found.setdefault(uses.get(part_of(folder.name)[0] or "", ""), []).append(folder)
+    return found
 
 
-def _use_of(folder: Folder) -> str:
-    part = part_of(folder.name)[0]
-    if part == "val":
-        return " (data.validation=train or test uses them)"
-    return " (it has no class folders)" if part == "test" else ""
+def _dropped(root: Folder, use: str, folders: list[Folder]) -> str:
+    names = _names([f"{name}/" for name in _below(root, (folder.path for folder in folders))])
+    return f"{names}, {_count(sum(folder.count for folder in folders), 'image')}{use}"
 
 
 def _kind(kind: str, count: int) -> str:

@@ -9,7 +9,7 @@ from common.config.sections import DataConfig
 from common.data.folders.folder_tree import Folder, read_tree
 from common.data.folders.layout import ClassFolder, Layout, read_layout
 from common.data.folders.unread import describe_faults, describe_unread
-from common.data.image_formats import IMAGE_SUFFIXES
+from common.data.image_formats import FORMATS
 from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows, refuse_path
 from common.errors import DataError
 
@@ -50,10 +50,13 @@ def _fault(source: str, tree: Folder, layout: Layout) -> str:
     if any(row.folder.count for row in layout.train) or layout.doubt:
         return ""
     left = "; ".join(describe_unread(tree, layout))
-    return (
-        f"data.source={source!r}: no images found in {source}\n  expected one sub-folder per class, with images "
-        f"({', '.join(IMAGE_SUFFIXES)}, or known by their content)" + (f"\n  not read: {left}" if left else "")
-    )
+    lines = [f"data.source={source!r}: no images found in the sub-folders of {source}"]
+    lines.append(f"expected one sub-folder per class, with images ({', '.join(FORMATS)}; the content decides)")
+    if left:
+        lines.append(f"not read: {left}")
+    if tree.images:
+        lines.append(f"if these images are of one class, name the folder above: {tree.path.parent}")
+    return "\n  ".join(lines)
 
 
 def _load(root: Path, parts: list[_ClassFiles]) -> Entries:

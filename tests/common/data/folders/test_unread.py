@@ -51,6 +51,10 @@ PETS = "cat*2 dog*1 "
         ("train/cat*2 train/dog*1 test*9", "Not read: test/, 9 images (it has no class folders)"),
         ("train/cat*2 train/dog*1 test/", "Not read: empty class folders: test"),
         ("cat/train*2 dog/train*1 dog/val*3", "Not read: dog/val/, 3 images (data.validation=train or test uses them)"),
+        (
+            "cat/train*2 dog/train*1 dog/val*3 cat/val*1",
+            "Not read: cat/val/, dog/val/, 4 images (data.validation=train or test uses them)",
+        ),
         ("cat*2 dog*1 dog/more->dog", "Not read: links to a folder above: dog/more"),
         ("cat*2 dog*1 dog/up->.", "Not read: links to a folder above: dog/up"),
     ],
@@ -105,3 +109,10 @@ def test_a_folder_without_images_is_refused_and_read_as_empty_by_a_joined_client
     with pytest.raises(DataError, match="no images found"):
         open_at(root)
     assert len(open_at(root, joined=True, classes="x,y").entries.labels) == 0
+
+
+def test_a_class_folder_is_refused_with_the_folder_above_it(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", PETS)
+
+    with pytest.raises(DataError, match=f"name the folder above: {root}$"):
+        open_at(root / "cat")
