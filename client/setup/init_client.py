@@ -139,7 +139,7 @@ def _declared(site: Site, classes: Sequence[str], progress: ProgressFactory) -> 
     entries, scan = images.entries, scan_source(images, progress=progress)
     # Checked once, by the holder: at a running client, a server could learn by its settings how many files are bad.
     refuse_if_too_bad(scan, max_bad_fraction=data.max_bad_fraction)
-    refuse_nothing_usable(scan, images.remarks)
+    refuse_nothing_usable(scan, images.remarks())
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
     return replace(site, num_images=entries.num_train, num_groups=num_groups), groups is not None

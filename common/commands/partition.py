@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from common.commands.run_settings import set_values
+from common.commands.run_settings import set_values, show_remarks
 from common.config import loading as settings
 from common.config.sections import join_names
 from common.data.partitioning.export import MANIFEST, export_partition
@@ -56,6 +56,7 @@ def partition_command(
             named = len(set(opened.entries.clients or ()) - {""})
             config = config.model_copy(update={"num_clients": max(1, named)})
         console = Console()
+        show_remarks(config.data, console)
         with bar_factory(console) as progress:
             facts = export_partition(config, opened, out, progress)
         for line in closing_lines(facts, out):

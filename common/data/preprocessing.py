@@ -81,9 +81,9 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         info = backbone_info(config.backbone_spec)
     scan = scan_source(source, progress=progress)
     if not shows_nothing:
-        refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-        refuse_single_class(scan, source.remarks)
         _log_remarks(source, config.data)
+        refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
+        refuse_single_class(scan)
     if info is None:
         side = config.data.image_size
         wanted = _public_cnn_pixels(side) if shows_nothing else _cnn_pixels(side, scan)

@@ -33,7 +33,6 @@ FORMAT = 3  # raise it when the same file would give another digest, or the stor
 _MAX_SHOWN = 20
 
 Sink = Callable[[int, "Image", bytes], None]
-Remarks = Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -142,24 +141,16 @@ def refuse_if_too_bad(scan: Scan, *, max_bad_fraction: float) -> None:
     )
 
 
-def _no_remarks() -> Sequence[str]:
-    return ()
-
-
-def refuse_single_class(scan: Scan, remarks: Remarks = _no_remarks) -> None:
+def refuse_single_class(scan: Scan) -> None:
     """Refuse a source whose training images are all of one class.
-
-    Args:
-        scan: Scan of the source.
-        remarks: Returns lines about the class list that end the message.
 
     Raises:
         DataError: The usable training images are of fewer than two classes.
     """
-    check_training_labels(scan.labels[: scan.num_train][scan.usable[: scan.num_train]], scan.classes, remarks)
+    check_training_labels(scan.labels[: scan.num_train][scan.usable[: scan.num_train]], scan.classes)
 
 
-def check_training_labels(labels: np.ndarray, classes: tuple[str, ...], remarks: Remarks = _no_remarks) -> None:
+def check_training_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
     """Refuse labels of usable training images that are all of one class.
 
     Raises:
@@ -168,22 +159,21 @@ def check_training_labels(labels: np.ndarray, classes: tuple[str, ...], remarks:
     present = np.unique(labels)
     if len(present) < 2:
         names = "".join(f", {classes[label]}" for label in present)
-        lines = "".join(f"\n  {remark}" for remark in remarks())
         raise DataError(
             f"the usable training images are of {len(present)} class{'es' if not len(present) else ''}{names}: a "
             f"classifier needs at least two\n  the class list is {', '.join(classes)}; `bract data inspect` shows "
-            f"how many images each class has{lines}"
+            "how many images each class has"
         )
 
 
-def refuse_nothing_usable(scan: Scan, remarks: Remarks) -> None:
+def refuse_nothing_usable(scan: Scan, remarks: Sequence[str]) -> None:
     """Refuse a source that has no usable image to train on.
 
     Raises:
         DataError: There is none; the message holds the remarks on the class list.
     """
     if not scan.usable[: scan.num_train].any():
-        lines = "".join(f"\n  {remark}" for remark in remarks())
+        lines = "".join(f"\n  {remark}" for remark in remarks)
         raise DataError(f"none of {scan.num_train} training images can be used{lines}")
 
 

@@ -60,11 +60,10 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     build_strategy(config)
     if config.output_dir:
         check_free(Path(config.output_dir))
-    source = open_source(config.data)
-    entries = source.entries
+    entries = open_source(config.data).entries
     check_batch(config.training, entries.num_train)
     labels = entries.labels[: entries.num_train]
-    check_training_labels(labels[labels >= 0], entries.classes, source.remarks)
+    check_training_labels(labels[labels >= 0], entries.classes)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
     sizes, unused = sizes_of()
     backbone = None if config.model.backbone == "cnn" else backbone_info(config.backbone_spec)

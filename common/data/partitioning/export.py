@@ -49,7 +49,7 @@ def export_partition(config: RunConfig, source: ImageSource, folder: Path, progr
     _check_target(folder, source)
     scan = scan_source(source, progress=progress)
     refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-    refuse_single_class(scan, source.remarks)
+    refuse_single_class(scan)
     partition = make_partition(scan, config.data, num_clients=config.num_clients, seed=config.seed)
     facts = _facts(source.name, scan, partition, natural=config.data.partitioner == "natural")
     settings = {k: v for k, v in resolved(config).items() if k in ("seed", "num-clients") or k.startswith("data.")}
