@@ -12,7 +12,6 @@ from flwr.serverapp.strategy import Strategy
 from common.arrays import Arrays
 from common.config.loading import defaults, resolved
 from common.config.schema import RunConfig
-from common.config.sections import split_list
 from common.errors import FederationError
 from common.inference.earlier_model import EarlierModel, open_earlier_model
 from common.ledger.signed_heads import HeadKeeper
@@ -52,7 +51,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
     """
     clock = Clock()
     check_strategy(config)
-    start = None if config.resume else open_earlier_model(config.model, split_list(config.data.classes))
+    start = None if config.resume else open_earlier_model(config.model, config.data.class_names)
     settings, releases = resolved(config), Releases.of(config)
     if config.resume:
         # A mistake must show before images are prepared, which can take minutes.
@@ -63,7 +62,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
         # Read the checkpoint again: before the lock another process could have replaced it.
         earlier = open_checkpoint(directory.path, settings) if config.resume else None
         if config.resume and earlier is None:
-            start = open_earlier_model(config.model, split_list(config.data.classes))
+            start = open_earlier_model(config.model, config.data.class_names)
         initial = keep_facts(directory.path, start, directory.write_json)
         channel = Channel(
             grid,
@@ -222,7 +221,7 @@ def _begin(
             keeper=channel.keeper,
             nodes=channel.nodes,
             min_clients=min_clients,
-            classes=split_list(config.data.classes) if min_clients else (),
+            classes=config.data.class_names if min_clients else (),
             reject=partial(rejection_reason, config),
             one_by_one=channel.one_by_one,
             wait_seconds=config.join_deadline,

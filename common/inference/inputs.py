@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.folders.folder_tree import read_tree
+from common.data.folders.unread import describe_faults
 from common.data.sources.base_source import Entries
-from common.data.sources.image_folder import images_below
 from common.data.sources.manifest import MANIFEST_SUFFIXES, read_images
 from common.errors import DataError
 from common.inference.images import Cell
@@ -63,7 +64,10 @@ def name_images(paths: Iterable[str], lines: Iterable[str]) -> NamedImages:
 
 def _part(path: Path) -> "list[Path] | Entries":
     if path.is_dir():
-        files = images_below(path)
+        tree = read_tree(path)
+        if locked := describe_faults(tree):
+            raise DataError(f"{path}: these folders cannot be listed, so their images would be missing: {locked}")
+        files = tree.all_images()
         if not files:
             raise DataError(f"there are no images in {path}")
         return files

@@ -23,6 +23,7 @@ from server.state.run_state import RunState
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
 # Settings that came after 0.1.0 -> the value that computes what a run without the setting did.
 _ADDED: dict[str, Scalar] = {
+    "data.validation": "drop",
     "evaluation.every": 1,
     "model.cnn-depth": 2,
     "model.initial": "",

@@ -36,6 +36,7 @@ class Entries:
         label_faults: Row -> why it has no label.
         root: Folder that `place` shows paths from.
         parts: Names of the training and the test part, for entries without a file.
+        class_remarks: Where the source and `data.classes` differ, for the holder's own terminal.
     """
 
     images: "Dataset"
@@ -48,6 +49,7 @@ class Entries:
     label_faults: Mapping[int, str] = field(default_factory=dict)
     root: str = ""
     parts: tuple[str, str] = ("the training part", "the test part")
+    class_remarks: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Return an entry's relative file or its number in its part."""
@@ -72,12 +74,20 @@ class ImageSource:
 
     The fingerprint is a hex digest that changes when any of the source's files changes. Use `entries`, which calls
     `load` once. Sources of one name at two places are different.
+
+    Attributes:
+        not_read: A phrase on each kind of thing that is left out.
+        fault: Why the source cannot be used; empty if it can.
+        doubt: Why its folders may be no classes; a class list that names some of them settles it.
     """
 
     name: str
     fingerprint: str
     load: Callable[[], Entries]
     place: str = ""
+    not_read: tuple[str, ...] = ()
+    fault: str = ""
+    doubt: str = ""
 
     @cached_property
     def entries(self) -> Entries:
@@ -87,6 +97,17 @@ class ImageSource:
             DataError: The files are damaged or do not hold what they should.
         """
         return self.load()
+
+    def remarks(self) -> list[str]:
+        """Return the lines on what is left out.
+
+        They are for the holder's own terminal.
+
+        Raises:
+            DataError: The entries cannot be read.
+        """
+        lines = [f"Not read: {'; '.join(self.not_read)}"] if self.not_read else []
+        return lines + [f"Classes: {remark}" for remark in self.entries.class_remarks]
 
 
 def refuse_path(config: DataConfig, why: str) -> None:

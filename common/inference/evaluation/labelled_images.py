@@ -9,8 +9,9 @@ import numpy as np
 from common.config.sections import DataConfig
 from common.data.decoding import BadImage
 from common.data.sources.base_source import Entries
+from common.data.sources.class_list import with_classes
 from common.data.sources.manifest import read_column
-from common.data.sources.registry import open_source, with_classes
+from common.data.sources.registry import open_source
 from common.errors import DataError, ModelError
 from common.inference.classifier import Classifier
 from common.inference.evaluation.scored_images import ScoredImages
