@@ -188,7 +188,7 @@ class TrainingConfig(Section):
     )
     class_weights: Annotated[str, AfterValidator(_check_class_weights)] = Field(
         description="Weight of each class's loss, in the order of the classes and joined by commas, or `balanced`: by "
-        "each client's own number of images. Empty: all equal."
+        "each client's own number of images of each class, with charged noise under `dp-sgd`. Empty: all equal."
     )
     label_smoothing: BelowOne = Field(description="Share of each label that is spread over all classes.")
     augmentation: Annotated[str, AfterValidator(_check_augmentations)] = Field(
