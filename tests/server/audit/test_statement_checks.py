@@ -214,7 +214,6 @@ def test_audit_finds_a_lie_about_label_counts(balanced: Path, tmp_path: Path, wh
     "settings",
     [
         {},
-        {"privacy.metrics": "none"},
         {"privacy.target-epsilon": "", "privacy.noise-multiplier": 3.0},
         {"training.batch-size": 10, "privacy.noise-multiplier": 3.0, "privacy.target-epsilon": ""},
     ],
