@@ -24,10 +24,10 @@ def check_class_weights(setting: str, num_classes: int) -> None:
 
 
 def noised_label_counts(shard: Shard, num_classes: int, plan: PrivacyPlan, streams: FreshStreams) -> np.ndarray:
-    """Return how many training units have each label, with the plan's noise, shape (classes,), int64.
+    """Count the training units of each label, with the plan's noise.
 
-    Guarantee: adding or removing one unit changes one true count by 1, so a call is one event of `plan.label_events()`.
-    The weights of all rounds must follow from one call. Counts may be negative.
+    The result is (classes,) int64, and counts may be negative. Guarantee: adding or removing one unit changes one true
+    count by 1, so a call is one event of `plan.label_events()`. The weights of all rounds must follow from one call.
 
     Raises:
         PrivacyError: The plan has no noise for label counts.
@@ -38,7 +38,10 @@ def noised_label_counts(shard: Shard, num_classes: int, plan: PrivacyPlan, strea
 
 
 def label_counts_of(shard: Shard, num_classes: int, plan: PrivacyPlan | None) -> np.ndarray | None:
-    """Draw the label counts of a run that no ledger charges, None where its plan has none."""
+    """Draw the label counts of a run that no ledger charges.
+
+    They are None where its plan has none.
+    """
     if plan is None or not plan.label_events():
         return None
     return noised_label_counts(shard, num_classes, plan, FRESH_STREAMS)

@@ -241,7 +241,7 @@ class RunConfig(Section):
 
     @property
     def counts_labels(self) -> bool:
-        """True if each client counts its training labels with noise, for its class weights."""
+        """True if class weights follow from noised counts of each client's labels."""
         return self.is_local_dp and self.training.class_weights == BALANCED
 
     @property

@@ -252,7 +252,8 @@ class PrivacyConfig(Section):
         ge=1e-12, lt=1, description="Delta of the guarantee, which must stay below 1 / the number of units."
     )
     max_grad_norm: OpenBound = Field(
-        description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, else 1."
+        description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, 0.3 "
+        "where its classes are balanced, else 1."
     )
     clipping_norm: OpenBound = Field(
         description="Clipping bound of one client's whole update under `client-dp`. Empty: 1."

@@ -51,7 +51,10 @@ class Shard:
 
     @property
     def training_votes(self) -> np.ndarray:
-        """Training rows whose labels are counted under DP, one row of each unit, (u,) int64."""
+        """Training rows whose labels are counted under DP, (u,) int64.
+
+        There is one row of each unit.
+        """
         nowhere = np.zeros(0, dtype=np.int64)
         return _evaluation_rows(self.train_units, nowhere, self.train_digests)[0]
 

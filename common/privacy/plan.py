@@ -172,7 +172,10 @@ class PrivacyPlan:
         return DpSgdEvent(self.sample_rate, self.noise_multiplier, steps, sampler=self.sampler, draws_per_step=draws)
 
     def label_events(self) -> tuple[CountsEvent, ...]:
-        """Return the event of the label counts on a trained unit, which a client draws once a run."""
+        """Return the event of a run's label counts on a trained unit.
+
+        There is none if class weights do not depend on labels.
+        """
         return () if self.label_noise_stddev is None else (CountsEvent(self.label_noise_stddev, 1),)
 
     def training_events(self, num_rounds: int | None = None) -> tuple[Event, ...]:
@@ -280,10 +283,11 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
 
 
 def label_noise(constants: PublicConstants, *, sample_rate: float, steps: int) -> float | None:
-    """Return the noise of label counts by the public rule, None if class weights do not depend on labels.
+    """Return the noise of label counts by the public rule.
 
-    It is three times the noise of a single release that would cost as much as the whole plan. `steps` are those of the
-    whole plan. They matter only where the noise of a step was set.
+    It is None if class weights do not depend on labels. Else it is three times the noise of a single release that would
+    cost as much as the whole plan. `steps` are those of the whole plan. They matter only where the noise of a step was
+    set.
 
     Raises:
         ConfigError: No noise meets the target.

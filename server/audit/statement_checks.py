@@ -218,7 +218,9 @@ def _stated_plan(
 
 
 def _stated_label_noise(client: ClientStatement, least: float) -> float:
-    """Return the stated noise of label counts, which may differ from the rule's in its last digits.
+    """Return the stated noise of label counts.
+
+    It may differ from the rule's in its last digits.
 
     Raises:
         PrivacyError: It is less than the rule's.

@@ -116,7 +116,7 @@ class RepeatedStreams(FreshStreams):
         return self._counts
 
     def release_labels(self, counts: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
-        """Return label counts with repeated noise, or those that were given."""
+        """Return the given label counts or those with repeated noise."""
         own = super().release_labels(counts, plan)
         self.labels.append(own if self._label_counts is None else self._label_counts)
         return self.labels[-1]

@@ -103,7 +103,10 @@ def _independent(plan: PrivacyPlan, times: int) -> float:
 
 
 def _independent_with_labels(plan: PrivacyPlan, steps: int, times: int) -> float:
-    """Return the epsilon of steps and of label counts together, which PLDAccountant has no event for."""
+    """Return the epsilon of steps and of label counts together.
+
+    PLDAccountant has no event for discrete Gaussian noise.
+    """
     grid = {"value_discretization_interval": 1e-4}
     one = from_gaussian_mechanism(
         plan.noise_multiplier,

@@ -166,7 +166,7 @@ def _check_order(run: RunEntries, remarks: Remarks) -> None:
 
 
 def _check_labels(run: RunEntries, remarks: Remarks) -> None:
-    """Check that the weights of classes came from counts that were charged before the first round."""
+    """Check that label counts were committed before the first round."""
     if not run.agreed.plan.label_events():
         return
     counted = min((entry.seq for entry in run.commits if entry.event.get("release") == "labels"), default=math.inf)
