@@ -217,8 +217,8 @@ def test_label_counts_are_charged_from_the_first_round_on_and_once(make_config: 
 def test_only_a_plan_that_counts_labels_stores_their_noise(
     make_config: MakeConfig, settings: dict[str, Scalar]
 ) -> None:
-    plain = make_config({"privacy.noise-multiplier": 6.0} | settings).plan(300)
-    plan = make_config({"privacy.noise-multiplier": 6.0} | LABELS).plan(300)
+    same: dict[str, Scalar] = {"privacy.noise-multiplier": 6.0, "privacy.max-grad-norm": 0.1}
+    plain, plan = make_config(same | settings).plan(300), make_config(same | LABELS).plan(300)
 
     assert "label_noise_stddev" not in plain.as_json()
     assert replace(plan, label_noise_stddev=None).digest == plain.digest != plan.digest
