@@ -1,5 +1,9 @@
-"""T1, T2, T3, T5: class weights that follow from labels, beyond what was charged for them."""
+"""T1, T2, T3, T5: class weights that follow from labels, beyond what was charged for them.
 
+The faults at the end are noticed by plain tests.
+"""
+
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,17 @@ from client.training import class_weights
 from client.training.dp_sgd import FreshStreams
 from common.config.loading import Scalar
 from common.data.client_dataset import Shard
+from common.ledger import registrations
+from common.ledger.audit import run_checks
+from common.ledger.transactions import LedgerSession
+from common.privacy import mechanisms
+from common.privacy import plan as plan_module
 from common.privacy.plan import PrivacyPlan
+from tests.client.training import test_class_weights as weights
+from tests.common.ledger import test_releases as releases
+from tests.common.ledger.audit import test_integrity_checks as ledgers
+from tests.common.privacy import test_plan as plans
+from tests.mutants.faults import every_case, planted
 from tests.mutants.registry import mutant
 
 _BALANCED: dict[str, Scalar] = {"training.class-weights": "balanced"}
@@ -30,8 +44,6 @@ def label_counts_are_free(patch: pytest.MonkeyPatch) -> None:
 @mutant("T5", "label counts are charged once a run", mode=_EVERY, settings=_CHEAP)
 def label_counts_are_reserved_for_nothing(patch: pytest.MonkeyPatch) -> None:
     """The plan has them, and the entry of their release charges nothing."""
-    from common.ledger import registrations
-
     real = registrations.events_json
 
     def events(parts: Any) -> Any:
@@ -135,3 +147,114 @@ def weights_come_after_the_clip(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(head_training, "residuals", residuals)
     patch.setattr(head_training, "clipped_head_sum", clipped)
+
+
+planted(
+    weights.test_balanced_weights_stay_in_a_public_range,
+    class_weights.balanced_weights,
+    {
+        "weights outside of the public range": (
+            "np.clip(known.sum() / there * shares, _SMALLEST, _LARGEST)",
+            "(known.sum() / there * shares)",
+        ),
+    },
+)
+planted(
+    weights.test_noise_around_zero_is_not_taken_for_a_rare_class,
+    class_weights.balanced_weights,
+    {
+        "weights of a negative count": ("np.maximum(counts, 0)", "np.asarray(counts)"),
+        "noise that is taken for a rare class": ("np.maximum(known, smallest_count)", "np.maximum(known, 1.0)"),
+    },
+)
+planted(
+    every_case(weights.test_balanced_weights_never_follow_from_exact_or_free_counts_under_dp),
+    class_weights.private_weights,
+    {
+        "weights from counts that nobody charges": (" or plan.label_noise_stddev is None", ""),
+    },
+)
+planted(
+    weights.test_label_counts_have_the_noise_of_the_plan_and_none_without_a_plan_for_it,
+    FreshStreams.release_labels,
+    {
+        "label counts with half their noise": (
+            "noise_stddev=plan.label_noise_stddev",
+            "noise_stddev=plan.label_noise_stddev / 2",
+        ),
+    },
+)
+planted(
+    every_case(weights.test_each_unit_votes_once_and_by_its_content),
+    class_weights.noised_label_counts,
+    {
+        "a label count of all images": ("shard.train_labels[shard.training_votes]", "shard.train_labels"),
+    },
+)
+planted(
+    partial(plans.test_label_counts_and_steps_meet_the_target_together, target=1.0, settings={}),
+    mechanisms._noise_multiplier,
+    {
+        "steps that take the whole target": ("(CountsEvent(of_labels, 1),)", "()"),
+    },
+)
+planted(
+    plans.test_label_counts_are_charged_from_the_first_round_on_and_once,
+    PrivacyPlan.training_events,
+    {
+        "label counts that are free until the whole plan": ("() if num_rounds == 0", "() if num_rounds is not None"),
+    },
+)
+planted(
+    partial(plans.test_only_a_plan_that_counts_labels_stores_their_noise, settings={}),
+    plan_module._digest_of,
+    {
+        "a plan's digest without the noise of its label counts": (
+            "plan.as_json()",
+            "{name: value for name, value in plan.as_json().items() if name != 'label_noise_stddev'}",
+        ),
+    },
+)
+_ONCE = releases.test_label_counts_are_charged_once_and_kept_beside_the_newest_replies
+planted(
+    _ONCE,
+    LedgerSession.commit,
+    {
+        "label counts that are forgotten with old replies": (', spare=agreed.request(0, "labels")', ""),
+    },
+)
+planted(
+    ledgers.test_audit_charges_label_counts_once,
+    registrations.release_event,
+    {
+        "label counts that are reserved for nothing": ("plan.label_events()", "()"),
+    },
+)
+planted(
+    _ONCE,
+    registrations.released_events,
+    {
+        "a closed run whose label counts were free": ("plan.label_events() if any", "() if any"),
+    },
+)
+planted(
+    releases.test_a_plan_without_label_counts_refuses_them,
+    LedgerSession._check_room,
+    {
+        "label counts that the plan does not have": ("len(plan.label_events())", "1"),
+    },
+)
+planted(
+    partial(ledgers.test_audit_finds_a_change_of_label_counts_under_a_new_chain, what="not committed"),
+    run_checks._check_labels,
+    {
+        "a round before its label counts": ("trained < counted", "False"),
+    },
+)
+planted(
+    partial(ledgers.test_audit_finds_a_change_of_label_counts_under_a_new_chain, what="twice"),
+    run_checks._check_run,
+    {
+        "label counts twice in a ledger": ("len(agreed.plan.label_events())", "9"),
+    },
+)
