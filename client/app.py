@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -133,23 +134,23 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
         raise FederationError("the server asked for a round that the run does not have")
     personal = session.personal(run)
 
-    def compute(plan: PrivacyPlan | None) -> RecordDict:
+    def compute(plan: PrivacyPlan | None, labels: np.ndarray | None) -> RecordDict:
         own = (personal.before(server_round) or session.common_start()) if session.trainer.personal else {}
         counted = server_round % config.evaluation.every == 0
         evaluation = evaluate_incoming(session, incoming, own, plan, closing=False) if counted else None
-        trained = session.train(own | incoming, server_round=server_round, plan=plan)
+        trained = session.train(own | incoming, server_round=server_round, plan=plan, label_counts=labels)
         if own:
             personal.keep(server_round, {name: trained[name] for name in own})
         return encode_update({name: trained[name] for name in incoming}, session.rows.num_units, evaluation)
 
-    return session.guard(run).answer(run, server_round, "train", content, compute)
+    return session.guard(run).answer(run, server_round, "train", content, compute, session.draw_labels)
 
 
 def evaluate(content: RecordDict, session: ClientSession) -> Answer:
     """Return counts of the final model's predictions on held-out images."""
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
 
-    def compute(plan: PrivacyPlan | None) -> RecordDict:
+    def compute(plan: PrivacyPlan | None, _: np.ndarray | None) -> RecordDict:
         trainer = session.trainer
         own = (session.personal(run).before(server_round + 1) or session.common_start()) if trainer.personal else {}
         evaluation = evaluate_incoming(session, incoming, own, plan, closing=True)

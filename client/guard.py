@@ -1,10 +1,12 @@
 """The guard of a client with policy and ledger before every release."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import RecordDict
 
 from common.config.schema import RunConfig
@@ -19,8 +21,10 @@ from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
 
 _log = logging.getLogger("bract.client")
-# (agreed plan, None where no plan is needed) -> reply.
-Compute = Callable[[PrivacyPlan | None], RecordDict]
+# (agreed plan, None where no plan is needed; noised label counts, where the plan has them) -> reply.
+Compute = Callable[[PrivacyPlan | None, np.ndarray | None], RecordDict]
+# (agreed plan) -> noised label counts, (classes,) int64.
+DrawLabels = Callable[[PrivacyPlan], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,13 @@ class Guard:
         session.note(run, self.client, f"took part with privacy.mechanism={self.config.privacy.mechanism!r}")
 
     def answer(
-        self, run: str, server_round: int, release: Release, asked: RecordDict, compute: Compute
+        self,
+        run: str,
+        server_round: int,
+        release: Release,
+        asked: RecordDict,
+        compute: Compute,
+        draw_labels: DrawLabels | None = None,
     ) -> tuple[RecordDict, SignedHead | None]:
         """Charge a request, compute its reply, store it and return it.
 
@@ -83,6 +93,7 @@ class Guard:
             release: Kind of release.
             asked: The message's content.
             compute: Computes the reply's arrays and metrics.
+            draw_labels: Counts the labels with noise, once a run; None where the reply does not need them.
 
         Returns:
             The reply without the ledger's head, and the head where there is a plan.
@@ -93,20 +104,33 @@ class Guard:
         """
         with self._ledger_session(run, server_round, release) as session:
             if session is None or self.holder is None:
-                return compute(None), None
+                return compute(None, None), None
             if self.plan is None:
                 self._note_mechanism(session, run)
-                return compute(None), None
+                return compute(None, None), None
             agreed = self._register(session, run, self.plan)
+            # Before the round is reserved: a ledger with a charged round then also has the counts behind its weights.
+            labels = self._label_counts(session, agreed, draw_labels)
             # Reserve before computing: a crash may count a charge too many, but never one too few.
             sent = session.reserve(agreed, server_round, release, digest_of(asked), self.policy)
             if sent is not None:
                 return unpack(sent), self._head(session)
-            reply = compute(agreed.plan)
+            reply = compute(agreed.plan, labels)
             packed = pack(reply)
             # Another process may have answered meanwhile. Then its bytes leave, and ours never do.
             sent = session.commit(agreed, server_round, release, packed, keep=self.holder.replies_kept)
             return reply if sent is packed else unpack(sent), self._head(session)
+
+    def _label_counts(self, session: LedgerSession, agreed: Registration, draw: DrawLabels | None) -> np.ndarray | None:
+        """Return the run's noised label counts, charged and drawn by its first round alone."""
+        if self.holder is None or draw is None or not agreed.plan.label_events():
+            return None
+        kept = session.reserve(agreed, 0, "labels", agreed.plan.digest, self.policy)
+        if kept is None:
+            drawn = json.dumps(draw(agreed.plan).tolist()).encode()
+            # Nothing may follow from counts before they are committed. Those of another process count, if it was first.
+            kept = session.commit(agreed, 0, "labels", drawn, keep=self.holder.replies_kept)
+        return np.array(json.loads(kept), dtype=np.int64)
 
     def close(self, run: str) -> SignedHead | None:
         """Close a run, in which nothing can be reserved from then on."""

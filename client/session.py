@@ -11,6 +11,7 @@ import numpy as np
 from client.client_config import SITE_FILE, Site, load_site
 from client.guard import Guard
 from client.home import ClientHome, OwnHome, SimulatedHome
+from client.training.class_weights import noised_label_counts
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.personal_tensors import PersonalState
 from client.training.trainer import Trainer
@@ -89,15 +90,32 @@ class ClientSession:
         config = self.trainer.config
         return config.plan(self.rows.num_units) if config.is_local_dp else None
 
-    def train(self, arrays: Arrays, *, server_round: int, plan: PrivacyPlan | None) -> Arrays:
+    def train(
+        self,
+        arrays: Arrays,
+        *,
+        server_round: int,
+        plan: PrivacyPlan | None,
+        label_counts: np.ndarray | None = None,
+    ) -> Arrays:
         """Train on the client's rows for one round by `Trainer.train`.
 
         Raises:
             PrivacyError: The run wants noise and there is no plan, or the other way round.
         """
         return self.trainer.train(
-            arrays, self.rows, name=self.name, server_round=server_round, plan=plan, streams=self.streams
+            arrays,
+            self.rows,
+            name=self.name,
+            server_round=server_round,
+            plan=plan,
+            streams=self.streams,
+            label_counts=label_counts,
         )
+
+    def draw_labels(self, plan: PrivacyPlan) -> np.ndarray:
+        """Count the client's training labels by `noised_label_counts`."""
+        return noised_label_counts(self.rows, len(self.trainer.classes), plan, self.streams)
 
     def personal(self, run: str) -> PersonalState:
         """Return the store of personal tensors of one run under one plan."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from client.session import client_name
+from client.training.class_weights import label_counts_of
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.schema import RunConfig
@@ -81,8 +82,9 @@ def _train(trainer: Trainer, held: Shard, name: str) -> Arrays:
         classes=trainer.classes,
     )
     plan = config.plan(held.num_units) if config.is_local_dp else None
+    counts = label_counts_of(held, len(trainer.classes), plan)
     for server_round in range(1, config.participations + 1):
-        arrays = trainer.train(arrays, held, name=name, server_round=server_round, plan=plan)
+        arrays = trainer.train(arrays, held, name=name, server_round=server_round, plan=plan, label_counts=counts)
     return arrays
 
 

@@ -3,11 +3,13 @@
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from client.training.class_weights import label_counts_of
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.data.client_dataset import Shard
@@ -113,11 +115,13 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     short = Trainer(config.model_copy(update={"training": training}), trainer.input_shape, trainer.classes)
     shard = _random_shard(trainer.input_shape, len(trainer.classes), rows)
     plan = short.config.plan(rows) if config.is_local_dp else None
+    counts = label_counts_of(shard, len(trainer.classes), plan)
+    train = partial(short.train, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts)
     if not config.needs_no_torch:
         # Loading the network and warming up would be measured otherwise.
-        short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
+        train()
     started = time.perf_counter()
-    short.train(arrays, shard, name="dry-run", server_round=1, plan=plan)
+    train()
     seconds = (time.perf_counter() - started) * size / rows * config.local_epochs / epochs
     return round(seconds * config.cohort_size * config.num_rounds, 1)
 

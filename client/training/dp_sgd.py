@@ -9,9 +9,10 @@ from client.training.batch_buffer import BatchBuffer
 from client.training.optimizer import ArrayOptimizer
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays
+from common.errors import PrivacyError
 from common.models.linear_head import HEAD_WEIGHT, residuals
 from common.privacy.clipping import clipped_head_group_sum, clipped_head_sum, row_norms
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
 from common.privacy.noise import SecureStream, UniformStream, add_noise, poisson_batch
 from common.privacy.plan import PrivacyPlan
 from common.system.aligned_arrays import aligned
@@ -51,8 +52,20 @@ class FreshStreams:
         return PrivateStreams.fresh()
 
     def for_counts(self) -> ByteStream:
-        """Return a stream for the noise of one evaluation's counts."""
+        """Return a stream for the noise of one release of counts."""
         return SecureStream()
+
+    def release_labels(self, counts: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
+        """Return label counts with the plan's noise, shape (classes,), int64.
+
+        Raises:
+            PrivacyError: The plan has no noise for label counts.
+        """
+        # Without this check a missing plan would give weights by exact counts.
+        if plan.label_noise_stddev is None:
+            raise PrivacyError("labels may be counted with noise only, and the plan has no noise for them")
+        noise = discrete_gaussian(counts.size, noise_stddev=plan.label_noise_stddev, stream=self.for_counts())
+        return np.asarray(counts + noise, dtype=np.int64)
 
 
 FRESH_STREAMS = FreshStreams()

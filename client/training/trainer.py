@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.training.class_weights import balanced_weights, check_class_weights
+from client.training.class_weights import balanced_weights, check_class_weights, private_weights
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
@@ -94,16 +94,17 @@ class Trainer:
         server_round: int,
         plan: PrivacyPlan | None,
         streams: FreshStreams = FRESH_STREAMS,
+        label_counts: np.ndarray | None = None,
     ) -> Arrays:
         """Train on a client's images for one round, as the mechanism demands.
 
         `arrays` holds the values of all trained tensors, personal ones included. The new arrays have the same names and
         shapes. `plan` is the one that the client agreed to, None without noise at the client. Only audits pass their
-        own `streams`.
+        own `streams`. `label_counts` are the run's noised counts of labels, where its plan has them.
 
         Raises:
             PrivacyError: The run needs noise at the client and there is no plan, or there is a plan and the run needs
-                none.
+                none. Or class weights are to follow from labels, and there are no noised counts of them.
         """
         # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.is_local_dp:
@@ -113,7 +114,9 @@ class Trainer:
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
         if self.config.training.class_weights == BALANCED:
-            settings = replace(settings, class_weights=balanced_weights(labels, private=plan is not None))
+            exact = np.bincount(labels, minlength=len(self.classes))
+            weights = balanced_weights(exact) if plan is None else private_weights(label_counts, plan)
+            settings = replace(settings, class_weights=weights)
         if self.config.needs_no_torch:
             if plan is not None:
                 fresh = streams.for_training()

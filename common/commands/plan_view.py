@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
+from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, spent_by
 from common.privacy.plan import PrivacyPlan
 from common.privacy.plan_table import PlanTable, held_out, milestones
 from common.system.console import format_epsilon
@@ -61,6 +61,8 @@ def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
         lines.append(("learning rate, by rule", [f"{row.plan.learning_rate:g}" for row in rows]))
     if table.config.clip_by_rule:
         lines.append(("clip bound, by rule", [f"{row.plan.max_grad_norm:g}" for row in rows]))
+    if rows[0].plan.label_noise_stddev is not None:
+        lines.append(("noise of the label counts", [f"{row.plan.label_noise_stddev:.4g}" for row in rows]))
     ratios = [f"{row.signal_to_noise:.3g}" for row in rows if row.signal_to_noise is not None]
     lines += [("signal / noise a step, at most", ratios)] if ratios else []
     return lines[table.config.mechanism.noise_at_server :]
@@ -110,6 +112,14 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
             f"(noise {counts['closing_noise_stddev']:.4g}) cost each held-out {plan.privacy_unit} epsilon "
             f"{format_epsilon(counts['epsilon'])}, RDP {format_epsilon(counts['epsilon_rdp'])}. A unit is trained "
             "on or held out, never both: the table has the larger figure.",
+        )
+    if plan.label_noise_stddev is not None:
+        labels = spent_by(plan.label_events(), delta=plan.delta)
+        yield (
+            "Labels",
+            f"each client counts its training labels once, with noise and one vote a {plan.privacy_unit}, weighs its "
+            f"classes by the counts, and sends none of them. They alone cost epsilon {format_epsilon(labels.pld)}; the "
+            "table has them and the steps together.",
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."

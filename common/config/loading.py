@@ -110,7 +110,8 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
     chosen = open_values(config.open_kind)
     # A rate by rule is another one for each client, and stands in its plan.
     rate = config.training.learning_rate or (None if config.rate_by_rule else float(chosen["learning-rate"]))
-    norm = config.privacy.max_grad_norm or float(chosen["max-grad-norm"])
+    bound = tool_tables()["bract"]["balanced-head"] if config.counts_labels and config.needs_no_torch else chosen
+    norm = config.privacy.max_grad_norm or float(bound["max-grad-norm"])
     clip = config.privacy.clipping_norm or (None if config.clip_by_rule else float(chosen["clipping-norm"]))
     privacy: dict[str, float | None] = {"max_grad_norm": norm, "clipping_norm": clip}
     if config.privacy.target_epsilon is None:

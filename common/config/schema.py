@@ -120,11 +120,6 @@ class RunConfig(Section):
 
     def _check_privacy(self) -> None:
         mechanism, metrics = self.mechanism, self.metrics
-        if mechanism.noise_at_client and self.training.class_weights == BALANCED:
-            raise ValueError(
-                f"training.class-weights={BALANCED!r} follows from exact counts of labels, which privacy.mechanism="
-                f"{mechanism.name!r} does not cover: list one weight for each class"
-            )
         if mechanism.needs_uniform_average and self.strategy.name not in UNIFORM_STRATEGIES:
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} does not go with privacy.mechanism={mechanism.name!r}, whose "
@@ -250,6 +245,11 @@ class RunConfig(Section):
         return self.mechanism.noise_at_client
 
     @property
+    def counts_labels(self) -> bool:
+        """True if class weights follow from noised counts of each client's labels."""
+        return self.is_local_dp and self.training.class_weights == BALANCED
+
+    @property
     def mechanism(self) -> Mechanism:
         """The privacy mechanism of the run."""
         return MECHANISMS[self.privacy.mechanism]
@@ -279,6 +279,7 @@ class RunConfig(Section):
             and self.batch_size is None,
             rate_by_rule=self.rate_by_rule,
             momentum=self.training.momentum,
+            balanced=self.counts_labels,
             num_clients=self.num_clients,
             cohort_size=self.cohort_size,
             num_rounds=self.num_rounds,

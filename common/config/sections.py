@@ -235,7 +235,7 @@ class TrainingConfig(Section):
     )
     class_weights: Annotated[str, AfterValidator(_check_class_weights)] = Field(
         description="Weight of each class's loss, in the order of the classes and joined by commas, or `balanced`: by "
-        "each client's own number of images. Empty: all equal."
+        "each client's own number of images of each class, with charged noise under `dp-sgd`. Empty: all equal."
     )
     label_smoothing: BelowOne = Field(description="Share of each label that is spread over all classes.")
     augmentation: Annotated[str, AfterValidator(_check_augmentations)] = Field(
@@ -299,7 +299,8 @@ class PrivacyConfig(Section):
         ge=1e-12, lt=1, description="Delta of the guarantee, which must stay below 1 / the number of units."
     )
     max_grad_norm: OpenBound = Field(
-        description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, else 1."
+        description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, 0.3 "
+        "where its classes are balanced, else 1."
     )
     clipping_norm: OpenBound = Field(
         description="Clipping bound of one client's whole update under `client-dp`. Empty: by a public rule for a "

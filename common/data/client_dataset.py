@@ -49,6 +49,15 @@ class Shard:
     train_holdings: ImageDigests
     test_holdings: ImageDigests
 
+    @property
+    def training_votes(self) -> np.ndarray:
+        """Training rows whose labels are counted under DP, (u,) int64.
+
+        There is one row of each unit.
+        """
+        nowhere = np.zeros(0, dtype=np.int64)
+        return _evaluation_rows(self.train_units, nowhere, self.train_digests)[0]
+
 
 def shard(
     prepared: "Prepared", partition: Partition, partition_id: int, *, private: bool, unit: Unit = "image"

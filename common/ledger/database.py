@@ -228,12 +228,15 @@ class Ledger:
         rows = self.query("SELECT content FROM reply WHERE request_id = ?", (request_id,))
         return bytes(rows[0][0]) if rows else None
 
-    def forget_replies(self, run: str, client: str, *, keep: int) -> None:
-        """Delete all but a client's newest replies in a run, inside a transaction."""
+    def forget_replies(self, run: str, client: str, *, keep: int, spare: str = "") -> None:
+        """Delete all but a client's newest replies in a run, inside a transaction.
+
+        The reply to the request `spare` is kept beside them.
+        """
         self._connection.execute(
-            "DELETE FROM reply WHERE run = ?1 AND client = ?2 AND seq NOT IN "
-            "(SELECT seq FROM reply WHERE run = ?1 AND client = ?2 ORDER BY seq DESC LIMIT ?3)",
-            (run, client, keep),
+            "DELETE FROM reply WHERE run = ?1 AND client = ?2 AND request_id <> ?4 AND seq NOT IN (SELECT seq FROM "
+            "reply WHERE run = ?1 AND client = ?2 AND request_id <> ?4 ORDER BY seq DESC LIMIT ?3)",
+            (run, client, keep, spare),
         )
 
     def erase_replies(self, client: str) -> int:

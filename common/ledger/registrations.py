@@ -15,7 +15,8 @@ from common.privacy.events import DpSgdEvent, Event, as_json, from_json, merged
 from common.privacy.plan import PrivacyPlan
 
 _OF_RUN = "json_extract(event, '$.run') = ? AND json_extract(event, '$.client') = ? AND kind = ?"
-Release = Literal["train", "closing"]
+# `labels` are the noised counts of training labels, which stay at the client and weigh its classes in every round.
+Release = Literal["train", "closing", "labels"]
 # Kind and round of each release that was charged or sent.
 Releases = Sequence[tuple[str, int]]
 CLOSED = "closed"
@@ -97,8 +98,11 @@ def register_event(
 def release_event(agreed: Registration, server_round: int, release: Release) -> dict[str, Any]:
     """Return the event of a `reserve` entry with the charges of one release."""
     plan = agreed.plan
+    done: Mapping[str, Sequence[Event]]
     if release == "closing":
-        done: Mapping[str, Sequence[Event]] = {"training": (), "evaluation": plan.counts_events(0)}
+        done = {"training": (), "evaluation": plan.counts_events(0)}
+    elif release == "labels":
+        done = {"training": plan.label_events(), "evaluation": ()}
     else:
         counted = plan.num_counted([server_round])
         done = {"training": (plan.event(1),), "evaluation": plan.counts_events(counted, closing=False)}
@@ -113,14 +117,15 @@ def events_json(parts: Mapping[str, Sequence[Event]]) -> dict[str, list[dict[str
 
 def planned_events(plan: PrivacyPlan) -> Mapping[str, Sequence[Event]]:
     """Return for each part the whole plan's events on one unit."""
-    return {"training": (plan.event(),), "evaluation": plan.counts_events()}
+    return {"training": plan.training_events(), "evaluation": plan.counts_events()}
 
 
 def released_events(plan: PrivacyPlan, releases: Releases) -> Mapping[str, Sequence[Event]]:
     """Return for each part the events of some releases on one unit."""
     rounds = [number for release, number in releases if release == "train"]
     counts = plan.counts_events(plan.num_counted(rounds), closing=any(release == "closing" for release, _ in releases))
-    return {"training": (plan.event(len(rounds)),), "evaluation": counts}
+    labels = plan.label_events() if any(release == "labels" for release, _ in releases) else ()
+    return {"training": (plan.event(len(rounds)), *labels), "evaluation": counts}
 
 
 def unit_of(plan: PrivacyPlan) -> Unit:

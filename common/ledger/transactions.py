@@ -155,14 +155,14 @@ class LedgerSession:
         reply = self.ledger.reply(ident)
         # To compute it again would be a second release under one charge.
         if reply is None:
-            raise PolicyError("a round was asked for again whose reply is not kept any more")
+            raise PolicyError("a release was asked for again whose reply is not kept any more")
         return reply
 
     def _check_room(self, agreed: Registration, server_round: int, release: Release, policy: Policy) -> None:
         """Refuse a release that the plan or the policy does not allow."""
         reserved, plan = releases_of(self.ledger, agreed), agreed.plan
         rounds = [number for kind, number in reserved if kind == release]
-        planned = plan.num_rounds if release == "train" else 1
+        planned = {"train": plan.num_rounds, "closing": 1, "labels": len(plan.label_events())}[release]
         if is_closed(self.ledger, agreed) or len(rounds) >= planned:
             raise PolicyError("the server asked for a release that the plan does not have")
         # Round numbers come from the server, which could choose counted ones alone.
@@ -205,7 +205,8 @@ class LedgerSession:
                 return self._kept(ident)
             self.ledger.append("commit", ident, event, content_digest=digest, dataset=agreed.dataset)
             self.ledger.keep_reply(ident, agreed.run, agreed.client, reply)
-            self.ledger.forget_replies(agreed.run, agreed.client, keep=keep)
+            # Each round needs the label counts. Drawing them again would be a second release.
+            self.ledger.forget_replies(agreed.run, agreed.client, keep=keep, spare=agreed.request(0, "labels"))
         return reply
 
     def refuse(self, run: str, client: str, server_round: int, kind: str, why: str) -> None:

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from common.errors import ConfigError, PrivacyError
 from common.privacy.calibration import calibrate
-from common.privacy.events import Event
+from common.privacy.events import CountsEvent, Event
 from common.privacy.noise_error import CURRENT_SAMPLER
-from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, round_up_rate
+from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, label_noise, round_up_rate
 from common.privacy.step_rule import head_clipping_norm, head_learning_rate, steps_in_round
 
 _ALWAYS_VISIBLE = (
@@ -119,7 +119,8 @@ class Mechanism:
             num_counted: How many of them are counted.
             closing: Whether the closing counts are charged too.
         """
-        return {"training": (plan.event(num_rounds),), "evaluation": plan.counts_events(num_counted, closing=closing)}
+        counts = plan.counts_events(num_counted, closing=closing)
+        return {"training": plan.training_events(num_rounds), "evaluation": counts}
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it.
@@ -165,6 +166,7 @@ class DpSgd(Mechanism):
         # Rounding down would draw smaller batches than the events say. Rounding up only costs epsilon.
         rate = 1.0 if constants.batch_size is None else round_up_rate(constants.batch_size / num_units)
         steps = self.local_epochs(constants, num_units) * math.ceil(1 / rate)
+        of_labels = label_noise(constants, sample_rate=rate, steps=steps * constants.participations)
         plan = PrivacyPlan(
             mechanism=self.name,
             privacy_unit=constants.unit,
@@ -173,10 +175,11 @@ class DpSgd(Mechanism):
             steps_per_round=steps,
             num_rounds=constants.participations,
             max_grad_norm=constants.max_grad_norm,
-            noise_multiplier=_noise_multiplier(constants, rate, steps * constants.participations),
+            noise_multiplier=_noise_multiplier(constants, rate, steps * constants.participations, of_labels),
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
+            label_noise_stddev=of_labels,
         )
         return replace(plan, learning_rate=_learning_rate(constants, plan)) if constants.rate_by_rule else plan
 
@@ -186,7 +189,7 @@ class DpSgd(Mechanism):
         if not constants.steps_by_rule or constants.noise_multiplier is not None:
             return constants.local_epochs
         return steps_in_round(
-            _noise_multiplier(constants, 1.0, 1),
+            _noise_multiplier(constants, 1.0, 1, label_noise(constants, sample_rate=1.0, steps=1)),
             num_units=num_units,
             num_rounds=constants.num_rounds,
             cohort_size=constants.cohort_size,
@@ -329,7 +332,10 @@ def _learning_rate(constants: PublicConstants, plan: PrivacyPlan) -> float:
     )
 
 
-def _noise_multiplier(constants: PublicConstants, sample_rate: float, steps: int) -> float:
+def _noise_multiplier(
+    constants: PublicConstants, sample_rate: float, steps: int, of_labels: float | None = None
+) -> float:
     if constants.noise_multiplier is not None:
         return constants.noise_multiplier
-    return calibrate(sample_rate, steps, constants.target_epsilon or 0.0, constants.delta)
+    beside = () if of_labels is None else (CountsEvent(of_labels, 1),)
+    return calibrate(sample_rate, steps, constants.target_epsilon or 0.0, constants.delta, beside)

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import PrivacyError
 from common.privacy.accounting import Spent, spent_by
-from common.privacy.calibration import counts_noise, split_counts_noise
+from common.privacy.calibration import LEAST_COUNTS_NOISE, calibrate, counts_noise, split_counts_noise
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.noise_error import FLOATING_POINT, draws_of
@@ -22,6 +22,9 @@ from common.privacy.noise_error import FLOATING_POINT, draws_of
 SENSITIVITY_SLACK = 1e-4
 # Sample rates are rounded up to powers of 2^(1/16), so that clients of similar size share one plan.
 _RATES_PER_OCTAVE = 16
+# Noise of label counts over the noise at which one release of everything would cost as much as the whole plan. The
+# counts then take about a ninth of the squared privacy loss, and the noise of the steps grows by about 6 %.
+LABEL_NOISE = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class PublicConstants:
         steps_by_rule: Whether the target decides the number of full batches in a round.
         rate_by_rule: Whether the learning rate follows from the plan.
         momentum: Momentum of the local optimizer.
+        balanced: Whether class weights follow from each client's labels.
         num_clients: Clients of the run.
         cohort_size: Clients of a round.
         num_rounds: Rounds of the run.
@@ -70,6 +74,7 @@ class PublicConstants:
     steps_by_rule: bool
     rate_by_rule: bool
     momentum: float
+    balanced: bool
     num_clients: int
     cohort_size: int
     num_rounds: int
@@ -123,6 +128,8 @@ class PrivacyPlan:
         learning_rate: Learning rate by the public rule; None where a setting gives it.
         sampler: Version of the noise sampler. The events store it. The plan's JSON and digest leave it out, so
             that a run that an earlier version began keeps its name.
+        label_noise_stddev: Noise of the training labels' counts, which balanced class weights follow from; None if
+            weights do not depend on labels.
     """
 
     mechanism: str
@@ -137,6 +144,7 @@ class PrivacyPlan:
     counts: CountsPlan | None = None
     learning_rate: float | None = None
     sampler: int = FLOATING_POINT
+    label_noise_stddev: float | None = None
 
     @property
     def expected_batch_size(self) -> float:
@@ -163,6 +171,21 @@ class PrivacyPlan:
         steps, draws = rounds * self.steps_per_round, draws_of(self.sampler)
         return DpSgdEvent(self.sample_rate, self.noise_multiplier, steps, sampler=self.sampler, draws_per_step=draws)
 
+    def label_events(self) -> tuple[CountsEvent, ...]:
+        """Return the event of a run's label counts on a trained unit.
+
+        There is none if class weights do not depend on labels.
+        """
+        return () if self.label_noise_stddev is None else (CountsEvent(self.label_noise_stddev, 1),)
+
+    def training_events(self, num_rounds: int | None = None) -> tuple[Event, ...]:
+        """Return all events of some rounds on a trained unit.
+
+        Without `num_rounds` they are the events of the whole plan.
+        """
+        # The label counts come before the first round, and the weights of all rounds follow from them.
+        return (self.event(num_rounds), *(() if num_rounds == 0 else self.label_events()))
+
     def num_counted(self, server_rounds: Iterable[int]) -> int:
         """Return how many of some rounds are counted."""
         return 0 if self.counts is None else sum(number % self.counts.every == 0 for number in server_rounds)
@@ -187,7 +210,7 @@ class PrivacyPlan:
             PrivacyError: The accountants disagree.
         """
         # No unit is both trained and held out, so the larger of the two bounds holds for every unit.
-        trained = spent_by([self.event(num_rounds)], delta=self.delta)
+        trained = spent_by(self.training_events(num_rounds), delta=self.delta)
         if num_counted is None and num_rounds is not None and self.counts is not None:
             num_counted = min(num_rounds, self.counts.num_rounds)
         held_out = spent_by(self.counts_events(num_counted, closing=closing), delta=self.delta)
@@ -205,9 +228,9 @@ class PrivacyPlan:
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values for `from_json`."""
         values = asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
-        # Events name the sampler. Plans of before the rule have no learning rate. Their digests are kept for ever.
-        left_out = ("sampler", "learning_rate") if self.learning_rate is None else ("sampler",)
-        return {name: value for name, value in values.items() if name not in left_out}
+        # Events name the sampler. Plans of before these fields existed lack them. Their digests are kept for ever.
+        added = [name for name in ("learning_rate", "label_noise_stddev") if values[name] is None]
+        return {name: value for name, value in values.items() if name not in ("sampler", *added)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PrivacyPlan":
@@ -257,6 +280,26 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
         pair, matrix = factor * pair, factor * matrix
     # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
     return CountsPlan(rounds, float(sampled_stddev(pair)), float(sampled_stddev(matrix)), constants.counted_every)
+
+
+def label_noise(constants: PublicConstants, *, sample_rate: float, steps: int) -> float | None:
+    """Return the noise of label counts by the public rule.
+
+    It is None if class weights do not depend on labels. Else it is three times the noise of a single release that would
+    cost as much as the whole plan. `steps` are those of the whole plan. They matter only where the noise of a step was
+    set.
+
+    Raises:
+        ConfigError: No noise meets the target.
+    """
+    if not constants.balanced:
+        return None
+    if constants.noise_multiplier is None:
+        whole = calibrate(1.0, 1, constants.target_epsilon or 0.0, constants.delta)
+    else:
+        # Steps with noise s and rate q cost about as much as one release with noise s / (q sqrt(steps)).
+        whole = constants.noise_multiplier / (sample_rate * math.sqrt(steps))
+    return float(sampled_stddev(max(LEAST_COUNTS_NOISE, LABEL_NOISE * whole)))
 
 
 def round_up_rate(rate: float) -> float:

@@ -35,6 +35,7 @@ _FIELDS = (
     "steps_per_round",
     "num_rounds",
     "learning_rate",
+    "label_noise_stddev",
 )
 
 
@@ -181,7 +182,9 @@ def _alternative(plan: PrivacyPlan, target: float | None, spent: Spent) -> Alter
         noisier = replace(plan, noise_multiplier=_MORE_NOISE * plan.noise_multiplier)
         epsilon = noisier.epsilon()
         return Alternative(noisier.noise_multiplier, _MORE_NOISE - 1, epsilon, epsilon - spent.pld)
-    noise = calibrate(plan.sample_rate, plan.event().steps, target + _MORE_EPSILON, plan.delta)
+    # With label counts as noisy as now. They cost little, and a run with the larger target would draw them with less.
+    steps = plan.event().steps
+    noise = calibrate(plan.sample_rate, steps, target + _MORE_EPSILON, plan.delta, plan.label_events())
     return Alternative(noise, noise / plan.noise_multiplier - 1, target + _MORE_EPSILON, _MORE_EPSILON)
 
 

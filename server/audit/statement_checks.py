@@ -14,14 +14,22 @@ from common.privacy.events import merged
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import in_words
 from common.privacy.noise_error import stated as stated_noise
-from common.privacy.plan import PrivacyPlan, PublicConstants
+from common.privacy.plan import PrivacyPlan, PublicConstants, label_noise
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
 from server.state.initial_model import wrong_start
-from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost, charged_rounds, rounds_of
+from server.state.privacy_spent import (
+    LABELS_IN_WORDS,
+    ClientPrivacyCost,
+    RunPrivacyCost,
+    charged_rounds,
+    rounds_of,
+)
 
 # Relative difference of two figures that count as equal.
 _TOLERANCE = 1e-9
+# Relative difference of two calibrations to one target, on different machines.
+_CALIBRATED = 2e-3
 # Field of a plan of counts -> its name in a statement, without the ending.
 _NOISES = {"noise_stddev": "counts", "closing_noise_stddev": "closing"}
 # Client name -> ledger id, entry number and hash of each signed head that was kept.
@@ -76,6 +84,7 @@ def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks
         "delta": (statement.delta, privacy.delta),
         "privacy_unit": (text["privacy_unit"], unit),
         "metrics": (text["metrics"].get("release"), config.metrics),
+        "class_weights": (text.get("class_weights"), LABELS_IN_WORDS if config.counts_labels else None),
     }
     for name, (stated, configured) in terms.items():
         if stated != configured:
@@ -180,6 +189,7 @@ def _stated_plan(
     Raises:
         PrivacyError: The stated noise is not the configured one, or less than the plan needs.
     """
+    of_labels = label_noise(constants, sample_rate=1.0, steps=1) if constants.noise_multiplier is None else None
     configured = constants.noise_multiplier
     if len(client.noises) != 1 or (configured is not None and client.noises != {configured}):
         raise PrivacyError("they have another noise than the run was configured for")
@@ -198,6 +208,8 @@ def _stated_plan(
     plan = mechanism.plan(constants, client.num_units)
     # A run of an earlier version had another sampler. `check_noise_error` compares what is said of its error.
     plan = replace(plan, sampler=min(client.samplers))
+    if plan.label_noise_stddev is not None:
+        plan = replace(plan, label_noise_stddev=_stated_label_noise(client, of_labels or plan.label_noise_stddev))
     if plan.counts is None:
         return plan
     stated = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _NOISES.items()}
@@ -206,6 +218,21 @@ def _stated_plan(
     if not (enough and counts.closing_noise_stddev >= plan.counts.closing_noise_stddev):
         raise PrivacyError("its counts have less noise than the run was configured for")
     return replace(plan, counts=counts)
+
+
+def _stated_label_noise(client: ClientStatement, least: float) -> float:
+    """Return the stated noise of label counts.
+
+    It may differ from the rule's in its last digits.
+
+    Raises:
+        PrivacyError: It is less than the rule's.
+    """
+    # A client that was asked in no round has counted nothing.
+    stated = min(client.label_noises, default=least)
+    if stated < least * (1 - _CALIBRATED):
+        raise PrivacyError("its label counts have less noise than the run was configured for")
+    return stated
 
 
 def check_noise_error(statement: PrivacyStatement, remarks: Remarks) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import Spent
-from common.privacy.events import DpSgdEvent, Event, from_json, merged
+from common.privacy.events import CountsEvent, DpSgdEvent, Event, from_json, merged
 
 _TEXTS = ("statement", "mechanism", "run", "charged", "ledger", "status")
 _OBJECTS = ("clients", "refusals", "metrics", "joined_late", "bundles")
@@ -35,6 +35,7 @@ class ClientStatement:
         events: Part of the data -> stated events, merged.
         noises: Noise multipliers of the training events, including events of no steps.
         samplers: Noise samplers of the same events.
+        label_noises: Noises of the label counts, in counts.
         head: Ledger id, entry number and hash of the client's latest head; None without one.
     """
 
@@ -45,6 +46,7 @@ class ClientStatement:
     events: dict[str, tuple[Event, ...]]
     noises: frozenset[float]
     samplers: frozenset[int]
+    label_noises: frozenset[float]
     head: tuple[str, int, str] | None
 
     @classmethod
@@ -60,13 +62,14 @@ class ClientStatement:
         trained = [event for event in events["training"] if isinstance(event, DpSgdEvent)]
         noises = frozenset(event.noise_multiplier for event in trained)
         samplers = frozenset(event.sampler for event in trained)
+        label_noises = frozenset(event.noise_stddev for event in events["training"] if isinstance(event, CountsEvent))
         head = None
         if "ledger" in content:
             _check(content["ledger"], {"id": str, "seq": int, "head": str})
             head = (content["ledger"]["id"], content["ledger"]["seq"], content["ledger"]["head"])
         by_part = {part: merged(listed) for part, listed in events.items()}
         facts = spent, content["rounds"], content["closing"], content["num_units"]
-        return cls(*facts, by_part, noises, samplers, head)
+        return cls(*facts, by_part, noises, samplers, label_noises, head)
 
 
 @dataclass(frozen=True)

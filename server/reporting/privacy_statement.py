@@ -13,7 +13,7 @@ from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import stated
 from server.reporting.missing_clients import missing_text
 from server.state.initial_model import stated_start
-from server.state.privacy_spent import ClientPrivacyCost, RunPrivacyCost
+from server.state.privacy_spent import LABELS_IN_WORDS, ClientPrivacyCost, RunPrivacyCost
 
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
 
@@ -117,6 +117,7 @@ def _run_statement(
         **_parts(privacy_cost),
         "max_grad_norm": plan.max_grad_norm,
         "metrics": _metrics(config.metrics, privacy_cost),
+        **({"class_weights": LABELS_IN_WORDS} if plan.label_events() else {}),
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
         "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),

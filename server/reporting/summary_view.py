@@ -62,7 +62,8 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _noised(summary)
     rows += _personal(summary["personal"])
     if summary["config"]["training.class-weights"] == BALANCED:
-        rows.append(("class weights", "balanced, by each client's exact number of images of each class"))
+        known = "noised and charged" if "trained_labels" in summary["epsilon_parts"] else "exact"
+        rows.append(("class weights", f"balanced, by each client's {known} number of images of each class"))
     rows += _unused_images(summary)
     rows += _network_problems(summary)
     rows.append(("privacy", _privacy(summary)))
@@ -143,9 +144,13 @@ def _parts(parts: dict[str, float], unit: str) -> list[tuple[str, str]]:
     """Return the row with the epsilon of trained and of held-out units."""
     if not parts:
         return []
-    trained, held_out, rounds, closing = (format_epsilon(epsilon) for epsilon in parts.values())
-    text = f"{trained} each {unit} that trained, {held_out} each that was held out (rounds {rounds}, closing {closing})"
-    return [("epsilon of which", text)]
+    of = {name: format_epsilon(epsilon) for name, epsilon in parts.items()}
+    labels = f" (label counts {of['trained_labels']})" if "trained_labels" in of else ""
+    texts = [f"{of['trained']} each {unit} that trained{labels}"]
+    if "held_out" in of:
+        alone = f"rounds {of['held_out_rounds']}, closing {of['held_out_closing']}"
+        texts.append(f"{of['held_out']} each that was held out ({alone})")
+    return [("epsilon of which", ", ".join(texts))]
 
 
 def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:

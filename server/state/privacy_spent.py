@@ -12,6 +12,11 @@ from common.privacy.plan import PrivacyPlan
 
 # Names of the parts of a run's cost in its statement.
 PARTS = ("trained", "held_out", "held_out_rounds", "held_out_closing")
+LABELS_PART = "trained_labels"
+LABELS_IN_WORDS = (
+    "balanced, by each client's label counts, which it does not send: one vote a unit, exact discrete Gaussian noise, "
+    "charged to trained units"
+)
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,13 @@ class RunPrivacyCost:
     def parts(self, *, fresh: bool = False) -> dict[str, float]:
         """Return the largest epsilon of trained and of held-out units.
 
-        For held-out units the rounds alone and the closing matrix alone are given too. These two do not add up
-        to the total. The result is empty where no counts are charged. `fresh` is as in `spent_by`.
+        For held-out units the rounds alone and the closing matrix alone are given too, and for trained units the
+        label counts alone. These do not add up to the total. The result is empty where no counts are charged. `fresh`
+        is as in `spent_by`.
         """
         found: dict[str, list[float]] = {}
         for share in self.shares.values():
-            if share.plan.counts is None:
-                continue
-            held_out = share.events["evaluation"]
-            parts = (share.events["training"], held_out, held_out[:1], held_out[1:])
-            for name, events in zip(PARTS, parts, strict=True):
+            for name, events in _parts_of(share).items():
                 found.setdefault(name, []).append(spent_by(events, delta=share.plan.delta, fresh=fresh).pld)
         return {name: max(values) for name, values in found.items()}
 
@@ -71,6 +73,18 @@ class RunPrivacyCost:
     def example_plan(self) -> PrivacyPlan:
         """Plan of some client, equal to the others except in size and noise."""
         return next(iter(self.shares.values())).plan
+
+
+def _parts_of(share: ClientPrivacyCost) -> dict[str, Sequence[Event]]:
+    """Return the events behind each figure of `RunPrivacyCost.parts`, empty where no counts are charged."""
+    trained, labels = share.events["training"], share.plan.label_events()
+    held_out = share.events.get("evaluation", ())
+    parts: dict[str, Sequence[Event]] = {}
+    if share.plan.counts is not None:
+        parts |= zip(PARTS, (trained, held_out, held_out[:1], held_out[1:]), strict=True)
+    if labels:
+        parts |= {PARTS[0]: trained, LABELS_PART: labels if share.rounds else ()}
+    return parts
 
 
 def account(

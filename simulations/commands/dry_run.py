@@ -114,9 +114,14 @@ def _facts_of(plan: PrivacyPlan) -> dict[str, Any]:
         "noise_multiplier": plan.noise_multiplier,
         "learning_rate": plan.learning_rate,
         "max_grad_norm": plan.max_grad_norm,
+        "label_noise_stddev": plan.label_noise_stddev,
         "epsilon_whole_run": plan.epsilon(),
         "delta": plan.delta,
     }
+
+
+def _labels(plan: Mapping[str, Any]) -> str:
+    return "" if plan["label_noise_stddev"] is None else f", label counts with noise {plan['label_noise_stddev']:.4g}"
 
 
 def _rate(plan: Mapping[str, Any]) -> str:
@@ -153,9 +158,9 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     for which, plan in (facts["plan"] or {}).items():
         lines.append(
             f"Privacy   {which} client: noise multiplier {plan['noise_multiplier']:.4g}, sample rate "
-            f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps{_rate(plan)}, "
-            f"clip bound {plan['max_grad_norm']:g}, epsilon {format_epsilon(plan['epsilon_whole_run'])} at delta "
-            f"{plan['delta']:g} over the whole run"
+            f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps{_rate(plan)}"
+            f"{_labels(plan)}, clip bound {plan['max_grad_norm']:g}, epsilon "
+            f"{format_epsilon(plan['epsilon_whole_run'])} at delta {plan['delta']:g} over the whole run"
         )
     seconds, disk = facts["seconds"], facts["disk_bytes"]
     lines.append(

@@ -286,6 +286,13 @@ class ClientHarness:
         evaluation = evaluate_incoming(session, self.start, {}, self.plan, closing=closing)
         return np.zeros(0) if evaluation is None or evaluation.noised is None else evaluation.noised.cells.ravel()
 
+    def labels(self) -> np.ndarray:
+        """Return the noise of the label counts, shape (classes,), int64.
+
+        These are the noised counts of no images.
+        """
+        return self.session(self.images.without_training().without_held_out()).draw_labels(self.plan)
+
     def noised_sum(self, seen: Observation) -> np.ndarray:
         """Return the sum of a round's noised step sums, shape (p,), float64.
 

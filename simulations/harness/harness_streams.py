@@ -93,13 +93,17 @@ class RepeatedStreams(FreshStreams):
 
     Args:
         joins: Forces late units into or out of a batch.
+        label_counts: Released in place of the client's own label counts, so that a replay has the same class weights.
 
     Attributes:
         draws: Uses of the streams, in order.
+        labels: Label counts that were released, in order.
     """
 
-    def __init__(self, joins: Joins | None = None) -> None:
+    def __init__(self, joins: Joins | None = None, label_counts: np.ndarray | None = None) -> None:
         self.draws: list[Draw] = []
+        self.labels: list[np.ndarray] = []
+        self._label_counts = label_counts
         self._training = PrivateStreams(Repeated("sampling", self.draws, joins), Repeated("noise", self.draws))
         self._counts = Repeated("counts", self.draws)
 
@@ -110,6 +114,12 @@ class RepeatedStreams(FreshStreams):
     def for_counts(self) -> ByteStream:
         """Return the repeated stream of the counts' noise."""
         return self._counts
+
+    def release_labels(self, counts: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
+        """Return the given label counts or those with repeated noise."""
+        own = super().release_labels(counts, plan)
+        self.labels.append(own if self._label_counts is None else self._label_counts)
+        return self.labels[-1]
 
 
 class WithoutNoise(FreshStreams):
@@ -138,11 +148,13 @@ class ObservedStreams(FreshStreams):
     Attributes:
         used: Stream objects that were handed out, in order.
         sums: Noised sum of each training step, each of shape (p,), float64.
+        labels: Label counts that were released, in order.
     """
 
     def __init__(self, chosen: FreshStreams = FRESH_STREAMS) -> None:
         self.used: list[object] = []
         self.sums: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
         self._chosen = chosen
 
     def for_training(self) -> PrivateStreams:
@@ -155,6 +167,11 @@ class ObservedStreams(FreshStreams):
         """Return a stream for the noise of counts, keeping the object."""
         self.used.append(self._chosen.for_counts())
         return self.used[-1]
+
+    def release_labels(self, counts: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
+        """Return noised label counts and keep them."""
+        self.labels.append(super().release_labels(counts, plan))
+        return self.labels[-1]
 
 
 @dataclass(frozen=True)

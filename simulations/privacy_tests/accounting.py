@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
-from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism
+from dp_accounting.pld.privacy_loss_distribution import (
+    NeighborRel,
+    from_discrete_gaussian_mechanism,
+    from_gaussian_mechanism,
+)
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -20,6 +24,7 @@ from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 from common.privacy.plan import PrivacyPlan
 from simulations.harness.client_harness import ClientHarness
+from simulations.harness.harness_streams import ObservedStreams
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.neighbouring_data import counts_moved
 
@@ -44,10 +49,10 @@ def accountant(harness: ClientHarness) -> Iterator[Check]:
     """
     folder, plan = "accountant", harness.plan
     runs = [f"{number:032x}" for number in range(2)]
-    rounds = plan.num_rounds
+    rounds, streams = plan.num_rounds, ObservedStreams()
     for run, count in zip(runs, (rounds, 1), strict=True):
         for server_round in range(1, count + 1):
-            harness.ask("train", harness.images, run=run, ledger=folder, server_round=server_round)
+            harness.ask("train", harness.images, run=run, ledger=folder, server_round=server_round, streams=streams)
     harness.ask("evaluate", harness.images, run=runs[0], ledger=folder)
     file = harness.folder / folder / "ledgers" / "bench.sqlite"
     expected = max(_independent(plan, 2), _independent_counts(plan, 2))
@@ -56,6 +61,7 @@ def accountant(harness: ClientHarness) -> Iterator[Check]:
     close_below(harness.folder / folder)
     yield from _spent(file, expected, "two runs, after the ledger was opened again")
     yield from _charges(file, plan, rounds + 1)
+    yield from _labels(file, plan, len(streams.labels))
     yield from _single_facts(plan)
     yield from _noise_error(plan)
     yield from _sensitivity(harness)
@@ -90,8 +96,26 @@ def _independent(plan: PrivacyPlan, times: int) -> float:
     if plan.sample_rate < 1:
         event = PoissonSampledDpEvent(plan.sample_rate, event)
     steps = plan.steps_per_round * plan.num_rounds * times
+    if plan.label_noise_stddev is not None:
+        return _independent_with_labels(plan, steps, times)
     accounting = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-4)
     return float(accounting.compose(SelfComposedDpEvent(event, steps)).get_epsilon(plan.delta))
+
+
+def _independent_with_labels(plan: PrivacyPlan, steps: int, times: int) -> float:
+    """Return the epsilon of steps and of label counts together.
+
+    PLDAccountant has no event for discrete Gaussian noise.
+    """
+    grid = {"value_discretization_interval": 1e-4}
+    one = from_gaussian_mechanism(
+        plan.noise_multiplier,
+        sampling_prob=plan.sample_rate,
+        neighboring_relation=NeighborRel.REPLACE_SPECIAL,
+        **grid,
+    )
+    labels = from_discrete_gaussian_mechanism(plan.label_noise_stddev, sensitivity=1, **grid)
+    return float(one.self_compose(steps).compose(labels.self_compose(times)).get_epsilon_for_delta(plan.delta))
 
 
 def _independent_counts(plan: PrivacyPlan, times: int) -> float:
@@ -135,6 +159,20 @@ def _charges(file: Path, plan: PrivacyPlan, trained: int) -> Iterator[Check]:
         charged = [(event["noise-stddev"], event["releases"]) for charge in charges for event in charge["evaluation"]]
         fine = bool(charged) and charged == [(stddev, 1)] * len(charges)
         yield Check(f"{name} is charged each time", fine, str(charged))
+
+
+def _labels(file: Path, plan: PrivacyPlan, drawn: int) -> Iterator[Check]:
+    """Check that label counts are charged and drawn once a run."""
+    if plan.label_noise_stddev is None:
+        return
+    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+        rows = connection.execute("SELECT event FROM entry WHERE kind = 'reserve'").fetchall()
+    events = [json.loads(event) for (event,) in rows]
+    charges = [event["charges"] for event in events if event["release"] == "labels"]
+    charged = [(event["noise-stddev"], event["releases"]) for charge in charges for event in charge["training"]]
+    fine = charged == [(plan.label_noise_stddev, 1)] * 2
+    yield Check("label counts are charged once a run", fine, str(charged))
+    yield Check("label counts are drawn once for each charge", drawn == len(charges), f"{drawn} for {len(charges)}")
 
 
 def _single_facts(plan: PrivacyPlan) -> Iterator[Check]:

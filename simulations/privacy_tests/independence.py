@@ -112,7 +112,7 @@ def _keys(harness: ClientHarness) -> Iterator[Check]:
     streams = ObservedStreams()
     for server_round in (1, 2):
         harness.ask("train", harness.images, server_round=server_round, streams=streams)
-    expected = 2 * (2 + (harness.plan.counts is not None))
+    expected = 2 * (2 + (harness.plan.counts is not None) + len(harness.plan.label_events()))
     distinct = len({id(stream) for stream in streams.used})
     secure = all(type(stream) is SecureStream for stream in streams.used)
     fine = secure and distinct == len(streams.used) == expected

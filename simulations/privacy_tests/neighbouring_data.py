@@ -37,7 +37,8 @@ def neighbour_replay(harness: ClientHarness) -> Iterator[Check]:
     Guarantee of what passes: a canary that joins the last step moves the released sum by at most C (1 + 1e-4), and
     one that joins no step does not move it. Uses of streams, fields, log lines and the number of steps stay the same.
     Some canary comes near the bound, which shows that the replay notices canaries. One held-out unit moves the counts
-    by 1.
+    by 1. The label counts that class weights follow from are the same in both replays, since they are a release of
+    their own, and one trained unit moves them by 1.
     """
     last = harness.plan.steps_per_round - 1
     reach = 0.0
@@ -54,6 +55,8 @@ def neighbour_replay(harness: ClientHarness) -> Iterator[Check]:
         yield Check("a canary that joins no step moves nothing", moved == 0.0, f"{moved:.6g}")
     if harness.plan.counts is not None:
         yield from _counts(harness)
+    if harness.plan.label_events():
+        yield from _labels(harness)
 
 
 def boundary_replay(harness: ClientHarness, *, sizes: tuple[int, ...] = (0, 63, 64)) -> Iterator[Check]:
@@ -114,9 +117,9 @@ def _moved(harness: ClientHarness, images: Images, canary: Canary, steps: tuple[
     """Return a canary's change of the noised sum and a check of everything else."""
     if harness.config.privacy.unit == "image":
         canary = Canary(canary.name, canary.inputs[:1], canary.labels[:1])
-    joins = Joins(images.num_training_units, steps)
+    joins, counts = Joins(images.num_training_units, steps), _uneven_counts(harness)
     ours, theirs = (
-        harness.ask("train", each, streams=RepeatedStreams(joins))
+        harness.ask("train", each, streams=RepeatedStreams(joins, counts))
         for each in (images, images.with_unit(canary.inputs, canary.labels))
     )
     if ours.failure or theirs.failure:
@@ -192,3 +195,25 @@ def counts_moved(harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray)
             ours, theirs = (answer.metric(*fields) for answer in seen)
             moved[kind] = float(np.linalg.norm(theirs - ours))
     return moved
+
+
+def _uneven_counts(harness: ClientHarness) -> np.ndarray:
+    """Return label counts that give the classes very different weights, shape (classes,), int64."""
+    return np.asarray(np.geomspace(1, 1000, len(harness.classes)).round(), dtype=np.int64)
+
+
+def _labels(harness: ClientHarness) -> Iterator[Check]:
+    """Check that a trained unit moves one label count by 1.
+
+    Its number of images must not matter.
+    """
+    size = 1 if harness.config.privacy.unit == "image" else None
+    for canary in canaries(harness.images)[-2:]:
+        more = harness.images.with_unit(canary.inputs[:size], canary.labels[:size])
+        counts = []
+        for images in (harness.images, more):
+            streams = RepeatedStreams()
+            harness.ask("train", images, streams=streams)
+            counts += streams.labels
+        moved = float(np.linalg.norm(counts[1] - counts[0])) if len(counts) == 2 else np.inf
+        yield Check(f"{canary.name} moves the label counts by 1", moved == 1.0, f"L2 norm {moved:.6g}")

@@ -51,6 +51,9 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
     for name, array in harness.start.items():
         yield scale_check(f"noise of {name}", scaled[:, offset : offset + array.size])
         offset += array.size
+    if plan.label_noise_stddev is not None:
+        noise = [harness.labels() for _ in range(max(1, round(counts / len(harness.classes))))]
+        yield scale_check("noise of the label counts", np.concatenate(noise) / plan.label_noise_stddev)
     if plan.counts is None:
         return
     for name, cells, closing, stddev in (

@@ -16,6 +16,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_deployment,
     of_files,
     of_heads,
+    of_labels,
     of_messages,
     of_models,
     of_own_clients,

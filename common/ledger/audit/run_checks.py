@@ -1,5 +1,6 @@
 """The checks of a ledger's runs, their registrations and their releases."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ def _check_plan(plan: PrivacyPlan) -> None:
     counted = () if counts is None else (counts.num_rounds, counts.every)
     whole = (plan.num_units, plan.steps_per_round, plan.num_rounds, *counted)
     noises = (plan.noise_multiplier, *(() if counts is None else (counts.noise_stddev, counts.closing_noise_stddev)))
+    noises += tuple(event.noise_stddev for event in plan.label_events())
     if not all(type(number) is int and number >= 1 for number in whole):
         raise LedgerError("its plan has a count that is not a whole number of at least 1")
     if not all(type(number) in (int, float) and 0 < number < float("inf") for number in (*noises, plan.max_grad_norm)):
@@ -107,7 +109,7 @@ def _check_run(agreed: Registration, entries: Sequence[Entry], remarks: Remarks)
     for entry in (*reserves, *commits):
         with remarks.about(f"entry {entry.seq} ({entry.kind})"):
             _check_release(agreed, entry)
-    planned = {"train": agreed.plan.num_rounds, "closing": 1}
+    planned = {"train": agreed.plan.num_rounds, "closing": 1, "labels": len(agreed.plan.label_events())}
     for release, most in planned.items():
         if run.reserved(release) > most:
             remarks.doubts.append(
@@ -134,7 +136,7 @@ def _about(entry: Entry) -> tuple[str, str]:
 
 def _check_release(agreed: Registration, entry: Entry) -> None:
     release, server_round = entry.event["release"], entry.event["round"]
-    if release not in ("train", "closing") or type(server_round) is not int or server_round < 0:
+    if release not in ("train", "closing", "labels") or type(server_round) is not int or server_round < 0:
         raise LedgerError("it is about an unknown release")
     if entry.request_id != agreed.request(server_round, release):
         raise LedgerError("its request id does not follow from what it says")
@@ -154,9 +156,20 @@ def _check_order(run: RunEntries, remarks: Remarks) -> None:
     for entry in run.commits:
         if reserved.get(entry.request_id, entry.seq) >= entry.seq:
             remarks.doubts.append(f"entry {entry.seq} commits what was not reserved before it")
+    _check_labels(run, remarks)
     late = [entry for entry in (*run.reserves, *run.commits) if 0 < run.closed_at < entry.seq]
     for entry in late:
         if entry.kind == "reserve":
             remarks.doubts.append(f"entry {entry.seq} reserves in a run that entry {run.closed_at} had closed")
         else:
             remarks.warnings.append(f"entry {entry.seq} left after its run was closed; it had been charged before")
+
+
+def _check_labels(run: RunEntries, remarks: Remarks) -> None:
+    """Check that label counts were committed before the first round."""
+    if not run.agreed.plan.label_events():
+        return
+    counted = min((entry.seq for entry in run.commits if entry.event.get("release") == "labels"), default=math.inf)
+    trained = min((entry.seq for entry in run.reserves if entry.event.get("release") == "train"), default=math.inf)
+    if trained < counted:
+        remarks.doubts.append(f"entry {trained} reserves a round before the label counts that its plan needs")

@@ -107,7 +107,7 @@ def bounds_of(
     Raises:
         ConfigError: There are too few scores, or a score is not finite.
     """
-    upper = spent_by([plan.event()], delta=plan.delta).pld
+    upper = spent_by(plan.training_events(), delta=plan.delta).pld
     rates = bound_rates(scores_in, scores_out, confidence=confidence, threshold=threshold)
     mu, family = _mu(scores_in, scores_out, rates, plan), _family_bound(scores_in, scores_out, rates, plan, adversary)
     lower = family.epsilon if mu is None else epsilon_of_mu(mu, delta=plan.delta)

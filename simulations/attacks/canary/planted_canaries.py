@@ -8,6 +8,7 @@ and trains on them without noise from the same incoming model. The difference of
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -132,16 +133,23 @@ class WatchedTrainer(Trainer):
         server_round: int,
         plan: PrivacyPlan | None,
         streams: FreshStreams = FRESH_STREAMS,
+        label_counts: np.ndarray | None = None,
     ) -> Arrays:
         """Train as usual and once more for the auditor.
 
         The second training has no noise and no canaries.
         """
-        plain = Trainer(self.config, self.input_shape, self.classes)
-        after = plain.train(arrays, shard, name=name, server_round=server_round, plan=plan, streams=streams)
+        plain = partial(
+            Trainer(self.config, self.input_shape, self.classes).train,
+            name=name,
+            server_round=server_round,
+            plan=plan,
+            label_counts=label_counts,
+        )
+        after = plain(arrays, shard, streams=streams)
         if plan is not None:
             quiet = WithoutNoise(Repeated("sampling", []))
-            alone = plain.train(arrays, self.real, name=name, server_round=server_round, plan=plan, streams=quiet)
+            alone = plain(arrays, self.real, streams=quiet)
             self.planted.plans[name] = plan
             self.planted.observe(self.place, arrays, after, alone, plan)
         return after

@@ -106,7 +106,7 @@ def invert_both(victim: Victim, attack: Attack, progress: ProgressFactory) -> Ev
         PrivacyError: The accountants disagree.
     """
     plan = victim.plan
-    epsilon, one = plan.epsilon(), spent_by([plan.event(1)], delta=plan.delta).pld
+    epsilon, one = plan.epsilon(), spent_by(plan.training_events(1), delta=plan.delta).pld
     network = build_network(victim.config, victim.pixels.shape, len(victim.prepared.scan.classes))
     if not isinstance(network, CnnNetwork):
         raise ConfigError("the inversion demo attacks model.backbone='cnn' alone")

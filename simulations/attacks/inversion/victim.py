@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from client.training.class_weights import label_counts_of
 from client.training.round_settings import LocalSettings, settings_of
 from client.training.trainer import Trainer
 from common.arrays import Arrays
@@ -70,8 +71,9 @@ class Victim:
         privacy = self.config.privacy.model_copy(update={"mechanism": "none"})
         config = self.config if private else self.config.model_copy(update={"privacy": privacy})
         trainer = Trainer(config, self.pixels.shape, self.prepared.scan.classes)
-        plan = self.plan if private else None
-        return trainer.train(dict(self.start), self._shard(), name=_NAME, server_round=1, plan=plan)
+        plan, shard = self.plan if private else None, self._shard()
+        counts = label_counts_of(shard, len(trainer.classes), plan)
+        return trainer.train(dict(self.start), shard, name=_NAME, server_round=1, plan=plan, label_counts=counts)
 
     def _shard(self) -> Shard:
         row, none = np.array([self.image]), np.zeros(0, dtype=np.int64)

@@ -7,12 +7,14 @@ model: ledgers, policies, evaluation, run directories.
 
 import secrets
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.session import client_name
+from client.training.class_weights import label_counts_of
 from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.data.client_dataset import Shard, shard
@@ -22,6 +24,7 @@ from common.inference.earlier_model import with_earlier_model
 from common.messages.codec import Declaration, Evaluation, encode_update, record_to_arrays, server_round_of
 from common.messages.fields import ARRAYS, Releases
 from common.models.initialization import initial_arrays
+from common.privacy.plan import PrivacyPlan
 from common.strategies import STRATEGIES
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
@@ -84,6 +87,15 @@ def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
     config = trainer.config
     app = ClientApp()
 
+    def plan_of(rows: Shard) -> PrivacyPlan | None:
+        return config.plan(rows.num_units) if config.is_local_dp else None
+
+    # Once a run, as a ledger keeps them.
+    @cache
+    def labels_of(partition_id: int) -> np.ndarray | None:
+        rows = rows_of(partition_id)
+        return label_counts_of(rows, len(trainer.classes), plan_of(rows))
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         partition_id = int(context.node_config["partition-id"])
@@ -93,7 +105,8 @@ def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
             rows,
             name=client_name(partition_id),
             server_round=server_round_of(message.content),
-            plan=config.plan(rows.num_units) if config.is_local_dp else None,
+            plan=plan_of(rows),
+            label_counts=labels_of(partition_id),
         )
         return Message(encode_update(trained, rows.num_units, _findings(trainer, incoming, rows)), reply_to=message)
 

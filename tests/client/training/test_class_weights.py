@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.training.class_weights import balanced_weights
-from client.training.dp_sgd import train_head_privately
+import client.training.trainer as trainer_module
+from client.training.class_weights import balanced_weights, label_counts_of, noised_label_counts
+from client.training.dp_sgd import FRESH_STREAMS, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.network_sgd import train_network, train_network_privately
 from client.training.round_settings import LocalSettings, settings_of
 from client.training.trainer import Trainer
 from common.config.schema import RunConfig
+from common.data.client_dataset import Shard
+from common.data.image_digests import ImageDigests
 from common.errors import ConfigError, PrivacyError
 from common.models.linear_head import HEAD_WEIGHT, initial_head, residuals
 from common.privacy.plan import PrivacyPlan
@@ -109,33 +112,86 @@ def test_a_private_step_of_a_network_with_a_heavy_class_moves_by_at_most_the_bou
 
 
 def test_balanced_weights_are_1_on_average_and_give_each_class_the_same_total() -> None:
-    labels = np.array([0] * 12 + [1] * 3 + [3] * 5)
+    counts = np.array([12, 3, 0, 5])
 
-    weights = np.array(balanced_weights(labels, private=False))
+    weights = np.array(balanced_weights(counts))
 
-    assert weights[labels].mean() == pytest.approx(1)
-    assert [weights[y] * (labels == y).sum() for y in (0, 1, 3)] == pytest.approx([20 / 3] * 3)
+    assert weights @ counts / 20 == pytest.approx(1)
+    assert (weights * counts)[[0, 1, 3]] == pytest.approx([20 / 3] * 3)
 
 
 def test_balanced_weights_stay_in_a_public_range() -> None:
-    few = balanced_weights(np.array([0] * 2000 + [1]), private=False)
+    assert balanced_weights(np.array([2000, 1])) == (pytest.approx(2001 / 4000), 10.0)
+    assert balanced_weights(np.array([0, 0])) == (1.0, 1.0)
+    for counts in ([-3, -1], [-50, 4000], [10**6, 1, 2]):
+        assert all(0.1 <= weight <= 10.0 for weight in balanced_weights(np.array(counts), smallest_count=2.5))
 
-    assert few == (pytest.approx(2001 / 4000), 10.0)
-    assert balanced_weights(np.zeros(0, dtype=np.int64), private=False) == ()
+
+def test_noise_around_zero_is_not_taken_for_a_rare_class() -> None:
+    weights = balanced_weights(np.array([60, 60, 2, -7]), smallest_count=6.0)
+
+    # Two classes and a third of one are there; both counts near zero weigh as a class of six images.
+    assert weights[:2] == pytest.approx([122 / (2 + 1 / 3) / 60] * 2)
+    assert weights[2] == weights[3] == pytest.approx(10 * weights[0])
 
 
-def test_balanced_weights_never_follow_from_exact_counts_under_dp(make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match=r"training\.class-weights='balanced' follows from exact counts"):
-        make_config({"training.class-weights": "balanced"})
-    listed = make_config({"training.batch-size": 12})
-    past_the_check = listed.model_copy(
-        update={"training": listed.training.model_copy(update={"class_weights": "balanced"})}
-    )
+NOISED = replace(PLAN, label_noise_stddev=4.0)
+
+
+@pytest.mark.parametrize(("plan", "counts"), [(NOISED, None), (PLAN, np.array([4, 4, 4]))])
+def test_balanced_weights_never_follow_from_exact_or_free_counts_under_dp(
+    make_config: MakeConfig, plan: PrivacyPlan, counts: np.ndarray | None
+) -> None:
+    config = make_config({"training.class-weights": "balanced"})
     shard: Any = SimpleNamespace(train_inputs=FEATURES, train_labels=LABELS, train_units=np.arange(12))
-    with pytest.raises(PrivacyError, match="exact counts"):
-        Trainer(past_the_check, (6,), ("a", "b", "c")).train(
-            initial_head(6, 3), shard, name="x", server_round=1, plan=PLAN
+
+    with pytest.raises(PrivacyError, match="noised and charged counts of labels only"):
+        Trainer(config, (6,), ("a", "b", "c")).train(
+            initial_head(6, 3), shard, name="x", server_round=1, plan=plan, label_counts=counts
         )
+
+
+def test_trainer_weighs_classes_by_the_noised_counts_and_not_by_the_labels(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, found = make_config({"training.class-weights": "balanced"}), []
+    monkeypatch.setattr(trainer_module, "train_head_privately", lambda *args, **_: found.append(args[4]) or args[0])
+    for labels in (LABELS, np.zeros(12, dtype=np.int64)):
+        shard: Any = SimpleNamespace(train_inputs=FEATURES, train_labels=labels, train_units=np.arange(12))
+        Trainer(config, (6,), ("a", "b", "c")).train(
+            initial_head(6, 3), shard, name="x", server_round=1, plan=NOISED, label_counts=np.array([60, 30, 1])
+        )
+
+    expected = balanced_weights(np.array([60, 30, 1]), smallest_count=4.0)
+    assert [settings.class_weights for settings in found] == [expected, expected]
+
+
+@pytest.mark.parametrize(("unit_of", "total"), [(np.arange(12), 12), (np.arange(12) // 4, 3)])
+def test_each_unit_votes_once_and_by_its_content(unit_of: np.ndarray, total: int) -> None:
+    digests = np.random.default_rng(2).integers(0, 256, (12, 32)).astype(np.uint8)
+    none, order = np.zeros(0, dtype=np.int64), np.random.default_rng(3).permutation(12)
+
+    def votes(rows: np.ndarray) -> list[int]:
+        digest, holdings = digests[rows], ImageDigests(digests[rows], digests[rows], unit_of[rows])
+        own = Shard(FEATURES, LABELS[rows], FEATURES, none, 12, digest, unit_of[rows], none, holdings, holdings)
+        counts = noised_label_counts(own, 3, replace(PLAN, label_noise_stddev=1e-3), FRESH_STREAMS)
+        return list(counts.tolist())
+
+    assert sum(votes(np.arange(12))) == total
+    assert votes(np.arange(12)) == votes(order)
+
+
+def test_label_counts_have_the_noise_of_the_plan_and_none_without_a_plan_for_it() -> None:
+    none, digests = np.zeros(0, dtype=np.int64), np.zeros((0, 32), dtype=np.uint8)
+    holdings = ImageDigests(digests, digests, none)
+    nobody = Shard(FEATURES[:0], none, FEATURES[:0], none, 12, digests, none, none, holdings, holdings)
+
+    drawn = np.array([noised_label_counts(nobody, 3, NOISED, FRESH_STREAMS) for _ in range(400)])
+
+    assert drawn.std() == pytest.approx(4.0, rel=5 / np.sqrt(2400))
+    assert label_counts_of(nobody, 3, PLAN) is label_counts_of(nobody, 3, None) is None
+    with pytest.raises(PrivacyError, match="with noise only"):
+        noised_label_counts(nobody, 3, PLAN, FRESH_STREAMS)
 
 
 @pytest.mark.parametrize("mechanism", ["none", "client-dp"])
@@ -166,9 +222,7 @@ def test_a_list_has_one_weight_for_each_class(make_config: MakeConfig) -> None:
 
 
 def test_balanced_weight_of_a_class_with_nearly_all_images_has_a_floor() -> None:
-    labels = np.array([0] * 981 + list(range(1, 20)))
-
-    weights = balanced_weights(labels, private=False)
+    weights = balanced_weights(np.array([981] + [1] * 19))
 
     assert weights[0] == 0.1
     assert max(weights) == 10.0

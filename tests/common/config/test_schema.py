@@ -171,6 +171,25 @@ def test_private_heads_take_full_batches_by_default(
     assert (config.batch_size, config.local_epochs) == (batch_size, epochs)
 
 
+@pytest.mark.parametrize(
+    ("changes", "norm"),
+    [
+        ({}, 0.3),
+        ({"privacy.max-grad-norm": 0.1}, 0.1),
+        ({"training.class-weights": "1,2"}, 0.1),
+        ({"privacy.mechanism": "none"}, 0.1),
+        ({"model.tuning": "norm"}, 1.0),
+        ({"model.head": "mlp"}, 1.0),
+    ],
+)
+def test_a_head_whose_classes_are_balanced_has_a_longer_bound(
+    make_config: MakeConfig, changes: dict[str, Scalar], norm: float
+) -> None:
+    config = make_config({"training.class-weights": "balanced"} | changes)
+
+    assert config.privacy.max_grad_norm == norm
+
+
 def test_parse_keeps_values_that_were_given(make_config: MakeConfig) -> None:
     config = make_config({"training.learning-rate": 3, "privacy.max-grad-norm": 0.5})
 

@@ -233,3 +233,46 @@ def test_reserve_refuses_a_server_that_chooses_counted_rounds_alone(session: Led
         session.reserve(agreed, 6, "train", ASKED, ANYTHING)
     assert session.reserve(agreed, 7, "train", ASKED, ANYTHING) is None
     assert releases_of(session.ledger, agreed) == [("train", 3), ("train", 7)]
+
+
+LABELLED = replace(PLAN, label_noise_stddev=8.0)
+
+
+def test_label_counts_are_charged_once_and_kept_beside_the_newest_replies(session: LedgerSession) -> None:
+    agreed = session.register("run", "a", LABELLED, PARTS, ANYTHING)
+    assert session.reserve(agreed, 0, "labels", ASKED, ANYTHING) is None
+    assert session.reserve(agreed, 0, "labels", ASKED, ANYTHING) is None  # died before the commit: drawn again
+    assert session.commit(agreed, 0, "labels", b"[3, 5]", keep=1) == b"[3, 5]"
+    assert session.commit(agreed, 0, "labels", b"[9, 9]", keep=1) == b"[3, 5]"  # of two processes, the first counts
+    release(session, "run", LABELLED, PARTS, [(1, "train"), (2, "train"), (3, "train")])
+
+    assert session.reserve(agreed, 0, "labels", ASKED, ANYTHING) == b"[3, 5]"
+    with pytest.raises(PolicyError, match="not kept any more"):
+        session.reserve(agreed, 1, "train", ASKED, ANYTHING)
+    with pytest.raises(PolicyError, match="does not have"):
+        session.reserve(agreed, 1, "labels", ASKED, ANYTHING)
+
+    (charge,) = charges_in(session.ledger)
+    assert merged(charge.released["training"]) == merged(LABELLED.training_events(3))
+    assert merged(charge.planned["training"]) == merged(LABELLED.training_events())
+    session.close("run", "a")
+    with pytest.raises(PolicyError, match="not kept any more"):
+        session.reserve(agreed, 0, "labels", ASKED, ANYTHING)
+
+
+def test_label_counts_alone_begin_a_plan(session: LedgerSession) -> None:
+    agreed = session.register("run", "a", LABELLED, PARTS, ANYTHING)
+    session.reserve(agreed, 0, "labels", ASKED, ANYTHING)
+
+    assert spent(session).pld == pytest.approx(LABELLED.spent().pld)
+    assert spent(session).pld > PLAN.spent().pld
+
+
+def test_a_plan_without_label_counts_refuses_them(session: LedgerSession) -> None:
+    agreed = session.register("run", "a", PLAN, PARTS, ANYTHING)
+    before = everything(session)
+
+    with pytest.raises(PolicyError, match="does not have"):
+        session.reserve(agreed, 0, "labels", ASKED, ANYTHING)
+
+    assert everything(session) == before

@@ -172,3 +172,60 @@ def test_only_a_plan_that_does_not_count_each_round_stores_it(make_config: MakeC
     # A server that changed the rounds of counts within a run would ask for another plan.
     shifted = replace(seldom, counts=replace(seldom.counts, every=4))
     assert shifted.digest != seldom.digest
+
+
+LABELS: dict[str, Scalar] = {"training.class-weights": "balanced"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"training.batch-size": 64, "training.local-epochs": 2}], ids=["full", "64"])
+@pytest.mark.parametrize("target", [8.0, 1.0])
+def test_label_counts_and_steps_meet_the_target_together(
+    make_config: MakeConfig, target: float, settings: dict[str, Scalar]
+) -> None:
+    plan = make_config(LABELS | settings | {"privacy.target-epsilon": target}).plan(300)
+    without = make_config(settings | {"privacy.target-epsilon": target}).plan(300)
+
+    assert 0.99 * target < spent_by(plan.training_events(), delta=1e-5).pld <= target
+    assert plan.spent().pld <= target
+    assert 1.03 < plan.noise_multiplier / without.noise_multiplier < 1.09
+    assert plan.label_noise_stddev == sampled_stddev(3.0 * calibrate(1.0, 1, target, 1e-5))
+    assert spent_by(plan.label_events(), delta=1e-5).pld < 0.35 * target
+
+
+def test_label_noise_without_a_target_follows_from_the_noise_of_the_steps(make_config: MakeConfig) -> None:
+    settings: dict[str, Scalar] = LABELS | {"privacy.noise-multiplier": 6.0, "num-rounds": 9}
+    full = make_config(settings).plan(300)
+    sampled = make_config(settings | {"training.batch-size": 64, "training.local-epochs": 1}).plan(300)
+
+    assert full.noise_multiplier == sampled.noise_multiplier == 6.0
+    assert full.label_noise_stddev == pytest.approx(3 * 6 / 3, abs=1e-3)
+    steps = 9 * sampled.steps_per_round
+    assert sampled.label_noise_stddev == pytest.approx(3 * 6 / (sampled.sample_rate * math.sqrt(steps)), abs=1e-3)
+
+
+def test_label_counts_are_charged_from_the_first_round_on_and_once(make_config: MakeConfig) -> None:
+    plan = make_config(LABELS | {"privacy.noise-multiplier": 6.0}).plan(300)
+    (labels,) = plan.label_events()
+
+    assert plan.training_events(0) == (plan.event(0),)
+    assert plan.training_events(1) == (plan.event(1), labels)
+    assert plan.training_events() == plan.training_events(30) == (plan.event(30), labels)
+    assert plan.spent(0).pld < spent_by([labels], delta=1e-5).pld < plan.spent(1).pld
+
+
+@pytest.mark.parametrize("settings", [{"training.class-weights": "1,2"}, {}], ids=str)
+def test_only_a_plan_that_counts_labels_stores_their_noise(
+    make_config: MakeConfig, settings: dict[str, Scalar]
+) -> None:
+    same: dict[str, Scalar] = {"privacy.noise-multiplier": 6.0, "privacy.max-grad-norm": 0.1}
+    plain, plan = make_config(same | settings).plan(300), make_config(same | LABELS).plan(300)
+
+    assert "label_noise_stddev" not in plain.as_json()
+    assert replace(plan, label_noise_stddev=None).digest == plain.digest != plan.digest
+    assert PrivacyPlan.from_json(replace(plan, sampler=0).as_json()) == replace(plan, sampler=0)
+
+
+def test_noise_at_the_server_needs_no_label_counts(make_config: MakeConfig) -> None:
+    central = make_config({"privacy.mechanism": "client-dp", "privacy.delta": 1e-4} | LABELS)
+
+    assert central.plan(central.cohort_size).label_events() == ()

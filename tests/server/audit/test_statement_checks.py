@@ -166,3 +166,70 @@ def test_audit_still_reads_statements_without_parts(run: Path) -> None:
     edit(run, lambda s: s.pop("epsilon_parts"))
 
     assert audit_run(run).verdict == "verified"
+
+
+@pytest.fixture(name="balanced", scope="module")
+def balanced_fixture(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Path:
+    config = make_config(SETTINGS | {"privacy.target-epsilon": 4.0, "training.class-weights": "balanced"})
+    return write_run(tmp_path_factory.mktemp("balanced") / "run", config)
+
+
+def without_label_counts(statement: Statement) -> None:
+    for client in statement["clients"].values():
+        client["events"]["training"] = client["events"]["training"][:1]
+    lie(statement)
+
+
+def less_noise_in_label_counts(statement: Statement) -> None:
+    for client in statement["clients"].values():
+        client["events"]["training"][1]["noise-stddev"] *= 0.9
+    lie(statement)
+
+
+def more_noise_in_label_counts(statement: Statement) -> None:
+    for client in statement["clients"].values():
+        client["events"]["training"][1]["noise-stddev"] *= 2
+    lie(statement)
+
+
+LIES_ABOUT_LABELS: dict[str, tuple[Callable[[Statement], object], str]] = {
+    "no charge": (without_label_counts, "they do not follow from the run's configuration"),
+    "less noise": (less_noise_in_label_counts, "its label counts have less noise than the run was configured for"),
+    "more noise": (more_noise_in_label_counts, "client 00000 agreed to another plan"),
+    "not said": (lambda s: s.pop("class_weights"), "the statement says class_weights None"),
+    "another part": (lambda s: s["epsilon_parts"].update(trained_labels=0.1), "epsilon_parts: they are not"),
+}
+
+
+@pytest.mark.parametrize("what", LIES_ABOUT_LABELS)
+def test_audit_finds_a_lie_about_label_counts(balanced: Path, tmp_path: Path, what: str) -> None:
+    run = Path(shutil.copytree(balanced, tmp_path / "run"))
+    change, expected = LIES_ABOUT_LABELS[what]
+    edit(run, change)
+
+    assert expected in doubts(run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"privacy.target-epsilon": "", "privacy.noise-multiplier": 3.0},
+        {"training.batch-size": 10, "privacy.noise-multiplier": 3.0, "privacy.target-epsilon": ""},
+    ],
+    ids=str,
+)
+def test_audit_verifies_label_counts_that_follow_from_the_rule(
+    make_config: MakeConfig, tmp_path: Path, settings: dict[str, Scalar]
+) -> None:
+    config = make_config(SETTINGS | {"training.class-weights": "balanced"} | settings)
+
+    report = audit_run(write_run(tmp_path / "run", config))
+
+    assert (report.remarks.doubts, report.verdict) == ([], "verified")
+
+
+def test_audit_finds_class_weights_that_no_run_had(run: Path) -> None:
+    edit(run, lambda s: s.update(class_weights="balanced"))
+
+    assert "the statement says class_weights 'balanced', the run was configured for None" in doubts(run)

@@ -78,8 +78,13 @@ def test_nothing_but_what_is_declared_leaves_under_any_mechanism(tmp_path: Path,
 SELDOM: dict[str, Scalar] = {"evaluation.every": 2, "training.class-weights": "1, 5, 0.5"}
 
 
+BALANCED: dict[str, Scalar] = {"training.class-weights": "balanced"}
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, CENTRAL, {"privacy.unit": "group"}, SELDOM], ids=["image", "client", "group", "seldom, weighted"]
+    "settings",
+    [{}, CENTRAL, {"privacy.unit": "group"}, SELDOM, BALANCED, BALANCED | {"privacy.unit": "group"}],
+    ids=["image", "client", "group", "seldom, weighted", "balanced", "balanced groups"],
 )
 def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
     harness: ClientHarness = harness_of(tmp_path, settings)

@@ -34,6 +34,9 @@ def keep(file: Path, plan: PrivacyPlan, name: str, rounds: int, *, closing: bool
     keys, ledger = HolderKeys.simulated(0, name), Ledger(file, durable=False)
     session = LedgerSession(ledger, keys, simulated=True)
     agreed = session.register(RUN, name, plan, (holding(0, 2), holding(2, 3)), ANYTHING)
+    if plan.label_events():
+        session.reserve(agreed, 0, "labels", ASKED, ANYTHING)
+        session.commit(agreed, 0, "labels", b"[1, 2]", keep=2)
     for server_round in range(1, rounds + 1):
         session.reserve(agreed, server_round, "train", ASKED, ANYTHING)
         session.commit(agreed, server_round, "train", b"reply", keep=2)

@@ -15,10 +15,11 @@ from common.ledger.audit.integrity_checks import Remarks, check_entries
 from common.ledger.database import Ledger
 from common.ledger.hash_chain import Entry
 from common.ledger.image_index import PARTS, digest_of_added, digest_of_part
-from common.ledger.registrations import charges_in, request_id, run_fields
+from common.ledger.registrations import Release, charges_in, request_id, run_fields
 from common.ledger.signed_heads import SignedHead
+from common.ledger.transactions import LedgerSession
 from common.privacy.plan import CountsPlan
-from tests.support.ledger.builders import PLAN, Rewrite, Tamper, rewrite, tamper
+from tests.support.ledger.builders import KEYS, PLAN, Rewrite, Tamper, holding, release, rewrite, tamper
 
 
 def at(entries: list[Entry], kind: str, number: int = 0) -> int:
@@ -297,3 +298,55 @@ def test_audit_of_a_rewritten_honest_ledger_is_what_it_was(copy: Path, heads: li
     rewrite(copy, lambda entries: entries)
 
     assert audit_ledger(copy, heads).verdict == "verified"
+
+
+def labelled(folder: Path, what: list[tuple[int, Release]]) -> Path:
+    """A ledger of a run whose class weights follow from label counts."""
+    ledger = Ledger(folder / "a.sqlite", durable=False)
+    session = LedgerSession(ledger, KEYS, simulated=True)
+    release(session, "first", replace(PLAN, label_noise_stddev=8.0), (holding(0, 6), holding(6, 8)), what)
+    ledger.close()
+    return folder / "a.sqlite"
+
+
+def test_audit_charges_label_counts_once(tmp_path: Path) -> None:
+    report = audit_ledger(labelled(tmp_path, [(0, "labels"), (1, "train"), (2, "train"), (3, "train"), (3, "closing")]))
+
+    assert report.remarks.doubts == []
+    (run,) = report.runs
+    assert run.spent == run.planned == replace(PLAN, label_noise_stddev=8.0).spent()
+    assert run.spent.pld > PLAN.spent().pld
+
+
+def again(entries: list[Entry]) -> list[Entry]:
+    """A second charge of the label counts, with the right id and charges."""
+    like = next(entry for entry in entries if entry.event.get("release") == "labels")
+    ident = request_id("first", "a", replace(PLAN, label_noise_stddev=8.0).digest, 1, "labels")
+    return [*entries, replace(like, request_id=ident, event=like.event | {"round": 1})]
+
+
+def uncounted(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.event.get("release") != "labels"]
+
+
+LABELS: dict[str, tuple[Rewrite, str]] = {
+    "twice": (again, "reserved 2 labels releases in run first, its plan has 1"),
+    "never": (uncounted, "reserves a round before the label counts that its plan needs"),
+    "not committed": (
+        lambda e: [x for x in e if (x.kind, x.event.get("release")) != ("commit", "labels")],
+        "reserves a round before the label counts that its plan needs",
+    ),
+    "free": (
+        lambda e: with_event(e, at(e, "reserve"), charges={"training": [], "evaluation": []}),
+        "not what the plan",
+    ),
+    "no noise": (lambda e: with_plan(e, label_noise_stddev=0), "noise or a bound that is not positive"),
+}
+
+
+@pytest.mark.parametrize("what", LABELS)
+def test_audit_finds_a_change_of_label_counts_under_a_new_chain(tmp_path: Path, what: str) -> None:
+    file, (change, expected) = labelled(tmp_path, [(0, "labels"), (1, "train")]), LABELS[what]
+    rewrite(file, change)
+
+    assert expected in "\n".join(audit_ledger(file).remarks.doubts)
