@@ -12,6 +12,7 @@ import typer
 
 from client.commands import cli as client_cli
 from common.commands import cli as common_cli
+from common.commands.help_text import unwrap_help
 from server.commands import cli as server_cli
 from simulations.commands import cli as simulations_cli
 
@@ -21,11 +22,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 simulations_cli.mount(app)
 common_cli.mount(app)
 server_cli.mount(app)
 client_cli.mount(app)
+unwrap_help(app)
 
 
 def main() -> None:

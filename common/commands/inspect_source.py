@@ -43,7 +43,7 @@ def inspect_command(
     with plain_errors():
         changes = set_values(set_ or []) | {"data.source": source}
         config = settings.parse(settings.override(settings.defaults(), changes))
-        check_picture("--out", out)
+        check_picture("--out", out, config.data)
         opened = open_source(config.data)
         from common.data.source_report import inspect_source, show_facts
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from common.config.loading import RIVALS, Scalar, load_file
+from common.config.sections import DataConfig
+from common.data.results_place import refuse_results_in_data
 from common.data.sources.registry import names_a_place
 from common.errors import ConfigError
 from common.models.weight_files import RANDOM
@@ -38,14 +40,17 @@ def set_values(pairs: Iterable[str]) -> dict[str, Scalar]:
     return dict(map(set_value, pairs))
 
 
-def check_picture(option: str, file: Path | None) -> None:
+def check_picture(option: str, file: Path | None, data: DataConfig) -> None:
     """Refuse a picture that could not be written after the work is done.
 
     Raises:
-        ConfigError: The name does not end in .png, or its folder does not exist.
+        ConfigError: The name does not end in .png, or its folder does not exist or holds the images.
     """
-    if file is not None and (file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir()):
+    if file is None:
+        return
+    if file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir():
         raise ConfigError(f"{option} {file}: give a file ending in .png in a folder that exists")
+    refuse_results_in_data(file, data, option)
 
 
 def given_settings(
@@ -77,7 +82,12 @@ _PATHS = ("data.path", "model.weights", "output-dir", "privacy.policy", "data.so
 
 
 def settings_for_run(
-    pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
+    pairs: list[str],
+    file: Path | None,
+    out: Path | None,
+    seed: int | None,
+    device: str | None,
+    source: str | None = None,
 ) -> dict[str, Scalar]:
     """Return the settings of a new run, with absolute paths.
 
@@ -88,6 +98,7 @@ def settings_for_run(
         "--seed": ("seed", seed),
         "--device": ("system.device", device),
         "--out": ("output-dir", None if out is None else str(out)),
+        "SOURCE": ("data.source", source),
     }
     settings = given_settings(pairs, file, options)
     for key in _PATHS:
@@ -98,18 +109,37 @@ def settings_for_run(
     return settings
 
 
-def settings_for_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:
+# Settings that say where the data of a resumed run are now.
+_MOVED = ("data.source", "data.path")
+
+
+def settings_for_resume(
+    folder: Path, device: str | None, moved: Mapping[str, Scalar], *changes: object
+) -> dict[str, Scalar]:
     """Return the settings that a run was started with.
 
-    `changes` are the values of options that a resumed run does not accept. The device may differ from the run's.
+    `moved` says where its data are now, and the device may differ from the run's. `changes` are the values of options
+    that a resumed run does not accept.
 
     Raises:
-        ConfigError: `changes` has a value, or the folder does not hold a run.
+        ConfigError: `changes` has a value, `moved` has another setting, the folder does not hold a run, or its data are
+            not where they were.
     """
-    if any(value is not None and value != [] for value in changes):
-        raise ConfigError("--resume keeps a run's own settings: leave --set, --config, --out and --seed out")
+    if any(value is not None for value in changes) or not moved.keys() <= set(_MOVED):
+        raise ConfigError(
+            "--resume keeps a run's own settings: leave --set, --config, --out and --seed out; only data that moved "
+            "are named, by --set data.source=/new/place"
+        )
     settings = load_file(folder / "config.toml", "--resume")
     settings |= {"resume": True, "output-dir": absolute("--resume", str(folder))}
+    for key, value in moved.items():
+        settings[key] = absolute(key, str(value)) if key == "data.path" or names_a_place(str(value)) else value
+    source = str(settings.get("data.source", ""))
+    if source.startswith("/") and not Path(source).exists():
+        raise ConfigError(
+            f"--resume {folder}: data.source={source!r} is not there any more; if the data moved, add "
+            "--set data.source=/new/place"
+        )
     return settings | ({} if device is None else {"system.device": device})
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from common.commands.audit_ledger import audit_app
 from common.commands.fitted_defaults import fit_to_source, show_changes
-from common.commands.run_settings import settings_for_resume, settings_for_run
+from common.commands.run_settings import set_values, settings_for_resume, settings_for_run
 from common.config import loading as settings
+from common.data.sources.registry import OpenOnce
 from common.system.console import plain_errors, set_log_levels
 from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
 from simulations.commands.audit_inversion import INVERSION_HELP, inversion_command
@@ -29,9 +30,9 @@ Examples:
 
   bract simulate --set privacy.mechanism=none --baselines
 
-  bract simulate --set data.source=/path/to/folder --set num-clients=10
+  bract simulate /path/to/folder --set num-clients=10
 
-  bract simulate --set data.source=fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
+  bract simulate fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
 
   bract simulate --resume runs/NAME
 """
@@ -62,6 +63,10 @@ def _root(
 
 
 def simulate(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[SOURCE]", help="Folder, manifest or known name, as data.source; digits if left out."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
@@ -98,17 +103,19 @@ def simulate(
     """Simulate a federation on this machine."""
     console = Console(stderr=as_json, quiet=quiet and not verbose)
     set_log_levels(verbose=verbose)
-    with plain_errors("Stopped before the first round; nothing was written."):
+    opener = OpenOnce()
+    with plain_errors("Stopped before the first round; there are no results."):
         if resume is None:
-            given = settings_for_run(set_ or [], config, out, seed, device)
-            chosen = show_changes(fit_to_source(given), Console(stderr=as_json))
+            given = settings_for_run(set_ or [], config, out, seed, device, source)
+            chosen = show_changes(fit_to_source(given, opener), Console(stderr=as_json))
         else:
-            chosen = settings_for_resume(resume, device, set_, config, out, seed)
+            moved = set_values(set_ or []) | ({} if source is None else {"data.source": source})
+            chosen = settings_for_resume(resume, device, moved, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), chosen))
         if dry_run:
             from simulations.commands.dry_run import foresee, show
 
-            show(foresee(run_config), Console(stderr=False), as_json=as_json)
+            show(foresee(run_config, opener), Console(stderr=False), as_json=as_json)
             return
         from simulations.simulate import run_job
 

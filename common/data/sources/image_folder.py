@@ -9,6 +9,7 @@ from common.config.sections import DataConfig
 from common.data.decoding import IMAGE_SUFFIXES
 from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows, refuse_path
 from common.errors import DataError
+from common.system.paths import holds_results
 
 _SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
 _ClassFiles = list[tuple[Path, str]]  # file, class name
@@ -91,6 +92,10 @@ def _images_below(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder):
         # Changing the list in place keeps `os.walk` out of hidden folders.
         folders[:] = [name for name in folders if not name.startswith(".")]
+        # Pictures of an earlier run are not images to train on.
+        if holds_results(files):
+            folders.clear()
+            continue
         images += [
             Path(parent, name)
             for name in files
