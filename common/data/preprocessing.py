@@ -18,6 +18,7 @@ from common.config.schema import RunConfig
 from common.config.sections import ModelConfig, split_list
 from common.data.decoding import decode
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
+from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
 from common.errors import ConfigError, DataError
 from common.system.content_store import ContentStore, StoredRows
@@ -38,13 +39,15 @@ class Prepared:
     """A source together with the inputs that models are trained on.
 
     The inputs are (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed. The scan has
-    the n entries, unusable ones included. The key names the source's content and its class list.
+    the n entries, unusable ones included. The key names the source's content and its class list. Images that no file
+    holds have no source.
     """
 
     inputs: StoredRows
     scan: Scan
     seconds: float
     key: str
+    source: ImageSource | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
                 collector.push(decode(cell), scan.digests[row].tobytes())
         inputs = store.rows_of(scan.digests)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
-    return Prepared(inputs, scan, time.perf_counter() - started, key)
+    return Prepared(inputs, scan, time.perf_counter() - started, key, source)
 
 
 def _features(info: "BackboneInfo", model: ModelConfig, device: str) -> _InputFormat:
