@@ -22,7 +22,7 @@ _MAX_SHOWN = 10
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Name, class and pixels of each image of a source, in order.
+    """Images of a source in order, each with its name, class and pixels.
 
     `names` are files below the source's folder, or numbers where images have no files. `pixels` has a part of the
     digest of each image, (n, 16) uint8, and zeros where it could not be used.
@@ -51,7 +51,7 @@ class ImageRecord:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageRecord | None":
-        """Return the record of a run, None if it has none or a damaged one."""
+        """Return the record of a run, None without a readable one."""
         try:
             with np.load(folder / FILE) as saved:
                 return cls(_unpacked(saved["names"]), _unpacked(saved["classes"]), saved["pixels"])
@@ -122,7 +122,8 @@ def _numbers(count: int) -> Iterator[str]:
 
 
 def _packed(texts: tuple[str, ...]) -> np.ndarray:
-    """Return texts as bytes, because an array of texts is as wide as its longest."""
+    """Return texts as bytes."""
+    # An array of texts would be as wide as its longest one.
     return np.frombuffer("\0".join(texts).encode(errors="surrogateescape"), np.uint8)
 
 

@@ -114,17 +114,18 @@ _MOVED = ("data.source", "data.path")
 
 
 def settings_for_resume(
-    folder: Path, device: str | None, moved: Mapping[str, Scalar], *changes: object
+    folder: Path, device: str | None, pairs: Iterable[str], source: str | None, *changes: object
 ) -> dict[str, Scalar]:
     """Return the settings that a run was started with.
 
-    `moved` says where its data are now, and the device may differ from the run's. `changes` are the values of options
-    that a resumed run does not accept.
+    `source` and `pairs` say where its data are now, and the device may differ from the run's. `changes` are the values
+    of options that a resumed run does not accept.
 
     Raises:
-        ConfigError: `changes` has a value, `moved` has another setting, the folder does not hold a run, or its data are
-            not where they were.
+        ConfigError: `changes` has a value, a pair names another setting, the folder does not hold a run, or its data
+            are not where they were.
     """
+    moved = set_values(pairs) | ({} if source is None else {"data.source": source})
     if any(value is not None for value in changes) or not moved.keys() <= set(_MOVED):
         raise ConfigError(
             "--resume keeps a run's own settings: leave --set, --config, --out and --seed out; only data that moved "

@@ -41,7 +41,7 @@ def run_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")] = False,
 ) -> None:
     """Run a federation over real clients."""
-    from common.commands.run_settings import set_values, settings_for_resume, settings_for_run
+    from common.commands.run_settings import settings_for_resume, settings_for_run
     from common.config.loading import resolved
     from common.system.console import set_log_levels
     from server.deployment.server_folder import load_home
@@ -55,7 +55,7 @@ def run_command(
         if resume is None:
             settings = settings_for_run(set_ or [], config, out, seed, None)
         else:
-            settings = settings_for_resume(resume, None, set_values(set_ or []), config, out, seed)
+            settings = settings_for_resume(resume, None, set_ or [], None, config, out, seed)
         run_config = run_config_of(home, settings)
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))

@@ -167,7 +167,7 @@ def _declaration(name: str, num_units: int, facts: dict[str, Any]) -> Declaratio
 
 
 def _digest_with_place(folder: Path, settings: Mapping[str, Scalar]) -> str:
-    """Return the digest that a checkpoint of before had, at the place where the run began."""
+    """Return the digest by the place of the images when the run began."""
     file = folder / "config.toml"
     begun = load_file(file) if file.is_file() else settings
     return _digest({**settings, **{key: begun[key] for key in _PLACE if key in begun}}, free=_FREE)

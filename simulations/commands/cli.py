@@ -10,7 +10,7 @@ from rich.console import Console
 
 from common.commands.audit_ledger import audit_app
 from common.commands.fitted_defaults import fit_to_source, show_changes
-from common.commands.run_settings import set_values, settings_for_resume, settings_for_run
+from common.commands.run_settings import settings_for_resume, settings_for_run
 from common.config import loading as settings
 from common.data.sources.registry import OpenOnce
 from common.system.console import plain_errors, set_log_levels
@@ -109,8 +109,7 @@ def simulate(
             given = settings_for_run(set_ or [], config, out, seed, device, source)
             chosen = show_changes(fit_to_source(given, opener), Console(stderr=as_json))
         else:
-            moved = set_values(set_ or []) | ({} if source is None else {"data.source": source})
-            chosen = settings_for_resume(resume, device, moved, config, out, seed)
+            chosen = settings_for_resume(resume, device, set_ or [], source, config, out, seed)
         run_config = settings.parse(settings.override(settings.defaults(), chosen))
         if dry_run:
             from simulations.commands.dry_run import foresee, show
