@@ -56,6 +56,13 @@ def bar_factory(console: Console) -> Iterator[ProgressFactory]:
         yield start
 
 
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """Show a terminal that a command is at work whose end it cannot tell."""
+    with Console(stderr=True).status(f"{description} ..."):
+        yield
+
+
 _COLOURS = {
     "verified": "bold green",
     "internally consistent": "bold yellow",

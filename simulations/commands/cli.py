@@ -19,6 +19,10 @@ from simulations.commands.audit_inversion import INVERSION_HELP, inversion_comma
 from simulations.commands.audit_layers import LAYERS_HELP, layers_command
 from simulations.commands.audit_membership import MEMBERSHIP_HELP, membership_command
 
+_Source = Annotated[
+    str | None,
+    typer.Argument(metavar="[SOURCE]", help="Folder, manifest or known name, as data.source; digits if left out."),
+]
 _HELP = """Simulate a federation on this machine.
 
 Without arguments: 1,797 real images of digits, a pretrained EfficientNet-Lite0, five clients, and
@@ -63,10 +67,7 @@ def _root(
 
 
 def simulate(
-    source: Annotated[
-        str | None,
-        typer.Argument(metavar="[SOURCE]", help="Folder, manifest or known name, as data.source; digits if left out."),
-    ] = None,
+    source: _Source = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),

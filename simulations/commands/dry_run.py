@@ -25,7 +25,7 @@ from common.data.sources.registry import OpenSource, open_source
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
-from common.system.console import format_epsilon
+from common.system.console import busy, format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
 from server.state.run_directory import check_free, fresh_path
@@ -51,6 +51,7 @@ def show(facts: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
         console.print(line, highlight=False, markup=False)
 
 
+@busy("Estimating privacy, time and disk")
 def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, Any]:
     """Return the settings, privacy plans and estimates of a run, as plain values.
 
