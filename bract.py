@@ -54,15 +54,19 @@ def __dir__() -> list[str]:
 def _command_line() -> "typer.Typer":
     import typer
 
+    from common.commands.help_text import unwrap_help
+
     made = typer.Typer(
         name="bract",
         help="Private federated image classification on Flower.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     for room in _ROOMS:
         import_module(f"{room}.commands.cli").mount(made)
+    unwrap_help(made)
     return made
 
 

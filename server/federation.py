@@ -58,6 +58,8 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
         open_checkpoint(Path(config.output_dir), settings)
     context = make_context(config)
     directory = RunDirectory.open(Path(config.output_dir)) if config.resume else RunDirectory.create(config)
+    if context.record_images is not None and not config.resume:
+        context.record_images(directory.path)
     with directory.lock():
         # Read the checkpoint again: before the lock another process could have replaced it.
         earlier = open_checkpoint(directory.path, settings) if config.resume else None

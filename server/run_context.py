@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class RunContext:
         skipped_files: Number of files that could not be used; simulations only, because a real client does not send
             that number.
         seconds: Seconds of phases before the run, such as `features`, by name.
+        record_images: Writes into a new run's folder which images it has; simulations only.
     """
 
     tracker: Tracker = field(default_factory=LogTracker)
@@ -35,3 +37,4 @@ class RunContext:
     images_unused: int = 0
     skipped_files: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    record_images: Callable[[Path], None] | None = None

@@ -1,6 +1,7 @@
 """The ServerApp that `flwr run` starts, with what a simulation adds to it."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
+from simulations.image_record import ImageRecord, refuse_changed_images
 from simulations.pooled_evaluator import PooledEvaluator
 
 
@@ -31,13 +33,17 @@ def make_context(
 
     Raises:
         ConfigError: The settings allow no privacy plan for some client.
-        DataError: The source is missing or unusable, or cannot be partitioned as configured.
+        DataError: The source is missing or unusable, cannot be partitioned as configured, or is not the one that a
+            resumed run began with.
         WeightsError: Pretrained weights are missing or wrong.
     """
     # Real clients hold the images, and the server cannot read them.
     if config.data.source == OWN_IMAGES:
         return RunContext(tracker=tracker or LogTracker())
     prepared = prepare(config, progress)
+    record = ImageRecord.of(prepared, config.data)
+    if config.resume:
+        refuse_changed_images(Path(config.output_dir), config.data, record)
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     evaluator = PooledEvaluator(trainer, prepared, partition)
@@ -59,6 +65,7 @@ def make_context(
         seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
+        record_images=record.save,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from common.commands.fitted_defaults import fit_to_source, show_changes
-from common.commands.run_settings import absolute_paths
+from common.commands.run_settings import absolute_paths, show_remarks
 from common.config import loading
 from common.config.loading import flatten
 from common.errors import ConfigError
@@ -50,5 +50,6 @@ def simulate(
     console = Console(quiet=quiet)
     chosen = show_changes(fit_to_source(absolute_paths(given)), console)
     config = loading.parse(loading.override(loading.defaults(), chosen))
+    show_remarks(config.data, console)
     _, folder = run_job(config, engine=engine, baselines=baselines, console=console)
     return Run(folder)

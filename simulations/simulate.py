@@ -14,6 +14,7 @@ from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import close_below
+from server.reporting.follow_run import run_status
 from server.reporting.terminal_progress import TerminalProgress
 from server.state.run_directory import RunDirectory, check_free, fresh_path
 
@@ -32,6 +33,7 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
 
     Raises:
         ConfigError: The run is for real clients, which hold the images.
+        KeyboardInterrupt: It was stopped outside of its rounds; the text says what is left.
         BractError: Anything else that the user can act on.
     """
     if config.data.source == OWN_IMAGES:
@@ -45,7 +47,7 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
         else fresh_path(config.data, config.model, config.privacy).resolve()
     )
     if not config.resume:
-        check_free(folder)
+        check_free(folder, config.data)
     config = config.model_copy(update={"output_dir": str(folder)})
     progress = TerminalProgress(console)
     try:
@@ -65,12 +67,23 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
             from simulations.baselines import train_baselines
 
             summary["baselines"] = train_baselines(config, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_left_by(folder)) from None
     finally:
         progress.stop()
         # After closing, each ledger is one complete file, which can be copied.
         close_below(folder / "ledgers")
     RunDirectory(folder).write_json("summary.json", summary)
     return summary, folder
+
+
+def _left_by(folder: Path) -> str:
+    """Return what is left of a run that was stopped outside of its rounds."""
+    if run_status(folder) == "complete":
+        return f"Stopped; the run itself is complete: {folder}"
+    if (folder / "config.toml").is_file():
+        return f"Stopped before the first round; bract simulate --resume {folder} goes on"
+    return "Stopped before the first round; there are no results."
 
 
 def _in_process(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import LedgerError
-from common.system.console import format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
+from common.system.console import busy, format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
 
 if TYPE_CHECKING:
     from common.ledger.audit.audit import Heads
@@ -55,7 +55,8 @@ def audit_ledger_command(
 
     with plain_errors():
         kept = None if heads is None else kept_heads(heads)
-        reports, failures = _audit_all(files, kept)
+        with busy("Checking every entry"):
+            reports, failures = _audit_all(files, kept)
         if as_json:
             facts = {"ledgers": [report.as_json() for report in reports], "failures": failures}
             typer.echo(json.dumps(facts, indent=2))

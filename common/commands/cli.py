@@ -18,7 +18,7 @@ from common.commands.models.predict import PREDICT_HELP, predict_command
 from common.commands.partition import PARTITION_HELP, partition_command
 from common.commands.plan import PLAN_HELP, plan_command
 from common.commands.tunings import TABLE_HELP, table_command
-from common.system.console import plain_errors
+from common.system.console import busy, plain_errors
 
 _LISTS: dict[str, tuple[str, Callable[[], listing.Table]]] = {
     "backbones": ("Show the backbones that model.backbone may name.", listing.list_backbones),
@@ -48,7 +48,7 @@ def mount(app: typer.Typer) -> None:
 
 def _list_command(make: Callable[[], listing.Table]) -> Callable[[bool], None]:
     def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False) -> None:
-        with plain_errors():
+        with plain_errors(), busy("Looking up"):
             title, columns, rows = make()
         if as_json:
             typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))

@@ -15,7 +15,7 @@ from common.config.schema import RunConfig
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.partitioning.privacy_units import group_names
 from common.data.sources.base_source import OWN_IMAGES, Entries
-from common.data.sources.registry import names_a_place, open_source
+from common.data.sources.registry import OpenSource, names_a_place, open_source
 from common.errors import DataError
 from common.strategies import STRATEGIES
 
@@ -35,8 +35,10 @@ _MILDER: Mapping[str, tuple[Mapping[str, Scalar], ...]] = {
 }
 
 
-def fit_to_source(given: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], list[str]]:
+def fit_to_source(given: Mapping[str, Scalar], opener: OpenSource = open_source) -> tuple[dict[str, Scalar], list[str]]:
     """Return settings that fit the source with a line on each change.
+
+    `opener` opens the source, if it is needed.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -45,7 +47,7 @@ def fit_to_source(given: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], list[
     fitting = _Fitting(given)
     config = fitting.config
     if config.data.source != OWN_IMAGES and (names_a_place(config.data.source) or config.num_clients > _FEW_CLIENTS):
-        fitting.fit_to(open_source(config.data).entries)
+        fitting.fit_to(opener(config.data).entries)
     else:
         fitting.fit_strategy()
         fitting.fit_delta()

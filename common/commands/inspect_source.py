@@ -46,7 +46,7 @@ def inspect_command(
     with plain_errors():
         changes = given_settings(set_ or [], None, class_option(class_)) | {"data.source": source}
         config = settings.parse(settings.override(settings.defaults(), changes))
-        check_picture("--out", out)
+        check_picture("--out", out, config.data)
         opened = open_source(config.data)
         from common.data.source_report import inspect_source, show_facts
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from common.commands.early_checks import check_packages, policy_of
 from common.commands.fitted_defaults import fit_to_sizes, fit_to_source, show_changes
 from common.commands.plan_view import curve_rounds, draw_plan, show_plan
 from common.commands.run_settings import check_picture, given_settings
@@ -80,12 +81,18 @@ def plan_command(
     }
     console = Console(stderr=as_json_)
     with plain_errors():
-        check_picture("--plot", plot)
         run, known, entries = _run_and_sizes(given_settings(set_ or [], config, options), sizes, console)
+        check_picture("--plot", plot, run.data)
+        check_packages(run.model)
+        policy = policy_of(run.privacy)
+        policy.check_run(run)
         trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:
             table = make_table(run, known, num_parameters=trained, rounds=moments, progress=progress)
+        for row in table.rows if run.is_local_dp else ():
+            policy.check_plan(row.plan)
+            policy.check_spent(row.spent)
         if plot is not None:
             draw_plan(plot, table)
         if as_json_:
@@ -102,16 +109,18 @@ def _run_and_sizes(
     """Return the run, its known sizes of clients and its opened source."""
     from common.data.partitioning.assignment import check_batch
     from common.data.partitioning.client_sizes import client_sizes, read_sizes
-    from common.data.sources.registry import open_source
+    from common.data.partitioning.privacy_units import check_unit
+    from common.data.sources.registry import OpenOnce
 
-    sizes = () if text is None else read_sizes(text)
+    sizes, opener = () if text is None else read_sizes(text), OpenOnce()
     if sizes:
         given.setdefault("num-clients", len(sizes))
-    changes = show_changes(fit_to_sizes(given, sizes) if sizes else fit_to_source(given), console)
+    changes = show_changes(fit_to_sizes(given, sizes) if sizes else fit_to_source(given, opener), console)
     run = settings.parse(settings.override(settings.defaults(), changes))
     if not sizes:
-        entries = open_source(run.data).entries
+        entries = opener(run.data).entries
         check_batch(run.training, entries.num_train)
+        check_unit(run.privacy.unit, has_groups=entries.units is not None)
         if not run.is_local_dp:
             return run, (), entries
         units, _ = client_sizes(entries, run.data, num_clients=run.num_clients, seed=run.seed, unit=run.privacy.unit)

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from common.config.loading import RIVALS, Scalar, load_file
 from common.config.sections import DataConfig, join_names
+from common.data.results_place import refuse_results_in_data
 from common.data.sources.base_source import OWN_IMAGES
-from common.data.sources.registry import names_a_place, open_source
+from common.data.sources.registry import OpenSource, names_a_place, open_source
 from common.errors import ConfigError
 from common.models.weight_files import RANDOM
 from common.system.console import printable
@@ -55,14 +56,17 @@ def set_values(pairs: Iterable[str]) -> dict[str, Scalar]:
     return dict(map(set_value, pairs))
 
 
-def check_picture(option: str, file: Path | None) -> None:
+def check_picture(option: str, file: Path | None, data: DataConfig) -> None:
     """Refuse a picture that could not be written after the work is done.
 
     Raises:
-        ConfigError: The name does not end in .png, or its folder does not exist.
+        ConfigError: The name does not end in .png, or its folder does not exist or holds the images.
     """
-    if file is not None and (file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir()):
+    if file is None:
+        return
+    if file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir():
         raise ConfigError(f"{option} {file}: give a file ending in .png in a folder that exists")
+    refuse_results_in_data(file, data, option)
 
 
 def given_settings(
@@ -100,6 +104,7 @@ def settings_for_run(
     seed: int | None,
     device: str | None,
     classes: Sequence[str] | None = None,
+    source: str | None = None,
 ) -> dict[str, Scalar]:
     """Return the settings of a new run, with absolute paths.
 
@@ -111,6 +116,7 @@ def settings_for_run(
         "--device": ("system.device", device),
         "--out": ("output-dir", None if out is None else str(out)),
         **class_option(classes),
+        "SOURCE": ("data.source", source),
     }
     return absolute_paths(given_settings(pairs, file, options))
 
@@ -130,18 +136,38 @@ def absolute_paths(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return changed
 
 
-def settings_for_resume(folder: Path, device: str | None, *changes: object) -> dict[str, Scalar]:
+# Settings that say where the data of a resumed run are now.
+_MOVED = ("data.source", "data.path")
+
+
+def settings_for_resume(
+    folder: Path, device: str | None, pairs: Iterable[str], source: str | None, *changes: object
+) -> dict[str, Scalar]:
     """Return the settings that a run was started with.
 
-    `changes` are the values of options that a resumed run does not accept. The device may differ from the run's.
+    `source` and `pairs` say where its data are now, and the device may differ from the run's. `changes` are the values
+    of options that a resumed run does not accept.
 
     Raises:
-        ConfigError: `changes` has a value, or the folder does not hold a run.
+        ConfigError: `changes` has a value, a pair names another setting, the folder does not hold a run, or its data
+            are not where they were.
     """
-    if any(value is not None and value != [] for value in changes):
-        raise ConfigError("--resume keeps a run's own settings: leave --set, --config, --out and --seed out")
+    moved = set_values(pairs) | ({} if source is None else {"data.source": source})
+    if any(value is not None for value in changes) or not moved.keys() <= set(_MOVED):
+        raise ConfigError(
+            "--resume keeps a run's own settings: leave --set, --config, --out and --seed out; only data that moved "
+            "are named, by --set data.source=/new/place"
+        )
     settings = load_file(folder / "config.toml", "--resume")
     settings |= {"resume": True, "output-dir": absolute("--resume", str(folder))}
+    for key, value in moved.items():
+        settings[key] = absolute(key, str(value)) if key == "data.path" or names_a_place(str(value)) else value
+    source = str(settings.get("data.source", ""))
+    if source.startswith("/") and not Path(source).exists():
+        raise ConfigError(
+            f"--resume {folder}: data.source={source!r} is not there any more; if the data moved, add "
+            "--set data.source=/new/place"
+        )
     return settings | ({} if device is None else {"system.device": device})
 
 
@@ -157,7 +183,7 @@ def absolute(key: str, value: str) -> str:
         raise ConfigError(f"{key}={value!r} is not a usable path ({error})") from None
 
 
-def show_remarks(config: DataConfig, console: Console) -> None:
+def show_remarks(config: DataConfig, console: Console, opener: OpenSource = open_source) -> None:
     """Print what a source leaves out and where the class list differs from it.
 
     Do so also where little is printed, because such a run may train on other images than its user thinks.
@@ -167,5 +193,5 @@ def show_remarks(config: DataConfig, console: Console) -> None:
     """
     # A known source is whole: it can only differ from a class list.
     if config.source != OWN_IMAGES and (names_a_place(config.source) or config.class_names):
-        for remark in open_source(config).remarks():
+        for remark in opener(config).remarks():
             console.print(printable(remark), highlight=False, soft_wrap=True, markup=False)

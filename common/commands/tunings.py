@@ -1,15 +1,18 @@
 """The command `bract list tunings`."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from common.config.loading import defaults, override, parse
 from common.errors import ConfigError
 from common.models.tuning import TUNINGS as _ROWS
-from common.system.console import plain_errors
+from common.system.console import bar_factory, plain_errors
+from common.system.progress import ProgressFactory, no_progress
 
 BACKBONES = ("efficientnet_lite0", "mobilenet_v3_small", "resnet18", "convnext_atto", "vit_tiny_patch16_224", "vgg16")
 TUNINGS = tuple(name.replace("<n>", "1") for name in _ROWS)
@@ -36,8 +39,16 @@ class TuningRow:
     refusal: str
 
 
-def tuning_table(backbones: Sequence[str], tunings: Sequence[str], *, num_classes: int = 10) -> list[TuningRow]:
+def tuning_table(
+    backbones: Sequence[str],
+    tunings: Sequence[str],
+    *,
+    num_classes: int = 10,
+    progress: ProgressFactory = no_progress,
+) -> list[TuningRow]:
     """Count the trained values of each network under each way of tuning.
+
+    `progress` counts the networks.
 
     Raises:
         ConfigError: A backbone is unknown.
@@ -46,7 +57,11 @@ def tuning_table(backbones: Sequence[str], tunings: Sequence[str], *, num_classe
 
     for backbone in backbones:
         resolve_name(backbone)
-    return [_row(backbone, tuning, num_classes) for backbone in backbones for tuning in tunings]
+    advance, rows = progress(len(backbones) * len(tunings), "Building networks"), []
+    for backbone, tuning in itertools.product(backbones, tunings):
+        rows.append(_row(backbone, tuning, num_classes))
+        advance(1)
+    return rows
 
 
 def _row(backbone: str, tuning: str, num_classes: int) -> TuningRow:
@@ -101,7 +116,8 @@ def table_command(
 ) -> None:
     """Show what each backbone trains and sends under each way of tuning."""
     with plain_errors():
-        rows = tuning_table(backbones or BACKBONES, TUNINGS, num_classes=num_classes)
+        with bar_factory(Console(stderr=True)) as progress:
+            rows = tuning_table(backbones or BACKBONES, TUNINGS, num_classes=num_classes, progress=progress)
         typer.echo("Trained parameters, and bytes a client sends in a round (float32)\n")
         typer.echo(markdown(rows))
         for row in rows:

@@ -8,8 +8,7 @@ import numpy as np
 from common.config.sections import Unit
 from common.data.image_digests import ImageDigests
 from common.data.partitioning.partition import Partition
-from common.data.partitioning.privacy_units import unit_numbers
-from common.errors import DataError
+from common.data.partitioning.privacy_units import check_unit, unit_numbers
 from common.randomness import keyed_uniform
 from common.system.aligned_arrays import align_rows
 
@@ -70,10 +69,7 @@ def shard(
         DataError: The unit is `group` and the source names no groups.
     """
     scan = prepared.scan
-    if unit == "group" and scan.unit_digests is None:
-        raise DataError(
-            "privacy.unit='group' needs a source that says which images belong together: a manifest with a column unit"
-        )
+    check_unit(unit, has_groups=scan.unit_digests is not None)
     own = (partition.owner == partition_id) & scan.usable
     in_train = np.arange(len(own)) < scan.num_train
     train = np.flatnonzero(own & in_train & ~partition.held_out)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.system.plot_labels import thinned_labels
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK = "#22313f"
-_MAX_NAME_LENGTH = 24
 
 
 def draw_partition(file: Path, counts: np.ndarray, classes: Sequence[str], *, images_unused: int = 0) -> None:
@@ -55,11 +56,9 @@ def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
 def _name_axes(axes: "Axes", classes: Sequence[str], num_clients: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    step = -(-len(classes) // 40)
-    names = [name if len(name) <= _MAX_NAME_LENGTH else name[: _MAX_NAME_LENGTH - 3] + "..." for name in classes]
-    # A dollar sign would start a formula.
-    axes.set_yticks(range(0, len(classes), step), [name.replace("$", r"\$") for name in names[::step]])
-    axes.set(xlabel="client", ylabel="class" if step == 1 else f"class (one name in {step})")
+    places, labels, remark = thinned_labels(classes)
+    axes.set_yticks(places, labels)
+    axes.set(xlabel="client", ylabel=f"class{remark}")
     if num_clients <= 30:
         axes.set_xticks(range(num_clients))
     else:

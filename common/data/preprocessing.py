@@ -41,13 +41,15 @@ class Prepared:
     """A source together with the inputs that models are trained on.
 
     The inputs are (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed. The scan has
-    the n entries, unusable ones included. The key names the source's content and its class list.
+    the n entries, unusable ones included. The key names the source's content and its class list. Images that no file
+    holds have no source.
     """
 
     inputs: StoredRows
     scan: Scan
     seconds: float
     key: str
+    source: ImageSource | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
                 collector.push(decode(cell), scan.digests[row].tobytes())
         inputs = store.rows_of(scan.digests)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
-    return Prepared(inputs, scan, time.perf_counter() - started, key)
+    return Prepared(inputs, scan, time.perf_counter() - started, key, source)
 
 
 def _log_remarks(source: ImageSource, data: DataConfig) -> None:

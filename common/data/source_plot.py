@@ -10,6 +10,7 @@ import numpy as np
 from common.data.decoding import decode
 from common.data.scan import Scan
 from common.data.sources.base_source import ImageSource
+from common.system.plot_labels import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 MAX_CLASSES = 40
 _EXAMPLES = 8
 _CELL = 64
-_MAX_NAME_LENGTH = 28
 _NOTE_WIDTH = 160  # characters
 _COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
 
@@ -65,21 +65,15 @@ def _draw_bars(axes: "Axes", facts: Mapping[str, Any], shown: list[int]) -> None
         start = start + amounts
     for place, total in enumerate(start.tolist()):
         axes.text(total, place, f" {int(total):,}", va="center", fontsize=9)
-    axes.set_yticks(places, [_short(row["name"]) for row in rows])
+    axes.set_yticks(places, [short_label(row["name"]) for row in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, max(1.0, 1.15 * start.max(initial=0))), xlabel="usable images")
     if facts["test"]:
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _short(name: str) -> str:
-    name = name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..."
-    # A dollar sign would start a formula.
-    return name.replace("$", r"\$")
-
-
 def _title(facts: Mapping[str, Any], shown: int) -> str:
-    title = f"{_short(facts['source'])}: {facts['usable']:,} usable images of {len(facts['classes']):,} classes"
+    title = f"{short_label(facts['source'])}: {facts['usable']:,} usable images of {len(facts['classes']):,} classes"
     if facts["bad"]:
         title += f", {len(facts['bad']):,} bad files"
     if shown < len(facts["classes"]):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
+from common.system.extras import install_hint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,7 +111,7 @@ def add_lora(body: "Backbone", rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise ConfigError("model.tuning='lora' needs peft: pip install 'bract[lora]'") from None
+        raise ConfigError(f"model.tuning='lora' needs peft: {install_hint('lora')}") from None
     targets = [name for name, layer in body.model.named_modules() if _takes_lora(layer)]
     if not targets:
         raise ConfigError("model.tuning='lora': the backbone has no linear layer and no ungrouped convolution")

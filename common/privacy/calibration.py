@@ -12,6 +12,7 @@ _COARSE = 1e-3
 # Relative: epsilon ends at most this far below the target, or the noise at most this far above the least noise.
 _TOLERANCE = 1e-3
 _MAX_NOISE = 1e4
+_LONGEST_STEP = 4.0
 _MAX_FACTOR = 100.0
 # The sampler's exact noise parameter hides less than half a count below this.
 LEAST_COUNTS_NOISE = 0.5
@@ -78,38 +79,47 @@ def least_noise(
             f"privacy.target-epsilon={target} cannot be met with so many steps: ask for fewer rounds or epochs, or a "
             "larger target"
         )
-    start, slope = _approach(lambda x: excess(x, _COARSE), math.log(guess))
-    return math.exp(_settle(lambda x: excess(x, DISCRETIZATION), start, slope))
+    highest = math.log(most)
+    start, slope = _approach(lambda x: excess(x, _COARSE), math.log(guess), highest)
+    return math.exp(_settle(lambda x: excess(x, DISCRETIZATION), start, slope, highest))
 
 
-def _approach(excess: Callable[[float], float], x: float) -> tuple[float, float]:
-    """Return a point with excess near zero and the slope at that point."""
-    slope, value = -1.0, excess(x)
+def _approach(excess: Callable[[float], float], x: float, highest: float) -> tuple[float, float]:
+    """Return a point with excess near zero and the slope at that point.
+
+    If there is none below `highest`, return where the search began.
+    """
+    guess, slope, value = x, -1.0, excess(x)
     for _ in range(30):
         if abs(value) < _TOLERANCE / 2:
             break
         step = min(1.0, max(-1.0, -value / slope))
+        # No noise meets a small target on a coarse grid, and the search would go on for ever.
+        if step > 0 and x + step > highest:
+            return guess, -1.0
         next_value = excess(x + step)
         slope = min(-0.2, (next_value - value) / step)
         x, value = x + step, next_value
     return x, slope
 
 
-def _settle(excess: Callable[[float], float], x: float, slope: float) -> float:
+def _settle(excess: Callable[[float], float], x: float, slope: float, highest: float) -> float:
     """Return a point with excess in (-`_TOLERANCE`, 0].
 
-    If there is none, return the upper end of a bisection to `_TOLERANCE`, where the excess is not positive.
+    If there is none, return the upper end of a bisection to `_TOLERANCE`, where the excess is not positive. The excess
+    at `highest` must not be positive.
     """
-    low, high = -math.inf, math.inf
+    low, high = -math.inf, highest
     while high - low > _TOLERANCE:
         value = excess(x)
         low, high = (max(low, x), high) if value > 0 else (low, min(high, x))
         if -_TOLERANCE < value <= 0:
             return x
-        following = x - (value + _TOLERANCE / 4) / slope
+        # A long step down would come to so little noise that epsilon takes gigabytes.
+        following = max(x - (value + _TOLERANCE / 4) / slope, x - _LONGEST_STEP)
         width = 4 * _TOLERANCE
         if not low < following < high:
-            following = (low + high) / 2 if math.isfinite(high - low) else (x + width if value > 0 else x - width)
+            following = (low + high) / 2 if math.isfinite(low) else (x + width if value > 0 else x - width)
         x = following
     return high
 

@@ -16,7 +16,7 @@ import numpy as np
 from common.errors import ConfigError, PrivacyError
 
 _FINE_STEPS = 1 << 10
-_LARGEST_FINE_STDDEV = 1 << 16
+LARGEST_FINE_STDDEV = 1 << 16
 _LARGEST_STDDEV = 1 << 24
 # Laplace magnitudes up to so many scales cannot overflow. A larger one has a chance under exp(-1023).
 _LARGEST_SCALES = 1 << 10
@@ -50,7 +50,7 @@ def sampled_stddev(noise_stddev: Fraction | float) -> Fraction:
     """
     if not 0 < noise_stddev <= _LARGEST_STDDEV:
         raise ConfigError(f"noise_stddev must be positive and at most {_LARGEST_STDDEV}, got {noise_stddev}")
-    steps = _FINE_STEPS if noise_stddev <= _LARGEST_FINE_STDDEV else 1
+    steps = _FINE_STEPS if noise_stddev <= LARGEST_FINE_STDDEV else 1
     return Fraction(math.ceil(Fraction(noise_stddev) * steps), steps)
 
 

@@ -20,7 +20,10 @@ from common.system.progress import ProgressFactory
 
 @contextmanager
 def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
-    """Show a user's mistake as text with exit code 2, an interruption with 130."""
+    """Show a user's mistake as text with exit code 2, an interruption with 130.
+
+    `stopped` is the text for an interruption that has no text of its own.
+    """
     try:
         yield
     except BractError as error:
@@ -28,8 +31,8 @@ def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
             f"[bold red]{type(error).__name__}[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print(stopped)
+    except KeyboardInterrupt as interruption:
+        Console(stderr=True).print(str(interruption) or stopped, highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
 
 
@@ -51,6 +54,13 @@ def bar_factory(console: Console) -> Iterator[ProgressFactory]:
             return lambda amount: bar.advance(task, amount)
 
         yield start
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """Show a terminal that a command is at work whose end it cannot tell."""
+    with Console(stderr=True).status(f"{description} ..."):
+        yield
 
 
 _COLOURS = {

@@ -57,7 +57,7 @@ def run_command(
         if resume is None:
             settings = settings_for_run(set_ or [], config, out, seed, None, class_)
         else:
-            settings = settings_for_resume(resume, None, set_, config, out, seed, class_)
+            settings = settings_for_resume(resume, None, set_ or [], None, config, out, seed, class_)
         run_config = run_config_of(home, settings)
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))

@@ -130,7 +130,7 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
         else home.runs / fresh_path(config.data, config.model, config.privacy).name
     )
     if not config.resume:
-        check_free(folder)
+        check_free(folder, config.data)
     elif folder.is_dir():
         # A run continues on the server after its command ends. It must not be resumed while it is running.
         with RunDirectory(folder).lock():

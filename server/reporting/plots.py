@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.metrics import interval
+from common.system.plot_labels import short_label, thinned_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
+# Classes whose counts fit into the cells, listed errors, and the size of a picture in inches.
+_MAX_COUNTED, _MAX_ERRORS, _MAX_INCHES, _ERROR_INCHES = 20, 25, 12.0, 6.0
 
 
 def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], title: str) -> None:
     """Draw a confusion matrix with each row as shares of its true class.
+
+    Few classes have their counts in the cells. Beside many classes the most frequent errors are listed by name.
 
     Args:
         file: PNG file to write.
@@ -24,20 +29,58 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
         classes: Class names.
         title: Title of the figure.
     """
-    size = max(5.0, 1.5 + 0.5 * len(classes))
-    figure, axes = _figure(size + 1, size)
+    few = len(classes) <= _MAX_COUNTED
+    errors = [] if few else frequent_errors(confusion, _MAX_ERRORS)
+    # Growing with the classes, the picture of 300 took 10 GB.
+    size = min(_MAX_INCHES, max(5.0, 1.5 + 0.5 * len(classes)))
+    figure = _empty_figure(size + 1 + (_ERROR_INCHES if errors else 0), size)
+    widths = (size + 1, _ERROR_INCHES) if errors else (1,)
+    axes, *beside = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    if len(classes) <= 20:
-        for (row, column), amount in np.ndenumerate(confusion):
-            if amount:
-                colour = "white" if shares[row, column] > 0.6 else _INK
-                axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    if few:
+        _write_counts(axes, confusion, shares)
+    places, labels, remark = thinned_labels(classes)
+    axes.set_xticks(places, labels, rotation=45 if few else 90, ha="right" if few else "center")
+    axes.set_yticks(places, labels)
+    axes.set(xlabel=f"predicted class{remark}", ylabel=f"true class{remark}", title=title)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    for panel in beside:
+        _draw_errors(panel, errors, shares, classes)
     _save(figure, file)
+
+
+def frequent_errors(confusion: np.ndarray, max_errors: int) -> list[tuple[int, int, int]]:
+    """Return the largest counts beside the diagonal, each with true and predicted class.
+
+    >>> frequent_errors(np.array([[9, 2, 0], [3, 9, 0], [0, 0, 9]]), 5)
+    [(1, 0, 3), (0, 1, 2)]
+    """
+    counts = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    largest = np.argsort(-counts, axis=None, kind="stable")[:max_errors]
+    pairs = zip(*np.unravel_index(largest, counts.shape), strict=True)
+    return [(int(row), int(column), int(counts[row, column])) for row, column in pairs if counts[row, column] > 0]
+
+
+def _write_counts(axes: "Axes", confusion: np.ndarray, shares: np.ndarray) -> None:
+    for (row, column), amount in np.ndenumerate(confusion):
+        if amount:
+            colour = "white" if shares[row, column] > 0.6 else _INK
+            axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
+
+
+def _draw_errors(
+    axes: "Axes", errors: Sequence[tuple[int, int, int]], shares: np.ndarray, classes: Sequence[str]
+) -> None:
+    places = range(len(errors))
+    axes.barh(places, [amount for _, _, amount in errors], color=_SECOND, height=0.7)
+    for place, (row, column, amount) in enumerate(errors):
+        axes.text(amount, place, f" {amount:,} ({shares[row, column]:.0%})", va="center", fontsize=8)
+    names = [f"{short_label(classes[row], 20)} > {short_label(classes[column], 20)}" for row, column, _ in errors]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set(ylim=(_MAX_ERRORS - 0.5, -0.5), xlim=(0, 1.3 * errors[0][2]), xlabel="images (share of the true class)")
+    axes.set_title("most frequent errors: true > predicted")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str, *, exact_mark: str = "") -> None:
@@ -95,12 +138,17 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str, *, exa
 
 
 def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    figure = _empty_figure(width, height)
+    return figure, figure.add_subplot()
+
+
+def _empty_figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
 
 
 def _save(figure: "Figure", file: Path) -> None:

@@ -178,8 +178,16 @@ def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:
         return [*lines, f"Next     bract audit run {folder} checks its privacy statement"]
     compare = "" if "baselines" in summary else ", --baselines: did federating help?"
     if summary["private"]:
-        return [*lines, f"Next     --set privacy.target-epsilon=2 for less leakage{compare}"]
+        return [*lines, f"Next     --set {_less_leakage(summary['config'])} for less leakage{compare}"]
     return [*lines, f"Next     --set privacy.mechanism=dp-sgd to protect each image{compare}"]
+
+
+def _less_leakage(settings: dict[str, Any]) -> str:
+    """Return a setting that leaks less than the run's own."""
+    target = settings["privacy.target-epsilon"]
+    if target == "":
+        return f"privacy.noise-multiplier={2 * settings['privacy.noise-multiplier']:g}"
+    return f"privacy.target-epsilon={2 if target > 2 else target / 2:g}"
 
 
 def _pictures(folder: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from common.config.loading import Scalar, resolved
+from common.config.loading import Scalar, load_file, resolved
 from common.errors import ConfigError, FederationError
 from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts, NoisedCounts
@@ -21,6 +21,9 @@ from server.state.run_state import RunState
 
 # Settings that may differ between the processes of one run: they say where it runs, not what it computes.
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
+# Settings that say where the images are. A run's own record of them finds whether they changed. Checkpoints of before
+# that record have these settings in their digest.
+_PLACE = ("data.source", "data.path")
 # Settings that came after 0.1.0 -> the value that computes what a run without the setting did.
 _ADDED: dict[str, Scalar] = {
     "data.validation": "drop",
@@ -106,7 +109,7 @@ def open_checkpoint(folder: Path, settings: Mapping[str, Scalar]) -> Checkpoint 
         return None
     if checkpoint.facts["status"] == "complete":
         raise ConfigError("this run is complete: there is nothing to resume")
-    if checkpoint.facts["settings"] != _digest(settings):
+    if checkpoint.facts["settings"] not in (_digest(settings), _digest_with_place(folder, settings)):
         raise ConfigError("--resume: the settings are not those that the run was started with; start a new run instead")
     return checkpoint
 
@@ -169,9 +172,16 @@ def _declaration(name: str, num_units: int, facts: dict[str, Any]) -> Declaratio
     return Declaration(name, num_units, tuple(agreed["classes"]), tuple(agreed["input_shape"]), agreed["backbone_hash"])
 
 
-def _digest(settings: Mapping[str, Scalar]) -> str:
+def _digest_with_place(folder: Path, settings: Mapping[str, Scalar]) -> str:
+    """Return the digest by the place of the images when the run began."""
+    file = folder / "config.toml"
+    begun = load_file(file) if file.is_file() else settings
+    return _digest({**settings, **{key: begun[key] for key in _PLACE if key in begun}}, free=_FREE)
+
+
+def _digest(settings: Mapping[str, Scalar], *, free: tuple[str, ...] = (*_FREE, *_PLACE)) -> str:
     added = {key for key, value in _ADDED.items() if settings.get(key) == value}
-    fixed = {key: value for key, value in settings.items() if key not in _FREE and key not in added}
+    fixed = {key: value for key, value in settings.items() if key not in free and key not in added}
     fixed |= {key: before for key, (now, before) in _REWRITTEN.items() if fixed.get(key) == now}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 

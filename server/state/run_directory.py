@@ -19,6 +19,7 @@ from common.arrays import Arrays
 from common.config.loading import nest, resolved
 from common.config.schema import RunConfig
 from common.config.sections import DataConfig, ModelConfig, PrivacyConfig
+from common.data.results_place import refuse_results_in_data
 from common.errors import BractError, ConfigError
 from common.inference.card import CARD_FILE, CLASSES_KEY, WEIGHTS_FILE
 from common.system.files import write_atomic
@@ -44,7 +45,7 @@ class RunDirectory:
             ConfigError: The folder holds files already, or cannot be made.
         """
         path = Path(config.output_dir or fresh_path(config.data, config.model, config.privacy))
-        check_free(path)
+        check_free(path, config.data)
         try:
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path)
@@ -144,12 +145,13 @@ def write_stop_reason(folder: Path, error: BractError) -> None:
         RunDirectory(folder).write_text(STOPPED, f"{type(error).__name__}: {error}\n")
 
 
-def check_free(path: Path) -> None:
-    """Refuse a folder that is in use.
+def check_free(path: Path, data: DataConfig) -> None:
+    """Refuse a folder that is in use or inside the images.
 
     Raises:
-        ConfigError: The path holds files, is a file, or cannot be made.
+        ConfigError: The path holds files, is a file, cannot be made, or lies in a folder of images.
     """
+    refuse_results_in_data(path, data)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ConfigError(f"--out (output-dir) {path} is in use: name a folder that is empty or does not exist yet")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())

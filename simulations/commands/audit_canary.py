@@ -11,6 +11,7 @@ from rich.console import Console
 
 from common.config import loading as settings
 from common.config.schema import RunConfig
+from common.data.results_place import refuse_results_in_data
 from common.errors import ConfigError
 from common.system.console import bar_factory, plain_errors
 from common.system.progress import ProgressFactory
@@ -97,6 +98,7 @@ def empirical_command(
         _refuse_unused("an audit of many trainings", single, not one_run)
         _refuse_unused("--preset", own | many | {"--trials": None}, preset is not None)
         audited = settings.parse(options.audited_settings(run, set_, config, seed))
+        refuse_results_in_data(out or Path("runs"), audited.data, "--out")
         with bar_factory(console) as progress:
             if one_run:
                 counts = (canaries or 1_000, guesses or 200)

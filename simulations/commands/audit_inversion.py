@@ -79,8 +79,8 @@ def inversion_command(
     """Rebuild a training image from one client's update with and without privacy."""
     console = Console(stderr=as_json)
     with plain_errors():
-        check_picture("--out", out)
         run = _run(set_ or [], config, seed)
+        check_picture("--out", out, run.data)
         from common.data.preprocessing import prepare
         from common.system.threads import pin_to_one_thread
         from simulations.attacks.inversion.findings import invert_both

@@ -55,16 +55,19 @@ def layers_command(
     """Try to break a configuration's guarantee by its privacy tests."""
     console = Console(stderr=as_json_)
     with plain_errors():
+        from common.data.preprocessing import prepare
         from simulations.harness.client_harness import ClientHarness
         from simulations.privacy_tests.check import run_privacy_test
-        from simulations.privacy_tests.suite import privacy_tests_of
+        from simulations.privacy_tests.suite import ABOUT, privacy_tests_of
 
         audited = settings.parse(options.audited_settings(run, set_, config, seed))
         reports = []
         with bar_factory(console) as progress, scratch() as folder:
+            # Ahead of the harness, which shows no progress: it then finds images and features in the cache.
+            prepare(audited, progress)
             tests = privacy_tests_of(ClientHarness.of(audited, Path(folder), num_images=images).with_settings())
-            advance = progress(len(tests), "Privacy tests")
             for test, checks in tests.items():
+                advance = progress(1, f"{test} {ABOUT[test]}")
                 reports.append(run_privacy_test(test, checks))
                 advance(1)
         results = as_json(reports)

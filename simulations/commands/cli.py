@@ -14,12 +14,17 @@ from common.commands.fitted_defaults import fit_to_source, show_changes
 from common.commands.run_settings import ClassNames, settings_for_resume, settings_for_run, show_remarks
 from common.config import loading as settings
 from common.config.schema import RunConfig
+from common.data.sources.registry import OpenOnce, OpenSource
 from common.system.console import plain_errors, set_log_levels
 from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
 from simulations.commands.audit_inversion import INVERSION_HELP, inversion_command
 from simulations.commands.audit_layers import LAYERS_HELP, layers_command
 from simulations.commands.audit_membership import MEMBERSHIP_HELP, membership_command
 
+_Source = Annotated[
+    str | None,
+    typer.Argument(metavar="[SOURCE]", help="Folder, manifest or known name, as data.source; digits if left out."),
+]
 _HELP = """Simulate a federation on this machine.
 
 Without arguments: 1,797 real images of digits, a pretrained EfficientNet-Lite0, five clients, and
@@ -31,9 +36,9 @@ Examples:
 
   bract simulate --set privacy.mechanism=none --baselines
 
-  bract simulate --set data.source=/path/to/folder --set num-clients=10
+  bract simulate /path/to/folder --set num-clients=10
 
-  bract simulate --set data.source=fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
+  bract simulate fashion-mnist --set model.backbone=cnn --set privacy.mechanism=none
 
   bract simulate --resume runs/NAME
 """
@@ -69,14 +74,15 @@ def _root(
     """Accept the options of the top-level command."""
 
 
-def _parsed(chosen: Mapping[str, settings.Scalar], console: Console) -> RunConfig:
+def _parsed(chosen: Mapping[str, settings.Scalar], console: Console, opener: OpenSource) -> RunConfig:
     """Return a run's settings and print what its source leaves out."""
     config = settings.parse(settings.override(settings.defaults(), chosen))
-    show_remarks(config.data, console)
+    show_remarks(config.data, console, opener)
     return config
 
 
 def simulate(
+    source: _Source = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
@@ -108,18 +114,19 @@ def simulate(
     """Simulate a federation on this machine."""
     console = Console(stderr=as_json, quiet=quiet and not verbose)
     set_log_levels(verbose=verbose)
-    with plain_errors("Stopped before the first round; nothing was written."):
+    opener = OpenOnce()
+    with plain_errors("Stopped before the first round; there are no results."):
         told = Console(stderr=as_json)
         if resume is None:
-            given = settings_for_run(set_ or [], config, out, seed, device, class_)
-            chosen = show_changes(fit_to_source(given), told)
+            given = settings_for_run(set_ or [], config, out, seed, device, class_, source)
+            chosen = show_changes(fit_to_source(given, opener), told)
         else:
-            chosen = settings_for_resume(resume, device, set_, config, out, seed, class_)
-        run_config = _parsed(chosen, told)
+            chosen = settings_for_resume(resume, device, set_ or [], source, config, out, seed, class_)
+        run_config = _parsed(chosen, told, opener)
         if dry_run:
             from simulations.commands.dry_run import foresee, show
 
-            show(foresee(run_config), Console(stderr=False), as_json=as_json)
+            show(foresee(run_config, opener), Console(stderr=False), as_json=as_json)
             return
         from simulations.simulate import run_job
 

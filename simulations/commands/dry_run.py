@@ -14,20 +14,22 @@ from rich.table import Table
 
 from client.training.trainer import Trainer
 from common.arrays import Arrays
+from common.commands.early_checks import check_packages, policy_of
 from common.config.loading import resolved
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
 from common.data.partitioning.client_sizes import client_sizes
+from common.data.partitioning.privacy_units import check_unit
 from common.data.scan import check_training_labels
-from common.data.sources.registry import open_source
+from common.data.sources.registry import OpenSource, open_source
 from common.inference.earlier_model import with_earlier_model
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
-from common.system.console import format_epsilon
+from common.system.console import busy, format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
-from server.state.run_directory import check_free
+from server.state.run_directory import check_free, fresh_path
 from simulations.estimates import backbone_seconds, input_shape, round_seconds
 
 
@@ -50,19 +52,23 @@ def show(facts: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def foresee(config: RunConfig) -> dict[str, Any]:
+@busy("Estimating privacy, time and disk")
+def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, Any]:
     """Return the settings, privacy plans and estimates of a run, as plain values.
 
-    Images are counted and not decoded. The run itself finds the unreadable ones.
+    `opener` opens the source. Images are counted and not decoded. The run itself finds the unreadable ones.
 
     Raises:
         BractError: The run itself would stop for the same reason.
     """
     build_strategy(config)
-    if config.output_dir:
-        check_free(Path(config.output_dir))
-    entries = open_source(config.data).entries
+    check_free(Path(config.output_dir or fresh_path(config.data, config.model, config.privacy)), config.data)
+    check_packages(config.model)
+    policy = policy_of(config.privacy)
+    policy.check_run(config)
+    entries = opener(config.data).entries
     check_batch(config.training, entries.num_train)
+    check_unit(config.privacy.unit, has_groups=entries.units is not None)
     labels = entries.labels[: entries.num_train]
     check_training_labels(labels[labels >= 0], entries.classes)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)
@@ -81,6 +87,9 @@ def foresee(config: RunConfig) -> dict[str, Any]:
     if config.is_local_dp:
         units = sizes_of(unit=config.privacy.unit)[0]
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
+        for plan in plans.values():
+            policy.check_plan(plan)
+            policy.check_spent(plan.spent())
     elif config.private:
         plans = {"every": config.plan(config.cohort_size)}
     arrays = with_earlier_model(

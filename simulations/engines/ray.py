@@ -1,6 +1,5 @@
 """The engine that runs the apps under Ray by `flwr run`."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from common.data.partitioning.assignment import load_or_make_partition
 from common.data.preprocessing import prepare
 from common.errors import ConfigError, FederationError
 from common.system.app_bundle import stage_app
+from common.system.extras import install_hint, is_installed
 from server.reporting.follow_run import follow_run, run_status
 from server.reporting.terminal_progress import TerminalProgress
 from server.state.run_directory import RunDirectory
@@ -40,8 +40,8 @@ def run_under_ray(config: RunConfig, progress: TerminalProgress) -> None:
         ConfigError: Ray is not installed.
         FederationError: The run ended without a result. The message has the end of its log.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--engine ray needs Ray: pip install 'bract[ray]', or use --engine in-process")
+    if not is_installed("ray"):
+        raise ConfigError(f"--engine ray needs Ray: {install_hint('ray')}, or use --engine in-process")
     # Prepare in this process: mistakes then show before Ray starts, and all workers map one copy.
     prepared = prepare(config, progress.work)
     load_or_make_partition(config, prepared)

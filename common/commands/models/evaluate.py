@@ -72,10 +72,10 @@ def evaluate_command(
     """Evaluate the model of a run on labelled images."""
     console = Console(stderr=as_json)
     with plain_errors():
-        check_picture("--out", out)
-        check_outputs(find_model(model), {"--out": out})
         settings = set_values(set_ or []) | {"data.source": source}
         data = loading.parse(loading.override(loading.defaults(), settings)).data
+        check_picture("--out", out, data)
+        check_outputs(find_model(model), {"--out": out})
         from common.inference.classifier import load_model
         from common.inference.evaluation.labelled_images import PARTS, open_labelled, score_labelled
         from common.inference.evaluation.report import full_report

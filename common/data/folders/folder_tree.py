@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from common.data.image_formats import HEAD_BYTES, IMAGE_SUFFIXES, foreign_of, format_of
+from common.system.paths import holds_results
 
 # Folders that systems and archives put beside one's own. Some of them hold thumbnails.
 _OF_SYSTEMS = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
@@ -80,6 +81,9 @@ def _read(path: Path, above: frozenset[tuple[int, int]]) -> Folder:
         items = sorted(os.scandir(path), key=lambda item: item.name)
     except OSError as error:
         return Folder(path, fault=error.strerror or type(error).__name__)
+    # Pictures of an earlier run are not images to train on.
+    if holds_results([item.name for item in items]):
+        return Folder(path, others=("results of an earlier run",))
     above |= {(state.st_dev, state.st_ino)}
     images, others, folders, loops = [], [], [], []
     for item in items:

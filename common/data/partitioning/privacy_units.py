@@ -4,6 +4,21 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from common.config.sections import Unit
+from common.errors import DataError
+
+
+def check_unit(unit: Unit, *, has_groups: bool) -> None:
+    """Refuse to protect groups of images where the source names none.
+
+    Raises:
+        DataError: The unit is `group`, and the source does not say which images belong together.
+    """
+    if unit == "group" and not has_groups:
+        raise DataError(
+            "privacy.unit='group' needs a source that says which images belong together: a manifest with a column unit"
+        )
+
 
 def group_rows(unit_digests: np.ndarray | None, digests: np.ndarray) -> np.ndarray | None:
     """Number the groups of images that share a named unit.

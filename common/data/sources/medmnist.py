@@ -13,6 +13,7 @@ from common.config.sections import DataConfig
 from common.data.sources.base_source import Entries, ImageSource, encoded_rows, fingerprint_of
 from common.data.sources.labels import numbered
 from common.errors import DataError
+from common.system.extras import install_hint
 from common.system.paths import bract_home
 
 _SIDES = {"": 28, "_64": 64, "_128": 128, "_224": 224}
@@ -51,7 +52,7 @@ def _find(source: str, name: str) -> _DataSet:
     try:
         from medmnist import INFO, dataset
     except ImportError:
-        raise DataError(f"data.source={source!r} needs the package medmnist: pip install 'bract[medmnist]'") from None
+        raise DataError(f"data.source={source!r} needs the package medmnist: {install_hint('medmnist')}") from None
     kinds = {flag: getattr(dataset, info["python_class"]) for flag, info in INFO.items()}
     # Volumes and images with several labels have no place in a classifier of images.
     kinds = {

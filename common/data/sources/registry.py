@@ -66,6 +66,9 @@ _KINDS = (
     ),
 )
 _BY_PATTERN = {kind.pattern: kind for kind in _KINDS}
+# Settings that divide a source and do not change what is in it.
+_OF_PARTITION = {"partitioner", "alpha", "classes_per_client", "shards_per_client", "size_skew", "min_client_size"}
+OpenSource = Callable[[DataConfig], ImageSource]
 KNOWN_SOURCES = tuple(name for name in _BY_PATTERN if not {":", "/"} & set(name) and name != OWN_IMAGES)
 
 
@@ -85,6 +88,27 @@ def open_source(config: DataConfig, *, joined: bool = False) -> ImageSource:
         if source.doubt and not set(wanted) & set(source.entries.classes):
             raise DataError(source.doubt)
     return with_classes(source, wanted) if wanted else source
+
+
+class OpenOnce:
+    """An opener that opens each source only once.
+
+    A command that looks at a source twice needs it, because opening a large folder takes seconds.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[str, ImageSource] = {}
+
+    def __call__(self, config: DataConfig) -> ImageSource:
+        """Open a source as `open_source` does.
+
+        Raises:
+            DataError: See `open_source`.
+        """
+        key = config.model_dump_json(exclude=_OF_PARTITION)
+        if key not in self._opened:
+            self._opened[key] = open_source(config)
+        return self._opened[key]
 
 
 def names_a_place(source: str) -> bool:

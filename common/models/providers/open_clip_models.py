@@ -10,6 +10,7 @@ from common.errors import ConfigError, WeightsError
 from common.models.backbone import Backbone, Preprocessing, times255
 from common.models.providers.registry import PROVIDERS, BackboneName
 from common.models.weight_files import RANDOM, read_tensors
+from common.system.extras import install_hint
 
 PROMPT = "a photo of a {}."
 
@@ -47,8 +48,7 @@ def _open_clip() -> Any:
     try:
         import open_clip
     except ImportError:
-        extra = PROVIDERS["clip"].extra
-        raise ConfigError(f"CLIP backbones need open_clip: pip install 'bract[{extra}]'") from None
+        raise ConfigError(f"CLIP backbones need open_clip: {install_hint(PROVIDERS['clip'].extra)}") from None
     return open_clip
 
 

@@ -94,7 +94,7 @@ def _simulate(planted: PlantedCanaries, progress: ProgressFactory) -> None:
     from simulations.engines.in_process import run_in_process
 
     config = planted.run
-    check_free(Path(config.output_dir))
+    check_free(Path(config.output_dir), config.data)
     quiet_flower()
     server_app = create_app(partial(make_context, progress=progress))
     run_in_process(server_app, create_client_app(planted), resolved(config), num_clients=config.num_clients)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.results_place import refuse_results_in_data
 from common.system.progress import ProgressFactory, no_progress
 from server.aggregation.strategies import check_strategy
 from simulations.attacks.membership.curves import Curve, check_plans, shared_settings
@@ -67,11 +68,13 @@ def attack(
     """
     for curve in curves:
         check_strategy(curve.config)
+    shared = shared_settings(curves)
+    folder = folder or _named(shared)
+    refuse_results_in_data(folder, curves[0].config.data)
     population = populate(curves[0].config, progress)
     for curve in curves:
         check_plans(curve, population.partition)
-    shared = shared_settings(curves)
-    store = ScoreStore.open(folder or _named(shared), shared, population.digest)
+    store = ScoreStore.open(folder, shared, population.digest)
     trained = score_models(curves, store, models=models, workers=workers, progress=progress)
     seed = curves[0].config.seed
     members = np.array([members_of(seed, number, len(population.targets)) for number in range(models)])

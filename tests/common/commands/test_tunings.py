@@ -1,5 +1,7 @@
 """README's table of what is trained and sent, against numbers worked by hand."""
 
+from collections.abc import Callable
+
 import pytest
 
 from common.commands.tunings import TUNINGS, TuningRow, markdown, tuning_table
@@ -77,3 +79,15 @@ def test_markdown_has_a_line_a_backbone_and_a_column_a_way_of_tuning() -> None:
         "| `a` | 640, 2.56 kB, DP yes | no such layers |",
         "| `b` | 12.8 k, 51.2 kB, DP yes | 3.38 M, 13.5 MB, DP yes |",
     ]
+
+
+def test_list_tunings_counts_the_networks_that_it_builds() -> None:
+    told: list[int] = []
+
+    def progress(total: int, _: str) -> Callable[[int], None]:
+        told.append(-total)
+        return told.append
+
+    tuning_table(["resnet18"], ["head", "norm"], progress=progress)
+
+    assert told == [-2, 1, 1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism
 
 from common.errors import ConfigError, PrivacyError
 from common.ledger.database import Ledger
@@ -14,7 +15,7 @@ from common.ledger.transactions import LedgerSession
 from common.privacy import accounting
 from common.privacy.accounting import MAX_EPSILON, NOTHING, spent_by
 from common.privacy.calibration import calibrate
-from common.privacy.events import DpSgdEvent
+from common.privacy.events import CountsEvent, DpSgdEvent
 from common.privacy.policy import Policy
 from tests.support.ledger.builders import ASKED, KEYS, PLAN, holding
 
@@ -111,3 +112,24 @@ def test_epsilon_of_is_refused_when_rdp_falls_below_pld(monkeypatch: pytest.Monk
 def test_epsilon_of_refuses_noise_so_small_that_epsilon_means_nothing() -> None:
     with pytest.raises(ConfigError, match="promises nothing"):
         epsilon_of([DpSgdEvent(0.2, 0.1, 600)], delta=DELTA)
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("discretization", [1e-4, 1e-3])
+@pytest.mark.parametrize("noise", [0.5, 1.0, 4.123, 25.0, 620.13, 4151.4])
+def test_noise_of_counts_costs_what_the_library_says_bit_for_bit(
+    noise: float, discretization: float, group_size: int
+) -> None:
+    event = CountsEvent(noise, 30, group_size)
+    library = from_discrete_gaussian_mechanism(
+        noise, sensitivity=group_size, value_discretization_interval=discretization
+    ).self_compose(30)
+
+    assert accounting.pld_epsilon((event,), DELTA, discretization) == library.get_epsilon_for_delta(DELTA)
+
+
+def test_more_noise_of_counts_than_the_most_is_taken_for_the_most() -> None:
+    most, more = (spent_by([CountsEvent(noise, 30)], delta=DELTA) for noise in (65_536.0, 16_777_216.0))
+    less = spent_by([CountsEvent(30_000.0, 30)], delta=DELTA)
+
+    assert most.pld == more.pld < less.pld

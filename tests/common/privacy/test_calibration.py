@@ -134,3 +134,35 @@ def test_split_counts_noise_stays_above_the_least_noise(target: float, num_round
 
     assert matrix == LEAST_COUNTS_NOISE <= pair
     assert cost_of_counts(pair, matrix, num_rounds) <= target
+
+
+# Before there was a limit, the search on the coarse grid went on to noise of millions, and to gigabytes of memory.
+@pytest.mark.parametrize(("num_rounds", "target"), [(30, 0.01), (1, 0.003), (100, 0.05)])
+def test_split_counts_noise_meets_a_target_that_the_coarse_grid_cannot_show(num_rounds: int, target: float) -> None:
+    pair, matrix = split_counts_noise(num_rounds, target_epsilon=target, delta=DELTA)
+
+    spent = spent_by([CountsEvent(pair, num_rounds), CountsEvent(matrix, 1)], delta=DELTA)
+    assert 0.998 * target <= spent.pld <= target
+
+
+@pytest.mark.parametrize(("num_rounds", "target"), [(30, 0.001), (300, 0.01), (1000, 1e-6)])
+def test_split_counts_noise_refuses_a_target_below_the_accountants_grid(num_rounds: int, target: float) -> None:
+    with pytest.raises(ConfigError, match="cannot be met"):
+        split_counts_noise(num_rounds, target_epsilon=target, delta=DELTA)
+
+
+def test_no_calibration_asks_for_more_noise_than_the_most_or_far_less_than_the_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def epsilon(history: tuple[CountsEvent], delta: float, grid: float) -> float:
+        asked.append(history[0].noise_stddev)
+        # Each release costs a half of a cell more, whatever the noise.
+        return 100 / history[0].noise_stddev + 15 * grid
+
+    monkeypatch.setattr(calibration, "pld_epsilon", epsilon)
+    noise = least_noise(lambda noise: (CountsEvent(noise, 30),), 0.01, DELTA, guess=15_000.0, most=30_000.0)
+
+    assert 0.999 * 0.01 <= 100 / noise + 0.0015 <= 0.01
+    assert 1_000 < min(asked) <= max(asked) <= 30_001
