@@ -24,6 +24,7 @@ class RunContext:
         images_unused: Number of images that the partitioner left out; simulations only.
         skipped_files: Number of files that could not be used; simulations only, because a real client does not send
             that number.
+        data_warnings: Sentences about the images' values; simulations only.
         seconds: Seconds of phases before the run, such as `features`, by name.
     """
 
@@ -34,4 +35,5 @@ class RunContext:
     class_counts: np.ndarray | None = None
     images_unused: int = 0
     skipped_files: int = 0
+    data_warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

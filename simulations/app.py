@@ -10,6 +10,8 @@ from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
+from common.data.tones.range_report import unused_ranges
+from common.data.tones.rendering import tones_of
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
@@ -59,6 +61,7 @@ def make_context(
         seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
+        data_warnings=tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data))),
     )
 
 

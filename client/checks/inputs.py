@@ -6,7 +6,7 @@ Their findings about images are for the operator's eyes only.
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from shlex import quote
 
@@ -15,8 +15,11 @@ import numpy as np
 from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import SITE_FILE, Site
 from common.config.loading import defaults, override, parse
+from common.config.sections import DataConfig
 from common.data.scan import Scan, scan_source
 from common.data.sources.registry import open_source
+from common.data.tones.range_report import unused_range
+from common.data.tones.rendering import tones_of
 from common.errors import BractError, WeightsError
 from common.models.loading import RECORDED, load_pretrained
 from common.models.names import resolve_name
@@ -39,8 +42,7 @@ def check_data(site: Site, progress: ProgressFactory) -> Finding:
     Results of earlier looks at unchanged files are reused.
     """
     try:
-        data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
-        scan = scan_source(open_source(data), progress=progress)
+        data, scan = _scanned(site, progress)
     except BractError as error:
         return fail(
             "data",
@@ -49,6 +51,28 @@ def check_data(site: Site, progress: ProgressFactory) -> Finding:
             f"{site.folder / SITE_FILE}",
         )
     return _judge_images(site, scan, data.max_bad_fraction)
+
+
+def check_values(site: Site, progress: ProgressFactory) -> Iterator[Finding]:
+    """Warn if no image reaches the upper quarter of its range of values.
+
+    Images that cannot be opened are the finding of `check_data`.
+    """
+    try:
+        data, scan = _scanned(site, progress)
+    except BractError:
+        return
+    if warning := unused_range(scan, scan.usable, tones_of(data)):
+        yield warn(
+            "values",
+            f"{warning} (seen here only)",
+            "tell the run's operator: the settings data.bit-depth and data.gray-window are the same for all clients",
+        )
+
+
+def _scanned(site: Site, progress: ProgressFactory) -> tuple[DataConfig, Scan]:
+    data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
+    return data, scan_source(open_source(data), progress=progress)
 
 
 def check_weights(site: Site) -> list[Finding]:

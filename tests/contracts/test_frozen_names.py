@@ -71,7 +71,7 @@ SETTINGS = {
     "": "seed num-rounds num-clients client-fraction min-clients join-deadline round-deadline round-retries "
     "max-update-norm max-num-units node-keys output-dir resume",
     "data.": "source path classes max-bad-fraction partitioner alpha classes-per-client shards-per-client size-skew "
-    "min-client-size image-size test-fraction",
+    "min-client-size image-size bit-depth gray-window background test-fraction",
     "model.": "backbone weights weights-sha256 head tuning lora-rank personal",
     "training.": "optimizer learning-rate momentum weight-decay schedule warmup-rounds local-epochs batch-size "
     "class-weights label-smoothing augmentation rotation-weight autocast",
