@@ -211,7 +211,7 @@ def _decode(stream: IO[bytes]) -> StoredImage:
     if mode == "I" and raw_mode.startswith("I;16") and raw_mode.endswith("S"):
         values = np.asarray(pixels).astype(np.int16)
     elif mode.startswith("I;16"):
-        values = np.asarray(pixels).astype(np.uint16)
+        values = np.asarray(pixels).astype(np.uint16, copy=False)
     elif mode in _DEEP_MODES:
         raise BadImage(f"pixels of mode {mode}: only 8 or 16 bits per channel can be read")
     else:

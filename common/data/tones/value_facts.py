@@ -34,25 +34,33 @@ class ValueFacts:
 
 def value_facts(stored: StoredImage) -> ValueFacts:
     """Return the facts about one image."""
-    values, pixels = stored.values, np.asarray(stored.canonical)
-    shown = pixels if values is None else values
-    if values is None and stored.white_is_zero and shown.ndim == 2:
-        # Back to what the file stores, as for values of more than 8 bits.
-        shown = 255 - shown
-    lows, highs = shown.min(axis=(0, 1)), shown.max(axis=(0, 1))
+    lows, highs = _extremes(stored)
     return ValueFacts(
         depths=-stored.bits if stored.signed else stored.bits,
         lows=int(lows.min()),
         highs=int(highs.max()),
         constant=bool((lows == highs).all()),
-        transparency=_transparency(stored, pixels if values is None else values),
-        plain=values is None or not (stored.white_is_zero or stored.bits < 16),
+        transparency=_transparency(stored),
+        plain=stored.values is None or not (stored.white_is_zero or stored.bits < 16),
     )
 
 
-def _transparency(stored: StoredImage, colour: np.ndarray) -> int:
+def _extremes(stored: StoredImage) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each channel."""
+    if stored.values is not None:
+        return stored.values.min(axis=(0, 1)), stored.values.max(axis=(0, 1))
+    # Pillow is many times faster than NumPy here, and nearly all images have 8 bits.
+    found = np.array(stored.canonical.getextrema()).reshape(-1, 2)
+    if stored.white_is_zero and len(found) == 1:
+        # Back to what the file stores, as for values of more than 8 bits.
+        found = 255 - found[:, ::-1]
+    return found[:, 0], found[:, 1]
+
+
+def _transparency(stored: StoredImage) -> int:
     alpha = opacity_of(stored, stored.bits)
     if alpha is None or alpha.min() == 255:
         return OPAQUE
+    colour = np.asarray(stored.canonical) if stored.values is None else stored.values
     below = colour[alpha == 0]
     return BLACK_BELOW if below.size and not below.any() else TRANSPARENT
