@@ -51,6 +51,7 @@ MAX_PIXELS = 100_000_000
 _MIN_SIDE = 2
 _DEEP_MODES = ("I", "F")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_PLANAR, _CHANNELS_APART = 284, 2
 # TIFF files that Pillow has all it needs for, but no row in its table.
 _MORE_TIFF = {
     (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
@@ -202,7 +203,10 @@ def _decode(stream: IO[bytes]) -> StoredImage:
     name = "JPEG" if image.format == "MPO" else image.format
     tags = getattr(image, "tag_v2", {})
     white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    raw_mode = _raw_mode(image)
+    raw_mode, apart = _raw_mode(image), tags.get(_PLANAR) == _CHANNELS_APART
+    # Pillow would read half of each row twice, and call it an image.
+    if apart and raw_mode == "R" and max(tags[_BITS_PER_SAMPLE]) > 8:
+        raise BadImage("16-bit colour whose channels are stored apart: save it with the channels of a pixel together")
     image.load()
     pixels = _upright(image)
     mode = pixels.mode
@@ -215,7 +219,8 @@ def _decode(stream: IO[bytes]) -> StoredImage:
     elif mode in _DEEP_MODES:
         raise BadImage(f"pixels of mode {mode}: only 8 or 16 bits per channel can be read")
     else:
-        values, opacity = _deep_colour(stream, pixels, raw_mode)
+        # Of channels apart, only the upper bytes can be had.
+        values, opacity = (None, None) if apart else _deep_colour(stream, pixels, raw_mode)
     bits = 8 if values is None else int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
     canonical = _eight_bits(pixels, values)
     canonical.format = name
@@ -239,7 +244,7 @@ def _deep_colour(
         # Both bytes of gray and of opacity, taken as four channels of 8 bits.
         pairs = np.asarray(_read_as(stream, "RGBA")).astype(np.uint16)
         return pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
-    if kind not in ("RGB", "RGBA") or order not in _LOWER:
+    if kind not in ("RGB", "RGBX", "RGBA") or order not in _LOWER:
         return None, None
     lower = np.asarray(_read_as(stream, f"{kind};{_LOWER[order]}"))
     values = np.asarray(pixels).astype(np.uint16) << 8 | lower

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.support.data.hostile_files import chunk
 
 _FORMATS = {3: "H", 4: "I"}
+ORIENTATION, CHANNELS_APART, EXTRA = 274, {284: 2}, 338
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 
 
@@ -23,24 +24,35 @@ def png(values: np.ndarray, *, colour_type: int = 0, clear: bytes = b"") -> byte
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def tiff(values: np.ndarray, *, white: int = BLACK_IS_ZERO, order: str = "<", bits: int = 16) -> bytes:
-    """An uncompressed TIFF from (h, w) or (h, w, 3) values; signed values give a signed file."""
+def tiff(
+    values: np.ndarray,
+    *,
+    white: int = BLACK_IS_ZERO,
+    order: str = "<",
+    bits: int = 16,
+    deflate: bool = False,
+    more: dict[int, int] | None = None,
+) -> bytes:
+    """A TIFF from (h, w) or (h, w, channels) values, with more tags; signed values give a signed file."""
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
     sign = values.dtype.kind == "i"
     content = _packed(values) if bits == 12 else values.astype(f"{order}{values.dtype.kind}{bits // 8}").tobytes()
+    content = zlib.compress(content) if deflate else content
     tags: list[tuple[int, int, list[int]]] = [
         (256, 4, [width]),
         (257, 4, [height]),
         (258, 3, [bits] * channels),
-        (259, 3, [1]),
-        (262, 3, [RGB if channels == 3 else white]),
+        (259, 3, [8 if deflate else 1]),
+        (262, 3, [RGB if channels > 2 else white]),
         (273, 4, [0]),
         (277, 3, [channels]),
         (278, 4, [height]),
         (279, 4, [len(content)]),
         *([(339, 3, [2] * channels)] if sign else []),
+        *((tag, 3, [number]) for tag, number in (more or {}).items()),
     ]
+    tags.sort()
     after = 8 + 2 + 12 * len(tags) + 4
     extra = struct.pack(f"{order}{channels}H", *[bits] * channels) if channels > 2 else b""
     entries = b""

@@ -8,9 +8,18 @@ import pytest
 from PIL import Image
 
 from common.config.loading import defaults, override, parse
-from common.data.decoding import decode, pixel_digest, read_image
+from common.data.decoding import BadImage, decode, pixel_digest, read_image
 from common.data.tones.rendering import Tones, render, tones_from_json, tones_of
-from tests.support.data.deep_files import WHITE_IS_ZERO, png, saved, scan_values, tiff
+from tests.support.data.deep_files import (
+    CHANNELS_APART,
+    EXTRA,
+    ORIENTATION,
+    WHITE_IS_ZERO,
+    png,
+    saved,
+    scan_values,
+    tiff,
+)
 from tests.support.data.hostile_files import GOOD, picture
 
 NEUTRAL = Tones(16, None, "keep")
@@ -56,6 +65,29 @@ DEPTHS: dict[str, tuple[bytes, Tones, np.ndarray]] = {
     "colour of 12 bits in a PNG of 16": (png(COLOUR, colour_type=2), Tones(12, None, "keep"), COLOUR >> 4),
     "colour of 12 bits in a TIFF of 16": (tiff(COLOUR), Tones(12, None, "keep"), COLOUR >> 4),
     "colour of 12 bits from the other end": (tiff(COLOUR, order=">"), Tones(12, None, "keep"), COLOUR >> 4),
+    "colour under deflate": (tiff(COLOUR, deflate=True), Tones(12, None, "keep"), COLOUR >> 4),
+    "colour from the other end under deflate": (
+        tiff(COLOUR, deflate=True, order=">"),
+        Tones(12, None, "keep"),
+        COLOUR >> 4,
+    ),
+    "colour that is turned": (tiff(COLOUR, more={ORIENTATION: 6}), Tones(12, None, "keep"), np.rot90(COLOUR, -1) >> 4),
+    "gray that is turned": (tiff(TWELVE, more={ORIENTATION: 6}), Tones(12, None, "keep"), np.rot90(TWELVE, -1) >> 4),
+    "colour beside something else": (
+        tiff(np.concatenate([COLOUR, COLOUR[..., :1]], axis=2), more={EXTRA: 0}),
+        Tones(12, None, "keep"),
+        COLOUR >> 4,
+    ),
+    "colour beside opacity": (
+        tiff(np.concatenate([COLOUR, np.full_like(COLOUR[..., :1], 65535)], axis=2), more={EXTRA: 2}),
+        Tones(12, None, "keep"),
+        COLOUR >> 4,
+    ),
+    "colour multiplied by its opacity has its upper 8 bits": (
+        tiff(np.concatenate([COLOUR, np.full_like(COLOUR[..., :1], 65535)], axis=2), more={EXTRA: 1}),
+        Tones(12, None, "keep"),
+        COLOUR >> 8,
+    ),
     "8 bits stay": (saved(picture(0, seed=1), "PNG"), Tones(10, None, "keep"), np.asarray(picture(0, seed=1))),
 }
 
@@ -228,6 +260,26 @@ def test_tones_come_back_from_a_model_card(settings: dict[str, Any], facts: dict
     assert tones.as_json() == facts
     assert tones_from_json(facts) == tones
     assert tones.neutral == (not facts)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tiff(COLOUR, more=CHANNELS_APART), "channels are stored apart"),
+        (saved(Image.fromarray(np.ones((9, 9), np.float32))), "pixels of mode F"),
+        (saved(Image.fromarray(np.ones((9, 9), np.int32))), "pixels of mode I"),
+        (
+            tiff(TEN, bits=16).replace(
+                b"\x02\x01\x03\x00\x01\x00\x00\x00\x10", b"\x02\x01\x03\x00\x01\x00\x00\x00\x0a"
+            ),
+            "TIFF",
+        ),
+    ],
+    ids=["channels apart", "floating point", "32 bits", "10 bits by the tag"],
+)
+def test_what_cannot_be_read_is_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        decode({"bytes": content, "path": None})
 
 
 @pytest.mark.parametrize("make", [lambda: tiff(SIGNED), lambda: tiff(TWELVE, order=">", white=WHITE_IS_ZERO)])
