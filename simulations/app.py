@@ -1,6 +1,8 @@
 """The ServerApp that `flwr run` starts, with what a simulation adds to it."""
 
+import logging
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,9 +20,15 @@ from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
 from simulations.pooled_evaluator import PooledEvaluator
 
+_log = logging.getLogger("bract.server")
+
 
 def make_context(
-    config: RunConfig, *, tracker: Tracker | None = None, progress: ProgressFactory = no_progress
+    config: RunConfig,
+    *,
+    tracker: Tracker | None = None,
+    progress: ProgressFactory = no_progress,
+    warn: Callable[[str], object] = _log.warning,
 ) -> RunContext:
     """Prepare the data of a simulation, its partition and its own evaluator.
 
@@ -30,6 +38,7 @@ def make_context(
         config: The run.
         tracker: Receives the results of each round. The default writes them to the log.
         progress: Shows the progress of the backbone pass.
+        warn: Called with each warning about the images' values, before anything is trained.
 
     Raises:
         ConfigError: The settings allow no privacy plan for some client.
@@ -43,6 +52,9 @@ def make_context(
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     evaluator = PooledEvaluator(trainer, prepared, partition)
+    data_warnings = tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data)))
+    for warning in data_warnings:
+        warn(warning)
     started = time.perf_counter()
     # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
     # could answer with an error code only.
@@ -61,7 +73,7 @@ def make_context(
         seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
-        data_warnings=tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data))),
+        data_warnings=data_warnings,
     )
 
 

@@ -98,7 +98,7 @@ def _advice(row: dict[str, Any]) -> str:
     used = next(bits for bits in _DEPTHS if row["max"] < 1 << bits)
     if row["signed"] or used >= row["bits"]:
         return ""
-    return f"; {used} bits are used, so set data.bit-depth={used}"
+    return f"; {used} bits are used (data.bit-depth={used})"
 
 
 def special_images(scan: "Scan") -> dict[str, np.ndarray]:

@@ -247,7 +247,7 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (data_gone, "data", "FAIL", "cannot be opened", "bring the images back"),
     (files_cut_off, "data", "FAIL", "12 of 40 images cannot be used: bright/", "bract data inspect"),
     (images_came, "data", "warn", "the source has 47 now", "stays"),
-    (scans_of_twelve_bits, "values", "warn", "white is 65,535; 12 bits are used, so set data.bit-depth=12", "operator"),
+    (scans_of_twelve_bits, "values", "warn", "white is 65,535; 12 bits are used (data.bit-depth=12)", "operator"),
     (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth again"),
     (weights_not_as_their_name_says, "weights", "FAIL", "its name says 57934424", "again"),
     (weights_gone, "weights", "FAIL", "No such file", "again"),

@@ -181,7 +181,7 @@ def test_inspect_shows_ranges_constant_images_and_black_below_transparency(
     show_facts(found, Console(file=stream, width=200))
 
     shown = stream.getvalue()
-    assert "Values   16 bits: 0 to 4,000 in 2 images; 12 bits are used, so set data.bit-depth=12" in shown
+    assert "Values   16 bits: 0 to 4,000 in 2 images; 12 bits are used (data.bit-depth=12)" in shown
     assert "Values   8 bits: 0 to 200 in 2 images\n" in shown
     assert "Images of one value everywhere: 1\n  b/1.png" in shown
     assert "Images with transparent pixels: 2, black below them: 1 (" in shown
