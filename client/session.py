@@ -19,13 +19,16 @@ from common.arrays import Arrays
 from common.config.loading import Scalar, parse
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard, shard
+from common.data.image_digests import ImageDigests
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
 from common.data.partitioning.partitioners import hold_out
 from common.data.preprocessing import Prepared, prepare
+from common.data.scan import Scan
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import own_holder
+from common.ledger.image_index import charged_by_earlier_code
 from common.models.weight_files import RANDOM
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, load_policy
@@ -214,9 +217,8 @@ def _everything(prepared: Prepared, site: Site) -> Partition:
     if prepared.scan.num_train < count:
         held_out = np.arange(count) >= prepared.scan.num_train
     else:
-        units = prepared.scan.digests if prepared.scan.unit_digests is None else prepared.scan.unit_digests
         # The split follows from the holder's key alone, so no server can move a unit from one side to the other.
-        held_out = hold_out(units, fraction=site.test_fraction, key=own_holder().keys.fingerprint)
+        held_out = hold_out(_split_names(prepared.scan), fraction=site.test_fraction, key=own_holder().keys.fingerprint)
     return Partition(
         owner=np.zeros(count, dtype=np.int32),
         held_out=held_out & prepared.scan.usable,
@@ -224,6 +226,21 @@ def _everything(prepared: Prepared, site: Site) -> Partition:
         num_groups=np.array([site.num_groups]),
         images_unused=0,
     )
+
+
+def _split_names(scan: Scan) -> np.ndarray:
+    """Return the names that decide each image's side of the split, (n, 32) uint8."""
+    units = scan.digests if scan.unit_digests is None else scan.unit_digests
+    renamed = np.flatnonzero(scan.earlier_digests.any(axis=1) & (units == scan.digests).all(axis=1))
+    if not len(renamed):
+        return units
+    # An image that earlier code has charged under another name must stay on its side.
+    part = ImageDigests(scan.file_digests[renamed], scan.digests[renamed], renamed, scan.earlier_digests[renamed])
+    holder, names = own_holder(), units.copy()
+    with holder.open_session() as session:
+        charged = renamed[charged_by_earlier_code(session.ledger, holder.keys, part)]
+    names[charged] = scan.earlier_digests[charged]
+    return names
 
 
 class SessionCache:

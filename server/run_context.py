@@ -25,6 +25,7 @@ class RunContext:
         images_unused: Number of images that the partitioner left out; simulations only.
         skipped_files: Number of files that could not be used; simulations only, because a real client does not send
             that number.
+        data_warnings: Sentences about the images' values; simulations only.
         seconds: Seconds of phases before the run, such as `features`, by name.
         record_images: Writes into a new run's folder which images it has; simulations only.
     """
@@ -36,5 +37,6 @@ class RunContext:
     class_counts: np.ndarray | None = None
     images_unused: int = 0
     skipped_files: int = 0
+    data_warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     record_images: Callable[[Path], None] | None = None

@@ -1,6 +1,8 @@
 """The ServerApp that `flwr run` starts, with what a simulation adds to it."""
 
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
+from common.data.tones.range_report import unused_ranges
+from common.data.tones.rendering import tones_of
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
@@ -18,9 +22,15 @@ from server.run_context import RunContext
 from simulations.image_record import ImageRecord, refuse_changed_images
 from simulations.pooled_evaluator import PooledEvaluator
 
+_log = logging.getLogger("bract.server")
+
 
 def make_context(
-    config: RunConfig, *, tracker: Tracker | None = None, progress: ProgressFactory = no_progress
+    config: RunConfig,
+    *,
+    tracker: Tracker | None = None,
+    progress: ProgressFactory = no_progress,
+    warn: Callable[[str], object] = _log.warning,
 ) -> RunContext:
     """Prepare the data of a simulation, its partition and its own evaluator.
 
@@ -30,6 +40,7 @@ def make_context(
         config: The run.
         tracker: Receives the results of each round. The default writes them to the log.
         progress: Shows the progress of the backbone pass.
+        warn: Called with each warning about the images' values, before anything is trained.
 
     Raises:
         ConfigError: The settings allow no privacy plan for some client.
@@ -47,6 +58,9 @@ def make_context(
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     evaluator = PooledEvaluator(trainer, prepared, partition)
+    data_warnings = tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data)))
+    for warning in data_warnings:
+        warn(warning)
     started = time.perf_counter()
     # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
     # could answer with an error code only.
@@ -66,6 +80,7 @@ def make_context(
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         record_images=record.save,
+        data_warnings=data_warnings,
     )
 
 

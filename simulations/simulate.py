@@ -94,5 +94,5 @@ def _in_process(
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    server_app = create_app(partial(make_context, tracker=progress, progress=progress.work))
+    server_app = create_app(partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn))
     run_in_process(server_app, client_app, run_config, num_clients=num_clients, num_workers=num_workers)

@@ -6,7 +6,7 @@ Their findings about images are for the operator's eyes only.
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -18,6 +18,8 @@ from client.client_config import SITE_FILE, Site
 from client.site_images import own_images
 from common.config.loading import defaults
 from common.data.scan import Scan, scan_source
+from common.data.tones.range_report import unused_range
+from common.data.tones.rendering import tones_of
 from common.errors import BractError, WeightsError
 from common.models.loading import RECORDED, load_pretrained
 from common.models.names import resolve_name
@@ -53,6 +55,24 @@ def check_data(site: Site, progress: ProgressFactory, classes: Sequence[str] = (
     if finding.state == "ok" and images.entries.class_remarks:
         finding = warn("data", finding.found, "compare the class folders with classes in policy.toml")
     return replace(finding, found="; ".join([finding.found, *remarks]))
+
+
+def check_values(site: Site, progress: ProgressFactory) -> Iterator[Finding]:
+    """Warn if no image reaches the upper quarter of its range of values.
+
+    Images that cannot be opened are the finding of `check_data`.
+    """
+    try:
+        images, data = own_images(site)
+        scan = scan_source(images, progress=progress)
+    except BractError:
+        return
+    if warning := unused_range(scan, scan.usable, tones_of(data)):
+        yield warn(
+            "values",
+            f"{warning} (seen here only)",
+            "tell the run's operator: the settings data.bit-depth and data.gray-window are the same for all clients",
+        )
 
 
 def check_weights(site: Site) -> list[Finding]:

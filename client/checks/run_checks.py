@@ -9,7 +9,7 @@ from pathlib import Path
 from client.checks.budget import check_budget, check_ledger
 from client.checks.check_result import Finding, fail, ok
 from client.checks.connection import check_key, check_server
-from client.checks.inputs import check_data, check_disk, check_weights
+from client.checks.inputs import check_data, check_disk, check_values, check_weights
 from client.checks.policy import check_pin, check_policy
 from client.client_config import SITE_FILE, load_site
 from client.runtime.client_lock import is_running
@@ -47,6 +47,7 @@ def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
     key, finding = check_key(site)
     yield finding
     yield check_data(site, progress, () if policy is None else policy.classes)
+    yield from check_values(site, progress)
     yield from check_weights(site)
     yield check_disk(site)
     report, finding = check_ledger()

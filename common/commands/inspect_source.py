@@ -49,14 +49,16 @@ def inspect_command(
         check_picture("--out", out, config.data)
         opened = open_source(config.data)
         from common.data.source_report import inspect_source, show_facts
+        from common.data.tones.rendering import tones_of
 
         with bar_factory(console) as progress:
-            facts = inspect_source(opened, progress)
+            tones = tones_of(config.data)
+            facts = inspect_source(opened, progress, tones)
             if out is not None:
                 from common.data.scan import scan_source
                 from common.data.source_plot import draw_source
 
-                draw_source(out, opened, scan_source(opened, progress=progress), facts)
+                draw_source(out, opened, scan_source(opened, progress=progress), facts, tones=tones)
         if as_json:
             typer.echo(json.dumps(facts, indent=2))
             return

@@ -20,6 +20,8 @@ Personal = Literal["", "head", "batchnorm-affine"]
 # Value of `training.class-weights` under which weights follow from the number of images of each class.
 BALANCED = "balanced"
 _LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-3, 1e3
+# Values that 16 bits can store, with and without a sign.
+_LEAST_VALUE, _LARGEST_VALUE = -(1 << 15), (1 << 16) - 1
 # Value of `training.batch-size` that puts every image into every step.
 ALL_IMAGES = "all"
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
@@ -77,6 +79,31 @@ def listed_weights(setting: str) -> tuple[float, ...]:
     ((1.0, 2.5), ())
     """
     return () if setting == BALANCED else tuple(map(float, split_list(setting)))
+
+
+def _check_window(value: str) -> str:
+    window = listed_window(value)
+    if window is not None and not _LEAST_VALUE <= window[0] < window[1] <= _LARGEST_VALUE:
+        raise ValueError(f"use two values from {_LEAST_VALUE} to {_LARGEST_VALUE}, the lower one first")
+    return value
+
+
+def listed_window(setting: str) -> tuple[int, int] | None:
+    """Return the two values of a window, None for an empty setting.
+
+    >>> listed_window("-1000, 400"), listed_window("")
+    ((-1000, 400), None)
+
+    Raises:
+        ValueError: The setting is not empty and not two whole numbers.
+    """
+    if not setting.strip():
+        return None
+    try:
+        low, high = map(int, setting.split(","))
+    except ValueError:
+        raise ValueError("use two whole numbers, joined by a comma") from None
+    return low, high
 
 
 def _check_batch_size(value: int | str | None) -> int | str | None:
@@ -173,6 +200,17 @@ class DataConfig(Section):
     image_size: Annotated[int | None, Field(ge=4, le=1024), EmptyIsNone] = Field(
         description="Side of the square input in pixels. Empty: 128 for convolutions, the backbone's own for "
         "transformers, the images' own for `cnn`."
+    )
+    bit_depth: Literal[8, 10, 12, 14, 16] = Field(
+        description="Bits that images of more than 8 bits use. Larger values become white; images of 8 bits stay as "
+        "they are."
+    )
+    gray_window: Annotated[str, AfterValidator(_check_window)] = Field(
+        description="Stored values of gray images that become black and white, joined by a comma. Empty: the whole "
+        "bit depth."
+    )
+    background: Literal["keep", "white", "black"] = Field(
+        description="What is under transparent pixels; `keep` takes the stored colour and ignores transparency."
     )
     test_fraction: float = Field(
         gt=0, lt=1, description="Share of its images that a client holds out, where the source has no test set."

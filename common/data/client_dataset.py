@@ -105,7 +105,7 @@ def _training_array(inputs: np.ndarray) -> np.ndarray:
 
 
 def _digests(scan: "Scan", rows: np.ndarray, units: np.ndarray) -> ImageDigests:
-    return ImageDigests(scan.file_digests[rows], scan.digests[rows], units)
+    return ImageDigests(scan.file_digests[rows], scan.digests[rows], units, scan.earlier_digests[rows])
 
 
 def _first_copies(digests: np.ndarray) -> np.ndarray:

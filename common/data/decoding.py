@@ -1,13 +1,19 @@
-"""Decoding of one image file to pixels, with digests of both."""
+"""Decoding of one image file to pixels, with digests of both.
+
+`decode` is canonical: no setting changes it, because fingerprints and the train/evaluation split follow from it. What a
+model sees of an image follows from `read_image` by `common.data.tones.rendering`.
+"""
 
 import contextlib
 import hashlib
 import io
 import os
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,23 +29,75 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 _MIN_SIDE = 2
 _DEEP_MODES = ("I", "F")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_PLANAR, _CHANNELS_APART = 284, 2
+# TIFF files that Pillow has all it needs for, but no row in its table.
+_MORE_TIFF = {
+    (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+    (b"II", 0, (2,), 1, (16,), ()): ("I", "I;16S"),
+    (b"MM", 0, (2,), 1, (16,), ()): ("I", "I;16BS"),
+    (b"II", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 1, (1,), 1, (12,), ()): ("I;16", "I;12"),
+}
+# Raw mode of 16-bit colour, which Pillow reads as its upper bytes -> the mode that reads the lower bytes.
+_OTHER_END = "16B" if sys.byteorder == "little" else "16L"
+_LOWER = {"16B": "16L", "16L": "16B", "16N": _OTHER_END}
 
 
 class BadImage(DataError):  # noqa: N818 -- the image is bad, not the program
     """The reason why a file cannot be used, without the file's name."""
 
 
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as its file stores it, turned as EXIF says.
+
+    Attributes:
+        canonical: What `decode` returns.
+        pixels: The pixels in one of Pillow's modes. Of 16-bit colour they are the upper bytes.
+        bits: Bits of a channel by the file's header; 8 if there are fewer.
+        values: (h, w) or (h, w, 3) uint16, int16 if the file has signed values, where `bits` is more than 8; else None.
+        opacity: (h, w) uint16 beside `values`; None where the file has none.
+        white_is_zero: True if the file stores white as 0. Pillow turns such pixels at 8 bits, and not at 16.
+    """
+
+    canonical: "Image"
+    pixels: "Image"
+    bits: int
+    values: np.ndarray | None
+    opacity: np.ndarray | None
+    white_is_zero: bool
+
+    @property
+    def signed(self) -> bool:
+        """True if a value may be below 0."""
+        return self.values is not None and self.values.dtype == np.int16
+
+
 def decode(cell: Mapping[str, Any]) -> "Image":
-    """Return the pixels of one image as a person would see them.
+    """Return the canonical pixels of one image.
 
     Guarantee: mode RGB, or L if the file has one channel; 8 bits per channel; both sides at least 2 pixels; at most
     `MAX_PIXELS` pixels; rotated as EXIF says; the first frame of an animation. Of 16-bit pixels the upper 8 bits are
-    kept. Transparency is dropped, not blended: the stored colour counts, as in torchvision's image folders. Palettes
-    become RGB. `format` of the result is one of `FORMATS`. Without `bytes`, the cell's `path` is read.
+    kept, even if white is stored as 0. Transparency is dropped, not blended: the stored colour counts, as in
+    torchvision's image folders. Palettes become RGB. `format` of the result is one of `FORMATS`. Without `bytes`, the
+    cell's `path` is read.
 
     Raises:
         BadImage: The file is missing, empty, truncated, damaged, not an image of a known format, a decompression bomb,
             1 pixel wide or high, or has pixels of 32 bits.
+    """
+    return read_image(cell).canonical
+
+
+def read_image(cell: Mapping[str, Any]) -> StoredImage:
+    """Read one image with all bits and the transparency that its file stores.
+
+    Without `bytes`, the cell's `path` is read.
+
+    Raises:
+        BadImage: As in `decode`.
     """
     with _open(cell) as stream, _quiet():
         head = stream.read(HEAD_BYTES)
@@ -64,6 +122,24 @@ def pixel_digest(image: "Image") -> bytes:
     digest = hashlib.sha256(f"RGB{rgb.size}".encode())
     digest.update(rgb.tobytes())
     return digest.digest()
+
+
+def deep_digest(stored: StoredImage) -> bytes | None:
+    """Return the SHA-256 of all stored bits where the canonical pixels tell nothing.
+
+    16-bit files of values below 256 are all black in their upper 8 bits, so they would all be one image. None where
+    the canonical pixels have more than one colour, or the file itself has one value everywhere.
+    """
+    values = stored.values
+    if values is None or _varies(np.asarray(stored.canonical)) or not _varies(values):
+        return None
+    digest = hashlib.sha256(f"{values.dtype.name}{values.shape}".encode())
+    digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    return digest.digest()
+
+
+def _varies(values: np.ndarray) -> bool:
+    return bool((values != values[:1, :1]).any())
 
 
 def file_digest(cell: Mapping[str, Any]) -> bytes:
@@ -91,9 +167,11 @@ def _open(cell: Mapping[str, Any]) -> IO[bytes]:
         raise BadImage(f"cannot be opened ({error.strerror})") from None
 
 
-def _decode(stream: IO[bytes]) -> "Image":
-    from PIL import Image
+def _decode(stream: IO[bytes]) -> StoredImage:
+    from PIL import Image, TiffImagePlugin
 
+    for layout, modes in _MORE_TIFF.items():
+        TiffImagePlugin.OPEN_INFO.setdefault(layout, modes)
     image = Image.open(stream, formats=FORMATS)
     width, height = image.size
     # The header alone has been read: a decompression bomb must be refused before its pixels are decoded.
@@ -102,12 +180,70 @@ def _decode(stream: IO[bytes]) -> "Image":
     if min(width, height) < _MIN_SIDE:
         raise BadImage(f"{width} x {height} pixels: both sides must be at least {_MIN_SIDE}")
     name = "JPEG" if image.format == "MPO" else image.format
+    tags = getattr(image, "tag_v2", {})
+    white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    raw_mode, apart = _raw_mode(image), tags.get(_PLANAR) == _CHANNELS_APART
+    # Pillow would read half of each row twice, and call it an image.
+    if apart and raw_mode == "R" and max(tags[_BITS_PER_SAMPLE]) > 8:
+        raise BadImage("16-bit colour whose channels are stored apart: save it with the channels of a pixel together")
     image.load()
-    upright = _upright(image)
+    pixels = _upright(image)
     # Pillow keeps a deep PGM in 32 bits, with values up to 65,535.
-    decoded = _eight_bits(upright.convert("I;16") if name == "PPM" and upright.mode == "I" else upright)
-    decoded.format = name
-    return decoded
+    pixels = pixels.convert("I;16") if name == "PPM" and pixels.mode == "I" else pixels
+    mode = pixels.mode
+    values: np.ndarray | None
+    opacity: np.ndarray | None = None
+    if mode == "I" and raw_mode.startswith("I;16") and raw_mode.endswith("S"):
+        values = np.asarray(pixels).astype(np.int16)
+    elif mode.startswith("I;16"):
+        values = np.asarray(pixels).astype(np.uint16, copy=False)
+    elif mode in _DEEP_MODES:
+        raise BadImage(f"pixels of mode {mode}: only 8 or 16 bits per channel can be read")
+    else:
+        # Of channels apart, only the upper bytes can be had.
+        values, opacity = (None, None) if apart else _deep_colour(stream, pixels, raw_mode)
+    bits = 8 if values is None else int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
+    canonical = _eight_bits(pixels, values)
+    canonical.format = name
+    return StoredImage(canonical, pixels, bits, values, opacity, white_is_zero)
+
+
+def _raw_mode(image: "Image") -> str:
+    """Return Pillow's name for the layout of a file's pixels."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _deep_colour(
+    stream: IO[bytes], pixels: "Image", raw_mode: str
+) -> tuple[np.ndarray, np.ndarray | None] | tuple[None, None]:
+    """Return values and opacity of 16-bit colour, None for other images."""
+    kind, _, order = raw_mode.partition(";")
+    if kind == "LA" and order == "16B":
+        # Both bytes of gray and of opacity, taken as four channels of 8 bits.
+        pairs = np.asarray(_read_as(stream, "RGBA")).astype(np.uint16)
+        return pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
+    if kind not in ("RGB", "RGBX", "RGBA") or order not in _LOWER:
+        return None, None
+    lower = np.asarray(_read_as(stream, f"{kind};{_LOWER[order]}"))
+    values = np.asarray(pixels).astype(np.uint16) << 8 | lower
+    return values[..., :3], values[..., 3] if kind == "RGBA" else None
+
+
+def _read_as(stream: IO[bytes], raw_mode: str) -> "Image":
+    """Read a file once more by another layout of its pixels."""
+    from PIL import Image
+
+    stream.seek(0)
+    image: Any = Image.open(stream, formats=FORMATS)
+    image.tile = [
+        tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
+        for tile in image.tile
+    ]
+    image.load()
+    return _upright(image)
 
 
 def _upright(image: "Image") -> "Image":
@@ -120,7 +256,7 @@ def _upright(image: "Image") -> "Image":
         return image.copy()
 
 
-def _eight_bits(image: "Image") -> "Image":
+def _eight_bits(image: "Image", values: np.ndarray | None) -> "Image":
     """Convert an image to RGB or L with 8 bits per channel."""
     from PIL import Image
 
@@ -128,10 +264,9 @@ def _eight_bits(image: "Image") -> "Image":
     if mode in ("L", "RGB"):
         return image
     # Pillow would clip deeper pixels to 255, which turns a 16-bit scan all white.
-    if mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if mode in _DEEP_MODES:
-        raise BadImage(f"pixels of mode {mode}: only 8 or 16 bits per channel can be read")
+    if mode.startswith("I") and values is not None:
+        from_zero = values.astype(np.int32) + (1 << 15 if values.dtype == np.int16 else 0)
+        return Image.fromarray((from_zero >> 8).astype(np.uint8))
     try:
         if mode in ("1", "LA", "La"):
             return (image.convert("LA") if mode == "La" else image).convert("L")

@@ -11,8 +11,11 @@ class ImageDigests:
     """Digests of the images in one part of a client's data.
 
     Digests are (n, 32) uint8, SHA-256 of files or pixels; units are (n,) int64, equal for images of one unit.
+    `earlier_pixels` are the pixels' digests by which earlier versions knew images, zeros where they are the same; None
+    if all are the same.
     """
 
     files: np.ndarray
     pixels: np.ndarray
     units: np.ndarray
+    earlier_pixels: np.ndarray | None = None

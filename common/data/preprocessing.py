@@ -17,10 +17,12 @@ import numpy as np
 
 from common.config.schema import RunConfig
 from common.config.sections import DataConfig, ModelConfig
-from common.data.decoding import decode
+from common.data.decoding import read_image
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
+from common.data.tones.rendering import FULL_DEPTH, Tones, render, tones_of
+from common.data.tones.value_facts import OPAQUE
 from common.errors import ConfigError, DataError
 from common.system.content_store import ContentStore, StoredRows
 from common.system.files import write_atomic
@@ -99,16 +101,18 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
 
         return feature_network(config.model, config.backbone_spec)
 
+    tones = tones_of(config.data)
+    names = _row_names(scan, tones)
     store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
     _describe(store, config.model.backbone, wanted)
-    inputs = store.rows_of(scan.digests)
+    inputs = store.rows_of(names)
     missing = np.flatnonzero(scan.usable & inputs.absent)
     if len(missing):
         label = "Scaling images" if wanted.dtype == "uint8" else f"Backbone pass ({config.model.backbone})"
         with _collector(store, wanted, network, config.system.device, progress(len(missing), label)) as collector:
             for row, cell in source.entries.cells(missing):
-                collector.push(decode(cell), scan.digests[row].tobytes())
-        inputs = store.rows_of(scan.digests)
+                collector.push(render(read_image(cell), tones), names[row].tobytes())
+        inputs = store.rows_of(names)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
     return Prepared(inputs, scan, time.perf_counter() - started, key, source)
 
@@ -118,6 +122,22 @@ def _log_remarks(source: ImageSource, data: DataConfig) -> None:
     if _logger.isEnabledFor(logging.WARNING) and (source.not_read or data.class_names):
         for remark in source.remarks():
             _logger.warning(remark)
+
+
+def _row_names(scan: Scan, tones: Tones) -> np.ndarray:
+    """Return what each entry's inputs are stored under, (n, 32) uint8.
+
+    An image that the tones show as the canonical decode does is named by its pixels. Others are named by their file
+    and the tones, because equal canonical pixels may differ in the bits that the tones show.
+    """
+    deep, window = np.abs(scan.depths) > 8, tones.gray_window is not None
+    shown_otherwise = ~scan.plain | deep & (tones.bit_depth < FULL_DEPTH or window) | (scan.channels == 1) & window
+    shown_otherwise |= (scan.transparency != OPAQUE) & (tones.background != "keep")
+    names = scan.digests.copy()
+    for row in np.flatnonzero(shown_otherwise & scan.usable):
+        named = hashlib.sha256(repr(tones).encode() + scan.file_digests[row].tobytes())
+        names[row] = np.frombuffer(named.digest(), np.uint8)
+    return names
 
 
 def _features(info: "BackboneInfo", model: ModelConfig, device: str) -> _InputFormat:

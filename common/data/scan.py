@@ -12,16 +12,17 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.data.array_files import save_arrays
-from common.data.decoding import BadImage, decode, file_digest, pixel_digest
+from common.data.decoding import BadImage, deep_digest, file_digest, pixel_digest, read_image
 from common.data.partitioning.privacy_units import natural_clients
 from common.data.sources.base_source import Entries, ImageSource
+from common.data.tones.value_facts import ValueFacts, value_facts
 from common.errors import DataError
 from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory
@@ -59,11 +60,18 @@ class Scan:
         fingerprint: Fingerprint of the source that was scanned.
         labels: (n,) int64, -1 where the class is unknown.
         digests: (n, 32) uint8, SHA-256 of the pixels; zeros where unusable.
+        earlier_digests: (n, 32) uint8, what `digests` was in scans of format 2; zeros where it is the same.
         file_digests: (n, 32) uint8, SHA-256 of the file's bytes; zeros where unusable.
         usable: (n,) bool, true where the image decodes and has a label.
         widths: (n,) int32 pixels; 0 where unusable, as in heights and channels.
         heights: (n,) int32 pixels.
         channels: (n,) int8, 1 or 3.
+        depths: (n,) int8 bits of a channel, negative if values have a sign; see `ValueFacts` for this and what follows.
+        lows: (n,) int32 smallest stored values.
+        highs: (n,) int32 largest stored values.
+        constant: (n,) bool, true if all pixels are equal.
+        transparency: (n,) int8, `OPAQUE`, `TRANSPARENT` or `BLACK_BELOW`.
+        plain: (n,) bool, true if neutral tones render the image as the canonical decode does.
         formats: (n,) names such as "JPEG"; "" where unusable.
         num_train: Number of training entries, which come first; the others are the source's own test set.
         classes: Class names.
@@ -77,11 +85,18 @@ class Scan:
     fingerprint: str
     labels: np.ndarray
     digests: np.ndarray
+    earlier_digests: np.ndarray
     file_digests: np.ndarray
     usable: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
     channels: np.ndarray
+    depths: np.ndarray
+    lows: np.ndarray
+    highs: np.ndarray
+    constant: np.ndarray
+    transparency: np.ndarray
+    plain: np.ndarray
     formats: tuple[str, ...]
     num_train: int
     classes: tuple[str, ...]
@@ -91,7 +106,17 @@ class Scan:
     faults: tuple[Fault, ...]
 
 
-_DECODED_ARRAYS = ("digests", "file_digests", "usable", "widths", "heights", "channels")
+_VALUE_ARRAYS = tuple(field.name for field in fields(ValueFacts))
+_DECODED_ARRAYS = (
+    "digests",
+    "earlier_digests",
+    "file_digests",
+    "usable",
+    "widths",
+    "heights",
+    "channels",
+    *_VALUE_ARRAYS,
+)
 _ARRAYS = ("labels", *_DECODED_ARRAYS)
 _OPTIONAL_ARRAYS = ("unit_digests", "owners")
 
@@ -181,18 +206,23 @@ class _Draft:
     """Arrays of a scan that is being made."""
 
     def __init__(self, count: int, reasons: Mapping[int, str]) -> None:
-        self.digests, self.file_digests = np.zeros((2, count, 32), np.uint8)
+        self.digests, self.earlier_digests, self.file_digests = np.zeros((3, count, 32), np.uint8)
         self.usable, self.channels = np.zeros(count, bool), np.zeros(count, np.int8)
-        self.widths, self.heights = np.zeros((2, count), np.int32)
+        self.widths, self.heights, self.lows, self.highs = np.zeros((4, count), np.int32)
+        self.depths, self.transparency = np.zeros((2, count), np.int8)
+        self.constant, self.plain = np.zeros((2, count), bool)
         self.formats, self.reasons = [""] * count, dict(reasons)
 
     def note(self, row: int, decoded: "_Decoded") -> None:
         image = decoded.image
         self.digests[row] = np.frombuffer(decoded.digest, dtype=np.uint8)
+        self.earlier_digests[row] = np.frombuffer(decoded.earlier_digest, dtype=np.uint8)
         self.file_digests[row] = np.frombuffer(decoded.file_digest, dtype=np.uint8)
         self.usable[row] = True
         self.widths[row], self.heights[row] = image.size
         self.channels[row] = len(image.getbands())
+        for name in _VALUE_ARRAYS:
+            getattr(self, name)[row] = getattr(decoded.facts, name)
         self.formats[row] = image.format or ""
 
     def copy(self, row: int, scan: Scan, old: int) -> None:
@@ -242,10 +272,12 @@ def _changed_rows(draft: _Draft, entries: Entries, stored: _Stored | None) -> It
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Pixels and digests of a good image."""
+    """Canonical pixels of a good image, its digests and the facts about its values."""
 
     image: "Image"
+    facts: ValueFacts
     digest: bytes
+    earlier_digest: bytes
     file_digest: bytes
 
 
@@ -271,8 +303,10 @@ def _decode_rows(entries: Entries, rows: np.ndarray) -> Iterator[tuple[int, _Dec
 
 def _decode_cell(cell: Mapping[str, Any]) -> _Decoded | BadImage:
     try:
-        image = decode(cell)
-        return _Decoded(image, pixel_digest(image), file_digest(cell))
+        stored = read_image(cell)
+        pixels, deep = pixel_digest(stored.canonical), deep_digest(stored)
+        names = (pixels, bytes(len(pixels))) if deep is None else (deep, pixels)
+        return _Decoded(stored.canonical, value_facts(stored), *names, file_digest(cell))
     except BadImage as error:
         return error
 

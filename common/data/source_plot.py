@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.data.decoding import decode
+from common.data.decoding import read_image
 from common.data.scan import Scan
 from common.data.sources.base_source import ImageSource
+from common.data.tones.rendering import Tones, render
 from common.system.plot_labels import short_label
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ _NOTE_WIDTH = 160  # characters
 _COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
 
 
-def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str, Any]) -> None:
-    """Draw bars of the class counts beside examples of each class.
+def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str, Any], *, tones: Tones) -> None:
+    """Draw bars of the class counts beside examples in a model's tones.
 
     Of more than `MAX_CLASSES` classes only the largest and the smallest are shown.
     """
@@ -38,7 +39,7 @@ def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str,
     FigureCanvasAgg(figure)
     bars, examples = figure.subplots(1, 2, width_ratios=(6.2, 5.0))
     _draw_bars(bars, facts, shown)
-    mosaic = _mosaic(source, scan, shown)
+    mosaic = _mosaic(source, scan, shown, tones)
     examples.imshow(mosaic, extent=(0, _EXAMPLES, len(shown) - 0.5, -0.5), aspect="auto")
     examples.set(xticks=[], yticks=[], title="examples")
     figure.suptitle(_title(facts, len(shown)))
@@ -81,7 +82,7 @@ def _title(facts: Mapping[str, Any], shown: int) -> str:
     return title
 
 
-def _mosaic(source: ImageSource, scan: Scan, shown: list[int]) -> np.ndarray:
+def _mosaic(source: ImageSource, scan: Scan, shown: list[int], tones: Tones) -> np.ndarray:
     """Return one image with a line of evenly spread examples for each class."""
     canvas = np.full((len(shown) * _CELL, _EXAMPLES * _CELL, 3), 255, dtype=np.uint8)
     spots: dict[int, tuple[int, int]] = {}
@@ -92,7 +93,8 @@ def _mosaic(source: ImageSource, scan: Scan, shown: list[int]) -> np.ndarray:
     for row, cell in source.entries.cells(np.array(sorted(spots), dtype=np.int64)):
         line, column = spots[row]
         top, left = line * _CELL + 2, column * _CELL + 2
-        canvas[top : top + _CELL - 4, left : left + _CELL - 4] = np.asarray(_thumbnail(decode(cell)))
+        example = _thumbnail(render(read_image(cell), tones))
+        canvas[top : top + _CELL - 4, left : left + _CELL - 4] = np.asarray(example)
     return canvas
 
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.data.decoding import decode
+from common.data.decoding import read_image
 from common.data.duplicates import METHOD, Sketches, find_equal, find_near
 from common.data.scan import Scan, scan_source
 from common.data.sources.base_source import Entries, ImageSource
+from common.data.tones.range_report import range_lines, special_images, value_ranges
+from common.data.tones.rendering import Tones, render
 from common.system.progress import ProgressFactory
 
 if TYPE_CHECKING:
@@ -19,13 +21,14 @@ _MAX_SHOWN = 20
 _MAX_SHOWN_CLASSES = 60
 
 
-def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, Any]:
+def inspect_source(source: ImageSource, progress: ProgressFactory, tones: Tones) -> dict[str, Any]:
     """Return the facts that `bract data inspect` reports, as plain values for JSON.
 
     Returns:
         Counts of entries; `not_read` and `class_remarks` on what is left out; `classes` with train and test counts of
-        usable images; `missing_classes`; `widths` and `heights`; `formats`; `channels`; `units`; `clients`; `bad`, each
-        unusable entry once; `duplicates` and `near_duplicates`.
+        usable images; `missing_classes`; `widths` and `heights`; `formats`; `channels`; `values`, the range of each
+        depth; places of images that are `constant` or `black_below_transparency`, and the number of `transparent` ones;
+        `units`; `clients`; `bad`, each unusable entry once; `duplicates` and `near_duplicates`.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -39,12 +42,13 @@ def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, 
         sketches.note(row, image)
         seen[row] = True
 
-    scan = scan_source(source, progress=progress, sink=sketch)
+    # Images are compared in the tones that a model sees: two dark scans of 12 bits are alike in their upper 8 bits.
+    scan = scan_source(source, progress=progress, sink=sketch if tones.neutral else None)
     # Images whose results were read back from an earlier scan have not been sketched yet.
     left = np.flatnonzero(scan.usable & ~seen)
     advance = progress(len(left), "Comparing images")
     for row, cell in entries.cells(left):
-        sketch(row, decode(cell), b"")
+        sketch(row, render(read_image(cell), tones), b"")
         advance(1)
     return _facts(source, scan) | _duplicates(entries, scan, sketches)
 
@@ -57,6 +61,7 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
     classes = [
         {"name": name, "train": train, "test": test} for name, train, test in zip(scan.classes, *per_class, strict=True)
     ]
+    special = special_images(scan)
     bands = Counter(scan.channels[scan.usable].tolist())
     return {
         "source": source.name,
@@ -72,6 +77,10 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
         "heights": _spread(scan.heights[scan.usable]),
         "formats": dict(Counter(kind for kind in scan.formats if kind).most_common()),
         "channels": {str(number): bands[number] for number in sorted(bands)},
+        "values": value_ranges(scan),
+        "constant": [source.entries.place(row) for row in special["constant"]],
+        "transparent": len(special["transparent"]),
+        "black_below_transparency": [source.entries.place(row) for row in special["black_below_transparency"]],
         "units": None if scan.unit_digests is None else len(np.unique(scan.unit_digests[scan.usable], axis=0)),
         "clients": None if scan.owners is None else len(scan.client_names),
         "bad": [{"place": fault.place, "reason": fault.reason} for fault in scan.faults],
@@ -134,6 +143,8 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
             say(f"{name.capitalize():<9}{spread['min']} to {spread['max']} pixels, median {spread['median']}")
     say(f"Formats  {', '.join(f'{kind} {count:,}' for kind, count in facts['formats'].items()) or 'none'}")
     say(f"Channels {', '.join(f'{number}: {count:,}' for number, count in facts['channels'].items()) or 'none'}")
+    for line in range_lines(facts["values"]):
+        say(line)
     for name in ("units", "clients"):
         if facts[name] is not None:
             say(f"{name.capitalize():<9}{facts[name]:,}")
@@ -160,6 +171,16 @@ def _problem_lines(facts: Mapping[str, Any]) -> list[str]:
     bad, equal, near = facts["bad"], facts["duplicates"], facts["near_duplicates"]
     across = [group for group in equal if group["across_train_and_test"]]
     lines = [f"Bad files: {len(bad):,}", *(f"  {fault['place']}: {fault['reason']}" for fault in bad)]
+    if facts["constant"]:
+        lines.append(f"Images of one value everywhere: {len(facts['constant']):,}")
+        lines += _shortened([f"  {place}" for place in facts["constant"]])
+    if facts["transparent"]:
+        black = facts["black_below_transparency"]
+        lines.append(
+            f"Images with transparent pixels: {facts['transparent']:,}, black below them: {len(black):,} "
+            "(data.background=white or black shows what a viewer shows)"
+        )
+        lines += _shortened([f"  {place}" for place in black])
     lines.append(f"Equal images: {len(equal):,} groups, {len(across):,} of them across train and test")
     lines += _shortened([_group_line(group) for group in equal])
     lines.append(

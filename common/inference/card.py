@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from common.config.loading import defaults, override, parse
 from common.config.sections import Head, HexDigest, Personal
-from common.errors import ModelError
+from common.data.tones.rendering import Tones, tones_of
+from common.errors import ConfigError, ModelError
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "model.safetensors"
 # Key of the class list in the metadata of the weights' file.
@@ -56,6 +58,15 @@ class ModelCard(BaseModel):
         """Channels of the input, 1 or 3."""
         return int(self.preprocessing["channels"])
 
+    @property
+    def tones(self) -> Tones:
+        """Conversion of stored values to the 8 bits that the network was trained on."""
+        values = dict(self.preprocessing.get("values", {}))
+        if window := values.get("gray-window"):
+            values["gray-window"] = ",".join(map(str, window))
+        # A card is not trusted, so its values pass the checks of the settings that they come from.
+        return tones_of(parse(override(defaults(), {f"data.{name}": value for name, value in values.items()})).data)
+
     @field_validator("weights")
     @classmethod
     def _is_a_plain_name(cls, value: str) -> str:
@@ -81,6 +92,10 @@ class ModelCard(BaseModel):
             raise ValueError(f"preprocessing.image_size must be a whole number up to {_MAX_SIDE}")
         if type(channels) is not int or channels not in (1, 3):
             raise ValueError("preprocessing.channels must be 1 or 3")
+        try:
+            _ = self.tones
+        except (TypeError, AttributeError, ConfigError):
+            raise ValueError("preprocessing.values is not of the kind that Bract writes") from None
         if self.caches_features:
             return self
         height, width, depth = self.input_shape if len(self.input_shape) == 3 else (0, 0, 0)

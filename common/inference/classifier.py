@@ -123,7 +123,9 @@ class Classifier:
 
     def _squares(self, images: Iterable[AnyImage | Cell]) -> "Iterator[Image | BadImage]":
         body = self._network.body if isinstance(self._network, Network) else None
-        return read_squares(images, self.card.side, "bicubic" if body is None else body.preprocessing.interpolation)
+        return read_squares(
+            images, self.card.side, "bicubic" if body is None else body.preprocessing.interpolation, self.card.tones
+        )
 
     def _passed(
         self, images: Iterable[AnyImage | Cell], head: nn.Module | None, progress: Progress

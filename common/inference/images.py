@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from common.data.decoding import BadImage, decode
+from common.data.decoding import BadImage, read_image
 from common.data.feature_extraction import square
+from common.data.tones.rendering import Tones, render
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def _plain_array(image: Any) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def read_squares(images: Iterable[AnyImage | Cell], side: int, interpolation: str) -> "Iterator[Image | BadImage]":
+def read_squares(
+    images: Iterable[AnyImage | Cell], side: int, interpolation: str, tones: Tones
+) -> "Iterator[Image | BadImage]":
     """Decode images in several threads and yield them in order, as scaled squares.
 
     A bad image is yielded as the reason why it cannot be used.
@@ -87,7 +90,7 @@ def read_squares(images: Iterable[AnyImage | Cell], side: int, interpolation: st
     pool = ThreadPoolExecutor(workers)
     try:
         for image in images:
-            pending.append(pool.submit(_read_square, image, side, interpolation))
+            pending.append(pool.submit(_read_square, image, side, interpolation, tones))
             # Decoded images are large: only a few may wait in memory.
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
@@ -97,9 +100,10 @@ def read_squares(images: Iterable[AnyImage | Cell], side: int, interpolation: st
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read_square(image: AnyImage | Cell, side: int, interpolation: str) -> "Image | BadImage":
+def _read_square(image: AnyImage | Cell, side: int, interpolation: str, tones: Tones) -> "Image | BadImage":
     try:
-        return square(decode(image if isinstance(image, Mapping) else as_cell(image)), side, interpolation)
+        stored = read_image(image if isinstance(image, Mapping) else as_cell(image))
+        return square(render(stored, tones), side, interpolation)
     except BadImage as error:
         return error
 

@@ -118,7 +118,7 @@ def _check_preprocessing(model: ModelConfig, spec: BackboneSpec, card: ModelCard
     """Refuse a card that asks for other images than training gave the network."""
     here = describe(model, spec, card.input_shape)
     # An unknown key is refused too. It would be a step that this version leaves out.
-    for key in sorted({*here, *card.preprocessing}):
+    for key in sorted({*here, *card.preprocessing} - {"values"}):
         if here.get(key) != card.preprocessing.get(key):
             raise ModelError(
                 f"its card asks for preprocessing.{key}={card.preprocessing.get(key)!r}, and this version of Bract and "

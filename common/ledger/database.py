@@ -21,6 +21,8 @@ from typing import Any
 from common.errors import LedgerError
 from common.ledger.hash_chain import ENTRY_FIELDS, ORIGIN, Entry, Kind, canonical, hash_of
 
+# Key in the versions of an entry: by which names the images are known that the entry vouches for.
+FINGERPRINTS = "fingerprints"
 _COLUMNS = ", ".join(ENTRY_FIELDS)
 _APPEND_ONLY = ("entry", "fingerprint", "link", "part")
 _BUSY_SECONDS = 60.0
@@ -297,4 +299,4 @@ def _triggers() -> str:
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("bract", "dp-accounting", "flwr", "numpy")}
+    return {name: version(name) for name in ("bract", "dp-accounting", "flwr", "numpy")} | {FINGERPRINTS: "2"}

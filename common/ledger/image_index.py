@@ -14,10 +14,11 @@ import numpy as np
 from common.config.sections import Unit
 from common.data.image_digests import ImageDigests
 from common.errors import LedgerError
-from common.ledger.database import Ledger
+from common.ledger.database import FINGERPRINTS, Ledger
 from common.ledger.holder_keys import HolderKeys
 
 PARTS = ("training", "evaluation")
+_BY_EARLIER_CODE = f"json_extract(entry.versions, '$.{FINGERPRINTS}') IS NULL"
 # SQLite limits how many values one query can have.
 _NAMES_PER_QUERY = 500
 
@@ -61,25 +62,33 @@ def image_ids(ledger: Ledger, keys: HolderKeys, part: ImageDigests, *, seq: int)
     """Return the ledger's numbers of images, giving new images new numbers.
 
     Call it inside a transaction. If an image matches one id by its file hash and another by its pixel hash, record a
-    link, because both ids are the same image. `seq` is the number of the entry that will vouch for the names and links
-    that are added.
+    link, because both ids are the same image. A pixel hash of earlier versions matches what those have charged, and is
+    stored beside today's for them. `seq` is the number of the entry that will vouch for the names and links that are
+    added.
     """
     names = [
         (keys.name_of(file.tobytes(), "file"), keys.name_of(pixels.tobytes(), "pixels"))
         for file, pixels in zip(part.files, part.pixels, strict=True)
     ]
-    known = _known(ledger, {name for pair in names for name in pair})
+    earlier = _earlier_names(keys, part)
+    known = _known(ledger, {*(name for pair in names for name in pair), *earlier.values()})
+    # Images that are apart today may share an earlier name, so it counts only where earlier code has charged it.
+    charged_before = _known(ledger, earlier.values(), _BY_EARLIER_CODE)
     next_id = int(ledger.query("SELECT coalesce(max(image), 0) + 1 FROM fingerprint")[0][0])
     added: list[tuple[bytes, int, int]] = []
     links: set[tuple[int, int]] = set()
     images = np.empty(len(names), dtype=np.int64)
     for row, pair in enumerate(names):
-        ids = sorted({known[name] for name in pair if name in known})
+        before = [earlier[row]] if row in earlier else []
+        ids = sorted(
+            {known[name] for name in pair if name in known}
+            | {charged_before[name] for name in before if name in charged_before}
+        )
         if not ids:
             ids, next_id = [next_id], next_id + 1
         images[row] = ids[0]
         links |= {(other, ids[0]) for other in ids[1:]}
-        for name in pair:
+        for name in (*pair, *before):
             if name not in known:
                 known[name] = ids[0]
                 added.append((name, ids[0], seq))
@@ -88,13 +97,37 @@ def image_ids(ledger: Ledger, keys: HolderKeys, part: ImageDigests, *, seq: int)
     return Members(images, np.asarray(part.units, dtype=np.int64))
 
 
-def _known(ledger: Ledger, names: Iterable[bytes]) -> dict[bytes, int]:
-    wanted = sorted(names)
+def charged_by_earlier_code(ledger: Ledger, keys: HolderKeys, part: ImageDigests) -> np.ndarray:
+    """Return whether earlier versions have charged images under other names, (n,) bool.
+
+    Images that they knew by the names of today are not among them.
+    """
+    earlier = _earlier_names(keys, part)
+    charged = _known(ledger, earlier.values(), _BY_EARLIER_CODE)
+    return np.array([earlier.get(row) in charged for row in range(len(part.files))], dtype=bool)
+
+
+def _earlier_names(keys: HolderKeys, part: ImageDigests) -> dict[int, bytes]:
+    """Return the names of rows that earlier versions named otherwise."""
+    digests = part.earlier_pixels
+    if digests is None:
+        return {}
+    rows = np.flatnonzero(digests.any(axis=1)).tolist()
+    return {row: keys.name_of(digests[row].tobytes(), "pixels") for row in rows}
+
+
+def _known(ledger: Ledger, names: Iterable[bytes], condition: str = "1") -> dict[bytes, int]:
+    """Return the images of known names.
+
+    The condition is about the entries that vouch for the names.
+    """
+    wanted = sorted(set(names))
+    table = "fingerprint" if condition == "1" else "fingerprint JOIN entry USING (seq)"
     known: dict[bytes, int] = {}
     for start in range(0, len(wanted), _NAMES_PER_QUERY):
         block = wanted[start : start + _NAMES_PER_QUERY]
         marks = ", ".join("?" * len(block))
-        rows = ledger.query(f"SELECT name, image FROM fingerprint WHERE name IN ({marks})", block)  # noqa: S608
+        rows = ledger.query(f"SELECT name, image FROM {table} WHERE {condition} AND name IN ({marks})", block)  # noqa: S608
         known |= {bytes(name): image for name, image in rows}
     return known
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.schema import RunConfig
+from common.data.tones.rendering import tones_of
 from common.models.weight_files import RANDOM
 from common.privacy.noise_error import in_words
 from server.reporting.outcome_warnings import outcome_warnings
@@ -51,7 +52,10 @@ def model_card(state: RunState) -> dict[str, Any]:
 def _preprocessing(config: RunConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
     from common.models.backbone_info import describe
 
-    return describe(config.model, config.backbone_spec, input_shape)
+    values = tones_of(config.data).as_json()
+    facts = describe(config.model, config.backbone_spec, input_shape)
+    # Left out where images are rendered as before there were such settings: equal models keep equal cards.
+    return facts | {"values": values} if values else facts
 
 
 def _weights(setting: str) -> str:

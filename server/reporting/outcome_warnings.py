@@ -1,4 +1,4 @@
-"""Warnings about a run that ended without a useful model."""
+"""Warnings about a run's images and about an end without a useful model."""
 
 import math
 from collections import Counter
@@ -14,12 +14,12 @@ _TIMES_UNTRAINED_LOSS = 10.0
 
 
 def outcome_warnings(state: RunState) -> list[str]:
-    """Return warnings about updates that were not finite and a model at chance.
+    """Return warnings about images, updates that were not finite and a model at chance.
 
-    Under a privacy mechanism they follow from noised counts with their error, or in a simulation from its own
-    evaluation. Where no counts may leave, nothing is known.
+    Images are a simulation's alone. Under a privacy mechanism the others follow from noised counts with their error, or
+    in a simulation from its own evaluation. Where no counts may leave, nothing is known.
     """
-    warnings = _not_finite(state)
+    warnings = [*state.context.data_warnings, *_not_finite(state)]
     if state.status == "complete":
         warnings += _at_chance(state)
     return warnings

@@ -42,6 +42,11 @@ class TerminalProgress:
 
         return advance
 
+    def warn(self, text: str) -> None:
+        """Print a warning about the images."""
+        self.stop()
+        self._console.print(f"Warning  {text}", style="bold red", highlight=False, soft_wrap=True, markup=False)
+
     def start(self, num_rounds: int, num_clients: int, done: int) -> None:
         """Open the bar of rounds."""
         self._num_rounds = num_rounds

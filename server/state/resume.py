@@ -26,6 +26,9 @@ _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physi
 _PLACE = ("data.source", "data.path")
 # Settings that came after 0.1.0 -> the value that computes what a run without the setting did.
 _ADDED: dict[str, Scalar] = {
+    "data.background": "keep",
+    "data.bit-depth": 16,
+    "data.gray-window": "",
     "data.validation": "drop",
     "evaluation.every": 1,
     "model.cnn-depth": 2,

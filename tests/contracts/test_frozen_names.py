@@ -71,8 +71,8 @@ SETTINGS = {
     "": "seed num-rounds num-clients client-fraction min-clients join-deadline round-deadline round-retries "
     "max-update-norm max-num-units node-keys output-dir resume",
     "data.": "source path classes max-bad-fraction partitioner alpha classes-per-client shards-per-client size-skew "
-    "min-client-size image-size test-fraction",
-    "model.": "backbone weights weights-sha256 head tuning cnn-depth lora-rank personal",
+    "min-client-size validation image-size bit-depth gray-window background test-fraction",
+    "model.": "backbone weights weights-sha256 initial head tuning cnn-depth lora-rank personal",
     "training.": "optimizer learning-rate momentum weight-decay schedule warmup-rounds local-epochs batch-size "
     "class-weights label-smoothing augmentation rotation-weight autocast",
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "

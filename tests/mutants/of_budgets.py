@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import client.session as session_module
 from common.errors import LedgerError
 from common.ledger import budget, holder_keys, image_index
 from common.ledger.data_holder import Holder, simulated_holder
 from common.ledger.transactions import LedgerSession
+from tests.client import test_budget_under_tones as deep
 from tests.common.ledger import test_budget as budgets
 from tests.common.ledger import test_signed_heads as keys
 from tests.contracts import test_whole_digests as digests
@@ -86,6 +88,31 @@ planted(
         ),
         "two names of one image that are not linked": ("links |= {(other, ids[0]) for other in ids[1:]}", "pass"),
     },
+)
+_JOINED = deep.test_names_that_today_stores_for_earlier_code_join_no_images
+planted(
+    _JOINED,
+    image_index.image_ids,
+    {
+        "all images of one earlier name that are one": ("earlier.values(), _BY_EARLIER_CODE)", "earlier.values())"),
+        "a name of earlier code that is not stored": ("(*pair, *before)", "pair"),
+    },
+)
+_TAKEN_FOR_ONE = deep.test_images_that_earlier_code_took_for_one_stay_charged_and_on_their_side
+planted(
+    _TAKEN_FOR_ONE,
+    image_index.image_ids,
+    {
+        "images that earlier code charged and nobody knows": (
+            "for name in before if name in charged_before",
+            "for name in ()",
+        )
+    },
+)
+planted(
+    _TAKEN_FOR_ONE,
+    session_module._split_names,
+    {"a side of the split that a version changes": ("names[charged] = scan.earlier_digests[charged]", "pass")},
 )
 planted(
     _KNOWN,

@@ -75,6 +75,28 @@ planted(
     },
 )
 
+_SHOWN = every_case(inputs.test_name_of_an_input_changes_with_every_tone_that_shows_something_else)
+planted(
+    _SHOWN,
+    preprocessing._row_names,
+    {
+        "an input named without its tones": ("repr(tones).encode() + ", ""),
+        "inputs of all depths in one place": ("deep & (tones.bit_depth < FULL_DEPTH or window)", "deep & window"),
+        "inputs of all windows in one place": ("(scan.channels == 1) & window", "False"),
+        "a window of scans kept as their pixels": ("tones.bit_depth < FULL_DEPTH or window", "tones.bit_depth < 16"),
+        "inputs of all backgrounds in one place": (
+            '(scan.transparency != OPAQUE) & (tones.background != "keep")',
+            "False",
+        ),
+        "inverted scans kept as their pixels": ("~scan.plain | ", ""),
+    },
+)
+planted(
+    inputs.test_name_of_an_input_shown_otherwise_changes_with_its_file,
+    preprocessing._row_names,
+    {"an input named without its file": (" + scan.file_digests[row].tobytes()", "")},
+)
+
 _REQUEST = inputs.test_key_of_remembered_facts_changes_with_the_request_and_the_libraries
 planted(
     _REQUEST,

@@ -39,6 +39,7 @@ def units_are_charged_and_vote_once() -> None:
     pixels = np.arange(COUNT)
     pixels[5] = pixels[4]
     content = SimpleNamespace(digests=_rows(pixels), file_digests=_rows(100 + np.arange(COUNT)), usable=usable)
+    content.earlier_digests = np.zeros((COUNT, 32), np.uint8)
     content.unit_digests, content.labels, content.num_train = _rows(200 + UNIT_OF), np.zeros(COUNT, np.int64), COUNT
     prepared = SimpleNamespace(scan=content, inputs=np.arange(COUNT))
     partition = Partition(np.zeros(COUNT, np.int32), held_out & usable, np.array([50]), np.array([20]), 0)

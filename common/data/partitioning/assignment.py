@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from common.data.preprocessing import Prepared
     from common.data.scan import Scan
 
-FORMAT = 4  # raise it when the same settings would give another partition
+FORMAT = 5  # raise it when the same settings would give another partition
 
 
 def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition:

@@ -19,6 +19,7 @@ from common.models import loading as weights
 from tests.support.clients.healthy_client import COUNT, Bed
 from tests.support.clients.own_clients import write_images
 from tests.support.clients.server_stand_ins import UNKNOWN, Authority
+from tests.support.data.deep_files import png, scan_values
 from tests.support.ledger.builders import PLAN
 
 Usage = namedtuple("Usage", "total used free")
@@ -35,6 +36,11 @@ def files_cut_off(bed: Bed) -> None:
 
 def images_came(bed: Bed) -> None:
     write_images(bed.images, range(COUNT, COUNT + 7))
+
+
+def scans_of_twelve_bits(bed: Bed) -> None:
+    for number, file in enumerate(sorted(bed.images.rglob("*.png"))):
+        file.write_bytes(png(scan_values(12, seed=number)))
 
 
 def _changed_weights(bed: Bed, name: str) -> Path:
@@ -241,6 +247,7 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (data_gone, "data", "FAIL", "cannot be opened", "bring the images back"),
     (files_cut_off, "data", "FAIL", "12 of 40 images cannot be used: bright/", "bract data inspect"),
     (images_came, "data", "warn", "the source has 47 now", "stays"),
+    (scans_of_twelve_bits, "values", "warn", "white is 65,535; 12 bits are used (data.bit-depth=12)", "operator"),
     (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth again"),
     (weights_not_as_their_name_says, "weights", "FAIL", "its name says 57934424", "again"),
     (weights_gone, "weights", "FAIL", "No such file", "again"),

@@ -19,6 +19,7 @@ from common.data import preprocessing, scan
 from common.data.preprocessing import prepare
 from common.data.sources import base_source
 from common.data.sources.base_source import ImageSource
+from common.data.tones.rendering import Tones
 from common.models import backbone_info
 from common.models.backbone_info import BackboneInfo
 from common.models.names import BackboneSpec
@@ -34,6 +35,11 @@ OTHER: dict[str, Any] = {
 }
 # They follow from the weights, or say only where the weights came from.
 FOLLOWS = {"origin", "num_features", "num_flattened"}
+NO_IMAGES: dict[str, Any] = {
+    "digests": np.zeros((0, 32), np.uint8),
+    **{name: np.zeros(0, np.int8) for name in ("depths", "channels", "transparency")},
+    "plain": np.zeros(0, bool),
+}
 
 
 def test_feature_key_changes_with_every_fact_about_the_backbone(make_config: MakeConfig) -> None:
@@ -75,7 +81,7 @@ def test_prepared_key_changes_with_the_content_and_the_class_list(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans = [
-        SimpleNamespace(fingerprint=content, classes=classes, usable=np.zeros(0, bool), digests=np.zeros((0, 32), "u1"))
+        SimpleNamespace(fingerprint=content, classes=classes, usable=np.zeros(0, bool), **NO_IMAGES)
         for content, classes in (("a", ("cat", "dog")), ("b", ("cat", "dog")), ("a", ("dog", "cat")))
     ]
     monkeypatch.setenv("BRACT_HOME", str(tmp_path))
@@ -156,3 +162,53 @@ def test_scan_file_changes_with_place_name_and_format(tmp_path: Path, monkeypatc
     files.append(scan._scan_file(sources[0]))
 
     assert len(set(files)) == 4
+
+
+KINDS = ("opaque", "inverted", "deep", "gray", "transparent")
+TONES = {
+    "neutral": Tones(16, None, "keep"),
+    "depth": Tones(12, None, "keep"),
+    "other depth": Tones(10, None, "keep"),
+    "window": Tones(16, (0, 900), "keep"),
+    "other window": Tones(16, (0, 901), "keep"),
+    "white": Tones(16, None, "white"),
+    "black": Tones(16, None, "black"),
+}
+# Kind of image -> tones that show something else than the canonical decode.
+CHANGED = {
+    "opaque": set(),
+    "inverted": set(TONES),
+    "deep": {"depth", "other depth", "window", "other window"},
+    "gray": {"window", "other window"},
+    "transparent": {"white", "black"},
+}
+
+
+def names_of(tones: Tones, *, file: int = 1) -> dict[str, bytes]:
+    """What one image of each kind is stored under."""
+    count = len(KINDS)
+    found = SimpleNamespace(
+        digests=np.repeat(np.arange(count, dtype=np.uint8)[:, None], 32, axis=1),
+        file_digests=np.full((count, 32), file, np.uint8),
+        usable=np.ones(count, bool),
+        channels=np.array([3, 1, 3, 1, 3]),
+        depths=np.array([8, 16, -16, 8, 8]),
+        transparency=np.array([0, 0, 0, 0, 2]),
+        plain=np.array([True, False, True, True, True]),
+    )
+    return dict(zip(KINDS, map(bytes, preprocessing._row_names(found, tones)), strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_name_of_an_input_changes_with_every_tone_that_shows_something_else(kind: str) -> None:
+    names = {case: names_of(tones)[kind] for case, tones in TONES.items()}
+    pixels = bytes([KINDS.index(kind)] * 32)
+
+    assert {case for case, name in names.items() if name != pixels} == CHANGED[kind]
+    changed = [names[case] for case in CHANGED[kind]]
+    assert len(set(changed)) == len(changed)
+
+
+def test_name_of_an_input_shown_otherwise_changes_with_its_file() -> None:
+    assert names_of(TONES["depth"], file=1)["deep"] != names_of(TONES["depth"], file=2)["deep"]
+    assert names_of(TONES["neutral"], file=1)["deep"] == names_of(TONES["neutral"], file=2)["deep"]

@@ -63,13 +63,13 @@ def look(home: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded, in whatever order."""
     names: list[str] = []
-    decode = scanning.decode
+    read = scanning.read_image
 
     def counted(cell: Any) -> Any:
         names.append(Path(cell["path"]).name)
-        return decode(cell)
+        return read(cell)
 
-    monkeypatch.setattr(scanning, "decode", counted)
+    monkeypatch.setattr(scanning, "read_image", counted)
     return names
 
 
@@ -266,12 +266,9 @@ def _made(bad: int, total: int, unknown: int = 0) -> Scan:
     return Scan(
         "f",
         labels,
-        digests,
-        digests,
+        *[digests] * 3,
         usable,
-        zeros,
-        zeros,
-        zeros,
+        *[zeros] * 9,
         ("",) * total,
         total,
         ("a", "b"),

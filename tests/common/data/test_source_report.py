@@ -23,9 +23,11 @@ from common.data.scan import scan_source
 from common.data.source_plot import MAX_CLASSES, draw_source
 from common.data.source_report import inspect_source, show_facts
 from common.data.sources.registry import open_source
+from common.data.tones.rendering import Tones
 from common.system.progress import no_progress
 from tests.support.data.hostile_files import encode
 
+NEUTRAL = Tones(16, None, "keep")
 Inspect = Callable[..., dict[str, Any]]
 
 
@@ -50,7 +52,7 @@ def inspect(make_config: Callable[..., RunConfig]) -> Inspect:
 
     def inspected(root: Path, classes: str = "") -> dict[str, Any]:
         config = make_config({"data.source": str(root), "data.classes": classes}).data
-        return inspect_source(open_source(config), no_progress)
+        return inspect_source(open_source(config), no_progress, NEUTRAL)
 
     return inspected
 
@@ -192,9 +194,9 @@ def test_draw_source_writes_a_legible_picture_of_many_classes(
     for number in range(MAX_CLASSES + 3):
         _put(root / f"class {number} $of$ many with a long name" / "1.png", _photo(number, (12, 30)))
     source = open_source(make_config({"data.source": str(root)}).data)
-    facts = inspect_source(source, no_progress)
+    facts = inspect_source(source, no_progress, NEUTRAL)
 
-    draw_source(tmp_path / "many.png", source, scan_source(source, progress=no_progress), facts)
+    draw_source(tmp_path / "many.png", source, scan_source(source, progress=no_progress), facts, tones=NEUTRAL)
 
     drawn = Image.open(tmp_path / "many.png")
     assert 800 <= drawn.size[0] <= 2000
@@ -204,9 +206,9 @@ def test_draw_source_writes_a_legible_picture_of_many_classes(
 
 def test_draw_source_draws_a_class_without_images(make_config: Callable[..., RunConfig], pets: Path) -> None:
     source = open_source(make_config({"data.source": str(pets), "data.classes": "yak,cat"}).data)
-    facts = inspect_source(source, no_progress)
+    facts = inspect_source(source, no_progress, NEUTRAL)
 
-    draw_source(pets / "x.png", source, scan_source(source, progress=no_progress), facts)
+    draw_source(pets / "x.png", source, scan_source(source, progress=no_progress), facts, tones=NEUTRAL)
 
     assert (pets / "x.png").is_file()
 

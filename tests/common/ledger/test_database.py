@@ -192,7 +192,7 @@ def test_entries_are_read_as_they_were_appended(ledger: Ledger, tmp_path: Path) 
 
     assert other.entries("seq = 4") == [written]
     assert other.head() == Head(4, written.hash)
-    assert set(written.versions) == {"bract", "dp-accounting", "flwr", "numpy"}
+    assert set(written.versions) == {"bract", "dp-accounting", "flwr", "numpy", "fingerprints"}
     other.close()
 
 

@@ -146,15 +146,26 @@ def test_an_interrupted_run_is_not_judged_yet(make_config: MakeConfig) -> None:
     assert outcome_warnings(state) == []
 
 
+def test_warnings_about_a_simulations_images_come_first(make_config: MakeConfig) -> None:
+    state = complete(make_config(OPEN), Evaluation(Counts(GUESSES, 90.0)), data_warnings=("All is dark.",))
+
+    assert [warning.partition(".")[0] for warning in outcome_warnings(state)] == [
+        "All is dark",
+        "The final model cannot be told from chance: accuracy 0",
+    ]
+
+
 def last_line(summary: dict[str, Any], folder: Path) -> str:
     console = Console(file=io.StringIO(), record=True, width=400)
     print_summary(summary, folder, console)
     return console.export_text().rstrip().splitlines()[-1]
 
 
-def run(make_config: MakeConfig, folder: Path, settings: dict[str, Scalar]) -> dict[str, Any]:
+def run(
+    make_config: MakeConfig, folder: Path, settings: dict[str, Scalar], console: Console | None = None
+) -> dict[str, Any]:
     config = make_config(settings | {"output-dir": str(folder)})
-    return run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))[0]
+    return run_job(config, engine="in-process", baselines=False, console=console or Console(quiet=True))[0]
 
 
 @pytest.fixture(name="pictures")
@@ -192,7 +203,13 @@ def test_a_run_on_labels_that_do_not_belong_to_the_images_says_so(make_config: M
         picture(number, 0).save(place / f"{number}.png")
 
     settings = CNN | {"data.source": str(tmp_path / "images"), "data.image-size": 8}
-    last = last_line(run(make_config, tmp_path / "run", settings), tmp_path / "run")
+    console = Console(file=io.StringIO(), record=True, width=400)
+    summary = run(make_config, tmp_path / "run", settings, console)
+    last = last_line(summary, tmp_path / "run")
 
+    # All of them are dark, at both clients, which is said before anything is trained.
+    dark = "The upper quarter of the range of values is empty in all 120 images: "
+    assert summary["warnings"][0].startswith(dark)
+    assert f"Warning  {dark}" in console.export_text().partition("Training:")[0]
     assert last.startswith("Warning  The final model cannot be told from chance: accuracy 0.")
     assert last.endswith("or the labels do not belong to the images: `bract data inspect` shows them.")

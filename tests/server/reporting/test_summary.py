@@ -105,6 +105,19 @@ def test_model_card_names_the_weights_but_no_place(
     assert "ward-7" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [({}, None), ({"data.bit-depth": 12, "data.gray-window": "-5,900"}, {"bit-depth": 12, "gray-window": [-5, 900]})],
+)
+def test_model_card_says_how_stored_values_become_pixels(
+    make_config: MakeConfig, settings: dict[str, Any], values: dict[str, Any] | None
+) -> None:
+    found = card.model_card(outcome_of(make_config(OPEN | {"model.backbone": "cnn"} | settings)))
+
+    assert found["preprocessing"].get("values") == values
+    assert ("values" in found["preprocessing"]) is bool(settings)
+
+
 def test_draw_curves_has_a_line_of_its_own_for_personal_accuracy(tmp_path: Path) -> None:
     for name, personal in (("without", None), ("with", OWN)):
         draw_curves(tmp_path / f"{name}.png", [record(personal=personal).as_dict(), record().as_dict()], "two rounds")

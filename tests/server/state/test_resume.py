@@ -237,6 +237,9 @@ def test_checkpoint_holds_no_key_no_stream_and_no_reply(stopped: RunState, tmp_p
         ("strategy.beta-1", 0.5),
         ("system.ledger", "durable"),
         ("privacy.policy", "mine.toml"),
+        ("data.bit-depth", 12),
+        ("data.gray-window", "0,900"),
+        ("data.background", "white"),
     ],
 )
 def test_open_checkpoint_refuses_other_settings(

@@ -33,6 +33,7 @@ class PartitionInput:
     inputs: np.ndarray
     labels: np.ndarray
     digests: np.ndarray
+    earlier_digests: np.ndarray
     file_digests: np.ndarray
     usable: np.ndarray
     num_train: int
@@ -62,6 +63,7 @@ def _content(num_train: int = COUNT, **changed: Any) -> PartitionInput:
         inputs=np.arange(COUNT),
         labels=np.random.default_rng(0).integers(4, size=COUNT),
         digests=_digests([str(row) for row in range(COUNT)]),
+        earlier_digests=np.zeros((COUNT, 32), np.uint8),
         file_digests=_digests([f"file {row}" for row in range(COUNT)]),
         usable=np.ones(COUNT, dtype=bool),
         num_train=num_train,

@@ -1,0 +1,1 @@
+"""Conversion of stored values to the 8 bits that models see."""
