@@ -176,6 +176,12 @@ class RunConfig(Section):
         return self.model.tuning or ("full" if self.model.backbone == "cnn" else "head")
 
     @property
+    def cnn_depth(self) -> int | None:
+        """Number of convolutions of `cnn`, None where it follows from the images' size."""
+        # Clipped gradients cannot diverge, and the normalised network learns more slowly from them.
+        return self.model.cnn_depth or (2 if self.is_local_dp else None)
+
+    @property
     def backbone_spec(self) -> BackboneSpec:
         """The backbone with the weights and image size that the run asks for."""
         model = self.model

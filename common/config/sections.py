@@ -243,7 +243,7 @@ class ModelConfig(Section):
     )
     cnn_depth: Annotated[Annotated[int, Field(ge=2, le=10)] | None, EmptyIsNone] = Field(
         description="Number of convolutions of `cnn`, each followed by a pooling that halves the image; more than 2 "
-        "are normalised too. Empty: 2, or for images above 35 pixels as many as leave at most 8 pixels a side."
+        "are normalised too. Empty: 2 under `dp-sgd` and up to 35 pixels, else by size, so that at most 8 x 8 are left."
     )
     lora_rank: PositiveInt = Field(description="Rank of the layers that `lora` adds.")
     personal: Personal = Field(description="Trained tensors that stay at each client. Empty: none.")

@@ -109,7 +109,7 @@ def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: 
         WeightsError: Pretrained weights are missing or wrong.
     """
     if config.model.backbone == "cnn":
-        return CnnNetwork(input_shape[0], input_shape[2], num_classes, config.model.cnn_depth)
+        return CnnNetwork(input_shape[0], input_shape[2], num_classes, config.cnn_depth)
     spec, flat = config.backbone_spec, config.model.head == "mlp"
     body, tuned = None, set[str]()
     size = input_shape[0]

@@ -29,7 +29,7 @@ def initial_arrays(config: RunConfig, input_shape: tuple[int, ...], classes: Seq
     if config.model.backbone == "cnn":
         from common.models.small_cnn import initial_cnn
 
-        return initial_cnn(input_shape, len(classes), rng, config.model.cnn_depth)
+        return initial_cnn(input_shape, len(classes), rng, config.cnn_depth)
     from common.models.classifier import build_network, trained_arrays
 
     arrays = trained_arrays(build_network(config, input_shape, len(classes)))

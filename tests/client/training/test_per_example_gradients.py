@@ -167,9 +167,10 @@ def test_gradients_agree_for_an_mlp_head_and_for_the_network_from_scratch(make_c
     )
 
     weighted = replace(PLAIN, class_weights=(0.5, 1.0, 4.0))
-    # Above 35 pixels there are more convolutions, and they are normalised.
-    for side in (8, 36):
-        scratch = build_network(make_config({"model.backbone": "cnn"}), (side, side, 3), CLASSES)
+    # More than two convolutions are normalised.
+    for side, depth in ((8, 2), (36, 3)):
+        config = make_config({"model.backbone": "cnn", "model.cnn-depth": depth})
+        scratch = build_network(config, (side, side, 3), CLASSES)
         for settings in (PLAIN, weighted):
             assert_all_three_agree(perturbed(scratch), examples_of(scratch, 5, side=side), settings)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from client.training.trainer import Trainer
+from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.models.backbone_info import backbone_info, describe, load_backbone, scaling_of
@@ -229,3 +230,26 @@ def test_describe_says_how_an_image_becomes_features(make_config: MakeConfig) ->
     assert facts["pooling"] == "none, maps are flattened"
     assert facts["features"] == "centred and scaled to length sqrt(d) for each image"
     assert describe(cnn.model, cnn.backbone_spec, (8, 8, 1))["channels"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "depth"),
+    [
+        ({"privacy.mechanism": "none"}, 4),
+        ({"privacy.mechanism": "client-dp"}, 4),
+        ({"privacy.mechanism": "dp-sgd"}, 2),
+        ({"privacy.mechanism": "none", "model.cnn-depth": 2}, 2),
+        ({"privacy.mechanism": "dp-sgd", "model.cnn-depth": 3}, 3),
+    ],
+)
+def test_depth_of_the_network_from_scratch_is_one_at_server_and_clients(
+    make_config: MakeConfig, settings: dict[str, Scalar], depth: int
+) -> None:
+    config = make_config({"model.backbone": "cnn"} | settings)
+
+    network, start = build_network(config, (96, 96, 1), 3), initial_arrays(config, (96, 96, 1), ("a", "b", "c"))
+
+    assert sum(name.startswith("conv") for name in network.trained) == 2 * depth
+    assert {name: array.shape for name, array in start.items()} == {
+        name: array.shape for name, array in trained_arrays(network).items()
+    }
