@@ -62,7 +62,7 @@ def _answer(patch: pytest.MonkeyPatch, work: Any) -> None:
     """Another order of what `Guard.answer` does under a plan."""
 
     def answer(
-        self: Guard, run: str, server_round: int, release: Any, asked: RecordDict, compute: Compute
+        self: Guard, run: str, server_round: int, release: Any, asked: RecordDict, compute: Compute, _: Any = None
     ) -> tuple[RecordDict, Any]:
         with self._ledger_session(run, server_round, release) as session:
             assert session is not None
@@ -74,7 +74,7 @@ def _answer(patch: pytest.MonkeyPatch, work: Any) -> None:
             def commit(reply: RecordDict) -> bytes:
                 return session.commit(agreed, server_round, release, pack(reply), keep=2)
 
-            return work(reserve, lambda: compute(agreed.plan), commit), self._head(session)
+            return work(reserve, lambda: compute(agreed.plan, None), commit), self._head(session)
 
     patch.setattr(Guard, "answer", answer)
 

@@ -101,10 +101,11 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     assert {name: array.tobytes() for name, array in one.items()} == {n: a.tobytes() for n, a in other.items()}
 
 
+@pytest.mark.parametrize(("weights", "counted"), [("", 0), ("balanced", 1)])
 def test_a_stopped_private_run_goes_on_with_fresh_noise_and_one_budget(
-    start: Callable[..., tuple[dict[str, Any], Path]], stop: Callable[[], Any]
+    start: Callable[..., tuple[dict[str, Any], Path]], stop: Callable[[], Any], weights: str, counted: int
 ) -> None:
-    settings: dict[str, Scalar] = {"num-rounds": 4}
+    settings: dict[str, Scalar] = {"num-rounds": 4, "training.class-weights": weights}
     context = stop()
     start("stopped", settings)
     context.__exit__(None, None, None)
@@ -116,6 +117,9 @@ def test_a_stopped_private_run_goes_on_with_fresh_noise_and_one_budget(
     report = audit_run(folder)
     assert (report.verdict, report.remarks.doubts) == ("verified", [])
     assert {client.reserved for client in report.clients.values()} == {4}
+    # The rounds after the stop weigh by the counts from before it.
+    for file in (folder / "ledgers").glob("*.sqlite"):
+        assert sum(entry.event.get("release") == "labels" for entry in entries_of(file)) == 2 * counted
 
 
 def fail_before_checkpoint(start: Callable[..., Any], settings: dict[str, Scalar], _: Path) -> None:
