@@ -79,6 +79,7 @@ class ImageSource:
         not_read: A phrase on each kind of thing that is left out.
         fault: Why the source cannot be used; empty if it can.
         doubt: Why its folders may be no classes; a class list that names some of them settles it.
+        is_relabelled: Whether the entries are under a class list of the run.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ImageSource:
     not_read: tuple[str, ...] = ()
     fault: str = ""
     doubt: str = ""
+    is_relabelled: bool = False
 
     @cached_property
     def entries(self) -> Entries:
@@ -107,7 +109,8 @@ class ImageSource:
             DataError: The entries cannot be read.
         """
         lines = [f"Not read: {'; '.join(self.not_read)}"] if self.not_read else []
-        return lines + [f"Classes: {remark}" for remark in self.entries.class_remarks]
+        # Reading the entries takes seconds, and without a class list nothing can differ from it.
+        return lines + [f"Classes: {row}" for row in (self.entries.class_remarks if self.is_relabelled else ())]
 
 
 def refuse_path(config: DataConfig, why: str) -> None:
