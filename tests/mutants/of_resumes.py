@@ -13,7 +13,7 @@ planted(
         "a resume with another plan": (_SAME_SETTINGS, "False"),
         "a resume by the digest's first digits": (
             _SAME_SETTINGS,
-            'checkpoint.facts["settings"][:16] not in (_digest(settings)[:16], _digest_with_place(folder, settings)[:16])',
+            'checkpoint.facts["settings"][:16] not in (_digest(settings)[:16],)',
         ),
         "a complete run that is resumed": ('checkpoint.facts["status"] == "complete"', "False"),
         "a run without its checkpoint that begins anew": ('(folder / "rounds.jsonl").exists()', "False"),
