@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from common.errors import BractError, WeightsError
 from common.models.providers.registry import PROVIDERS, BackboneName
 from common.models.weight_files import RANDOM, check_weights_file, hash_tensors, read_tensors
+from common.system.hub import hub_url, quick_failure
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,9 @@ def _fill(body: "Backbone", name: BackboneName, tensors: "dict[str, torch.Tensor
 
 def _fetch(name: BackboneName) -> "dict[str, torch.Tensor]":
     try:
-        return PROVIDERS[name.provider].load().fetch_tensors(name)
+        module = PROVIDERS[name.provider].load()
+        with quick_failure(PROVIDERS[name.provider].hub or hub_url()):
+            return module.fetch_tensors(name)
     except BractError:
         raise
     except Exception as error:

@@ -25,6 +25,7 @@ _Source = Annotated[
     str | None,
     typer.Argument(metavar="[SOURCE]", help="Folder, manifest or known name, as data.source; digits if left out."),
 ]
+_Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where the backbone runs.")]
 _HELP = """Simulate a federation on this machine.
 
 Without arguments: 1,797 real images of digits, a pretrained EfficientNet-Lite0, five clients, and
@@ -98,9 +99,7 @@ def simulate(
         Literal["in-process", "ray"],
         typer.Option(help="in-process: fast, one machine. ray: Flower's own engine."),
     ] = "in-process",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where the backbone runs.")
-    ] = None,
+    device: _Device = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also train each client alone and all data pooled.")
     ] = False,

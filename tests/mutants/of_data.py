@@ -106,7 +106,7 @@ planted(
             "(partition.owner == partition_id) & scan.usable",
             "(partition.owner == partition_id)",
         ),
-        "groups that nobody has named": ('unit == "group" and scan.unit_digests is None', "False"),
+        "groups that nobody has named": ("has_groups=scan.unit_digests is not None", "has_groups=True"),
         "units that are images after all": ('scan.unit_digests if unit == "group" else None', "None"),
     },
 )

@@ -10,6 +10,7 @@ from common.data.sources.base_source import Entries, ImageSource, fingerprint_of
 from common.data.sources.datasets_library import entries_of, is_saved, open_saved
 from common.errors import DataError
 from common.system.files import write_atomic
+from common.system.hub import hub_url, quick_failure
 from common.system.paths import bract_home
 
 
@@ -42,7 +43,8 @@ def _load_hugging_face(config: DataConfig, name: str, variant: str) -> Any:
     from datasets import load_dataset
 
     try:
-        return load_dataset(config.path or name, variant or None)
+        with quick_failure(hub_url()):
+            return load_dataset(config.path or name, variant or None)
     except Exception as error:
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no reason given')}"
         raise DataError(

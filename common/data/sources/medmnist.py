@@ -14,6 +14,7 @@ from common.data.sources.base_source import Entries, ImageSource, encoded_rows, 
 from common.data.sources.labels import numbered
 from common.errors import DataError
 from common.system.extras import install_hint
+from common.system.hub import quick_failure
 from common.system.paths import bract_home
 
 _SIDES = {"": 28, "_64": 64, "_128": 128, "_224": 224}
@@ -79,7 +80,8 @@ def _download(config: DataConfig, name: str, home: Path) -> Path:
     # First into a folder of its own: a download that stops half-way must not be taken for the file.
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         try:
-            data_set.kind("val", root=scratch, size=data_set.side, download=True)
+            with quick_failure(data_set.url):
+                data_set.kind("val", root=scratch, size=data_set.side, download=True)
         except Exception as error:
             raise DataError(
                 f"data.source={config.source!r}: no {name}.npz in {Path.home() / '.medmnist'} or {home}, and it cannot "

@@ -53,12 +53,14 @@ class Provider:
     """Library of backbones behind one prefix of `model.backbone`.
 
     `file` is a module in this folder, a `ProviderModule`. An extra of Bract installs the library where one is named.
+    `hub` is where its weights come from, empty for the Hugging Face hub.
     """
 
     usage: str
     description: str
     file: str
     extra: str = ""
+    hub: str = ""
 
     def load(self) -> ProviderModule:
         """Import the provider's file."""
@@ -69,7 +71,10 @@ class Provider:
 PROVIDERS = {
     "timm": Provider("timm:<name>", "any of timm's image models", "timm_models"),
     "torchvision": Provider(
-        "torchvision:<name>", "ResNet, VGG, MobileNet, EfficientNet, ConvNeXt, ViT", "torchvision_models"
+        "torchvision:<name>",
+        "ResNet, VGG, MobileNet, EfficientNet, ConvNeXt, ViT",
+        "torchvision_models",
+        hub="https://download.pytorch.org",
     ),
     "clip": Provider("clip:<name>[/<pretraining>]", "image tower of open_clip", "open_clip_models", extra="clip"),
 }

@@ -21,7 +21,7 @@ from common.system.console import format_epsilon
 from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
-from server.reporting.summary_view import print_summary
+from server.reporting.summary_view import _less_leakage, print_summary
 from server.rounds.closing_evaluation import ClosingEvaluation
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
@@ -220,3 +220,17 @@ def test_closing_accuracy_uses_the_totals_of_rounds_in_which_all_clients_were_co
     # Two rounds of both clients, each with a total of 42 and the noise of four counts.
     assert both == pytest.approx(matrix.accuracy(noise, total=(42.0, 4 * 81 / 2)))
     assert one == pytest.approx(halves[0].accuracy(noise))
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"privacy.target-epsilon": 8.0}, "privacy.target-epsilon=2"),
+        ({"privacy.target-epsilon": 2.5}, "privacy.target-epsilon=2"),
+        ({"privacy.target-epsilon": 2.0}, "privacy.target-epsilon=1"),
+        ({"privacy.target-epsilon": 0.5}, "privacy.target-epsilon=0.25"),
+        ({"privacy.target-epsilon": "", "privacy.noise-multiplier": 4.0}, "privacy.noise-multiplier=8"),
+    ],
+)
+def test_the_next_step_is_one_that_the_run_has_not_taken(settings: dict[str, Any], setting: str) -> None:
+    assert _less_leakage(settings) == setting

@@ -136,3 +136,60 @@ def test_simulate_lets_set_unset_the_rival_in_a_config_file(tmp_path: Path, digi
 
     config = json.loads(result.stdout)["config"]
     assert (config["privacy.noise-multiplier"], config["privacy.target-epsilon"]) == (3.0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (["FOLDER"], "FOLDER"),
+        (["digits"], "digits"),
+        (["FOLDER/scans.csv", "--set", "data.path=FOLDER"], "FOLDER/scans.csv"),
+        (["."], "FOLDER"),
+        (["--config", "FOLDER/run.toml", "FOLDER"], "FOLDER"),
+        ([], "digits"),
+    ],
+)
+def test_simulate_takes_a_source_as_its_argument(
+    arguments: list[str], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Prepared
+) -> None:
+    folder = folder_of_images(tmp_path / "images", 2)
+    rows = [f"{file.relative_to(folder)},{file.parent.name}" for file in sorted(folder.rglob("*.png"))]
+    (folder / "scans.csv").write_text("\n".join(["path,label", *rows]))
+    (folder / "run.toml").write_text("[data]\nsource = 'mnist'\n")
+    monkeypatch.chdir(folder)
+    given = [word.replace("FOLDER", str(folder)) for word in arguments]
+    own = ["--set", "model.backbone=cnn", "--set", "data.image-size=8", "--out", str(tmp_path / "run")]
+
+    result = simulate(*given, "--dry-run", "--json", *own)
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["config"]["data.source"] == source.replace("FOLDER", str(folder))
+
+
+@pytest.mark.parametrize("arguments", [["digits", "--set", "data.source=mnist"], ["mnits"], ["/no/such/folder"]])
+def test_simulate_refuses_a_source_that_is_named_twice_or_not_there(arguments: list[str]) -> None:
+    result = simulate(*arguments)
+
+    assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
+
+
+@pytest.mark.parametrize(
+    ("fails", "left"),
+    [
+        ("simulations.simulate._in_process", "there are no results"),
+        ("server.federation.enroll_clients", "--resume RUN goes on"),
+        ("simulations.baselines.train_baselines", "the run itself is complete: RUN"),
+    ],
+)
+def test_simulate_that_is_stopped_outside_its_rounds_says_what_is_left(
+    fails: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Prepared
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fails, stop)
+
+    result = simulate("--baselines", "--set", "num-rounds=1", "--out", str(tmp_path / "run"))
+
+    assert (result.exit_code, left.replace("RUN", str(tmp_path / "run")) in result.output) == (130, True), result.output
+    assert (tmp_path / "run").exists() == ("RUN" in left)
