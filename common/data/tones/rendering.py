@@ -4,7 +4,6 @@ It comes after the canonical decode and changes no fingerprint: the settings are
 an image must stay the same unit in all of them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +44,6 @@ class Tones:
         window = None if self.gray_window is None else list(self.gray_window)
         given = {"bit-depth": self.bit_depth, "gray-window": window, "background": self.background}
         return {name: value for name, value in given.items() if value != _NEUTRAL[name]}
-
-
-def tones_from_json(facts: Mapping[str, Any]) -> Tones:
-    """Return the tones of a model card, the inverse of `Tones.as_json`."""
-    whole = _NEUTRAL | dict(facts)
-    window = whole["gray-window"]
-    return Tones(whole["bit-depth"], None if window is None else (window[0], window[1]), whole["background"])
 
 
 def tones_of(data: DataConfig) -> Tones:

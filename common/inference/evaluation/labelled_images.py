@@ -6,10 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from common.config.sections import DataConfig
+from common.config.sections import DataConfig, join_names
 from common.data.decoding import BadImage
 from common.data.sources.base_source import Entries
-from common.data.sources.class_list import with_classes
 from common.data.sources.manifest import read_column
 from common.data.sources.registry import open_source
 from common.errors import DataError, ModelError
@@ -54,7 +53,8 @@ def open_labelled(
     Raises:
         DataError: The source cannot be read, lacks the column, or has no image of these classes.
     """
-    entries = with_classes(open_source(data), classes).entries
+    # The classes are the model's, so the folders cannot be taken for others.
+    entries = open_source(data.model_copy(update={"classes": join_names(classes)})).entries
     count = len(entries.labels)
     chosen: Part = part or ("test" if entries.num_train < count else "all")
     inside = np.ones(count, dtype=bool)

@@ -165,12 +165,11 @@ def test_a_known_source_is_not_opened_for_a_usual_number_of_clients(monkeypatch:
     assert fit_to_source({"num-clients": 10}) == ({"num-clients": 10}, [])
 
 
-def test_a_known_source_is_opened_for_more_clients_than_it_may_have_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_source_is_opened_for_more_clients_than_it_may_have_images() -> None:
     opened = []
-    monkeypatch.setattr("common.commands.fitted_defaults.open_source", lambda data: opened.append(data) or 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        fit_to_source({"num-clients": 51})
+        fit_to_source({"num-clients": 51}, lambda data: opened.append(data) or 1 / 0)  # type: ignore[func-returns-value]
     assert opened[0].source == defaults()["data.source"]
 
 
