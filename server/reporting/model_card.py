@@ -8,6 +8,7 @@ from common.config.schema import RunConfig
 from common.models.weight_files import RANDOM
 from common.privacy.noise_error import in_words
 from server.reporting.outcome_warnings import outcome_warnings
+from server.reporting.privacy_statement import statement_sentence
 from server.state.run_state import RunState
 
 
@@ -35,6 +36,7 @@ def model_card(state: RunState) -> dict[str, Any]:
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
         "private": privacy_cost is not None,
+        "statement": statement_sentence(config.mechanism, privacy_cost, config.privacy, config.metrics),
         "warnings": outcome_warnings(state),
     }
     if privacy_cost is not None:
