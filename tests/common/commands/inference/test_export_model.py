@@ -45,7 +45,7 @@ def test_accuracy_before_and_after_is_shown_and_not_written(run: Path, images: P
 
     assert plain.exit_code == 0, plain.output
     assert tested.exit_code == 0, tested.output
-    assert "accuracy" not in plain.output
+    assert "interval" not in plain.output
     rows = [line.split() for line in tested.output.splitlines() if line.startswith(("PyTorch", "onnx"))]
     assert [row[0] for row in rows] == ["PyTorch", "onnx"]
     assert rows[0][-2] == rows[1][-2]
