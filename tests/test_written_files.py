@@ -37,9 +37,9 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "simulations/attacks/membership/score_store.py put": (False, ALL),
     "simulations/attacks/membership/score_store.py write_json": (False, ALL),
     # What a model says of images, where a user asked for a file.
-    "common/commands/use_model.py write_output": (False, OWNER),
+    "common/commands/models/predict.py write_output": (False, OWNER),
     # A model for others, as `write_model` writes it.
-    "common/commands/inference/export_model.py _write": (False, ALL),
+    "common/commands/models/export.py _write": (False, ALL),
     # Caches of images and facts, made again where they are missing.
     "common/data/array_files.py save_arrays": (False, OWNER),
     "common/data/preprocessing.py _describe": (False, OWNER),

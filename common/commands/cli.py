@@ -12,13 +12,13 @@ from rich.text import Text
 from common.commands import listing
 from common.commands.audit_ledger import audit_app
 from common.commands.cache import cache_app
-from common.commands.evaluate_model import EVALUATE_HELP, evaluate_command
-from common.commands.inference.export_model import EXPORT_HELP, export_command
 from common.commands.inspect_source import INSPECT_HELP, inspect_command
+from common.commands.models.evaluate import EVALUATE_HELP, evaluate_command
+from common.commands.models.export import EXPORT_HELP, export_command
+from common.commands.models.predict import PREDICT_HELP, predict_command
 from common.commands.partition import PARTITION_HELP, partition_command
 from common.commands.plan import PLAN_HELP, plan_command
 from common.commands.tunings import TABLE_HELP, table_command
-from common.commands.use_model import PREDICT_HELP, predict_command
 from common.system.console import plain_errors
 
 _LISTS: dict[str, tuple[str, Callable[[], listing.Table]]] = {

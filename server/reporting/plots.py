@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.confusion_plot import fill_confusion
 from common.metrics import interval
 
 if TYPE_CHECKING:
@@ -27,8 +26,17 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
     """
     size = max(5.0, 1.5 + 0.5 * len(classes))
     figure, axes = _figure(size + 1, size)
-    fill_confusion(axes, confusion, classes)
-    axes.set_title(title)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    if len(classes) <= 20:
+        for (row, column), amount in np.ndenumerate(confusion):
+            if amount:
+                colour = "white" if shares[row, column] > 0.6 else _INK
+                axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     _save(figure, file)
 
 

@@ -17,6 +17,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_files,
     of_heads,
     of_messages,
+    of_models,
     of_own_clients,
     of_policies,
     of_requests,

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.confusion_plot import fill_confusion
 from common.inference.evaluation.intervals import wilson
 from common.inference.evaluation.scored_images import NUM_BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GREEN, _GREY = "#2a6f4e", "#9aa5ad"
+_GREEN, _GREY, _INK = "#2a6f4e", "#9aa5ad", "#22313f"
 # Inches. Half an inch a class would take gigabytes at 300 classes.
 _LEAST_SIDE, _MOST_SIDE = 5.0, 16.0
-_MAX_NAMES = 40
+_MAX_NUMBERS, _MAX_NAMES = 20, 40
 
 
 def draw_evaluation(report: Mapping[str, Any], title: str) -> bytes:
@@ -30,9 +29,7 @@ def draw_evaluation(report: Mapping[str, Any], title: str) -> bytes:
     figure = Figure(figsize=(side + 6.5, side), layout="constrained")
     FigureCanvasAgg(figure)
     matrix, diagram = figure.subplots(1, 2, width_ratios=(side + 1, 5.5))
-    fill_confusion(matrix, np.array(report["confusion"]), names)
-    if len(names) > _MAX_NAMES:
-        matrix.set(xticks=[], yticks=[])
+    _draw_confusion(matrix, np.array(report["confusion"]), names)
     _draw_reliability(diagram, report["reliability"], report["figures"]["ece"]["value"])
     figure.suptitle(title.replace("$", r"\$"))
     stream = io.BytesIO()
@@ -40,14 +37,30 @@ def draw_evaluation(report: Mapping[str, Any], title: str) -> bytes:
     return stream.getvalue()
 
 
+def _draw_confusion(axes: "Axes", confusion: np.ndarray, names: Sequence[str]) -> None:
+    """Draw counts (classes, classes), each row as shares of its true class."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    if len(names) <= _MAX_NUMBERS:
+        for (row, column), amount in np.ndenumerate(confusion):
+            if amount:
+                colour = "white" if shares[row, column] > 0.6 else _INK
+                axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
+    if len(names) <= _MAX_NAMES:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+
+
 def _draw_reliability(axes: "Axes", bins: Sequence[Mapping[str, Any]], error: float) -> None:
     filled = [row for row in bins if row["images"]]
     middle = np.array([row["confidence"] for row in filled])
     shares = np.array([row["right"] / row["images"] for row in filled])
     ends = np.array([wilson(row["right"], row["images"]) for row in filled]).T
-    axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="probabilities that are right")
+    axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="perfect calibration")
     axes.errorbar(middle, shares, np.abs(ends - shares), fmt="o", ms=5, color=_GREEN, lw=1, label="share right, 95 %")
-    axes.set(xlabel="probability of the predicted class", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlabel="probability of the predicted class", xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.set(ylabel="share that is right", title=f"reliability, calibration error {error:.3f}")
     axes.grid(alpha=0.3)
     amounts = axes.twinx()
@@ -56,4 +69,4 @@ def _draw_reliability(axes: "Axes", bins: Sequence[Mapping[str, Any]], error: fl
     amounts.set_ylabel("images (bars)")
     # The bars stay in the lower third, below most of the points.
     amounts.set_ylim(0, 3 * max(row["images"] for row in bins))
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)

@@ -73,18 +73,19 @@ def _show_groups(column: str, groups: Sequence[Mapping[str, Any]], console: "Con
         left_out = plain(", ".join(group["left_out"]))
         table.add_row(plain(group["group"] or "(empty)"), f"{group['images']:,}", *cells, left_out)
     console.print(table)
-    say(
-        console,
-        "Averages over classes are of other classes in each group, where some are left out: compare groups by "
-        "accuracy or by class, and mind the intervals.",
-        depth=0,
-    )
+    if any(group["left_out"] for group in groups):
+        say(
+            console,
+            "Averages are over different classes in groups that leave some out: compare those by accuracy or by class.",
+            depth=0,
+        )
 
 
 def _show_comparison(found: Mapping[str, Any], console: "Console") -> None:
-    value, ends = _cells(found["difference"])
+    difference = found["difference"]
     lines = [
-        f"Baseline {found['model']}: accuracy {found['accuracy']:.4f}, difference {value} ({ends})",
+        f"Baseline {found['model']}: accuracy {found['accuracy']:.4f}; difference {difference['value']:+.4f} "
+        f"({difference['low']:+.3f} to {difference['high']:+.3f})",
         f"Right here only: {found['right_here_only']:,} images; right in the baseline only: "
         f"{found['right_in_baseline_only']:,}; McNemar's exact test p = {found['p_value']:.3g}",
     ]

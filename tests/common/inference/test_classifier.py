@@ -70,13 +70,6 @@ def test_a_stored_model_scores_images_as_its_run_did(
     assert model.predict(files) == [CLASSES[at] for at in scores.argmax(axis=1)]
 
 
-@pytest.fixture(name="stored", scope="module")
-def stored_fixture(images: Path, make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stored")
-    store_model(folder, make_config(settings_of(images)))
-    return folder
-
-
 def test_paths_opened_images_and_arrays_give_the_same_scores(stored: Path, images: Path) -> None:
     model, file = load_model(stored), images / "cat" / "0.png"
     opened = Image.open(file)

@@ -31,13 +31,6 @@ def images_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shaded_images(tmp_path_factory.mktemp("images") / "pets")
 
 
-@pytest.fixture(name="stored", scope="module")
-def stored_fixture(images: Path, make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stored")
-    store_model(folder, make_config(settings_of(images)))
-    return folder / "model"
-
-
 def card(**changes: Any) -> Harm:
     """Change keys of the card; None removes one."""
 

@@ -1,6 +1,6 @@
 """A report has every figure with its interval, groups, and a comparison on the same images.
 
-Drives `common.inference.evaluation.view`, `common.inference.evaluation.plot`, `common.confusion_plot`.
+Drives `common.inference.evaluation.view`, `common.inference.evaluation.plot`.
 """
 
 import io
@@ -85,7 +85,7 @@ def test_groups_have_reports_of_their_own() -> None:
     assert report["groups"][0]["left_out"] == []
     assert report["groups"][1]["left_out"] == ["owl"]
     text = shown(report | {"part": "all"})
-    assert all(word in text for word in ("site", "(empty)", "north", "owl"))
+    assert all(word in text for word in ("site", "(empty)", "north", "owl", "over different classes in groups"))
 
 
 def test_two_models_are_compared_by_mcnemars_test() -> None:
@@ -129,7 +129,7 @@ def test_the_terminal_shows_groups_and_comparison() -> None:
 
     text = shown(report | {"part": "all of the source"})
 
-    assert "Baseline runs/OLD: accuracy 0.0909, difference 0.8182" in text
+    assert "Baseline runs/OLD: accuracy 0.0909; difference +0.8182 (+" in text
     assert "trust the interval" in text
     assert "all of the source" in text
 

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.commands.use_model import BAD_IMAGES, ModelArgument, WeightsOption, show_faults
+from common.commands.models.predict import BAD_IMAGES, ModelArgument, WeightsOption, show_faults
 from common.config import loading
 from common.errors import ConfigError
 from common.inference.card import find_model

@@ -21,22 +21,9 @@ from bract import app
 from common.config.schema import RunConfig
 from common.inference.classifier import load_model
 from tests.support.data.hostile_files import BAD
-from tests.support.inference.stored_models import CLASSES, settings_of, shaded_images, store_model
+from tests.support.inference.stored_models import CLASSES
 
 MakeConfig = Callable[..., RunConfig]
-
-
-@pytest.fixture(name="images", scope="module")
-def images_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shaded_images(tmp_path_factory.mktemp("images") / "pets", per_class=2)
-
-
-@pytest.fixture(name="run", scope="module")
-def run_fixture(images: Path, make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    store_model(folder, make_config(settings_of(images, "cnn")))
-    (folder / "config.toml").touch()
-    return folder
 
 
 def predict(*arguments: object, stdin: str = "") -> Result:
@@ -48,11 +35,11 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_folder_is_classified_image_by_image(run: Path, images: Path) -> None:
-    result = predict(run, images, "--json", "--top-k", 2)
+def test_a_folder_is_classified_image_by_image(pet_run: Path, pets: Path) -> None:
+    result = predict(pet_run, pets, "--json", "--top-k", 2)
 
-    files = sorted(images.rglob("*.png"))
-    shares = load_model(run).predict_proba(files)
+    files = sorted(pets.rglob("*.png"))
+    shares = load_model(pet_run).predict_proba(files)
     rows = rows_of(result)
     assert result.exit_code == 0
     assert [row["image"] for row in rows] == list(map(str, files))
@@ -63,32 +50,32 @@ def test_a_folder_is_classified_image_by_image(run: Path, images: Path) -> None:
     assert all(row["fault"] is None and len(row["top"]) == 2 for row in rows)
 
 
-def test_files_tables_and_lists_are_named_together(run: Path, images: Path, tmp_path: Path) -> None:
-    cat, dog, owl = (images / name / "0.png" for name in CLASSES)
-    (tmp_path / "scans.csv").write_text(f"note,path\nfirst,{dog}\nsecond,{images / 'gone.png'}\n")
+def test_files_tables_and_lists_are_named_together(pet_run: Path, pets: Path, tmp_path: Path) -> None:
+    cat, dog, owl = (pets / name / "0.png" for name in CLASSES)
+    (tmp_path / "scans.csv").write_text(f"note,path\nfirst,{dog}\nsecond,{pets / 'gone.png'}\n")
     parquet.write_table(arrow_table({"image": [owl.read_bytes(), cat.read_bytes()]}), tmp_path / "scans.parquet")
 
     result = predict(
-        run, cat, tmp_path / "scans.csv", "-", tmp_path / "scans.parquet", "--json", stdin=f"{owl}\n\n{dog}\n"
+        pet_run, cat, tmp_path / "scans.csv", "-", tmp_path / "scans.parquet", "--json", stdin=f"{owl}\n\n{dog}\n"
     )
 
     rows = rows_of(result)
     assert result.exit_code == 3
     assert [Path(row["image"]).name for row in rows[:5]] == ["0.png", "0.png", "gone.png", "0.png", "0.png"]
     found = [row["probability"] for row in rows]
-    alone = load_model(run).predict_proba([cat, dog, owl]).max(axis=1).tolist()
+    alone = load_model(pet_run).predict_proba([cat, dog, owl]).max(axis=1).tolist()
     assert found == [alone[0], alone[1], None, alone[2], alone[1], alone[2], alone[0]]
     assert [row["fault"] for row in rows if row["fault"]] == ["no such file"]
 
 
-def test_every_bad_image_is_in_its_row_and_the_others_are_classified(run: Path, images: Path, tmp_path: Path) -> None:
+def test_every_bad_image_is_in_its_row_and_the_others_are_classified(pet_run: Path, pets: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     for name, (write, _) in BAD.items():
         write(mixed / name)
-    (mixed / "good.png").write_bytes((images / "cat" / "0.png").read_bytes())
+    (mixed / "good.png").write_bytes((pets / "cat" / "0.png").read_bytes())
 
-    result = predict(run, mixed, "--json")
+    result = predict(pet_run, mixed, "--json")
 
     assert result.exit_code == 3
     rows = {Path(row["image"]).name: row for row in rows_of(result)}
@@ -97,19 +84,21 @@ def test_every_bad_image_is_in_its_row_and_the_others_are_classified(run: Path, 
     assert all(rows[name]["class"] is None and rows[name]["top"] == [] for name in BAD)
 
 
-def test_tables_hold_what_the_terminal_shows_and_are_the_owners_alone(run: Path, images: Path, tmp_path: Path) -> None:
-    odd = images / "cat" / "0.png"
+def test_tables_hold_what_the_terminal_shows_and_are_the_owners_alone(
+    pet_run: Path, pets: Path, tmp_path: Path
+) -> None:
+    odd = pets / "cat" / "0.png"
     outputs = ("--csv", tmp_path / "a.csv", "--parquet", tmp_path / "a.parquet")
     old = os.umask(0)
     try:
-        result = predict(run, odd, tmp_path / "gone.png", "--top-k", 9, *outputs)
+        result = predict(pet_run, odd, tmp_path / "gone.png", "--top-k", 9, *outputs)
     finally:
         os.umask(old)
 
     assert result.exit_code == 3
     lines = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     stored = parquet.read_table(tmp_path / "a.parquet").to_pylist()
-    expected = load_model(run).predict(odd)[0]
+    expected = load_model(pet_run).predict(odd)[0]
     names = ["image", "class", "probability", "class_2", "probability_2", "class_3", "probability_3", "fault"]
     assert list(lines[0]) == list(stored[0]) == names
     assert [line["class"] for line in lines] == [expected, ""]
@@ -122,11 +111,11 @@ def test_tables_hold_what_the_terminal_shows_and_are_the_owners_alone(run: Path,
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
-def test_names_that_would_steer_a_terminal_are_written_out(run: Path, images: Path, tmp_path: Path) -> None:
+def test_names_that_would_steer_a_terminal_are_written_out(pet_run: Path, pets: Path, tmp_path: Path) -> None:
     evil = tmp_path / "\x1b[2J[red]\u202e.png"
-    evil.write_bytes((images / "cat" / "0.png").read_bytes())
+    evil.write_bytes((pets / "cat" / "0.png").read_bytes())
 
-    result = predict(run, evil, "--csv", tmp_path / "a.csv")
+    result = predict(pet_run, evil, "--csv", tmp_path / "a.csv")
 
     assert result.exit_code == 0
     for text in (result.stdout, (tmp_path / "a.csv").read_text()):
@@ -134,12 +123,12 @@ def test_names_that_would_steer_a_terminal_are_written_out(run: Path, images: Pa
         assert r"\x1b[2J[red]\u202e.png" in text.replace("\n", "")
 
 
-def test_names_that_are_not_utf_8_are_classified(run: Path, images: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_classified(pet_run: Path, pets: Path, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
-    (Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))).write_bytes((images / "cat" / "0.png").read_bytes())
+    (Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))).write_bytes((pets / "cat" / "0.png").read_bytes())
 
-    result = predict(run, folder, "--json", "--csv", tmp_path / "a.csv", "--parquet", tmp_path / "a.parquet")
+    result = predict(pet_run, folder, "--json", "--csv", tmp_path / "a.csv", "--parquet", tmp_path / "a.parquet")
 
     assert (result.exit_code, rows_of(result)[0]["fault"]) == (0, None)
 
@@ -158,24 +147,24 @@ def test_names_that_are_not_utf_8_are_classified(run: Path, images: Path, tmp_pa
     ],
 )
 def test_a_mistake_ends_in_exit_code_2_and_writes_nothing(
-    run: Path, images: Path, arguments: list[str], fragment: str
+    pet_run: Path, pets: Path, arguments: list[str], fragment: str
 ) -> None:
-    (run / "empty").mkdir(exist_ok=True)
-    (run / "none.csv").write_text("name\nx\n")
-    before = sorted(run.rglob("*"))
+    (pet_run / "empty").mkdir(exist_ok=True)
+    (pet_run / "none.csv").write_text("name\nx\n")
+    before = sorted(pet_run.rglob("*"))
 
-    result = predict(*(part.format(run=run, images=images) for part in arguments))
+    result = predict(*(part.format(run=pet_run, images=pets) for part in arguments))
 
     assert result.exit_code == 2, result.output
     assert fragment in result.stderr
-    assert sorted(run.rglob("*")) == before
+    assert sorted(pet_run.rglob("*")) == before
 
 
-def test_predicting_writes_nothing_beside_the_model(run: Path, images: Path) -> None:
+def test_predicting_writes_nothing_beside_the_model(pet_run: Path, pets: Path) -> None:
     def state() -> dict[str, bytes]:
-        return {str(file): file.read_bytes() for file in (run / "model").iterdir()}
+        return {str(file): file.read_bytes() for file in (pet_run / "model").iterdir()}
 
     before = state()
 
-    assert predict(run / "model", images).exit_code == 0
+    assert predict(pet_run / "model", pets).exit_code == 0
     assert state() == before

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from common.commands.run_settings import check_picture, set_values
-from common.commands.use_model import (
+from common.commands.models.predict import (
     BAD_IMAGES,
     DeviceOption,
     ModelArgument,
@@ -18,6 +17,7 @@ from common.commands.use_model import (
     show_faults,
     write_output,
 )
+from common.commands.run_settings import check_picture, set_values
 from common.config import loading
 from common.inference.card import find_model
 from common.system.console import bar_factory, plain_errors, say
