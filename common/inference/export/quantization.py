@@ -44,10 +44,13 @@ def quantise(model: "ModelProto", pixels: np.ndarray, *, reduce_range: bool) -> 
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static
 
+    # ONNX Runtime moves the weights of what it is given to a file of its own.
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     with tempfile.TemporaryDirectory() as folder, quiet():
         file = Path(folder) / "model.onnx"
         quantize_static(
-            model,
+            copy,
             str(file),
             _Batches(pixels),
             op_types_to_quantize=_LAYERS,

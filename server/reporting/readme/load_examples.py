@@ -23,7 +23,7 @@ card = json.load(open("card.json"))
 tensors = load_file("model.safetensors")
 """
 _IMAGE = """
-image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert({mode!r})
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
 image = ImageOps.fit(image, ({side}, {side}), method=Image.Resampling.{method})
 pixels = torch.tensor(np.array(image)).reshape(1, {side}, {side}, -1).permute(0, 3, 1, 2)
 facts = card["preprocessing"]

@@ -7,6 +7,7 @@ from typing import Any
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.sources.registry import names_a_place
 from common.inference.evaluation.intervals import wilson
+from common.models.loading import PACKAGE_ORIGIN, RECORDED
 from common.models.names import resolve_name
 from common.models.weight_files import RANDOM
 from server.reporting.readme.load_examples import onnx_example, timm_example
@@ -14,6 +15,8 @@ from server.reporting.readme.load_examples import onnx_example, timm_example
 _MAX_CLASSES = 100
 # About 95 % of a normal distribution lie within so many standard deviations.
 _NORMAL = 1.96
+# What the README repeats of a privacy statement.
+_STATED = {"Accountant": "accountant", "Charged": "charged", "Scope": "scope"}
 
 
 def model_readme(
@@ -114,12 +117,13 @@ def _data(summary: Mapping[str, Any], *, simulated: bool) -> str:
 
 def _accuracy(summary: Mapping[str, Any]) -> tuple[float, float, float] | None:
     """Return the accuracy that may be told with its interval of 95 %."""
-    noised = summary["private_metrics"]
-    if noised is not None and noised["accuracy_stddev"] is not None:
+    noised, final = summary["private_metrics"], summary["final_model"]
+    # An interrupted run has figures of an earlier model only.
+    if noised is not None and noised["accuracy_stddev"] is not None and noised["evaluated_model"] == final:
         value, spread = noised["accuracy"], _NORMAL * noised["accuracy_stddev"]
         return value, max(0.0, value - spread), min(1.0, value + spread)
     # Exact figures of a private simulation are about its images, and nothing accounts for them.
-    if summary["accuracy"] is None or summary["simulation_only"]:
+    if summary["accuracy"] is None or summary["simulation_only"] or summary["evaluated_model"] != final:
         return None
     count = summary["evaluated_examples"]
     low, high = wilson(round(summary["accuracy"] * count), count)
@@ -129,8 +133,8 @@ def _accuracy(summary: Mapping[str, Any]) -> tuple[float, float, float] | None:
 def _accuracy_words(summary: Mapping[str, Any], figure: tuple[float, float, float] | None) -> str:
     if figure is None:
         return (
-            "Not stated: no figure of the held-out images left the clients under the privacy statement. "
-            "`bract evaluate` measures the model on images of your own."
+            "Not stated: no figure of this model left the clients that may be told. `bract evaluate` measures it on "
+            "images of your own."
         )
     value, low, high = figure
     text = f"{value:.4f} on held-out images of the clients (95 %: {low:.4f} to {high:.4f}"
@@ -141,10 +145,10 @@ def _accuracy_words(summary: Mapping[str, Any], figure: tuple[float, float, floa
 
 
 def _privacy(statement: Mapping[str, Any]) -> str:
-    lines = [f"{statement['statement']}."]
+    lines = [f"**{statement['statement']}.**"]
     if statement["private"]:
-        lines += [f"Accountant: {statement['accountant']}. Charged: {statement['charged']}. {statement['scope']}."]
-        lines += ["Not protected:", "\n".join(f"- {gap}" for gap in statement["not_protected"])]
+        rows = [f"- {name}: {statement[key]}" for name, key in _STATED.items()]
+        lines += ["\n".join(rows), "Not protected:", "\n".join(f"- {gap}" for gap in statement["not_protected"])]
     return "\n\n".join(lines)
 
 
@@ -163,7 +167,9 @@ def _licence(card: Mapping[str, Any]) -> str:
     text = "Whoever passes this model on chooses the licence of its trained weights, and writes it here and above."
     if card["backbone"] == "cnn" or card["weights"] == RANDOM:
         return f"{text} It contains no weights of others."
-    return f"{text} The backbone's weights have a licence of their own, which holds too."
+    packaged = card["backbone"] in RECORDED and not card["weights"]
+    origin = f" ({PACKAGE_ORIGIN})" if packaged else ""
+    return f"{text} The backbone's weights{origin} have a licence of their own, which holds too."
 
 
 def _without_onnx(card: Mapping[str, Any]) -> list[str]:

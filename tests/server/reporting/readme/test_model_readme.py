@@ -45,6 +45,8 @@ SUMMARY: dict[str, Any] = {
     "evaluated_examples": 10,
     "simulation_only": False,
     "private_metrics": None,
+    "evaluated_model": 3,
+    "final_model": 3,
     "stopped_early": False,
     "clients": 5,
     "rounds": 3,
@@ -110,8 +112,8 @@ def weights_file(folder: Path, backbone: str) -> str:
 @pytest.mark.parametrize(
     ("backbone", "more"),
     [
-        ("cnn", {}),
-        ("timm:test_resnet", {"model__weights": "file"}),
+        pytest.param("cnn", {}, marks=pytest.mark.slow),
+        pytest.param("timm:test_resnet", {"model__weights": "file"}, marks=pytest.mark.slow),
         ("timm:test_resnet", {"model__weights": "file", "model__tuning": "norm"}),
         pytest.param("timm:test_resnet", {"model__weights": "file", "model__head": "mlp"}, marks=pytest.mark.slow),
         pytest.param("timm:test_vit", {"model__weights": "file", "data__image_size": 96}, marks=pytest.mark.slow),
@@ -179,7 +181,7 @@ def test_exact_figures_of_a_private_simulation_are_not_told() -> None:
 
 
 def test_noised_and_exact_counts_have_an_interval_of_their_own() -> None:
-    noised = {"accuracy": 0.7, "accuracy_stddev": 0.05}
+    noised = {"accuracy": 0.7, "accuracy_stddev": 0.05, "evaluated_model": 3}
 
     released = readme({"private": True}, PRIVATE, private=True, simulation_only=True, private_metrics=noised)
     exact = readme({"private": True}, PRIVATE, private=True)
@@ -188,6 +190,13 @@ def test_noised_and_exact_counts_have_an_interval_of_their_own() -> None:
     assert "(95 %: 0.4902 to 0.9433, Wilson, 10 images)" in exact
     assert "no privacy statement covers them" in exact
     assert "no privacy statement covers them" not in readme()
+
+
+def test_figures_of_an_earlier_model_are_not_told() -> None:
+    noised = {"accuracy": 0.7, "accuracy_stddev": 0.05, "evaluated_model": 2}
+
+    assert "0.8000" not in readme(evaluated_model=2)
+    assert "0.7000" not in readme({"private": True}, PRIVATE, simulation_only=True, private_metrics=noised)
 
 
 def test_a_folder_of_images_is_not_named() -> None:
