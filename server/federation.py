@@ -22,7 +22,7 @@ from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy, check_strategy
 from server.late_joining import LateJoinHandler, rejection_reason
-from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_statement
+from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_readme, save_statement
 from server.reporting.trackers import FileTracker, Tracker, Trackers
 from server.rounds.closing_evaluation import ClosingEvaluation, close_at_clients, evaluate_at_clients
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
@@ -126,9 +126,10 @@ class _Run:
         finally:
             tracker.stop()
             with self.clock.phase("saving"):
-                save_statement(self.directory, state, self.channel.keeper)
+                statement = save_statement(self.directory, state, self.channel.keeper)
                 draw_outcome(self.directory, state)
             save_progress(self.directory, state, self.clock)
+            save_readme(self.directory, state, statement)
         if state.status == "complete":
             # The last file to be written. A process that is killed before it leaves a run that can be resumed.
             self._save_checkpoint()

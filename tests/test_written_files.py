@@ -38,6 +38,8 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "simulations/attacks/membership/score_store.py write_json": (False, ALL),
     # What a model says of images, where a user asked for a file.
     "common/commands/models/predict.py write_output": (False, OWNER),
+    # A model for others, as `write_model` writes it.
+    "common/commands/models/export.py _write": (False, ALL),
     # Caches of images and facts, made again where they are missing.
     "common/data/array_files.py save_arrays": (False, OWNER),
     "common/data/preprocessing.py _describe": (False, OWNER),
@@ -59,6 +61,7 @@ WRITTEN_OTHERWISE = {
     "common/data/sources/medmnist.py": "a download that is renamed when it is complete",
     "common/data/partition_plot.py": "a picture",
     "common/data/source_plot.py": "a picture",
+    "common/inference/export/torch_program.py": "a file in memory",
     "common/commands/plan_view.py": "a picture",
     "server/reporting/plots.py": "a picture",
     "server/reporting/trackers.py": "lines for those that follow the run; the checkpoint holds them too",

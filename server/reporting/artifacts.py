@@ -1,5 +1,6 @@
 """Files and figures that a run writes to its folder."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -11,6 +12,7 @@ from server.reporting.missing_clients import missing_clients
 from server.reporting.model_card import model_card
 from server.reporting.plots import draw_confusion, draw_curves
 from server.reporting.privacy_statement import Parties, privacy_statement
+from server.reporting.readme.model_readme import model_readme
 from server.reporting.summary import summarise
 from server.rounds.round_record import figures, personal_figures
 from server.state.checkpoint import save_checkpoint
@@ -34,8 +36,8 @@ def save_checkpoint_of(directory: RunDirectory, state: RunState, strategy: Strat
     save_checkpoint(directory.path, checkpoint_of(state, strategy, clock))
 
 
-def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper | None) -> None:
-    """Write the privacy statement.
+def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper | None) -> dict[str, Any]:
+    """Write the privacy statement and return it.
 
     It charges the whole plan until the run has ended, so that it is true even if the process is killed.
     """
@@ -51,6 +53,14 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
         initial=state.initial,
     )
     directory.write_json("privacy.json", statement)
+    return statement
+
+
+def save_readme(directory: RunDirectory, state: RunState, statement: Mapping[str, Any]) -> None:
+    """Write the README of a model whose run has ended."""
+    summary = summarise(state, {"total": 0.0})
+    text = model_readme(model_card(state), summary, statement, simulated=state.context.simulated)
+    directory.write_text("model/README.md", text)
 
 
 def draw_outcome(directory: RunDirectory, state: RunState) -> None:

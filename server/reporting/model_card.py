@@ -9,6 +9,7 @@ from common.data.tones.rendering import tones_of
 from common.models.weight_files import RANDOM
 from common.privacy.noise_error import in_words
 from server.reporting.outcome_warnings import outcome_warnings
+from server.reporting.privacy_statement import statement_sentence
 from server.state.run_state import RunState
 
 
@@ -36,11 +37,13 @@ def model_card(state: RunState) -> dict[str, Any]:
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
         "private": privacy_cost is not None,
+        "statement": statement_sentence(config.mechanism, privacy_cost, config.privacy, config.metrics),
         "warnings": outcome_warnings(state),
     }
     if state.initial is not None:
         # The guarantee below is of this run alone.
         names = ("model_sha256", "private", "mechanism", "epsilon_max", "delta")
+        card["statement"] += "; the run started from an earlier model, see started_from"
         card["started_from"] = {name: state.initial[name] for name in names}
     if privacy_cost is not None:
         noise = in_words([*share.events["training"]] for share in privacy_cost.shares.values())

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from common.config.schema import RunConfig
+from common.config.sections import PrivacyConfig
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
@@ -91,7 +92,7 @@ def _run_statement(
     if privacy_cost is None:
         return {
             "private": False,
-            "statement": f"NOT PRIVATE: updates and exact counts left every client{_missing(parties)}",
+            "statement": statement_sentence(config.mechanism, None, config.privacy, config.metrics) + _missing(parties),
             "mechanism": config.privacy.mechanism,
             "run": run_id,
             "status": status,
@@ -104,7 +105,7 @@ def _run_statement(
     all_rounds = status == "complete" and not early
     return {
         "private": True,
-        "statement": _statement(mechanism, privacy_cost, config.privacy.delta, config.metrics) + _missing(parties),
+        "statement": statement_sentence(mechanism, privacy_cost, config.privacy, config.metrics) + _missing(parties),
         "mechanism": plan.mechanism,
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
@@ -140,11 +141,16 @@ def _clients(num_clients: int, privacy_cost: RunPrivacyCost, parties: Parties) -
     }
 
 
-def _statement(mechanism: Mechanism, privacy_cost: RunPrivacyCost, delta: float, metrics: str) -> str:
+def statement_sentence(
+    mechanism: Mechanism, privacy_cost: RunPrivacyCost | None, privacy: PrivacyConfig, metrics: str
+) -> str:
+    """Return the guarantee of a run in one sentence."""
+    if privacy_cost is None:
+        return "NOT PRIVATE: updates and exact counts left every client"
     exact = "; EXACT COUNTS of held-out images left and are not covered" if metrics == "exact" else ""
     return (
-        f"each {privacy_cost.example_plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta {delta:g} "
-        f"({NEIGHBORING_RELATION}), {mechanism.noise_place}{exact}"
+        f"each {privacy_cost.example_plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta "
+        f"{privacy.delta:g} ({NEIGHBORING_RELATION}), {mechanism.noise_place}{exact}"
     )
 
 

@@ -75,6 +75,12 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
     assert card["backbone"] == "efficientnet_lite0"
     assert len(card["backbone_sha256"]) == 64
     assert card["classes"] == [str(digit) for digit in range(10)]
+    statement = json.loads((folder / "privacy.json").read_text())["statement"]
+    readme = (folder / "model" / "README.md").read_text()
+    assert card["statement"] == statement
+    assert statement in readme
+    # Exact figures of the simulation's images are not for those who get the model.
+    assert f"{summary['accuracy']:.4f}" not in readme
 
 
 def test_run_job_under_dp_lets_only_arrays_noised_counts_heads_and_declared_constants_leave(

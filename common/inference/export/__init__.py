@@ -1,0 +1,1 @@
+"""Conversion of a trained model to files that other programs run."""

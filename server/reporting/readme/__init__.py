@@ -1,0 +1,1 @@
+"""Description of a model for people who get it."""
