@@ -30,7 +30,7 @@ from common.system.progress import ProgressFactory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMAT = 3  # raise it when the same file would give another digest, or the stored scan changes its fields
+FORMAT = 4  # raise it when the same file would give another digest, or the stored scan changes its fields
 _MAX_SHOWN = 20
 
 Sink = Callable[[int, "Image", bytes], None]

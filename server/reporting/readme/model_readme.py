@@ -174,7 +174,7 @@ def _licence(card: Mapping[str, Any]) -> str:
 
 
 def _values(card: Mapping[str, Any]) -> list[str]:
-    """Return what the examples leave out, where images are not read in the usual way."""
+    """Return a warning about images that the examples read in another way."""
     values = card["preprocessing"].get("values")
     if not values:
         return []

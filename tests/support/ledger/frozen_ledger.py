@@ -37,7 +37,7 @@ class Names:
     files: np.ndarray
     pixels: np.ndarray
     units: np.ndarray
-    earlier_pixels: np.ndarray | None = None
+    earlier_pixels: None = None
 
 
 def holding(first: int, last: int, unit_size: int = 1) -> Names:
