@@ -65,6 +65,7 @@ WRITTEN_OTHERWISE = {
     "common/commands/plan_view.py": "a picture",
     "server/reporting/plots.py": "a picture",
     "server/reporting/trackers.py": "lines for those that follow the run; the checkpoint holds them too",
+    "server/reporting/artifacts.py save_readme": "by `write_text` of the run's folder",
     "server/state/run_directory.py": "`write_text` of its own, and a lock",
     "client/runtime/client_lock.py": "a lock",
     "client/runtime/reconnect.py": "an empty file whose time counts",

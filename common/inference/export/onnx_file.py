@@ -37,6 +37,9 @@ def to_onnx(network: PixelNetwork, side: int) -> "ModelProto":
     """Convert a network to ONNX for any number of images.
 
     Guarantee: the model names no file, no line of code and no folder of this machine.
+
+    Raises:
+        ConfigError: The installed torch does not export in memory.
     """
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with quiet():
