@@ -41,7 +41,7 @@ def check_data(site: Site, progress: ProgressFactory) -> Finding:
     try:
         data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
         scan = scan_source(open_source(data), progress=progress)
-    except BractError as error:
+    except (BractError, OSError) as error:
         return fail(
             "data",
             f"{site.source} cannot be opened: {error}",

@@ -1,5 +1,6 @@
 """The settings that a user gives to a command."""
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -42,10 +43,12 @@ def check_picture(option: str, file: Path | None) -> None:
     """Refuse a picture that could not be written after the work is done.
 
     Raises:
-        ConfigError: The name does not end in .png, or its folder does not exist.
+        ConfigError: The name does not end in .png, or its folder does not exist or is closed to this user.
     """
     if file is not None and (file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir()):
         raise ConfigError(f"{option} {file}: give a file ending in .png in a folder that exists")
+    if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"{option} {file} cannot be written (permission denied)")
 
 
 def given_settings(

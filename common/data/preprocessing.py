@@ -70,7 +70,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         WeightsError: The backbone's weights are missing or wrong.
     """
     started = time.perf_counter()
-    source, info = open_source(config.data), None
+    source, info = open_source(config.data, joined=shows_nothing), None
     # Before the scan, which may take minutes: wrong weights should stop a run at once.
     if config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info

@@ -23,9 +23,9 @@ def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, 
     """Return the facts that `bract data inspect` reports, as plain values for JSON.
 
     Returns:
-        Counts of entries; `classes` with train and test counts of usable images; `missing_classes`; `widths` and
-        `heights`; `formats`; `channels`; `units`; `clients`; `bad`, each unusable entry once; `duplicates` and
-        `near_duplicates`.
+        Counts of entries; `notes` on how a table was read; `classes` with train and test counts of usable images;
+        `missing_classes`; `widths` and `heights`; `formats`; `channels`; `units`; `clients`; `bad`, each unusable entry
+        once; `duplicates` and `near_duplicates`.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -60,6 +60,7 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
     bands = Counter(scan.channels[scan.usable].tolist())
     return {
         "source": source.name,
+        "notes": list(source.notes),
         "entries": count,
         "usable": int(scan.usable.sum()),
         "train": scan.num_train,
@@ -120,6 +121,8 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
         f"{facts['source']}: {facts['entries']:,} images, {facts['usable']:,} usable; {facts['train']:,} for training, "
         f"{facts['test']:,} in a test part of its own"
     )
+    for note in facts["notes"]:
+        say(f"Table    {note}")
     _show_classes(facts, console)
     if facts["missing_classes"]:
         say(f"Classes without a usable image: {', '.join(facts['missing_classes'])}")

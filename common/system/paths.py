@@ -1,7 +1,10 @@
-"""The folders of Bract's own files."""
+"""The folders of Bract's own files with the rights of this user."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from common.errors import ConfigError
 
 
 def bract_home() -> Path:
@@ -21,3 +24,46 @@ def cache_folder(*names: str) -> Path:
         folder = folder / name
         folder.mkdir(exist_ok=True, mode=0o700)
     return folder
+
+
+def check_cache() -> None:
+    """Refuse a cache that this user may not write.
+
+    Call it early, because hours may be spent on what the cache should keep.
+
+    Raises:
+        ConfigError: `$BRACT_HOME`, its cache or something in the cache is closed to this user.
+    """
+    home = bract_home().absolute()
+    # Where nothing is there yet, the nearest folder that exists must let this user make it.
+    top = next(folder for folder in (home / "cache", home, *home.parents) if os.path.exists(folder))
+    places = _all_below(top) if top == home / "cache" else iter([top])
+    closed = next((place for place in places if not os.access(place, os.R_OK | os.W_OK)), None)
+    if closed is not None:
+        raise ConfigError(
+            f"{closed} cannot be read and written (permission denied), and Bract keeps in {home / 'cache'} what it "
+            "computes: give this user the right (was Bract once run as root?), or set BRACT_HOME to another folder"
+        )
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    yield folder
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def closed_part(path: Path) -> Path | None:
+    """Return the file or folder that keeps this user from reading a path.
+
+    The result is None for a path that can be read, and for one that is not there.
+    """
+    whole = path.absolute()
+    try:
+        for place in (*reversed(whole.parents), whole):
+            os.stat(place)
+    except PermissionError:
+        return place.parent
+    # Missing, or text that is not a path: that is another fault.
+    except (OSError, ValueError):
+        return None
+    return None if os.access(whole, os.R_OK | (os.X_OK if whole.is_dir() else 0)) else path

@@ -26,7 +26,7 @@ from common.privacy.plan import PrivacyPlan
 from common.system.console import format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
-from server.state.run_directory import check_free
+from server.state.run_directory import check_free, fresh_path
 from simulations.estimates import backbone_seconds, input_shape, round_seconds
 
 
@@ -58,8 +58,7 @@ def foresee(config: RunConfig) -> dict[str, Any]:
         BractError: The run itself would stop for the same reason.
     """
     build_strategy(config)
-    if config.output_dir:
-        check_free(Path(config.output_dir))
+    check_free(Path(config.output_dir) if config.output_dir else fresh_path(config.data, config.model, config.privacy))
     entries = open_source(config.data).entries
     check_batch(config.training, entries.num_train)
     labels = entries.labels[: entries.num_train]

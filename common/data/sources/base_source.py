@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 
 from common.config.sections import DataConfig
 from common.errors import DataError
+from common.system.paths import closed_part
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,12 +74,18 @@ class ImageSource:
 
     The fingerprint is a hex digest that changes when any of the source's files changes. Use `entries`, which calls
     `load` once. Sources of one name at two places are different.
+
+    Attributes:
+        fault: Why the source cannot be used; empty if it can.
+        notes: How a table was read, for the holder's own terminal.
     """
 
     name: str
     fingerprint: str
     load: Callable[[], Entries]
     place: str = ""
+    fault: str = ""
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def entries(self) -> Entries:
@@ -97,6 +105,33 @@ def refuse_path(config: DataConfig, why: str) -> None:
     """
     if config.path:
         raise DataError(f"data.path does not go with data.source={config.source!r}: {why}")
+
+
+def refuse_closed(path: Path, config: DataConfig) -> None:
+    """Refuse a file or folder that this user may not read.
+
+    Raises:
+        DataError: It is there and closed to this user, or a folder above it is.
+    """
+    if closed := closed_part(path):
+        raise DataError(f"data.source={config.source!r}: {closed_line(closed)}")
+
+
+def closed_line(place: Path) -> str:
+    """Return the line about a file or folder that this user may not read."""
+    return f"{place} cannot be read (permission denied): give this user the right to read it, or take it out"
+
+
+def closed_among(files: Iterable[Path]) -> str:
+    """Return a line about files that this user may not read.
+
+    It is empty if there are none.
+    """
+    # A table may hold text that is not a path at all.
+    hidden = (closed_part(file) for file in files if "\0" in str(file) or not os.access(file, os.R_OK))
+    closed = [place for place in dict.fromkeys(hidden) if place is not None]
+    more = f" ({len(closed) - 1} more are closed too)" if len(closed) > 1 else ""
+    return f"{closed_line(closed[0])}{more}" if closed else ""
 
 
 def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], advice: str) -> Path:

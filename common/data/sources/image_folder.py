@@ -7,7 +7,16 @@ import numpy as np
 
 from common.config.sections import DataConfig
 from common.data.decoding import IMAGE_SUFFIXES
-from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows, refuse_path
+from common.data.sources.base_source import (
+    Entries,
+    ImageSource,
+    closed_among,
+    closed_line,
+    file_keys,
+    fingerprint_of,
+    image_rows,
+    refuse_path,
+)
 from common.errors import DataError
 
 _SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
@@ -29,7 +38,15 @@ def open_folder(config: DataConfig) -> ImageSource:
     refuse_path(config, "name the folder with data.source alone")
     has_parts = (root / "train").is_dir() and (root / "test").is_dir()
     _refuse_other_parts(root, has_parts)
-    parts = [_class_files(part) for part in ([root / "train", root / "test"] if has_parts else [root])]
+    errors: list[OSError] = []
+    parts = [_class_files(part, errors) for part in ([root / "train", root / "test"] if has_parts else [root])]
+    # Left out in silence, a closed folder would be a class or a patient that is not there.
+    closed = (
+        closed_line(Path(errors[0].filename)) if errors else closed_among(file for part in parts for file, _ in part)
+    )
+    fault = f"data.source={config.source!r}: {closed}" if closed else ""
+    if not parts[0] and fault:
+        raise DataError(fault)
     if not parts[0]:
         where = f"{config.source}/train" if has_parts else config.source
         raise DataError(
@@ -37,7 +54,7 @@ def open_folder(config: DataConfig) -> ImageSource:
             f"files ending in {', '.join(IMAGE_SUFFIXES)}"
         )
     fingerprint = fingerprint_of([file for part in parts for file, _ in part], root.resolve(), len(parts[0]))
-    return ImageSource(root.name or str(root), fingerprint, lambda: _load(root, parts), str(root.resolve()))
+    return ImageSource(root.name or str(root), fingerprint, lambda: _load(root, parts), str(root.resolve()), fault)
 
 
 def _refuse_other_parts(root: Path, has_parts: bool) -> None:
@@ -76,19 +93,19 @@ def _cell(file: Path) -> dict[str, object]:
     return {"bytes": None, "path": name}
 
 
-def _class_files(root: Path) -> _ClassFiles:
+def _class_files(root: Path, errors: list[OSError]) -> _ClassFiles:
     """Return image files and their class, in name order, links included."""
     return [
         (file, folder.name)
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
-        for file in _images_below(folder)
+        for file in _images_below(folder, errors)
     ]
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, errors: list[OSError]) -> list[Path]:
     images = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
         # Changing the list in place keeps `os.walk` out of hidden folders.
         folders[:] = [name for name in folders if not name.startswith(".")]
         images += [

@@ -64,7 +64,7 @@ def test_csv_gives_images_labels_units_clients_and_parts(open_file: Open, tmp_pa
         "client,path,label,unit,split,notes\n"
         "north,scans/0.png,sick,p1,Test,x\n"
         "south,scans/1.png,well,,train,\n"
-        ",scans/2.png,sick,p1,,\n"
+        ",scans/2.png,sick,p3,,\n"
         f"north,{tmp_path}/scans/3.png,well,p2,TRAIN,\n",
     )
 
@@ -74,7 +74,7 @@ def test_csv_gives_images_labels_units_clients_and_parts(open_file: Open, tmp_pa
     assert (source.name, entries.classes, entries.num_train) == ("all", ("sick", "well"), 3)
     assert _seen(entries) == [1, 2, 3, 0]
     assert entries.labels.tolist() == [1, 0, 1, 0]
-    assert (entries.units, entries.clients) == (("", "p1", "p2", "p1"), ("south", "", "north", "north"))
+    assert (entries.units, entries.clients) == (("", "p3", "p2", "p1"), ("south", "", "north", "north"))
     assert entries.place(0) == "scans/1.png"
 
 
@@ -141,8 +141,8 @@ def test_csv_fingerprint_changes_with_the_table_and_with_each_image(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,label\nx,a\n", "lacks the column path"),
-        ("path,class\nx,a\n", "lacks the column label"),
+        ("where,label\nx,a\n", "lacks the column path"),
+        ("path,kind\nx,a\n", "lacks the column label"),
         ("path,label\n", "has no rows"),
         ("", "lacks the column"),
         ("path,label,split\nx,a,dev\n", "split holds dev"),
