@@ -1,6 +1,7 @@
 """The commands `bract cache list` and `bract cache clear`."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError
 from common.system.console import plain_errors
-from common.system.paths import bract_home, closed_part
+from common.system.paths import bract_home, check_cache, closed_part
 
 cache_app = typer.Typer(no_args_is_help=True, help="See and clear what is kept of images between runs.")
 _MEANING = {
@@ -25,12 +25,12 @@ def cache_facts() -> list[dict[str, Any]]:
     """Return name, meaning, number of images and bytes of each part of the cache.
 
     Raises:
-        ConfigError: This user may not read the cache.
+        ConfigError: The cache is closed to this user.
     """
     root = bract_home() / "cache"
-    # A cache of another user would look like an empty one.
-    if closed := closed_part(root):
-        raise ConfigError(f"{closed} cannot be read (permission denied)")
+    # What is closed to this user would look empty.
+    if os.path.exists(root) or closed_part(root):
+        check_cache()
     facts = []
     for folder in sorted((root / "inputs").glob("*")) if (root / "inputs").is_dir() else []:
         about = folder / "about.json"

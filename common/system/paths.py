@@ -32,12 +32,14 @@ def check_cache() -> None:
     Call it early, because hours may be spent on what the cache should keep.
 
     Raises:
-        ConfigError: `$BRACT_HOME`, its cache or something in the cache is closed to this user.
+        ConfigError: `$BRACT_HOME`, its cache or something in the cache is closed to this user or not a folder.
     """
     home = bract_home().absolute()
     # Where nothing is there yet, the nearest folder that exists must let this user make it.
     top = next(folder for folder in (home / "cache", home, *home.parents) if os.path.exists(folder))
     places = _all_below(top) if top == home / "cache" else iter([top])
+    if not top.is_dir():
+        raise ConfigError(f"{top} is not a folder: set BRACT_HOME to one")
     closed = next((place for place in places if not os.access(place, os.R_OK | os.W_OK)), None)
     if closed is not None:
         raise ConfigError(

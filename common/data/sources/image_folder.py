@@ -11,7 +11,6 @@ from common.data.sources.base_source import (
     Entries,
     ImageSource,
     closed_among,
-    closed_line,
     file_keys,
     fingerprint_of,
     image_rows,
@@ -41,9 +40,7 @@ def open_folder(config: DataConfig) -> ImageSource:
     errors: list[OSError] = []
     parts = [_class_files(part, errors) for part in ([root / "train", root / "test"] if has_parts else [root])]
     # Left out in silence, a closed folder would be a class or a patient that is not there.
-    closed = (
-        closed_line(Path(errors[0].filename)) if errors else closed_among(file for part in parts for file, _ in part)
-    )
+    closed = closed_among([*(Path(error.filename) for error in errors), *(file for part in parts for file, _ in part)])
     fault = f"data.source={config.source!r}: {closed}" if closed else ""
     if not parts[0] and fault:
         raise DataError(fault)
