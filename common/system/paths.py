@@ -54,6 +54,18 @@ def _all_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in (*folders, *files))
 
 
+def check_output(folder: Path) -> None:
+    """Refuse a folder for results that this user may not make or write.
+
+    Raises:
+        ConfigError: The folder, or the nearest one above that exists, is closed to this user.
+    """
+    whole = folder.absolute()
+    nearest = next(place for place in (whole, *whole.parents) if os.path.exists(place))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder} cannot be written: {nearest} is closed to this user (permission denied)")
+
+
 def closed_part(path: Path) -> Path | None:
     """Return the file or folder that keeps this user from reading a path.
 

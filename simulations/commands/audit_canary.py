@@ -13,6 +13,7 @@ from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from common.system.console import bar_factory, plain_errors
+from common.system.paths import check_output
 from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
 
@@ -90,6 +91,8 @@ def empirical_command(
     """Print a lower bound on epsilon next to the ledger's upper bound."""
     console = Console(stderr=as_json_)
     with plain_errors("Stopped." if one_run else "Stopped; repeat the same command to continue."):
+        # Before images are prepared and models are trained for it, which takes hours.
+        check_output(out or Path("runs"))
         many = {"--adversary": adversary, "--canary": canary, "--images": images, "--trials": trials}
         own = {"--set": set_, "--config": config, "--seed": seed, "--run": run}
         single = {"--canaries": canaries, "--guesses": guesses}

@@ -15,6 +15,7 @@ from datasets import Image as ImageColumn
 
 from common.config.schema import RunConfig
 from common.data.decoding import decode
+from common.data.preprocessing import prepare
 from common.data.scan import scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.data.sources.registry import open_source
@@ -264,3 +265,20 @@ def test_saved_set_changes_its_fingerprint_when_it_is_saved_anew(open_file: Open
     _rows(range(3)).save_to_disk(str(tmp_path / "saved"))
 
     assert open_file(tmp_path / "saved").fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "content", ["path,label,unit,split\nscans/0.png,a,p,test\nscans/1.png,b,p,\n", "path,label\n0,a\n"]
+)
+def test_table_that_its_owner_must_put_right_is_read_by_a_client_that_has_joined(
+    make_config: Callable[..., RunConfig], tmp_path: Path, content: str
+) -> None:
+    _images(tmp_path, 2)
+    _images(tmp_path / "more", 2)
+    settings = {"data.classes": "a,b", "data.image-size": 8, "model.backbone": "cnn", "privacy.mechanism": "none"}
+    config = make_config({"data.source": str(_csv(tmp_path, content)), **settings})
+
+    with pytest.raises(DataError, match=r"same unit has rows|may be any of"):
+        prepare(config)
+    # A refusal would tell the server what the table holds.
+    assert prepare(config, shows_nothing=True).inputs.shape[1:] == (8, 8, 3)
