@@ -147,15 +147,22 @@ def test_folder_of_shards_is_one_set_divided_by_the_names_of_its_files(
     assert entries.classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("folder", ["", "train/", "test/"])
-def test_folder_of_images_stays_one_beside_a_table(opened: Open, tmp_path: Path, folder: str) -> None:
-    for name in ("cat/0.png", "dog/1.png"):
-        for part in ("train/", "test/") if folder else ("",):
-            (tmp_path / part / name).parent.mkdir(parents=True)
-            (tmp_path / part / name).write_bytes(_png(0))
-    _hub(range(3)).to_parquet(str(tmp_path / folder / "features.parquet"))
+@pytest.mark.parametrize(
+    ("parts", "table"),
+    [(("",), ""), (("train/", "test/"), ""), (("train/", "test/"), "train/"), (("train/", "test/"), "test/")],
+)
+def test_folder_of_images_stays_one_beside_a_table(
+    opened: Open, tmp_path: Path, parts: Sequence[str], table: str
+) -> None:
+    files = [f"{part}{name}" for part in parts for name in ("cat/0.png", "dog/1.png")]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(_png(0))
+    _hub(range(3)).to_parquet(str(tmp_path / table / "features.parquet"))
 
-    assert opened(tmp_path).entries.classes == ("cat", "dog")
+    entries = opened(tmp_path).entries
+
+    assert sorted(entries.place(row) for row in range(len(entries.labels))) == sorted(files)
 
 
 def test_shards_that_do_not_fit_are_refused_by_name(opened: Open, tmp_path: Path) -> None:

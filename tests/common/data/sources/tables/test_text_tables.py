@@ -48,6 +48,7 @@ def _table(separator: str = ",", header: Sequence[str] = ("path", "label"), *mor
         (_table().replace("\n", ",,\n"), "t.csv"),
         (_table() + ",\n,\n\n", "t.csv"),
         (_table(";", ("path", "label", "score"), "0,5"), "t.csv"),
+        (_table(";", ("path", "label", "x,y"), "0,5"), "t.csv"),
         (_table(",", ("path", "label", "note"), '"one; two; three; four"'), "t.csv"),
         (_table(",", ("path", "label", "note"), '"two\nlines"'), "t.csv"),
         (_table(",", ("", "path", "label")).replace("s/", "7,s/"), "t.csv"),
