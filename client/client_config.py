@@ -26,7 +26,10 @@ _FIELDS = {
     "weights": str,
     "superlink": str,
     "authority": str,
+    "validation": str,
 }
+# Fields that came after 0.1.0, with the value that means what a file without the field did.
+_ADDED = {"validation": "drop"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Site:
         weights: File of the backbone's weights, relative to the folder; empty for the package's or the hub's.
         superlink: Address of the federation's server, `host:port`; empty if it is not known yet.
         authority: File of the authority's certificate, relative to the folder; empty if it is not known yet.
+        validation: Value for `data.validation`. It is the client's own, as the test fraction is.
     """
 
     folder: Path
@@ -57,6 +61,7 @@ class Site:
     weights: str
     superlink: str
     authority: str
+    validation: str = "drop"
 
     @property
     def policy_file(self) -> Path:
@@ -122,7 +127,7 @@ def load_site(folder: Path) -> Site:
     """
     file = folder / SITE_FILE
     try:
-        fields: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = _ADDED | tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): make it with `bract client init`") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -134,6 +139,8 @@ def load_site(folder: Path) -> Site:
         raise ConfigError(f"{file}: num-images and num-groups must be at least 1")
     if not 0 < fields["test-fraction"] < 1:
         raise ConfigError(f"{file}: test-fraction must be above 0 and below 1")
+    if fields["validation"] not in ("drop", "train", "test"):
+        raise ConfigError(f"{file}: validation must be drop, train or test")
     check_name(fields["name"])
     if fields["superlink"]:
         server_place(fields["superlink"])

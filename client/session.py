@@ -17,7 +17,6 @@ from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.config.loading import Scalar, parse
 from common.config.schema import RunConfig
-from common.config.sections import split_list
 from common.data.client_dataset import Shard, shard
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
@@ -163,9 +162,11 @@ class RunClients:
                 f"needs data.source={OWN_IMAGES!r}"
             )
         # A list made from the images would tell the server which classes a client has.
-        if len(split_list(config.data.classes)) < 2:
+        if len(config.data.class_names) < 2:
             raise ConfigError("data.classes is missing: a run over clients with images of their own must name them")
-        data = config.data.model_copy(update={"source": site.source, "path": site.path})
+        # The use of a part is the holder's: a server must not move an image between training and evaluation.
+        own = {"source": site.source, "path": site.path, "validation": site.validation}
+        data = config.data.model_copy(update=own)
         model = config.model.model_copy(update={"weights": _own_weights(config.model.weights, site)})
         config = config.model_copy(update={"data": data, "model": model})
         prepared = prepare(config, shows_nothing=True)

@@ -12,7 +12,6 @@ from flwr.serverapp.strategy import Strategy
 from common.arrays import Arrays
 from common.config.loading import defaults, resolved
 from common.config.schema import RunConfig
-from common.config.sections import split_list
 from common.errors import FederationError
 from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration
@@ -210,7 +209,7 @@ def _begin(
             keeper=channel.keeper,
             nodes=channel.nodes,
             min_clients=min_clients,
-            classes=split_list(config.data.classes) if min_clients else (),
+            classes=config.data.class_names if min_clients else (),
             reject=partial(rejection_reason, config),
             one_by_one=channel.one_by_one,
             wait_seconds=config.join_deadline,

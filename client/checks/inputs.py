@@ -6,7 +6,8 @@ Their findings about images are for the operator's eyes only.
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -14,10 +15,10 @@ import numpy as np
 
 from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import SITE_FILE, Site
-from common.config.loading import defaults, override, parse
+from client.site_images import own_images
+from common.config.loading import defaults
 from common.data.partitioning.privacy_units import group_rows
 from common.data.scan import Scan, scan_source
-from common.data.sources.registry import open_source
 from common.errors import BractError, WeightsError
 from common.models.loading import RECORDED, load_pretrained
 from common.models.names import resolve_name
@@ -34,14 +35,14 @@ _MIN_FREE, _ENOUGH_FREE = 100_000_000, 1_000_000_000
 _BYTES_PER_IMAGE = 1280 * 4 + 36
 
 
-def check_data(site: Site, progress: ProgressFactory) -> Finding:
-    """Check that the client's images can be opened.
+def check_data(site: Site, progress: ProgressFactory, classes: Sequence[str] = ()) -> Finding:
+    """Check that the client's images can be opened and are of the policy's classes.
 
     Results of earlier looks at unchanged files are reused.
     """
     try:
-        data = parse(override(defaults(), {"data.source": site.source, "data.path": site.path})).data
-        scan = scan_source(open_source(data), progress=progress)
+        images, data = own_images(site, classes)
+        scan, remarks = scan_source(images, progress=progress), images.remarks()
     except (BractError, OSError) as error:
         return fail(
             "data",
@@ -49,7 +50,10 @@ def check_data(site: Site, progress: ProgressFactory) -> Finding:
             f"bring the images back (is the disk or share mounted, may this user read it?), or fix source in "
             f"{site.folder / SITE_FILE}",
         )
-    return _judge_images(site, scan, data.max_bad_fraction)
+    finding = _judge_images(site, scan, data.max_bad_fraction)
+    if finding.state == "ok" and images.entries.class_remarks:
+        finding = warn("data", finding.found, "compare the class folders with classes in policy.toml")
+    return replace(finding, found="; ".join([finding.found, *remarks]))
 
 
 def check_weights(site: Site) -> list[Finding]:

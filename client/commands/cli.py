@@ -1,7 +1,7 @@
 """The command group `bract client`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -63,10 +63,18 @@ def init_command(
     authority: Annotated[
         Path | None, typer.Option(metavar="CA.pem", help="Certificate that the server's own must be signed by.")
     ] = None,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="A class of the federation, in its order; repeat for each."),
+    ] = None,
+    validation: Annotated[
+        Literal["drop", "train", "test"], typer.Option(help="Use of a part val/ beside train/.")
+    ] = "drop",
 ) -> None:
     """Set up a client on this machine."""
     from client.setup.init_client import init_client
     from client.setup.init_report import report_lines
+    from client.site_images import own_images
 
     wanted = folder.expanduser().resolve()
     with plain_errors():
@@ -80,7 +88,10 @@ def init_command(
                 progress=progress,
                 server=server,
                 authority=None if authority is None else authority.expanduser(),
+                classes=class_ or (),
+                validation=validation,
             )
-        lines = report_lines(site, holder, shown=folder, policy_was_there=policy_was_there)
+        images, _ = own_images(site, class_ or ())
+        lines = report_lines(site, holder, shown=folder, policy_was_there=policy_was_there, remarks=images.remarks())
     for line in lines:
         Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)

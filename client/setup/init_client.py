@@ -1,6 +1,7 @@
 """Creation of a client's folder, with its declared numbers and a safe policy."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from cryptography import x509
 from client.client_config import AUTHORITY_FILE, SITE_FILE, Site, check_name, server_place
 from client.setup.ca_certificate import as_pem, read_authority
 from client.setup.node_key import make_node_key
-from common.config.loading import defaults, override, parse
+from client.site_images import own_images
+from common.config.loading import defaults
 from common.data.partitioning.privacy_units import group_names
-from common.data.scan import refuse_if_too_bad, scan_source
-from common.data.sources.registry import names_a_place, open_source
+from common.data.scan import refuse_if_too_bad, refuse_nothing_usable, scan_source
+from common.data.sources.registry import names_a_place
 from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS, mechanism_named
@@ -20,6 +22,7 @@ from common.privacy.policy import load_policy
 from common.system.files import write_atomic
 from common.system.progress import ProgressFactory
 
+_ANY_CLASSES = '# classes = ["normal", "tumour"]'
 _POLICY = """\
 # What may be done with the images of this client, whatever a server asks. Nothing a server sends can widen it.
 # A run that asks for more is refused before anything is computed, and the refusal is noted in the ledger.
@@ -62,7 +65,7 @@ accept-group-bound = false
 
 # The only list of classes that a run may have, in this order; without it any will do. A client refuses no list because
 # of the images it has: the server could tell from it which classes these are.
-# classes = ["normal", "tumour"]
+ANY-CLASSES
 
 # Code that a server sends runs here only if it is exactly this: the Bract that is installed here, named by the digest
 # of its files. Every promise above is kept by that code, so an empty pin ("") means trusting whoever sends it.
@@ -81,6 +84,8 @@ def init_client(
     progress: ProgressFactory,
     server: str = "",
     authority: Path | None = None,
+    classes: Sequence[str] = (),
+    validation: str = "drop",
 ) -> tuple[Site, Holder]:
     """Write a client's folder and, at first use, the holder's ledger.
 
@@ -95,11 +100,13 @@ def init_client(
         progress: Called with a total and a label.
         server: Address of the server, `host:port`; empty if it is not known yet.
         authority: Certificate of the authority that signed the server's own; None if it is not known yet.
+        classes: The only class list that a new policy allows; none if any will do.
+        validation: Value for `data.validation`.
 
     Raises:
         ConfigError: The folder holds a client already, or the name, the server's address, the authority's certificate,
             or a policy or key in the folder cannot be used.
-        DataError: The images are missing, or too many are unusable; lists them.
+        DataError: The images are missing, too many are unusable, or none is of a class; lists them.
         LedgerError: The holder's folder cannot be used.
     """
     if (folder / SITE_FILE).exists():
@@ -108,9 +115,11 @@ def init_client(
     if server:
         server_place(server)
     certificates = () if authority is None else read_authority(authority)
-    site, grouped = _declared(folder, source, path, name, progress)
+    fraction = float(defaults()["data.test-fraction"])
+    site = Site(folder, name, _place_of(source), path, 1, 1, fraction, "", "", "", validation)
+    site, grouped = _declared(site, classes, progress)
     site = replace(site, superlink=server, authority=AUTHORITY_FILE if certificates else "")
-    policy = None if site.policy_file.exists() else _policy_text(grouped)
+    policy = None if site.policy_file.exists() else _policy_text(grouped, classes)
     if policy is None:
         load_policy(site.policy_file)
     holder = own_holder()
@@ -120,28 +129,33 @@ def init_client(
     return site, holder
 
 
-def _declared(folder: Path, source: str, path: str, name: str, progress: ProgressFactory) -> tuple[Site, bool]:
-    """Return the client and whether its images come in groups."""
-    place = str(Path(source).expanduser().resolve()) if names_a_place(source) else source
-    data = parse(override(defaults(), {"data.source": place, "data.path": path})).data
-    images = open_source(data)
-    entries = images.entries
+def _place_of(source: str) -> str:
+    return str(Path(source).expanduser().resolve()) if names_a_place(source) else source
+
+
+def _declared(site: Site, classes: Sequence[str], progress: ProgressFactory) -> tuple[Site, bool]:
+    """Return the client with its declared numbers and whether its images come in groups."""
+    images, data = own_images(site, classes)
+    entries, scan = images.entries, scan_source(images, progress=progress)
     # Checked once, by the holder: at a running client, a server could learn by its settings how many files are bad.
-    refuse_if_too_bad(scan_source(images, progress=progress), max_bad_fraction=data.max_bad_fraction)
+    refuse_if_too_bad(scan, max_bad_fraction=data.max_bad_fraction)
+    refuse_nothing_usable(scan, images.remarks())
     groups = group_names(entries.units)
     num_groups = entries.num_train if groups is None else len(set(groups[: entries.num_train].tolist()))
-    site = Site(folder, name, place, path, entries.num_train, num_groups, data.test_fraction, "", "", "")
-    return site, groups is not None
+    return replace(site, num_images=entries.num_train, num_groups=num_groups), groups is not None
 
 
-def _policy_text(grouped: bool) -> str:
+def _policy_text(grouped: bool, classes: Sequence[str] = ()) -> str:
     from common.system.app_bundle import bundle_digest, installed_bundle
 
     units = '["group"]' if grouped else '["image", "group"]'
     trust = "\n".join(f'# "{name}": {mechanism_named(name).trust}.' for name in MECHANISMS)
     text = _POLICY.replace("UNITS", units).replace("TRUST", trust)
     text = text.replace("MECHANISMS", json.dumps([DEFAULT_MECHANISM]))
-    return text.replace("PINNED", bundle_digest(installed_bundle()))
+    text = text.replace("PINNED", bundle_digest(installed_bundle()))
+    # Last, because a class may have one of the names above.
+    allowed = f"classes = {json.dumps(list(classes), ensure_ascii=False)}" if classes else _ANY_CLASSES
+    return text.replace("ANY-CLASSES", allowed)
 
 
 def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...]) -> None:
@@ -177,6 +191,7 @@ def _site_text(site: Site) -> str:
             "# Where the federation's server listens, as host:port, and the certificate that signs its own.",
             f"superlink = {json.dumps(site.superlink)}",
             f"authority = {json.dumps(site.authority)}",
+            *([f"validation = {json.dumps(site.validation)}"] if site.validation != "drop" else []),
             "",
         ]
     )

@@ -1,6 +1,7 @@
 """The report of `bract client init`, ending with the next steps."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from client.client_config import SITE_FILE, Site
@@ -8,10 +9,13 @@ from client.setup.ca_certificate import read_authority
 from client.setup.node_key import public_line, read_node_key
 from common.ledger.data_holder import Holder
 from common.privacy.policy import load_policy
+from common.system.console import printable
 from common.system.fingerprints import certificate_fingerprint, key_fingerprint
 
 
-def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: bool) -> list[str]:
+def report_lines(
+    site: Site, holder: Holder, *, shown: Path, policy_was_there: bool, remarks: Sequence[str] = ()
+) -> list[str]:
     """Return the lines for the operator, each a fact or a task.
 
     Args:
@@ -19,6 +23,7 @@ def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: b
         holder: Its user's ledger and keys.
         shown: The folder as the operator named it.
         policy_was_there: Whether the folder held a policy before, which was kept.
+        remarks: Lines on what is not read and on the class list.
 
     Raises:
         ConfigError: A file that was just written cannot be read.
@@ -27,6 +32,7 @@ def report_lines(site: Site, holder: Holder, *, shown: Path, policy_was_there: b
     key = public_line(read_node_key(site.key_file), "").decode()
     return [
         f"Client    {site.name}, {site.num_images} training images declared, in {site.folder}",
+        *map(printable, remarks),
         f"Policy    {site.policy_file}{kept}: read it; no server can get more than it allows",
         f"Ledger    {holder.ledger_file}, id {holder.keys.ledger_id}: back it up with the .key files beside it after "
         "each run; a lost or older ledger is a lost budget",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common.commands.run_settings import check_picture, set_values
+from common.commands.run_settings import ClassNames, check_picture, class_option, given_settings
 from common.config import loading as settings
 from common.data.sources.registry import open_source
 from common.system.console import bar_factory, plain_errors
@@ -23,6 +23,8 @@ Examples:
 
   bract data inspect photos/ --out photos.png --set data.classes=cat,dog
 
+  bract data inspect photos/ --class "ape, great" --class dog
+
   bract data inspect cifar10 --json --set data.path=/path/to/cifar10
 """
 
@@ -37,11 +39,12 @@ def inspect_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as data.classes=a,b; may be repeated."),
     ] = None,
+    class_: ClassNames = None,
 ) -> None:
     """Look at every image of a source before it is used."""
     console = Console(stderr=as_json)
     with plain_errors():
-        changes = set_values(set_ or []) | {"data.source": source}
+        changes = given_settings(set_ or [], None, class_option(class_)) | {"data.source": source}
         config = settings.parse(settings.override(settings.defaults(), changes))
         check_picture("--out", out)
         opened = open_source(config.data)

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from common.commands.run_settings import set_values
+from common.commands.run_settings import set_values, show_remarks
 from common.config import loading as settings
+from common.config.sections import join_names
 from common.data.partitioning.export import MANIFEST, export_partition
 from common.data.sources.registry import open_source
 from common.system.console import bar_factory, plain_errors
@@ -55,6 +56,7 @@ def partition_command(
             named = len(set(opened.entries.clients or ()) - {""})
             config = config.model_copy(update={"num_clients": max(1, named)})
         console = Console()
+        show_remarks(config.data, console)
         with bar_factory(console) as progress:
             facts = export_partition(config, opened, out, progress)
         for line in closing_lines(facts, out):
@@ -82,7 +84,7 @@ def closing_lines(facts: Mapping[str, Any], out: Path) -> list[str]:
     if facts["units"]:
         lines.append("  (the manifest: it says which images share a unit, which folders alone do not)")
     lines.append("and the run needs the class list of all, because a client may lack images of some class:")
-    lines.append(f"  --set {shlex.quote('data.classes=' + ','.join(facts['class_folders']))}")
+    lines.append(f"  --set {shlex.quote('data.classes=' + join_names(facts['class_folders']))}")
     if facts["class_folders"] != facts["classes"]:
         lines.append(f"Some class names are not folder names; {out / 'classes.txt'} lists the folder of each class.")
     return lines

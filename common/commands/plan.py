@@ -12,7 +12,6 @@ from common.commands.plan_view import curve_rounds, draw_plan, show_plan
 from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig
-from common.config.sections import split_list
 from common.errors import ConfigError, WeightsError
 from common.privacy.plan_table import as_json, every_round, make_table, milestones
 from common.system.console import bar_factory, plain_errors
@@ -131,7 +130,7 @@ def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | 
     # Nothing is downloaded or loaded for this: a plan must work before weights are there.
     if not run.needs_no_torch:
         return None, "--parameters N (`bract simulate --dry-run` counts them)"
-    number = classes or len(split_list(run.data.classes)) or (len(entries.classes) if entries else 0)
+    number = classes or len(run.data.class_names) or (len(entries.classes) if entries else 0)
     if not number:
         return None, "--classes N (or --parameters N)"
     from common.models.backbone_info import backbone_info

@@ -2,13 +2,30 @@
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
 
 from common.config.loading import RIVALS, Scalar, load_file
-from common.data.sources.registry import names_a_place
+from common.config.sections import DataConfig, join_names
+from common.data.sources.base_source import OWN_IMAGES
+from common.data.sources.registry import names_a_place, open_source
 from common.errors import ConfigError
 from common.models.weight_files import RANDOM
+from common.system.console import printable
+
+ClassNames = Annotated[
+    list[str] | None,
+    typer.Option("--class", metavar="NAME", help="One name of data.classes, in its order; repeat for each."),
+]
+
+
+def class_option(names: Sequence[str] | None) -> dict[str, tuple[str, Scalar | None]]:
+    """Return the option `--class` as `given_settings` takes it."""
+    return {"--class": ("data.classes", join_names(names) if names else None)}
 
 
 def set_value(text: str) -> tuple[str, Scalar]:
@@ -80,7 +97,12 @@ _PATHS = ("data.path", "model.weights", "output-dir", "privacy.policy", "data.so
 
 
 def settings_for_run(
-    pairs: list[str], file: Path | None, out: Path | None, seed: int | None, device: str | None
+    pairs: list[str],
+    file: Path | None,
+    out: Path | None,
+    seed: int | None,
+    device: str | None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Scalar]:
     """Return the settings of a new run, with absolute paths.
 
@@ -91,6 +113,7 @@ def settings_for_run(
         "--seed": ("seed", seed),
         "--device": ("system.device", device),
         "--out": ("output-dir", None if out is None else str(out)),
+        **class_option(classes),
     }
     settings = given_settings(pairs, file, options)
     for key in _PATHS:
@@ -126,3 +149,17 @@ def absolute(key: str, value: str) -> str:
         return str(Path(value).expanduser().resolve())
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{key}={value!r} is not a usable path ({error})") from None
+
+
+def show_remarks(config: DataConfig, console: Console) -> None:
+    """Print what a source leaves out and where the class list differs from it.
+
+    Do so also where little is printed, because such a run may train on other images than its user thinks.
+
+    Raises:
+        DataError: The source cannot be opened.
+    """
+    # A known source is whole: it can only differ from a class list.
+    if config.source != OWN_IMAGES and (names_a_place(config.source) or config.class_names):
+        for remark in open_source(config).remarks():
+            console.print(printable(remark), highlight=False, soft_wrap=True, markup=False)

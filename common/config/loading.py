@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from common.config.project import open_values, tool_tables
 from common.config.schema import RunConfig
+from common.config.sections import join_names
 from common.errors import ConfigError
 
 Scalar = str | int | float | bool
@@ -156,7 +157,7 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     """Read settings from a TOML file, nested or dotted.
 
     Raises:
-        ConfigError: The file is missing, is not TOML, or holds lists.
+        ConfigError: The file is missing, is not TOML, or holds lists of anything but class names.
     """
     try:
         flat = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -165,7 +166,9 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{option} {path}: not a TOML file ({error})") from None
     for key, value in flat.items():
-        if not isinstance(value, Scalar):
+        if key == "data.classes" and isinstance(value, list) and all(isinstance(name, str) for name in value):
+            flat[key] = join_names(value)
+        elif not isinstance(value, Scalar):
             raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
     if "resume" in flat:
         flat |= {key: now for key, (before, now) in _AS_BEFORE.items() if flat.get(key) == before}

@@ -25,7 +25,6 @@ from common.config.sections import (
     SystemConfig,
     TrainingConfig,
     listed_weights,
-    split_list,
 )
 from common.errors import PrivacyError
 from common.models.names import BackboneSpec
@@ -97,7 +96,7 @@ class RunConfig(Section):
             )
         if model.backbone == "cnn" and training.rotation_weight:
             raise ValueError("training.rotation-weight goes with pretrained backbones, not with model.backbone='cnn'")
-        weights, classes = listed_weights(training.class_weights), split_list(self.data.classes)
+        weights, classes = listed_weights(training.class_weights), self.data.class_names
         if weights and classes and len(weights) != len(classes):
             raise ValueError(
                 f"training.class-weights has {len(weights)} weights, and data.classes names {len(classes)} classes"

@@ -1,5 +1,8 @@
 """The sections of a run's settings as frozen typed models."""
 
+import csv
+import io
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -95,6 +98,31 @@ def split_list(listed: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in listed.split(",") if item.strip())
 
 
+def split_names(listed: str) -> tuple[str, ...]:
+    """Return the class names of a setting.
+
+    A name with a comma stands in double quotes.
+
+    >>> split_names('cat, "ape, great"')
+    ('cat', 'ape, great')
+    """
+    if '"' not in listed:
+        return split_list(listed)
+    rows = csv.reader([listed], skipinitialspace=True)
+    return tuple(name.strip() for row in rows for name in row if name.strip())
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Return class names as the value of a setting.
+
+    >>> join_names(["cat", "ape, great"])
+    'cat,"ape, great"'
+    """
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
+
+
 class Section(BaseModel):
     """A group of settings, frozen and strict about types, whose keys are kebab-case."""
 
@@ -124,7 +152,13 @@ class DataConfig(Section):
         min_length=1, description="Where images come from: a folder, a table (CSV, Excel, Parquet), or a known name."
     )
     path: str = Field(description="Where the files of the source are. Empty: its usual place, or a download.")
-    classes: str = Field(description="Class names in order, joined by commas. Empty: those of the source.")
+    classes: str = Field(
+        description="Class names in order, joined by commas; a name with a comma stands in double quotes. Empty: those "
+        "of the source."
+    )
+    validation: Literal["drop", "train", "test"] = Field(
+        description="Use of a folder's part `val/`, also named `valid/` or `dev/`. A real client has its own."
+    )
     max_bad_fraction: float = Field(
         ge=0, le=1, description="Largest share of unusable files with which a run or a client may start."
     )
@@ -143,6 +177,11 @@ class DataConfig(Section):
     test_fraction: float = Field(
         gt=0, lt=1, description="Share of its images that a client holds out, where the source has no test set."
     )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in `classes`, none where those of the source are used."""
+        return split_names(self.classes)
 
 
 class ModelConfig(Section):

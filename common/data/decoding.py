@@ -8,39 +8,17 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.data.image_formats import FORMATS, HEAD_BYTES, foreign_of, format_of
 from common.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass(frozen=True)
-class ImageFormat:
-    """Names and signatures of an image format that is read.
-
-    The name is Pillow's; suffixes are in lower case, and an exported file without one gets the first.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    signatures: tuple[bytes, ...]
-
-
-IMAGE_FORMATS = (
-    ImageFormat("JPEG", (".jpg", ".jpeg"), (b"\xff\xd8\xff",)),
-    ImageFormat("PNG", (".png",), (b"\x89PNG",)),
-    ImageFormat("WEBP", (".webp",), (b"RIFF",)),
-    ImageFormat("BMP", (".bmp",), (b"BM",)),
-    ImageFormat("TIFF", (".tif", ".tiff"), (b"II*\0", b"MM\0*")),
-    ImageFormat("GIF", (".gif",), (b"GIF8",)),
-)
-FORMATS = tuple(row.name for row in IMAGE_FORMATS)
-IMAGE_SUFFIXES = tuple(suffix for row in IMAGE_FORMATS for suffix in row.suffixes)
 # Refused in every format: larger or narrower images, and pixels of 32 bits.
 MAX_PIXELS = 100_000_000
 _MIN_SIDE = 2
@@ -64,7 +42,7 @@ def decode(cell: Mapping[str, Any]) -> "Image":
             1 pixel wide or high, or has pixels of 32 bits.
     """
     with _open(cell) as stream, _quiet():
-        head = stream.read(16)
+        head = stream.read(HEAD_BYTES)
         if not head:
             raise BadImage("empty file")
         stream.seek(0)
@@ -125,7 +103,9 @@ def _decode(stream: IO[bytes]) -> "Image":
         raise BadImage(f"{width} x {height} pixels: both sides must be at least {_MIN_SIDE}")
     name = "JPEG" if image.format == "MPO" else image.format
     image.load()
-    decoded = _eight_bits(_upright(image))
+    upright = _upright(image)
+    # Pillow keeps a deep PGM in 32 bits, with values up to 65,535.
+    decoded = _eight_bits(upright.convert("I;16") if name == "PPM" and upright.mode == "I" else upright)
     decoded.format = name
     return decoded
 
@@ -172,10 +152,12 @@ def _reason(error: Exception, head: bytes) -> str:
         return _too_large("far too many")
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return "truncated"
-    name = next((row.name for row in IMAGE_FORMATS if head.startswith(row.signatures)), None)
-    if name is None:
+    if foreign := foreign_of("", head):
+        return f"{foreign.name}: {foreign.remedy}"
+    known = format_of(head)
+    if known is None:
         return f"not an image of a known format ({', '.join(FORMATS)})"
-    return f"damaged or truncated {name} ({type(error).__name__})"
+    return f"damaged or truncated {known.name} ({type(error).__name__})"
 
 
 _calls = 0

@@ -7,6 +7,7 @@ and a changed image invalidates only itself. A client process whose images are c
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.config.sections import ModelConfig, split_list
+from common.config.sections import DataConfig, ModelConfig
 from common.data.decoding import decode
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
+from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
 from common.errors import ConfigError, DataError
 from common.system.content_store import ContentStore, StoredRows
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from common.models.backbone_info import BackboneInfo
     from common.models.classifier import Network
 
+_logger = logging.getLogger("bract")
 FORMAT = 4  # raise it when the same images would give other inputs
 
 
@@ -78,10 +81,9 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         info = backbone_info(config.backbone_spec)
     scan = scan_source(source, progress=progress)
     if not shows_nothing:
+        _log_remarks(source, config.data)
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-        # A client may lack classes of an agreed list, even all but one.
-        if len(split_list(config.data.classes)) < 2:
-            refuse_single_class(scan)
+        refuse_single_class(scan)
     if info is None:
         side = config.data.image_size
         wanted = _public_cnn_pixels(side) if shows_nothing else _cnn_pixels(side, scan)
@@ -107,6 +109,13 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         inputs = store.rows_of(scan.digests)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
     return Prepared(inputs, scan, time.perf_counter() - started, key)
+
+
+def _log_remarks(source: ImageSource, data: DataConfig) -> None:
+    # Remarks on classes need the entries, which load heavy libraries that a cached run does without.
+    if _logger.isEnabledFor(logging.WARNING) and (source.not_read or data.class_names):
+        for remark in source.remarks():
+            _logger.warning(remark)
 
 
 def _features(info: "BackboneInfo", model: ModelConfig, device: str) -> _InputFormat:

@@ -10,7 +10,7 @@ import os
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from common.system.progress import ProgressFactory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMAT = 2  # raise it when the same file would give another digest, or the stored scan changes its fields
+FORMAT = 3  # raise it when the same file would give another digest, or the stored scan changes its fields
 _MAX_SHOWN = 20
 
 Sink = Callable[[int, "Image", bytes], None]
@@ -164,6 +164,17 @@ def check_training_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
             f"classifier needs at least two\n  the class list is {', '.join(classes)}; `bract data inspect` shows "
             "how many images each class has"
         )
+
+
+def refuse_nothing_usable(scan: Scan, remarks: Sequence[str]) -> None:
+    """Refuse a source that has no usable image to train on.
+
+    Raises:
+        DataError: There is none; the message holds the remarks on the class list.
+    """
+    if not scan.usable[: scan.num_train].any():
+        lines = "".join(f"\n  {remark}" for remark in remarks)
+        raise DataError(f"none of {scan.num_train} training images can be used{lines}")
 
 
 class _Draft:

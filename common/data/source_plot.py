@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ MAX_CLASSES = 40
 _EXAMPLES = 8
 _CELL = 64
 _MAX_NAME_LENGTH = 28
+_NOTE_WIDTH = 160  # characters
 _COLOURS = {"train": "#2e7d5b", "test": "#e0a030"}
 
 
@@ -30,7 +32,9 @@ def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str,
     from matplotlib.figure import Figure
 
     shown = _choose(facts["classes"])
-    figure = Figure(figsize=(11.5, 1.5 + 0.62 * len(shown)), layout="constrained")
+    note = fill(f"Not read: {'; '.join(facts['not_read'])}", _NOTE_WIDTH).replace("$", r"\$") * bool(facts["not_read"])
+    height = 1.5 + 0.62 * len(shown) + 0.17 * (note.count("\n") + 1)
+    figure = Figure(figsize=(11.5, height), layout="constrained")
     FigureCanvasAgg(figure)
     bars, examples = figure.subplots(1, 2, width_ratios=(6.2, 5.0))
     _draw_bars(bars, facts, shown)
@@ -38,6 +42,8 @@ def draw_source(file: Path, source: ImageSource, scan: Scan, facts: Mapping[str,
     examples.imshow(mosaic, extent=(0, _EXAMPLES, len(shown) - 0.5, -0.5), aspect="auto")
     examples.set(xticks=[], yticks=[], title="examples")
     figure.suptitle(_title(facts, len(shown)))
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
     figure.savefig(file, dpi=100)
 
 

@@ -23,9 +23,9 @@ def inspect_source(source: ImageSource, progress: ProgressFactory) -> dict[str, 
     """Return the facts that `bract data inspect` reports, as plain values for JSON.
 
     Returns:
-        Counts of entries; `notes` on how a table was read; `classes` with train and test counts of usable images;
-        `missing_classes`; `widths` and `heights`; `formats`; `channels`; `units`; `clients`; `bad`, each unusable entry
-        once; `duplicates` and `near_duplicates`.
+        Counts of entries; `notes` on how a table was read; `not_read` and `class_remarks` on what is left out;
+        `classes` with train and test counts of usable images; `missing_classes`; `widths` and `heights`; `formats`;
+        `channels`; `units`; `clients`; `bad`, each unusable entry once; `duplicates` and `near_duplicates`.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -62,6 +62,8 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
         "source": source.name,
         "notes": list(source.notes),
         "entries": count,
+        "not_read": list(source.not_read),
+        "class_remarks": list(source.entries.class_remarks),
         "usable": int(scan.usable.sum()),
         "train": scan.num_train,
         "test": count - scan.num_train,
@@ -124,6 +126,10 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
     for note in facts["notes"]:
         say(f"Table    {note}")
     _show_classes(facts, console)
+    if facts["not_read"]:
+        say(f"Not read: {'; '.join(facts['not_read'])}")
+    for remark in facts["class_remarks"]:
+        say(f"Classes: {remark}")
     if facts["missing_classes"]:
         say(f"Classes without a usable image: {', '.join(facts['missing_classes'])}")
     for name in ("widths", "heights"):

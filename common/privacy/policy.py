@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.config.schema import RunConfig
-from common.config.sections import MechanismName, Metrics, Unit, split_list
+from common.config.sections import MechanismName, Metrics, Unit
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS
@@ -106,7 +106,7 @@ class Policy(BaseModel):
         for setting, value, allowed in wanted:
             if value not in allowed:
                 raise PolicyError(f"{setting}={value!r} is not allowed, only {', '.join(allowed) or 'nothing'}")
-        if self.classes and split_list(config.data.classes) != self.classes:
+        if self.classes and config.data.class_names != self.classes:
             raise PolicyError(
                 f"data.classes={config.data.classes!r} is not the policy's list {', '.join(self.classes)!r}"
             )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from common.commands.run_settings import ClassNames
 from common.system.console import plain_errors
 
 RUN_HELP = """Run a federation over the clients that are admitted to the server of this machine.
@@ -30,6 +31,7 @@ def run_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
     ] = None,
+    class_: ClassNames = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in DIR/runs if left out.")] = None,
     resume: Annotated[
@@ -53,9 +55,9 @@ def run_command(
     with plain_errors("Stopped before the run was submitted."):
         home = load_home(folder)
         if resume is None:
-            settings = settings_for_run(set_ or [], config, out, seed, None)
+            settings = settings_for_run(set_ or [], config, out, seed, None, class_)
         else:
-            settings = settings_for_resume(resume, None, set_, config, out, seed)
+            settings = settings_for_resume(resume, None, set_, config, out, seed, class_)
         run_config = run_config_of(home, settings)
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))

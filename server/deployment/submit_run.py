@@ -10,7 +10,6 @@ from rich.console import Console
 
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
-from common.config.sections import split_list
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError, FederationError
 from common.system.app_bundle import bundle_digest, installed_bundle
@@ -56,7 +55,7 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
         settings["num-clients"] = admitted
     config = parse(override(defaults(), settings))
     # Class names are a public constant. Reading them from the clients' images would release them.
-    if len(split_list(config.data.classes)) < 2:
+    if len(config.data.class_names) < 2:
         raise ConfigError(
             "data.classes must name the classes, such as --set data.classes=normal,tumour: the server may not learn "
             "them from the clients' images"

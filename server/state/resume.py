@@ -22,7 +22,7 @@ from server.state.run_state import RunState
 # Settings that may differ between the processes of one run: they say where it runs, not what it computes.
 _FREE = ("resume", "output-dir", "system.bundle", "system.device", "system.physical-batch-size")
 # Settings that came after 0.1.0 -> the value that computes what a run without the setting did.
-_ADDED: dict[str, Scalar] = {"evaluation.every": 1, "training.class-weights": ""}
+_ADDED: dict[str, Scalar] = {"evaluation.every": 1, "training.class-weights": "", "data.validation": "drop"}
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.
 _REWRITTEN: dict[str, tuple[Scalar, Scalar]] = {"min-clients": (0, "")}
 

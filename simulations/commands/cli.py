@@ -1,6 +1,7 @@
 """The command `bract simulate` and the attacks among the `bract audit` commands."""
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +11,9 @@ from rich.console import Console
 
 from common.commands.audit_ledger import audit_app
 from common.commands.fitted_defaults import fit_to_source, show_changes
-from common.commands.run_settings import settings_for_resume, settings_for_run
+from common.commands.run_settings import ClassNames, settings_for_resume, settings_for_run, show_remarks
 from common.config import loading as settings
+from common.config.schema import RunConfig
 from common.system.console import plain_errors, set_log_levels
 from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
 from simulations.commands.audit_inversion import INVERSION_HELP, inversion_command
@@ -35,6 +37,12 @@ Examples:
 
   bract simulate --resume runs/NAME
 """
+
+
+_SEED_HELP = (
+    "Root seed of partition, batches, cohorts and initial model. Runs without privacy repeat to the bit; under DP they "
+    "do not, because noise is never seeded."
+)
 
 
 def mount(app: typer.Typer) -> None:
@@ -61,23 +69,25 @@ def _root(
     """Accept the options of the top-level command."""
 
 
+def _parsed(chosen: Mapping[str, settings.Scalar], console: Console) -> RunConfig:
+    """Return a run's settings and print what its source leaves out."""
+    config = settings.parse(settings.override(settings.defaults(), chosen))
+    show_remarks(config.data, console)
+    return config
+
+
 def simulate(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated. --dry-run lists all."),
     ] = None,
+    class_: ClassNames = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; --set wins over it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; a new one in runs/ if left out.")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue a run that was stopped or killed, in its own folder.")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Root seed of partition, batches, cohorts and initial model. Runs without privacy repeat to the bit; "
-            "under DP they do not, because noise is never seeded."
-        ),
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help=_SEED_HELP)] = None,
     engine: Annotated[
         Literal["in-process", "ray"],
         typer.Option(help="in-process: fast, one machine. ray: Flower's own engine."),
@@ -99,12 +109,13 @@ def simulate(
     console = Console(stderr=as_json, quiet=quiet and not verbose)
     set_log_levels(verbose=verbose)
     with plain_errors("Stopped before the first round; nothing was written."):
+        told = Console(stderr=as_json)
         if resume is None:
-            given = settings_for_run(set_ or [], config, out, seed, device)
-            chosen = show_changes(fit_to_source(given), Console(stderr=as_json))
+            given = settings_for_run(set_ or [], config, out, seed, device, class_)
+            chosen = show_changes(fit_to_source(given), told)
         else:
-            chosen = settings_for_resume(resume, device, set_, config, out, seed)
-        run_config = settings.parse(settings.override(settings.defaults(), chosen))
+            chosen = settings_for_resume(resume, device, set_, config, out, seed, class_)
+        run_config = _parsed(chosen, told)
         if dry_run:
             from simulations.commands.dry_run import foresee, show
 

@@ -12,6 +12,7 @@ from client.guard import Guard
 from client.runtime import supernode
 from client.session import RunClients
 from client.setup import init_client
+from common.data import preprocessing
 from common.errors import ConfigError, PolicyError
 from common.privacy.policy import ANYTHING, load_policy
 from common.system import app_bundle
@@ -23,10 +24,12 @@ from tests.support.clients.own_clients import SMALL, MakeConfig, OwnClient, run_
 def a_run_says_nothing_about_a_clients_place(tmp_path: Path, own_home: Path, make_config: MakeConfig) -> None:
     """Source, weights, split, size and the node's nature are the client's own, whatever the run's settings say."""
     client = OwnClient(tmp_path, write_images(tmp_path / "images", range(20)))
-    config = make_config(SMALL | {"data.path": "elsewhere", "data.test-fraction": 0.9, "data.max-bad-fraction": 0.0})
+    wished = {"data.path": "elsewhere", "data.test-fraction": 0.9, "data.max-bad-fraction": 0.0}
+    config = make_config(SMALL | wished | {"data.validation": "train"})
     (client.folder / "client.toml").write_text((client.folder / "client.toml").read_text().replace("= 20", "= 31"))
     session = RunClients(config).open(str(client.folder))
     assert session.rows.num_units == 31
+    assert session.trainer.config.data.validation == "drop"
     assert len(session.rows.train_labels) > len(session.rows.test_labels)
     for node in (
         {"partition-id": 0, "num-partitions": 1},
@@ -38,12 +41,28 @@ def a_run_says_nothing_about_a_clients_place(tmp_path: Path, own_home: Path, mak
         RunClients(make_config(SMALL | {"model.weights": "/etc/passwd"})).open(str(client.folder))
 
 
+def a_joined_client_refuses_no_folder(tmp_path: Path, own_home: Path, make_config: MakeConfig) -> None:
+    """A folder too many above the classes gives empty batches."""
+    images = write_images(tmp_path / "images", range(20))
+    client = OwnClient(tmp_path, images)
+    (images / "archive").mkdir()
+    for name in ("dark", "bright"):
+        (images / name).rename(images / "archive" / name)
+    assert RunClients(make_config(SMALL)).open(str(client.folder)).rows.num_units == 20
+
+
+planted(
+    a_joined_client_refuses_no_folder,
+    preprocessing.prepare,
+    {"a folder that a joined client refuses": ("joined=shows_nothing", "joined=False")},
+)
 _OWN = a_run_says_nothing_about_a_clients_place
 planted(
     _OWN,
     RunClients._own,
     {
-        "a source from the run": ('"path": site.path}', '"path": config.data.path}'),
+        "a source from the run": ('"path": site.path,', '"path": config.data.path,'),
+        "a use of a part from the run": ("site.validation", "config.data.validation"),
         "a share of held-out images from the run": (
             "_everything(prepared, site)",
             "_everything(prepared, __import__('dataclasses').replace(site, test_fraction=config.data.test_fraction))",

@@ -77,8 +77,8 @@ planted(
             "config.cohort_size < self.min_cohort",
         ),
         "classes in any order": (
-            "split_list(config.data.classes) != self.classes",
-            "set(split_list(config.data.classes)) != set(self.classes)",
+            "config.data.class_names != self.classes",
+            "set(config.data.class_names) != set(self.classes)",
         ),
         "units that are not looked at": ("if config.is_local_dp else []", "if False else []"),
         "an empty list that allows everything": ("if value not in allowed:", "if allowed and value not in allowed:"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.config.loading import resolved
 from common.config.schema import RunConfig
-from common.data.decoding import IMAGE_FORMATS, IMAGE_SUFFIXES
+from common.data.image_formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 from common.data.partition_plot import draw_partition
 from common.data.partitioning.assignment import make_partition
 from common.data.partitioning.partition import Partition, class_counts

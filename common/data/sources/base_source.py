@@ -38,6 +38,7 @@ class Entries:
         label_faults: Row -> why it has no label.
         root: Folder that `place` shows paths from.
         parts: Names of the training and the test part, for entries without a file.
+        class_remarks: Where the source and `data.classes` differ, for the holder's own terminal.
     """
 
     images: "Dataset"
@@ -50,6 +51,7 @@ class Entries:
     label_faults: Mapping[int, str] = field(default_factory=dict)
     root: str = ""
     parts: tuple[str, str] = ("the training part", "the test part")
+    class_remarks: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Return an entry's relative file or its number in its part."""
@@ -76,7 +78,9 @@ class ImageSource:
     `load` once. Sources of one name at two places are different.
 
     Attributes:
+        not_read: A phrase on each kind of thing that is left out.
         fault: Why the source cannot be used; empty if it can.
+        doubt: Why its folders may be no classes; a class list that names some of them settles it.
         notes: How a table was read, for the holder's own terminal.
     """
 
@@ -84,7 +88,9 @@ class ImageSource:
     fingerprint: str
     load: Callable[[], Entries]
     place: str = ""
+    not_read: tuple[str, ...] = ()
     fault: str = ""
+    doubt: str = ""
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -95,6 +101,17 @@ class ImageSource:
             DataError: The files are damaged or do not hold what they should.
         """
         return self.load()
+
+    def remarks(self) -> list[str]:
+        """Return the lines on what is left out.
+
+        They are for the holder's own terminal.
+
+        Raises:
+            DataError: The entries cannot be read.
+        """
+        lines = [f"Not read: {'; '.join(self.not_read)}"] if self.not_read else []
+        return lines + [f"Classes: {remark}" for remark in self.entries.class_remarks]
 
 
 def refuse_path(config: DataConfig, why: str) -> None:

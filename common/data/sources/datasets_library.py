@@ -40,7 +40,7 @@ def open_saved(config: DataConfig) -> ImageSource:
     root = Path(config.source)
     files = sorted(file for file in root.rglob("*") if file.is_file())
     fault = closed_among(root.rglob("*"))
-    return ImageSource(root.name, fingerprint_of(files, "saved"), lambda: _load(root), str(root.resolve()), fault)
+    return ImageSource(root.name, fingerprint_of(files, "saved"), lambda: _load(root), str(root.resolve()), fault=fault)
 
 
 def is_sharded(folder: Path) -> bool:
@@ -63,7 +63,7 @@ def open_shards(config: DataConfig) -> ImageSource:
         fingerprint_of(files, root.resolve(), "shards"),
         lambda: _load_shards(root, files),
         str(root.resolve()),
-        closed_among(files),
+        fault=closed_among(files),
     )
 
 

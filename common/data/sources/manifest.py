@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.config.sections import DataConfig, split_list
+from common.config.sections import DataConfig
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
@@ -70,7 +70,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
     _check(file, root, table)
     paths = table.columns.get("path")
     found = None if paths is None else find_files(paths, root)
-    manifest = _Manifest(file, root, table, found, split_list(config.classes))
+    manifest = _Manifest(file, root, table, found, config.class_names)
     files = [name for name in manifest.files if name is not None]
     fingerprint = fingerprint_of([file, *files], root.resolve(), FORMAT, table.used)
     return ImageSource(

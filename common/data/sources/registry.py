@@ -4,18 +4,15 @@ Opening a source is cheap: it looks at file names, sizes and times, decodes noth
 `ImageSource.entries` then reads the encoded images.
 """
 
-import hashlib
-import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from common.config.sections import DataConfig, split_list
-from common.data.sources.base_source import OWN_IMAGES, Entries, ImageSource, refuse_closed
+from common.config.sections import DataConfig
+from common.data.sources.base_source import OWN_IMAGES, ImageSource, refuse_closed
 from common.data.sources.builtin import open_cifar10, open_cifar100, open_digits, open_fashion_mnist, open_mnist
+from common.data.sources.class_list import with_classes
 from common.data.sources.datasets_library import is_saved, is_sharded, open_saved, open_shards
 from common.data.sources.huggingface import open_hugging_face
 from common.data.sources.image_folder import open_folder
@@ -89,14 +86,16 @@ def open_source(config: DataConfig, *, joined: bool = False) -> ImageSource:
         ConfigError: This user may not write the cache.
         DataError: The name is unknown, files are missing, there are no images, or the class list is unusable.
     """
-    source = _kind(config.source).open(config)
-    # A server must not learn from a refusal what a client's files hold.
+    source, wanted = _kind(config.source).open(config), config.class_names
+    # A server chooses the class list: it must not learn from a refusal which folders a client has.
     if not joined:
         if source.fault:
             raise DataError(source.fault)
+        if source.doubt and not set(wanted) & set(source.entries.classes):
+            raise DataError(source.doubt)
         # What is computed of the images is kept there, perhaps after hours.
         check_cache()
-    return _with_classes(source, split_list(config.classes)) if split_list(config.classes) else source
+    return with_classes(source, wanted) if wanted else source
 
 
 def names_a_place(source: str) -> bool:
@@ -139,32 +138,3 @@ def _kind(source: str) -> SourceKind:
             f"{', '.join(MANIFEST_SUFFIXES)}, so save it as one of these"
         )
     return _BY_PATTERN[_FOLDER]
-
-
-def _with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
-    """Return the same images under the run's public class list."""
-    if len(wanted) < 2 or len(set(wanted)) < len(wanted):
-        raise DataError(f"data.classes={','.join(wanted)!r}: give at least two different names, joined by commas")
-    fingerprint = hashlib.sha256(repr((source.fingerprint, wanted)).encode()).hexdigest()
-    return replace(source, fingerprint=fingerprint, load=lambda: _relabelled(source, wanted))
-
-
-def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
-    entries = source.entries
-    names = entries.classes
-    # A source whose classes are plain numbers means positions in the list.
-    if all(name.isdecimal() for name in names) and not set(names) & set(wanted):
-        names = tuple(wanted[int(name)] if int(name) < len(wanted) else name for name in names)
-    table = np.array([*(wanted.index(name) if name in wanted else -1 for name in names), -1], dtype=np.int64)
-    # A label of -1 takes the last entry of the table, which is -1.
-    labels = table[entries.labels]
-    faults = dict(entries.label_faults)
-    for row in np.flatnonzero((labels < 0) & (entries.labels >= 0)).tolist():
-        faults[row] = f"unknown class {names[entries.labels[row]]!r}: not in data.classes"
-    missing = [name for number, name in enumerate(wanted) if not (labels == number).any()]
-    log = logging.getLogger("bract")
-    if missing:
-        log.warning("data.source=%r has no image of %s", source.name, ", ".join(missing))
-    if unknown := sorted(set(names) - set(wanted)):
-        log.warning("data.source=%r has classes that data.classes leaves out: %s", source.name, ", ".join(unknown))
-    return replace(entries, labels=labels, classes=wanted, label_faults=faults)

@@ -41,12 +41,12 @@ def test_hostile_folder_lists_each_fault_exactly_once(scan: Scan, hostile: tuple
 
 
 def test_hostile_folder_gives_every_good_image(scan: Scan) -> None:
-    assert int(scan.usable.sum()) == 48
-    assert np.bincount(scan.labels[scan.usable]).tolist() == [24, 24]
+    assert int(scan.usable.sum()) == 52
+    assert np.bincount(scan.labels[scan.usable]).tolist() == [26, 26]
     assert set(scan.formats) == {*FORMATS, ""}
     assert {1, 3} == set(scan.channels[scan.usable].tolist())
     assert set(scan.widths[scan.usable].tolist()) == {24}
-    assert len(GOOD) <= 24  # each format comes in each class
+    assert len(GOOD) <= 26  # each format comes in each class
 
 
 def test_hostile_folder_decodes_alike_under_all_lossless_colour_formats(scan: Scan) -> None:
@@ -61,7 +61,7 @@ def test_hostile_folder_decodes_alike_under_all_lossless_colour_formats(scan: Sc
 
 
 def test_hostile_folder_is_refused_above_the_fraction_that_is_allowed(scan: Scan) -> None:
-    num_bad, num_all = len(BAD), len(BAD) + 48
+    num_bad, num_all = len(BAD), len(BAD) + 52
     refuse_if_too_bad(scan, max_bad_fraction=num_bad / num_all + 0.001)
 
     said = rf"{num_bad} of {num_all} images cannot be used \({num_bad / num_all:.1%}\)"

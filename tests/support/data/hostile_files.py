@@ -15,7 +15,7 @@ ORIENTATION = 0x0112
 
 
 def build_hostile_folder(root: Path) -> dict[str, str]:
-    """Two classes, `dark` and `light`, of 24 good images each, and one file of each fault.
+    """Two classes, `dark` and `light`, of 26 good images each, and one file of each fault.
 
     Args:
         root: Where to write; made if it is not there.
@@ -25,7 +25,7 @@ def build_hostile_folder(root: Path) -> dict[str, str]:
     """
     for name, low, first in (("dark", 0, 100), ("light", 128, 0)):
         (root / name).mkdir(parents=True, exist_ok=True)
-        for number in range(24):
+        for number in range(26):
             kind = sorted(GOOD)[number % len(GOOD)]
             GOOD[kind](picture(low, seed=first + number), root / name / f"{number:02d}-{kind}")
     expected = {}
@@ -159,6 +159,9 @@ GOOD: dict[str, Build] = {
     "tiff-pages.tif": _two_frames("TIFF"),
     "gif.gif": _saved("GIF"),
     "gif-moving.gif": _two_frames("GIF"),
+    "jp2.jp2": _saved("JPEG2000"),
+    "ppm.ppm": _saved("PPM"),
+    "avif.avif": _saved("AVIF", quality=95, subsampling="4:4:4"),
 }
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty.png": (_empty, "empty file"),

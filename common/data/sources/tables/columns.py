@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.decoding import IMAGE_SUFFIXES
+from common.data.image_formats import IMAGE_SUFFIXES
 from common.data.sources.labels import MISSING
 from common.errors import DataError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from common.data.decoding import IMAGE_SUFFIXES
+from common.data.image_formats import IMAGE_SUFFIXES
 
 _ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|[\\/]")
 _SAMPLE = 50  # paths of another machine that are tried below the root

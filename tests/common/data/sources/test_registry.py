@@ -3,7 +3,6 @@
 Drives `common.data.sources.base_source`, `common.data.sources.image_folder`.
 """
 
-import logging
 import os
 import subprocess
 import sys
@@ -75,7 +74,7 @@ def test_folder_takes_train_and_test_apart_when_both_are_there(open_named: Open,
     write_png(tmp_path / "test" / "dog" / "1.png", 7)
     write_png(tmp_path / "test" / "emu" / "1.png", 8)
 
-    source = open_named(tmp_path)
+    source = open_named(tmp_path, classes="cat,dog,emu")
 
     assert source.entries.classes == ("cat", "dog", "emu")
     assert (source.entries.num_train, num_test(source)) == (3, 2)
@@ -88,14 +87,6 @@ def test_folder_takes_train_for_a_class_when_there_is_no_test(open_named: Open, 
     write_png(tmp_path / "plane" / "1.png")
 
     assert open_named(tmp_path).entries.classes == ("plane", "train")
-
-
-def test_folder_of_parts_that_are_not_train_and_test_is_refused(open_named: Open, tmp_path: Path) -> None:
-    write_png(tmp_path / "train" / "cat" / "1.png")
-    write_png(tmp_path / "val" / "cat" / "1.png")
-
-    with pytest.raises(DataError, match="train, val"):
-        open_named(tmp_path)
 
 
 def test_folder_without_images_is_refused(open_named: Open, tmp_path: Path) -> None:
@@ -153,17 +144,6 @@ def test_classes_fix_the_list_and_its_order(open_named: Open, tmp_path: Path) ->
     assert entries.labels.tolist() == [2, 2, 1, -1]
     assert entries.label_faults == {3: "unknown class 'emu': not in data.classes"}
     assert source.fingerprint != open_named(root).fingerprint != open_named(root, classes="cat,dog").fingerprint
-
-
-def test_classes_that_are_missing_or_unknown_are_said_in_the_log(
-    open_named: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("bract"), "propagate", True)
-    with caplog.at_level(logging.WARNING, logger="bract"):
-        open_named(two_classes(tmp_path), classes="cat,yak")
-
-    assert "no image of yak" in caplog.text
-    assert "leaves out: dog" in caplog.text
 
 
 @pytest.mark.parametrize("classes", ["cat", "cat,cat"])

@@ -1,0 +1,1 @@
+"""Folders of images, their tree, their layout and what is not read."""

@@ -1,0 +1,134 @@
+"""Tree of a folder, with its images told from other files by content."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from common.data.image_formats import HEAD_BYTES, IMAGE_SUFFIXES, foreign_of, format_of
+
+# Folders that systems and archives put beside one's own. Some of them hold thumbnails.
+_OF_SYSTEMS = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
+# Labels often lie beside the images in such files, one for each: opening all of them would take seconds.
+_TEXTS = {".txt", ".csv", ".json", ".xml"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with the images, files and folders directly in it.
+
+    Attributes:
+        path: Path of the folder, through links.
+        images: Files with an image's suffix or content, in name order.
+        others: Suffix of each other file, or the name of its format.
+        folders: Folders in it, in name order; links are followed.
+        fault: Why its content cannot be listed; empty if it can.
+        loops: Names of links that lead back to a folder above.
+    """
+
+    path: Path
+    images: tuple[Path, ...] = ()
+    others: tuple[str, ...] = ()
+    folders: tuple["Folder", ...] = ()
+    fault: str = ""
+    loops: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the folder itself."""
+        return self.path.name
+
+    @cached_property
+    def count(self) -> int:
+        """Number of images in it, at any depth."""
+        return len(self.images) + sum(folder.count for folder in self.folders)
+
+    @cached_property
+    def filled(self) -> tuple["Folder", ...]:
+        """Folders directly in it that hold images, at any depth."""
+        return tuple(folder for folder in self.folders if folder.count)
+
+    @property
+    def holds_folders(self) -> bool:
+        """True where most of its images lie in folders of their own."""
+        return self.count > 2 * len(self.images)
+
+    def walk(self) -> Iterator["Folder"]:
+        """Yield the folder and all folders below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.walk()
+
+    def all_images(self) -> list[Path]:
+        """Return the images at any depth, in path order."""
+        return sorted(file for folder in self.walk() for file in folder.images)
+
+
+def read_tree(root: Path) -> Folder:
+    """Return the tree below a folder, without what is hidden.
+
+    No image is decoded. A file with an image's suffix is an image, also a damaged one. Of any other file the first
+    bytes are read.
+    """
+    return _read(root, frozenset())
+
+
+def _read(path: Path, above: frozenset[tuple[int, int]]) -> Folder:
+    try:
+        state = path.stat()
+        items = sorted(os.scandir(path), key=lambda item: item.name)
+    except OSError as error:
+        return Folder(path, fault=error.strerror or type(error).__name__)
+    above |= {(state.st_dev, state.st_ino)}
+    images, others, folders, loops = [], [], [], []
+    for item in items:
+        if item.name.startswith(".") or item.name.casefold() in _OF_SYSTEMS:
+            continue
+        place = path / item.name
+        if not _is_folder(item):
+            kind = _kind(place)
+            if kind is None:
+                images.append(place)
+            else:
+                others.append(kind)
+        # A link to a folder above would be followed for ever.
+        elif item.is_symlink() and _identity(place) in above:
+            loops.append(item.name)
+        else:
+            folders.append(_read(place, above))
+    return Folder(path, tuple(images), tuple(others), tuple(folders), loops=tuple(loops))
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def _kind(file: Path) -> str | None:
+    """Return a file's suffix or foreign format, None for an image."""
+    suffix = file.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return None
+    head = b"" if suffix in _TEXTS else _head(file)
+    if foreign := foreign_of(suffix, head):
+        return foreign.name
+    return None if format_of(head) else suffix or "without suffix"
+
+
+def _head(file: Path) -> bytes:
+    try:
+        # Opening a pipe or a device could block for ever.
+        if not file.is_file():
+            return b""
+        with file.open("rb") as stream:
+            return stream.read(HEAD_BYTES)
+    except OSError:
+        return b""

@@ -1,0 +1,208 @@
+"""Layout of a folder of images, as classes or as parts with classes.
+
+Pure functions over the tree: they read no file.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from common.data.folders.folder_tree import Folder
+from common.data.folders.similar_names import nearest, nearest_words
+
+Validation = Literal["drop", "train", "test"]
+Part = Literal["train", "test", "val"]
+_WORDS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset", "devset"), "val"),
+}
+_Parts = dict[Part, Folder]
+_MAX_NAMES = 5
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A folder whose images are all of one class."""
+
+    name: str
+    folder: Folder
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The class folders of a source.
+
+    Attributes:
+        train: Class folders to train on, empty ones included.
+        test: Class folders of the source's own test part.
+        dropped: Folders with images that are not used.
+        unsorted: Folders that hold class folders, where a loose image has no class.
+        doubt: Why this reading may be wrong and what to name instead; empty if it is plain.
+    """
+
+    train: tuple[ClassFolder, ...]
+    test: tuple[ClassFolder, ...] = ()
+    dropped: tuple[Folder, ...] = ()
+    unsorted: tuple[Folder, ...] = ()
+    doubt: str = ""
+
+
+def read_layout(root: Folder, validation: Validation) -> Layout:
+    """Return the class folders below a root.
+
+    Parts are known by their names, in any case and with common words beside them. A folder that only resembles a set of
+    classes is read as one and carries a doubt, so that a client that has joined reads it without a refusal.
+    """
+    parts, doubt = _parts_of(root)
+    if parts:
+        return _of_parts(root, parts, doubt, validation)
+    inner = _parts_in_classes(root.filled)
+    if inner is not None:
+        return _of_inner_parts(root, inner, validation)
+    return Layout(_classes(root), unsorted=(root,), doubt=doubt or _doubt_of_classes(root))
+
+
+def _classes(*folders: Folder) -> tuple[ClassFolder, ...]:
+    return tuple(ClassFolder(child.name, child) for folder in folders for child in folder.folders)
+
+
+def part_of(name: str) -> tuple[Part | None, tuple[str, ...]]:
+    """Return the part that a folder's name means, with its other words.
+
+    >>> part_of("Training"), part_of("seg_test"), part_of("train2017"), part_of("latest")
+    (('train', ()), ('test', ('seg',)), ('train', ('2017',)), (None, ('latest',)))
+    """
+    words = re.findall(r"[^\W\d_]+|\d+", name.casefold())
+    named = [word for word in words if word in _WORDS]
+    rest = tuple(word for word in words if word not in _WORDS)
+    return (_WORDS[named[0]] if len(named) == 1 else None), rest
+
+
+def _parts_of(root: Folder) -> tuple[_Parts, str]:
+    """Return the parts in a root and a doubt about them."""
+    by_rest: dict[tuple[str, ...], list[tuple[Part, Folder]]] = {}
+    for folder in root.folders:
+        part, rest = part_of(folder.name)
+        if part is not None:
+            by_rest.setdefault(rest, []).append((part, folder))
+    # Names such as "test tube" and "train track" have no other words in common: they are classes.
+    rest, group = max(
+        by_rest.items(), key=lambda item: (len({part for part, _ in item[1]}), not item[0]), default=((), [])
+    )
+    alone = len({part for part, _ in group}) < 2
+    beside = {folder.path for folder in root.filled} - {folder.path for _, folder in group}
+    if not group or (alone and (rest or beside or not all(folder.holds_folders for _, folder in group))):
+        return {}, ""
+    names, parts = _listed([folder.name for _, folder in group]), [row for row in group if row[1].filled]
+    kinds = Counter(part for part, _ in parts)
+    if not kinds:
+        return {}, (
+            f"{names} have no class folders: sort the images of each into one sub-folder per class, or write a "
+            "manifest with the columns path, label and split"
+        )
+    if "train" not in kinds or max(kinds.values()) > 1:
+        why = "no part to train on" if "train" not in kinds else "two parts of one kind"
+        return {}, f"{names} are parts of a data set, with {why}: name one, such as {parts[0][1].path}"
+    return {part: _inside(folder) for part, folder in parts}, ""
+
+
+def _inside(part: Folder) -> Folder:
+    """Return the folder that holds a part's class folders."""
+    # Archives often repeat a part's name: train/train/cat.
+    while len(part.filled) == 1 and part.filled[0].holds_folders and part.filled[0].name == part.name:
+        part = part.filled[0]
+    return part
+
+
+def _of_parts(root: Folder, parts: _Parts, doubt: str, validation: Validation) -> Layout:
+    train, test = [parts["train"]], [parts["test"]] if "test" in parts else []
+    if "val" in parts and validation != "drop":
+        (train if validation == "train" else test).append(parts["val"])
+    used = [*train, *test]
+    dropped = [folder for folder in root.filled if not any(part.path.is_relative_to(folder.path) for part in used)]
+    doubt = doubt or _disagreement(train, test)
+    for part in used if not doubt else ():
+        doubt = doubt or _doubt_of_classes(part)
+    return Layout(_classes(*train), _classes(*test), tuple(dropped), (root, *used), doubt)
+
+
+def _disagreement(train: list[Folder], test: list[Folder]) -> str:
+    """Return a doubt where training and test parts have other classes."""
+    left, right = ({child.name for part in parts for child in part.folders} for parts in (train, test))
+    if not test or left == right:
+        return ""
+    only = [
+        f"{_listed(sorted(mine - others), others)} in {parts[0].name}/ alone"
+        for parts, mine, others in ((train, left, right), (test, right, left))
+        if mine - others
+    ]
+    return (
+        f"the class folders of {train[0].name}/ and {test[0].name}/ disagree: {'; '.join(only)}: rename or move them, "
+        "or name the classes with data.classes"
+    )
+
+
+def _parts_in_classes(folders: tuple[Folder, ...]) -> list[tuple[str, _Parts]] | None:
+    """Return the parts inside each class folder, None where there are none."""
+    found = []
+    for folder in folders:
+        kinds = {part_of(child.name)[0]: child for child in folder.filled}
+        # A part that holds the same class folders as another lies below a site: that is no class.
+        if None in kinds or "train" not in kinds or not folder.holds_folders or _share(folder.filled):
+            return None
+        found.append((folder.name, {part: child for part, child in kinds.items() if part is not None}))
+    return found if any(len(parts) > 1 for _, parts in found) else None
+
+
+def _of_inner_parts(root: Folder, inner: list[tuple[str, _Parts]], validation: Validation) -> Layout:
+    wanted: dict[Part, str] = {"train": "train", "test": "test", "val": validation}
+    picked: dict[str, list[ClassFolder]] = {"train": [], "test": [], "drop": []}
+    for name, parts in inner:
+        for part, folder in parts.items():
+            picked[wanted[part]].append(ClassFolder(name, folder))
+    empty = [ClassFolder(folder.name, folder) for folder in root.folders if not folder.count]
+    dropped = tuple(row.folder for row in picked["drop"])
+    return Layout((*picked["train"], *empty), tuple(picked["test"]), dropped, (root, *root.filled))
+
+
+def _doubt_of_classes(root: Folder) -> str:
+    """Return why the folders of a root may be no classes."""
+    folders = root.filled
+    if len(folders) == 1 and folders[0].holds_folders:
+        likely = folders[0]
+        while len(likely.filled) == 1 and likely.filled[0].holds_folders:
+            likely = likely.filled[0]
+        if len(likely.filled) > 1:
+            return (
+                f"{root.path} holds one folder with images, {folders[0].name}, and {likely.path} holds "
+                f"{_listed([folder.name for folder in likely.filled])}: name {likely.path}, or if "
+                f"{folders[0].name} is a class, list the classes with data.classes"
+            )
+    if len(folders) > 1 and _share(folders):
+        inner = sorted({child.name for folder in folders for child in folder.filled})
+        return (
+            f"{_listed([folder.name for folder in folders])} hold the same sub-folders, {_listed(inner)}: they look "
+            f"like sites, folds or parts, not like classes\n  name one, such as {folders[0].path}; for all together "
+            "write a manifest with the columns path, label and client; if they are the classes, list them with "
+            "data.classes"
+        )
+    return ""
+
+
+def _share(folders: tuple[Folder, ...]) -> bool:
+    """Return whether folders hold sub-folders of the same names, at least two."""
+    if len(folders) < 2 or not all(folder.holds_folders for folder in folders):
+        return False
+    names = [{child.name.casefold() for child in folder.filled} for folder in folders]
+    union = set().union(*names)
+    common = {name for name in union if sum(name in some for some in names) > 1}
+    # A site or a fold may lack a class. Patients or dates below classes are nowhere the same.
+    return len(union) > 1 and all(2 * len(some) >= len(union) for some in (common, *names))
+
+
+def _listed(names: list[str], known: set[str] | frozenset[str] = frozenset()) -> str:
+    """Join a few names, each with the nearest known one."""
+    shown = [name + nearest_words(nearest(name, known)) for name in names[:_MAX_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")

@@ -1,0 +1,231 @@
+"""A client's folder: plain on its holder's terminal, silent once it has joined."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import bract
+from client.checks.inputs import check_data
+from client.client_config import load_site
+from client.session import RunClients
+from common.config.schema import RunConfig
+from common.errors import ConfigError, DataError
+from common.privacy.policy import load_policy
+from common.system.progress import no_progress
+from tests.support.clients.own_clients import SMALL, MakeConfig, OwnClient, code, picture, write_images
+from tests.support.data.folders import write_folder
+
+pytestmark = pytest.mark.usefixtures("own_home")
+Change = Callable[[Path], None]
+
+
+def init(folder: Path, images: Path, *more: str) -> tuple[int, str]:
+    done = CliRunner().invoke(bract.app, ["client", "init", str(folder), "--data", str(images), *more])
+    return done.exit_code, done.output
+
+
+def empty_class(images: Path) -> None:
+    for file in (images / "bright").iterdir():
+        file.unlink()
+
+
+def no_image_at_all(images: Path) -> None:
+    shutil.rmtree(images)
+    images.mkdir()
+
+
+def unusable(images: Path) -> None:
+    for file in images.rglob("*.png"):
+        file.write_bytes(b"damaged")
+
+
+def parts_that_disagree(images: Path) -> None:
+    for name in ("dark", "bright"):
+        (images / name).rename(images / f"{name}-kept")
+    (images / "train").mkdir()
+    (images / "dark-kept").rename(images / "train" / "dark")
+    (images / "test").mkdir()
+    (images / "bright-kept").rename(images / "test" / "bright")
+
+
+def wrapped(images: Path) -> None:
+    (images / "archive").mkdir()
+    for name in ("dark", "bright"):
+        (images / name).rename(images / "archive" / name)
+
+
+def sites(images: Path) -> None:
+    wrapped(images)
+    shutil.copytree(images / "archive", images / "other")
+
+
+def only_loose_images(images: Path) -> None:
+    for file in sorted(images.rglob("*.png")):
+        file.rename(images / file.name)
+
+
+def other_names(images: Path) -> None:
+    for name in ("dark", "bright"):
+        (images / name).rename(images / name.upper())
+
+
+CHANGES = [
+    empty_class,
+    no_image_at_all,
+    unusable,
+    parts_that_disagree,
+    wrapped,
+    sites,
+    only_loose_images,
+    other_names,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_client_that_has_joined_answers_alike_whatever_its_folder_holds(
+    tmp_path: Path, make_config: MakeConfig, change: Change
+) -> None:
+    client = OwnClient(tmp_path, write_images(tmp_path / "images", range(12)))
+    config = make_config(SMALL)
+    before = client.ask(config, "query", run="before")
+
+    change(tmp_path / "images")
+    answers = [
+        client.ask(config, kind, run="run", server_round=number)
+        for kind, number in (("query", 1), ("train", 1), ("train", 2), ("evaluate", 2))
+    ]
+
+    assert [code(answer) for answer in answers] == ["ok"] * 4
+    for name in ("classes", "input-shape", "num-units"):
+        assert answers[0].content["client"][name] == before.content["client"][name]
+
+
+@pytest.mark.parametrize("asked", ["drop", "train", "test"])
+def test_no_server_moves_the_images_of_a_part(tmp_path: Path, make_config: MakeConfig, asked: str) -> None:
+    images = tmp_path / "images"
+    for number, part in enumerate(["train"] * 6 + ["test"] * 2 + ["val"] * 4):
+        (images / part / ("dark", "bright")[number % 2]).mkdir(parents=True, exist_ok=True)
+        picture(number, number % 2).save(images / part / ("dark", "bright")[number % 2] / f"{number}.png")
+    client = OwnClient(tmp_path, images)
+
+    rows = RunClients(make_config(SMALL | {"data.validation": asked})).open(str(client.folder)).rows
+
+    assert (len(rows.train_labels), len(rows.test_labels), rows.num_units) == (6, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("validation", "train", "test"), [("drop", 6, 2), ("train", 10, 2), ("test", 6, 6), ("all", 0, 0), (3, 0, 0)]
+)
+def test_the_holder_says_how_val_is_used(
+    tmp_path: Path, make_config: MakeConfig, validation: str | int, train: int, test: int
+) -> None:
+    images = tmp_path / "images"
+    for number, part in enumerate(["train"] * 6 + ["test"] * 2 + ["val"] * 4):
+        (images / part / ("dark", "bright")[number % 2]).mkdir(parents=True, exist_ok=True)
+        picture(number, number % 2).save(images / part / ("dark", "bright")[number % 2] / f"{number}.png")
+    if not train:
+        init(tmp_path / "ward", images)
+        with (tmp_path / "ward" / "client.toml").open("a") as file:
+            file.write(f"validation = {validation!r}\n")
+        with pytest.raises(ConfigError):
+            load_site(tmp_path / "ward")
+        return
+
+    assert init(tmp_path / "ward", images, "--validation", str(validation))[0] == 0
+    rows = RunClients(make_config(SMALL)).open(str(tmp_path / "ward")).rows
+
+    assert (len(rows.train_labels), len(rows.test_labels), rows.num_units) == (train, test, train)
+    assert load_site(tmp_path / "ward").validation == validation
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "said"),
+    [
+        (wrapped, (), "name {images}/archive"),
+        (sites, (), "hold the same sub-folders, bright, dark"),
+        (parts_that_disagree, (), "dark in train/ alone; bright in test/ alone"),
+        (no_image_at_all, (), "no images found"),
+        (only_loose_images, (), "not read: 12 loose images"),
+        (unusable, (), "12 of 12 images cannot be used"),
+        (other_names, ("--class", "dark", "--class", "bright"), "none of 12 training images can be used"),
+        (other_names, ("--class", "dark", "--class", "bright"), "dark (nearest: DARK), bright (nearest: BRIGHT)"),
+    ],
+)
+def test_init_refuses_in_one_plain_message(tmp_path: Path, change: Change, more: tuple[str, ...], said: str) -> None:
+    images = write_images(tmp_path / "images", range(12))
+    change(images)
+
+    code, output = init(tmp_path / "ward", images, *more)
+
+    assert code == 2
+    assert said.format(images=images) in output
+    assert not (tmp_path / "ward").exists()
+
+
+def test_init_tells_what_is_not_read_and_writes_the_class_list(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", range(12))
+    write_folder(images, "loose.png Dim/a.txt")
+
+    code, output = init(tmp_path / "ward", images, "--class", "dark", "--class", "bright, very", "--class", "bright")
+
+    assert code == 0
+    lines = output.splitlines()
+    assert (
+        "Not read: 1 loose image outside the class folders (loose.png); files .txt 1; empty class folders: Dim" in lines
+    )
+    assert "Classes: no image of bright, very" in lines
+    assert load_policy(tmp_path / "ward" / "policy.toml").classes == ("dark", "bright, very", "bright")
+
+
+def test_a_policy_without_a_list_is_written_as_before(tmp_path: Path) -> None:
+    init(tmp_path / "ward", write_images(tmp_path / "images", range(12)))
+
+    assert '\n# classes = ["normal", "tumour"]\n' in (tmp_path / "ward" / "policy.toml").read_text()
+    assert "validation" not in (tmp_path / "ward" / "client.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "classes", "state", "said"),
+    [
+        (lambda _: None, ("dark", "bright"), "ok", "12 training images can be used"),
+        (lambda _: None, ("dark", "bright", "dim"), "warn", "Classes: no image of dim"),
+        (empty_class, ("dark", "bright"), "warn", "Not read: empty class folders: bright"),
+        (other_names, ("dark", "bright"), "FAIL", "Classes: no image of dark (nearest: DARK)"),
+        (wrapped, (), "FAIL", "archive"),
+        (no_image_at_all, (), "FAIL", "no images found"),
+    ],
+)
+def test_doctor_names_classes_and_what_is_not_read(
+    tmp_path: Path, change: Change, classes: tuple[str, ...], state: str, said: str
+) -> None:
+    images = write_images(tmp_path / "images", range(12))
+    init(tmp_path / "ward", images)
+    change(images)
+
+    finding = check_data(load_site(tmp_path / "ward"), no_progress, classes)
+
+    assert finding.state == state
+    assert said in finding.found
+
+
+def test_an_unlisted_folder_is_refused_at_init_and_silent_when_joined(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = OwnClient(tmp_path, write_images(tmp_path / "images", range(12)))
+    scandir = os.scandir
+
+    def fail(path: Path) -> object:
+        if Path(path).name == "bright":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("common.data.folders.folder_tree.os.scandir", fail)
+    config: RunConfig = make_config(SMALL)
+
+    assert code(client.ask(config, "query", run="run")) == code(client.ask(config, "train", run="run")) == "ok"
+    with pytest.raises(DataError, match="cannot be listed"):
+        OwnClient(tmp_path, tmp_path / "images")
