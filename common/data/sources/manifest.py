@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.config.sections import DataConfig
+from common.data.folders.layout import Validation
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
@@ -18,7 +19,15 @@ from common.data.sources.base_source import (
     refuse_closed,
 )
 from common.data.sources.labels import MISSING, label_names, numbered
-from common.data.sources.tables.columns import TEST, TRAIN, Table, choose_split, find_columns, missing_column
+from common.data.sources.tables.columns import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Table,
+    choose_split,
+    find_columns,
+    missing_column,
+)
 from common.data.sources.tables.image_paths import FoundFiles, find_files
 from common.data.sources.tables.parquet_tables import PARQUET_SUFFIXES, read_parquet_table
 from common.data.sources.tables.spreadsheets import read_spreadsheet
@@ -35,16 +44,15 @@ _MAX_SHOWN = 5
 
 @dataclass(frozen=True)
 class _Manifest:
-    """A table with the files that its rows name."""
+    """A table with the files of its rows and the order of use."""
 
     file: Path
     root: Path
     table: Table
     found: FoundFiles | None
     names: tuple[str, ...]
-
-    def column(self, role: str) -> list[str] | None:
-        return self.table.columns.get(role)
+    order: tuple[int, ...]
+    num_train: int
 
     @property
     def files(self) -> Sequence[Path | None]:
@@ -67,12 +75,16 @@ def open_manifest(config: DataConfig) -> ImageSource:
         raise DataError(f"data.source={config.source!r}: there is no such file")
     root = Path(config.path) if config.path else file.parent
     table = _READERS[file.suffix.lower()](file)
+    refuse_closed(root, config)
     _check(file, root, table)
+    order, num_train = _divided(table, config.validation)
+    if not num_train:
+        raise DataError(f"{file}: no row is of the split train; there must be rows to train on")
     paths = table.columns.get("path")
     found = None if paths is None else find_files(paths, root)
-    manifest = _Manifest(file, root, table, found, config.class_names)
+    manifest = _Manifest(file, root, table, found, config.class_names, order, num_train)
     files = [name for name in manifest.files if name is not None]
-    fingerprint = fingerprint_of([file, *files], root.resolve(), FORMAT, table.used)
+    fingerprint = fingerprint_of([file, *files], root.resolve(), FORMAT, table.used, num_train, len(order))
     return ImageSource(
         file.stem,
         fingerprint,
@@ -80,6 +92,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
         f"{file.resolve()}\0{root.resolve()}",
         fault=_fault(manifest),
         notes=tuple(_notes(manifest)),
+        not_read=_not_read(manifest),
     )
 
 
@@ -122,10 +135,27 @@ def _check(file: Path, root: Path, table: Table) -> None:
     if not root.is_dir():
         raise DataError(f"data.path={str(root)!r}: there is no such folder; paths in {file} are relative to it")
     parts = {part.lower() for part in _without_missing(table.columns.get("split", []))}
-    if other := sorted(parts - TRAIN - TEST):
-        raise DataError(f"{file}: the column split holds {', '.join(other[:5])}; it may hold train or test")
-    if parts and parts <= TEST:
-        raise DataError(f"{file}: every row is of the split test; there must be rows to train on")
+    if other := sorted(parts - TRAIN - TEST - VALIDATION):
+        raise DataError(f"{file}: the column split holds {', '.join(other[:5])}; it may hold train, test or val")
+
+
+def _divided(table: Table, validation: Validation) -> tuple[tuple[int, ...], int]:
+    """Return the used rows with training rows first.
+
+    The second value is the number of training rows.
+    """
+    words = [word.lower() for word in table.columns.get("split", [""] * len(table.columns["label"]))]
+    use = {"train": 0, "test": 1, "drop": 2}[validation]
+    sides = np.array([1 if word in TEST else use if word in VALIDATION else 0 for word in words])
+    order = np.argsort(sides, kind="stable")[: (sides < 2).sum()]
+    return tuple(order.tolist()), int((sides == 0).sum())
+
+
+def _not_read(manifest: _Manifest) -> tuple[str, ...]:
+    """Return a phrase on rows of a part that is not used."""
+    dropped = len(manifest.table.columns["label"]) - len(manifest.order)
+    use = "data.validation=train or test uses them"
+    return (f"{dropped:,} rows of the validation part ({use})",) if dropped else ()
 
 
 def _without_missing(texts: Sequence[str]) -> list[str]:
@@ -133,20 +163,16 @@ def _without_missing(texts: Sequence[str]) -> list[str]:
 
 
 def _load(manifest: _Manifest) -> Entries:
-    table, name = manifest.table, manifest.file.name
-    is_test = table.is_test
-    # Training rows first, each part in the order of the table.
-    order, num_train = np.argsort(is_test, kind="stable").tolist(), int((~is_test).sum())
-    labels, classes = _labels(table, manifest.names)
-    labels = labels[order]
+    table, name, order, num_train = manifest.table, manifest.file.name, manifest.order, manifest.num_train
+    written = [table.columns["label"][row] for row in order]
+    labels, classes = _labels(written, table.classes, manifest.names)
     groups = {role: _without_missing(table.columns[role]) for role in ("unit", "client") if role in table.columns}
     units, clients = (
         tuple(groups[role][row] for row in order) if role in groups else None for role in ("unit", "client")
     )
     files = None if manifest.found is None else [manifest.found.files[row] for row in order]
-    written = [table.columns["label"][row] for row in order]
     return Entries(
-        images=_stored_images(manifest.file, table.image).select(order)
+        images=_stored_images(manifest.file, table.image).select(list(order))
         if files is None
         else image_rows([{"bytes": None, "path": None if file is None else str(file)} for file in files]),
         labels=labels,
@@ -161,12 +187,11 @@ def _load(manifest: _Manifest) -> Entries:
     )
 
 
-def _labels(table: Table, listed: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    names = table.columns["label"]
-    if not table.classes:
+def _labels(names: Sequence[str], stated: tuple[str, ...], listed: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    if not stated:
         return numbered(label_names(names, listed))
-    number = {name: index for index, name in enumerate(table.classes)}
-    return np.array([number.get(name, -1) for name in names], dtype=np.int64), table.classes
+    number = {name: index for index, name in enumerate(stated)}
+    return np.array([number.get(name, -1) for name in names], dtype=np.int64), stated
 
 
 def _no_label(text: str) -> str:
@@ -181,10 +206,10 @@ def _fault(manifest: _Manifest) -> str:
         for name, files in manifest.found.unclear.items():
             shown = ", ".join(str(file.relative_to(manifest.root)) for file in files[:_MAX_SHOWN])
             return f"{manifest.file}: {name} may be any of {len(files)} files ({shown}): write the one that is meant"
-    table = manifest.table
-    units, in_test = _without_missing(table.columns.get("unit", [])), table.is_test.tolist()
-    sides = {(unit, side) for unit, side in zip(units, in_test, strict=False) if unit}
-    if both := sorted({unit for unit, side in sides if (unit, not side) in sides}):
+    table, order = manifest.table, manifest.order
+    units = _without_missing(table.columns.get("unit", [""] * len(table.columns["label"])))
+    train, test = ({units[row] for row in part} for part in (order[: manifest.num_train], order[manifest.num_train :]))
+    if both := sorted(train & test - {""}):
         return (
             f"{manifest.file}: the same {table.used['unit']} has rows in train and in test: "
             f"{', '.join(both[:_MAX_SHOWN])} ({len(both)} in all)\n  put all its rows into one part"

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.data.image_formats import IMAGE_SUFFIXES
 from common.data.sources.labels import MISSING
 from common.errors import DataError
@@ -58,6 +56,7 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 ROLES = tuple(_NAMES)
 TRAIN, TEST = frozenset({"", "train", "training"}), frozenset({"test", "testing"})
+VALIDATION = frozenset({"val", "valid", "validation", "dev"})
 _MAX_SHOWN = 12
 
 
@@ -80,12 +79,6 @@ class Table:
     image: str = ""
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def is_test(self) -> np.ndarray:
-        """Mask of the rows of the test part, (n,) bool."""
-        count = len(self.columns["label"])
-        return np.array([part.lower() in TEST for part in self.columns.get("split", [""] * count)], dtype=bool)
 
 
 def cell_text(value: Any) -> str:
@@ -168,6 +161,6 @@ def choose_split(found: dict[str, str], values: Sequence[str]) -> dict[str, str]
     A column that is called `split` must hold parts. One that is called otherwise may mean something else.
     """
     is_split = plain_name(found.get("split", "split")) == "split"
-    if is_split or {value.lower() for value in values if value not in MISSING} <= TRAIN | TEST:
+    if is_split or {value.lower() for value in values if value not in MISSING} <= TRAIN | TEST | VALIDATION:
         return found
     return {role: name for role, name in found.items() if role != "split"}

@@ -146,7 +146,7 @@ def test_csv_fingerprint_changes_with_the_table_and_with_each_image(
         ("path,kind\nx,a\n", "lacks the column label"),
         ("path,label\n", "has no rows"),
         ("", "lacks the column"),
-        ("path,label,split\nx,a,dev\n", "split holds dev"),
+        ("path,label,split\nx,a,fold1\n", "split holds fold1"),
         ("path,label,split\nx,a,test\n", "must be rows to train on"),
     ],
 )

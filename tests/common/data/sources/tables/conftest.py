@@ -18,7 +18,7 @@ def open_table(make_config: Callable[..., RunConfig], tmp_path: Path) -> OpenTab
     """Write images and a table and open it. Only names are looked at, so the images may be empty."""
 
     def opened(
-        content: str | bytes = b"", name: str = "t.csv", *, images: Sequence[str] = IMAGES, classes: str = ""
+        content: str | bytes = b"", name: str = "t.csv", *, images: Sequence[str] = IMAGES, **data: str
     ) -> ImageSource:
         for image in images:
             (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def open_table(make_config: Callable[..., RunConfig], tmp_path: Path) -> OpenTab
         if content:
             (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
         source = str(tmp_path / name)
-        return open_source(make_config({"data.source": source, "data.classes": classes}).data)
+        return open_source(make_config({"data.source": source, **{f"data.{key}": data[key] for key in data}}).data)
 
     return opened
 

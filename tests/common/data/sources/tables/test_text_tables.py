@@ -191,6 +191,33 @@ def test_split_divides_rows_by_its_usual_words(
     assert open_table(f"path,label,{column}\n{rows}").entries.num_train == num_train
 
 
+@pytest.mark.parametrize(
+    ("validation", "files", "num_train"),
+    [("drop", "023", 2), ("train", "0123", 3), ("test", "0213", 2)],
+)
+@pytest.mark.parametrize("word", ["val", "Valid", "VALIDATION", "dev"])
+def test_validation_rows_are_used_as_the_user_says(
+    open_table: OpenTable, rows_of: RowsOf, word: str, validation: str, files: str, num_train: int
+) -> None:
+    text = f"path,label,split\ns/0.png,a,train\ns/1.png,v,{word}\ns/2.png,b,train\ns/3.png,a,test\n"
+
+    source = open_table(text, validation=validation)
+
+    assert [file for file, _ in rows_of(source)] == [f"s/{number}.png" for number in files]
+    assert source.entries.num_train == num_train
+    assert source.entries.classes == (("a", "b") if validation == "drop" else ("a", "b", "v"))
+    said = ("1 rows of the validation part (data.validation=train or test uses them)",)
+    assert source.not_read == (said if validation == "drop" else ())
+
+
+def test_use_of_validation_rows_changes_the_fingerprint(open_table: OpenTable) -> None:
+    text = "path,label,split\ns/0.png,a,train\ns/1.png,b,val\ns/2.png,b,train\n"
+
+    found = {open_table(text, validation=use).fingerprint for use in ("drop", "train", "test")}
+
+    assert len(found) == 3
+
+
 def test_column_that_only_resembles_a_split_may_mean_something_else(open_table: OpenTable) -> None:
     rows = "".join(f"{image},{label},{half}\n" for (image, label), half in zip(FOUR, "ABAB", strict=True))
 
@@ -219,7 +246,8 @@ def test_column_that_only_resembles_a_split_may_mean_something_else(open_table: 
         ("path,label\n", "has no rows"),
         ("path,label\n,\n", "has no rows"),
         ("\n", r"lacks the column path; its columns are \(none\)"),
-        ("path,label,split\ns/0.png,a,val\n", "split holds val"),
+        ("path,label,split\ns/0.png,a,fold1\n", "split holds fold1"),
+        ("path,label,split\ns/0.png,a,val\n", "no row is of the split train"),
         (bytes(range(256)), "is not a text in UTF-8, UTF-16 or Windows-1252"),
         ("path,label,patient_id,split\ns/0.png,a,7,train\ns/1.png,b,7,test\n", r"same patient_id has rows.*: 7 \(1 in"),
         ("path,label,unit,split\ns/0.png,a,7,\ns/1.png,b,7,TEST\ns/2.png,a,,test\n", r"same unit has rows.*: 7 \(1 in"),
