@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.config.sections import DataConfig, ModelConfig
+from common.config.sections import ModelConfig
 from common.data.decoding import decode
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
@@ -81,7 +81,7 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         info = backbone_info(config.backbone_spec)
     scan = scan_source(source, progress=progress)
     if not shows_nothing:
-        _log_remarks(source, config.data)
+        _log_remarks(source)
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
         refuse_single_class(scan)
     if info is None:
@@ -111,9 +111,9 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
     return Prepared(inputs, scan, time.perf_counter() - started, key)
 
 
-def _log_remarks(source: ImageSource, data: DataConfig) -> None:
-    # Remarks on classes need the entries, which load heavy libraries that a cached run does without.
-    if _logger.isEnabledFor(logging.WARNING) and (source.not_read or data.class_names):
+def _log_remarks(source: ImageSource) -> None:
+    # Remarks on classes load heavy libraries, which a cached run that shows no warnings does without.
+    if _logger.isEnabledFor(logging.WARNING):
         for remark in source.remarks():
             _logger.warning(remark)
 

@@ -82,6 +82,7 @@ class ImageSource:
         fault: Why the source cannot be used; empty if it can.
         doubt: Why its folders may be no classes; a class list that names some of them settles it.
         notes: How a table was read, for the holder's own terminal.
+        is_relabelled: Whether the entries are under a class list of the run.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ImageSource:
     fault: str = ""
     doubt: str = ""
     notes: tuple[str, ...] = ()
+    is_relabelled: bool = False
 
     @cached_property
     def entries(self) -> Entries:
@@ -111,7 +113,8 @@ class ImageSource:
             DataError: The entries cannot be read.
         """
         lines = [f"Not read: {'; '.join(self.not_read)}"] if self.not_read else []
-        return lines + [f"Classes: {remark}" for remark in self.entries.class_remarks]
+        # Reading the entries takes seconds, and without a class list nothing can differ from it.
+        return lines + [f"Classes: {row}" for row in (self.entries.class_remarks if self.is_relabelled else ())]
 
 
 def refuse_path(config: DataConfig, why: str) -> None:

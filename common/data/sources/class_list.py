@@ -21,7 +21,7 @@ def with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
     if len(wanted) < 2 or len(set(wanted)) < len(wanted):
         raise DataError(f"data.classes={','.join(wanted)!r}: give at least two different names, joined by commas")
     fingerprint = hashlib.sha256(repr((source.fingerprint, wanted)).encode()).hexdigest()
-    return replace(source, fingerprint=fingerprint, load=lambda: _relabelled(source, wanted))
+    return replace(source, fingerprint=fingerprint, load=lambda: _relabelled(source, wanted), is_relabelled=True)
 
 
 def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
