@@ -17,6 +17,7 @@ from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import SITE_FILE, Site
 from client.site_images import own_images
 from common.config.loading import defaults
+from common.data.partitioning.privacy_units import group_rows
 from common.data.scan import Scan, scan_source
 from common.data.tones.range_report import unused_range
 from common.data.tones.rendering import tones_of
@@ -44,7 +45,7 @@ def check_data(site: Site, progress: ProgressFactory, classes: Sequence[str] = (
     try:
         images, data = own_images(site, classes)
         scan, remarks = scan_source(images, progress=progress), images.remarks()
-    except BractError as error:
+    except (BractError, OSError) as error:
         return fail(
             "data",
             f"{site.source} cannot be opened: {error}",
@@ -119,6 +120,16 @@ def _judge_images(site: Site, scan: Scan, max_bad_fraction: float) -> Finding:
             f"{counts}; the source has {scan.num_train} now",
             "the declared number, by which servers weigh this client, stays as it is; to change it, set up a client in "
             "another folder: the ledger keeps all charges",
+        )
+    groups = group_rows(scan.unit_digests, scan.digests)
+    now = scan.num_train if groups is None else len(np.unique(groups[: scan.num_train]))
+    # A column of patients may have come to the table since, or was not known by its name when the client was set up.
+    if now != site.num_groups:
+        return warn(
+            "data",
+            f"{counts}; they are of {now} units (such as patients) now, {site.num_groups} are declared",
+            "the declared number stays as it is; to change it, set up a client in another folder: the ledger keeps all "
+            "charges",
         )
     if bad:
         return warn("data", f"{counts}; {bad} cannot be used: {_some(scan)}", inspect)

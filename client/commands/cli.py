@@ -80,8 +80,8 @@ def init_command(
     from client.site_images import own_images
 
     wanted = folder.expanduser().resolve()
-    policy_was_there = (wanted / POLICY_FILE).exists()
     with plain_errors():
+        policy_was_there = (wanted / POLICY_FILE).exists()
         with bar_factory(Console(stderr=True)) as progress:
             site, holder = init_client(
                 wanted,

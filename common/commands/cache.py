@@ -1,6 +1,7 @@
 """The commands `bract cache list` and `bract cache clear`."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.system.paths import bract_home
+from common.system.console import plain_errors
+from common.system.paths import bract_home, check_cache, closed_part
 
 cache_app = typer.Typer(no_args_is_help=True, help="See and clear what is kept of images between runs.")
 _MEANING = {
@@ -20,8 +22,15 @@ _MEANING = {
 
 
 def cache_facts() -> list[dict[str, Any]]:
-    """Return name, meaning, number of images and bytes of each part of the cache."""
+    """Return name, meaning, number of images and bytes of each part of the cache.
+
+    Raises:
+        ConfigError: The cache is closed to this user.
+    """
     root = bract_home() / "cache"
+    # What is closed to this user would look empty.
+    if os.path.exists(root) or closed_part(root):
+        check_cache()
     facts = []
     for folder in sorted((root / "inputs").glob("*")) if (root / "inputs").is_dir() else []:
         about = folder / "about.json"
@@ -44,7 +53,8 @@ def list_cache(as_json: Annotated[bool, typer.Option("--json", help="Print JSON,
     Rows are found by content: every run with the same images, backbone and image size uses them again, with any seed,
     partition or number of clients.
     """
-    facts = cache_facts()
+    with plain_errors():
+        facts = cache_facts()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -72,7 +82,8 @@ def clear_cache(
     The next run makes it again. End running Bract processes first: they have these files open.
     """
     root = bract_home() / "cache"
-    known = [row["name"] for row in cache_facts()]
+    with plain_errors():
+        known = [row["name"] for row in cache_facts()]
     if name is not None and name not in known:
         Console(stderr=True).print(
             f"{root} does not hold {name!r}, it holds {', '.join(known) or 'nothing'}", markup=False
@@ -82,9 +93,10 @@ def clear_cache(
     freed = sum(_size(path) for path in chosen if path.is_dir())
     if not yes:
         typer.confirm(f"Remove {freed / 1e6:.1f} MB of {', '.join(map(str, chosen))}?", abort=True)
-    for path in chosen:
-        if path.is_dir():
-            shutil.rmtree(path)
+    with plain_errors():
+        for path in chosen:
+            if path.is_dir():
+                shutil.rmtree(path)
     typer.echo(f"{freed / 1e6:.1f} MB removed")
 
 

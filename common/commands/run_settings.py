@@ -1,5 +1,6 @@
 """The settings that a user gives to a command."""
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,12 +61,15 @@ def check_picture(option: str, file: Path | None, data: DataConfig) -> None:
     """Refuse a picture that could not be written after the work is done.
 
     Raises:
-        ConfigError: The name does not end in .png, or its folder does not exist or holds the images.
+        ConfigError: The name does not end in .png, or its folder does not exist, holds the images or is closed to this
+            user.
     """
     if file is None:
         return
     if file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir():
         raise ConfigError(f"{option} {file}: give a file ending in .png in a folder that exists")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"{option} {file} cannot be written (permission denied)")
     refuse_results_in_data(file, data, option)
 
 

@@ -25,10 +25,11 @@ def inspect_source(source: ImageSource, progress: ProgressFactory, tones: Tones)
     """Return the facts that `bract data inspect` reports, as plain values for JSON.
 
     Returns:
-        Counts of entries; `not_read` and `class_remarks` on what is left out; `classes` with train and test counts of
-        usable images; `missing_classes`; `widths` and `heights`; `formats`; `channels`; `values`, the range of each
-        depth; places of images that are `constant` or `black_below_transparency`, and the number of `transparent` ones;
-        `units`; `clients`; `bad`, each unusable entry once; `duplicates` and `near_duplicates`.
+        Counts of entries; `notes` on how a table was read; `not_read` and `class_remarks` on what is left out;
+        `classes` with train and test counts of usable images; `missing_classes`; `widths` and `heights`; `formats`;
+        `channels`; `values`, the range of each depth; places of images that are `constant` or
+        `black_below_transparency`, and the number of `transparent` ones; `units`; `clients`; `bad`, each unusable entry
+        once; `duplicates` and `near_duplicates`.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -65,6 +66,7 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
     bands = Counter(scan.channels[scan.usable].tolist())
     return {
         "source": source.name,
+        "notes": list(source.notes),
         "entries": count,
         "not_read": list(source.not_read),
         "class_remarks": list(source.entries.class_remarks),
@@ -131,6 +133,8 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
         f"{facts['source']}: {facts['entries']:,} images, {facts['usable']:,} usable; {facts['train']:,} for training, "
         f"{facts['test']:,} in a test part of its own"
     )
+    for note in facts["notes"]:
+        say(f"Table    {note}")
     _show_classes(facts, console)
     if facts["not_read"]:
         say(f"Not read: {'; '.join(facts['not_read'])}")

@@ -72,4 +72,4 @@ def _part(path: Path) -> "list[Path] | Entries":
             raise DataError(f"there are no images in {path}")
         return files
     # A name that is neither is a bad image of its own row.
-    return read_images(path) if path.name.endswith(MANIFEST_SUFFIXES) else [path]
+    return read_images(path) if path.name.lower().endswith(MANIFEST_SUFFIXES) else [path]

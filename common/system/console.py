@@ -1,8 +1,10 @@
 """The output of commands, safe for a terminal."""
 
+import errno
 import importlib
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,23 +19,38 @@ from rich.text import Text
 from common.errors import BractError
 from common.system.progress import ProgressFactory
 
+# What the owner of a machine can put right. A file that is missing is not among them: the program must look first.
+_USERS_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+}
+
 
 @contextmanager
 def plain_errors(stopped: str = "Stopped.") -> Iterator[None]:
     """Show a user's mistake as text with exit code 2, an interruption with 130.
 
-    `stopped` is the text for an interruption that has no text of its own.
+    `stopped` is the text for an interruption that has no text of its own. A file or folder that cannot be used is such
+    a mistake too, wherever it was met.
     """
     try:
         yield
     except BractError as error:
-        Console(stderr=True).print(
-            f"[bold red]{type(error).__name__}[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True
-        )
+        _show_error(type(error).__name__, str(error))
+        raise typer.Exit(2) from None
+    except OSError as error:
+        # Without a file's name it is a fault of the program, which must show where it came from.
+        if error.filename is None or error.errno not in _USERS_ERRORS:
+            raise
+        _show_error("FileError", f"{os.fsdecode(error.filename)} cannot be used ({str(error.strerror).lower()})")
         raise typer.Exit(2) from None
     except KeyboardInterrupt as interruption:
         Console(stderr=True).print(str(interruption) or stopped, highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
+
+
+def _show_error(kind: str, text: str) -> None:
+    Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(printable(text))}", highlight=False, soft_wrap=True)
 
 
 def new_bar(console: Console) -> Progress:

@@ -14,6 +14,7 @@ from common.config.schema import RunConfig
 from common.data.results_place import refuse_results_in_data
 from common.errors import ConfigError
 from common.system.console import bar_factory, plain_errors
+from common.system.paths import check_output
 from common.system.progress import ProgressFactory
 from simulations.commands import audit_options as options
 
@@ -91,6 +92,8 @@ def empirical_command(
     """Print a lower bound on epsilon next to the ledger's upper bound."""
     console = Console(stderr=as_json_)
     with plain_errors("Stopped." if one_run else "Stopped; repeat the same command to continue."):
+        # Before images are prepared and models are trained for it, which takes hours.
+        check_output(out or Path("runs"))
         many = {"--adversary": adversary, "--canary": canary, "--images": images, "--trials": trials}
         own = {"--set": set_, "--config": config, "--seed": seed, "--run": run}
         single = {"--canaries": canaries, "--guesses": guesses}

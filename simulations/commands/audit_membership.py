@@ -12,6 +12,7 @@ from common.commands.run_settings import given_settings, set_value
 from common.config import loading as settings
 from common.errors import ConfigError
 from common.system.console import bar_factory, plain_errors
+from common.system.paths import check_output
 from simulations.commands import audit_options as options
 
 MEMBERSHIP_HELP = """Attack the final model: whose images was it trained on?
@@ -58,6 +59,8 @@ def membership_command(
     """Search the final model for the images that it was trained on."""
     console = Console(stderr=as_json_)
     with plain_errors("Stopped; repeat the same command to continue."):
+        # Before images are prepared and models are trained for it, which takes hours.
+        check_output(out or Path("runs"))
         from simulations.attacks.membership.curves import curves_of
         from simulations.attacks.membership.run_attack import FIGURES, PICTURE, attack
         from simulations.attacks.membership.view import show_membership

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 
 from common.config.sections import DataConfig
 from common.errors import DataError
+from common.system.paths import closed_part
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,6 +81,7 @@ class ImageSource:
         not_read: A phrase on each kind of thing that is left out.
         fault: Why the source cannot be used; empty if it can.
         doubt: Why its folders may be no classes; a class list that names some of them settles it.
+        notes: How a table was read, for the holder's own terminal.
         is_relabelled: Whether the entries are under a class list of the run.
     """
 
@@ -89,6 +92,7 @@ class ImageSource:
     not_read: tuple[str, ...] = ()
     fault: str = ""
     doubt: str = ""
+    notes: tuple[str, ...] = ()
     is_relabelled: bool = False
 
     @cached_property
@@ -121,6 +125,33 @@ def refuse_path(config: DataConfig, why: str) -> None:
     """
     if config.path:
         raise DataError(f"data.path does not go with data.source={config.source!r}: {why}")
+
+
+def refuse_closed(path: Path, config: DataConfig) -> None:
+    """Refuse a file or folder that this user may not read.
+
+    Raises:
+        DataError: It is there and closed to this user, or a folder above it is.
+    """
+    if closed := closed_part(path):
+        raise DataError(f"data.source={config.source!r}: {closed_line(closed)}")
+
+
+def closed_line(place: Path) -> str:
+    """Return the line about a file or folder that this user may not read."""
+    return f"{place} cannot be read (permission denied): give this user the right to read it, or take it out"
+
+
+def closed_among(files: Iterable[Path]) -> str:
+    """Return a line about files that this user may not read.
+
+    It is empty if there are none.
+    """
+    # A table may hold text that is not a path at all.
+    hidden = (closed_part(file) for file in files if "\0" in str(file) or not os.access(file, os.R_OK))
+    closed = [place for place in dict.fromkeys(hidden) if place is not None]
+    more = f" ({len(closed) - 1} more are closed too)" if len(closed) > 1 else ""
+    return f"{closed_line(closed[0])}{more}" if closed else ""
 
 
 def first_folder(path: str, usual: Sequence[str | Path], wanted: Sequence[str], advice: str) -> Path:

@@ -10,7 +10,15 @@ from common.data.folders.folder_tree import Folder, read_tree
 from common.data.folders.layout import ClassFolder, Layout, read_layout
 from common.data.folders.unread import describe_faults, describe_unread
 from common.data.image_formats import FORMATS
-from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows, refuse_path
+from common.data.sources.base_source import (
+    Entries,
+    ImageSource,
+    closed_among,
+    file_keys,
+    fingerprint_of,
+    image_rows,
+    refuse_path,
+)
 from common.errors import DataError
 
 _ClassFiles = list[tuple[Path, str]]  # file, class name
@@ -47,6 +55,8 @@ def open_folder(config: DataConfig) -> ImageSource:
 def _fault(source: str, tree: Folder, layout: Layout) -> str:
     if locked := describe_faults(tree):
         return f"data.source={source!r}: these folders cannot be listed, so their images would be missing: {locked}"
+    if closed := closed_among(file for row in (*layout.train, *layout.test) for file in row.folder.all_images()):
+        return f"data.source={source!r}: {closed}"
     if any(row.folder.count for row in layout.train) or layout.doubt:
         return ""
     left = "; ".join(describe_unread(tree, layout))

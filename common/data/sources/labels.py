@@ -1,6 +1,34 @@
 """Conversion of label names to class numbers."""
 
+import re
+from collections.abc import Collection, Sequence
+
 import numpy as np
+
+# What pandas writes and reads for a missing value.
+MISSING = frozenset(
+    [
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+        "None",
+        "n/a",
+        "nan",
+        "null",
+    ]
+)
+_WHOLE = re.compile(r"([+-]?\d+)([.,]0+)?")
 
 
 def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -17,3 +45,20 @@ def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     classes = tuple(sorted(present, key=(lambda name: (int(name), name)) if all_numbers else None))
     index = {name: number for number, name in enumerate(classes)}
     return np.array([index.get(name, -1) for name in names], dtype=np.int64), classes
+
+
+def label_names(texts: Sequence[str], wanted: Collection[str] = ()) -> list[str]:
+    """Return a column's labels, with "" where one is missing.
+
+    Missing is what pandas takes for it, and -1. Where all labels are whole numbers, 0.0 is 0. A name that the run's
+    class list holds is a class, whatever it says.
+
+    >>> label_names(["0.0", "1", "-1", "NaN"]), label_names(["mild", "None"], ["None", "mild"])
+    (['0', '1', '', ''], ['mild', 'None'])
+    """
+    listed = set(wanted)
+    names = ["" if text in MISSING and text not in listed else text for text in texts]
+    numbers = {name: _WHOLE.fullmatch(name) for name in set(names) - {""}}
+    if not listed & numbers.keys() and all(numbers.values()):
+        names = [number[1] if (number := numbers.get(name)) else "" for name in names]
+    return ["" if name == "-1" and name not in listed else name for name in names]

@@ -1,58 +1,100 @@
-"""Manifests, CSV or Parquet tables with one image per row."""
+"""Manifests, tables with one image per row."""
 
-import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.config.sections import DataConfig
-from common.data.sources.base_source import Entries, ImageSource, file_keys, fingerprint_of, image_rows
-from common.data.sources.labels import numbered
+from common.data.folders.layout import Validation
+from common.data.sources.base_source import (
+    Entries,
+    ImageSource,
+    closed_among,
+    file_keys,
+    fingerprint_of,
+    image_rows,
+    refuse_closed,
+)
+from common.data.sources.labels import MISSING, label_names, numbered
+from common.data.sources.tables.columns import (
+    FURTHER,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Table,
+    choose_split,
+    find_columns,
+    missing_column,
+)
+from common.data.sources.tables.image_paths import FoundFiles, find_files
+from common.data.sources.tables.parquet_tables import PARQUET_SUFFIXES, read_parquet_table
+from common.data.sources.tables.spreadsheets import read_spreadsheet
+from common.data.sources.tables.text_tables import Sheet, read_text_table
 from common.errors import DataError
 from common.system.paths import bract_home
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_COLUMNS = ("path", "label", "unit", "client", "split")
+FORMAT = 2  # raise it when the same file would give other labels, units or files
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Known columns of a manifest with the folder of its images."""
+class _Manifest:
+    """A table with the files of its rows and the order of use."""
 
     file: Path
     root: Path
-    columns: Mapping[str, list[str]]
+    table: Table
+    found: FoundFiles | None
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+    num_train: int
 
     @property
-    def holds_bytes(self) -> bool:
-        return "path" not in self.columns
-
-    def files(self) -> list[Path]:
-        return [self.root / name for name in self.columns.get("path", [])]
+    def files(self) -> Sequence[Path | None]:
+        return () if self.found is None else self.found.files
 
 
 def open_manifest(config: DataConfig) -> ImageSource:
-    """Open a table with the columns `path` (or `image`) and `label`.
+    """Open a table with one image and its label in each row.
 
-    `image` holds bytes and needs Parquet. The columns `unit`, `client` and `split` are optional. Paths are relative to
-    the manifest's folder, or to `data.path` if that is set. A row whose file is missing is a fault of that row alone.
+    In Parquet a column of images may stand for their paths. The usual header names are known. The columns for unit,
+    client and split are optional. Paths are relative to the manifest's folder, or to `data.path` if that is set. A row
+    whose file is missing is a fault of that row alone.
 
     Raises:
-        DataError: The file is missing, is not such a table, lacks a column or has no rows.
+        DataError: The file is missing or closed to this user, is not such a table, lacks a column or has no rows.
     """
     file = Path(config.source)
+    refuse_closed(file, config)
     if not file.is_file():
         raise DataError(f"data.source={config.source!r}: there is no such file")
     root = Path(config.path) if config.path else file.parent
-    table = _Table(file, root, _READERS[_suffix(file)](file, _COLUMNS))
-    _check(table)
-    fingerprint = fingerprint_of([file, *table.files()], root.resolve())
-    return ImageSource(file.stem, fingerprint, lambda: _load(table), f"{file.resolve()}\0{root.resolve()}")
+    table = _READERS[file.suffix.lower()](file, "")
+    refuse_closed(root, config)
+    _check(file, root, table)
+    order, num_train = _divided(table, config.validation)
+    if not num_train:
+        raise DataError(f"{file}: no row is of the split train; there must be rows to train on")
+    paths = table.columns.get("path")
+    found = None if paths is None else find_files(paths, root)
+    manifest = _Manifest(file, root, table, found, config.class_names, order, num_train)
+    files = [name for name in manifest.files if name is not None]
+    fingerprint = fingerprint_of([file, *files], root.resolve(), FORMAT, table.used, num_train, len(order))
+    return ImageSource(
+        file.stem,
+        fingerprint,
+        lambda: _load(manifest),
+        f"{file.resolve()}\0{root.resolve()}",
+        fault=_fault(manifest),
+        notes=tuple(_notes(manifest)),
+        not_read=_not_read(manifest),
+    )
 
 
 def read_images(file: Path) -> Entries:
@@ -63,12 +105,14 @@ def read_images(file: Path) -> Entries:
     """
     if not file.is_file():
         raise DataError(f"there is no file {file}")
-    columns = _READERS[_suffix(file)](file, ("path",))
-    if not columns and file.suffix == ".csv":
-        raise _missing(file, "path")
-    table = _Table(file, file.parent, columns | {"label": [""] * _count_rows(file, columns)})
-    _check(table)
-    return _load(table)
+    table = _READERS[file.suffix.lower()](file, "")
+    paths = table.columns.get("path")
+    count = _count_rows(file) if paths is None else len(paths)
+    if not count:
+        raise DataError(f"{file} has no rows")
+    bare = replace(table, columns={"label": [""] * count}, classes=())
+    found = None if paths is None else find_files(paths, file.parent)
+    return _load(_Manifest(file, file.parent, bare, found, (), tuple(range(count)), count))
 
 
 def read_column(config: DataConfig, name: str) -> tuple[str, ...]:
@@ -78,139 +122,165 @@ def read_column(config: DataConfig, name: str) -> tuple[str, ...]:
         DataError: The source is not a manifest, or lacks the column.
     """
     file = Path(config.source)
-    if _suffix(file) not in _READERS or not file.is_file():
-        raise DataError(f"{config.source} is not a manifest (CSV or Parquet), so it has no column {name}")
-    columns = _READERS[_suffix(file)](file, (*_COLUMNS, name))
-    if name not in columns:
-        raise _missing(file, name)
-    order, _ = _order(_Table(file, file.parent, columns))
-    return tuple(columns[name][row] for row in order.tolist())
+    if file.suffix.lower() not in _READERS or not file.is_file():
+        raise DataError(f"{config.source} is not a manifest (a table), so it has no column {name}")
+    table = _READERS[file.suffix.lower()](file, name)
+    if FURTHER not in table.columns:
+        known = ", ".join((*table.used.values(), *table.unused))
+        raise DataError(f"{file} lacks the column {name}; its columns are {known}")
+    return tuple(table.columns[FURTHER][row] for row in _divided(table, config.validation)[0])
 
 
-def _suffix(file: Path) -> str:
-    return f".{file.name.rpartition('.')[2]}"
-
-
-def _count_rows(file: Path, columns: Mapping[str, list[str]]) -> int:
+def _count_rows(file: Path) -> int:
     from pyarrow import parquet
 
-    return len(columns["path"]) if columns else int(parquet.read_metadata(file).num_rows)
+    return int(parquet.read_metadata(file).num_rows)
 
 
-def _read_csv(file: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True, restval="")
-            rows = list(reader)
-            names = [name for name in reader.fieldnames or [] if name in wanted]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a CSV file in UTF-8 ({error})") from None
-    return {name: [row[name].strip() for row in rows] for name in names}
+def _from_sheet(read: Callable[[Path], Sheet]) -> Callable[[Path, str], Table]:
+    """Return a reader that finds the columns of a sheet by name."""
+
+    def read_table(file: Path, further: str) -> Table:
+        sheet = read(file)
+        found = find_columns(sheet.header, file)
+        if "path" not in found:
+            raise missing_column(file, "path", sheet.header)
+        places = {role: sheet.header.index(name) for role, name in found.items()}
+        columns = {role: [row[place] for row in sheet.rows] for role, place in places.items()}
+        for role, cells in columns.items():
+            broken = next((line for line, cell in zip(sheet.lines, cells, strict=True) if "\n" in cell), None)
+            # A quote that is opened by mistake swallows lines until the next one.
+            if broken is not None:
+                raise DataError(f'{file}, line {broken}: the {role} goes on in the next line: is a quote (") missing?')
+        found = choose_split(found, columns.get("split", []))
+        unused = tuple(name for name in sheet.header if name and name not in found.values())
+        kept = {role: columns[role] for role in found}
+        if further in sheet.header:
+            kept[FURTHER] = [row[sheet.header.index(further)] for row in sheet.rows]
+        return Table(kept, found, unused, notes=sheet.notes)
+
+    return read_table
 
 
-def _read_parquet(file: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
-    from pyarrow import ArrowException
-    from pyarrow import parquet as pq
-
-    try:
-        present = pq.read_schema(file).names
-        names = [name for name in wanted if name in present and not (name == "path" and "image" in present)]
-        columns = pq.read_table(file, columns=names).to_pydict()
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{file} is not a Parquet file that can be read ({type(error).__name__})") from None
-    if "image" not in present and "path" not in present:
-        raise _missing(file, "path or image")
-    return {name: [_text(value) for value in values] for name, values in columns.items()}
-
-
-def _text(value: Any) -> str:
-    """Return a cell as text."""
-    if value is None or value != value:  # noqa: PLR0124 -- not a number
-        return ""
-    # Data frames turn whole numbers into floats where a column has gaps: 3.0 is the class 3.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-
-_READERS: dict[str, Callable[[Path, tuple[str, ...]], dict[str, list[str]]]] = {
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+# Suffix -> reader of a file and, by its own name, of one column more.
+_READERS: Mapping[str, Callable[[Path, str], Table]] = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), _from_sheet(read_text_table)),
+    **dict.fromkeys((".xlsx", ".xlsm"), _from_sheet(read_spreadsheet)),
+    **dict.fromkeys(PARQUET_SUFFIXES, read_parquet_table),
 }
 MANIFEST_SUFFIXES = tuple(_READERS)
 
 
-def _missing(file: Path, column: str) -> DataError:
-    return DataError(
-        f"{file} lacks the column {column}\n  a manifest has path (or image, with bytes, in Parquet) and label; unit, "
-        "client and split (train or test) are optional"
-    )
-
-
-def _check(table: _Table) -> None:
-    file = table.file
-    if file.suffix == ".csv" and table.holds_bytes:
-        raise _missing(file, "path")
+def _check(file: Path, root: Path, table: Table) -> None:
     if "label" not in table.columns:
-        raise _missing(file, "label")
+        raise missing_column(file, "label", (*table.used.values(), *table.unused))
     if not table.columns["label"]:
         raise DataError(f"{file} has no rows")
-    if not table.root.is_dir():
-        raise DataError(f"data.path={str(table.root)!r}: there is no such folder; paths in {file} are relative to it")
-    other = sorted({split for split in table.columns.get("split", []) if split.lower() not in ("", "train", "test")})
-    if other:
-        raise DataError(f"{file}: the column split holds {', '.join(other[:5])}; it may hold train or test")
-    if not _order(table)[1]:
-        raise DataError(f"{file}: every row is of the split test; there must be rows to train on")
+    if not root.is_dir():
+        raise DataError(f"data.path={str(root)!r}: there is no such folder; paths in {file} are relative to it")
+    parts = {part.lower() for part in _without_missing(table.columns.get("split", []))}
+    if other := sorted(parts - TRAIN - TEST - VALIDATION):
+        raise DataError(f"{file}: the column split holds {', '.join(other[:5])}; it may hold train, test or val")
 
 
-def _order(table: _Table) -> tuple[np.ndarray, int]:
-    """Return rows with training rows first and the number of those."""
-    splits = table.columns.get("split")
-    if splits is None:
-        count = len(table.columns["label"])
-        return np.arange(count), count
-    is_test = np.array([split.lower() == "test" for split in splits])
-    return np.argsort(is_test, kind="stable"), int((~is_test).sum())
+def _divided(table: Table, validation: Validation) -> tuple[tuple[int, ...], int]:
+    """Return the used rows with training rows first.
+
+    The second value is the number of training rows.
+    """
+    words = [word.lower() for word in table.columns.get("split", [""] * len(table.columns["label"]))]
+    use = {"train": 0, "test": 1, "drop": 2}[validation]
+    sides = np.array([1 if word in TEST else use if word in VALIDATION else 0 for word in words])
+    order = np.argsort(sides, kind="stable")[: (sides < 2).sum()]
+    return tuple(order.tolist()), int((sides == 0).sum())
 
 
-def _load(table: _Table) -> Entries:
-    order, num_train = _order(table)
-    labels, classes = numbered(table.columns["label"])
-    labels = labels[order]
+def _not_read(manifest: _Manifest) -> tuple[str, ...]:
+    """Return a phrase on rows of a part that is not used."""
+    dropped = len(manifest.table.columns["label"]) - len(manifest.order)
+    use = "data.validation=train or test uses them"
+    return (f"{dropped:,} rows of the validation part ({use})",) if dropped else ()
+
+
+def _without_missing(texts: Sequence[str]) -> list[str]:
+    return ["" if text in MISSING else text for text in texts]
+
+
+def _load(manifest: _Manifest) -> Entries:
+    table, name, order, num_train = manifest.table, manifest.file.name, manifest.order, manifest.num_train
+    written = [table.columns["label"][row] for row in order]
+    labels, classes = _labels(written, table.classes, manifest.names)
+    groups = {role: _without_missing(table.columns[role]) for role in ("unit", "client") if role in table.columns}
     units, clients = (
-        tuple(table.columns[name][row] for row in order) if name in table.columns else None
-        for name in ("unit", "client")
+        tuple(groups[role][row] for row in order) if role in groups else None for role in ("unit", "client")
     )
-    files = table.files()
-    name = table.file.name
+    files = None if manifest.found is None else [manifest.found.files[row] for row in order]
     return Entries(
-        images=_stored_images(table.file).select(order)
-        if table.holds_bytes
-        else image_rows([_cell(table, row) for row in order.tolist()]),
+        images=_stored_images(manifest.file, table.image).select(list(order))
+        if files is None
+        else image_rows([{"bytes": None, "path": None if file is None else str(file)} for file in files]),
         labels=labels,
         num_train=num_train,
         classes=classes,
-        item_keys=None if table.holds_bytes else file_keys(files[row] for row in order.tolist()),
+        item_keys=None if files is None else file_keys(file or manifest.root for file in files),
         units=units,
         clients=clients,
-        label_faults=dict.fromkeys(np.flatnonzero(labels < 0).tolist(), "no label"),
-        root=str(table.root),
+        label_faults={row: _no_label(written[row]) for row in np.flatnonzero(labels < 0).tolist()},
+        root=str(manifest.root),
         parts=(name, name) if num_train == len(labels) else (f"the train rows of {name}", f"the test rows of {name}"),
     )
 
 
-def _cell(table: _Table, row: int) -> dict[str, str | None]:
-    name = table.columns["path"][row]
-    return {"bytes": None, "path": str(table.root / name) if name else None}
+def _labels(names: Sequence[str], stated: tuple[str, ...], listed: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    if not stated:
+        return numbered(label_names(names, listed))
+    number = {name: index for index, name in enumerate(stated)}
+    return np.array([number.get(name, -1) for name in names], dtype=np.int64), stated
 
 
-def _stored_images(file: Path) -> "Dataset":
-    """Return the column `image`, plain bytes or pairs of bytes and path."""
+def _no_label(text: str) -> str:
+    return f"no label ({text!r})" if text else "no label"
+
+
+def _fault(manifest: _Manifest) -> str:
+    """Return what the owner of a table must put right, empty if nothing."""
+    if manifest.found is not None:
+        if closed := closed_among(file for file in manifest.found.files if file is not None):
+            return closed
+        for name, files in manifest.found.unclear.items():
+            shown = ", ".join(str(file.relative_to(manifest.root)) for file in files[:_MAX_SHOWN])
+            return f"{manifest.file}: {name} may be any of {len(files)} files ({shown}): write the one that is meant"
+    table, order = manifest.table, manifest.order
+    units = _without_missing(table.columns.get("unit", [""] * len(table.columns["label"])))
+    train, test = ({units[row] for row in part} for part in (order[: manifest.num_train], order[manifest.num_train :]))
+    if both := sorted(train & test - {""}):
+        return (
+            f"{manifest.file}: the same {table.used['unit']} has rows in train and in test: "
+            f"{', '.join(both[:_MAX_SHOWN])} ({len(both)} in all)\n  put all its rows into one part"
+        )
+    return ""
+
+
+def _notes(manifest: _Manifest) -> Iterator[str]:
+    """Yield how the table was read."""
+    table = manifest.table
+    renamed = ", ".join(f"{role} from {name}" if role != name else role for role, name in table.used.items())
+    unused = f"; not used: {', '.join(table.unused)}" if table.unused else ""
+    yield f"columns of {manifest.file.name}: {renamed}{unused}"
+    yield from table.notes
+    if manifest.found is not None and manifest.found.left_out:
+        yield f"paths below {manifest.found.left_out} are read from {manifest.root}"
+
+
+def _stored_images(file: Path, column: str) -> "Dataset":
+    """Return a column of encoded images under the name `image`."""
     from datasets import Dataset, Image
 
     try:
-        rows = Dataset.from_parquet(str(file), columns=["image"], cache_dir=str(bract_home() / "datasets"))
+        rows = Dataset.from_parquet(str(file), columns=[column], cache_dir=str(bract_home() / "datasets"))
+        rows = rows if column == "image" else rows.rename_column(column, "image")
         return rows.cast_column("image", Image(decode=False))
     except Exception as error:
         raise DataError(
-            f"{file}: the column image must hold encoded images as bytes ({type(error).__name__})"
+            f"{file}: the column {column} must hold encoded images as bytes ({type(error).__name__})"
         ) from None

@@ -4,21 +4,23 @@ Opening a source is cheap: it looks at file names, sizes and times, decodes noth
 `ImageSource.entries` then reads the encoded images.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.config.sections import DataConfig
-from common.data.sources.base_source import OWN_IMAGES, ImageSource
+from common.data.sources.base_source import OWN_IMAGES, ImageSource, refuse_closed
 from common.data.sources.builtin import open_cifar10, open_cifar100, open_digits, open_fashion_mnist, open_mnist
 from common.data.sources.class_list import with_classes
-from common.data.sources.datasets_library import is_saved, open_saved
+from common.data.sources.datasets_library import is_saved, is_sharded, open_saved, open_shards
 from common.data.sources.huggingface import open_hugging_face
 from common.data.sources.image_folder import open_folder
 from common.data.sources.manifest import MANIFEST_SUFFIXES, open_manifest
 from common.data.sources.medmnist import open_medmnist
 from common.data.sources.torchvision_sets import open_torchvision
 from common.errors import DataError
+from common.system.paths import check_cache
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class SourceKind:
 
 
 def _open_folder(config: DataConfig) -> ImageSource:
-    return (open_saved if is_saved(Path(config.source)) else open_folder)(config)
+    folder = Path(config.source)
+    refuse_closed(folder, config)
+    return (open_saved if is_saved(folder) else open_shards if is_sharded(folder) else open_folder)(config)
 
 
 def _refuse_own_images(config: DataConfig) -> ImageSource:
@@ -59,8 +63,12 @@ _KINDS = (
     SourceKind(
         _FOLDER, _open_folder, "one sub-folder per class, with or without train/ and test/; or saved by datasets"
     ),
-    SourceKind(f"{_FILE}.csv", open_manifest, "a manifest: path, label, and optionally unit, client, split"),
-    SourceKind(f"{_FILE}.parquet", open_manifest, "the same; image (bytes) may stand for path"),
+    SourceKind(
+        f"{_FILE}.csv",
+        open_manifest,
+        "a manifest: path, label, and optionally unit, client, split; also .tsv, .xlsx (extra xlsx)",
+    ),
+    SourceKind(f"{_FILE}.parquet", open_manifest, "the same; image (bytes) may stand for path; or a folder of them"),
     SourceKind(
         OWN_IMAGES, _refuse_own_images, "each client's own, in a federation of machines: see `bract client init`"
     ),
@@ -75,9 +83,10 @@ KNOWN_SOURCES = tuple(name for name in _BY_PATTERN if not {":", "/"} & set(name)
 def open_source(config: DataConfig, *, joined: bool = False) -> ImageSource:
     """Open the source that `data.source`, `data.path` and `data.classes` name.
 
-    Under `joined` a folder is read without a refusal, whatever its layout.
+    Under `joined` a source is read without a refusal of what its files hold.
 
     Raises:
+        ConfigError: This user may not write the cache.
         DataError: The name is unknown, files are missing, there are no images, or the class list is unusable.
     """
     source, wanted = _kind(config.source).open(config), config.class_names
@@ -87,6 +96,8 @@ def open_source(config: DataConfig, *, joined: bool = False) -> ImageSource:
             raise DataError(source.fault)
         if source.doubt and not set(wanted) & set(source.entries.classes):
             raise DataError(source.doubt)
+        # What is computed of the images is kept there, perhaps after hours.
+        check_cache()
     return with_classes(source, wanted) if wanted else source
 
 
@@ -119,7 +130,7 @@ def names_a_place(source: str) -> bool:
     """
     if source in (*KNOWN_SOURCES, OWN_IMAGES) or _hub_pattern(source) in _BY_PATTERN:
         return False
-    return "/" in source or source.endswith(MANIFEST_SUFFIXES) or Path(source).is_dir()
+    return bool({"/", os.sep} & set(source)) or source.lower().endswith(MANIFEST_SUFFIXES) or os.path.exists(source)
 
 
 def describe_sources() -> list[tuple[str, str]]:
@@ -143,5 +154,11 @@ def _kind(source: str) -> SourceKind:
             f"{', '.join(hubs)} nor a folder of images\n"
             "  a folder needs one sub-folder per class: data.source=/path/to/folder; `bract list sources` shows all"
         )
-    suffix = next((suffix for suffix in MANIFEST_SUFFIXES if source.endswith(suffix)), None)
-    return _BY_PATTERN[_FOLDER if suffix is None else f"{_FILE}{suffix}"]
+    if source.lower().endswith(MANIFEST_SUFFIXES) and not os.path.isdir(source):
+        return _BY_PATTERN[f"{_FILE}.csv"]
+    if os.path.isfile(source):
+        raise DataError(
+            f"data.source={source!r} is a file of a kind that is not read: a table must end in "
+            f"{', '.join(MANIFEST_SUFFIXES)}, so save it as one of these"
+        )
+    return _BY_PATTERN[_FOLDER]

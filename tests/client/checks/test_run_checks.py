@@ -43,6 +43,13 @@ def scans_of_twelve_bits(bed: Bed) -> None:
         file.write_bytes(png(scan_values(12, seed=number)))
 
 
+def patients_came(bed: Bed) -> None:
+    files = sorted(bed.images.rglob("*.png"))
+    rows = [f"{file.relative_to(bed.images)},{file.parent.name},{n // 2}\n" for n, file in enumerate(files)]
+    (bed.images / "all.csv").write_text("path,label,patient_id\n" + "".join(rows))
+    bed.edit("client.toml", f'source = "{bed.images}"', f'source = "{bed.images / "all.csv"}"')
+
+
 def _changed_weights(bed: Bed, name: str) -> Path:
     content = bytearray(weights._packaged_file().read_bytes())
     content[len(content) // 4] ^= 1  # in the body; the classifier, which no run reads, lies in the middle
@@ -248,6 +255,7 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (files_cut_off, "data", "FAIL", "12 of 40 images cannot be used: bright/", "bract data inspect"),
     (images_came, "data", "warn", "the source has 47 now", "stays"),
     (scans_of_twelve_bits, "values", "warn", "white is 65,535; 12 bits are used (data.bit-depth=12)", "operator"),
+    (patients_came, "data", "warn", "they are of 20 units (such as patients) now, 40 are declared", "another folder"),
     (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth again"),
     (weights_not_as_their_name_says, "weights", "FAIL", "its name says 57934424", "again"),
     (weights_gone, "weights", "FAIL", "No such file", "again"),

@@ -15,6 +15,7 @@ from datasets import Image as ImageColumn
 
 from common.config.schema import RunConfig
 from common.data.decoding import decode
+from common.data.preprocessing import prepare
 from common.data.scan import scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.data.sources.registry import open_source
@@ -64,7 +65,7 @@ def test_csv_gives_images_labels_units_clients_and_parts(open_file: Open, tmp_pa
         "client,path,label,unit,split,notes\n"
         "north,scans/0.png,sick,p1,Test,x\n"
         "south,scans/1.png,well,,train,\n"
-        ",scans/2.png,sick,p1,,\n"
+        ",scans/2.png,sick,p3,,\n"
         f"north,{tmp_path}/scans/3.png,well,p2,TRAIN,\n",
     )
 
@@ -74,7 +75,7 @@ def test_csv_gives_images_labels_units_clients_and_parts(open_file: Open, tmp_pa
     assert (source.name, entries.classes, entries.num_train) == ("all", ("sick", "well"), 3)
     assert _seen(entries) == [1, 2, 3, 0]
     assert entries.labels.tolist() == [1, 0, 1, 0]
-    assert (entries.units, entries.clients) == (("", "p1", "p2", "p1"), ("south", "", "north", "north"))
+    assert (entries.units, entries.clients) == (("", "p3", "p2", "p1"), ("south", "", "north", "north"))
     assert entries.place(0) == "scans/1.png"
 
 
@@ -141,11 +142,11 @@ def test_csv_fingerprint_changes_with_the_table_and_with_each_image(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,label\nx,a\n", "lacks the column path"),
-        ("path,class\nx,a\n", "lacks the column label"),
+        ("where,label\nx,a\n", "lacks the column path"),
+        ("path,kind\nx,a\n", "lacks the column label"),
         ("path,label\n", "has no rows"),
         ("", "lacks the column"),
-        ("path,label,split\nx,a,dev\n", "split holds dev"),
+        ("path,label,split\nx,a,fold1\n", "split holds fold1"),
         ("path,label,split\nx,a,test\n", "must be rows to train on"),
     ],
 )
@@ -264,3 +265,20 @@ def test_saved_set_changes_its_fingerprint_when_it_is_saved_anew(open_file: Open
     _rows(range(3)).save_to_disk(str(tmp_path / "saved"))
 
     assert open_file(tmp_path / "saved").fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "content", ["path,label,unit,split\nscans/0.png,a,p,test\nscans/1.png,b,p,\n", "path,label\n0,a\n"]
+)
+def test_table_that_its_owner_must_put_right_is_read_by_a_client_that_has_joined(
+    make_config: Callable[..., RunConfig], tmp_path: Path, content: str
+) -> None:
+    _images(tmp_path, 2)
+    _images(tmp_path / "more", 2)
+    settings = {"data.classes": "a,b", "data.image-size": 8, "model.backbone": "cnn", "privacy.mechanism": "none"}
+    config = make_config({"data.source": str(_csv(tmp_path, content)), **settings})
+
+    with pytest.raises(DataError, match=r"same unit has rows|may be any of"):
+        prepare(config)
+    # A refusal would tell the server what the table holds.
+    assert prepare(config, shows_nothing=True).inputs.shape[1:] == (8, 8, 3)

@@ -1,0 +1,1 @@
+"""Tables of images as spreadsheets, data frames and hubs write them."""

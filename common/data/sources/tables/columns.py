@@ -1,0 +1,168 @@
+"""Columns of a table by their role, recognised by the usual header names."""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.data.image_formats import IMAGE_SUFFIXES
+from common.data.sources.labels import MISSING
+from common.errors import DataError
+
+# Names in small letters, without spaces and marks. The first group that a header has wins.
+_NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "path": (
+        ("path",),
+        ("imagepath",),
+        ("imgpath",),
+        ("filepath",),
+        ("relativepath",),
+        ("fullpath",),
+        ("filename",),
+        ("imagefilename",),
+        ("imagefile",),
+        ("fname",),
+        ("file",),
+        ("image",),
+        ("img",),
+        ("imagename",),
+        ("imgname",),
+        ("imageindex",),
+        ("imageid",),
+        ("imgid",),
+        ("idcode",),
+    ),
+    "label": (
+        ("label",),
+        (
+            *("labels", "class", "classname", "classlabel", "category", "diagnosis", "dx", "target"),
+            *("finding", "findings", "findinglabel", "findinglabels"),
+        ),
+    ),
+    "unit": (
+        ("unit",),
+        ("patientid", "patientno", "patientnumber", "subjectid", "participantid", "personid"),
+        ("patient", "subject", "participant", "person"),
+    ),
+    "client": (
+        ("client",),
+        ("clientid", "siteid", "hospitalid", "centerid", "centreid", "institutionid"),
+        ("site", "sitename", "hospital", "center", "centre", "institution", "clinic"),
+    ),
+    "split": (("split",), ("subset", "datasplit")),
+}
+ROLES = tuple(_NAMES)
+# Key of a column that a reader was asked for by its own name.
+FURTHER = "further"
+TRAIN, TEST = frozenset({"", "train", "training"}), frozenset({"test", "testing"})
+VALIDATION = frozenset({"val", "valid", "validation", "dev"})
+_MAX_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a table by their role, with one text for each row.
+
+    Attributes:
+        columns: Role -> texts of all rows; "" where a row has none. Also `FURTHER`, if a reader was asked for it.
+        used: Role -> name of its column, as the header writes it.
+        unused: Names of the other columns.
+        image: Name of the column that holds encoded images, "" where the table names files.
+        classes: Class names that the file states itself, such as those of a ClassLabel; labels are among them.
+        notes: What a reader had to decide, for people.
+    """
+
+    columns: Mapping[str, list[str]]
+    used: Mapping[str, str]
+    unused: tuple[str, ...] = ()
+    image: str = ""
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def cell_text(value: Any) -> str:
+    """Return a cell as text, "" for a cell that holds nothing.
+
+    >>> cell_text(3.0), cell_text(None), cell_text(float("nan")), cell_text(" a ")
+    ('3', '', '', 'a')
+    """
+    if value is None or value != value:  # noqa: PLR0124 -- not a number
+        return ""
+    # Data frames turn whole numbers into floats where a column has gaps: 3.0 is the class 3.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def plain_name(name: str) -> str:
+    """Return a header name without case, spaces and marks.
+
+    >>> plain_name(" Patient_ID "), plain_name("fileName")
+    ('patientid', 'filename')
+    """
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def find_columns(header: Sequence[str], file: Path) -> dict[str, str]:
+    """Return role -> name of its column, without the roles that no column has.
+
+    A column that is called exactly like its role is preferred to every other.
+
+    Raises:
+        DataError: Two columns have one name, or several could have one role.
+    """
+    names = [name for name in header if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{file}, line 1: two columns are called {twice[0]}: rename or remove one of them")
+    found = {}
+    for role, groups in _NAMES.items():
+        if role in names:
+            found[role] = role
+            continue
+        fitting = next(filter(None, ([name for name in names if plain_name(name) in group] for group in groups)), [])
+        if len(fitting) > 1:
+            raise DataError(
+                f"{file}: the columns {' and '.join(fitting)} could each be the {role}\n  rename the right one to "
+                f"{role}"
+            )
+        if fitting:
+            found[role] = fitting[0]
+    return found
+
+
+def missing_column(file: Path, role: str, header: Sequence[str]) -> DataError:
+    """Return the error for a table without a column for a role."""
+    names = [name for name in header if name]
+    wanted = "path or image" if role == "path" and file.suffix.lower() == ".parquet" else role
+    shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." if len(names) > _MAX_SHOWN else "")
+    advice = _advice(role, names)
+    return DataError(
+        f"{file} lacks the column {wanted}; its columns are {shown or '(none)'}{advice}\n  a manifest has path (or "
+        "image, with bytes, in Parquet) and label; unit, client and split (train or test) are optional"
+    )
+
+
+def _advice(role: str, names: Sequence[str]) -> str:
+    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+        return ": its first line must hold the names of the columns, such as path,label"
+    known = {plain_name(name): name for name in names}
+    usual = [synonym for group in _NAMES[role] for synonym in group]
+    scores = {
+        name: max(difflib.SequenceMatcher(None, plain, synonym).ratio() for synonym in usual)
+        for plain, name in known.items()
+    }
+    nearest = max(scores, key=lambda name: scores[name], default="")
+    return f": is {nearest} the {role}? Then rename it to {role}" if scores.get(nearest, 0) >= 0.6 else ""
+
+
+def choose_split(found: dict[str, str], values: Sequence[str]) -> dict[str, str]:
+    """Return the columns without a `split` that only resembles one.
+
+    A column that is called `split` must hold parts. One that is called otherwise may mean something else.
+    """
+    is_split = plain_name(found.get("split", "split")) == "split"
+    if is_split or {value.lower() for value in values if value not in MISSING} <= TRAIN | TEST | VALIDATION:
+        return found
+    return {role: name for role, name in found.items() if role != "split"}
