@@ -21,6 +21,9 @@ Cell = Mapping[str, Any]
 # A file, an opened image, or (h, w), (h, w, 1), (h, w, 3) pixels of 8 bits, or (h, w) of 16.
 AnyImage = Union[str, "os.PathLike[str]", "Image", np.ndarray]
 _ONE_IMAGE = (2, 3)
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_AS_PNG: dict[str, Any] = {"format": "PNG", "compress_level": 0}
+_AS_TIFF: dict[str, Any] = {"format": "TIFF", "compression": None}
 
 
 def as_list(images: AnyImage | Iterable[AnyImage]) -> Sequence[AnyImage]:
@@ -56,8 +59,9 @@ def as_cell(image: AnyImage) -> Cell:
         return {"bytes": None, "path": os.fspath(image)}
     try:
         opened = image if isinstance(image, Image.Image) else Image.fromarray(_plain_array(image))
-        stream = io.BytesIO()
-        ImageOps.exif_transpose(opened).save(stream, "TIFF", compression=None)
+        stream, upright = io.BytesIO(), ImageOps.exif_transpose(opened)
+        # PNG keeps the colour that stands for transparent pixels, and has no room for other modes.
+        upright.save(stream, **_AS_PNG if upright.mode in _PNG_MODES else _AS_TIFF)
     except BadImage:
         raise
     # Pillow can raise anything for modes that no file format stores.

@@ -53,7 +53,9 @@ def build_from_card(card: ModelCard, arrays: Arrays, folder: Path, weights: Path
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None
     except BractError as error:
-        raise ModelError(f"{folder}: the backbone of its card cannot be used here: {error}") from None
+        # What follows the first line is advice on the settings of a run.
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{folder}: the backbone of its card cannot be used here: {reason}") from None
     return network.eval().requires_grad_(False)
 
 

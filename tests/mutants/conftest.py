@@ -2,9 +2,9 @@
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
-from tests.common.commands.conftest import pet_run_fixture, pets_fixture  # noqa: F401
 
 from tests.client.conftest import images_fixture  # noqa: F401
+from tests.common.commands.models.conftest import pet_run_fixture, pets_fixture  # noqa: F401
 from tests.common.inference.conftest import stored_fixture  # noqa: F401
 from tests.common.ledger.conftest import session_fixture  # noqa: F401
 from tests.server.deployment.conftest import home_fixture  # noqa: F401

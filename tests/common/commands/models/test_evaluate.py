@@ -84,7 +84,7 @@ def manifest(images: Path, tmp_path: Path) -> Path:
     """Write a table whose test rows come first, with a site for each row and two rows a patient."""
     lines = ["path,label,unit,split,site"]
     for number, file in enumerate(sorted(images.rglob("*.png"))):
-        part = "test" if number % 3 else "train"
+        part = "test" if number // 2 % 3 else "train"
         lines.append(f"{file},{file.parent.name},p{number // 2},{part},{'north' if file.stem < '4' else 'south'}")
     (tmp_path / "scans.csv").write_text("\n".join([lines[0], *sorted(lines[1:], key=lambda line: "train" in line)]))
     return tmp_path / "scans.csv"
