@@ -40,5 +40,5 @@ planted(
 planted(
     readme.test_class_names_cannot_change_the_form_of_the_page,
     model_readme._classes,
-    {"a class that is a link": ('.replace("`", "\\u0060")', "")},
+    {"a class that is a link": ('.replace("`", "\\\\u0060")', "")},
 )
