@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 AUDIT_HELP = """Check that a run's privacy.json follows from its clients' ledgers. Nothing is written.
 
-Every epsilon is computed again from the events. The verdict is "verified" if every client's ledger was read and holds
-all that its signed heads state. A run of real clients has only the heads, and is "internally consistent" at best.
+Every epsilon is computed again from the events. The verdict is "verified" if every client's ledger was read and
+holds all that its signed heads state. A run of real clients has only the heads, and is "internally consistent" at best.
 
 Exit code: 0 nothing is wrong, 1 something is doubtful, 2 the folder does not hold a run.
 

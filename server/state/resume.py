@@ -179,10 +179,11 @@ def _digest_with_place(folder: Path, settings: Mapping[str, Scalar]) -> str:
     """Return the digest by the place of the images when the run began."""
     file = folder / "config.toml"
     begun = load_file(file) if file.is_file() else settings
-    return _digest({**settings, **{key: begun[key] for key in _PLACE if key in begun}}, free=_FREE)
+    return _digest({**settings, **{key: begun[key] for key in _PLACE if key in begun}}, with_place=True)
 
 
-def _digest(settings: Mapping[str, Scalar], *, free: tuple[str, ...] = (*_FREE, *_PLACE)) -> str:
+def _digest(settings: Mapping[str, Scalar], *, with_place: bool = False) -> str:
+    free = _FREE if with_place else (*_FREE, *_PLACE)
     added = {key for key, value in _ADDED.items() if settings.get(key) == value}
     fixed = {key: value for key, value in settings.items() if key not in free and key not in added}
     fixed |= {key: before for key, (now, before) in _REWRITTEN.items() if fixed.get(key) == now}

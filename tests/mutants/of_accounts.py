@@ -35,7 +35,7 @@ planted(
 )
 planted(
     _EARLY,
-    privacy_statement.privacy_statement,
+    privacy_statement._run_statement,
     {
         "a statement that calls an early stop an end": (" and not early", ""),
     },
@@ -49,7 +49,7 @@ planted(
 )
 planted(
     _INTERRUPTED,
-    privacy_statement.privacy_statement,
+    privacy_statement._run_statement,
     {
         "a statement that calls an interruption an end": ('status == "complete" and', ""),
     },

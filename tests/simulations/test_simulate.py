@@ -50,6 +50,7 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
     assert {file.name for file in folder.iterdir()} == {
         "config.toml",
         "run-id.txt",
+        "images.npz",
         "rounds.jsonl",
         "summary.json",
         "privacy.json",
