@@ -9,14 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from common.commands.audit_ledger import audit_app
+from bract import app
 from common.config.schema import RunConfig
 from common.errors import ConfigError
 from server.audit.audit import audit_run
-from server.commands import cli as server_cli
 from server.reporting.privacy_statement import privacy_statement
 from server.state.run_directory import RunDirectory
 from tests.support.ledger.audited_runs import (
@@ -32,10 +30,6 @@ from tests.support.ledger.audited_runs import (
     smaller_figures,
     write_run,
 )
-
-app = typer.Typer()
-app.add_typer(audit_app, name="audit")
-server_cli.mount(app)
 
 
 def test_audit_of_an_honest_run_is_verified(honest: Path) -> None:
