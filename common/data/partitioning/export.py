@@ -1,6 +1,7 @@
 """Export of a partition as one folder of images per client."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -151,13 +152,13 @@ def _write_images(
     folders = [folder / client["folder"] for client in facts["clients"]]
     tables: list[list[dict[str, str]]] = [[] for _ in folders]
     for client in folders:
-        for part in ("train", "test"):
-            (client / part).mkdir(parents=True)
+        # An empty folder says that a class is known and has no image here. Parts that lack it would disagree.
+        for part, name in itertools.product(("train", "test"), facts["class_folders"]):
+            (client / part / name).mkdir(parents=True)
     for row, cell in entries.cells(rows):
         name, part = facts["class_folders"][scan.labels[row]], "test" if partition.held_out[row] else "train"
         place = Path(part, name, _file_name(row, cell["path"], scan.formats[row]))
         file = folders[partition.owner[row]] / place
-        file.parent.mkdir(exist_ok=True)
         if cell["bytes"] is not None:
             file.write_bytes(cell["bytes"])
         else:
