@@ -17,6 +17,14 @@ _MAX_CARD_BYTES = 16_000_000
 _MAX_SIDE = 1024
 
 
+class EarlierModelFacts(BaseModel):
+    """Facts of the model that a run started from, in the card of its own model."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    private: bool
+
+
 class ModelCard(BaseModel):
     """The facts of `card.json` that a model's use depends on.
 
@@ -43,6 +51,12 @@ class ModelCard(BaseModel):
     epsilon_max: float | None = None
     delta: float | None = None
     statement: str = Field(max_length=4000, default="")
+    started_from: EarlierModelFacts | None = None
+
+    @property
+    def private_from_the_start(self) -> bool:
+        """True if the run and those that it started from were private."""
+        return self.private and (self.started_from is None or self.started_from.private)
 
     @property
     def privacy_text(self) -> str:

@@ -10,6 +10,7 @@ from common.models.weight_files import RANDOM
 from common.privacy.noise_error import in_words
 from server.reporting.outcome_warnings import outcome_warnings
 from server.reporting.privacy_statement import statement_sentence
+from server.state.initial_model import OPEN_START, PRIVATE_START
 from server.state.run_state import RunState
 
 
@@ -43,7 +44,7 @@ def model_card(state: RunState) -> dict[str, Any]:
     if state.initial is not None:
         # The guarantee below is of this run alone.
         names = ("model_sha256", "private", "mechanism", "epsilon_max", "delta")
-        card["statement"] += "; the run started from an earlier model, see started_from"
+        card["statement"] += PRIVATE_START if state.initial["private"] else OPEN_START
         card["started_from"] = {name: state.initial[name] for name in names}
     if privacy_cost is not None:
         noise = in_words([*share.events["training"]] for share in privacy_cost.shares.values())

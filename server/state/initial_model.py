@@ -14,6 +14,8 @@ from common.privacy.events import Event, as_json, from_json, merged
 
 INITIAL_FILE = "initial.json"
 _MAX_PAIRS = 64
+OPEN_START = "; STARTED FROM A MODEL THAT IS NOT PRIVATE: the images of that run are not protected"
+PRIVATE_START = "; started from a private model, whose images spent epsilon there too"
 History = tuple[Event, ...]
 
 
@@ -24,7 +26,8 @@ def facts_of(earlier: EarlierModel) -> dict[str, Any]:
     each different history. It is None where they are not known.
     """
     card, statement = earlier.card, earlier.statement
-    private = card.private and _chain_is_private(statement)
+    # A model may come without its statement. Its card then still says what it started from.
+    private = card.private_from_the_start and _chain_is_private(statement)
     return {
         "model_sha256": card.model_sha256,
         "private": private,
@@ -104,7 +107,7 @@ def stated_start(
         PrivacyError: The accountants disagree.
     """
     if not facts["private"]:
-        return dict(facts), "; STARTED FROM A MODEL THAT IS NOT PRIVATE: the images of that run are not protected"
+        return dict(facts), OPEN_START
     if not statement["private"]:
         return dict(facts), ""
     both = composed(facts, statement, fresh=fresh)

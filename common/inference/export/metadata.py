@@ -22,6 +22,8 @@ def metadata_of(card: ModelCard, **more: str) -> dict[str, str]:
         "input": INPUT,
         "pixels": f"RGB, 8 bits a channel, (n, {side}, {side}, 3)",
         "image_size": side,
+        # Conversion to 8 bits comes before everything else, and is not inside.
+        **({"values": card.preprocessing["values"]} if "values" in card.preprocessing else {}),
         # The small network takes what the scan of a source made: the same for every model.
         "resize": card.preprocessing.get("resize", "shorter side, bicubic, centre square"),
         "inside": "everything after that: conversion to numbers, normalisation"

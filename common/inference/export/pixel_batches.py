@@ -29,7 +29,8 @@ def calibration_pixels(card: ModelCard, interpolation: str, images: NamedImages)
     Raises:
         DataError: An image cannot be read.
     """
-    step = max(1, images.number // MAX_CALIBRATION)
+    # Rounded up: folders are in the order of classes, and a step too small would leave out the last classes.
+    step = max(1, -(-images.number // MAX_CALIBRATION))
     chosen = [item for at, item in enumerate(images) if at % step == 0][:MAX_CALIBRATION]
     found = list(rgb_squares(card, interpolation, (cell for _, cell in chosen)))
     for (name, _), image in zip(chosen, found, strict=True):

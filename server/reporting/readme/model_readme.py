@@ -65,7 +65,7 @@ def model_readme(
 
 def _head(card: Mapping[str, Any], figure: "tuple[float, float, float] | None") -> str:
     """Return the YAML head that the hub reads."""
-    tags = ["federated-learning", "bract", "flower", *(["differential-privacy"] if card["private"] else [])]
+    tags = ["federated-learning", "bract", "flower", *(["differential-privacy"] if _is_private(card) else [])]
     lines = ["license: other", "license_name: not-chosen-yet", "pipeline_tag: image-classification"]
     lines += [f"library_name: {_library(card)}", f"tags: {json.dumps(tags)}"]
     if _library(card) == "timm":
@@ -79,6 +79,11 @@ def _head(card: Mapping[str, Any], figure: "tuple[float, float, float] | None") 
             f"metrics: [accuracy]\nmodel-index: {json.dumps([{'name': card['backbone'], 'results': results}])}"
         )
     return "\n".join(["---", *lines, "---"])
+
+
+def _is_private(card: Mapping[str, Any]) -> bool:
+    """Return whether the run and those that it started from were private."""
+    return bool(card["private"] and card.get("started_from", card)["private"])
 
 
 def _library(card: Mapping[str, Any]) -> str:
