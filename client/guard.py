@@ -141,7 +141,7 @@ class Guard:
             return self._head(session)
 
     def _register(self, session: LedgerSession, run: str, plan: PrivacyPlan) -> Registration:
-        agreed = session.register(run, self.client, plan, self.parts, self.policy)
+        agreed = session.register(run, self.client, plan, self.parts, self.policy, self.config.data.class_names)
         if self.config.metrics == "exact":
             session.note(run, self.client, "exact counts of held-out images left")
         return agreed

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from common.arrays import Arrays
 from common.config.loading import defaults, resolved
 from common.config.schema import RunConfig
-from common.errors import FederationError
+from common.errors import ConfigError, FederationError
 from common.inference.earlier_model import EarlierModel, open_earlier_model
 from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration
@@ -32,7 +32,7 @@ from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.run_context import RunContext
 from server.state.checkpoint import Checkpoint
-from server.state.initial_model import keep_facts
+from server.state.initial_model import INITIAL_FILE, keep_facts
 from server.state.phase_timer import Clock
 from server.state.resume import match_clients, mismatched_clients, open_checkpoint, restore
 from server.state.run_directory import RunDirectory
@@ -66,6 +66,10 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
         if config.resume and earlier is None:
             start = open_earlier_model(config.model, config.data.class_names)
         initial = keep_facts(directory.path, start, directory.write_json)
+        if config.model.initial and initial is None:
+            raise ConfigError(
+                f"--resume {directory.path}: its {INITIAL_FILE} is missing; restore it, or start a new run"
+            )
         channel = Channel(
             grid,
             releases,

@@ -17,6 +17,7 @@ cache_app = typer.Typer(no_args_is_help=True, help="See and clear what is kept o
 _MEANING = {
     "scans": "size, format and digest of each image of a source",
     "partitions": "which client holds which image",
+    "tables": "images that Parquet tables hold",
     "backbones": "hash and shape of backbones",
 }
 

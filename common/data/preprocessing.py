@@ -20,6 +20,7 @@ from common.config.sections import ModelConfig
 from common.data.decoding import read_image
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
+from common.data.sources.joined import open_joined, without_images
 from common.data.sources.registry import open_source
 from common.data.tones.rendering import FULL_DEPTH, Tones, render, tones_of
 from common.data.tones.value_facts import OPAQUE
@@ -77,13 +78,19 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         WeightsError: The backbone's weights are missing or wrong.
     """
     started = time.perf_counter()
-    source, info = open_source(config.data, joined=shows_nothing), None
+    source, info = (open_joined if shows_nothing else open_source)(config.data), None
     # Before the scan, which may take minutes: wrong weights should stop a run at once.
     if config.model.backbone != "cnn":
         from common.models.backbone_info import backbone_info
 
         info = backbone_info(config.backbone_spec)
-    scan = scan_source(source, progress=progress)
+    try:
+        scan = scan_source(source, progress=progress)
+    except DataError as error:
+        if not shows_nothing:
+            raise
+        source = without_images(config.data, error)
+        scan = scan_source(source, progress=progress)
     if not shows_nothing:
         _log_remarks(source)
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)

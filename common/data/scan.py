@@ -309,6 +309,9 @@ def _decode_cell(cell: Mapping[str, Any]) -> _Decoded | BadImage:
         return _Decoded(stored.canonical, value_facts(stored), *names, file_digest(cell))
     except BadImage as error:
         return error
+    # One odd file must not stop a client, whose answer would then tell of it.
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        return BadImage(f"its values cannot be read ({type(error).__name__})")
 
 
 def _finish(fingerprint: str, entries: Entries, draft: _Draft) -> Scan:

@@ -18,7 +18,7 @@ _MAX_SIDE = 1024
 
 
 class EarlierModelFacts(BaseModel):
-    """Facts of the model that a run started from, in the card of its own model."""
+    """Facts of the model that a run started from, in its own card."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 

@@ -91,8 +91,8 @@ def _histories(members: Members, past: Sequence[Charge]) -> set[_History]:
                 columns.append((index, part))
                 sizes.append(group_sizes)
     if not sizes:
-        # A part without units has no history. Units that no run has charged share the empty history.
-        return {()} if len(units) else set()
+        # Also for a part without units: whether a plan is above the cap must not depend on the images.
+        return {()}
     rows = np.unique(np.stack(sizes, axis=1), axis=0)
     return {tuple((*column, int(size)) for column, size in zip(columns, row, strict=True) if size) for row in rows}
 

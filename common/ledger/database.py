@@ -255,9 +255,11 @@ class Ledger:
             with self.transaction():
                 count = self._connection.execute("DELETE FROM reply WHERE client = ?", (client,)).rowcount
             # The log still holds the old pages until it is emptied into the file.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error as error:
             raise LedgerError(f"the ledger {self.path} cannot be written ({error})") from None
+        if busy:
+            raise LedgerError(f"another process reads the ledger {self.path}: end it, and repeat the command")
         return count
 
 

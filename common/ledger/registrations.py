@@ -36,6 +36,7 @@ class Registration:
     dataset: str
     seq: int
     policy: str
+    classes: str = ""
 
     @classmethod
     def of(cls, entry: Entry) -> "Registration":
@@ -46,7 +47,8 @@ class Registration:
         """
         event = entry.event
         plan = replace(PrivacyPlan.from_json(event["plan"]), sampler=_sampler_of(event))
-        return cls(event["run"], event["client"], plan, entry.dataset, entry.seq, event["policy"])
+        classes = event.get("classes", "")
+        return cls(event["run"], event["client"], plan, entry.dataset, entry.seq, event["policy"], classes)
 
     def request(self, server_round: int, release: Release) -> str:
         """Return the id of one release, equal each time the server asks for it.
@@ -73,6 +75,11 @@ def request_id(run: str, client: str, content: str, server_round: int, kind: str
 def run_fields(run: str, client: str, server_round: int) -> dict[str, Any]:
     """Return the fields that each event of a run has."""
     return {"run": run, "client": client, "round": server_round}
+
+
+def digest_of_classes(classes: Sequence[str]) -> str:
+    """Return the digest of a class list, empty for an empty list."""
+    return hashlib.sha256("\x1f".join(classes).encode()).hexdigest() if classes else ""
 
 
 def register_event(

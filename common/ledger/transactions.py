@@ -6,6 +6,7 @@ after a crash more may be charged than was released, but never less.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from common.data.image_digests import ImageDigests
@@ -21,6 +22,7 @@ from common.ledger.registrations import (
     Release,
     charge_of,
     charges_in,
+    digest_of_classes,
     entries_of,
     is_closed,
     register_event,
@@ -62,33 +64,41 @@ class LedgerSession:
         return Registration.of(registered[0]) if registered else None
 
     def register(
-        self, run: str, client: str, plan: PrivacyPlan, parts: tuple[ImageDigests, ...], policy: Policy
+        self,
+        run: str,
+        client: str,
+        plan: PrivacyPlan,
+        parts: tuple[ImageDigests, ...],
+        policy: Policy,
+        classes: Sequence[str] = (),
     ) -> Registration:
         """Register a run or return its earlier registration.
 
-        `parts` holds the images that train and those that evaluate, in the order of `image_index.PARTS`.
+        `parts` holds the images that train and those that evaluate, in the order of `image_index.PARTS`. `classes` is
+        the class list that a server asked for, empty where the list is the source's own.
 
         Raises:
             PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered with
-                another plan or other images. Nothing is written.
+                another plan, another class list or other images. Nothing is written.
             LedgerError: The ledger cannot be written.
         """
-        unit = unit_of(plan)
+        unit, listed = unit_of(plan), digest_of_classes(classes)
         dataset = images.content_of(self.keys, unit, parts)
         known = self.registration(run, client)
         if known is not None:
-            return _unchanged(known, plan, dataset)
+            return _unchanged(known, plan, dataset, listed)
         policy.check_plan(plan)
         with self.ledger.transaction():
             known = self.registration(run, client)
             # Another process may have registered the run since the check above.
             if known is not None:
-                return _unchanged(known, plan, dataset)
+                return _unchanged(known, plan, dataset, listed)
             # The budget is checked last, because it needs the images' numbers.
             # A refusal rolls the whole transaction back, so the images are not kept either.
             self._keep_images(dataset, plan, parts)
             self._check_budget(run, client, dataset, plan, policy)
             event = register_event(self.ledger, run, client, plan, dataset, policy.digest)
+            event |= {"classes": listed} if listed else {}
             ident = request_id(run, client, plan.digest, 0, "register")
             return Registration.of(self.ledger.append("register", ident, event, dataset=dataset))
 
@@ -233,8 +243,11 @@ class LedgerSession:
                 self.ledger.append(kind, ident, event)
 
 
-def _unchanged(known: Registration, plan: PrivacyPlan, dataset: str) -> Registration:
-    """Return an earlier registration, refusing another plan or other images."""
+def _unchanged(known: Registration, plan: PrivacyPlan, dataset: str, classes: str) -> Registration:
+    """Return an earlier registration, refusing another plan, class list or other images."""
+    # Before the images: a server that asks once more with another list would learn whether it has images here.
+    if known.classes and classes != known.classes:
+        raise PolicyError(f"run {known.run[:12]} was agreed to with other classes; other classes are another run")
     # By digest, because a run that an earlier version began goes on, charged for the sampler that it registered.
     if known.plan.digest != plan.digest or known.dataset != dataset:
         changed = "plan" if known.plan.digest != plan.digest else "images"

@@ -39,7 +39,7 @@ def model_card(state: RunState) -> dict[str, Any]:
         "mechanism": config.privacy.mechanism,
         "private": privacy_cost is not None,
         "statement": statement_sentence(config.mechanism, privacy_cost, config.privacy, config.metrics),
-        "warnings": outcome_warnings(state),
+        "warnings": outcome_warnings(state, passed_on=True),
     }
     if state.initial is not None:
         # The guarantee below is of this run alone.

@@ -13,15 +13,18 @@ from server.state.run_state import RunState
 _TIMES_UNTRAINED_LOSS = 10.0
 
 
-def outcome_warnings(state: RunState) -> list[str]:
+def outcome_warnings(state: RunState, *, passed_on: bool = False) -> list[str]:
     """Return warnings about images, updates that were not finite and a model at chance.
+
+    With `passed_on` they go with the model. Then those that nothing accounts for are left out.
 
     Images are a simulation's alone. Under a privacy mechanism the others follow from noised counts with their error, or
     in a simulation from its own evaluation. Where no counts may leave, nothing is known.
     """
-    warnings = [*state.context.data_warnings, *_not_finite(state)]
+    hidden = passed_on and state.config.private and state.config.metrics != "exact"
+    warnings = [*(() if passed_on else state.context.data_warnings), *_not_finite(state)]
     if state.status == "complete":
-        warnings += _at_chance(state)
+        warnings += _at_chance(state, noised_only=hidden)
     return warnings
 
 
@@ -36,9 +39,10 @@ def _not_finite(state: RunState) -> list[str]:
     ]
 
 
-def _at_chance(state: RunState) -> list[str]:
+def _at_chance(state: RunState, *, noised_only: bool) -> list[str]:
     # A model whose personal part stays with the clients is not whole without it.
     exact = state.personal_counts() if state.config.model.personal else state.counts()
+    exact = None if noised_only else exact
     if exact is not None and exact.num_examples:
         return _exact_warnings(state, exact)
     if exact is not None and not state.config.private:

@@ -46,6 +46,10 @@ def _chain_is_private(statement: Mapping[str, Any] | None) -> bool:
 
 def _histories(statement: Mapping[str, Any]) -> list[list[dict[str, Any]]] | None:
     own = histories_of(client["events"] for client in statement["clients"].values())
+    # A statement that was edited, or borrowed from another run, must not lower the figure of both.
+    largest = max((spent_by(history, delta=statement["delta"]).pld for history in own), default=0.0)
+    if not math.isclose(largest, statement["epsilon_max"], rel_tol=1e-6):
+        raise ConfigError("the privacy statement beside the earlier model has another epsilon than its events")
     if (before := statement.get("initial_model")) is not None:
         if before["histories"] is None or before["privacy_unit"] != statement["privacy_unit"]:
             return None
@@ -81,14 +85,19 @@ def composed(facts: Mapping[str, Any], statement: Mapping[str, Any], *, fresh: b
     Raises:
         PrivacyError: The accountants disagree.
     """
-    if facts["histories"] is None or facts["privacy_unit"] != statement["privacy_unit"]:
+    # Groups of the two runs may differ. Then a group of one has images of several groups of the other.
+    if (
+        facts["histories"] is None
+        or facts["privacy_unit"] != statement["privacy_unit"]
+        or facts["privacy_unit"] == "group"
+    ):
         return None
     before = [tuple(map(from_json, history)) for history in facts["histories"]]
     both = _pairs(before, histories_of(client["events"] for client in statement["clients"].values()))
     if not both or len(both) > _MAX_PAIRS:
         return None
-    # Of two deltas the larger one is meant: it holds for both runs.
-    delta = max(facts["delta"], statement["delta"])
+    # The figure stands beside the new run's delta, and an epsilon at a larger one would be too small.
+    delta = min(facts["delta"], statement["delta"])
     try:
         spent = [spent_by(history, delta=delta, fresh=fresh) for history in both]
     except ConfigError:

@@ -1,11 +1,14 @@
 """A client's folder: plain on its holder's terminal, silent once it has joined."""
 
+import io
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import bract
@@ -102,6 +105,65 @@ def test_a_client_that_has_joined_answers_alike_whatever_its_folder_holds(
     assert [code(answer) for answer in answers] == ["ok"] * 4
     for name in ("classes", "input-shape", "num-units"):
         assert answers[0].content["client"][name] == before.content["client"][name]
+
+
+@pytest.mark.parametrize("table", ["path\n", "path,label,split\nimages/dark/0000.png,dark,test\n", "path,label\n"])
+def test_a_client_with_a_table_answers_alike_whatever_it_holds(
+    tmp_path: Path, make_config: MakeConfig, table: str
+) -> None:
+    images = sorted(write_images(tmp_path / "images", range(12)).rglob("*.png"))
+    rows = [f"{file.relative_to(tmp_path)},{file.parent.name}" for file in images]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    client = OwnClient(tmp_path, tmp_path / "all.csv")
+    config = make_config(SMALL)
+
+    (tmp_path / "all.csv").write_text(table)
+    answers = [client.ask(config, kind, run="run") for kind in ("query", "train")]
+
+    assert [code(answer) for answer in answers] == ["ok"] * 2
+
+
+def test_one_odd_file_stops_no_client(tmp_path: Path, make_config: MakeConfig) -> None:
+    """Pillow opens this file, and fails on its transparency."""
+    images = write_images(tmp_path / "images", range(12))
+    client = OwnClient(tmp_path, images)
+    odd = Image.new("P", (8, 8))
+    odd.putpalette(list(range(30)))
+    stream = io.BytesIO()
+    odd.save(stream, "PNG", transparency=bytes(range(10)))
+    content = stream.getvalue()
+    at = content.index(b"tRNS") - 4
+    size = int.from_bytes(content[at : at + 4], "big")
+    chunk = b"tRNS" + bytes(300)
+    longer = (300).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (images / "dark" / "odd.png").write_bytes(content[:at] + longer + content[at + size + 12 :])
+
+    answers = [client.ask(make_config(SMALL), kind, run="run") for kind in ("query", "train")]
+
+    assert [code(answer) for answer in answers] == ["ok"] * 2
+
+
+def test_a_run_that_is_asked_again_with_other_classes_tells_nothing(tmp_path: Path, make_config: MakeConfig) -> None:
+    client = OwnClient(tmp_path, write_images(tmp_path / "images", range(12)))
+    asked = [make_config(SMALL | {"data.classes": classes}) for classes in ("zz,yy", "zz,none here", "zz,dark")]
+
+    answers = [code(client.ask(config, "query", run="one run")) for config in asked]
+
+    assert answers[0] == "ok"
+    assert answers[1] == answers[2] != "ok"
+
+
+def test_a_plan_above_the_cap_is_refused_whatever_images_there_are(tmp_path: Path, make_config: MakeConfig) -> None:
+    policy = 'max-epsilon = 0.01\ndelta = 1e-5\ntunings = ["full"]\nmetrics = ["none", "private"]\n'
+    client = OwnClient(tmp_path, write_images(tmp_path / "images", range(12)), policy)
+
+    answers = [
+        code(client.ask(make_config(SMALL | {"data.classes": classes}), "query", run=classes))
+        for classes in ("zz,yy", "zz,dark", "dark,bright")
+    ]
+
+    assert len(set(answers)) == 1
+    assert answers[0] != "ok"
 
 
 @pytest.mark.parametrize("asked", ["drop", "train", "test"])

@@ -13,7 +13,7 @@ from common.data.sources.labels import MISSING, label_names, numbered
 from common.data.sources.tables.columns import cell_text, find_columns
 from common.data.sources.tables.parquet_tables import IMAGE_NAMES, PARQUET_SUFFIXES, column_names
 from common.errors import DataError
-from common.system.paths import bract_home
+from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,7 +96,7 @@ def _load_shards(root: Path, files: list[Path]) -> Entries:
         if column_names(file) != column_names(files[0]):
             raise DataError(f"{file} has other columns than {files[0].name}: name one of them, or take one out")
     try:
-        kept = str(bract_home() / "datasets")
+        kept = str(cache_folder("tables"))
         data = {part: Dataset.from_parquet(names, cache_dir=kept) for part, names in parts.items()}
     except Exception as error:
         raise DataError(f"{root} holds Parquet files that cannot be read as one set ({type(error).__name__})") from None

@@ -34,7 +34,7 @@ from common.data.sources.tables.parquet_tables import PARQUET_SUFFIXES, read_par
 from common.data.sources.tables.spreadsheets import read_spreadsheet
 from common.data.sources.tables.text_tables import Sheet, read_text_table
 from common.errors import DataError
-from common.system.paths import bract_home
+from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -277,7 +277,7 @@ def _stored_images(file: Path, column: str) -> "Dataset":
     from datasets import Dataset, Image
 
     try:
-        rows = Dataset.from_parquet(str(file), columns=[column], cache_dir=str(bract_home() / "datasets"))
+        rows = Dataset.from_parquet(str(file), columns=[column], cache_dir=str(cache_folder("tables")))
         rows = rows if column == "image" else rows.rename_column(column, "image")
         return rows.cast_column("image", Image(decode=False))
     except Exception as error:

@@ -58,8 +58,11 @@ def test_spent_with_nothing_before_is_the_plan() -> None:
     assert (worst.spent, worst.group_bound) == (spent(TRAINED), False)
 
 
-def test_spent_with_no_images_is_nothing() -> None:
-    assert spent_with(charge(members([])), [charge(members([1]))], delta=DELTA).spent == NOTHING
+def test_a_plan_over_no_images_is_priced_too() -> None:
+    """Otherwise a refusal by the cap would tell that there are images."""
+    nothing = spent_with(charge(members([])), [charge(members([1]))], delta=DELTA).spent
+
+    assert nothing == spent_with(charge(members([2])), [charge(members([1]))], delta=DELTA).spent != NOTHING
     assert spent_so_far([], delta=DELTA) == NOTHING
 
 

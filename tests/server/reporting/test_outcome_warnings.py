@@ -129,6 +129,9 @@ def test_a_private_simulation_uses_its_own_evaluation_and_marks_it(make_config: 
 
     (warning,) = outcome_warnings(complete(make_config(PRIVATE), exact, simulated=True))
 
+    # Nothing accounts for it, so it does not go with the model.
+    assert outcome_warnings(complete(make_config(PRIVATE), exact, simulated=True), passed_on=True) == []
+
     assert warning.startswith("The final model cannot be told from chance (simulation only): accuracy 0.500")
 
 

@@ -107,6 +107,47 @@ def test_a_start_that_is_not_private_is_said_for_ever(start: Start) -> None:
         assert audit_run(run).remarks.doubts == []
 
 
+def test_a_start_that_is_not_private_is_known_from_the_model_alone(start: Start, tmp_path: Path) -> None:
+    shutil.copytree(start("second", start("first", **OPEN)) / "model", tmp_path / "passed on")
+
+    stated = statement_of(start("third", tmp_path / "passed on"))
+
+    assert stated["initial_model"]["private"] is False
+    assert "STARTED FROM A MODEL THAT IS NOT PRIVATE" in stated["statement"]
+    card = json.loads((tmp_path / "passed on" / "card.json").read_text())
+    assert card["statement"].endswith(
+        "STARTED FROM A MODEL THAT IS NOT PRIVATE: the images of that run are not protected"
+    )
+    assert "differential-privacy" not in (tmp_path / "passed on" / "README.md").read_text()
+
+
+def test_both_runs_are_composed_at_the_smaller_delta(start: Start) -> None:
+    loose = start("loose", privacy__delta=1e-3, num_clients=2)
+
+    stated = statement_of(start("strict", loose, privacy__delta=1e-5, num_clients=2))
+
+    events = [
+        [
+            from_json(event)
+            for event in max(each["clients"].values(), key=lambda one: one["epsilon"])["events"]["training"]
+        ]
+        for each in (statement_of(loose), stated)
+    ]
+    at_strict = spent_by([*events[0], *events[1]], delta=1e-5).pld
+    assert stated["initial_model"]["composed_epsilon"] >= at_strict - 1e-6
+
+
+def test_a_statement_with_fewer_events_than_its_epsilon_is_refused(start: Start) -> None:
+    first = start("first")
+    stated = statement_of(first)
+    for client in stated["clients"].values():
+        client["events"]["training"] = client["events"]["evaluation"] = []
+    (first / "privacy.json").write_text(json.dumps(stated))
+
+    with pytest.raises(ConfigError, match="another epsilon than its events"):
+        start("second", first)
+
+
 def test_a_model_without_its_statement_is_composed_by_nobody(start: Start, tmp_path: Path) -> None:
     shutil.copytree(start("first") / "model", tmp_path / "given")
 
