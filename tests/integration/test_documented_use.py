@@ -67,7 +67,8 @@ def test_the_evaluation_of_the_tutorial_agrees_with_the_run(place: Path) -> None
 def test_the_blocks_of_the_python_page_run_in_order(place: Path, environment: dict[str, str]) -> None:
     program = "\n".join(blocks("python.md", "python"))
     program += "\nassert np.array_equal(same[0], same[1]) and np.array_equal(same[0], same[2])"
-    program += "\nassert np.allclose(torch.softmax(logits, 1), model.predict_proba(files[:8]), atol=0.02)"
+    # In bfloat16 the two differ in the second digit.
+    program += "\nassert np.allclose(torch.softmax(logits, 1), model.predict_proba(files[:8]), atol=0.05)"
 
     result = run([sys.executable, "-c", program], place, environment)
 
