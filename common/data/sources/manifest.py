@@ -21,6 +21,7 @@ from common.data.sources.base_source import (
 from common.data.sources.labels import MISSING, label_names, numbered
 from common.data.sources.tables.columns import (
     FURTHER,
+    ROLES,
     TEST,
     TRAIN,
     VALIDATION,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # raise it when the same file would give other labels, units or files
 _MAX_SHOWN = 5
+# It reads a file's columns of some roles and, by its own name, one column more.
+_Reader = Callable[[Path, str, Sequence[str]], Table]
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
     if not file.is_file():
         raise DataError(f"data.source={config.source!r}: there is no such file")
     root = Path(config.path) if config.path else file.parent
-    table = _READERS[file.suffix.lower()](file, "")
+    table = _reader(file)(file, "", ROLES)
     refuse_closed(root, config)
     _check(file, root, table)
     order, num_train = _divided(table, config.validation)
@@ -105,7 +108,8 @@ def read_images(file: Path) -> Entries:
     """
     if not file.is_file():
         raise DataError(f"there is no file {file}")
-    table = _READERS[file.suffix.lower()](file, "")
+    # Labels and patients are not used, so columns that leave a doubt about them must not matter.
+    table = _reader(file)(file, "", ("path",))
     paths = table.columns.get("path")
     count = _count_rows(file) if paths is None else len(paths)
     if not count:
@@ -122,9 +126,9 @@ def read_column(config: DataConfig, name: str) -> tuple[str, ...]:
         DataError: The source is not a manifest, or lacks the column.
     """
     file = Path(config.source)
-    if file.suffix.lower() not in _READERS or not file.is_file():
+    if not file.name.lower().endswith(MANIFEST_SUFFIXES) or not file.is_file():
         raise DataError(f"{config.source} is not a manifest (a table), so it has no column {name}")
-    table = _READERS[file.suffix.lower()](file, name)
+    table = _reader(file)(file, name, ROLES)
     if FURTHER not in table.columns:
         known = ", ".join((*table.used.values(), *table.unused))
         raise DataError(f"{file} lacks the column {name}; its columns are {known}")
@@ -137,12 +141,12 @@ def _count_rows(file: Path) -> int:
     return int(parquet.read_metadata(file).num_rows)
 
 
-def _from_sheet(read: Callable[[Path], Sheet]) -> Callable[[Path, str], Table]:
+def _from_sheet(read: Callable[[Path], Sheet]) -> _Reader:
     """Return a reader that finds the columns of a sheet by name."""
 
-    def read_table(file: Path, further: str) -> Table:
+    def read_table(file: Path, further: str, roles: Sequence[str]) -> Table:
         sheet = read(file)
-        found = find_columns(sheet.header, file)
+        found = find_columns(sheet.header, file, roles)
         if "path" not in found:
             raise missing_column(file, "path", sheet.header)
         places = {role: sheet.header.index(name) for role, name in found.items()}
@@ -155,20 +159,28 @@ def _from_sheet(read: Callable[[Path], Sheet]) -> Callable[[Path, str], Table]:
         found = choose_split(found, columns.get("split", []))
         unused = tuple(name for name in sheet.header if name and name not in found.values())
         kept = {role: columns[role] for role in found}
-        if further in sheet.header:
+        # A column without a name is called as no column is.
+        if further and further in sheet.header:
             kept[FURTHER] = [row[sheet.header.index(further)] for row in sheet.rows]
         return Table(kept, found, unused, notes=sheet.notes)
 
     return read_table
 
 
-# Suffix -> reader of a file and, by its own name, of one column more.
-_READERS: Mapping[str, Callable[[Path, str], Table]] = {
+_READERS: Mapping[str, _Reader] = {
     **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), _from_sheet(read_text_table)),
     **dict.fromkeys((".xlsx", ".xlsm"), _from_sheet(read_spreadsheet)),
     **dict.fromkeys(PARQUET_SUFFIXES, read_parquet_table),
 }
 MANIFEST_SUFFIXES = tuple(_READERS)
+
+
+def _reader(file: Path) -> _Reader:
+    # A file may be called `.csv`, which has no suffix in Python's sense.
+    found = next((read for suffix, read in _READERS.items() if file.name.lower().endswith(suffix)), None)
+    if found is None:
+        raise DataError(f"{file} is not a table: its name must end in {', '.join(MANIFEST_SUFFIXES)}")
+    return found
 
 
 def _check(file: Path, root: Path, table: Table) -> None:

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,32 +105,40 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
-def find_columns(header: Sequence[str], file: Path) -> dict[str, str]:
-    """Return role -> name of its column, without the roles that no column has.
+    """Return the columns that could have a role, several in case of doubt.
+    """Return the columns that could have a role, more than one where their names leave a doubt.
 
     A column that is called exactly like its role is preferred to every other.
+
+    >>> candidates(["Class", "category", "image"], "label"), candidates(["label", "class"], "label")
+    (['Class', 'category'], ['label'])
+    """
+    names = [name for name in header if name]
+    if role in names:
+        return [role]
+    groups = ([name for name in names if plain_name(name) in group] for group in _NAMES[role])
+    return next(filter(None, groups), [])
+
+
+def find_columns(header: Sequence[str], file: Path, roles: Sequence[str] = ROLES) -> dict[str, str]:
+    """Return role -> name of its column, without the roles that no column has.
+
+    Under fewer `roles` the columns of the others may leave a doubt.
 
     Raises:
         DataError: Two columns have one name, or several could have one role.
     """
-    names = [name for name in header if name]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    fitting = {role: candidates(header, role) for role in roles}
+    asked = [name for name in header if name] if tuple(roles) == ROLES else [*chain.from_iterable(fitting.values())]
+    twice = sorted({name for name in asked if header.count(name) > 1})
     if twice:
         raise DataError(f"{file}, line 1: two columns are called {twice[0]}: rename or remove one of them")
-    found = {}
-    for role, groups in _NAMES.items():
-        if role in names:
-            found[role] = role
-            continue
-        fitting = next(filter(None, ([name for name in names if plain_name(name) in group] for group in groups)), [])
-        if len(fitting) > 1:
+    for role, names in fitting.items():
+        if len(names) > 1:
             raise DataError(
-                f"{file}: the columns {' and '.join(fitting)} could each be the {role}\n  rename the right one to "
-                f"{role}"
+                f"{file}: the columns {' and '.join(names)} could each be the {role}\n  rename the right one to {role}"
             )
-        if fitting:
-            found[role] = fitting[0]
-    return found
+    return {role: names[0] for role, names in fitting.items() if names}
 
 
 def missing_column(file: Path, role: str, header: Sequence[str]) -> DataError:

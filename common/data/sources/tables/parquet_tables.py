@@ -5,7 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.sources.tables.columns import FURTHER, Table, cell_text, choose_split, find_columns, missing_column
+from common.data.sources.tables.columns import (
+    FURTHER,
+    ROLES,
+    Table,
+    candidates,
+    cell_text,
+    choose_split,
+    find_columns,
+    missing_column,
+)
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,11 +26,11 @@ IMAGE_NAMES = ("image", "img", "picture", "photo", "png", "jpg", "jpeg")
 _FIRST_LABELS = ("label", "labels", "fine_label")
 
 
-def read_parquet_table(file: Path, further: str = "") -> Table:
+def read_parquet_table(file: Path, further: str = "", roles: Sequence[str] = ROLES) -> Table:
     """Read the columns of a Parquet file that a manifest needs, without images.
 
     A column of images is recognised by its type, class names by the ClassLabel that the hub stores with a column.
-    `further` names one column more.
+    `further` names one column more. Only columns of `roles` are looked for.
 
     Raises:
         DataError: The file is damaged, or lacks a column of images or paths.
@@ -34,7 +43,7 @@ def read_parquet_table(file: Path, further: str = "") -> Table:
         try:
             schema = pq.read_schema(stream)
             features = hub_features(schema)
-            image, found = _roles(schema, features, file)
+            image, found = _roles(schema, features, file, roles)
             more = {further} & set(schema.names)
             columns = pq.read_table(stream, columns=sorted(set(found.values()) | more)).to_pydict()
         except (OSError, ArrowException) as error:
@@ -77,17 +86,19 @@ def hub_features(schema: "pa.Schema") -> Mapping[str, Any]:
         return {}
 
 
-def _roles(schema: "pa.Schema", features: Mapping[str, Any], file: Path) -> tuple[str, dict[str, str]]:
+def _roles(
+    schema: "pa.Schema", features: Mapping[str, Any], file: Path, roles: Sequence[str]
+) -> tuple[str, dict[str, str]]:
     """Return the column of images and the columns of the other roles.
 
     The first is empty where the rows name files.
     """
     kinds = dict(zip(schema.names, schema.types, strict=True))
     images = [name for name, kind in kinds.items() if _holds_images(kind)]
-    label = _label_column(kinds, features)
+    label = _label_column(kinds, features) if "label" in roles else ""
     # Other names of labels must not compete with the column that the file's types point at.
-    others = [name for name in kinds if name not in images and not (label and "label" in find_columns([name], file))]
-    found = find_columns(others, file) | ({"label": label} if label else {})
+    others = [name for name in kinds if name not in images and not (label and candidates([name], "label"))]
+    found = find_columns(others, file, roles) | ({"label": label} if label else {})
     image = next((name for name in IMAGE_NAMES if name in images), "")
     if not image and "path" not in found and len(images) == 1:
         image = images[0]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.data.sources.tables.columns import cell_text, find_columns
+from common.data.sources.tables.columns import candidates, cell_text, find_columns
 from common.data.sources.tables.text_tables import Sheet
 from common.errors import DataError
 
@@ -52,8 +52,9 @@ def read_spreadsheet(file: Path) -> Sheet:
 def _num_needed(header: Sequence[str], file: Path) -> int:
     try:
         return len(find_columns(header, file).keys() & {"path", "label"})
+    # A table in doubt is still one, but less than another sheet without any.
     except DataError:
-        return 0
+        return int(len(candidates(header, "path")) == 1)
 
 
 def _sheet(sheet: Any, file: Path) -> Sheet:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.sources.tables.columns import find_columns
+from common.data.sources.tables.columns import candidates, find_columns
 from common.errors import DataError
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -102,16 +102,17 @@ def _fit(text: str, separator: str, file: Path) -> tuple[int, int, float]:
 
     These are the numbers of needed and of known columns, and the share of rows that are as wide as the header.
     """
-    records = []
+    records: list[list[str]] = []
     try:
         for _, cells in _records(text, separator, file, 0):
             records.append(cells)
             if len(records) > _SAMPLE:
                 break
-        roles = find_columns(records[0], file).keys() if records else set()
+        roles = set(find_columns(records[0], file)) if records else set()
     # Under a wrong separator quotes may stay open: that is a point against it, not yet a fault of the file.
     except DataError:
-        roles = set()
+        # A header in doubt may still be the right one where only images are wanted.
+        roles = {"path"} if records and len(candidates(records[0], "path")) == 1 else set()
     widths = [len(cells) for cells in records]
     alike = sum(width == widths[0] for width in widths) / len(widths) if widths and widths[0] > 1 else 0.0
     return len(roles & {"path", "label"}), len(roles), alike
