@@ -58,15 +58,15 @@ def check_data(site: Site, progress: ProgressFactory, classes: Sequence[str] = (
     return replace(finding, found="; ".join([finding.found, *remarks]))
 
 
-def check_values(site: Site, progress: ProgressFactory) -> Iterator[Finding]:
+def check_values(site: Site, progress: ProgressFactory, classes: Sequence[str] = ()) -> Iterator[Finding]:
     """Warn if no image reaches the upper quarter of its range of values.
 
     Images that cannot be opened are the finding of `check_data`.
     """
     try:
-        images, data = own_images(site)
+        images, data = own_images(site, classes)
         scan = scan_source(images, progress=progress)
-    except BractError:
+    except (BractError, OSError):
         return
     if warning := unused_range(scan, scan.usable, tones_of(data)):
         yield warn(

@@ -46,8 +46,9 @@ def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
         yield check_pin(site, policy)
     key, finding = check_key(site)
     yield finding
-    yield check_data(site, progress, () if policy is None else policy.classes)
-    yield from check_values(site, progress)
+    classes = () if policy is None else policy.classes
+    yield check_data(site, progress, classes)
+    yield from check_values(site, progress, classes)
     yield from check_weights(site)
     yield check_disk(site)
     report, finding = check_ledger()

@@ -31,7 +31,6 @@ _MILDER: Mapping[str, tuple[Mapping[str, Scalar], ...]] = {
     ),
     "pathological": ({"data.classes-per-client": 1},),
     "shards": ({"data.shards-per-client": 1},),
-    "size-skew": ({"data.partitioner": "iid"},),
 }
 
 

@@ -70,7 +70,8 @@ def unused_range(scan: "Scan", rows: np.ndarray, tones: Tones) -> str:
     if (highs >= first + _REACHED * (last - first)).any():
         return ""
     top = int(np.argmax((highs - first) / (last - first)))
-    row = next(row for row in value_ranges(scan, chosen) if row["bits"] == abs(depths[top]))
+    kind = (abs(depths[top]), depths[top] < 0)
+    row = next(row for row in value_ranges(scan, chosen) if (row["bits"], row["signed"]) == kind)
     advice = "" if tones.gray_window else _advice(row)
     return (
         f"The upper quarter of the range of values is empty in all {int(chosen.sum()):,} images: the largest value is "

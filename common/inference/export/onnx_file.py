@@ -15,6 +15,7 @@ from common.errors import ConfigError
 from common.inference.export.comparison import Runner
 from common.inference.export.metadata import INPUT, OUTPUT
 from common.inference.export.pixel_network import PixelNetwork
+from common.system.extras import install_hint
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,7 +31,7 @@ def check_packages() -> None:
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"an export to ONNX needs {', '.join(missing)}: pip install 'bract[export]'")
+        raise ConfigError(f"an export to ONNX needs {', '.join(missing)}: {install_hint('export')}")
 
 
 def to_onnx(network: PixelNetwork, side: int) -> "ModelProto":

@@ -43,6 +43,23 @@ def scans_of_twelve_bits(bed: Bed) -> None:
         file.write_bytes(png(scan_values(12, seed=number)))
 
 
+def doubtful_scans_of_twelve_bits(bed: Bed) -> None:
+    """Lay the images as of two sites, which the policy's classes say they are not."""
+    scans_of_twelve_bits(bed)
+    for number, file in enumerate(sorted(bed.images.rglob("*.png"))):
+        part = file.parent / "xy"[number % 2]
+        part.mkdir(exist_ok=True)
+        file.rename(part / file.name)
+    bed.edit("policy.toml", '# classes = ["normal", "tumour"]', 'classes = ["bright", "dark"]')
+
+
+def disk_fails(bed: Bed) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    bed.patch.setattr("client.checks.inputs.scan_source", fail)
+
+
 def patients_came(bed: Bed) -> None:
     files = sorted(bed.images.rglob("*.png"))
     rows = [f"{file.relative_to(bed.images)},{file.parent.name},{n // 2}\n" for n, file in enumerate(files)]
@@ -255,6 +272,8 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (files_cut_off, "data", "FAIL", "12 of 40 images cannot be used: bright/", "bract data inspect"),
     (images_came, "data", "warn", "the source has 47 now", "stays"),
     (scans_of_twelve_bits, "values", "warn", "white is 65,535; 12 bits are used (data.bit-depth=12)", "operator"),
+    (doubtful_scans_of_twelve_bits, "values", "warn", "12 bits are used (data.bit-depth=12)", "operator"),
+    (disk_fails, "data", "FAIL", "Input/output error", "bring the images back"),
     (patients_came, "data", "warn", "they are of 20 units (such as patients) now, 40 are declared", "another folder"),
     (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth again"),
     (weights_not_as_their_name_says, "weights", "FAIL", "its name says 57934424", "again"),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from bract import app
 from common.inference.export import onnx_file
+from common.system.extras import install_hint
 
 
 @pytest.fixture(autouse=True)
@@ -97,4 +98,4 @@ def test_a_missing_package_is_named_with_its_extra(
     result = export(pet_run, "--out", tmp_path / "a.onnx")
 
     assert result.exit_code == 2
-    assert "needs onnxscript: pip install 'bract[export]'" in result.output
+    assert f"needs onnxscript: {install_hint('export')}" in result.output

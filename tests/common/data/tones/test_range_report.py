@@ -126,6 +126,11 @@ UNUSED: dict[str, tuple[list[bytes], Tones, list[str]]] = {
     "a window that fits": ([png(_up_to(4000))] * 2, Tones(16, (0, 4000), "keep"), []),
     "a window far above": ([png(_up_to(4000))] * 2, Tones(16, (3000, 9000), "keep"), ["4,000", "9,000"]),
     "signed": ([tiff((_up_to(500).astype(int) - 100).astype(np.int16))] * 2, NEUTRAL, ["data.gray-window=-100,400"]),
+    "signed beside unsigned": (
+        [tiff((_up_to(500).astype(int) - 100).astype(np.int16)), png(_up_to(300))],
+        NEUTRAL,
+        ["largest value is 400", "data.gray-window=-100,400"],
+    ),
     "a tag of 12 bits": ([tiff(_up_to(4000), bits=12)] * 2, NEUTRAL, []),
     "all black": ([png(np.zeros((9, 9))), png(np.zeros((9, 8)))], NEUTRAL, ["largest value is 0", "65,535"]),
 }
