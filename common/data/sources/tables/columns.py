@@ -105,8 +105,8 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
+def candidates(header: Sequence[str], role: str) -> list[str]:
     """Return the columns that could have a role, several in case of doubt.
-    """Return the columns that could have a role, more than one where their names leave a doubt.
 
     A column that is called exactly like its role is preferred to every other.
 
