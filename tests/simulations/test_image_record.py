@@ -182,7 +182,7 @@ def test_a_run_of_before_the_record_is_resumed_where_it_was_and_nowhere_else(
 
 def test_a_checkpoint_of_before_names_its_place_in_its_digest(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[data]\nsource = "/old"\npath = ""\n')
-    old = resume._digest({"data.source": "/old", "data.path": "", "seed": 1}, free=resume._FREE)
+    old = resume._digest({"data.source": "/old", "data.path": "", "seed": 1}, with_place=True)
 
     assert resume._digest_with_place(tmp_path, {"data.source": "/new", "data.path": "", "seed": 1}) == old
     assert resume._digest_with_place(tmp_path, {"data.source": "/new", "data.path": "", "seed": 2}) != old

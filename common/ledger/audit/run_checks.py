@@ -62,7 +62,9 @@ def _agreed(entry: Entry) -> Registration:
     _check_plan(agreed.plan)
     events = events_json(planned_events(agreed.plan))
     expected = run_fields(agreed.run, agreed.client, 0) | {"plan": agreed.plan.as_json(), "events": events}
-    if {name: value for name, value in entry.event.items() if name not in ("parts", "added", "policy")} != expected:
+    if {
+        name: value for name, value in entry.event.items() if name not in ("parts", "added", "policy", "classes")
+    } != expected:
         raise LedgerError("its events do not follow from its plan")
     if entry.request_id != request_id(agreed.run, agreed.client, agreed.plan.digest, 0, "register"):
         raise LedgerError("its request id does not follow from what it says")
