@@ -17,7 +17,7 @@ import numpy as np
 
 from common.config.schema import RunConfig
 from common.config.sections import ModelConfig
-from common.data.decoding import read_image
+from common.data.decoding import BadImage, read_image
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
 from common.data.sources.joined import open_joined, without_images
@@ -31,11 +31,15 @@ from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory, no_progress
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from common.data.feature_extraction import FeatureExtractor, PixelCollector, Progress
     from common.models.backbone_info import BackboneInfo
     from common.models.classifier import Network
 
 _logger = logging.getLogger("bract")
+# What the inputs of files that were closed after their scan are stored under.
+_CLOSED = np.frombuffer(hashlib.sha256(b"a file that was closed").digest(), np.uint8)
 FORMAT = 4  # raise it when the same images would give other inputs
 
 
@@ -118,10 +122,24 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         label = "Scaling images" if wanted.dtype == "uint8" else f"Backbone pass ({config.model.backbone})"
         with _collector(store, wanted, network, config.system.device, progress(len(missing), label)) as collector:
             for row, cell in source.entries.cells(missing):
-                collector.push(render(read_image(cell), tones), names[row].tobytes())
+                try:
+                    image = render(read_image(cell), tones)
+                except BadImage:
+                    if not shows_nothing:
+                        raise
+                    # The file was closed after its scan. Another answer would tell so for some settings only, and
+                    # black pixels under the image's own name would stay in the cache.
+                    image, names[row] = _black(), _CLOSED
+                collector.push(image, names[row].tobytes())
         inputs = store.rows_of(names)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
     return Prepared(inputs, scan, time.perf_counter() - started, key, source)
+
+
+def _black() -> "Image":
+    from PIL import Image
+
+    return Image.new("L", (8, 8))
 
 
 def _log_remarks(source: ImageSource) -> None:

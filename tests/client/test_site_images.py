@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from client.checks.inputs import check_data
 from client.client_config import load_site
 from client.session import RunClients
 from common.config.schema import RunConfig
+from common.data.decoding import BadImage, StoredImage
+from common.data.sources.datasets_library import is_sharded
 from common.errors import ConfigError, DataError
 from common.privacy.policy import load_policy
 from common.system.progress import no_progress
@@ -141,6 +143,38 @@ def test_one_odd_file_stops_no_client(tmp_path: Path, make_config: MakeConfig) -
     answers = [client.ask(make_config(SMALL), kind, run="run") for kind in ("query", "train")]
 
     assert [code(answer) for answer in answers] == ["ok"] * 2
+
+
+def test_a_file_that_is_closed_after_its_scan_changes_no_answer(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read every file, so the closed one is imitated where it is read again."""
+    client = OwnClient(tmp_path, write_images(tmp_path / "images", range(12)))
+    config = make_config(SMALL)
+    assert code(client.ask(config, "query", run="first")) == "ok"
+
+    def closed(cell: dict[str, object]) -> StoredImage:
+        raise BadImage("permission denied")
+
+    monkeypatch.setattr("common.data.preprocessing.read_image", closed)
+    monkeypatch.setattr("common.data.preprocessing.FORMAT", 99)  # nothing is cached
+    answers = [code(client.ask(config, kind, run="second")) for kind in ("query", "train")]
+
+    assert answers == ["ok"] * 2
+
+
+def test_folders_that_cannot_be_listed_are_no_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train").mkdir()
+    real = Path.iterdir
+
+    def closed(folder: Path) -> Iterator[Path]:
+        if folder.name == "train":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+
+    assert is_sharded(tmp_path) is False
 
 
 def test_a_run_that_is_asked_again_with_other_classes_tells_nothing(tmp_path: Path, make_config: MakeConfig) -> None:

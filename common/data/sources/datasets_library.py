@@ -69,6 +69,14 @@ def open_shards(config: DataConfig) -> ImageSource:
 
 def _shards(folder: Path) -> list[Path]:
     """Return a folder's Parquet files, none if it may be a folder of images."""
+    try:
+        return _listed_shards(folder)
+    # Who reads folders of images names the one that is closed, or is silent once its client has joined.
+    except OSError:
+        return []
+
+
+def _listed_shards(folder: Path) -> list[Path]:
     inner = [place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")]
     if any(place.name.lower() != "data" and not _PART.fullmatch(place.name) for place in inner):
         return []

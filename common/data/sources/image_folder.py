@@ -90,9 +90,16 @@ def _cell(file: Path) -> dict[str, object]:
     try:
         name.encode()
     except UnicodeEncodeError:
-        content = file.read_bytes() if file.is_file() else None
-        return {"bytes": content, "path": name.encode(errors="replace").decode()}
+        return {"bytes": _content(file), "path": name.encode(errors="replace").decode()}
     return {"bytes": None, "path": name}
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    # A file that is closed or gone is a bad image of its own row, as one with another name is.
+    except OSError:
+        return b""
 
 
 def _class_files(folders: Sequence[ClassFolder]) -> _ClassFiles:
