@@ -68,9 +68,20 @@ def check_picture(option: str, file: Path | None, data: DataConfig) -> None:
         return
     if file.suffix.lower() != ".png" or not file.parent.is_dir() or file.is_dir():
         raise ConfigError(f"{option} {file}: give a file ending in .png in a folder that exists")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise ConfigError(f"{option} {file} cannot be written (permission denied)")
+    refuse_closed(option, file)
     refuse_results_in_data(file, data, option)
+
+
+def refuse_closed(option: str, file: Path, *, replaces: bool = False) -> None:
+    """Refuse an output that this user may not write, before anything is computed.
+
+    Under `replaces` a new file takes the place of an old one, so that the folder's rights decide.
+
+    Raises:
+        ConfigError: The file, or the folder of a new file, is closed to this user.
+    """
+    if not os.access(file.parent if replaces or not file.exists() else file, os.W_OK):
+        raise ConfigError(f"{option} {file} cannot be written (permission denied)")
 
 
 def given_settings(
@@ -145,22 +156,27 @@ _MOVED = ("data.source", "data.path")
 
 
 def settings_for_resume(
-    folder: Path, device: str | None, pairs: Iterable[str], source: str | None, *changes: object
+    folder: Path,
+    device: str | None,
+    pairs: Iterable[str],
+    source: str | None,
+    *changes: object,
+    own_images: bool = False,
 ) -> dict[str, Scalar]:
     """Return the settings that a run was started with.
 
     `source` and `pairs` say where its data are now, and the device may differ from the run's. `changes` are the values
-    of options that a resumed run does not accept.
+    of options that a resumed run does not accept. Under `own_images` the data are the clients' own and do not move.
 
     Raises:
         ConfigError: `changes` has a value, a pair names another setting, the folder does not hold a run, or its data
             are not where they were.
     """
     moved = set_values(pairs) | ({} if source is None else {"data.source": source})
-    if any(value is not None for value in changes) or not moved.keys() <= set(_MOVED):
+    if any(value is not None for value in changes) or not moved.keys() <= set(() if own_images else _MOVED):
         raise ConfigError(
-            "--resume keeps a run's own settings: leave --set, --config, --out and --seed out; only data that moved "
-            "are named, by --set data.source=/new/place"
+            "--resume keeps a run's own settings: leave --set, --class, --config, --out and --seed out"
+            + ("" if own_images else "; only data that moved are named, by --set data.source=/new/place")
         )
     settings = load_file(folder / "config.toml", "--resume")
     settings |= {"resume": True, "output-dir": absolute("--resume", str(folder))}

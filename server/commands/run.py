@@ -57,7 +57,8 @@ def run_command(
         if resume is None:
             settings = settings_for_run(set_ or [], config, out, seed, None, class_)
         else:
-            settings = settings_for_resume(resume, None, set_ or [], None, config, out, seed, class_)
+            changes = (config, out, seed, class_)
+            settings = settings_for_resume(resume, None, set_ or [], None, *changes, own_images=True)
         run_config = run_config_of(home, settings)
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))

@@ -169,6 +169,7 @@ def test_a_run_that_dies_between_enrollment_and_its_first_checkpoint_is_agreed_t
         (["--resume", "{empty}"], "config.toml"),
         (["--resume", "{done}"], "complete"),
         (["--resume", "{done}", "--set", "num-rounds=9"], "leave --set"),
+        (["--resume", "{done}", "--class", "cat"], "--class, --config, --out and --seed out; only data that moved"),
         (["--resume", "{done}", "--seed", "3"], "leave --set"),
     ],
 )

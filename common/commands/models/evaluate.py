@@ -19,6 +19,8 @@ from common.commands.models.predict import (
 )
 from common.commands.run_settings import check_picture, set_values
 from common.config import loading
+from common.config.sections import DataConfig
+from common.errors import ConfigError
 from common.inference.card import find_model
 from common.system.console import bar_factory, plain_errors, say
 
@@ -72,8 +74,7 @@ def evaluate_command(
     """Evaluate the model of a run on labelled images."""
     console = Console(stderr=as_json)
     with plain_errors():
-        settings = set_values(set_ or []) | {"data.source": source}
-        data = loading.parse(loading.override(loading.defaults(), settings)).data
+        data = _source_settings(source, set_ or [])
         check_picture("--out", out, data)
         check_outputs(find_model(model), {"--out": out})
         from common.inference.classifier import load_model
@@ -99,6 +100,15 @@ def evaluate_command(
         _show(report, faults, out, as_json=as_json)
     if faults:
         raise typer.Exit(BAD_IMAGES)
+
+
+def _source_settings(source: str, pairs: Sequence[str]) -> DataConfig:
+    """Return the settings of a source, refusing those that SOURCE and MODEL decide."""
+    given = set_values(pairs)
+    for key, decider in (("data.source", "SOURCE stands"), ("data.classes", "the classes of MODEL stand")):
+        if key in given:
+            raise ConfigError(f"--set {key}: {decider} in its place: leave --set {key} out")
+    return loading.parse(loading.override(loading.defaults(), given | {"data.source": source})).data
 
 
 def _show(report: Mapping[str, Any], faults: Sequence[tuple[str, str]], out: Path | None, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.commands.models.predict import BAD_IMAGES, ModelArgument, WeightsOption, show_faults
+from common.commands.run_settings import refuse_closed
 from common.config import loading
 from common.errors import ConfigError
 from common.inference.card import find_model
@@ -72,7 +73,7 @@ def export_command(
     """Write the model of a run as one file that runs without Bract."""
     console = Console()
     with plain_errors("Stopped; nothing was written."):
-        _check_options(out, kind, calibrate, public_data=public_data)
+        _check_options(out, kind, calibrate, public_data=public_data, reduce_range=reduce_range)
         from common.inference.classifier import load_model
         from common.inference.evaluation.labelled_images import open_labelled
         from common.inference.export.formats import check_format, export_model
@@ -95,14 +96,19 @@ def export_command(
         raise typer.Exit(BAD_IMAGES)
 
 
-def _check_options(out: Path, kind: Format, calibrate: Path | None, *, public_data: bool) -> None:
+def _check_options(
+    out: Path, kind: Format, calibrate: Path | None, *, public_data: bool, reduce_range: bool | None
+) -> None:
     """Refuse options that do not go together, before anything is computed."""
     # The suffix also keeps the command from replacing a card or weights.
     if out.suffix != SUFFIXES[kind] or not out.parent.is_dir() or out.is_dir():
         raise ConfigError(f"--out {out}: give a file ending in {SUFFIXES[kind]} in a folder that exists")
+    refuse_closed("--out", out, replaces=True)
     if kind != "onnx-int8":
-        if calibrate is not None:
-            raise ConfigError(f"--calibrate goes with --format onnx-int8, not with {kind}")
+        reduced = "--no-reduce-range" if reduce_range is False else "--reduce-range"
+        given = {"--calibrate": calibrate is not None, "--public-data": public_data, reduced: reduce_range is not None}
+        if wrong := [option for option, is_given in given.items() if is_given]:
+            raise ConfigError(f"{wrong[0]} goes with --format onnx-int8, not with {kind}")
         return
     if calibrate is None:
         raise ConfigError("--format onnx-int8 needs images to measure ranges on: --calibrate FOLDER --public-data")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.commands.run_settings import refuse_closed
 from common.errors import ConfigError
 from common.inference.card import find_model
 from common.system.console import bar_factory, plain, plain_errors, say
@@ -90,7 +91,7 @@ def check_outputs(folder: Path, outputs: Mapping[str, Path | None]) -> None:
     """Refuse output files that lie beside a model or cannot be written.
 
     Raises:
-        ConfigError: An output lies in the model's folder, or in a folder that does not exist.
+        ConfigError: An output lies in the model's folder, or in a folder that does not exist or is closed to this user.
     """
     model = folder.resolve()
     passed_on = {model, *([model.parent] if (model.parent / "config.toml").is_file() else [])}
@@ -102,6 +103,7 @@ def check_outputs(folder: Path, outputs: Mapping[str, Path | None]) -> None:
         # Models and runs are passed on. What a model says of private images must not go along by accident.
         if passed_on & {*file.resolve().parents}:
             raise ConfigError(f"{option} {file} is in the folder of the model, which others may get: write elsewhere")
+        refuse_closed(option, file, replaces=True)
 
 
 def write_output(file: Path, content: bytes) -> None:

@@ -172,6 +172,8 @@ def test_the_terminal_shows_figures_and_the_picture_is_the_owners_alone(
         (["{images}", "--baseline", "{strange}"], "different classes"),
         (["/no/such/folder"], "no such folder"),
         (["{images}", "--set", "data.alhpa=1"], "did you mean"),
+        (["{images}", "--set", "data.source=digits"], "--set data.source: SOURCE stands in its place"),
+        (["{images}", "--set", "data.classes=cat,owl"], "--set data.classes: the classes of MODEL stand"),
     ],
 )
 def test_a_mistake_ends_in_exit_code_2(

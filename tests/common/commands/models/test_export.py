@@ -60,6 +60,9 @@ def test_ranges_of_images_are_written_only_if_they_are_public(pet_run: Path, pet
         (["--out", "{tmp}/none/a.onnx"], "folder that exists"),
         (["--out", "{tmp}/a.onnx", "--format", "torch-export"], ".pt2"),
         (["--out", "{tmp}/a.onnx", "--calibrate", "{tmp}", "--public-data"], "goes with"),
+        (["--out", "{tmp}/a.onnx", "--public-data"], "--public-data goes with"),
+        (["--out", "{tmp}/a.onnx", "--reduce-range"], "--reduce-range goes with"),
+        (["--out", "{tmp}/a.onnx", "--no-reduce-range"], "--no-reduce-range goes with"),
         (["--out", "{tmp}/a.onnx", "--test", "{tmp}/nothing"], "nothing"),
     ],
 )
