@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,18 +122,24 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         label = "Scaling images" if wanted.dtype == "uint8" else f"Backbone pass ({config.model.backbone})"
         with _collector(store, wanted, network, config.system.device, progress(len(missing), label)) as collector:
             for row, cell in source.entries.cells(missing):
-                try:
-                    image = render(read_image(cell), tones)
-                except BadImage:
-                    if not shows_nothing:
-                        raise
-                    # The file was closed after its scan. Another answer would tell so for some settings only, and
-                    # black pixels under the image's own name would stay in the cache.
-                    image, names[row] = _black(), _CLOSED
-                collector.push(image, names[row].tobytes())
+                image = _rendered(cell, tones, or_black=shows_nothing)
+                # Black pixels under the image's own name would stay in the cache when the file is open again.
+                names[row] = _CLOSED if image is None else names[row]
+                collector.push(image or _black(), names[row].tobytes())
         inputs = store.rows_of(names)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
     return Prepared(inputs, scan, time.perf_counter() - started, key, source)
+
+
+def _rendered(cell: Mapping[str, Any], tones: Tones, *, or_black: bool) -> "Image | None":
+    """Return an image as models see it, None for one that shall be black."""
+    try:
+        return render(read_image(cell), tones)
+    except BadImage:
+        if not or_black:
+            raise
+        # The file was closed after its scan. Another answer would tell a server so, for some settings only.
+        return None
 
 
 def _black() -> "Image":

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.confusion_plot import MAX_COUNTED, draw_matrix
 from common.metrics import interval
-from common.system.plot_labels import short_label, thinned_labels
+from common.system.plot_labels import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
-# Classes whose counts fit into the cells, listed errors, and the size of a picture in inches.
-_MAX_COUNTED, _MAX_ERRORS, _MAX_INCHES, _ERROR_INCHES = 20, 25, 12.0, 6.0
+# Listed errors, and the size of a picture in inches.
+_MAX_ERRORS, _MAX_INCHES, _ERROR_INCHES = 25, 12.0, 6.0
 
 
 def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], title: str) -> None:
@@ -29,22 +30,14 @@ def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str], ti
         classes: Class names.
         title: Title of the figure.
     """
-    few = len(classes) <= _MAX_COUNTED
-    errors = [] if few else frequent_errors(confusion, _MAX_ERRORS)
+    errors = [] if len(classes) <= MAX_COUNTED else frequent_errors(confusion, _MAX_ERRORS)
     # Growing with the classes, the picture of 300 took 10 GB.
     size = min(_MAX_INCHES, max(5.0, 1.5 + 0.5 * len(classes)))
     figure = _empty_figure(size + 1 + (_ERROR_INCHES if errors else 0), size)
     widths = (size + 1, _ERROR_INCHES) if errors else (1,)
     axes, *beside = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    if few:
-        _write_counts(axes, confusion, shares)
-    places, labels, remark = thinned_labels(classes)
-    axes.set_xticks(places, labels, rotation=45 if few else 90, ha="right" if few else "center")
-    axes.set_yticks(places, labels)
-    axes.set(xlabel=f"predicted class{remark}", ylabel=f"true class{remark}", title=title)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    shares = draw_matrix(axes, confusion, classes)
+    axes.set_title(title)
     for panel in beside:
         _draw_errors(panel, errors, shares, classes)
     _save(figure, file)
@@ -60,13 +53,6 @@ def frequent_errors(confusion: np.ndarray, max_errors: int) -> list[tuple[int, i
     largest = np.argsort(-counts, axis=None, kind="stable")[:max_errors]
     pairs = zip(*np.unravel_index(largest, counts.shape), strict=True)
     return [(int(row), int(column), int(counts[row, column])) for row, column in pairs if counts[row, column] > 0]
-
-
-def _write_counts(axes: "Axes", confusion: np.ndarray, shares: np.ndarray) -> None:
-    for (row, column), amount in np.ndenumerate(confusion):
-        if amount:
-            colour = "white" if shares[row, column] > 0.6 else _INK
-            axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _draw_errors(

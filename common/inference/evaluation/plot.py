@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.confusion_plot import draw_matrix
 from common.inference.evaluation.intervals import wilson
 from common.inference.evaluation.scored_images import NUM_BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GREEN, _GREY, _INK = "#2a6f4e", "#9aa5ad", "#22313f"
+_GREEN, _GREY = "#2a6f4e", "#9aa5ad"
 # Inches. Half an inch a class would take gigabytes at 300 classes.
 _LEAST_SIDE, _MOST_SIDE = 5.0, 16.0
-_MAX_NUMBERS, _MAX_NAMES = 20, 40
 
 
 def draw_evaluation(report: Mapping[str, Any], title: str) -> bytes:
@@ -23,34 +23,18 @@ def draw_evaluation(report: Mapping[str, Any], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # A dollar sign would start a formula.
-    names = [row["class"].replace("$", r"\$") for row in report["classes"]]
+    names = [row["class"] for row in report["classes"]]
     side = min(_MOST_SIDE, max(_LEAST_SIDE, 1.5 + 0.5 * len(names)))
     figure = Figure(figsize=(side + 6.5, side), layout="constrained")
     FigureCanvasAgg(figure)
     matrix, diagram = figure.subplots(1, 2, width_ratios=(side + 1, 5.5))
-    _draw_confusion(matrix, np.array(report["confusion"]), names)
+    draw_matrix(matrix, np.array(report["confusion"]), names)
     _draw_reliability(diagram, report["reliability"], report["figures"]["ece"]["value"])
+    # A dollar sign would start a formula.
     figure.suptitle(title.replace("$", r"\$"))
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()
-
-
-def _draw_confusion(axes: "Axes", confusion: np.ndarray, names: Sequence[str]) -> None:
-    """Draw counts (classes, classes), each row as shares of its true class."""
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    if len(names) <= _MAX_NUMBERS:
-        for (row, column), amount in np.ndenumerate(confusion):
-            if amount:
-                colour = "white" if shares[row, column] > 0.6 else _INK
-                axes.text(column, row, str(amount), ha="center", va="center", fontsize=8, color=colour)
-    if len(names) <= _MAX_NAMES:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
 
 
 def _draw_reliability(axes: "Axes", bins: Sequence[Mapping[str, Any]], error: float) -> None:

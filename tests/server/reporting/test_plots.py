@@ -1,6 +1,6 @@
 """Pictures of many classes stay small and can be read.
 
-Drives `common.data.partition_plot`.
+Drives `common.confusion_plot` and `common.data.partition_plot`.
 """
 
 import subprocess
