@@ -9,7 +9,8 @@ from rich.console import Console
 from common.commands.fitted_defaults import fit_to_source, show_changes
 from common.commands.run_settings import absolute_paths, show_remarks
 from common.config import loading
-from common.config.loading import flatten
+from common.config.loading import flatten, plain_values
+from common.data.sources.registry import OpenOnce
 from common.errors import ConfigError
 from common.inference.run_folder import Run
 from common.system.console import set_log_levels
@@ -38,18 +39,15 @@ def simulate(
         ConfigError: A setting is wrong, or the folder is in use; nothing was trained.
         BractError: Anything else that the user can act on.
     """
-    given = flatten(settings or {})
-    wrong = [key for key, value in given.items() if not isinstance(value, loading.Scalar)]
-    if wrong:
-        raise ConfigError(f"{wrong[0]} must be one number, word or true/false")
+    given, opener = plain_values(flatten(settings or {})), OpenOnce()
     if out is not None:
         if "output-dir" in given:
             raise ConfigError("out and output-dir name one setting twice: leave one of them out")
         given["output-dir"] = str(out)
     set_log_levels(verbose=False)
     console = Console(quiet=quiet)
-    chosen = show_changes(fit_to_source(absolute_paths(given)), console)
+    chosen = show_changes(fit_to_source(absolute_paths(given), opener), console)
     config = loading.parse(loading.override(loading.defaults(), chosen))
-    show_remarks(config.data, console)
+    show_remarks(config.data, console, opener)
     _, folder = run_job(config, engine=engine, baselines=baselines, console=console)
     return Run(folder)

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,6 +157,25 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
+def plain_values(flat: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return settings with class names joined and paths as text.
+
+    Raises:
+        ConfigError: A value is a list of anything but class names, or nothing that a setting can be.
+    """
+    plain: dict[str, Scalar] = {}
+    for key, value in flat.items():
+        if key == "data.classes" and isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            plain[key] = join_names(value)
+        elif isinstance(value, os.PathLike):
+            plain[key] = os.fspath(value)
+        elif isinstance(value, Scalar):
+            plain[key] = value
+        else:
+            raise ConfigError(f"{key} must be one number, word or true/false")
+    return plain
+
+
 def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
     """Read settings from a TOML file, nested or dotted.
 
@@ -168,11 +188,10 @@ def load_file(path: Path, option: str = "--config") -> dict[str, Scalar]:
         raise ConfigError(f"{option} {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{option} {path}: not a TOML file ({error})") from None
-    for key, value in flat.items():
-        if key == "data.classes" and isinstance(value, list) and all(isinstance(name, str) for name in value):
-            flat[key] = join_names(value)
-        elif not isinstance(value, Scalar):
-            raise ConfigError(f"{option} {path}: {key} must be one number, word or true/false")
+    try:
+        flat = plain_values(flat)
+    except ConfigError as error:
+        raise ConfigError(f"{option} {path}: {error}") from None
     if "resume" in flat:
         flat = _LACKED | flat
         flat |= {key: now for key, (before, now) in _AS_BEFORE.items() if flat.get(key) == before}

@@ -62,6 +62,11 @@ class EarlierModel:
         same = card.classes == tuple(classes)
         kept = {name: array for name, array in self.arrays.items() if same or not name.startswith(_HEADS)}
         odd = sorted(name for name in kept if name not in fresh or fresh[name].shape != kept[name].shape)
+        depth = sum(name.startswith("conv") and name.endswith(".weight") for name in kept)
+        if odd and depth:
+            raise ConfigError(
+                f"model.initial={self.folder}: its network has {depth} convolutions; set model.cnn-depth={depth}"
+            )
         if odd or (same and set(kept) != set(fresh)):
             raise ConfigError(f"model.initial={self.folder}: its tensors do not fit this run's network, such as {odd}")
         return {**fresh, **kept}

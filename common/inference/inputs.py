@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.folders.folder_tree import read_tree
+from common.data.folders.folder_tree import RESULTS, read_tree
 from common.data.folders.unread import describe_faults
 from common.data.sources.base_source import Entries
 from common.data.sources.manifest import MANIFEST_SUFFIXES, read_images
@@ -67,6 +67,8 @@ def _part(path: Path) -> "list[Path] | Entries":
         tree = read_tree(path)
         if locked := describe_faults(tree):
             raise DataError(f"{path}: these folders cannot be listed, so their images would be missing: {locked}")
+        if tree.others == (RESULTS,):
+            raise DataError(f"{path} is a folder of results that Bract wrote: name a folder of images in it")
         files = tree.all_images()
         if not files:
             raise DataError(f"there are no images in {path}")

@@ -86,6 +86,14 @@ def test_a_simulation_shows_its_progress(
     assert run.path.parent == tmp_path / "runs"
 
 
+def test_settings_may_be_lists_of_classes_and_paths(images: Path, tmp_path: Path) -> None:
+    given = SETTINGS | {"data.source": images, "data.classes": [*CLASSES], "output-dir": tmp_path / "run"}
+
+    run = bract.simulate(given | {"num-rounds": 1}, quiet=True)
+
+    assert (run.path, run.model.classes) == (tmp_path / "run", CLASSES)
+
+
 @pytest.mark.parametrize(
     ("settings", "out", "fragment"),
     [

@@ -14,6 +14,9 @@ _OF_SYSTEMS = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volum
 # Labels often lie beside the images in such files, one for each: opening all of them would take seconds.
 _TEXTS = {".txt", ".csv", ".json", ".xml"}
 
+# What stands for the content of a folder that Bract wrote.
+RESULTS = "results of an earlier run"
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -83,7 +86,7 @@ def _read(path: Path, above: frozenset[tuple[int, int]]) -> Folder:
         return Folder(path, fault=error.strerror or type(error).__name__)
     # Pictures of an earlier run are not images to train on.
     if holds_results([item.name for item in items]):
-        return Folder(path, others=("results of an earlier run",))
+        return Folder(path, others=(RESULTS,))
     above |= {(state.st_dev, state.st_ino)}
     images, others, folders, loops = [], [], [], []
     for item in items:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config.sections import DataConfig
-from common.data.folders.folder_tree import Folder, read_tree
+from common.data.folders.folder_tree import RESULTS, Folder, read_tree
 from common.data.folders.layout import ClassFolder, Layout, read_layout
 from common.data.folders.unread import describe_faults, describe_unread
 from common.data.image_formats import FORMATS
@@ -59,6 +59,11 @@ def _fault(source: str, tree: Folder, layout: Layout) -> str:
         return f"data.source={source!r}: {closed}"
     if any(row.folder.count for row in layout.train) or layout.doubt:
         return ""
+    if tree.others == (RESULTS,):
+        return (
+            f"data.source={source!r} is a folder of results that Bract wrote: after `bract data partition` name one "
+            "client's folder in it, such as client-00000"
+        )
     left = "; ".join(describe_unread(tree, layout))
     lines = [f"data.source={source!r}: no images found in the sub-folders of {source}"]
     lines.append(f"expected one sub-folder per class, with images ({', '.join(FORMATS)}; the content decides)")

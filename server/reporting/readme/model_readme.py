@@ -50,6 +50,16 @@ def model_readme(
         _limits(card),
         "## Licence",
         _licence(card),
+        *_uses(card),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _uses(card: Mapping[str, Any]) -> list[str]:
+    """Return the sections on how to use the model."""
+    if card["personal"] == "head":
+        return ["## Use", "The head stays at each client, so this model alone classifies nothing."]
+    return [
         "## Use it with Bract",
         "`bract predict FOLDER photo.jpg`, where FOLDER holds this file. It checks that weights, backbone and classes "
         "belong together; the examples below do not.",
@@ -60,14 +70,14 @@ def model_readme(
         *_values(card),
         *_without_onnx(card),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _head(card: Mapping[str, Any], figure: "tuple[float, float, float] | None") -> str:
     """Return the YAML head that the hub reads."""
     tags = ["federated-learning", "bract", "flower", *(["differential-privacy"] if _is_private(card) else [])]
     lines = ["license: other", "license_name: not-chosen-yet", "pipeline_tag: image-classification"]
-    lines += [f"library_name: {_library(card)}", f"tags: {json.dumps(tags)}"]
+    lines += [] if card["personal"] == "head" else [f"library_name: {_library(card)}"]
+    lines.append(f"tags: {json.dumps(tags)}")
     if _library(card) == "timm":
         lines.append(f"base_model: timm/{resolve_name(card['backbone']).architecture}")
     if figure is not None:

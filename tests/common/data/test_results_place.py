@@ -14,7 +14,8 @@ from common.config.loading import defaults, override, parse
 from common.config.sections import DataConfig
 from common.data.results_place import refuse_results_in_data
 from common.data.sources.registry import open_source
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
+from common.inference.inputs import name_images
 
 INSIDE = "lies inside"
 
@@ -122,3 +123,14 @@ def test_a_folder_of_images_is_read_without_earlier_results(photos: Path, files:
 
     assert len(entries.labels) == 6 + extra
     assert set(entries.classes) == {"cat", "dog"} | ({files.split("/", maxsplit=1)[0]} if extra else set())
+
+
+def test_a_folder_of_results_is_named_as_such(tmp_path: Path) -> None:
+    for file in ("partition.json", "classes.txt", "client-00000/train/cat/1.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+
+    with pytest.raises(DataError, match="name one client's folder in it, such as client-00000"):
+        open_source(parse(override(defaults(), {"data.source": str(tmp_path)})).data)
+    with pytest.raises(DataError, match="is a folder of results that Bract wrote"):
+        name_images([str(tmp_path)], [])

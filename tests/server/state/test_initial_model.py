@@ -216,6 +216,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "second").exists()
 
 
+def test_a_network_of_another_depth_names_the_setting(start: Start) -> None:
+    deep = CNN | {"model.cnn-depth": 3, "data.image-size": 16}
+    first = start("first", **OPEN, **deep)
+
+    with pytest.raises(ConfigError, match=r"set model\.cnn-depth=3"):
+        start("second", first, **OPEN, **deep | {"model.cnn-depth": 2})
+
+
 def test_a_resumed_run_keeps_its_start(start: Start, make_config: MakeConfig, tmp_path: Path) -> None:
     first, other = start("first"), start("other")
     config = make_config({"model.initial": str(first)})

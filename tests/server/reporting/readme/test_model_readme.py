@@ -211,3 +211,11 @@ def test_class_names_cannot_change_the_form_of_the_page() -> None:
 
     assert "\n# Fake" not in text
     assert '`"a\\u0060b\\n# Fake heading"`, `"dog"`' in text
+
+
+def test_a_model_whose_head_stays_with_the_clients_shows_no_way_to_use_it() -> None:
+    text = readme({"personal": "head"})
+
+    assert "this model alone classifies nothing" in text
+    assert not code_blocks(text)
+    assert not [word for word in ("bract predict", "bract export", "library_name") if word in text]
