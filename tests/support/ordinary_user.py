@@ -53,17 +53,42 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         process.stdin.close()
 
 
-def _give_up_rights() -> None:
-    """Let file modes stop this process although it is root's."""
+def _call(name: str, sets: "ctypes.Array[ctypes.c_uint32]") -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    if getattr(libc, name)(header, sets):
+        raise OSError(ctypes.get_errno(), name)
+
+
+def _rights() -> "ctypes.Array[ctypes.c_uint32]":
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same for higher numbers
-    if libc.capget(header, sets):
-        raise OSError(ctypes.get_errno(), "capget")
+    _call("capget", sets)
+    return sets
+
+
+def _give_up_rights() -> None:
+    """Let file modes stop this process although it is root's."""
+    sets = _rights()
     for index in range(3):
         sets[index] &= ~_MODES_COUNT_NOT & 0xFFFFFFFF
-    if libc.capset(header, sets):
-        raise OSError(ctypes.get_errno(), "capset")
+    _call("capset", sets)
+
+
+@contextmanager
+def rights_given_up() -> Iterator[None]:
+    """Let file modes stop this thread while the block runs, although it is root's.
+
+    What `os.access` says does not change, because rights that can be taken back count for it.
+    """
+    sets = _rights()
+    before = sets[0]
+    sets[0] &= ~_MODES_COUNT_NOT & 0xFFFFFFFF
+    _call("capset", sets)
+    try:
+        yield
+    finally:
+        sets[0] = before
+        _call("capset", sets)
 
 
 def _serve() -> None:
@@ -73,8 +98,6 @@ def _serve() -> None:
 
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    if os.geteuid() == 0:
-        _give_up_rights()
     for line in sys.stdin:
         request: Mapping[str, object] = json.loads(line)
         os.environ["BRACT_HOME"] = str(request["home"])
@@ -89,4 +112,7 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
+    # Threads begin with the rights of the one that starts them.
+    if os.geteuid() == 0:
+        _give_up_rights()
     _serve()
