@@ -14,6 +14,13 @@ from common.commands.help_text import unwrapped
 COLUMNS = 60
 
 
+def _command_at(path: tuple[str, ...]) -> Any:
+    node: Any = get_command(app)
+    for name in path:
+        node = node.commands[name]
+    return node
+
+
 def commands(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     children = getattr(node, "commands", {})
     if not children:
@@ -37,6 +44,19 @@ def test_help_is_wrapped_once(path: tuple[str, ...]) -> None:
         # A line that ends early, though the first word of the next would have fitted, was wrapped before.
         for line, following in itertools.pairwise(paragraph.split("\n")):
             assert len(line) + 1 + len(following.split()[0]) > COLUMNS - 3, (line, following)
+
+
+def test_help_says_what_each_argument_is() -> None:
+    shown = CliRunner().invoke(app, ["simulate", "-h"], env={"COLUMNS": "120"}).output
+    silent = [
+        (path, parameter.name)
+        for path in commands(get_command(app))
+        for parameter in _command_at(path).params
+        if parameter.param_type_name == "argument" and not parameter.help
+    ]
+
+    assert "Folder, manifest or known name, as data.source" in shown
+    assert not silent
 
 
 @pytest.mark.parametrize(
