@@ -1,6 +1,6 @@
 """A simulation started from Python."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ def simulate(
     out: str | Path | None = None,
     engine: Literal["in-process", "ray"] = "in-process",
     baselines: bool = False,
+    track: Sequence[str] = (),
     quiet: bool = False,
 ) -> Run:
     """Simulate a federation as `bract simulate` does.
@@ -33,6 +34,7 @@ def simulate(
         out: Folder for the results; a new one in `runs/` if left out.
         engine: `in-process` or `ray`.
         baselines: Also train each client alone and all data pooled.
+        track: Names of the experiment trackers that get the run's figures too, as `--track` takes them.
         quiet: Show no progress.
 
     Raises:
@@ -49,5 +51,5 @@ def simulate(
     chosen = show_changes(fit_to_source(absolute_paths(given), opener), console)
     config = loading.parse(loading.override(loading.defaults(), chosen))
     show_remarks(config.data, console, opener)
-    _, folder = run_job(config, engine=engine, baselines=baselines, console=console)
+    _, folder = run_job(config, engine=engine, baselines=baselines, console=console, track=track)
     return Run(folder)

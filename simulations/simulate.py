@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from common.errors import ConfigError
 from common.ledger.data_holder import close_below
 from server.reporting.follow_run import run_status
 from server.reporting.terminal_progress import TerminalProgress
+from server.reporting.tracking.registry import trackers
+from server.reporting.tracking.tracked_run import tracked
 from server.state.run_directory import RunDirectory, check_free, fresh_path
 
 
-def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console) -> tuple[dict[str, Any], Path]:
+def run_job(
+    config: RunConfig, *, engine: str, baselines: bool, console: Console, track: Sequence[str] = ()
+) -> tuple[dict[str, Any], Path]:
     """Run a simulation and return its summary and folder.
 
     Args:
@@ -27,6 +31,7 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
         engine: `in-process` or `ray`.
         baselines: Also train each client alone and all data pooled.
         console: Where progress is printed.
+        track: Names of the experiment trackers that get the run's figures too.
 
     Returns:
         The summary (plain values) and the run directory.
@@ -49,16 +54,10 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
     if not config.resume:
         check_free(folder, config.data)
     config = config.model_copy(update={"output_dir": str(folder)})
-    progress = TerminalProgress(console)
+    kinds, progress = trackers(track), TerminalProgress(console)
     try:
-        if engine == "ray":
-            from simulations.engines.ray import run_under_ray
-
-            run_under_ray(config, progress)
-        else:
-            # A network spends its time in torch, which lets other threads run.
-            workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
-            _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
+        with tracked(folder, kinds, partial(console.print, highlight=False, soft_wrap=True, markup=False)):
+            _run(config, engine, progress)
         summary = json.loads((folder / "summary.json").read_text())
         summary["engine"] = engine
         seconds = summary["seconds"]
@@ -75,6 +74,17 @@ def run_job(config: RunConfig, *, engine: str, baselines: bool, console: Console
         close_below(folder / "ledgers")
     RunDirectory(folder).write_json("summary.json", summary)
     return summary, folder
+
+
+def _run(config: RunConfig, engine: str, progress: TerminalProgress) -> None:
+    if engine == "ray":
+        from simulations.engines.ray import run_under_ray
+
+        run_under_ray(config, progress)
+    else:
+        # A network spends its time in torch, which lets other threads run.
+        workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
+        _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
 
 
 def _left_by(folder: Path) -> str:

@@ -31,6 +31,7 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "common/ledger/data_holder.py _write_head": (False, OWNER),
     # Made anew at each start.
     "client/runtime/supernode.py supernode_of": (False, OWNER),
+    "server/reporting/tracking/tracked_run.py _note": (False, ALL),
     # Results, which follow from the checkpoint.
     "server/state/run_directory.py write_model": (False, ALL),
     "server/state/run_directory.py write_text": (False, ALL),

@@ -109,7 +109,7 @@ def given_settings(
 
 
 # Settings that can hold a path.
-_PATHS = ("data.path", "model.weights", "model.initial", "output-dir", "privacy.policy", "data.source")
+PATHS = ("data.path", "model.weights", "model.initial", "output-dir", "privacy.policy", "data.source")
 
 
 def settings_for_run(
@@ -143,7 +143,7 @@ def absolute_paths(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
         ConfigError: A path is not usable.
     """
     changed = dict(settings)
-    for key in _PATHS:
+    for key in PATHS:
         value = changed.get(key)
         is_path = names_a_place(str(value)) if key == "data.source" else (key, value) != ("model.weights", RANDOM)
         if isinstance(value, str) and value and is_path:

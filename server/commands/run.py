@@ -9,6 +9,7 @@ from rich.console import Console
 
 from common.commands.run_settings import ClassNames
 from common.system.console import plain_errors
+from server.commands.track_option import Track
 
 RUN_HELP = """Run a federation over the clients that are admitted to the server of this machine.
 
@@ -38,6 +39,7 @@ def run_command(
         Path | None, typer.Option(metavar="RUN", help="Resume a run that was stopped or killed, in its own folder.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Root seed of batches, cohorts and initial model.")] = None,
+    track: Track = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; submit nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")] = False,
@@ -63,7 +65,7 @@ def run_command(
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))
             return
-        summary, run_folder = run_on_server(home, run_config, console)
+        summary, run_folder = run_on_server(home, run_config, console, track or ())
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:

@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from server.deployment.server_folder import ServerHome
 from server.deployment.superlink_control import UNREGISTERED, Control, NotRunningError, control
 from server.reporting.follow_run import follow_run, run_status
 from server.reporting.terminal_progress import TerminalProgress
+from server.reporting.tracking.registry import trackers
+from server.reporting.tracking.tracked_run import tracked
 from server.state.run_directory import STOPPED, RunDirectory, check_free, fresh_path
 
 _SECONDS_BETWEEN_POLLS = 2.0
@@ -84,6 +88,19 @@ class Follower:
     _ended_at: float | None = None
     _online: int = -1
 
+    def follow(self, config: RunConfig) -> None:
+        """Show the run until it has ended; Ctrl-C stops it on the server."""
+        progress = TerminalProgress(self.console)
+        sizes = {"num_rounds": config.num_rounds, "num_clients": config.num_clients}
+        try:
+            follow_run(self.folder, progress, **sizes, ended=self.ended)
+        except KeyboardInterrupt:
+            self.console.print("Stopping the run on the server ...")
+            with control(self.home) as server:
+                server.stop_run(self.run_id)
+        finally:
+            progress.stop()
+
     def ended(self) -> bool:
         """Return whether the run can write no more files."""
         now = time.monotonic()
@@ -109,21 +126,25 @@ class Follower:
             self.console.print(f"Waiting for the clients to declare themselves: {online} are online", highlight=False)
 
 
-def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tuple[dict[str, Any], Path]:
+def run_on_server(
+    home: ServerHome, config: RunConfig, console: Console, track: Sequence[str] = ()
+) -> tuple[dict[str, Any], Path]:
     """Submit a run to the server and follow it to its end.
 
     Args:
         home: Folder of the server, which must be running.
         config: Configuration of the run.
         console: Console for progress.
+        track: Names of the experiment trackers that get the run's figures too.
 
     Returns:
         The run's summary and its folder.
 
     Raises:
         FederationError: The server is not running, or the run ended without a result.
-        ConfigError: The run's folder is in use, or the run that is to be resumed is still running.
+        ConfigError: A tracker's package is missing, the folder is in use, or the run to resume is still running.
     """
+    kinds = trackers(track)
     folder = (
         Path(config.output_dir)
         if config.output_dir
@@ -142,18 +163,12 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     with control(home) as server:
         run_id = server.start_run(bundle, resolved(config))
     file = home.folder / BUNDLE
-    for line in (f"Run      {folder}", f"Code     bundle {bundle_digest(bundle)}: clients pin it; a copy is {file}"):
-        console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    tell = partial(console.print, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    tell(f"Run      {folder}")
+    tell(f"Code     bundle {bundle_digest(bundle)}: clients pin it; a copy is {file}")
     follower = Follower(home, run_id, folder, console)
-    progress = TerminalProgress(console)
-    try:
-        follow_run(folder, progress, num_rounds=config.num_rounds, num_clients=config.num_clients, ended=follower.ended)
-    except KeyboardInterrupt:
-        console.print("Stopping the run on the server ...")
-        with control(home) as server:
-            server.stop_run(run_id)
-    finally:
-        progress.stop()
+    with tracked(folder, kinds, tell):
+        follower.follow(config)
     return _result(home, folder, follower.state), folder
 
 

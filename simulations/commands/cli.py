@@ -16,6 +16,7 @@ from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.data.sources.registry import OpenOnce, OpenSource
 from common.system.console import plain_errors, set_log_levels
+from server.commands.track_option import Track
 from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
 from simulations.commands.audit_inversion import INVERSION_HELP, inversion_command
 from simulations.commands.audit_layers import LAYERS_HELP, layers_command
@@ -103,6 +104,7 @@ def simulate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also train each client alone and all data pooled.")
     ] = False,
+    track: Track = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, privacy plan, time and disk; train nothing.")
     ] = False,
@@ -129,7 +131,7 @@ def simulate(
             return
         from simulations.simulate import run_job
 
-        summary, folder = run_job(run_config, engine=engine, baselines=baselines, console=console)
+        summary, folder = run_job(run_config, engine=engine, baselines=baselines, console=console, track=track or ())
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:

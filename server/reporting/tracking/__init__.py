@@ -1,0 +1,1 @@
+"""Copies of a run's figures in the experiment trackers that a user has."""
