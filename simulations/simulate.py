@@ -57,7 +57,14 @@ def run_job(
     kinds, progress = trackers(track), TerminalProgress(console)
     try:
         with tracked(folder, kinds, partial(console.print, highlight=False, soft_wrap=True, markup=False)):
-            _run(config, engine, progress)
+            if engine == "ray":
+                from simulations.engines.ray import run_under_ray
+
+                run_under_ray(config, progress)
+            else:
+                # A network spends its time in torch, which lets other threads run.
+                workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
+                _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
         summary = json.loads((folder / "summary.json").read_text())
         summary["engine"] = engine
         seconds = summary["seconds"]
@@ -74,17 +81,6 @@ def run_job(
         close_below(folder / "ledgers")
     RunDirectory(folder).write_json("summary.json", summary)
     return summary, folder
-
-
-def _run(config: RunConfig, engine: str, progress: TerminalProgress) -> None:
-    if engine == "ray":
-        from simulations.engines.ray import run_under_ray
-
-        run_under_ray(config, progress)
-    else:
-        # A network spends its time in torch, which lets other threads run.
-        workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
-        _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
 
 
 def _left_by(folder: Path) -> str:

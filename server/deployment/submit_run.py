@@ -88,12 +88,14 @@ class Follower:
     _ended_at: float | None = None
     _online: int = -1
 
-    def follow(self, config: RunConfig) -> None:
-        """Show the run until it has ended; Ctrl-C stops it on the server."""
+    def follow(self, num_rounds: int, num_clients: int) -> None:
+        """Show the run until its end.
+
+        Ctrl-C stops it on the server.
+        """
         progress = TerminalProgress(self.console)
-        sizes = {"num_rounds": config.num_rounds, "num_clients": config.num_clients}
         try:
-            follow_run(self.folder, progress, **sizes, ended=self.ended)
+            follow_run(self.folder, progress, num_rounds=num_rounds, num_clients=num_clients, ended=self.ended)
         except KeyboardInterrupt:
             self.console.print("Stopping the run on the server ...")
             with control(self.home) as server:
@@ -168,7 +170,7 @@ def run_on_server(
     tell(f"Code     bundle {bundle_digest(bundle)}: clients pin it; a copy is {file}")
     follower = Follower(home, run_id, folder, console)
     with tracked(folder, kinds, tell):
-        follower.follow(config)
+        follower.follow(config.num_rounds, config.num_clients)
     return _result(home, folder, follower.state), folder
 
 

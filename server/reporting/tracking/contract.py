@@ -10,7 +10,7 @@ PROJECT = "bract"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Run as a tracker shows it.
+    """Description of a run for a tracker.
 
     Attributes:
         name: Name of the run's folder.
@@ -28,7 +28,9 @@ class Experiment:
 
 
 class Connection(Protocol):
-    """Open connection to a tracker; it may raise anything, and no error of it reaches the run.
+    """Connection to a tracker that is open.
+
+    It may raise anything. No error of it reaches the run.
 
     Attributes:
         tracked_as: The tracker's own id of this run.
@@ -43,7 +45,7 @@ class Connection(Protocol):
         ...
 
     def finish(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Add the figures of the whole run, and its pictures as PNG files."""
+        """Add the figures of the whole run with its PNG pictures."""
         ...
 
     def close(self, *, complete: bool) -> None:

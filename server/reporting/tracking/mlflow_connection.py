@@ -1,4 +1,4 @@
-"""MLflow: a run in the experiment `bract`."""
+"""Runs in the experiment `bract` of MLflow."""
 
 import time
 from collections.abc import Mapping
@@ -14,9 +14,10 @@ _BATCH = 100
 
 
 class MlflowConnection:
-    """Client of the MLflow server that MLFLOW_TRACKING_URI names, else of `mlflow.db` in the working folder.
+    """Client of an MLflow server.
 
-    MLflow's global run would note user, command, code and git commit, so runs are made by the client alone.
+    MLFLOW_TRACKING_URI names it. Without one it is `mlflow.db` in the working folder. MLflow's global run would note
+    user, command, code and git commit, so runs are made by the client alone.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -43,7 +44,7 @@ class MlflowConnection:
         )
 
     def finish(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Add the figures of the whole run, and its pictures."""
+        """Add the figures of the whole run with its pictures."""
         self.log(figures, 0)
         for file in pictures.values():
             self._client.log_artifact(self.tracked_as, str(file))

@@ -19,7 +19,7 @@ class TrackerKind:
     where: str
 
     def connect(self, experiment: Experiment) -> Connection:
-        """Open a connection; the package is imported now."""
+        """Import the package and open a connection."""
         module = import_module(f"server.reporting.tracking.{self.name}_connection")
         connected: Connection = getattr(module, self.connection)(experiment)
         return connected

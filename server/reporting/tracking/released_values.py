@@ -60,13 +60,16 @@ def shown_settings(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def _is_path(value: str) -> bool:
-    """Return whether a value is no name of a hub, such as `hf:uoft-cs/cifar10`."""
+    """Return whether a value is a path and not a name such as `hf:uoft-cs/cifar10`."""
     kind, colon, name = value.partition(":")
     return bool({"/", "\\"} & set(value)) and not (kind == "hf" and colon and not name.startswith(("/", ".", "~")))
 
 
 def pictures(folder: Path, summary: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the pictures of a run by name, none of a private simulation, which show exact figures."""
+    """Return the pictures of a run by name.
+
+    There are none of a private simulation, which show exact figures.
+    """
     if summary["private"] and summary["config"]["data.source"] != OWN_IMAGES:
         return {}
     return {name: folder / file for name, file in _PICTURES.items() if (folder / file).is_file()}

@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run directory."""
+"""Event files of TensorBoard in the run directory."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ class TensorBoardConnection:
         self._writer.flush()
 
     def finish(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Add the figures of the whole run, and its pictures."""
+        """Add the figures of the whole run with its pictures."""
         self.log(figures, 0)
         for name, file in pictures.items():
             with Image.open(file) as image:

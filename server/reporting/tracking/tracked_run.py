@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.config.loading import load_file
+from common.config.loading import defaults, load_file, override, parse
 from common.system.files import write_atomic
 from server.reporting.follow_run import follow_run, run_status
 from server.reporting.tracking.contract import Connection, Experiment
@@ -51,7 +51,7 @@ def tracked(folder: Path, kinds: Sequence[TrackerKind], tell: Callable[[str], ob
 
 
 class _Copy:
-    """One tracker's copy of a run; it is itself a `Tracker` of the rounds."""
+    """Copy of a run in one tracker."""
 
     def __init__(self, kind: TrackerKind, folder: Path, tell: Callable[[str], object]) -> None:
         self._kind, self._folder, self._tell = kind, folder.absolute(), tell
@@ -60,7 +60,7 @@ class _Copy:
         self._rounds = 0
 
     def follow(self, over: threading.Event) -> None:
-        """Copy rounds until the run has ended, and then its summary and pictures."""
+        """Copy the rounds and then the summary with the pictures."""
         try:
             follow_run(self._folder, self, num_rounds=0, num_clients=0, ended=over.is_set)
             over.wait()
@@ -78,7 +78,7 @@ class _Copy:
         # The settings say how many, and `_before` what this tracker has got.
         del num_rounds, num_clients, done
         settings = load_file(self._folder / "config.toml")
-        self._private = settings["privacy.mechanism"] != "none"
+        self._private = parse(override(defaults(), settings)).private
         before = self._before()
         self._rounds = int(before.get("rounds", 0))
         # The run's own id is known to its clients and server alone.
@@ -97,7 +97,7 @@ class _Copy:
             self._note(self._connection)
 
     def stop(self) -> None:
-        """Do nothing: the summary comes later."""
+        """Do nothing until the summary is there."""
 
     def _finish(self) -> None:
         connection = self._connection

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run in the project `bract`."""
+"""Runs in the project `bract` of Weights & Biases."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ class WandbConnection:
         self._run.log(dict(figures), step=step, commit=True)
 
     def finish(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Add the figures of the whole run, and its pictures."""
+        """Add the figures of the whole run with its pictures."""
         self._run.summary.update(dict(figures))
         self._run.log({name: wandb.Image(str(file)) for name, file in pictures.items()})
 

@@ -1,4 +1,8 @@
-"""Copies of a run in experiment trackers: complete, only of what is released, and never in the run's way."""
+"""Copies of a run in experiment trackers: complete, only of what is released, and never in the run's way.
+
+Drives `server.reporting.tracking.contract`, `server.reporting.tracking.registry`,
+`server.reporting.tracking.released_values`.
+"""
 
 import json
 import threading
