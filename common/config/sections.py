@@ -184,7 +184,8 @@ class DataConfig(Section):
         "of the source."
     )
     validation: Literal["drop", "train", "test"] = Field(
-        description="Use of a folder's part `val/`, also named `valid/` or `dev/`. A real client has its own."
+        description="Use of a part `val`, also named `validation` or `dev`, of a folder or a data set. A real client "
+        "has its own."
     )
     max_bad_fraction: float = Field(
         ge=0, le=1, description="Largest share of unusable files with which a run or a client may start."
