@@ -15,9 +15,11 @@ from datasets import Image as ImageColumn
 
 from common.config.schema import RunConfig
 from common.data.preprocessing import prepare
+from common.data.scan import scan_source
 from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
 from common.errors import DataError
+from common.system.progress import no_progress
 from tests.support.data.hostile_files import encode, picture
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -233,7 +235,7 @@ def test_unit_on_both_sides_is_refused_and_a_joined_client_reads_it(
         with pytest.raises(DataError, match=said):
             prepare(config)
         with pytest.raises(DataError, match=said):
-            _ = open_source(config.data).entries
+            scan_source(open_source(config.data), progress=no_progress)
     else:
         assert not joined.fault
 
