@@ -176,7 +176,8 @@ class DataConfig(Section):
     """The source of the images and their partition into clients."""
 
     source: str = Field(
-        min_length=1, description="Where images come from: a folder, a table (CSV, Excel, Parquet), or a known name."
+        min_length=1,
+        description="Where images come from: a folder, a table (CSV, TSV, Excel or Parquet), or a known name.",
     )
     path: str = Field(description="Where the files of the source are. Empty: its usual place, or a download.")
     classes: str = Field(

@@ -220,6 +220,20 @@ def entries_of(data: Any, title: str, division: Division, listed: Sequence[str])
     )
 
 
+def read_all_images(root: Path) -> list[Entries]:
+    """Read the images of a folder that `datasets` saved, without labels, by part.
+
+    Raises:
+        DataError: The folder is damaged, or has no column of images.
+    """
+    data = _load(root)
+    found = []
+    for name, rows in data.items() if isinstance(data, Mapping) else [("", data)]:
+        images, shown = _undecoded(rows, _image_column(rows, str(root))), f"the part {name}" if name else str(root)
+        found.append(Entries(images, np.full(len(rows), -1, np.int64), len(rows), (), parts=(shown, shown)))
+    return found
+
+
 def _load(root: Path) -> Any:
     from datasets import load_from_disk
 
