@@ -20,8 +20,9 @@ PARTITION_HELP = """Divide a source among clients and write one folder of images
 
 SOURCE is what data.source takes: a folder with one sub-folder a class,
 a table (CSV, TSV, Excel or Parquet), or a known name (`bract list sources`). Each client's
-folder holds train/ and test/ with one folder a class, and every image with its original bytes: it is a source again. Beside
-the folders are partition.png (who holds what), partition.json (sizes, settings, seed), classes.txt.
+folder holds train/ and test/ with one folder a class, and every image with its original bytes: it
+is a source again. Beside the folders are partition.png (who holds what), partition.json (sizes,
+settings, seed), classes.txt.
 
 Examples:
 
