@@ -83,6 +83,11 @@ class ImageRecord:
 _ABSENT = ("", b"")
 
 
+def has_record(folder: Path) -> bool:
+    """Return whether a run's folder has a record of its images."""
+    return (folder / FILE).is_file()
+
+
 def refuse_changed_images(folder: Path, data: DataConfig, record: ImageRecord) -> None:
     """Refuse to resume a run whose images are not those that it began with.
 

@@ -44,7 +44,7 @@ def run_job(
     if config.data.source == OWN_IMAGES:
         raise ConfigError(
             f"data.source={OWN_IMAGES!r} cannot be simulated, because real clients hold the images: "
-            "`flwr run` submits the run to a federation"
+            "`bract run` runs and resumes over them"
         )
     folder = (
         Path(config.output_dir)

@@ -75,9 +75,11 @@ def init_command(
     ] = "drop",
 ) -> None:
     """Set up a client on this machine."""
+    from client.checks.inputs import check_values
     from client.setup.init_client import init_client
     from client.setup.init_report import report_lines
     from client.site_images import own_images
+    from common.system.progress import no_progress
 
     wanted = folder.expanduser().resolve()
     with plain_errors():
@@ -95,6 +97,9 @@ def init_command(
                 validation=validation,
             )
         images, _ = own_images(site, class_ or ())
-        lines = report_lines(site, holder, shown=folder, policy_was_there=policy_was_there, remarks=images.remarks())
+        # Read from the scan that was just made.
+        values = [f"Values    {row.found}; {row.remedy}" for row in check_values(site, no_progress, class_ or ())]
+        remarks = [*images.remarks(), *values]
+        lines = report_lines(site, holder, shown=folder, policy_was_there=policy_was_there, remarks=remarks)
     for line in lines:
         Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)

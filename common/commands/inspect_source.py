@@ -14,8 +14,9 @@ from common.system.console import bar_factory, plain_errors
 
 INSPECT_HELP = """Look at every image of a source: counts, sizes, formats, bad files, duplicates.
 
-SOURCE is what data.source takes: a folder with one sub-folder a class, a CSV or Parquet manifest,
-or a known name (`bract list sources`). Nothing is changed and nothing leaves this machine.
+SOURCE is what data.source takes: a folder with one sub-folder a class,
+a table (CSV, TSV, Excel or Parquet), or a known name (`bract list sources`). Nothing is changed and nothing
+leaves this machine.
 
 Examples:
 

@@ -18,10 +18,11 @@ from common.system.console import bar_factory, plain_errors
 
 PARTITION_HELP = """Divide a source among clients and write one folder of images for each.
 
-SOURCE is what data.source takes: a folder with one sub-folder a class, a CSV or Parquet
-manifest, or a known name (`bract list sources`). Each client's folder holds train/ and test/
-with one folder a class, and every image with its original bytes: it is a source again. Beside
-the folders are partition.png (who holds what), partition.json (sizes, settings, seed), classes.txt.
+SOURCE is what data.source takes: a folder with one sub-folder a class,
+a table (CSV, TSV, Excel or Parquet), or a known name (`bract list sources`). Each client's
+folder holds train/ and test/ with one folder a class, and every image with its original bytes: it
+is a source again. Beside the folders are partition.png (who holds what), partition.json (sizes,
+settings, seed), classes.txt.
 
 Examples:
 

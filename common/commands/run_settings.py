@@ -162,11 +162,13 @@ def settings_for_resume(
     source: str | None,
     *changes: object,
     own_images: bool = False,
+    may_move: bool = True,
 ) -> dict[str, Scalar]:
     """Return the settings that a run was started with.
 
     `source` and `pairs` say where its data are now, and the device may differ from the run's. `changes` are the values
     of options that a resumed run does not accept. Under `own_images` the data are the clients' own and do not move.
+    Without `may_move` other data could not be told from the run's own.
 
     Raises:
         ConfigError: `changes` has a value, a pair names another setting, the folder does not hold a run, or its data
@@ -182,12 +184,20 @@ def settings_for_resume(
     settings |= {"resume": True, "output-dir": absolute("--resume", str(folder))}
     for key, value in moved.items():
         settings[key] = absolute(key, str(value)) if key == "data.path" or names_a_place(str(value)) else value
-    source = str(settings.get("data.source", ""))
-    if source.startswith("/") and not Path(source).exists():
+    source, path = (str(settings.get(key, "")) for key in _MOVED)
+    if own_images and source != OWN_IMAGES:
         raise ConfigError(
-            f"--resume {folder}: data.source={source!r} is not there any more; if the data moved, add "
-            "--set data.source=/new/place"
+            f"--resume {folder} is a simulation over data.source={source!r}: resume it with `bract simulate --resume "
+            f"{folder}`"
         )
+    for key, place in ((_MOVED[0], source), (_MOVED[1], path)):
+        if place.startswith("/") and not Path(place).exists():
+            advice = (
+                f"if the data moved, add --set {key}=/new/place"
+                if may_move
+                else "put the data back, as the run has no record of its images by which to know them elsewhere"
+            )
+            raise ConfigError(f"--resume {folder}: {key}={place!r} is not there any more; {advice}")
     return settings | ({} if device is None else {"system.device": device})
 
 

@@ -176,7 +176,8 @@ class DataConfig(Section):
     """The source of the images and their partition into clients."""
 
     source: str = Field(
-        min_length=1, description="Where images come from: a folder, a table (CSV, Excel, Parquet), or a known name."
+        min_length=1,
+        description="Where images come from: a folder, a table (CSV, TSV, Excel or Parquet), or a known name.",
     )
     path: str = Field(description="Where the files of the source are. Empty: its usual place, or a download.")
     classes: str = Field(
@@ -184,7 +185,8 @@ class DataConfig(Section):
         "of the source."
     )
     validation: Literal["drop", "train", "test"] = Field(
-        description="Use of a folder's part `val/`, also named `valid/` or `dev/`. A real client has its own."
+        description="Use of a part `val`, also named `validation` or `dev`, of a folder or a data set. A real client "
+        "has its own."
     )
     max_bad_fraction: float = Field(
         ge=0, le=1, description="Largest share of unusable files with which a run or a client may start."

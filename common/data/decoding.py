@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from common.data.image_formats import FORMATS, HEAD_BYTES, foreign_of, format_of
+from common.data.tones.tiff_layout import layout_reason
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def read_image(cell: Mapping[str, Any]) -> StoredImage:
             raise
         # A hostile file can make Pillow raise anything; one bad file must never stop a scan.
         except Exception as error:
-            raise BadImage(_reason(error, head)) from None
+            raise BadImage(_reason(error, head, stream)) from None
 
 
 def pixel_digest(image: "Image") -> bytes:
@@ -198,7 +199,8 @@ def _decode(stream: IO[bytes]) -> StoredImage:
     elif mode.startswith("I;16"):
         values = np.asarray(pixels).astype(np.uint16, copy=False)
     elif mode in _DEEP_MODES:
-        raise BadImage(f"pixels of mode {mode}: only 8 or 16 bits per channel can be read")
+        deep = "32 bits per channel, which are not read: save it with 8 or 16 bits"
+        raise BadImage((name == "TIFF" and layout_reason(stream)) or deep)
     else:
         # Of channels apart, only the upper bytes can be had.
         values, opacity = (None, None) if apart else _deep_colour(stream, pixels, raw_mode)
@@ -279,9 +281,9 @@ def _too_large(size: str) -> str:
     return f"decompression bomb: {size} pixels, more than {MAX_PIXELS // 1_000_000} million"
 
 
-def _reason(error: Exception, head: bytes) -> str:
+def _reason(error: Exception, head: bytes, stream: IO[bytes]) -> str:
     """Return a reason in words that do not depend on Pillow's version."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, Image.DecompressionBombError):
         return _too_large("far too many")
@@ -292,6 +294,8 @@ def _reason(error: Exception, head: bytes) -> str:
     known = format_of(head)
     if known is None:
         return f"not an image of a known format ({', '.join(FORMATS)})"
+    if known.name == "TIFF" and isinstance(error, UnidentifiedImageError) and (layout := layout_reason(stream)):
+        return layout
     return f"damaged or truncated {known.name} ({type(error).__name__})"
 
 

@@ -80,6 +80,7 @@ class Scan:
         owners: (n,) int32 index into `client_names`, -1 for no client; None if the source has no clients.
         client_names: The clients that the source itself names, sorted.
         faults: One fault for each entry that is not usable, in order; they never leave this machine.
+        fault: `Entries.fault`, kept because a client that has joined scans such entries too.
     """
 
     fingerprint: str
@@ -104,6 +105,7 @@ class Scan:
     owners: np.ndarray | None
     client_names: tuple[str, ...]
     faults: tuple[Fault, ...]
+    fault: str = ""
 
 
 _VALUE_ARRAYS = tuple(field.name for field in fields(ValueFacts))
@@ -136,6 +138,7 @@ def scan_source(source: ImageSource, *, progress: ProgressFactory, sink: Sink | 
     with FileLock(file.with_suffix(".lock"), mode=0o600):
         stored = _read(file)
         if stored is not None and stored[0].fingerprint == source.fingerprint:
+            source.refuse_fault(stored[0].fault)
             return stored[0]
         scan = _scan_entries(source, stored, progress, sink)
         _write(file, scan, source.entries.item_keys)
@@ -327,6 +330,7 @@ def _finish(fingerprint: str, entries: Entries, draft: _Draft) -> Scan:
         owners=owners,
         client_names=client_names,
         faults=tuple(Fault(entries.place(row), draft.reasons.get(row, "no label")) for row in bad),
+        fault=entries.fault,
         **{name: getattr(draft, name) for name in _DECODED_ARRAYS},
     )
 
@@ -356,6 +360,7 @@ def _read(file: Path) -> _Stored | None:
                 classes=tuple(meta["classes"]),
                 client_names=tuple(meta["client_names"]),
                 faults=tuple(Fault(*fault) for fault in meta["faults"]),
+                fault=meta.get("fault", ""),
                 **{name: saved[name] for name in _ARRAYS},
                 **{name: saved.get(name) for name in _OPTIONAL_ARRAYS},
             )
@@ -372,6 +377,7 @@ def _write(file: Path, scan: Scan, keys: np.ndarray | None) -> None:
         "classes": scan.classes,
         "client_names": scan.client_names,
         "faults": [[fault.place, fault.reason] for fault in scan.faults],
+        "fault": scan.fault,
     }
     arrays = {name: getattr(scan, name) for name in (*_ARRAYS, *_OPTIONAL_ARRAYS)} | {"item_keys": keys}
     arrays |= {

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 DISCRETIZATION = 1e-4
+_AGREEMENT = 1e-3  # how far RDP may be below PLD
+_MOST_FINE = 1.0  # the largest epsilon that is looked at on a finer grid
 _MOST_COUNTS_NOISE = float(LARGEST_FINE_STDDEV)
 NEIGHBORING_RELATION = "add/remove one unit (zero-out)"
 ACCOUNTANT = "dp-accounting PLD at 1e-4, cross-checked with RDP (Opacus)"
@@ -57,8 +59,8 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
 
     Raises:
         ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
-        PrivacyError: RDP is below PLD, so one of the two accountants is wrong. Or the noise's error takes more than a
-            tenth of delta.
+        PrivacyError: RDP is below PLD, so one of the two accountants is wrong, or the grid is too coarse for so many
+            events. Or the noise's error takes more than a tenth of delta.
 
     Source: Meiser and Mohammadi 2018, doi:10.1145/3243734.3243765; Doroshenko et al. 2022, arXiv:2207.04380 (PLD);
     Mironov et al. 2019, arXiv:1908.10530 (RDP); Feldman and Zrnic 2021, arXiv:2008.11193 (RDP filters).
@@ -76,10 +78,26 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
     pld = FIGURES.get_or_compute(
         "pld", (history, delta, DISCRETIZATION), lambda: pld_epsilon(history, delta, DISCRETIZATION), bypass=fresh
     )
-    # PLD is the tighter bound. If it is the larger one by more than rounding, one accountant has a bug.
-    if rdp < pld - 1e-3:
-        raise PrivacyError(f"accountants disagree: RDP {rdp:.4f} is below PLD {pld:.4f}; nothing is reported")
+    # PLD is the tighter bound. If it is the larger one by more than rounding, one accountant has a bug, or the grid is
+    # too coarse for so many events. A bound that cannot be checked is not reported, and never the smaller one instead.
+    if rdp < pld - _AGREEMENT:
+        raise PrivacyError(_disagreement(history, delta, rdp, pld))
     return Spent(pld, rdp)
+
+
+def _disagreement(history: tuple[Event, ...], delta: float, rdp: float, pld: float) -> str:
+    """Return why RDP is below PLD, with what helps."""
+    figures = f"RDP {rdp:.4f} is below PLD {pld:.4f}"
+    counts = [event for event in history if isinstance(event, CountsEvent)]
+    # The loss of counts alone has few cells, however fine the grid is. That of sampled steps could take gigabytes.
+    finer = DISCRETIZATION / (100 if len(counts) == len(history) else 10)
+    if not counts or not pld <= _MOST_FINE or rdp < pld_epsilon(history, delta, finer) - _AGREEMENT:
+        return f"accountants disagree: {figures}; nothing is reported"
+    return (
+        f"so small an epsilon of {sum(event.count for event in counts):,} private counts cannot be checked: PLD rounds "
+        f"each of them up to a grid of {DISCRETIZATION:g}, and {figures} by more than {_AGREEMENT:g}; nothing is "
+        "reported\n  ask for a larger epsilon, fewer rounds, or counts in fewer of them (evaluation.every)"
+    )
 
 
 @FIGURES.in_memory(4096)

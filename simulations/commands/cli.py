@@ -122,7 +122,10 @@ def simulate(
             given = settings_for_run(set_ or [], config, out, seed, device, class_, source)
             chosen = show_changes(fit_to_source(given, opener), told)
         else:
-            chosen = settings_for_resume(resume, device, set_ or [], source, config, out, seed, class_)
+            from simulations.image_record import has_record
+
+            changes, may_move = (config, out, seed, class_), has_record(resume)
+            chosen = settings_for_resume(resume, device, set_ or [], source, *changes, may_move=may_move)
         run_config = _parsed(chosen, told, opener)
         if dry_run:
             from simulations.commands.dry_run import foresee, show

@@ -22,10 +22,12 @@ from common.errors import ConfigError, DataError
 from common.privacy.policy import load_policy
 from common.system.progress import no_progress
 from tests.support.clients.own_clients import SMALL, MakeConfig, OwnClient, code, picture, write_images
+from tests.support.data.deep_files import png, saved, scan_values, tiff
 from tests.support.data.folders import write_folder
 
 pytestmark = pytest.mark.usefixtures("own_home")
 Change = Callable[[Path], None]
+BRIGHT = saved(Image.new("L", (8, 8), 250), "PNG")
 
 
 def init(folder: Path, images: Path, *more: str) -> tuple[int, str]:
@@ -107,6 +109,37 @@ def test_a_client_that_has_joined_answers_alike_whatever_its_folder_holds(
     assert [code(answer) for answer in answers] == ["ok"] * 4
     for name in ("classes", "input-shape", "num-units"):
         assert answers[0].content["client"][name] == before.content["client"][name]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({".png": png(scan_values(12))}, "white is 65,535; 12 bits are used (data.bit-depth=12)"),
+        ({".tif": tiff(scan_values(10))}, "white is 65,535; 10 bits are used (data.bit-depth=10)"),
+        ({".png": png(scan_values(12)), ".tif": tiff(scan_values(14))}, "14 bits are used (data.bit-depth=14)"),
+        ({".tif": tiff(scan_values(12) // 3)}, "12 bits are used"),
+        ({".png": png(scan_values(16))}, ""),
+        ({".png": png(scan_values(8))}, "8 bits are used (data.bit-depth=8)"),
+        ({".png": BRIGHT}, ""),
+        ({".png": png(scan_values(12)), ".jpg": BRIGHT}, ""),
+        ({".png": saved(Image.new("L", (8, 8), 100), "PNG")}, "the largest value is 100, and white is 255."),
+    ],
+)
+def test_init_says_on_the_holders_terminal_that_images_leave_their_range_empty(
+    tmp_path: Path, files: dict[str, bytes], said: str
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for suffix, content in files.items():
+            (tmp_path / "images" / name / f"0{suffix}").write_bytes(content)
+
+    code, output = init(tmp_path / "ward", tmp_path / "images")
+
+    assert code == 0, output
+    assert ("Values    The upper quarter" in output) == bool(said)
+    assert said in output
+    # It is said of the images, and stays out of what a server may ask for.
+    assert "bit-depth" not in "".join(file.read_text() for file in (tmp_path / "ward").glob("*.toml"))
 
 
 @pytest.mark.parametrize("table", ["path\n", "path,label,split\nimages/dark/0000.png,dark,test\n", "path,label\n"])

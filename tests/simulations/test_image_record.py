@@ -3,6 +3,7 @@
 Drives `server.state.resume`.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bract import app
+from common.commands.run_settings import settings_for_resume
+from common.errors import ConfigError
 from server import federation
 from server.state import resume
 from simulations.image_record import FILE, ImageRecord
@@ -159,12 +162,36 @@ def test_resume_takes_no_other_setting_and_no_other_data(stopped: Path, argument
     assert (done.exit_code, said in done.output) == (2, True), done.output
 
 
-def test_resume_of_data_that_moved_says_what_to_add(stopped: Path) -> None:
+@pytest.mark.parametrize(
+    ("has_record", "said"),
+    [(True, "add --set data.source=/new/place"), (False, "put the data back, as the run has no")],
+)
+def test_resume_of_data_that_moved_says_what_helps(stopped: Path, has_record: bool, said: str) -> None:
     (stopped / "photos").rename(stopped / "elsewhere")
+    if not has_record:
+        (stopped / "run" / FILE).unlink()
 
     done = bract("--resume", str(stopped / "run"))
 
-    assert (done.exit_code, "add --set data.source=/new/place" in done.output) == (2, True), done.output
+    assert (done.exit_code, said in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "own_images", "said"),
+    [
+        ("source", True, "is a simulation over data.source='/gone/photos': resume it with `bract simulate --resume"),
+        ("source", False, "data.source='/gone/photos' is not there any more"),
+        ("path", False, "data.path='/gone/photos' is not there any more; if the data moved, add --set data.path="),
+    ],
+)
+def test_resume_names_the_command_or_the_setting_that_helps(
+    tmp_path: Path, setting: str, own_images: bool, said: str
+) -> None:
+    place = {"source": "/gone/photos"} if setting == "source" else {"source": "cifar10", "path": "/gone/photos"}
+    (tmp_path / "config.toml").write_text("[data]\n" + "".join(f'{key} = "{value}"\n' for key, value in place.items()))
+
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        settings_for_resume(tmp_path, None, [], None, own_images=own_images)
 
 
 def test_a_run_of_before_the_record_is_resumed_where_it_was_and_nowhere_else(

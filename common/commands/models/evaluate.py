@@ -27,7 +27,7 @@ from common.system.console import bar_factory, plain_errors, say
 EVALUATE_HELP = """Evaluate the model of a run on labelled images, with an interval for each figure.
 
 MODEL is the folder of a run, or its model/. SOURCE is what data.source takes: a folder with one
-sub-folder a class, a CSV or Parquet manifest, or a known name. If it has a test part of its own,
+sub-folder a class, a table (CSV, TSV, Excel or Parquet), or a known name. If it has a test part of its own,
 that part is used. Images of one unit (a patient) count together in the intervals. Nothing leaves
 this machine, and nothing is written beside the model.
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 PREDICT_HELP = """Classify images with the model of a run.
 
-MODEL is the folder of a run, or its model/. Each PATH is an image, a folder of images, a CSV or
-Parquet manifest with the column path (or image), or - for a list of paths on standard input.
+MODEL is the folder of a run, or its model/. Each PATH is an image, a folder of images (or of
+Parquet files), a table (CSV, TSV, Excel or Parquet) with the column path or image, or - for a list of
+paths on standard input.
 Images are decoded and scaled as in training. Nothing leaves this machine, and nothing is written
 beside the model.
 

@@ -87,7 +87,8 @@ def _natural_clients(
     if naturals is None:
         raise DataError(
             "data.partitioner='natural' needs a source that names the client of each image, and this one does not: "
-            "give a CSV or Parquet manifest with a column client, or use another data.partitioner"
+            "give a table (CSV, TSV, Excel or Parquet) with a column client, or use another "
+            "data.partitioner"
         )
     rows = np.flatnonzero(naturals >= 0)
     _check_naturals(data, naturals[rows], names, num_clients, None if groups is None else groups[rows])

@@ -39,6 +39,7 @@ class Entries:
         root: Folder that `place` shows paths from.
         parts: Names of the training and the test part, for entries without a file.
         class_remarks: Where the source and `data.classes` differ, for the holder's own terminal.
+        fault: Why the entries must not be used, found only by reading them; empty if they may.
     """
 
     images: "Dataset"
@@ -52,6 +53,7 @@ class Entries:
     root: str = ""
     parts: tuple[str, str] = ("the training part", "the test part")
     class_remarks: tuple[str, ...] = ()
+    fault: str = ""
 
     def place(self, row: int) -> str:
         """Return an entry's relative file or its number in its part."""
@@ -83,6 +85,7 @@ class ImageSource:
         doubt: Why its folders may be no classes; a class list that names some of them settles it.
         notes: How a table was read, for the holder's own terminal.
         is_relabelled: Whether the entries are under a class list of the run.
+        is_joined: Whether the client has joined, so that no fault of its entries may be told.
     """
 
     name: str
@@ -94,6 +97,7 @@ class ImageSource:
     doubt: str = ""
     notes: tuple[str, ...] = ()
     is_relabelled: bool = False
+    is_joined: bool = False
 
     @cached_property
     def entries(self) -> Entries:
@@ -102,7 +106,18 @@ class ImageSource:
         Raises:
             DataError: The files are damaged or do not hold what they should.
         """
-        return self.load()
+        entries = self.load()
+        self.refuse_fault(entries.fault)
+        return entries
+
+    def refuse_fault(self, fault: str) -> None:
+        """Refuse entries with a fault, unless a server would learn of it.
+
+        Raises:
+            DataError: There is a fault, and the client has not joined.
+        """
+        if fault and not self.is_joined:
+            raise DataError(fault)
 
     def remarks(self) -> list[str]:
         """Return the lines on what is left out.

@@ -1,32 +1,71 @@
 """Data sets of the `datasets` library, saved to a folder or in memory."""
 
-import re
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.config.sections import DataConfig
+from common.data.folders.layout import part_of
 from common.data.sources.base_source import Entries, ImageSource, closed_among, fingerprint_of, refuse_path
 from common.data.sources.labels import MISSING, label_names, numbered
-from common.data.sources.tables.columns import cell_text, find_columns
+from common.data.sources.tables.columns import cell_text, find_columns, find_groups, find_label
 from common.data.sources.tables.parquet_tables import IMAGE_NAMES, PARQUET_SUFFIXES, column_names
+from common.data.sources.tables.parts import Division, divide, kind_of, on_both_sides
 from common.errors import DataError
 from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_LABEL_NAMES = ("label", "labels", "fine_label")
-_TEST_NAMES = ("test", "validation", "valid", "val")
-_PART = re.compile(r"(train|test|validation|valid|val|dev)(ing)?(?![a-z])", re.IGNORECASE)
+FORMAT = 2  # raise it when the same files would give other labels, units or parts
+_ALONE = ("",)  # the parts of a set without parts
 
 
 def is_saved(folder: Path) -> bool:
     """Return whether `save_to_disk` of a Dataset or a DatasetDict wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def open_library_set(
+    config: DataConfig,
+    name: str,
+    load: Callable[[], Any],
+    *,
+    title: str,
+    parts: Sequence[str],
+    columns: Sequence[str],
+    files: Iterable[Path],
+    more: Sequence[object],
+    place: str,
+    fault: str = "",
+) -> ImageSource:
+    """Open a data set whose files are known and not yet read.
+
+    Args:
+        config: Settings, of which `validation` says how a validation part is used.
+        name: See `ImageSource`.
+        load: Returns a `Dataset`, or a mapping from each of the `parts` to one.
+        title: Its name in messages.
+        parts: Names of its parts.
+        columns: Names of its columns.
+        files: Files that the fingerprint follows.
+        more: Further values that it follows.
+        place: See `ImageSource`.
+        fault: See `ImageSource`.
+    """
+    division = divide(parts, config.validation, title)
+    return ImageSource(
+        name,
+        fingerprint_of(files, *more, FORMAT, division),
+        lambda: entries_of(load(), title, division, config.class_names),
+        place,
+        not_read=division.not_read + find_groups(columns)[1],
+        fault=fault or division.fault,
     )
 
 
@@ -38,14 +77,35 @@ def open_saved(config: DataConfig) -> ImageSource:
     """
     refuse_path(config, "name the saved folder with data.source alone")
     root = Path(config.source)
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    fault = closed_among(root.rglob("*"))
-    return ImageSource(root.name, fingerprint_of(files, "saved"), lambda: _load(root), str(root.resolve()), fault=fault)
+    parts = tuple(_stored_json(root / "dataset_dict.json").get("splits", _ALONE))
+    info = _stored_json(root / (parts[0] if parts else "") / "dataset_info.json")
+    return open_library_set(
+        config,
+        root.name,
+        lambda: _load(root),
+        title=str(root),
+        parts=parts,
+        columns=tuple(info.get("features") or ()),
+        files=sorted(file for file in root.rglob("*") if file.is_file()),
+        more=("saved",),
+        place=str(root.resolve()),
+        fault=closed_among(root.rglob("*")),
+    )
+
+
+def _stored_json(file: Path) -> dict[str, Any]:
+    """Return what a file of `datasets` holds, nothing if it cannot be read."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    # Who loads the set says that it is damaged or closed, or is silent once its client has joined.
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_sharded(folder: Path) -> bool:
     """Return whether a folder holds Parquet files in place of class folders."""
-    return folder.is_dir() and bool(_shards(folder))
+    return folder.is_dir() and bool(shards_of(folder))
 
 
 def open_shards(config: DataConfig) -> ImageSource:
@@ -54,20 +114,27 @@ def open_shards(config: DataConfig) -> ImageSource:
     The name of a file or of its folder says to which part it belongs. Where no file names one, all are for training.
 
     Raises:
-        DataError: `data.path` is set.
+        DataError: `data.path` is set, or the first file is damaged.
     """
     refuse_path(config, "name the folder of Parquet files with data.source alone")
-    root, files = Path(config.source), _shards(Path(config.source))
-    return ImageSource(
+    root = Path(config.source)
+    files = shards_of(root)
+    parts, fault = _parts_of_shards(root, files), closed_among(files)
+    return open_library_set(
+        config,
         root.name,
-        fingerprint_of(files, root.resolve(), "shards"),
-        lambda: _load_shards(root, files),
-        str(root.resolve()),
-        fault=closed_among(files),
+        lambda: _load_shards(root, parts),
+        title=str(root),
+        parts=tuple(parts),
+        columns=() if fault else column_names(files[0]),
+        files=files,
+        more=(root.resolve(), "shards"),
+        place=str(root.resolve()),
+        fault=fault,
     )
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards_of(folder: Path) -> list[Path]:
     """Return a folder's Parquet files, none if it may be a folder of images."""
     try:
         return _listed_shards(folder)
@@ -78,7 +145,7 @@ def _shards(folder: Path) -> list[Path]:
 
 def _listed_shards(folder: Path) -> list[Path]:
     inner = [place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")]
-    if any(place.name.lower() != "data" and not _PART.fullmatch(place.name) for place in inner):
+    if any(place.name.lower() != "data" and kind_of(place.name) is None for place in inner):
         return []
     found = [
         sorted(file for file in place.iterdir() if file.suffix.lower() in PARQUET_SUFFIXES and file.is_file())
@@ -91,79 +158,89 @@ def _listed_shards(folder: Path) -> list[Path]:
     return [*here, *(file for files in found for file in files)]
 
 
-def _load_shards(root: Path, files: list[Path]) -> Entries:
+def _parts_of_shards(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        named = file.stem if part_of(file.stem)[0] or file.parent == root else file.parent.name
+        # The words and numbers around it are those of the set and of the shard.
+        kind = part_of(named)[0]
+        parts.setdefault(kind or file.stem.partition("-")[0], []).append(file)
+    return parts if {"train", "test", "val"} & parts.keys() else {"train": list(files)}
+
+
+def _load_shards(root: Path, parts: Mapping[str, list[Path]]) -> Any:
     from datasets import Dataset
 
-    parts: dict[str, list[str]] = {}
-    for file in files:
-        named = _PART.match(file.name) or _PART.fullmatch(file.parent.name)
-        parts.setdefault(named[1].lower() if named else file.stem.partition("-")[0], []).append(str(file))
-    if not parts.keys() & {"train", *_TEST_NAMES}:
-        parts = {"train": [str(file) for file in files]}
+    files = [file for part in parts.values() for file in part]
     for file in files[1:]:
-        if column_names(file) != column_names(files[0]):
+        if set(column_names(file)) != set(column_names(files[0])):
             raise DataError(f"{file} has other columns than {files[0].name}: name one of them, or take one out")
     try:
         kept = str(cache_folder("tables"))
-        data = {part: Dataset.from_parquet(names, cache_dir=kept) for part, names in parts.items()}
+        return {part: Dataset.from_parquet([str(file) for file in own], cache_dir=kept) for part, own in parts.items()}
     except Exception as error:
         raise DataError(f"{root} holds Parquet files that cannot be read as one set ({type(error).__name__})") from None
-    return entries_of(data, str(root))
 
 
-def entries_of(data: Any, title: str) -> Entries:
-    """Return the entries of a `Dataset` or `DatasetDict`.
+def entries_of(data: Any, title: str, division: Division, listed: Sequence[str]) -> Entries:
+    """Return the entries of the used parts of a data set.
 
-    The image column is recognised by its type, the label by its type (`ClassLabel`) or its name. Columns of unit and
-    client are used if the data set has them. The test part of a `DatasetDict` is optional.
+    The image column is recognised by its type, the label as in a Parquet table. Columns of unit and client are used if
+    the data set has them. A label that is among the `listed` classes is a class, whatever it says.
 
     Raises:
         DataError: There is no training part, no image column or no usable label column.
     """
     from datasets import concatenate_datasets
 
-    train, test, names = _parts(data, title)
-    both = train if test is None else concatenate_datasets([train, test])
-    image, label = _image_column(both, title), _label_column(both, title)
-    labels, classes = _labels(both, label, title)
-    found = find_columns([name for name in both.column_names if name not in (image, label)], Path(title))
-    extra = {role: _cells(both, found[role]) for role in ("unit", "client") if role in found}
+    parts = data if isinstance(data, Mapping) else {_ALONE[0]: data}
+    train, test = ([parts[name] for name in names] for names in (division.train, division.test))
+    num_train = sum(map(len, train))
+    if division.fault or not num_train:
+        raise DataError(division.fault or f"{title} has no rows to train on")
+    if any(part.features != train[0].features for part in (*train, *test)):
+        raise DataError(f"{title}: the parts {', '.join((*division.train, *division.test))} have different columns")
+    rows = concatenate_datasets([*train, *test])
+    image, label = _image_column(rows, title), _label_column(rows, title)
+    labels, classes = _labels(rows, label, title, listed)
+    groups, _ = find_groups([name for name in rows.column_names if name not in (image, label)])
+    cells = {role: _cells(rows, column) for role, column in groups.items()}
+    advice = "put all its rows into one part, or save the part to train on alone"
+    shown = tuple(f"the part {' and '.join(names)}" for names in (division.train, division.test))
     return Entries(
-        images=_undecoded(both, image),
+        images=_undecoded(rows, image),
         labels=labels,
-        num_train=len(train),
+        num_train=num_train,
         classes=classes,
-        units=extra.get("unit"),
-        clients=extra.get("client"),
+        units=cells.get("unit"),
+        clients=cells.get("client"),
         label_faults=dict.fromkeys(np.flatnonzero(labels < 0).tolist(), "no label"),
-        parts=names,
+        parts=(title, title) if division.train == _ALONE else (shown[0], shown[1]),
+        fault=on_both_sides(cells.get("unit", ()), num_train, groups.get("unit", ""), title, advice),
     )
 
 
-def _load(root: Path) -> Entries:
+def read_all_images(root: Path) -> list[Entries]:
+    """Read the images of a folder that `datasets` saved, without labels, by part.
+
+    Raises:
+        DataError: The folder is damaged, or has no column of images.
+    """
+    data = _load(root)
+    found = []
+    for name, rows in data.items() if isinstance(data, Mapping) else [("", data)]:
+        images, shown = _undecoded(rows, _image_column(rows, str(root))), f"the part {name}" if name else str(root)
+        found.append(Entries(images, np.full(len(rows), -1, np.int64), len(rows), (), parts=(shown, shown)))
+    return found
+
+
+def _load(root: Path) -> Any:
     from datasets import load_from_disk
 
     try:
-        data = load_from_disk(str(root))
+        return load_from_disk(str(root))
     except Exception as error:
         raise DataError(f"{root} was not saved whole by datasets ({type(error).__name__}): save it again") from None
-    return entries_of(data, str(root))
-
-
-def _parts(data: Any, title: str) -> tuple["Dataset", "Dataset | None", tuple[str, str]]:
-    if not isinstance(data, Mapping):
-        return data, None, (title, title)
-    names = list(data)
-    train = "train" if "train" in data else names[0] if len(names) == 1 else None
-    if train is None or not len(data[train]):
-        raise DataError(f"{title} has the parts {', '.join(names) or '(none)'}: one must be called train, not empty")
-    test = next((name for name in _TEST_NAMES if name in data and name != train), None)
-    shown = (f"the part {train}", f"the part {test}")
-    if test is None:
-        return data[train], None, shown
-    if data[train].features != data[test].features:
-        raise DataError(f"{title}: the parts {train} and {test} have different columns")
-    return data[train], data[test], shown
 
 
 def _image_column(rows: "Dataset", title: str) -> str:
@@ -196,26 +273,23 @@ def _label_column(rows: "Dataset", title: str) -> str:
     from datasets import ClassLabel
 
     typed = [name for name, kind in rows.features.items() if isinstance(kind, ClassLabel)]
-    named = [name for name in _LABEL_NAMES if name in rows.column_names]
-    if len(typed) == 1:
-        return str(typed[0])
-    if named := [name for name in named if name in typed] or named:
-        return str(named[0])
-    if found := find_columns(rows.column_names, Path(title)).get("label"):
+    if label := find_label(rows.column_names, typed):
+        return label
+    if found := find_columns(rows.column_names, Path(title), ("label",)).get("label"):
         return found
     raise DataError(
-        f"{title} needs a column of labels: a ClassLabel, or one called {' or '.join(_LABEL_NAMES)}; its columns are "
+        f"{title} needs a column of labels: one called label, or a ClassLabel; its columns are "
         f"{', '.join(rows.column_names)}"
     )
 
 
-def _labels(rows: "Dataset", column: str, title: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(rows: "Dataset", column: str, title: str, listed: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     kind, values = rows.features[column], rows[column][:]
     if names := getattr(kind, "names", None):
         return np.array([-1 if value is None else value for value in values], dtype=np.int64), tuple(names)
     if any(not isinstance(value, int | float | str | None) or isinstance(value, bool) for value in values):
         raise DataError(f"{title}: the values of {column} must be whole numbers or names")
-    return numbered(label_names([cell_text(value) for value in values]))
+    return numbered(label_names([cell_text(value) for value in values], listed))
 
 
 def _undecoded(rows: "Dataset", column: str) -> "Dataset":

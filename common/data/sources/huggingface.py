@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.config.sections import DataConfig
-from common.data.sources.base_source import Entries, ImageSource, fingerprint_of, split_name
-from common.data.sources.datasets_library import entries_of, is_saved, open_saved
+from common.data.sources.base_source import ImageSource, split_name
+from common.data.sources.datasets_library import FORMAT, is_saved, open_library_set, open_saved
 from common.errors import DataError
 from common.system.files import write_atomic
 from common.system.hub import hub_url, quick_failure
@@ -25,18 +26,30 @@ def open_hugging_face(config: DataConfig) -> ImageSource:
     name, variant = split_name(config.source)
     if config.path and is_saved(Path(config.path)):
         return open_saved(config.model_copy(update={"source": config.path, "path": ""}))
-    key = hashlib.sha256(f"{name}\0{variant}\0{config.path}".encode()).hexdigest()[:16]
-    pointer = bract_home() / "datasets" / "hf" / f"{key}.json"
-    files = [Path(file) for file in json.loads(pointer.read_text())] if pointer.is_file() else []
-    if not files or not all(file.is_file() for file in files):
-        files = _arrow_files(_load_hugging_face(config, name, variant))
+    pointer = _pointer(name, variant, config.path)
+    known = json.loads(pointer.read_text()) if pointer.is_file() else {}
+    if not known or not all(Path(file).is_file() for file in known["files"]):
+        known = _facts(_load_hugging_face(config, name, variant))
         pointer.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(pointer, json.dumps([str(file) for file in files]), durable=False, mode=0o600)
+        write_atomic(pointer, json.dumps(known), durable=False, mode=0o600)
+    return open_library_set(
+        config,
+        config.source,
+        lambda: _load_hugging_face(config, name, variant),
+        title=config.source,
+        parts=known["parts"],
+        columns=known["columns"],
+        files=map(Path, known["files"]),
+        more=(name, variant),
+        place=config.path,
+    )
 
-    def load() -> Entries:
-        return entries_of(_load_hugging_face(config, name, variant), config.source)
 
-    return ImageSource(config.source, fingerprint_of(files, name, variant), load, config.path)
+def _pointer(name: str, variant: str, path: str) -> Path:
+    """Return the file that remembers what is known of a data set."""
+    # Pointers of earlier versions held files alone, so they are left where they are.
+    key = hashlib.sha256(f"{name}\0{variant}\0{path}\0{FORMAT}".encode()).hexdigest()[:16]
+    return bract_home() / "datasets" / "hf" / f"{key}.json"
 
 
 def _load_hugging_face(config: DataConfig, name: str, variant: str) -> Any:
@@ -54,7 +67,9 @@ def _load_hugging_face(config: DataConfig, name: str, variant: str) -> Any:
         ) from None
 
 
-def _arrow_files(data: Any) -> list[Path]:
-    files = data.cache_files
-    groups = files.values() if isinstance(files, dict) else [files]
-    return sorted({Path(item["filename"]) for group in groups for item in group})
+def _facts(data: Any) -> dict[str, list[str]]:
+    """Return a data set's Arrow files, parts and columns, as JSON holds them."""
+    parts = data if isinstance(data, Mapping) else {"": data}
+    files = {str(item["filename"]) for part in parts.values() for item in part.cache_files}
+    columns = [name for part in parts.values() for name in part.column_names]
+    return {"files": sorted(files), "parts": list(parts), "columns": list(dict.fromkeys(columns))}

@@ -32,6 +32,7 @@ from common.data.sources.tables.columns import (
 )
 from common.data.sources.tables.image_paths import FoundFiles, find_files
 from common.data.sources.tables.parquet_tables import PARQUET_SUFFIXES, read_parquet_table
+from common.data.sources.tables.parts import on_both_sides
 from common.data.sources.tables.spreadsheets import read_spreadsheet
 from common.data.sources.tables.text_tables import Sheet, read_text_table
 from common.errors import DataError
@@ -40,7 +41,7 @@ from common.system.paths import cache_folder
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 2  # raise it when the same file would give other labels, units or files
+FORMAT = 3  # raise it when the same file would give other labels, units or files
 _MAX_SHOWN = 5
 # It reads a file's columns of some roles and, by its own name, one column more.
 _Reader = Callable[[Path, str, Sequence[str]], Table]
@@ -264,13 +265,8 @@ def _fault(manifest: _Manifest) -> str:
             return f"{manifest.file}: {name} may be any of {len(files)} files ({shown}): write the one that is meant"
     table, order = manifest.table, manifest.order
     units = _without_missing(table.columns.get("unit", [""] * len(table.columns["label"])))
-    train, test = ({units[row] for row in part} for part in (order[: manifest.num_train], order[manifest.num_train :]))
-    if both := sorted(train & test - {""}):
-        return (
-            f"{manifest.file}: the same {table.used['unit']} has rows in train and in test: "
-            f"{', '.join(both[:_MAX_SHOWN])} ({len(both)} in all)\n  put all its rows into one part"
-        )
-    return ""
+    column, advice = table.used.get("unit", ""), "put all its rows into one part"
+    return on_both_sides([units[row] for row in order], manifest.num_train, column, str(manifest.file), advice)
 
 
 def _notes(manifest: _Manifest) -> Iterator[str]:

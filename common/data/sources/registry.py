@@ -6,7 +6,7 @@ Opening a source is cheap: it looks at file names, sizes and times, decodes noth
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config.sections import DataConfig
@@ -98,6 +98,7 @@ def open_source(config: DataConfig, *, joined: bool = False) -> ImageSource:
             raise DataError(source.doubt)
         # What is computed of the images is kept there, perhaps after hours.
         check_cache()
+    source = replace(source, is_joined=joined)
     return with_classes(source, wanted) if wanted else source
 
 

@@ -92,21 +92,21 @@ def _torchvision_parts(config: DataConfig, root: Path, name: str, variant: str) 
 
 def _construct(config: DataConfig, kind: Any, choices: list[dict[str, Any]], root: Path, downloads: bool) -> Any:
     """Return the data set under the first known split name, local files first."""
-    reasons = []
+    reasons, unknown = [], []
     for arguments in choices:
         for download in (False, True) if downloads else (False,):
             more = {"download": download} if downloads else {}
             try:
                 return kind(**arguments, **more)
-            # The set has no such split.
+            # The set has no such split. That is no reason where another split could not be had.
             except ValueError as error:
-                reasons.append(str(error))
+                unknown.append(str(error))
                 break
             # torchvision passes on any error of the failed step.
             except Exception as error:
                 reasons.append(f"{type(error).__name__}: {error}")
     raise DataError(
-        f"data.source={config.source!r} is neither in {root} nor can it be downloaded\n  {reasons[-1]}\n"
+        f"data.source={config.source!r} is neither in {root} nor can it be downloaded\n  {(reasons or unknown)[-1]}\n"
         "  put the files there as torchvision lays them out, or name their folder with data.path"
     )
 

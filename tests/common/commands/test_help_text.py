@@ -1,7 +1,9 @@
 """Every command has the same short option for help, and a text that is wrapped once."""
 
 import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +46,21 @@ def test_help_is_wrapped_once(path: tuple[str, ...]) -> None:
         # A line that ends early, though the first word of the next would have fitted, was wrapped before.
         for line, following in itertools.pairwise(paragraph.split("\n")):
             assert len(line) + 1 + len(following.split()[0]) > COLUMNS - 3, (line, following)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("common/commands/inspect_source.py", "common/commands/partition.py", "common/commands/models/evaluate.py"),
+        *("common/commands/models/predict.py", "common/data/partitioning/partitioners.py", "docs/use.md"),
+        "docs/settings.md",
+    ],
+)
+def test_every_text_on_tables_names_the_same_kinds(file: str) -> None:
+    """`.tsv` and `.xlsx` came later than CSV and Parquet, and some texts did not say so."""
+    text = (Path(__file__).parents[3] / file).read_text()
+
+    assert re.findall(r"\S+ \(?CSV\b(?: or |, )[^)]*\)?", text) == ["table (CSV, TSV, Excel or Parquet)"]
 
 
 def test_help_says_what_each_argument_is() -> None:

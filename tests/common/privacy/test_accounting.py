@@ -109,6 +109,30 @@ def test_epsilon_of_is_refused_when_rdp_falls_below_pld(monkeypatch: pytest.Monk
         spent_by([DpSgdEvent(1.0, 1.0, 1)], delta=DELTA, fresh=True)
 
 
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([CountsEvent(1802.837890625, 300), CountsEvent(125.001953125, 1)], "301"),
+        ([CountsEvent(4000.0, 1000)], "1,000"),
+        ([DpSgdEvent(1.0, 1800.0, 400), CountsEvent(1800.0, 400)], "400"),
+    ],
+)
+def test_epsilon_of_too_many_small_releases_is_refused_with_its_cause(
+    events: list[CountsEvent | DpSgdEvent], said: str
+) -> None:
+    text = rf"(?s)^so small an epsilon of {said} private counts .*nothing is reported.*\(evaluation\.every\)$"
+    with pytest.raises(PrivacyError, match=text):
+        spent_by(events, delta=DELTA, fresh=True)
+
+
+def test_epsilon_of_is_not_blamed_on_the_grid_if_a_finer_one_disagrees_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = [CountsEvent(1802.837890625, 300)]
+    monkeypatch.setattr(accounting, "rdp_epsilon", lambda *_: 0.02)
+
+    with pytest.raises(PrivacyError, match=r"^accountants disagree: .*nothing is reported$"):
+        spent_by(history, delta=DELTA, fresh=True)
+
+
 def test_epsilon_of_refuses_noise_so_small_that_epsilon_means_nothing() -> None:
     with pytest.raises(ConfigError, match="promises nothing"):
         epsilon_of([DpSgdEvent(0.2, 0.1, 600)], delta=DELTA)

@@ -182,7 +182,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "small-bomb.png": (_bytes(lambda: bomb(10_001, 10_000)), "decompression bomb"),
     "one-pixel.png": (_bytes(lambda: encode(Image.new("RGB", (1, 1)))), "at least 2"),
     "line.bmp": (_bytes(lambda: encode(Image.new("L", (50, 1)), "BMP")), "at least 2"),
-    "float.tif": (_float, "pixels of mode F"),
+    "float.tif": (_float, "32 bits per channel (floating point)"),
     "broken-link.jpg": (_broken_link, "no such file"),
     "pipe.png": (os.mkfifo, "not a regular file"),
 }

@@ -3,7 +3,7 @@
 import difflib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -60,6 +60,8 @@ ROLES = tuple(_NAMES)
 FURTHER = "further"
 TRAIN, TEST = frozenset({"", "train", "training"}), frozenset({"test", "testing"})
 VALIDATION = frozenset({"val", "valid", "validation", "dev"})
+# As `datasets` names the finer of two label columns.
+_FIRST_LABELS = ("label", "labels", "fine_label")
 _MAX_SHOWN = 12
 
 
@@ -139,6 +141,41 @@ def find_columns(header: Sequence[str], file: Path, roles: Sequence[str] = ROLES
                 f"{file}: the columns {' and '.join(names)} could each be the {role}\n  rename the right one to {role}"
             )
     return {role: names[0] for role, names in fitting.items() if names}
+
+
+def find_label(header: Sequence[str], typed: Collection[str]) -> str:
+    """Return the column of labels, "" if only synonyms are left.
+
+    A column called label comes first, then the only one that is `typed` a ClassLabel, then the usual names, those of
+    the type before others.
+
+    >>> find_label(["img", "label", "breed"], ["breed"]), find_label(["img", "labels", "breed"], ["breed"])
+    ('label', 'breed')
+    """
+    if "label" in header:
+        return "label"
+    if len(typed) == 1:
+        return next(iter(typed))
+    return next((name for names in (typed, header) for name in _FIRST_LABELS if name in names), "")
+
+
+def find_groups(header: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the columns of units and clients by role.
+
+    The second value is a phrase on each other column that could be one. Who reads a data set of the hub cannot rename
+    its columns, so the first name in the documented order is taken.
+
+    >>> find_groups(["subject_id", "img", "patient_id"])
+    ({'unit': 'patient_id'}, ('the column subject_id (patient_id is the unit)',))
+    """
+    found, others = {}, []
+    for role in ("unit", "client"):
+        order = [*chain.from_iterable(_NAMES[role])]
+        if names := sorted(candidates(header, role), key=lambda name: order.index(plain_name(name))):
+            found[role] = names[0]
+            more = [name for name in header if plain_name(name) in order and name != names[0]]
+            others += [f"the column {name} ({names[0]} is the {role})" for name in more]
+    return found, tuple(others)
 
 
 def missing_column(file: Path, role: str, header: Sequence[str]) -> DataError:

@@ -13,6 +13,7 @@ from common.data.sources.tables.columns import (
     cell_text,
     choose_split,
     find_columns,
+    find_label,
     missing_column,
 )
 from common.errors import DataError
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 IMAGE_NAMES = ("image", "img", "picture", "photo", "png", "jpg", "jpeg")
-# As `datasets` names the finer of two label columns.
-_FIRST_LABELS = ("label", "labels", "fine_label")
 
 
 def read_parquet_table(file: Path, further: str = "", roles: Sequence[str] = ROLES) -> Table:
@@ -61,8 +60,8 @@ def read_parquet_table(file: Path, further: str = "", roles: Sequence[str] = ROL
     return Table(kept, used, unused, image, classes)
 
 
-def column_names(file: Path) -> set[str]:
-    """Return the names of a Parquet file's columns.
+def column_names(file: Path) -> list[str]:
+    """Return the names of a Parquet file's columns in order.
 
     Raises:
         DataError: The file is damaged.
@@ -71,7 +70,7 @@ def column_names(file: Path) -> set[str]:
     from pyarrow import parquet as pq
 
     try:
-        return set(pq.read_schema(file).names)
+        return list(pq.read_schema(file).names)
     except ArrowException as error:
         raise DataError(f"{file} is not a Parquet file that can be read ({type(error).__name__})") from None
 
@@ -95,7 +94,8 @@ def _roles(
     """
     kinds = dict(zip(schema.names, schema.types, strict=True))
     images = [name for name, kind in kinds.items() if _holds_images(kind)]
-    label = _label_column(kinds, features) if "label" in roles else ""
+    typed = [name for name in kinds if features.get(name, {}).get("_type") == "ClassLabel"]
+    label = find_label(schema.names, typed) if "label" in roles else ""
     # Other names of labels must not compete with the column that the file's types point at.
     others = [name for name in kinds if name not in images and not (label and candidates([name], "label"))]
     found = find_columns(others, file, roles) | ({"label": label} if label else {})
@@ -109,14 +109,6 @@ def _roles(
     for role, name in found.items():
         _check_kind(file, role, name, kinds[name])
     return image, found
-
-
-def _label_column(kinds: Mapping[str, "pa.DataType"], features: Mapping[str, Any]) -> str:
-    """Return the column called label or else the only ClassLabel."""
-    if "label" in kinds:
-        return "label"
-    typed = [name for name in kinds if features.get(name, {}).get("_type") == "ClassLabel"]
-    return typed[0] if len(typed) == 1 else next((name for name in _FIRST_LABELS if name in kinds), "")
 
 
 def _check_kind(file: Path, role: str, name: str, kind: "pa.DataType") -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
+from datasets import Image as ImageColumn
 from pyarrow import parquet
 from pyarrow import table as arrow_table
 from typer.testing import CliRunner, Result
@@ -141,6 +143,7 @@ def test_names_that_are_not_utf_8_are_classified(pet_run: Path, pets: Path, tmp_
         (["{run}", "{images}", "--csv", "{run}/model/found.csv"], "folder of the model"),
         (["{run}", "{images}", "--parquet", "{run}/gone/found.parquet"], "folder that exists"),
         (["{run}", "{run}/empty"], "no images in"),
+        (["{run}", "{run}/tables"], "name the table itself, such as"),
         (["{run}", "-"], "list of paths is empty"),
         (["{run}", "{run}/none.csv"], "lacks the column path"),
         (["{run}/empty", "{images}"], "does not hold a model"),
@@ -152,6 +155,9 @@ def test_a_mistake_ends_in_exit_code_2_and_writes_nothing(
 ) -> None:
     (pet_run / "empty").mkdir(exist_ok=True)
     (pet_run / "none.csv").write_text("name\nx\n")
+    (pet_run / "tables").mkdir(exist_ok=True)
+    (pet_run / "tables" / "all.tsv").write_text("path\nx.png\n")
+    (pet_run / "tables" / "README.txt").write_text("a note\n")
     before = sorted(pet_run.rglob("*"))
 
     result = predict(*(part.format(run=pet_run, images=pets) for part in arguments))
@@ -159,6 +165,30 @@ def test_a_mistake_ends_in_exit_code_2_and_writes_nothing(
     assert result.exit_code == 2, result.output
     assert fragment in result.stderr
     assert sorted(pet_run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["shards", "data", "parts", "unlabelled", "saved", "saved parts"])
+def test_folder_of_a_data_set_is_classified_as_its_images_are(
+    pet_run: Path, pets: Path, tmp_path: Path, form: str
+) -> None:
+    """The images of all parts, in the order of their files."""
+    files = sorted(pets.rglob("*.png"))[:3]
+    rows = Dataset.from_dict({"img": [str(file) for file in files]}).cast_column("img", ImageColumn())
+    if form != "unlabelled":
+        rows = rows.add_column("class", ["a", "b", "a"]).add_column("category", [1, 2, 3])
+    parts = {"train": rows.select([0, 1]), "validation": rows.select([2])}
+    names = {"data": "data/{}-0.parquet", "parts": "{}/0.parquet"}
+    for part, own in parts.items() if not form.startswith("saved") else ():
+        target = tmp_path / "set" / names.get(form, "{}-0.parquet").format(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        own.to_parquet(str(target))
+    if form.startswith("saved"):
+        (DatasetDict(parts) if form == "saved parts" else rows).save_to_disk(str(tmp_path / "set"))
+
+    result, plain = (predict(pet_run, *paths, "--json") for paths in ([tmp_path / "set"], files))
+
+    assert result.exit_code == 0, result.output
+    assert [row["top"] for row in rows_of(result)] == [row["top"] for row in rows_of(plain)]
 
 
 def test_predicting_writes_nothing_beside_the_model(pet_run: Path, pets: Path) -> None:

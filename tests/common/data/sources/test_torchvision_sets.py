@@ -158,6 +158,9 @@ def test_torchvision_reads_cifar100_as_it_is_packed(open_named: Open, own_home: 
 def test_torchvision_without_files_and_network_says_what_to_do(open_named: Open, own_home: Path) -> None:
     with pytest.raises(DataError, match=r"neither in .*MNIST nor can it be downloaded(.|\n)*data\.path"):
         open_named("torchvision:MNIST")
+    # Its split "trainval" is unknown, which is no reason that a user could mend.
+    with pytest.raises(DataError, match=r"neither in .*Flowers102 nor can it be downloaded\n  (?!Unknown value)"):
+        open_named("torchvision:Flowers102")
     with pytest.raises(DataError, match=r"missing train-images(.|\n)*nor is there a copy as torchvision:MNIST"):
         open_named("mnist")
 

@@ -265,8 +265,8 @@ def test_tones_state_what_differs_from_neutral_ones(settings: dict[str, Any], fa
     ("content", "reason"),
     [
         (tiff(COLOUR, more=CHANNELS_APART), "channels are stored apart"),
-        (saved(Image.fromarray(np.ones((9, 9), np.float32))), "pixels of mode F"),
-        (saved(Image.fromarray(np.ones((9, 9), np.int32))), "pixels of mode I"),
+        (saved(Image.fromarray(np.ones((9, 9), np.float32))), "32 bits per channel .floating point.*scaled"),
+        (saved(Image.fromarray(np.ones((9, 9), np.int32))), "32 bits per channel .signed whole numbers.*scaled"),
         (
             tiff(TEN, bits=16).replace(
                 b"\x02\x01\x03\x00\x01\x00\x00\x00\x10", b"\x02\x01\x03\x00\x01\x00\x00\x00\x0a"

@@ -124,8 +124,10 @@ def test_parquet_that_cannot_be_read_is_refused(
     ("files", "num_train", "num_test"),
     [
         ({"data/train-00000-of-00002": 3, "data/train-00001-of-00002": 2, "data/test-00000-of-00001": 1}, 5, 1),
-        ({"train-00000-of-00001": 3, "validation-00000-of-00001": 2}, 3, 2),
+        ({"train-00000-of-00001": 3, "validation-00000-of-00001": 2}, 3, 0),
+        ({"pets-train": 3, "pets-test": 2}, 3, 2),
         ({"train": 3, "test": 2, "validation": 1}, 3, 2),
+        ({"TRAIN/a": 3, "dev/a": 2, "Test/a": 1}, 3, 1),
         ({"train/0000": 2, "train/0001": 1, "test/0000": 2}, 3, 2),
         ({"part-0": 2, "part-1": 3}, 5, 0),
         ({"0000": 2, "0001": 3}, 5, 0),
