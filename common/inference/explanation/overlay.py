@@ -1,0 +1,44 @@
+"""Picture of an image with the areas that speak for a class."""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Largest share of the colour in the picture.
+_STRENGTH = 0.75
+
+
+def draw_overlay(picture: "Image", heat: np.ndarray) -> "Image":
+    """Return a picture of an image beside the same image with its map.
+
+    The largest value of the map has the strongest colour. A map of zeros colours nothing.
+
+    Args:
+        picture: Square image.
+        heat: Map (h, w) of values of at least 0, for the same square.
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    side = picture.width
+    peak = float(heat.max())
+    scaled = heat / peak if peak > 0 else np.zeros_like(heat)
+    smooth = Image.fromarray(scaled.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+    share = np.asarray(smooth)[:, :, None].clip(0, 1)
+    # Colours of the map on a gray image, so that none of the image's own is taken for heat.
+    gray = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
+    colour = 255 * colormaps["turbo"](share[:, :, 0])[:, :, :3]
+    mixed = (1 - _STRENGTH * share) * gray + _STRENGTH * share * colour
+    both = np.concatenate([np.asarray(picture.convert("RGB")), mixed.round().astype(np.uint8)], axis=1)
+    return Image.fromarray(both)
+
+
+def as_png(picture: "Image") -> bytes:
+    """Return a picture as a PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
