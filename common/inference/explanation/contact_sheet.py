@@ -58,7 +58,7 @@ def draw_sheet(title: str, parts: Sequence[tuple[str, Sequence[Tile]]]) -> bytes
     lines = [-(-len(tiles) // COLUMNS) for _, tiles in filled]
     figure = Figure(figsize=(3.2 * COLUMNS, 0.5 + sum(0.5 + 2.1 * number for number in lines)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_short(title))
+    figure.suptitle(title)
     blocks = figure.subfigures(len(filled), 1, squeeze=False, height_ratios=[0.5 + 2.1 * number for number in lines])
     for block, (name, tiles), number in zip(blocks.flat, filled, lines, strict=True):
         block.suptitle(name, fontsize="medium")
@@ -70,7 +70,7 @@ def draw_sheet(title: str, parts: Sequence[tuple[str, Sequence[Tile]]]) -> bytes
 
 def _draw_tiles(block: "SubFigure", tiles: Sequence[Tile], lines: int) -> None:
     for at, axes in enumerate(block.subplots(lines, COLUMNS, squeeze=False).flat):
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[], frame_on=False)
         if at < len(tiles):
             axes.imshow(np.asarray(tiles[at].picture))
-            axes.set_title(tiles[at].text, y=-0.34, fontsize="small")
+            axes.set_xlabel(tiles[at].text, fontsize="small")

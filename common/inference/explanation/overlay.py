@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 # Largest share of the colour in the picture.
 _STRENGTH = 0.75
+# Widths of the gap between the two squares that make a side.
+_GAP = 40
 
 
 def draw_overlay(picture: "Image", heat: np.ndarray) -> "Image":
@@ -27,14 +29,16 @@ def draw_overlay(picture: "Image", heat: np.ndarray) -> "Image":
     side = picture.width
     peak = float(heat.max())
     scaled = heat / peak if peak > 0 else np.zeros_like(heat)
-    smooth = Image.fromarray(scaled.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+    smooth = Image.fromarray(scaled.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     share = np.asarray(smooth)[:, :, None].clip(0, 1)
     # Colours of the map on a gray image, so that none of the image's own is taken for heat.
     gray = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
-    colour = 255 * colormaps["turbo"](share[:, :, 0])[:, :, :3]
+    colour = 255 * colormaps["plasma"](share[:, :, 0])[:, :, :3]
     mixed = (1 - _STRENGTH * share) * gray + _STRENGTH * share * colour
-    both = np.concatenate([np.asarray(picture.convert("RGB")), mixed.round().astype(np.uint8)], axis=1)
-    return Image.fromarray(both)
+    both = Image.new("RGB", (2 * side + side // _GAP, side), "white")
+    both.paste(picture.convert("RGB"), (0, 0))
+    both.paste(Image.fromarray(mixed.round().astype(np.uint8)), (both.width - side, 0))
+    return both
 
 
 def as_png(picture: "Image") -> bytes:
