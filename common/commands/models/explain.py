@@ -1,6 +1,7 @@
 """The command `bract explain`."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,8 +110,9 @@ def explain_command(
     console = Console(stderr=as_json)
     with plain_errors("Stopped. Pictures that were drawn until now stay."):
         _check_options(images or [], out, sheet, class_name, check=check)
+        find_model(model)
         if out is not None:
-            _check_out(out, find_model(model), [*(images or []), *([sheet] if sheet else [])])
+            _check_out(out, [*(images or []), *([sheet] if sheet else [])])
         from common.inference.classifier import load_model
         from common.inference.inputs import name_images
 
@@ -149,7 +151,7 @@ def _check_options(
             raise ConfigError(f"{option} is about images that are named: add IMAGE")
 
 
-def _check_out(out: Path, model: Path, sources: Iterable[str]) -> None:
+def _check_out(out: Path, sources: Iterable[str]) -> None:
     """Refuse a folder of pictures that others may get or that is read.
 
     Raises:
@@ -160,7 +162,7 @@ def _check_out(out: Path, model: Path, sources: Iterable[str]) -> None:
     whole = out.resolve()
     for folder in (whole, *whole.parents):
         # Runs and models are passed on. Pictures of private images must not go along by accident.
-        if folder == model.resolve() or (folder.is_dir() and _is_passed_on([item.name for item in folder.iterdir()])):
+        if _is_passed_on(folder):
             raise ConfigError(
                 f"--out {out} is in the folder of a run or a model, which others may get: write elsewhere"
             )
@@ -172,8 +174,12 @@ def _check_out(out: Path, model: Path, sources: Iterable[str]) -> None:
     check_output(out)
 
 
-def _is_passed_on(names: Sequence[str]) -> bool:
-    return holds_results(names) or CARD_FILE in names
+def _is_passed_on(folder: Path) -> bool:
+    """Return whether a folder is that of a run or of a model."""
+    cards = (folder / CARD_FILE, folder / "model" / CARD_FILE)
+    # A folder above can be closed to this user, and then is not one of their runs.
+    names = os.listdir(folder) if folder.is_dir() and os.access(folder, os.R_OK) else []
+    return holds_results(names) or any(card.is_file() for card in cards)
 
 
 def _open_sheet(source: str, model: "Classifier") -> "LabelledImages":

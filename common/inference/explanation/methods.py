@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Network, prepared images (n, ...) and their classes (n,) -> maps (n, h, w), at least 0.
 MapFunction = Callable[["LogOdds", torch.Tensor, torch.Tensor], torch.Tensor]
 # Points on the way from a plain image to the real one.
-_STEPS = 24
+_STEPS = 16
 # Images that pass the network at once.
 _BATCH = 32
 # Cells along a side of a map, where the network has no patches or they are smaller.
