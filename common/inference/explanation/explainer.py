@@ -98,9 +98,10 @@ class Explainer:
             yield image if isinstance(image, BadImage) else np.asarray(image.convert(mode)).reshape(shape)
 
     def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities (n, classes) of prepared images."""
+        """Return the probabilities (n, classes) of prepared images, on the CPU."""
         with torch.inference_mode():
-            return torch.softmax(LogOdds(self.network).logits(inputs).double(), dim=1)
+            # Not every device computes in double precision.
+            return torch.softmax(LogOdds(self.network).logits(inputs).cpu().double(), dim=1)
 
     def maps(self, network: AnyNetwork, inputs: torch.Tensor, classes: torch.Tensor) -> np.ndarray:
         """Return maps (n, h, w) float32 of prepared images and their classes (n,).

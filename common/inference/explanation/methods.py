@@ -157,7 +157,7 @@ def choose_method(network: AnyNetwork, inputs: torch.Tensor, wanted: MethodChoic
     positions = maps.ndim == 4 and maps.shape[2] == maps.shape[3] > 1
     if wanted == "grad-cam" and not positions:
         raise ConfigError(
-            "--method grad-cam needs a convolutional backbone whose last maps have positions, and this one has none: "
+            "grad-cam needs a convolutional backbone whose last maps have positions, and this one has none: "
             "use integrated-gradients or occlusion"
         )
     return "grad-cam" if positions else "integrated-gradients"

@@ -84,7 +84,8 @@ def check_explainer(
     starts = range(0, len(squares), BLOCK)
     blocks = [explainer.prepared(np.stack(squares[start : start + BLOCK])) for start in starts]
     likely = [explainer.predicted(block).argmax(dim=1) for block in blocks]
-    classes = likely if number is None else [torch.full_like(block, number) for block in likely]
+    wanted = likely if number is None else [torch.full_like(block, number) for block in likely]
+    classes = [part.to(block.device) for part, block in zip(wanted, blocks, strict=True)]
     advance = progress(1 + 2 * DRAWS, "Checking")
 
     def explain(network: AnyNetwork) -> np.ndarray:
