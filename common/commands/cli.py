@@ -14,6 +14,7 @@ from common.commands.audit_ledger import audit_app
 from common.commands.cache import cache_app
 from common.commands.inspect_source import INSPECT_HELP, inspect_command
 from common.commands.models.evaluate import EVALUATE_HELP, evaluate_command
+from common.commands.models.explain import EXPLAIN_HELP, explain_command
 from common.commands.models.export import EXPORT_HELP, export_command
 from common.commands.models.predict import PREDICT_HELP, predict_command
 from common.commands.partition import PARTITION_HELP, partition_command
@@ -40,6 +41,7 @@ def mount(app: typer.Typer) -> None:
     data.command("partition", help=PARTITION_HELP)(partition_command)
     app.command("plan", help=PLAN_HELP)(plan_command)
     app.command("evaluate", help=EVALUATE_HELP)(evaluate_command)
+    app.command("explain", help=EXPLAIN_HELP)(explain_command)
     app.command("export", help=EXPORT_HELP)(export_command)
     app.command("predict", help=PREDICT_HELP)(predict_command)
     app.add_typer(lists, name="list")

@@ -1,6 +1,7 @@
 """Classifier of images with the model of a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,9 @@ from common.models.classifier import AnyNetwork, Network
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from common.inference.explanation.explainer import Explainer, Explanation
+    from common.inference.explanation.method_names import MethodChoice
 
 _Result = TypeVar("_Result")
 
@@ -110,6 +114,39 @@ class Classifier:
         ]
         return np.reshape(squares, (len(squares), self.card.side, self.card.side, self.card.channels)).astype(np.uint8)
 
+    def explain(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        class_name: str | None = None,
+        method: "MethodChoice" = "auto",
+    ) -> "list[Explanation]":
+        """Return for each image which parts of it speak for a class.
+
+        Args:
+            images: The images.
+            class_name: The class; None for the most likely one of each image.
+            method: `grad-cam`, `integrated-gradients`, `occlusion`, or `auto` for what suits the backbone.
+
+        Raises:
+            ConfigError: Captum is not installed, the class is unknown, or the method does not go with the backbone.
+            DataError: An image cannot be used.
+        """
+        listed, explainer = as_list(images), self.explainer(method)
+        number = None if class_name is None else explainer.class_number(class_name)
+        found = explainer.explain(listed, repeat(number))
+        return [_good(each, listed, at) for at, each in enumerate(found)]
+
+    def explainer(self, method: "MethodChoice" = "auto") -> "Explainer":
+        """Return what explains this model's classes by a method.
+
+        Raises:
+            ConfigError: Captum is not installed, or the method does not go with the backbone.
+        """
+        from common.inference.explanation.explainer import Explainer
+
+        return Explainer(self.card, self._network, self._device, self.interpolation, method)
+
     def scores(self, cells: Iterable[Cell], progress: Progress = lambda _: None) -> "Iterator[np.ndarray | BadImage]":
         """Yield the logits (classes,) float32 of each cell.
 
@@ -121,7 +158,7 @@ class Classifier:
 
     @property
     def _head(self) -> nn.Module:
-        return self._network.head if isinstance(self._network, Network) else self._network.output
+        return self._network.head
 
     def _rows(self, images: Sequence[AnyImage], head: nn.Module | None) -> list[np.ndarray]:
         passed = self._passed(images, head, lambda _: None)

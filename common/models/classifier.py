@@ -57,11 +57,30 @@ class Network(nn.Module):
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return scaled features (n, d) of prepared inputs."""
-        if self.body is None:
-            return inputs
-        maps = self.body.feature_maps(inputs)
-        unscaled = maps.flatten(1) if self._flat and maps.ndim == 4 else self.body.pooled(maps)
+        return inputs if self.body is None else self.pooled(self.feature_maps(inputs))
+
+    def feature_maps(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the backbone's last maps (n, ...) of prepared images.
+
+        Raises:
+            ConfigError: The network has no backbone.
+        """
+        return self._backbone.feature_maps(inputs)
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return scaled features (n, d) of `feature_maps`.
+
+        Raises:
+            ConfigError: The network has no backbone.
+        """
+        unscaled = maps.flatten(1) if self._flat and maps.ndim == 4 else self._backbone.pooled(maps)
         return scale_features(unscaled, self._scaling)
+
+    @property
+    def _backbone(self) -> Backbone:
+        if self.body is None:
+            raise ConfigError("a network over cached features has no maps")
+        return self.body
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits (n, classes) of prepared inputs."""
@@ -82,6 +101,11 @@ class Network(nn.Module):
 
 class CnnNetwork(SmallCnn):
     """The small network, trained from scratch and used like a `Network`."""
+
+    @property
+    def head(self) -> nn.Module:
+        """Last layer, from features to logits."""
+        return self.output
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -56,13 +56,20 @@ class SmallCnn(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the last hidden layer (n, 64) of `forward`'s pixels."""
+        return self.pooled(self.feature_maps(pixels))
+
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the last convolution's maps (n, 64, last_side, last_side)."""
         maps, normalised = pixels, len(self.convolutions) > _LEAST_DEPTH
         for name in self.convolutions:
             maps = self.get_submodule(name)(maps)
             # Without it a step of the default learning rate on large images is too long, and training diverges.
             maps = nn.functional.group_norm(maps, _GROUPS) if normalised else maps
             maps = nn.functional.max_pool2d(torch.relu(maps), 2)
-        maps = maps / self.last_side if normalised else maps
+        return maps / self.last_side if normalised else maps
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden layer (n, 64) of `feature_maps`."""
         return torch.relu(self.dense(maps.flatten(1)))
 
 

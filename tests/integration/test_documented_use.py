@@ -51,6 +51,10 @@ def test_the_tutorial_ends_with_what_it_promises(place: Path) -> None:
     assert [row["class"] for row in sevens].count("7") > len(sevens) / 2
     assert (place / "evaluation.png").is_file()
     assert (place / "predictions.parquet").is_file()
+    pictures = [*(place / "pictures").iterdir(), *(place / "eights").iterdir(), place / "sheet" / "contact-sheet.png"]
+    assert len(pictures) == 40
+    assert {picture.suffix for picture in pictures} == {".png"}
+    assert any("depend on the model" in file.read_text() for file in place.glob("block-*.txt"))
     compared = next(text for file in place.glob("block-*.txt") if "McNemar" in (text := file.read_text()))
     assert "Baseline runs/digits" in compared
     assert any("scanner" in file.read_text() for file in place.glob("block-*.txt"))

@@ -16,6 +16,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_caches,
     of_data,
     of_deployment,
+    of_explanations,
     of_exports,
     of_files,
     of_heads,

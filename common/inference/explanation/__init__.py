@@ -1,0 +1,1 @@
+"""Pictures that show which parts of an image speak for a class."""
