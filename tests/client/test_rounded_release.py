@@ -26,7 +26,7 @@ from tests.support.simulations.harness import MODES, harness_of
 BITS: dict[str, Scalar] = {"training.update-bits": 8}
 OPEN: dict[str, Scalar] = {"privacy.mechanism": "none"}
 CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
-TUNINGS = ("head", "mlp head", "norm", "lora", "last", "full", "cnn")
+TUNINGS = ("head", "mlp head", "bias", "norm", "lora", "last", "full", "cnn")
 RUN = "ab" * 16
 
 
@@ -83,6 +83,19 @@ def test_a_request_that_comes_again_gets_the_stored_codes(tmp_path: Path) -> Non
     assert {name: array.numpy().tobytes() for name, array in kept.items()} == sent(first)
     assert kept[CODES].dtype == "int8"
     assert sent(harness.ask("train", harness.images)) != sent(first)
+
+
+@pytest.mark.parametrize(("first", "then"), [(BITS, {}), ({}, BITS)], ids=["8 then 32", "32 then 8"])
+def test_a_round_cannot_be_asked_for_again_in_other_bits(
+    tmp_path: Path, first: dict[str, Scalar], then: dict[str, Scalar]
+) -> None:
+    one, other = (harness_of(tmp_path, settings) for settings in (first, then))
+    before = sent(one.ask("train", one.images, run=RUN))
+
+    seen = other.ask("train", other.images, run=RUN)
+
+    assert (seen.failure, dict(seen.reply)) == ("PRIVACY", {})
+    assert sent(one.ask("train", one.images, run=RUN)) == before
 
 
 def test_personal_tensors_stay_and_are_not_rounded(tmp_path: Path) -> None:
