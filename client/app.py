@@ -26,6 +26,7 @@ from common.messages.codec import (
     server_round_of,
 )
 from common.messages.fields import ARRAYS, LEDGER, Releases
+from common.messages.rounded_update import leaving_arrays
 from common.privacy.plan import PrivacyPlan
 from common.system.threads import pin_to_one_thread
 
@@ -141,7 +142,16 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
         trained = session.train(own | incoming, server_round=server_round, plan=plan, label_counts=labels)
         if own:
             personal.keep(server_round, {name: trained[name] for name in own})
-        return encode_update({name: trained[name] for name in incoming}, session.rows.num_units, evaluation)
+        # After the noise, and never before: rounding of what is not noised would move the sum beyond the clip bound.
+        leaving = leaving_arrays(
+            {name: trained[name] for name in incoming},
+            incoming,
+            Releases.of(config),
+            seed=config.seed,
+            client=session.name,
+            server_round=server_round,
+        )
+        return encode_update(leaving, session.rows.num_units, evaluation)
 
     return session.guard(run).answer(run, server_round, "train", content, compute, session.draw_labels)
 

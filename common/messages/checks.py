@@ -13,10 +13,12 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 
 from common.errors import BundleError, FederationError, NotFiniteError, PrivacyError
 from common.messages.codec import CONFIG, PROTOCOL, PROTOCOL_VERSION, Declaration, Evaluation, decode_evaluation
-from common.messages.fields import ARRAYS, CLIENT, LEDGER, METRICS, NUM_EXAMPLES, Releases
+from common.messages.fields import ARRAYS, CLIENT, CODES, LEDGER, METRICS, NUM_EXAMPLES, Releases
+from common.messages.rounded_update import leaving_shapes
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
 _NUMPY = "numpy.ndarray"
+_FLOATS, _BYTES = ("<f4", "<f8"), ("|i1",)
 
 
 def check_request(content: RecordDict, *, message_type: str) -> None:
@@ -67,7 +69,7 @@ def check_release(
     Raises:
         PrivacyError: A record or field is not declared, is missing, or has another shape.
     """
-    allowed = releases.fields(message_type)
+    allowed, travelling = releases.fields(message_type), leaving_shapes(travelling, releases)
     if set(content) != set(allowed):
         raise PrivacyError(f"records {sorted(content)} may not leave, only {sorted(allowed)}")
     for name, keys in allowed.items():
@@ -102,10 +104,11 @@ def check_reply(
         check_release(content, message_type=message_type, releases=releases, travelling=travelling)
     except PrivacyError as error:
         raise FederationError(f"client {declared.name} sent another reply than agreed: {error}") from None
+    travelling = leaving_shapes(travelling, releases)
     if any(list(record) != list(travelling) for record in content.array_records.values()):
         raise FederationError(f"client {declared.name} sent its tensors in another order than it received them")
     for record in content.array_records.values():
-        _check_numbers(record, travelling, declared.name, clipped=releases.mechanism.noise_at_server)
+        _check_numbers(record, travelling, declared.name, releases)
     if METRICS not in content:
         return None
     if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:
@@ -114,31 +117,34 @@ def check_reply(
 
 
 def _check_numbers(
-    record: ArrayRecord, travelling: Mapping[str, tuple[int, ...]], client: str, *, clipped: bool
+    record: ArrayRecord, travelling: Mapping[str, tuple[int, ...]], client: str, releases: Releases
 ) -> None:
-    """Refuse tensors whose bytes are not finite float32 numbers of the agreed shapes.
+    """Refuse tensors whose bytes are not finite numbers of the agreed types and shapes.
 
-    Where the server clips, an update that is not finite is allowed: it counts as zero and is accounted for.
+    Where the server clips, a float32 update that is not finite is allowed: it counts as zero and is accounted for. A
+    client whose update leaves rounded makes it zero itself.
     """
+    clipped = releases.mechanism.noise_at_server and not releases.rounded
     for name, array in record.items():
+        codes = releases.rounded and name == CODES
         try:
-            check_tensor(array, travelling[name])
+            check_tensor(array, travelling[name], types=_BYTES if codes else _FLOATS)
             values = array.numpy()
         except FederationError as error:
             raise FederationError(f"client {client} sent {error}") from None
-        if values.dtype != np.float32:
-            raise FederationError(f"client {client} sent a tensor of another type than it received")
+        if not codes and values.dtype != np.float32:
+            raise FederationError(f"client {client} sent a tensor of another type than agreed")
         if not clipped and not np.isfinite(values).all():
             raise NotFiniteError(f"client {client} sent a tensor with values that are not finite")
 
 
-def check_tensor(array: Array, shape: tuple[int, ...]) -> None:
+def check_tensor(array: Array, shape: tuple[int, ...], *, types: tuple[str, ...] = _FLOATS) -> None:
     """Refuse a tensor by its header, before its bytes are read.
 
     A few bytes can claim to be a tensor of any size, and a reader would reserve the memory.
 
     Raises:
-        FederationError: The tensor is not of 32 or 64 bit floats, or has another shape.
+        FederationError: The tensor is not of one of NumPy's `types`, or has another shape.
     """
     if array.stype != _NUMPY:
         raise FederationError("a tensor that numpy did not write")
@@ -150,5 +156,5 @@ def check_tensor(array: Array, shape: tuple[int, ...]) -> None:
     # numpy's reader raises errors of many types on forged bytes.
     except Exception as error:
         raise FederationError(f"a tensor that cannot be read ({type(error).__name__})") from None
-    if tuple(claimed) != tuple(shape) or dtype.str not in ("<f4", "<f8") or not whole:
+    if tuple(claimed) != tuple(shape) or dtype.str not in types or not whole:
         raise FederationError("a tensor of another type or shape than agreed")

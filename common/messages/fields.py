@@ -15,6 +15,8 @@ NUM_EXAMPLES, TRAIN_LOSS = "num-examples", "train-loss"
 CONFUSION, LOSS_SUM = "confusion", "loss-sum"
 PERSONAL_CONFUSION, PERSONAL_LOSS_SUM = "personal-confusion", "personal-loss-sum"
 CORRECT, WRONG, NOISED_CONFUSION = "noised-correct", "noised-wrong", "noised-confusion"
+# The tensors of an update in 8 bits.
+CODES, SCALES = "codes", "scales"
 
 DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
@@ -31,7 +33,8 @@ class Releases:
     A reply has exactly these fields, no more and no fewer. A round's reply holds counts if its number is a multiple of
     `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
-    impossible with a mechanism.
+    impossible with a mechanism. Updates of fewer than 32 `update_bits` leave rounded, see
+    `common.messages.rounded_update`.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
@@ -42,6 +45,7 @@ class Releases:
     train_loss: bool = False
     personal: bool = False
     counted_every: int = 1
+    update_bits: int = 32
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -56,7 +60,8 @@ class Releases:
         """
         personal = bool(config.model.personal) and not config.private
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
-        return cls(config.mechanism, config.metrics, needs_loss, personal, config.evaluation.every)
+        counted_every, bits = config.evaluation.every, config.training.update_bits
+        return cls(config.mechanism, config.metrics, needs_loss, personal, counted_every, bits)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.
@@ -65,6 +70,11 @@ class Releases:
         """
         counted = server_round % self.counted_every == 0
         return self if counted else replace(self, metrics="none", personal=False)
+
+    @property
+    def rounded(self) -> bool:
+        """True if updates leave as whole multiples of a scale."""
+        return self.update_bits < 32
 
     @property
     def signed(self) -> bool:
@@ -84,7 +94,7 @@ class Releases:
             return head
         if message_type == "train":
             return {
-                ARRAYS: None,
+                ARRAYS: (CODES, SCALES) if self.rounded else None,
                 METRICS: (NUM_EXAMPLES, *self._counts(closing=False), *self._extra(train=True)),
             } | head
         if message_type == "evaluate" and self.metrics != "none":

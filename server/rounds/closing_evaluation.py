@@ -52,7 +52,7 @@ def evaluate_at_clients(
     channel: Channel, strategy: Strategy, arrays: Arrays, clients: Mapping[str, EnrolledClient], server_round: int
 ) -> ClosingEvaluation:
     """Ask every client to evaluate a model."""
-    collector = ReplyCollector(channel, clients, {name: array.shape for name, array in arrays.items()})
+    collector = ReplyCollector(channel, clients, arrays)
     if not collector.nodes:
         return ClosingEvaluation(failures=collector.replies([])[1])
     config = run_config(channel.run_id)

@@ -1,7 +1,7 @@
 """Loop over the rounds of a run, with any Flower strategy."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import DECIDED, NOT_FINITE, wait_for_nodes
-from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
+from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector, content_bytes
 from server.rounds.round_record import RoundRecord
 from server.rounds.update_filter import OUTLIER, drop_outliers
 
@@ -113,13 +113,12 @@ class _Exchange:
         self.accepted: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        shapes = {name: array.shape for name, array in arrays.items()}
-        collector = ReplyCollector(replace(channel, releases=channel.releases.in_round(number)), cohort, shapes)
+        collector = ReplyCollector(replace(channel, releases=channel.releases.in_round(number)), cohort, arrays)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
             messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, collector.cohort_grid))
-        self.bytes_down = _mean_bytes(messages)
+        self.bytes_down = _mean(map(content_bytes, messages))
         self._ask(collector, messages, arrays, settings)
         for _ in range(settings.retries):
             if len(self.accepted) >= settings.min_clients:
@@ -128,7 +127,7 @@ class _Exchange:
             again = {node for name, node in collector.nodes.items() if self.failures.get(name) not in (None, *_FINAL)}
             repeated = [_copy(message) for message in messages if message.metadata.dst_node_id in again]
             self._ask(collector, repeated, arrays, settings)
-        self.bytes_up = _mean_bytes([reply for reply, _ in self.accepted.values()])
+        self.bytes_up = _mean(collector.received[name] for name in self.accepted)
 
     def _ask(
         self, collector: ReplyCollector, messages: Sequence[Message], arrays: Arrays, settings: RoundSettings
@@ -202,6 +201,6 @@ def _noised_message(messages: Sequence[Message], arrays: Arrays, central: Privac
     return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
 
 
-def _mean_bytes(messages: Sequence[Message]) -> float:
-    total_bytes = sum(record.count_bytes() for message in messages for record in message.content.values())
-    return total_bytes / max(1, len(messages))
+def _mean(sizes: Iterable[int]) -> float:
+    counted = list(sizes)
+    return sum(counted) / max(1, len(counted))

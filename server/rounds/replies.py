@@ -5,14 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError, NotFiniteError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
-from common.messages.codec import Evaluation, decode_head
-from common.messages.fields import LEDGER, Releases
+from common.messages.codec import Evaluation, arrays_to_record, decode_head
+from common.messages.fields import ARRAYS, LEDGER, Releases
+from common.messages.rounded_update import restore_model
 from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, NOT_FINITE, UNREACHABLE, deliver, failure_of
@@ -44,17 +47,17 @@ class Channel:
 class ReplyCollector:
     """Sender of messages to some clients that keeps the replies which pass all checks.
 
-    A client without a node is not asked. `shapes` names the tensors that travel, in order.
+    A client without a node is not asked. `model` holds the tensors that are sent, in order. Accepted replies hold
+    float32 tensors, also where updates come rounded. `received` has the bytes of each reply as it came, by name.
     """
 
-    def __init__(
-        self, channel: Channel, clients: Mapping[str, EnrolledClient], shapes: Mapping[str, tuple[int, ...]]
-    ) -> None:
+    def __init__(self, channel: Channel, clients: Mapping[str, EnrolledClient], model: Arrays) -> None:
         self._clients = clients
         self.nodes = {name: client.node_id for name, client in clients.items() if client.node_id is not None}
         self.cohort_grid = cast(Grid, CohortNodes(self.nodes.values()))
         self._channel = channel
-        self._shapes = dict(shapes)
+        self._model = model
+        self.received: dict[str, int] = {}
 
     def replies(self, messages: Sequence[Message]) -> tuple[AcceptedReplies, dict[str, str]]:
         """Send messages and return accepted replies and failure codes, both by name and sorted.
@@ -83,17 +86,33 @@ class ReplyCollector:
         return accepted, dict(sorted(failed.items()))
 
     def _check(self, name: str, reply: Message, message_type: str) -> Evaluation | None:
+        releases = self._channel.releases
         evaluation = check_reply(
             reply.content,
             self._clients[name].declaration,
             message_type=message_type,
-            releases=self._channel.releases,
-            travelling=self._shapes,
+            releases=releases,
+            travelling={key: array.shape for key, array in self._model.items()},
         )
-        if self._channel.releases.signed:
+        if releases.signed:
             # Decode the head here: a malformed one must fail this client, not the whole round.
             decode_head(reply.content)
+        self.received[name] = content_bytes(reply)
+        if releases.rounded and ARRAYS in reply.content:
+            self._restore(name, reply)
         return evaluation
+
+    def _restore(self, name: str, reply: Message) -> None:
+        """Put the model that a rounded update leads to into its reply.
+
+        Everything that clips, filters or aggregates then bounds what is really added, whatever scales a client sent.
+        """
+        model = restore_model(reply.content.array_records[ARRAYS], self._model)
+        clipped = self._channel.releases.mechanism.noise_at_server
+        # A finite scale can still lead beyond float32. Where the server clips, such an update counts as zero.
+        if not clipped and not all(np.isfinite(array).all() for array in model.values()):
+            raise NotFiniteError(f"client {name} sent an update that leads to values that are not finite")
+        reply.content[ARRAYS] = arrays_to_record(model)
 
     def _drop_older_ledgers(self, accepted: AcceptedReplies, failed: dict[str, str]) -> None:
         """Drop clients whose ledger lacks entries that the server has seen."""
@@ -107,3 +126,8 @@ class ReplyCollector:
             _log.error("left out: %s", reason)
             del accepted[name]
             failed[name] = ClientFailure.LEDGER.name
+
+
+def content_bytes(message: Message) -> int:
+    """Return the bytes of all records of a message."""
+    return sum(record.count_bytes() for record in message.content.values())

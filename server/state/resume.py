@@ -34,6 +34,7 @@ _ADDED: dict[str, Scalar] = {
     "model.cnn-depth": 2,
     "model.initial": "",
     "training.class-weights": "",
+    "training.update-bits": 32,
 }
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.
 _REWRITTEN: dict[str, tuple[Scalar, Scalar]] = {"min-clients": (0, "")}

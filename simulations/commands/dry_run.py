@@ -23,6 +23,8 @@ from common.data.partitioning.privacy_units import check_unit
 from common.data.scan import check_training_labels
 from common.data.sources.registry import OpenSource, open_source
 from common.inference.earlier_model import with_earlier_model
+from common.messages.fields import Releases
+from common.messages.rounded_update import update_bytes
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
@@ -138,11 +140,11 @@ def _rate(plan: Mapping[str, Any]) -> str:
 
 
 def _model(trainer: Trainer, arrays: Arrays) -> dict[str, Any]:
-    travelling = [array for name, array in arrays.items() if name not in trainer.personal]
+    travelling = {name: array.shape for name, array in arrays.items() if name not in trainer.personal}
     return {
         "tensors": len(arrays),
         "trained_parameters": int(sum(array.size for array in arrays.values())),
-        "bytes_a_client_and_round": int(sum(array.nbytes for array in travelling)),
+        "bytes_a_client_and_round": update_bytes(travelling, Releases.of(trainer.config)),
         "tuning": trainer.config.tuning,
     }
 

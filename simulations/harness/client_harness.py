@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from common.messages.codec import (
     record_to_arrays,
 )
 from common.messages.fields import ARRAYS, METRICS
+from common.messages.rounded_update import model_in_reply
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from simulations.engines.in_process import InProcessGrid, message_bytes
@@ -57,6 +58,7 @@ class Observation:
         lines: Log lines of the client.
         leaving: All bytes of the reply, with metadata and error.
         draws: Uses of repeated streams, in order.
+        asked: Model in the message that was answered.
     """
 
     reply: RecordDict
@@ -64,11 +66,12 @@ class Observation:
     lines: tuple[str, ...]
     leaving: bytes
     draws: tuple[Draw, ...]
+    asked: Arrays = field(default_factory=dict)
 
     @cached_property
     def arrays(self) -> Arrays:
-        """Tensors that left, float32."""
-        return record_to_arrays(self.reply.array_records[ARRAYS])
+        """Model that left, float32, as the server restores it where its update left rounded."""
+        return model_in_reply(self.reply.array_records[ARRAYS], self.asked)
 
     def metric(self, *names: str) -> np.ndarray:
         """Return the numbers of some metrics, concatenated, int64."""
@@ -237,7 +240,8 @@ class ClientHarness:
         failure = str(reply.error.reason) if reply.has_error() else ""
         left = RecordDict() if failure else reply.content
         draws = session.streams.draws if isinstance(session.streams, RepeatedStreams) else ()
-        return Observation(left, failure, tuple(lines), message_bytes(reply), tuple(draws))
+        asked = record_to_arrays(content.array_records[ARRAYS]) if ARRAYS in content else {}
+        return Observation(left, failure, tuple(lines), message_bytes(reply), tuple(draws), asked)
 
     def content(
         self,

@@ -10,6 +10,7 @@ from client.session import client_name
 from common.config.loading import resolved
 from common.messages.codec import Declaration, encode_update
 from common.messages.fields import Releases
+from common.messages.rounded_update import leaving_arrays
 from common.privacy.plan import SENSITIVITY_SLACK
 from server.aggregation.strategies import build_strategy
 from server.rounds.enrollment import EnrolledClient
@@ -84,7 +85,7 @@ def released(harness: ClientHarness, updates: Sequence[np.ndarray], *, draws: li
     """
     config = harness.config
     plan, start = config.plan(config.cohort_size), {"weights": np.zeros(_SIZE, dtype=np.float32)}
-    grid = InProcessGrid(_sending_app(updates), len(updates), resolved(config))
+    grid = InProcessGrid(_sending_app(updates, Releases.of(config)), len(updates), resolved(config))
     clients = {
         client_name(number): EnrolledClient(Declaration("", _num_units(number), _CLASSES, (4,), ""), node)
         for number, node in enumerate(grid.get_node_ids())
@@ -105,7 +106,7 @@ def _num_units(number: int) -> int:
     return int(100 * 2**number)
 
 
-def _sending_app(updates: Sequence[np.ndarray]) -> ClientApp:
+def _sending_app(updates: Sequence[np.ndarray], releases: Releases) -> ClientApp:
     app = ClientApp()
 
     @app.train()
@@ -113,6 +114,14 @@ def _sending_app(updates: Sequence[np.ndarray]) -> ClientApp:
         number = int(str(context.node_config["partition-id"]))
         with np.errstate(over="ignore", invalid="ignore"):
             arrays = {"weights": updates[number].astype(np.float32)}
-        return Message(encode_update(arrays, _num_units(number), None), reply_to=message)
+            sent = leaving_arrays(
+                arrays,
+                {"weights": np.zeros(_SIZE, dtype=np.float32)},
+                releases,
+                seed=0,
+                client=client_name(number),
+                server_round=1,
+            )
+        return Message(encode_update(sent, _num_units(number), None), reply_to=message)
 
     return app

@@ -65,7 +65,8 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
     counts = {"num-examples"} | _COUNTS.get((mechanism, metrics, kind), set())
     if kind == "evaluate":
         return {} if metrics == "none" else {"metrics": counts} | head
-    return {"arrays": set(harness.start), "metrics": counts} | head
+    arrays = {"codes", "scales"} if harness.config.training.update_bits == 8 else set(harness.start)
+    return {"arrays": arrays, "metrics": counts} | head
 
 
 def _fields(harness: ClientHarness, kind: str, seen: Observation) -> Check:

@@ -59,6 +59,7 @@ STREAMS: dict[str, tuple[tuple[str | int, ...], tuple[float, float]]] = {
     "order": (("order",), (0.23542155671676623, 0.9865975194535279)),
     "partition": (("partition",), (0.4292114935273761, 0.35260234813361724)),
     "partition *": (("partition", 2), (0.9278044635789933, 0.9391515631529189)),
+    "rounding * *": (("rounding", "00003", 7), (0.6187811946721858, 0.14367843204265862)),
     "weights": (("weights",), (0.3092230098717178, 0.7337282176717107)),
 }
 # At seed 3, of client 00003 in round 7.
@@ -76,7 +77,7 @@ SETTINGS = {
     "min-client-size validation image-size bit-depth gray-window background test-fraction",
     "model.": "backbone weights weights-sha256 initial head tuning cnn-depth lora-rank personal",
     "training.": "optimizer learning-rate momentum weight-decay schedule warmup-rounds local-epochs batch-size "
-    "class-weights label-smoothing augmentation rotation-weight autocast",
+    "class-weights label-smoothing augmentation rotation-weight autocast update-bits",
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "

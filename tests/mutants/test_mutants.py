@@ -22,6 +22,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its mutants
     of_noise,
     of_releases,
     of_replay,
+    of_rounding,
     of_sampling,
     of_server,
     of_streams,

@@ -80,9 +80,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     [
         {"strategy.name": "FedAdam"},
         {"strategy.name": "FedAvgM", "strategy.server-momentum": 0.5, "stopping.keep": "best"},
-        {"client-fraction": 0.6, "stopping.patience": 2},
+        {"client-fraction": 0.6, "stopping.patience": 2, "training.update-bits": 8},
     ],
-    ids=["FedAdam", "FedAvgM-best", "cohorts-patience"],
+    ids=["FedAdam", "FedAvgM-best", "cohorts-patience-8-bits"],
 )
 def test_a_stopped_run_ends_with_the_same_bytes(
     start: Callable[..., tuple[dict[str, Any], Path]], stop: Callable[[], Any], settings: dict[str, Scalar]

@@ -23,6 +23,7 @@ from common.data.preprocessing import Prepared
 from common.inference.earlier_model import with_earlier_model
 from common.messages.codec import Declaration, Evaluation, encode_update, record_to_arrays, server_round_of
 from common.messages.fields import ARRAYS, Releases
+from common.messages.rounded_update import leaving_arrays
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from common.strategies import STRATEGIES
@@ -79,8 +80,10 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
 
 
 def _releases(trainer: Trainer) -> Releases:
-    """Return the fields of a reply that the strategy needs."""
-    return Releases(metrics="none", train_loss=STRATEGIES[trainer.config.strategy.name].needs_exact_loss)
+    """Return the fields of a reply that strategy and settings need."""
+    config = trainer.config
+    needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
+    return Releases(metrics="none", train_loss=needs_loss, update_bits=config.training.update_bits)
 
 
 def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
@@ -100,15 +103,18 @@ def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         partition_id = int(context.node_config["partition-id"])
         rows, incoming = rows_of(partition_id), record_to_arrays(message.content.array_records[ARRAYS])
+        name, server_round = client_name(partition_id), server_round_of(message.content)
         trained = trainer.train(
             incoming,
             rows,
-            name=client_name(partition_id),
-            server_round=server_round_of(message.content),
+            name=name,
+            server_round=server_round,
             plan=plan_of(rows),
             label_counts=labels_of(partition_id),
         )
-        return Message(encode_update(trained, rows.num_units, _findings(trainer, incoming, rows)), reply_to=message)
+        releases = _releases(trainer)
+        sent = leaving_arrays(trained, incoming, releases, seed=config.seed, client=name, server_round=server_round)
+        return Message(encode_update(sent, rows.num_units, _findings(trainer, incoming, rows)), reply_to=message)
 
     return app
 

@@ -282,6 +282,14 @@ def test_parse_refuses_to_choose_by_exact_counts_under_dp(chosen: dict[str, Scal
         parse(override(defaults(), settings | chosen))
 
 
+@pytest.mark.parametrize("bits", [0, 4, 16, "8", True])
+def test_parse_takes_8_or_32_bits_of_an_update(make_config: MakeConfig, bits: Scalar) -> None:
+    assert make_config({"training.update-bits": 8}).training.update_bits == 8
+
+    with pytest.raises(ConfigError, match=r"training\.update-bits: Input should be 8 or 32"):
+        make_config({"training.update-bits": bits})
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -27,7 +27,6 @@ from tests.support.server.enrollment import (
     DECLARED,
     PRIVATE,
     RUN,
-    SHAPES,
     Say,
     app_of,
     fails,
@@ -41,7 +40,7 @@ def gather(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     grid = InProcessGrid(app_of({}, trained), 3, {})
     clients = {f"{n:05d}": EnrolledClient(Declaration(f"{n:05d}", **DECLARED), n + 2) for n in range(3)}
-    gathering = ReplyCollector(Channel(grid, releases, RUN, keeper), clients, SHAPES)
+    gathering = ReplyCollector(Channel(grid, releases, RUN, keeper), clients, {"w": np.zeros(2, np.float32)})
     content = RecordDict({ARRAYS: arrays_to_record({"w": np.zeros(2, np.float32)}), CONFIG: run_config(RUN)})
     messages = [Message(content.copy(), client.node_id, "train") for client in clients.values()]
     return gathering.replies(messages[::-1])

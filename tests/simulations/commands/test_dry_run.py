@@ -44,6 +44,12 @@ def test_foresee_counts_what_is_trained_and_what_travels(make_config: MakeConfig
     assert model["tensors"] == 8
     assert model["bytes_a_client_and_round"] == 4 * model["trained_parameters"]
 
+    rounded = foresee(make_config(CNN | {"training.update-bits": 8}))["model"]
+
+    # A scale of 4 bytes for 256 values of one tensor.
+    scales = rounded["bytes_a_client_and_round"] - rounded["trained_parameters"]
+    assert 0 <= scales - 4 * rounded["trained_parameters"] / 256 <= 4 * rounded["tensors"]
+
 
 def test_foresee_tells_the_clip_bound_of_the_servers_plan(make_config: MakeConfig) -> None:
     config = make_config({"privacy.mechanism": "client-dp", "num-clients": 40, "privacy.noise-multiplier": 5.0})

@@ -63,11 +63,12 @@ def leaky(digits: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[F
     return done.results[0], scores, folder
 
 
-@pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam", "QFedAvg"])
+@pytest.mark.parametrize(("strategy", "bits"), [("FedAvg", 32), ("FedAdam", 8), ("QFedAvg", 32)])
 def test_federate_gives_the_model_that_a_run_gives(
-    strategy: str, make_config: MakeConfig, population: Population, tmp_path: Path
+    strategy: str, bits: int, make_config: MakeConfig, population: Population, tmp_path: Path
 ) -> None:
     settings: dict[str, Scalar] = {"training.local-epochs": 2, "client-fraction": 0.7, "strategy.name": strategy}
+    settings["training.update-bits"] = bits
     config = make_config(OPEN | settings | {"output-dir": str(tmp_path / "run")})
     run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
 
