@@ -8,7 +8,6 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from common.config.schema import RunConfig
 from common.inference.classifier import load_model
 from tests.support.data.hostile_files import BAD
 from tests.support.inference.stored_models import CLASSES
-from tests.support.ordinary_user import rights_given_up
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -191,23 +189,6 @@ def test_folder_of_a_data_set_is_classified_as_its_images_are(
 
     assert result.exit_code == 0, result.output
     assert [row["top"] for row in rows_of(result)] == [row["top"] for row in rows_of(plain)]
-
-
-@pytest.mark.parametrize("form", ["saved", "shards"])
-def test_a_closed_file_of_a_data_set_is_named(pet_run: Path, pets: Path, tmp_path: Path, form: str) -> None:
-    rows = Dataset.from_dict({"img": [str(next(pets.rglob("*.png")))]}).cast_column("img", ImageColumn())
-    if form == "saved":
-        rows.save_to_disk(str(tmp_path / "set"))
-    else:
-        (tmp_path / "set").mkdir()
-        rows.to_parquet(str(tmp_path / "set" / "train.parquet"))
-    closed = next(file for file in (tmp_path / "set").iterdir() if file.suffix in (".arrow", ".parquet"))
-    closed.chmod(0)
-
-    with rights_given_up() if os.geteuid() == 0 else nullcontext():
-        result = predict(pet_run, tmp_path / "set")
-
-    assert (result.exit_code, closed.name in result.output, "ermission denied" in result.output) == (2, True, True)
 
 
 def test_predicting_writes_nothing_beside_the_model(pet_run: Path, pets: Path) -> None:
