@@ -1,5 +1,6 @@
 """Record of a simulation's images, by which a resumed run finds those that changed."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -85,7 +86,7 @@ _ABSENT = ("", b"")
 
 def has_record(folder: Path) -> bool:
     """Return whether a run's folder has a record of its images."""
-    return (folder / FILE).is_file()
+    return os.path.isfile(folder / FILE)
 
 
 def refuse_changed_images(folder: Path, data: DataConfig, record: ImageRecord) -> None:

@@ -106,7 +106,9 @@ def _unused_images(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("images unused", f"{summary['images_unused']}: the partitioner assigned them to no client"))
     if summary["skipped_files"]:
         mark = "(simulation only: a real client does not report this number)"
-        rows.append(("files skipped", f"{summary['skipped_files']} could not be used  {mark}"))
+        rows.append(
+            ("files skipped", f"{summary['skipped_files']} bad, without a label or of a class left out  {mark}")
+        )
     return rows
 
 

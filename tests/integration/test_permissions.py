@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, Image
 
 from tests.support.data.sources import write_png
 from tests.support.ordinary_user import Done, OrdinaryUser, ordinary_user
@@ -35,6 +36,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, user: OrdinaryUser) -> Path:
         for shade, name in enumerate(TEXT):
             write_png(root / folder / name, 40 * shade)
     (root / "table" / "t.csv").write_text("path,label\n" + "".join(f"{name},{name[:3]}\n" for name in TEXT))
+    rows = Dataset.from_dict(
+        {"img": [str(root / "pets" / name) for name in TEXT], "label": ["cat", "cat", "dog", "dog"]}
+    )
+    rows.cast_column("img", Image()).save_to_disk(str(root / "saved"))
+    (root / "shards").mkdir()
+    rows.cast_column("img", Image()).to_parquet(str(root / "shards" / "train.parquet"))
     for folder in ("home", "work", "out", "bare", "fresh/cache/scans"):
         (root / folder).mkdir(parents=True)
     (root / "fresh" / "cache" / "scans" / "s.npz").touch()
@@ -85,6 +92,15 @@ READERS = {
     "init": "client init {}/out/ward --data {}/SOURCE",
     "layers": "audit layers --set data.source={}/SOURCE",
 }
+
+
+@pytest.mark.parametrize("command", [READERS["inspect"], READERS["dry run"], "predict {}/run {}/SOURCE"])
+@pytest.mark.parametrize("closed", ["saved/data-00000-of-00001.arrow", "shards/train.parquet", "saved", "shards"])
+def test_closed_files_of_a_data_set_are_named(user: OrdinaryUser, place: Path, command: str, closed: str) -> None:
+    with _closed(place / closed, CLOSED):
+        done = _run(user, place, command.replace("SOURCE", closed.partition("/")[0]))
+
+    _assert_one_line(done, place / closed)
 
 
 @pytest.mark.parametrize("command", READERS.values(), ids=READERS)

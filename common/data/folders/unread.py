@@ -8,6 +8,9 @@ from common.data.folders.folder_tree import Folder
 from common.data.folders.layout import Layout, part_of
 from common.data.image_formats import FOREIGN_FORMATS
 
+# Text files are more often notes than tables, so `.txt` is not among them.
+TABLES = (".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".parquet", ".pq")
+TABLE_ADVICE = "a table is read if data.source names it"
 _MAX_NAMES = 8
 _REMEDIES = {row.name: row.remedy for row in FOREIGN_FORMATS}
 
@@ -23,7 +26,8 @@ def describe_unread(root: Folder, layout: Layout) -> tuple[str, ...]:
     if loose:
         phrases.append(f"{_count(len(loose), 'loose image')} outside the class folders ({_names(_below(root, loose))})")
     if others := Counter(kind for folder in everything for kind in folder.others):
-        phrases.append("files " + ", ".join(_kind(kind, count) for kind, count in others.most_common()))
+        advice = f" ({TABLE_ADVICE})" if others.keys() & set(TABLES) else ""
+        phrases.append("files " + ", ".join(_kind(kind, count) for kind, count in others.most_common()) + advice)
     if empty:
         phrases.append(f"empty class folders: {_names(sorted(set(_below(root, (row.path for row in empty)))))}")
     if loops := [folder.path / name for folder in everything for name in folder.loops]:

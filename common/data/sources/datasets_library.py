@@ -224,8 +224,10 @@ def read_all_images(root: Path) -> list[Entries]:
     """Read the images of a folder that `datasets` saved, without labels, by part.
 
     Raises:
-        DataError: The folder is damaged, or has no column of images.
+        DataError: The folder is damaged or closed to this user, or has no column of images.
     """
+    if closed := closed_among(root.rglob("*")):
+        raise DataError(closed)
     data = _load(root)
     found = []
     for name, rows in data.items() if isinstance(data, Mapping) else [("", data)]:

@@ -8,7 +8,7 @@ import numpy as np
 from common.config.sections import DataConfig
 from common.data.folders.folder_tree import RESULTS, Folder, read_tree
 from common.data.folders.layout import ClassFolder, Layout, read_layout
-from common.data.folders.unread import describe_faults, describe_unread
+from common.data.folders.unread import TABLE_ADVICE, TABLES, describe_faults, describe_unread
 from common.data.image_formats import FORMATS
 from common.data.sources.base_source import (
     Entries,
@@ -48,8 +48,13 @@ def open_folder(config: DataConfig) -> ImageSource:
         str(root.resolve()),
         not_read=describe_unread(tree, layout),
         fault=_fault(config.source, tree, layout),
-        doubt=layout.doubt and f"data.source={config.source!r}: {layout.doubt}",
+        doubt=layout.doubt and f"data.source={config.source!r}: {layout.doubt}{_advice_on_tables(tree)}",
     )
+
+
+def _advice_on_tables(tree: Folder) -> str:
+    found = {kind for folder in tree.walk() for kind in folder.others} & set(TABLES)
+    return f"\n  {TABLE_ADVICE}; found here: {', '.join(sorted(found))}" if found else ""
 
 
 def _fault(source: str, tree: Folder, layout: Layout) -> str:

@@ -141,7 +141,7 @@ def test_no_images_give_no_rows(stored: Path) -> None:
         ([None], "NoneType is not a path"),
         ([np.ones((1, 9), np.uint8)], "at least 2"),
         ("/no/such/image.png", "/no/such/image.png: no such file"),
-        ([Image.new("F", (9, 9))], "image number 0: 32 bits per channel, which are not read"),
+        ([Image.new("F", (9, 9))], r"image number 0: .*32 bits per channel \(floating point\)"),
     ],
 )
 def test_images_that_cannot_be_used_are_named(stored: Path, image: Any, fragment: str) -> None:

@@ -87,7 +87,7 @@ def test_summary_and_table_say_what_was_left_out(
 
     assert (summary["images_unused"], summary["skipped_files"]) == (unused, skipped)
     assert (f"{unused}: the partitioner assigned them to no client" in table) is bool(unused)
-    assert (f"{skipped} could not be used  (simulation only" in table) is bool(skipped)
+    assert (f"{skipped} bad, without a label or of a class left out  (simulation only" in table) is bool(skipped)
 
 
 @pytest.mark.parametrize(

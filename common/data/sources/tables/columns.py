@@ -58,10 +58,12 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 ROLES = tuple(_NAMES)
 # Key of a column that a reader was asked for by its own name.
 FURTHER = "further"
+_MEANINGS = {"path": "the files", "label": "the classes"}
 TRAIN, TEST = frozenset({"", "train", "training"}), frozenset({"test", "testing"})
 VALIDATION = frozenset({"val", "valid", "validation", "dev"})
 # As `datasets` names the finer of two label columns.
 _FIRST_LABELS = ("label", "labels", "fine_label")
+MAX_TITLES = 10  # rows among which a header is looked for
 _MAX_SHOWN = 12
 
 
@@ -178,6 +180,21 @@ def find_groups(header: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]
     return found, tuple(others)
 
 
+def find_header(rows: Sequence[Sequence[str]], file: Path) -> int:
+    """Return the first row that names most of the needed columns."""
+    # People write a title above their table.
+    return max(range(len(rows)), key=lambda row: num_needed(rows[row], file), default=0)
+
+
+def num_needed(header: Sequence[str], file: Path) -> int:
+    """Return how many of the two columns that a manifest needs a header has."""
+    try:
+        return len(find_columns(header, file).keys() & {"path", "label"})
+    # A table in doubt is still one, but less than another without any.
+    except DataError:
+        return int(len(candidates(header, "path")) == 1)
+
+
 def missing_column(file: Path, role: str, header: Sequence[str]) -> DataError:
     """Return the error for a table without a column for a role."""
     names = [name for name in header if name]
@@ -200,7 +217,10 @@ def _advice(role: str, names: Sequence[str]) -> str:
         for plain, name in known.items()
     }
     nearest = max(scores, key=lambda name: scores[name], default="")
-    return f": is {nearest} the {role}? Then rename it to {role}" if scores.get(nearest, 0) >= 0.6 else ""
+    if scores.get(nearest, 0) >= 0.6:
+        return f": is {nearest} the {role}? Then rename it to {role}"
+    more = "; columns of single classes must become one" if role == "label" else ""
+    return f": rename the column with {_MEANINGS[role]} to {role}{more}"
 
 
 def choose_split(found: dict[str, str], values: Sequence[str]) -> dict[str, str]:

@@ -1,16 +1,13 @@
 """Tables in the workbooks of spreadsheet programs."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.data.sources.tables.columns import candidates, cell_text, find_columns
+from common.data.sources.tables.columns import MAX_TITLES, cell_text, find_header, num_needed
 from common.data.sources.tables.text_tables import Sheet
 from common.errors import DataError
-
-_MAX_TITLES = 10
 
 
 def read_spreadsheet(file: Path) -> Sheet:
@@ -44,17 +41,9 @@ def read_spreadsheet(file: Path) -> Sheet:
     filled = {title: sheet for title, sheet in sheets.items() if sheet.header}
     if not filled:
         return Sheet((), [], [])
-    chosen = max(filled, key=lambda title: _num_needed(filled[title].header, file))
+    chosen = max(filled, key=lambda title: num_needed(filled[title].header, file))
     note = (f"{file.name} is read from its sheet {chosen}",) if len(filled) > 1 else ()
     return replace(filled[chosen], notes=note)
-
-
-def _num_needed(header: Sequence[str], file: Path) -> int:
-    try:
-        return len(find_columns(header, file).keys() & {"path", "label"})
-    # A table in doubt is still one, but less than another sheet without any.
-    except DataError:
-        return int(len(candidates(header, "path")) == 1)
 
 
 def _sheet(sheet: Any, file: Path) -> Sheet:
@@ -64,8 +53,7 @@ def _sheet(sheet: Any, file: Path) -> Sheet:
         for line, values in enumerate(sheet.iter_rows(values_only=True), start=1)
         if any(cells := [cell_text(value) for value in values])
     ]
-    # People write a title above their table.
-    top = max(range(len(lines[:_MAX_TITLES])), key=lambda row: _num_needed(lines[row][1], file), default=0)
+    top = find_header([cells for _, cells in lines[:MAX_TITLES]], file)
     header = tuple(lines[top][1]) if lines else ()
     rows = [[*cells[: len(header)], *[""] * (len(header) - len(cells))] for _, cells in lines[top + 1 :]]
     return Sheet(header, rows, [line for line, _ in lines[top + 1 :]])

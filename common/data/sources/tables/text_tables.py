@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.sources.tables.columns import candidates, find_columns
+from common.data.sources.tables.columns import MAX_TITLES, candidates, find_columns, find_header
 from common.errors import DataError
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -57,18 +57,15 @@ def read_text_table(file: Path) -> Sheet:
     said = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)
     text, skipped = (rest, 1) if said else (text, 0)
     separator = said[1] if said else _separator(text, file)
-    header: tuple[str, ...] = ()
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    for line, cells in _records(text, separator, file, skipped):
-        if not header:
-            header = tuple(cells)
-        elif any(cells):
-            rows.append(_fitted(cells, header, file, line, separator))
-            lines.append(line)
+    records = list(_records(text, separator, file, skipped))
+    top = find_header([cells for _, cells in records[:MAX_TITLES]], file)
+    header = tuple(records[top][1]) if records else ()
+    filled = [record for record in records[top + 1 :] if any(record[1])]
+    rows = [_fitted(cells, header, file, line, separator) for line, cells in filled]
     notes = [] if encoding.startswith("utf-8") else [f"{file.name} is read as {_SHOWN.get(encoding, encoding)}"]
     notes += [] if separator == "," else [f"{file.name} is separated by {_SEPARATORS.get(separator, separator)}s"]
-    return Sheet(header, rows, lines, tuple(notes))
+    notes += [f"{file.name} has its header in line {records[top][0]}"] if top else []
+    return Sheet(header, rows, [line for line, _ in filled], tuple(notes))
 
 
 def _decoded(content: bytes, file: Path) -> tuple[str, str]:
@@ -108,6 +105,7 @@ def _fit(text: str, separator: str, file: Path) -> tuple[int, int, float]:
             records.append(cells)
             if len(records) > _SAMPLE:
                 break
+        records = records[find_header(records[:MAX_TITLES], file) :]
         roles = set(find_columns(records[0], file)) if records else set()
     # Under a wrong separator quotes may stay open: that is a point against it, not yet a fault of the file.
     except DataError:

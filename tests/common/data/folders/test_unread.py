@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from common.data.folders.unread import TABLES
+from common.data.sources.manifest import MANIFEST_SUFFIXES
 from common.errors import DataError
 from tests.support.data.folders import open_at, write_folder
 from tests.support.ordinary_user import rights_given_up
 
 PETS = "cat*2 dog*1 "
+NAME_TABLES = " (a table is read if data.source names it)"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,11 @@ PETS = "cat*2 dog*1 "
         (PETS + "a.png b.jpg c.jfif", "Not read: 3 loose images outside the class folders (a.png, b.jpg, c.jfif)"),
         (PETS + "emu/ frog/x/", "Not read: empty class folders: emu, frog"),
         (PETS + "emu/notes.txt", "Not read: files .txt 1; empty class folders: emu"),
-        (PETS + "cat/a.txt dog/b.TXT labels.csv readme", "Not read: files .txt 2, .csv 1, without suffix 1"),
+        (
+            PETS + "cat/a.txt dog/b.TXT labels.csv readme",
+            "Not read: files .txt 2, .csv 1, without suffix 1" + NAME_TABLES,
+        ),
+        (PETS + "cat/a.xlsx b.parquet c.TSV", "Not read: files .parquet 1, .tsv 1, .xlsx 1" + NAME_TABLES),
         (
             PETS + "cat/a.heic",
             "Not read: files HEIC 1 (convert to JPEG or PNG, such as `heif-convert IN OUT.png`)",
@@ -68,6 +75,28 @@ def test_describe_unread_names_each_kind_once(tmp_path: Path, listed: str, said:
     assert said in "".join(lines)
     if said.startswith("Not read"):
         assert lines == [said]
+
+
+def test_tables_are_those_of_manifests() -> None:
+    assert {*TABLES, ".txt"} == {*MANIFEST_SUFFIXES}
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("train*2 test*2 train/metadata.csv test/metadata.csv", ".csv"),
+        ("train*2 val*1 labels.XLSX", ".xlsx"),
+        ("a/cat*1 a/dog*1 b/cat*1 b/dog*1 index.tsv notes.txt all.parquet", ".parquet, .tsv"),
+        ("archive/cat*1 archive/dog*1 archive/list.csv", ".csv"),
+        ("train*2 test*2 notes.txt", ""),
+    ],
+)
+def test_refusal_of_a_folder_names_the_tables_in_it(tmp_path: Path, listed: str, found: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_at(write_folder(tmp_path, listed))
+
+    lines = str(caught.value).splitlines()
+    assert (lines[-1] == f"  a table is read if data.source names it; found here: {found}") is bool(found), lines
 
 
 def test_describe_unread_shortens_long_lists(tmp_path: Path) -> None:
