@@ -8,10 +8,8 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import ArrayRecord
 
 from common.arrays import Arrays
-from common.messages.codec import record_to_arrays
 from common.messages.fields import CODES, SCALES, Releases
 from common.randomness import public_stream
 
@@ -89,13 +87,13 @@ def round_update(trained: Arrays, incoming: Arrays, rng: np.random.Generator) ->
     return {CODES: np.concatenate(codes), SCALES: np.concatenate(scales)}
 
 
-def restore_model(record: ArrayRecord, incoming: Arrays) -> Arrays:
+def restore_model(rounded: Arrays, incoming: Arrays) -> Arrays:
     """Return the float32 model that a rounded update leads to.
 
-    `incoming` is the model that was sent. The record has the names, types and shapes of `leaving_shapes`. A large scale
-    may give infinite values.
+    `incoming` is the model that was sent. `rounded` has the names and shapes of `leaving_shapes`. A large scale may
+    give infinite values.
     """
-    codes, scales = record[CODES].numpy(), record[SCALES].numpy()
+    codes, scales = rounded[CODES], rounded[SCALES]
     restored, value, run = {}, 0, 0
     for name, before in incoming.items():
         next_value, next_run = value + before.size, run + _num_runs(before.size)
@@ -104,11 +102,6 @@ def restore_model(record: ArrayRecord, incoming: Arrays) -> Arrays:
             after = (before.ravel() + codes[value:next_value] * scale).astype(np.float32)
         restored[name], value, run = after.reshape(before.shape), next_value, next_run
     return restored
-
-
-def model_in_reply(record: ArrayRecord, incoming: Arrays) -> Arrays:
-    """Return the float32 model in a client's reply, rounded or not."""
-    return restore_model(record, incoming) if set(record) == {CODES, SCALES} else record_to_arrays(record)
 
 
 def _num_runs(size: int) -> int:

@@ -107,7 +107,8 @@ class ReplyCollector:
 
         Everything that clips, filters or aggregates then bounds what is really added, whatever scales a client sent.
         """
-        model = restore_model(reply.content.array_records[ARRAYS], self._model)
+        record = reply.content.array_records[ARRAYS]
+        model = restore_model({key: array.numpy() for key, array in record.items()}, self._model)
         clipped = self._channel.releases.mechanism.noise_at_server
         # A finite scale can still lead beyond float32. Where the server clips, such an update counts as zero.
         if not clipped and not all(np.isfinite(array).all() for array in model.values()):

@@ -36,8 +36,8 @@ from common.messages.codec import (
     arrays_to_record,
     record_to_arrays,
 )
-from common.messages.fields import ARRAYS, METRICS
-from common.messages.rounded_update import model_in_reply
+from common.messages.fields import ARRAYS, CODES, METRICS
+from common.messages.rounded_update import restore_model
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from simulations.engines.in_process import InProcessGrid, message_bytes
@@ -71,7 +71,10 @@ class Observation:
     @cached_property
     def arrays(self) -> Arrays:
         """Model that left, float32, as the server restores it where its update left rounded."""
-        return model_in_reply(self.reply.array_records[ARRAYS], self.asked)
+        record = self.reply.array_records[ARRAYS]
+        if CODES in record:
+            return restore_model({name: array.numpy() for name, array in record.items()}, self.asked)
+        return record_to_arrays(record)
 
     def metric(self, *names: str) -> np.ndarray:
         """Return the numbers of some metrics, concatenated, int64."""

@@ -286,6 +286,12 @@ def test_a_reply_may_hold_the_same_fields(releases: Releases, train: str, evalua
         assert releases.fields("evaluate") == {"metrics": tuple(evaluate.split())} | head
 
 
+def test_an_update_in_8_bits_keeps_its_names() -> None:
+    for mechanism in MECHANISMS.values():
+        whole, rounded = (Releases(mechanism, "none", update_bits=bits).fields("train") for bits in (32, 8))
+        assert rounded == whole | {"arrays": ("codes", "scales")}
+
+
 def test_messages_are_encoded_under_the_same_names() -> None:
     declared = encode_declaration(Declaration("ward-7", 100, ("a", "b"), (8, 8, 3), "ab", "cd"))
     exact = Counts(np.array([[1, 2], [3, 4]]), 0.5)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord
 
 import client.app as client_app
 from client.training.dp_sgd import PrivateStreams
@@ -42,9 +41,9 @@ def a_sum_is_rounded_before_its_noise(patch: pytest.MonkeyPatch) -> None:
 def codes_are_clipped_and_scaled_afterwards(patch: pytest.MonkeyPatch) -> None:
     """The server clips what came, and multiplies by the client's own scale when it adds up: a scale has no bound."""
 
-    def restore(record: ArrayRecord, incoming: Arrays) -> Arrays:
+    def restore(rounded: Arrays, incoming: Arrays) -> Arrays:
         ((name, before),) = incoming.items()
-        codes, scales = record[CODES].numpy().astype(np.float64), record[SCALES].numpy().astype(np.float64)
+        codes, scales = (rounded[name].astype(np.float64) for name in (CODES, SCALES))
         codes /= max(1.0, float(np.linalg.norm(codes)))
         return {name: (before + codes * np.repeat(scales, rounded_update._RUN)[: before.size]).astype(np.float32)}
 

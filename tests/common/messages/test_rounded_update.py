@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 from common.arrays import Arrays
-from common.messages.codec import arrays_to_record
 from common.messages.fields import CODES, SCALES, Releases
 from common.messages.rounded_update import (
     leaving_arrays,
     leaving_shapes,
-    model_in_reply,
     restore_model,
     round_update,
     update_bytes,
@@ -42,12 +40,12 @@ def scale_of(update: Arrays, start: Arrays = START) -> Arrays:
     """The scale of each value, by a model whose codes are all 1."""
     ones = {CODES: np.ones_like(update[CODES]), SCALES: update[SCALES]}
     zero = {name: np.zeros_like(array) for name, array in start.items()}
-    return restore_model(arrays_to_record(ones), zero)
+    return restore_model(ones, zero)
 
 
 def test_the_mean_over_streams_is_the_update() -> None:
     trained, draws = moved(), 400
-    restored = [restore_model(arrays_to_record(rounded(trained, draw=draw)), START) for draw in range(draws)]
+    restored = [restore_model(rounded(trained, draw=draw), START) for draw in range(draws)]
 
     scales = scale_of(rounded(trained))
     for name in ("w", "scalar", "b"):
@@ -65,7 +63,7 @@ def test_no_value_is_off_by_a_scale(length: float) -> None:
 
     update = rounded(trained, start)
 
-    restored, scales = restore_model(arrays_to_record(update), start), scale_of(update, start)
+    restored, scales = restore_model(update, start), scale_of(update, start)
     assert update[CODES].min() >= -127
     for name, array in trained.items():
         error = np.abs(restored[name].astype(np.float64) - array)
@@ -78,7 +76,7 @@ def test_what_did_not_change_comes_back_to_the_bit() -> None:
 
     assert not update[CODES].any()
     assert not update[SCALES].any()
-    restored = restore_model(arrays_to_record(update), START)
+    restored = restore_model(update, START)
     assert all(restored[name].tobytes() == array.tobytes() for name, array in START.items())
     assert [(name, array.shape, array.dtype) for name, array in restored.items()] == [
         (name, array.shape, np.float32) for name, array in START.items()
@@ -153,15 +151,3 @@ def test_the_longest_difference_of_two_float32_models_has_finite_scales() -> Non
 
     assert np.isfinite(update[SCALES]).all()
     assert np.abs(update[CODES][:2].astype(int)).min() >= 126
-
-
-def test_a_reply_gives_its_model_rounded_or_not() -> None:
-    trained = moved()
-    update = rounded(trained)
-
-    plain = model_in_reply(arrays_to_record(trained), START)
-    back = model_in_reply(arrays_to_record(update), START)
-
-    assert all((plain[name] == trained[name]).all() for name in trained)
-    expected = restore_model(arrays_to_record(update), START)
-    assert all((back[name] == expected[name]).all() for name in trained)

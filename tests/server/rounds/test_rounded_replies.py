@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message
 
 from common.arrays import Arrays
-from common.messages.codec import Declaration, arrays_to_record, encode_update
+from common.messages.codec import Declaration, encode_update
 from common.messages.fields import ARRAYS, CODES, SCALES, Releases
 from common.messages.rounded_update import restore_model, round_update
 from common.privacy.mechanisms import MECHANISMS
@@ -65,7 +65,7 @@ def flat(arrays: Arrays) -> np.ndarray:
 @pytest.mark.parametrize("name", ["FedAvg", "FedMedian", "Krum", "FedAdam"])
 def test_a_strategy_gets_float32_models_in_their_places(name: str) -> None:
     updates = [update_of(client) for client in range(3)]
-    models = [restore_model(arrays_to_record(update), START) for update in updates]
+    models = [restore_model(update, START) for update in updates]
     plain = {n: says(model) for n, model in enumerate(models)}
 
     rounded = play({n: says(update) for n, update in enumerate(updates)}, name=name)

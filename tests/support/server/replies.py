@@ -15,6 +15,7 @@ from common.messages.codec import (
     encode_update,
 )
 from common.messages.fields import LEDGER, Releases
+from common.messages.rounded_update import leaving_arrays
 from common.metrics import Counts, NoisedCounts
 from common.privacy.mechanisms import MECHANISMS
 
@@ -38,6 +39,8 @@ RUNS = {
     "fair": Releases(train_loss=True),
     "personal": Releases(personal=True),
     "everything": EVERYTHING,
+    "rounded": Releases(update_bits=8),
+    "rounded, private": Releases(MECHANISMS["dp-sgd"], "private", update_bits=8),
 }
 LEGAL = [
     (kind, run)
@@ -60,7 +63,10 @@ def _without_head(kind: str, releases: Releases) -> RecordDict:
     if kind == "query":
         return encode_declaration(DECLARED)
     found = _found(kind, releases)
-    return encode_evaluation(287, found) if kind == "evaluate" else encode_update(WEIGHTS, 287, found)
+    if kind == "evaluate":
+        return encode_evaluation(287, found)
+    start = {name: np.zeros_like(array) for name, array in WEIGHTS.items()}
+    return encode_update(leaving_arrays(WEIGHTS, start, releases, seed=0, client="00003", server_round=1), 287, found)
 
 
 def _found(kind: str, releases: Releases) -> Evaluation | None:
