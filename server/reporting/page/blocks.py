@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from common.system.console import format_epsilon, printable
 
-_MAX_NAME = 60
+_MAX_NAME, _MAX_SENTENCE, _MAX_POINTER = 60, 1000, 500
 Grade = Literal["critical", "theoretical", "negligible", ""]
 
 
@@ -54,6 +54,16 @@ def name_cell(name: str) -> Cell:
     return Cell(short, is_name=True, title=f"{text[:300]}… ({len(name):,} characters)" if len(text) > 300 else text)
 
 
+def words(text: str) -> str:
+    r"""Return a sentence from a file without invisible characters.
+
+    >>> words("a\u202eb")
+    'a\\u202eb'
+    """
+    shown = printable(text)
+    return shown if len(shown) <= _MAX_SENTENCE else f"{shown[:_MAX_SENTENCE]}…"
+
+
 def share_cell(value: float | None, source: str = "", low: float | None = None, high: float | None = None) -> Cell:
     """Return the cell of a figure between 0 and 1."""
     return MISSING if value is None else Cell(f"{value:.3f}", value, source, low, high)
@@ -72,10 +82,14 @@ def epsilon_cell(value: float | None, source: str = "") -> Cell:
 def pointer(file: str, *keys: str | int) -> str:
     """Return a file's name with a JSON pointer.
 
+    It is empty if a name is very long. Invisible characters are escaped.
+
     >>> pointer("summary.json", "per_class", "a/b")
     'summary.json#/per_class/a~1b'
     """
-    return "#".join((file, "".join(f"/{str(key).replace('~', '~0').replace('/', '~1')}" for key in keys)))
+    escaped = "".join(f"/{str(key).replace('~', '~0').replace('/', '~1')}" for key in keys)
+    # A name of 10 kB would make a page of megabytes.
+    return f"{file}#{printable(escaped, keep='')}" if len(escaped) < _MAX_POINTER else ""
 
 
 Part = str | Cell

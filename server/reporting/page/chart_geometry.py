@@ -174,7 +174,7 @@ def pixel_image(shares: np.ndarray) -> str:
     alpha = np.rint(255 * np.sqrt(np.clip(shares, 0.0, 1.0))).astype(np.uint8)
     pixels = np.dstack([np.full_like(alpha, part) for part in _FULL] + [alpha])
     stream = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(stream, "PNG", optimize=True)
+    Image.fromarray(pixels, "RGBA").save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 

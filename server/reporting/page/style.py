@@ -62,6 +62,7 @@ th button:focus-visible{outline:3px solid var(--s3)}
 .negligible{color:var(--good);background:var(--good-b)}
 .notice{border:1px solid;border-left-width:6px;border-radius:8px;padding:.8rem 1rem;margin:0 0 1rem;min-width:0}
 .simulation{border-color:var(--sim);background:var(--sim-b)}.simulation>h3{color:var(--sim)}
+.simulation>.tall thead th{background:var(--sim-b)}
 .warning{border-color:var(--bad);background:var(--bad-b)}.warning>h3{color:var(--bad)}
 .notice .chart{background:var(--card);padding:.75rem;border-radius:8px}
 .notice .small,.notice small,.notice caption{color:var(--ink)}

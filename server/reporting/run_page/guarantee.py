@@ -6,10 +6,29 @@ from collections.abc import Sequence
 from common.errors import ConfigError
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import mechanism_named
-from server.reporting.page.blocks import MISSING, Block, Cell, Section, Table, epsilon_cell, pointer, text
+from server.reporting.page.blocks import (
+    MISSING,
+    Block,
+    Cell,
+    Section,
+    Table,
+    epsilon_cell,
+    name_cell,
+    pointer,
+    text,
+    words,
+)
 from server.reporting.run_page.cost import epsilon_chart
 from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, gap_of
 from server.reporting.run_page.run_files import PRIVACY, RunFiles
+
+_PARTS = {
+    "trained": "epsilon of units that trained",
+    "trained_labels": "of which the label counts alone",
+    "held_out": "epsilon of held-out units",
+    "held_out_rounds": "of which the counts of rounds alone",
+    "held_out_closing": "of which the closing counts alone",
+}
 
 
 def most_often_right(epsilon: float, delta: float) -> float:
@@ -33,7 +52,7 @@ def privacy_section(files: RunFiles, spent: Sequence[Spent]) -> Section:
         return Section(
             "privacy", "Privacy", (text("The run has no privacy statement yet: no client has agreed to it."),)
         )
-    blocks: list[Block] = [text(Cell(privacy["statement"], strong=True), ".")]
+    blocks: list[Block] = [text(Cell(words(privacy["statement"]), strong=True), ".")]
     if files.simulated:
         blocks.append(
             text("This was a simulation: one machine held all images. Real clients would have got this statement.")
@@ -80,7 +99,7 @@ def _terms(files: RunFiles) -> Table:
         ("epsilon by a second accountant (RDP)", epsilon_cell(by_rdp, pointer(PRIVACY, "epsilon_max_rdp"))),
         ("delta", Cell(f"{privacy['delta']:g}", privacy["delta"], pointer(PRIVACY, "delta"))),
         *(
-            (f"epsilon of {name.replace('_', ' ')} units", epsilon_cell(value, pointer(PRIVACY, "epsilon_parts", name)))
+            (_PARTS.get(name, name), epsilon_cell(value, pointer(PRIVACY, "epsilon_parts", name)))
             for name, value in privacy.get("epsilon_parts", {}).items()
         ),
         ("charged", Cell(charged)),
@@ -130,7 +149,7 @@ def _gaps(stated: Sequence[str]) -> Table:
     rows = tuple(
         (
             Cell(grade.grade, grade=grade.grade) if grade else Cell("not graded"),
-            Cell(gap),
+            Cell(words(gap)),
             Cell(grade.meaning if grade else "This version does not know this gap."),
         )
         for gap, grade in found
@@ -151,11 +170,11 @@ def audits_section(files: RunFiles) -> Section:
         cell = Cell(f"{lower:.3f}", lower) if isinstance(lower, int | float) else MISSING
         rows.append(
             (
-                Cell(kind, is_name=True),
+                name_cell(kind),
                 Cell(str(audit.get("verdict")), strong=True),
                 cell,
                 epsilon_cell(upper, pointer(PRIVACY, "epsilon_max")),
-                Cell(str(audit.get("sentence"))),
+                Cell(words(str(audit.get("sentence")))),
             )
         )
     columns = ("audit", "verdict", "lower bound", "upper bound", "in words")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import PrivacyError
 from common.privacy.accounting import Spent
-from server.reporting.page.blocks import Page, Section, text
+from server.reporting.page.blocks import Page, Section, name_cell, text, words
 from server.reporting.page.render import render
 from server.reporting.run_page import class_table, clients_table, cost, guarantee, settings, timeline, utility, verdict
 from server.reporting.run_page.epsilon_so_far import epsilon_so_far
@@ -43,8 +43,8 @@ def build_page(files: RunFiles, spent: Sequence[Spent]) -> Page:
     run = files.privacy.get("run", "")
     state = "complete" if files.complete else "not complete"
     return Page(
-        f"Run {files.folder.resolve().name}",
-        f"{'Simulation' if files.simulated else 'Federation'}, {state}{f', run {run}' if run else ''}",
+        f"Run {name_cell(files.folder.resolve().name).text}",
+        f"{'Simulation' if files.simulated else 'Federation'}, {state}{f', run {words(str(run))}' if run else ''}",
         sections,
         "Made by Bract from the files of the run's folder. The page loads nothing from anywhere.",
     )
@@ -57,7 +57,7 @@ def _made(title: str, make: _Make, files: RunFiles) -> Section:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         name = title.split(",", maxsplit=1)[0].lower().replace(" ", "-")
         reason = f"The run's files do not have what this section needs ({type(error).__name__}: {error})."
-        return Section(name, title, (text(reason),))
+        return Section(name, title, (text(words(reason)),))
 
 
 def spent_of(files: RunFiles) -> list[Spent]:

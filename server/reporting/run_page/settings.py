@@ -9,13 +9,13 @@ def settings_section(files: RunFiles) -> Section:
     """Return what the run can be repeated from."""
     usual = defaults()
     changed = tuple(
-        (Cell(key), name_cell(str(value)), name_cell(str(usual.get(key, "(not a setting of this version)"))))
+        (name_cell(key), name_cell(str(value)), name_cell(str(usual.get(key, "(not a setting of this version)"))))
         for key, value in files.config.items()
         if key not in ("output-dir", "resume") and usual.get(key) != value
     )
     columns = ("setting", "value", "default")
     own = Table("Settings that are not the default, or follow from others", columns, changed, (False,) * 3)
-    every = tuple((Cell(key), name_cell(str(value))) for key, value in files.config.items())
+    every = tuple((name_cell(key), name_cell(str(value))) for key, value in files.config.items())
     blocks: list[Block] = [
         own,
         Details(
@@ -24,7 +24,7 @@ def settings_section(files: RunFiles) -> Section:
     ]
     versions = files.privacy.get("versions") or files.summary.get("versions", {})
     if versions:
-        rows = tuple((Cell(name), Cell(str(version))) for name, version in versions.items())
+        rows = tuple((name_cell(name), name_cell(str(version))) for name, version in versions.items())
         blocks.append(Table("Versions", ("package", "version"), rows, (False, False)))
     hashes = [(name, digest) for name, digest in files.hashes.items() if digest]
     for label, key in (

@@ -1,6 +1,8 @@
 """Verdict on a run with its planned and met clients."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from server.reporting.page.blocks import (
     pointer,
     share_cell,
     text,
+    words,
 )
 from server.reporting.run_page.run_files import PRIVACY, SUMMARY, RunFiles
 
@@ -32,7 +35,7 @@ def verdict_section(files: RunFiles) -> Section:
     blocks: list[Block] = [text(*_trained(files), strong=True)]
     blocks.append(text(*_how_good(files), strong=True))
     blocks.append(text(*_cost(files), strong=True))
-    warnings = [Text((warning,)) for warning in (*files.summary.get("warnings", ()), *files.problems)]
+    warnings = [Text((words(warning),)) for warning in (*files.summary.get("warnings", ()), *files.problems)]
     if warnings:
         blocks.append(Notice("warning", "Warnings", tuple(warnings)))
     tiles = _tiles(files)
@@ -43,19 +46,19 @@ def met_section(files: RunFiles) -> Section:
     """Return how many planned clients and images were absent."""
     summary, planned = files.summary, files.config.get("num-clients")
     if not summary:
-        reason = f" It stopped: {files.stopped}" if files.stopped else ""
+        reason = f" It stopped: {words(files.stopped)}" if files.stopped else ""
         return Section("met", "Planned and met clients", (text(f"No round is complete yet.{reason}"),))
     met, all_met = summary["clients"], summary["clients"] == planned
     parts: list[Part] = [
         Cell(f"{met} of {planned}", met, pointer(SUMMARY, "clients"), strong=not all_met),
-        " planned clients took part, ",
+        " planned clients took part. A round asks ",
         number_cell(summary["cohort"], pointer(SUMMARY, "cohort")),
-        " of them in each round.",
+        " of them.",
     ]
     missing = summary.get("missing") or {"clients": {}, "never_joined": 0, "unit": "image"}
     absent = sum(one["share"] * one["missed"] / one["rounds"] for one in missing["clients"].values() if one["rounds"])
     if absent or missing["never_joined"]:
-        parts += [" Absent: ", Cell(missing_text(missing), strong=True), "."]
+        parts += [" Absent: ", Cell(words(missing_text(missing)), strong=True), "."]
     # Nobody knows the sizes of clients that never came, so the share is over those that did.
     share = Cell(f"{absent:.1%}" if absent else "none", strong=absent > 0)
     parts += [
@@ -82,7 +85,7 @@ def _trained(files: RunFiles) -> tuple[Part, ...]:
     source = f" of {data}" if files.simulated else ""
     task = f" to tell {classes} classes{source} apart" if classes else source and f" with images{source}"
     if not summary:
-        state = f"It stopped: {files.stopped}" if files.stopped else "No round is complete yet."
+        state = f"It stopped: {words(files.stopped)}" if files.stopped else "No round is complete yet."
         return (f"{model} was to be trained{task} over {planned} rounds. {state}",)
     rounds = number_cell(summary["rounds"], pointer(SUMMARY, "rounds"))
     clients = number_cell(summary["clients"], pointer(SUMMARY, "clients"))
@@ -94,7 +97,7 @@ def _trained(files: RunFiles) -> tuple[Part, ...]:
             else " rounds"
         )
         return (*done, f"{early} with ", clients, f" {kind} clients.")
-    left = f" It stopped: {files.stopped}" if files.stopped else " It is still running, or was interrupted or killed."
+    left = f" It stopped: {words(files.stopped)}" if files.stopped else " It is running, or was interrupted or killed."
     return (*done, f" of {planned} planned rounds with ", clients, f" {kind} clients: the run is not complete.{left}")
 
 
@@ -120,7 +123,7 @@ def _how_good(files: RunFiles) -> tuple[Part, ...]:
 def _private_accuracy(files: RunFiles) -> tuple[Part, ...]:
     private, at = files.summary["private_metrics"], (SUMMARY, "private_metrics")
     stddev = private["accuracy_stddev"]
-    if stddev is None or stddev > 1:
+    if _is_noise(private):
         return ("Nobody can say how good the model is: the noise of the private counts is larger than the counts.",)
     low, high = interval(private["accuracy"], stddev)
     counts = files.counts.get("private")
@@ -134,6 +137,10 @@ def _private_accuracy(files: RunFiles) -> tuple[Part, ...]:
         f" ({low:.3f} to {high:.3f}) of the held-out images, by counts with noise as a real federation would see "
         f"them.{largest}",
     )
+
+
+def _is_noise(private: Mapping[str, Any]) -> bool:
+    return private["accuracy_stddev"] is None or private["accuracy_stddev"] > 1
 
 
 def _largest(confusion: np.ndarray, cell_stddev: float) -> str:
@@ -172,7 +179,9 @@ def _tiles(files: RunFiles) -> tuple[Tile, ...]:
         return ()
     tiles = []
     private = summary.get("private_metrics")
-    if private and private["accuracy_stddev"] is not None:
+    if private and _is_noise(private):
+        tiles.append(Tile("accuracy, private", Cell("only noise"), "the counts are smaller than their noise"))
+    elif private:
         cell = share_cell(private["accuracy"], pointer(SUMMARY, "private_metrics", "accuracy"))
         tiles.append(Tile("accuracy, private", cell, f"± {private['accuracy_stddev']:.3f} of noise"))
     elif summary["accuracy"] is not None and not files.hidden:
