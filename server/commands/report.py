@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from common.errors import ConfigError
 from common.system.console import plain_errors, printable
+from common.system.files import write_atomic
 
 REPORT_HELP = """Write report.html and rounds.csv into a run's folder, from its files alone.
 
@@ -16,6 +18,12 @@ running, or was refused. The page loads nothing from a network.
 Example:
 
   bract report runs/NAME
+"""
+COMPARE_HELP = """Show runs side by side: figures, settings that differ, and with --out curves over each other.
+
+Example:
+
+  bract compare runs/A runs/B --out comparison.html
 """
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, with config.toml in it.")]
 
@@ -30,3 +38,30 @@ def report_command(folder: Folder) -> None:
         f"Report   {printable(str(file))}: open it in a browser; the table is {printable(str(file.parent))}/rounds.csv"
     )
     Console().print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def compare_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Folders of two to eight runs.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page to write, with curves.")] = None,
+) -> None:
+    """Compare runs.
+
+    Raises:
+        ConfigError: A folder does not hold a run, or the page cannot be written; it is printed without a traceback.
+    """
+    from server.reporting.comparison.page import comparison_page
+    from server.reporting.comparison.runs import read_runs
+    from server.reporting.comparison.view import show_comparison
+    from server.reporting.page.render import render
+
+    console = Console()
+    with plain_errors():
+        runs = read_runs(folders)
+        if out is not None:
+            try:
+                write_atomic(out, render(comparison_page(runs)), durable=False, mode=0o666)
+            except OSError as error:
+                raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from None
+        show_comparison(runs, console)
+    shown = "--out FILE draws curves over each other" if out is None else f"Page     {printable(str(out))}"
+    console.print(shown, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -54,6 +54,13 @@ def name_cell(name: str) -> Cell:
     return Cell(short, is_name=True, title=f"{text[:300]}… ({len(name):,} characters)" if len(text) > 300 else text)
 
 
+def setting_cell(value: object) -> Cell:
+    """Return the cell of a setting's value, None for a version without the setting."""
+    if value is None:
+        return Cell("(no such setting)")
+    return name_cell(str(value)) if value != "" else Cell("(empty)")
+
+
 def words(text: str) -> str:
     r"""Return a sentence from a file without invisible characters.
 
@@ -152,7 +159,7 @@ class Table:
 class Series:
     """Line of a chart with its error band.
 
-    None stands where there is no value.
+    None stands where there is no value. Such a gap stays open, unless the line is `bridged`.
     """
 
     name: str
@@ -161,6 +168,7 @@ class Series:
     high: tuple[float | None, ...] = ()
     look: int = 1
     joined: bool = True
+    bridged: bool = False
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ def _label(value: float, largest: float) -> str:
 def _drawn(series: Series, places: Sequence[float], limits: tuple[float, float]) -> Drawn:
     points = [_point(place, value, limits) for place, value in zip(places, series.values, strict=True)]
     dots = "".join(f"M{point}h0" for point in points if point)
-    line = _joined(points) if series.joined else ""
+    shown = [point for point in points if point is not None] if series.bridged else points
+    line = _joined(shown) if series.joined else ""
     # Dots hide a line of many rounds.
     few = sum(point is not None for point in points) <= 60
     return Drawn(series.name, series.look, line, _band(series, places, limits), dots if few or not line else "")

@@ -2,10 +2,10 @@
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#f4f6f4;--card:#fff;--ink:#17211d;--soft:#51605a;--edge:#d5ddd8;--link:#0b5f49;
---s1:#0b6b50;--s2:#b0480c;--s3:#3554b4;--s4:#86348c;--hit:15,110,82;--miss:196,84,20;
+--s1:#0b6b50;--s2:#b0480c;--s3:#3554b4;--s4:#86348c;--s5:#7a5a00;--s6:#a3144d;--s7:#00677f;--s8:#4d4d4d;--hit:15,110,82;--miss:196,84,20;
 --bad:#8e1c0c;--bad-b:#fbe5e1;--mid:#684300;--mid-b:#fdf0d2;--good:#17563c;--good-b:#e0efe7;--sim:#4a3a86;--sim-b:#f1eefb}
 @media (prefers-color-scheme:dark){:root{--paper:#0f1412;--card:#171e1b;--ink:#e5ece8;--soft:#a4b2ab;--edge:#33403a;
---link:#7fd6b5;--s1:#4fc99f;--s2:#f29a5f;--s3:#93b2ff;--s4:#dc9de6;--hit:54,160,124;--miss:214,112,52;
+--link:#7fd6b5;--s1:#4fc99f;--s2:#f29a5f;--s3:#93b2ff;--s4:#dc9de6;--s5:#e0bd4f;--s6:#ff93b8;--s7:#6fd0ea;--s8:#c2c9c6;--hit:54,160,124;--miss:214,112,52;
 --bad:#ffb4a6;--bad-b:#43190f;--mid:#ffd98a;--mid-b:#3d2e0c;--good:#9be0bf;--good-b:#153327;--sim:#cbbdff;--sim-b:#231d3d}}
 *{box-sizing:border-box}
 html{scroll-behavior:smooth;scroll-padding-top:1rem}
@@ -90,9 +90,10 @@ border-left:1px solid var(--soft);touch-action:pan-y}
 .lanes .dots{stroke-width:10}
 .band{fill:currentColor;opacity:.2}
 .s1{color:var(--s1)}.s2{color:var(--s2)}.s3{color:var(--s3)}.s4{color:var(--s4)}
-.legend li{color:var(--ink)}.legend .s1 svg{color:var(--s1)}.legend .s2 svg{color:var(--s2)}
-.legend .s3 svg{color:var(--s3)}.legend .s4 svg{color:var(--s4)}
+.s5{color:var(--s5)}.s6{color:var(--s6)}.s7{color:var(--s7)}.s8{color:var(--s8)}
+.legend span{color:var(--ink)}
 .s2 .line{stroke-dasharray:7 4}.s3 .line{stroke-dasharray:2 4;stroke-linecap:round}.s4 .line{stroke-dasharray:10 3 2 3}
+.s5 .line{stroke-dasharray:1 3;stroke-linecap:round}.s6 .line{stroke-dasharray:12 6}
 .cursor{position:absolute;top:0;bottom:0;width:2px;margin-left:-1px;background:var(--ink);pointer-events:none}
 .readout{margin:.35rem 0;min-height:1.5em;font-size:.9rem;font-variant-numeric:tabular-nums}
 details{margin:0 0 1rem}

@@ -112,7 +112,7 @@ aria-label="{{ t.caption }}">
 <figcaption>{{ chart.title }}</figcaption>
 <ul class="legend">{% for series in chart.series %}<li class="s{{ series.look }}">\
 <svg viewBox="0 0 28 10" aria-hidden="true" focusable="false"><path class="line" d="M1 5H27"/></svg>\
-{{ series.name }}</li>\
+<span>{{ series.name }}</span></li>\
 {% endfor %}</ul>
 {{ frame(chart, plot, false) }}
 <p class="readout" hidden></p>

@@ -12,7 +12,7 @@ from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import FIGURES, Spent, pld_epsilon, rdp_epsilon
 from common.privacy.events import DpSgdEvent, Event, from_json, merged
 
-# A grid ten times as coarse as the accountant's makes a report in a second and epsilon larger by less than 0.02.
+# Ten times as coarse as the accountant's grid. Epsilon is larger by at most 0.014 at epsilon 8, as measured.
 _COARSE_GRID = 1e-3
 # Rounds between those that are computed have the bound of the next one.
 _MAX_COMPUTED = 40

@@ -1,7 +1,7 @@
 """Settings, versions and hashes of a run."""
 
 from common.config.loading import defaults
-from server.reporting.page.blocks import Block, Cell, Details, Section, Table, name_cell, text
+from server.reporting.page.blocks import Block, Cell, Details, Section, Table, name_cell, setting_cell, text
 from server.reporting.run_page.run_files import CONFIG, RunFiles
 
 
@@ -9,13 +9,13 @@ def settings_section(files: RunFiles) -> Section:
     """Return what the run can be repeated from."""
     usual = defaults()
     changed = tuple(
-        (name_cell(key), name_cell(str(value)), name_cell(str(usual.get(key, "(not a setting of this version)"))))
+        (name_cell(key), setting_cell(value), setting_cell(usual.get(key)))
         for key, value in files.config.items()
         if key not in ("output-dir", "resume") and usual.get(key) != value
     )
     columns = ("setting", "value", "default")
     own = Table("Settings that are not the default, or follow from others", columns, changed, (False,) * 3)
-    every = tuple((name_cell(key), name_cell(str(value))) for key, value in files.config.items())
+    every = tuple((name_cell(key), setting_cell(value)) for key, value in files.config.items())
     blocks: list[Block] = [
         own,
         Details(
