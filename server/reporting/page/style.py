@@ -109,7 +109,7 @@ padding:.25rem .4rem}
 .matrix.wide thead th:not(.corner) span{writing-mode:vertical-rl;transform:rotate(180deg);
 max-height:9rem;overflow:hidden}
 .map{grid-template-rows:auto auto auto auto;grid-template-columns:0 minmax(0,1fr)}
-.map .plot{aspect-ratio:2.2;min-height:12rem;margin:.3rem 0;border:1px solid var(--edge)}
+.map .plot{height:clamp(12rem,40vw,26rem);margin:.3rem 0;border:1px solid var(--edge)}
 .map img{position:absolute;inset:0;width:100%;height:100%;image-rendering:pixelated}
 .map .cursor{background:none;border:2px solid var(--ink);bottom:auto;margin:0;min-width:6px;min-height:6px}
 footer{color:var(--soft);font-size:.85rem;padding-bottom:2rem}
