@@ -64,13 +64,6 @@ class Tab:
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key])
 
-    def point_at(self, x: float, y: float) -> None:
-        """Move the mouse to a place of the window."""
-        # Charts in the middle of the window lie at one place, and a mouse that does not move says nothing.
-        for place in ((1.0, 1.0), (x, y)):
-            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
-            self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0, 0)))")
-
     def regions(self) -> list[str]:
         """Return the names of all regions with a heading, as a screen reader lists them."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
