@@ -60,7 +60,7 @@ BLOCKS = """\
 
 {% macro table(t, behind=false) -%}
 {% set prose = t.is_prose and not behind -%}
-<div class="scroll{% if t.rows|length > 40 %} tall{% endif %}" tabindex="0" role="region" \
+<div class="scroll{% if t.rows|length > 40 %} tall{% endif %}" tabindex="0" role="group" \
 aria-label="{{ t.caption }}">
 <table class="{{ 'behind' if behind else 'plain' }}{{ ' sortable' if t.sortable }}\
 {{ ' prose' if prose }}\
@@ -133,7 +133,7 @@ aria-label="{{ t.caption }}">
 {% macro matrix(m) -%}
 <figure class="chart" data-chart="matrix">
 <figcaption>{{ m.title }}</figcaption>
-<div class="scroll" tabindex="0" role="region" aria-label="{{ m.title }}">
+<div class="scroll" tabindex="0" role="group" aria-label="{{ m.title }}">
 <table class="matrix\
 {{ ' wide' if m.columns|map(attribute='text')|map('length')|max > 4 }}{{ ' one' if not m.diagonal }}">
 <caption class="hush">{{ m.title }}</caption>
@@ -174,7 +174,7 @@ style="--s:{{ "%.3f"|format(m.shares[at][loop.index0]) }}">{{ cell(c) }}</td>{% 
 {% elif block.kind == "matrix" %}{{ matrix(block) }}
 {% elif block.kind == "pixels" %}{{ pixels(block) }}
 {% elif block.kind == "details" %}<details><summary>{{ block.summary }}</summary>{{ all(block.blocks) }}</details>
-{% elif block.kind == "notice" %}<aside class="notice {{ block.mark }}" aria-label="{{ block.title }}">\
+{% elif block.kind == "notice" %}<aside class="notice {{ block.mark }}" role="note" aria-label="{{ block.title }}">\
 <h3>{{ block.title }}</h3>{{ all(block.blocks) }}</aside>
 {% endif %}
 {%- endfor %}
