@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from server.reporting.run_page.run_files import PRIVACY, RunFiles
 from server.reporting.run_page.utility import MAX_COUNTED, SIMULATION_ONLY
 
 _MAX_CLIENTS = 30
+# A page of more would be larger than a browser likes.
+_MAX_LISTED, _MAX_CELLS = 1000, 200_000
 
 
 def clients_classes_section(files: RunFiles) -> Section:
@@ -51,6 +54,9 @@ def clients_classes_section(files: RunFiles) -> Section:
 def _by_class(
     title: str, files: RunFiles, counts: Mapping[str, list[int]], at: tuple[str, ...], key: str | None
 ) -> Block:
+    if len(counts) * len(files.classes) > _MAX_CELLS:
+        counts = dict(islice(counts.items(), max(1, _MAX_CELLS // len(files.classes))))
+        title = f"{title} of the first {len(counts):,} clients"
     numbers = np.array(list(counts.values()), dtype=np.int64).reshape(len(counts), -1)
     shares = numbers / max(1, int(numbers.max(initial=1)))
     clients, classes = tuple(map(name_cell, counts)), tuple(map(name_cell, files.classes))
@@ -82,7 +88,8 @@ def clients_section(files: RunFiles) -> Section:
     """Return the table by client, in the order of their names."""
     facts = files.counts.get("clients", {})
     stated = files.privacy.get("clients", {}) if files.private else {}
-    names = sorted({*facts, *stated})
+    everybody = sorted({*facts, *stated})
+    names = everybody[:_MAX_LISTED]
     if not names:
         return Section("clients", "Each client", (text("No client has agreed to the run yet."),))
     unit = files.privacy.get("privacy_unit", "image")
@@ -106,7 +113,10 @@ def clients_section(files: RunFiles) -> Section:
         if stated:
             cells += _stated(stated.get(name), name)
         rows.append(tuple(cells))
-    table = Table(f"{len(names)} clients, in the order of their names", tuple(columns), tuple(rows), sortable=True)
+    of_all = f" of {len(everybody):,}" if len(everybody) > len(names) else ""
+    table = Table(
+        f"{len(names):,}{of_all} clients, in the order of their names", tuple(columns), tuple(rows), sortable=True
+    )
     return Section("clients", "Each client", (*_remarks(files, bool(open_counts)), table, *_hidden(files)))
 
 
@@ -186,6 +196,8 @@ def _hidden(files: RunFiles) -> tuple[Block, ...]:
     exact = files.counts.get("exact") or {}
     if not exact.get("simulation_only") or not exact.get("clients"):
         return ()
-    rows = tuple((name_cell(name), *_counted(client)) for name, client in sorted(exact["clients"].items()))
+    rows = tuple(
+        (name_cell(name), *_counted(client)) for name, client in sorted(exact["clients"].items())[:_MAX_LISTED]
+    )
     columns = ("client", "accuracy", "held-out images")
     return (Notice("simulation", SIMULATION_ONLY, (Table("Exact accuracy by client", columns, rows, sortable=True),)),)

@@ -28,6 +28,7 @@ from server.reporting.page.blocks import (
     words,
 )
 from server.reporting.run_page.run_files import PRIVACY, SUMMARY, RunFiles
+from server.reporting.run_page.utility import SIMULATION_ONLY
 
 
 def verdict_section(files: RunFiles) -> Section:
@@ -71,7 +72,8 @@ def met_section(files: RunFiles) -> Section:
         blocks.append(text("Clients that were online and did not take part are in the time line below."))
     unused = summary["images_unused"]
     if unused:
-        blocks.append(text(number_cell(unused, pointer(SUMMARY, "images_unused")), " images were given to no client."))
+        left_out = text(number_cell(unused, pointer(SUMMARY, "images_unused")), " images were given to no client.")
+        blocks.append(Notice("simulation", SIMULATION_ONLY, (left_out,)))
     return Section("met", "Planned and met clients", tuple(blocks))
 
 

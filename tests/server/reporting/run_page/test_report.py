@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 import bract
 from common.system.console import printable
-from server.reporting.run_page import report
+from server.reporting.run_page import clients_table, report
 from server.reporting.run_page.class_table import exact_figures, noised_figures
 from server.reporting.run_page.clients_table import clients_section
 from server.reporting.run_page.report import REPORT, try_report, write_report
@@ -379,6 +379,16 @@ def seconds_of(folder: Path) -> Iterator[float]:
         started = time.process_time()
         write_report(folder)
         yield time.process_time() - started
+
+
+def test_more_clients_than_a_page_holds_are_counted_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients_table, "_MAX_LISTED", 4)
+    monkeypatch.setattr(clients_table, "_MAX_CELLS", 17)
+    RunOnDisk(OPEN, clients="abcdefgh").write(tmp_path / "crowd")
+    text = write_report(tmp_path / "crowd").read_text(encoding="utf-8")
+
+    assert "4 of 8 clients" in text
+    assert "All images of the first 5 clients" in text
 
 
 def test_a_report_of_many_clients_and_classes_is_small(tmp_path: Path) -> None:
