@@ -87,6 +87,30 @@ def interval(share: float, stddev: float) -> tuple[float, float]:
     return max(0.0, share - stddev), min(1.0, share + stddev)
 
 
+# Quantile of the normal distribution for intervals of 95 %.
+_NORMAL_QUANTILE = 1.959963984540054
+
+
+def wilson_interval(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of Wilson's interval of 95 % of each share.
+
+    They are NaN where nothing was counted.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+
+    >>> low, high = wilson_interval(np.array([8]), np.array([10]))
+    >>> round(float(low[0]), 4), round(float(high[0]), 4)
+    (0.4902, 0.9433)
+    """
+    square = _NORMAL_QUANTILE**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = hits / counts
+        spread = _NORMAL_QUANTILE * np.sqrt(share * (1 - share) / counts + square / (4 * counts**2))
+        low, high = ((share + square / (2 * counts) + sign * spread) / (1 + square / counts) for sign in (-1, 1))
+    # Rounding can leave the range by 1e-17.
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
 _Sum = TypeVar("_Sum", Counts, NoisedCounts)
 
 

@@ -10,6 +10,7 @@ from common.config.loading import parse
 from common.config.schema import RunConfig
 from common.errors import BractError, ConfigError
 from server.federation import run_federation
+from server.reporting.run_page.report import try_report
 from server.run_context import RunContext
 from server.state.run_directory import write_stop_reason
 
@@ -27,6 +28,7 @@ def create_app(make_context: Callable[[RunConfig], RunContext]) -> ServerApp:
             # A resume that is refused with a ConfigError must leave the run's folder as it was.
             if not (config.resume and isinstance(error, ConfigError)):
                 write_stop_reason(Path(config.output_dir), error)
+                try_report(Path(config.output_dir))
             raise
 
     return created

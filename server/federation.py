@@ -23,6 +23,8 @@ from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy, check_strategy
 from server.late_joining import LateJoinHandler, rejection_reason
 from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_readme, save_statement
+from server.reporting.counts_file import save_counts
+from server.reporting.run_page.report import try_report
 from server.reporting.trackers import FileTracker, Tracker, Trackers
 from server.rounds.closing_evaluation import ClosingEvaluation, close_at_clients, evaluate_at_clients
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
@@ -132,8 +134,10 @@ class _Run:
             with self.clock.phase("saving"):
                 statement = save_statement(self.directory, state, self.channel.keeper)
                 draw_outcome(self.directory, state)
+                save_counts(self.directory, state)
             save_progress(self.directory, state, self.clock)
             save_readme(self.directory, state, statement)
+            try_report(self.directory.path)
         if state.status == "complete":
             # The last file to be written. A process that is killed before it leaves a run that can be resumed.
             self._save_checkpoint()

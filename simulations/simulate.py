@@ -15,6 +15,7 @@ from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import close_below
 from server.reporting.follow_run import run_status
+from server.reporting.run_page.report import try_report
 from server.reporting.terminal_progress import TerminalProgress
 from server.reporting.tracking.registry import trackers
 from server.reporting.tracking.tracked_run import tracked
@@ -80,6 +81,8 @@ def run_job(
         # After closing, each ledger is one complete file, which can be copied.
         close_below(folder / "ledgers")
     RunDirectory(folder).write_json("summary.json", summary)
+    # The report names the digest of the summary, which has more in it now.
+    try_report(folder)
     return summary, folder
 
 

@@ -38,6 +38,7 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "simulations/attacks/membership/score_store.py put": (False, ALL),
     "simulations/attacks/membership/score_store.py write_json": (False, ALL),
     # What a model says of images, where a user asked for a file.
+    "server/commands/report.py compare_command": (False, ALL),
     "common/commands/models/predict.py write_output": (False, OWNER),
     # A model for others, as `write_model` writes it.
     "common/commands/models/export.py _write": (False, ALL),
@@ -64,7 +65,9 @@ WRITTEN_OTHERWISE = {
     "common/data/source_plot.py": "a picture",
     "common/inference/export/torch_program.py": "a file in memory",
     "common/commands/plan_view.py": "a picture",
+    "server/reporting/counts_file.py": "by `write_text` of the run's folder",
     "server/reporting/plots.py": "a picture",
+    "server/reporting/run_page/report.py": "by `write_text` of the run's folder, from files that stay",
     "server/reporting/trackers.py": "lines for those that follow the run; the checkpoint holds them too",
     "server/reporting/artifacts.py save_readme": "by `write_text` of the run's folder",
     "server/state/run_directory.py": "`write_text` of its own, and a lock",

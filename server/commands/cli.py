@@ -13,6 +13,7 @@ from common.commands.audit_ledger import audit_app
 from common.privacy.mechanisms import names_where
 from common.system.console import bar_factory, format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
 from server.commands import operate as commands
+from server.commands.report import COMPARE_HELP, REPORT_HELP, compare_command, report_command
 from server.commands.run import RUN_HELP, run_command
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def mount(app: typer.Typer) -> None:
     """Add this room's commands, after `common` has mounted the group `bract audit`."""
     commands.mount(app)
     app.command("run", help=RUN_HELP)(run_command)
+    app.command("compare", help=COMPARE_HELP)(compare_command)
+    app.command("report", help=REPORT_HELP)(report_command)
     audit_app.command("run", help=AUDIT_HELP)(audit_run_command)
 
 

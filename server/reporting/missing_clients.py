@@ -20,7 +20,25 @@ def missing_clients(state: RunState) -> dict[str, Any]:
     `never_joined` counts planned clients that never took part, whose sizes the server does not know.
     """
     units = {name: client.declaration.num_units for name, client in state.clients.items()}
-    missed, asked = dict.fromkeys(units, 0), dict.fromkeys(units, 0)
+    total = sum(units.values())
+    return {
+        "clients": {
+            name: {"share": units[name] / total, "missed": missed, "rounds": asked}
+            for name, (asked, missed) in participation(state).items()
+            if missed
+        },
+        "unit": state.config.privacy.unit,
+        "never_joined": max(0, state.config.num_clients - len(state.clients)),
+    }
+
+
+def participation(state: RunState) -> dict[str, tuple[int, int]]:
+    """Return how many rounds asked each client and how many it missed.
+
+    A late client could have been asked before it joined, if there was room.
+    Rounds that were skipped do not count, because they did not change the model.
+    """
+    missed, asked = dict.fromkeys(state.clients, 0), dict.fromkeys(state.clients, 0)
     for line, cohort in zip(state.rounds, state.cohorts, strict=False):
         if line.get("skipped"):
             continue
@@ -30,16 +48,7 @@ def missing_clients(state: RunState) -> dict[str, Any]:
         for name in (*cohort, *room):
             asked[name] += 1
             missed[name] += name in room or name in line["failures"]
-    total = sum(units.values())
-    return {
-        "clients": {
-            name: {"share": units[name] / total, "missed": count, "rounds": asked[name]}
-            for name, count in missed.items()
-            if count
-        },
-        "unit": state.config.privacy.unit,
-        "never_joined": max(0, state.config.num_clients - len(state.clients)),
-    }
+    return {name: (asked[name], missed[name]) for name in state.clients}
 
 
 def missing_text(missing: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from common.metrics import CONFUSION_METRICS, interval
 from common.privacy.mechanisms import mechanism_named
 from common.system.console import format_epsilon
 from server.reporting.missing_clients import missing_text
+from server.reporting.run_page.report import REPORT
 
 # Rows that nobody may overlook.
 _BOLD = ("missing",)
@@ -171,6 +172,7 @@ def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:
     lines = [
+        *_report(folder),
         *_pictures(folder),
         f"Model    {folder}/model/   figures {folder}/summary.json   guarantee {folder}/privacy.json",
     ]
@@ -190,6 +192,10 @@ def _less_leakage(settings: dict[str, Any]) -> str:
     if target == "":
         return f"privacy.noise-multiplier={2 * settings['privacy.noise-multiplier']:g}"
     return f"privacy.target-epsilon={2 if target > 2 else target / 2:g}"
+
+
+def _report(folder: str) -> list[str]:
+    return [f"Report   {folder}/{REPORT}: open it in a browser"] if (Path(folder) / REPORT).is_file() else []
 
 
 def _pictures(folder: str) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.inference.evaluation.figures import Figures, class_means
 from common.inference.evaluation.scored_images import NUM_BINS, ScoredImages
+from common.metrics import wilson_interval
 from common.randomness import public_stream
 
 _TAIL = 0.025
@@ -24,17 +25,11 @@ class Interval(NamedTuple):
 def wilson(hits: int, count: int) -> Interval:
     """Return Wilson's interval of a share.
 
-    Source: Wilson 1927, by `scipy.stats`.
-
     >>> tuple(round(end, 4) for end in wilson(8, 10))
     (0.4902, 0.9433)
     """
-    from scipy.stats import binomtest
-
-    if not count:
-        return Interval(np.nan, np.nan)
-    found = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    low, high = wilson_interval(np.array([hits]), np.array([count]))
+    return Interval(float(low[0]), float(high[0]))
 
 
 def resampled_weights(units: np.ndarray, resamples: int, *purpose: str) -> Iterator[np.ndarray]:

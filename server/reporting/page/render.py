@@ -1,0 +1,54 @@
+"""Rendering of a page as one HTML file."""
+
+import base64
+import hashlib
+from functools import cache
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from server.reporting.page.blocks import Page
+from server.reporting.page.chart_geometry import plot_of
+from server.reporting.page.script import SCRIPT
+from server.reporting.page.style import STYLE
+from server.reporting.page.templates import BLOCKS, PAGE
+
+
+def render(page: Page) -> str:
+    """Return a page as one HTML file that loads nothing.
+
+    Guarantee: every text of the page is escaped, and the browser runs no script but ours.
+    """
+    return _environment().get_template("page").render(page=page)
+
+
+def _with_code(words: str) -> Markup:
+    """Return escaped text in which words between backticks are code."""
+    parts = [escape(part) for part in words.split("`")]
+    # An odd number of backticks is not ours.
+    if len(parts) % 2 == 0:
+        return escape(words)
+    marked = (Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+    return Markup("").join(marked)
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        autoescape=True,
+        loader=DictLoader({"page": PAGE, "blocks": BLOCKS}),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    made.filters["code"] = _with_code
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    # Names of classes, clients and files come from others. Even if one were not escaped, the policy that names this
+    # digest would keep the browser from running it.
+    made.globals |= {
+        "style": Markup(STYLE),  # noqa: S704 - a constant of ours
+        "script": Markup(SCRIPT),  # noqa: S704 - a constant of ours
+        "script_hash": f"sha256-{digest}",
+        "plot_of": plot_of,
+        "pct": lambda share: round(100 * min(max(share, 0.0), 1.0), 2),
+    }
+    return made

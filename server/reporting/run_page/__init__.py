@@ -1,0 +1,1 @@
+"""Report of a run, made from the files of its folder alone."""

@@ -1,0 +1,148 @@
+"""Precision, recall and F1 of each class, with intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.metrics import score, wilson_interval
+from server.reporting.page.blocks import (
+    MISSING,
+    Block,
+    Cell,
+    Notice,
+    Section,
+    Table,
+    name_cell,
+    number_cell,
+    pointer,
+    text,
+)
+from server.reporting.run_page.run_files import SUMMARY, RunFiles
+from server.reporting.run_page.utility import SIMULATION_ONLY
+
+_COLUMNS = ("class", "precision", "recall", "F1", "images")
+# With more noise than this share of a sum, a ratio of sums says nothing.
+_MOST_NOISE = 0.5
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Figures of all classes with the ends of their intervals.
+
+    Each is (classes,) float64, NaN where there is none.
+    """
+
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def exact_figures(confusion: np.ndarray) -> dict[str, ClassFigures]:
+    """Return figures of exact counts with intervals of 95 %.
+
+    F1 is 2J / (1 + J), where J is the share of right predictions among all images that are of the class or predicted
+    as it. So the interval of J gives that of F1.
+    """
+    hits, actual, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    scores = score(confusion)
+    low, high = wilson_interval(hits, actual + predicted - hits)
+    return {
+        "precision": ClassFigures(scores.precision, *wilson_interval(hits, predicted)),
+        "recall": ClassFigures(scores.recall, *wilson_interval(hits, actual)),
+        "f1": ClassFigures(scores.f1, 2 * low / (1 + low), 2 * high / (1 + high)),
+    }
+
+
+def noised_figures(confusion: np.ndarray, cell_stddev: float) -> dict[str, ClassFigures]:
+    """Return figures of noised counts with one standard deviation of the noise.
+
+    The deviation is propagated linearly. Figures whose denominator is mostly noise are NaN.
+    """
+    cells = confusion.astype(np.float64)
+    hits = np.diag(cells)
+    missed, alarms = cells.sum(axis=1) - hits, cells.sum(axis=0) - hits
+    others = len(cells) - 1
+    return {
+        "precision": _ratio(hits, alarms, others, cell_stddev),
+        "recall": _ratio(hits, missed, others, cell_stddev),
+        # 2h / (2h + m + a) is h / (h + e) of e = (m + a) / 2, whose variance is half that of one of its parts.
+        "f1": _ratio(hits, (missed + alarms) / 2, others / 2, cell_stddev),
+    }
+
+
+def _ratio(hits: np.ndarray, errors: np.ndarray, cells_of_errors: float, stddev: float) -> ClassFigures:
+    """Return hits / (hits + errors) of noised counts.
+
+    Errors have the noise of `cells_of_errors` cells.
+    """
+    whole = hits + errors
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.clip(hits / whole, 0.0, 1.0)
+        spread = stddev * np.sqrt(errors**2 + cells_of_errors * hits**2) / whole**2
+    unknown = whole * _MOST_NOISE <= stddev * np.sqrt(1 + cells_of_errors)
+    value, spread = (np.where(unknown, np.nan, part) for part in (value, spread))
+    return ClassFigures(value, np.clip(value - spread, 0, 1), np.clip(value + spread, 0, 1))
+
+
+def classes_section(files: RunFiles) -> Section:
+    """Return the table by class, private and exact."""
+    private, exact = files.counts.get("private"), files.counts.get("exact")
+    blocks: list[Block] = []
+    if private:
+        confusion = np.array(private["confusion"])
+        stddev = float(np.sqrt(private["num_clients"]) * private["noise_stddev"])
+        support = [Cell(f"{count:,} ± {stddev * np.sqrt(len(confusion)):.0f}") for count in confusion.sum(axis=1)]
+        blocks.append(_table("By counts with noise", files, noised_figures(confusion, stddev), support, stored=False))
+        note = (
+            "Intervals are one standard deviation of the noise. A dash stands where noise is half of the count or more."
+        )
+        blocks.append(text(note, small=True))
+    if exact:
+        confusion = np.array(exact["confusion"])
+        support = [number_cell(int(count)) for count in confusion.sum(axis=1)]
+        same_model = files.counts["evaluated_model"] == files.summary.get("evaluated_model")
+        found: tuple[Block, ...] = (
+            _table("By exact counts", files, exact_figures(confusion), support, stored=same_model),
+            text(
+                "Intervals are Wilson's, at 95 %: how far chance in the choice of these images could move a figure.",
+                small=True,
+            ),
+        )
+        blocks += [Notice("simulation", SIMULATION_ONLY, found)] if exact["simulation_only"] else found
+    if not blocks:
+        blocks.append(text("No counts by class have left the clients."))
+    return Section("classes", "By class", tuple(blocks))
+
+
+def _table(
+    caption: str, files: RunFiles, figures: dict[str, ClassFigures], support: Sequence[Cell], *, stored: bool
+) -> Table:
+    per_class = files.summary.get("per_class", {})
+    rows = []
+    for place, name in enumerate(files.classes):
+        cells = []
+        for key, of in figures.items():
+            known = stored and key in per_class.get(name, {})
+            source = pointer(SUMMARY, "per_class", name, key) if known else ""
+            value = float(per_class[name][key]) if known else float(of.values[place])
+            ends = float(of.low[place]), float(of.high[place])
+            has_ends = bool(np.isfinite(ends).all())
+            shown = Cell(f"{value:.3f}", value, source, *(ends if has_ends else (None, None)))
+            cells.append(shown if np.isfinite(value) else MISSING)
+        rows.append((name_cell(name), *cells, support[place]))
+    return Table(caption, _COLUMNS, tuple(rows), sortable=True)
+
+
+def calibration_section(_: RunFiles) -> Section:
+    """Return what is known of the model's confidence."""
+    return Section(
+        "calibration",
+        "Calibration",
+        (
+            text(
+                "No scores left the clients, so the run does not know whether the model's confidence can be believed. "
+                "`bract evaluate` tells it for images that you have."
+            ),
+        ),
+    )

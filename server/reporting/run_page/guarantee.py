@@ -1,0 +1,183 @@
+"""Privacy statement of a run in plain words with its audits."""
+
+import math
+from collections.abc import Sequence
+
+from common.errors import ConfigError
+from common.privacy.accounting import Spent
+from common.privacy.mechanisms import mechanism_named
+from server.reporting.page.blocks import (
+    MISSING,
+    Block,
+    Cell,
+    Section,
+    Table,
+    epsilon_cell,
+    name_cell,
+    pointer,
+    text,
+    words,
+)
+from server.reporting.run_page.cost import epsilon_chart
+from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, gap_of
+from server.reporting.run_page.run_files import PRIVACY, RunFiles
+
+_PARTS = {
+    "trained": "epsilon of units that trained",
+    "trained_labels": "of which the label counts alone",
+    "held_out": "epsilon of held-out units",
+    "held_out_rounds": "of which the counts of rounds alone",
+    "held_out_closing": "of which the closing counts alone",
+}
+
+
+def most_often_right(epsilon: float, delta: float) -> float:
+    """Return how often an observer can at most tell whether a unit took part.
+
+    The observer knows all else and would be right half of the time without the run.
+
+    Source: Kairouz, Oh and Viswanath 2015, arXiv:1311.0776 (total variation of an (epsilon, delta) pair).
+
+    >>> most_often_right(0.0, 0.0), round(most_often_right(1.0, 1e-5), 4)
+    (0.5, 0.7311)
+    """
+    odds = math.exp(-epsilon)
+    return min(1.0, (1 + delta * odds) / (1 + odds))
+
+
+def privacy_section(files: RunFiles, spent: Sequence[Spent]) -> Section:
+    """Return who is protected against whom."""
+    privacy = files.privacy
+    if not privacy:
+        return Section(
+            "privacy", "Privacy", (text("The run has no privacy statement yet: no client has agreed to it."),)
+        )
+    blocks: list[Block] = [text(Cell(words(privacy["statement"]), strong=True), ".")]
+    if files.simulated:
+        blocks.append(
+            text("This was a simulation: one machine held all images. Real clients would have got this statement.")
+        )
+    blocks += [_answers(files), _gaps(privacy.get("not_protected", NOT_PRIVATE))]
+    if files.private:
+        blocks.append(_terms(files))
+    if spent and privacy.get("clients"):
+        blocks.append(epsilon_chart(files, spent))
+        note = (
+            "Epsilon so far is for looking: a run that stops early for a reason that depends on images is charged its "
+            "whole plan. Of more than 40 rounds some have the bound of a later one. The closing counts come on top."
+        )
+        blocks.append(text(note, small=True))
+    return Section("privacy", "Privacy", tuple(blocks))
+
+
+def _answers(files: RunFiles) -> Table:
+    """Return what a newcomer asks first."""
+    privacy = files.privacy
+    if files.private:
+        unit = privacy["privacy_unit"]
+        whose = "Each client as a whole." if unit == "client" else f"Each {unit} of each client, one at a time."
+        learn = _learn(unit, privacy["epsilon_max"], privacy["delta"])
+    else:
+        whose, learn = "Nobody. The run has no privacy mechanism.", "Nothing bounds it. See the gaps below."
+    asked = (
+        ("Who is protected?", whose),
+        ("Who must be trusted?", _trust(files)),
+        ("What could somebody learn?", learn),
+        ("What could still leak?", "What the next table lists, the worst first."),
+    )
+    rows = tuple((Cell(question), Cell(answer)) for question, answer in asked)
+    return Table("In plain words", ("question", "answer"), rows, (False, False))
+
+
+def _terms(files: RunFiles) -> Table:
+    """Return the terms of the guarantee."""
+    privacy = files.privacy
+    bound, by_rdp = privacy["epsilon_max"], privacy["epsilon_max_rdp"]
+    charged = f"{privacy['charged']}; {privacy['scope']}" if "scope" in privacy else privacy["charged"]
+    rows = [
+        ("epsilon of the whole run (PLD)", epsilon_cell(bound, pointer(PRIVACY, "epsilon_max"))),
+        ("epsilon by a second accountant (RDP)", epsilon_cell(by_rdp, pointer(PRIVACY, "epsilon_max_rdp"))),
+        ("delta", Cell(f"{privacy['delta']:g}", privacy["delta"], pointer(PRIVACY, "delta"))),
+        *(
+            (_PARTS.get(name, name), epsilon_cell(value, pointer(PRIVACY, "epsilon_parts", name)))
+            for name, value in privacy.get("epsilon_parts", {}).items()
+        ),
+        ("charged", Cell(charged)),
+        ("kept in", Cell(privacy["ledger"])),
+        ("accountant", Cell(privacy["accountant"])),
+        ("neighbouring data", Cell(f"{privacy['neighboring_relation']}; sampling: {privacy['sampling_method']}")),
+        ("noise", Cell(privacy["floating_point"])),
+    ]
+    table_rows = tuple((Cell(term), value) for term, value in rows)
+    return Table("Terms of the guarantee", ("term", "value"), table_rows, (False, False))
+
+
+def _trust(files: RunFiles) -> str:
+    """Return who must be believed for the guarantee to hold."""
+    try:
+        mechanism = mechanism_named(files.privacy["mechanism"])
+    except ConfigError:
+        return "This version does not know the run's mechanism."
+    if not mechanism.private:
+        return "Everybody who sees a message of a client: the server, and whoever runs or breaks into it."
+    if mechanism.noise_at_server:
+        return "The server, and whoever runs it: it sees each client's exact update and adds the noise itself."
+    bundles = files.privacy.get("bundles", {})
+    unpinned = sum(not digest for digest in bundles.values())
+    own = "Each client adds its noise before anything leaves, so nobody who gets its messages must be trusted"
+    if not unpinned:
+        return f"{own}, and each client runs only code that it has pinned."
+    return f"{own}. But {unpinned} of {len(bundles)} clients run whatever code the server sends."
+
+
+def _learn(unit: str, epsilon: float | None, delta: float) -> str:
+    if epsilon is None or not math.isfinite(epsilon):
+        return "Epsilon is so large that it promises nothing."
+    percent = math.ceil(10_000 * most_often_right(epsilon, delta)) / 100
+    return (
+        f"Take somebody who sees all that left the clients and knows all else, and asks if one {unit} took part. "
+        f"With a coin they are right half of the time. With the run they are right at most {percent:g} % of the time, "
+        "whatever they compute. The smaller epsilon, the closer to 50 %. It is the worst case. Audits measure attacks."
+    )
+
+
+def _gaps(stated: Sequence[str]) -> Table:
+    """Return what is not protected, the worst first."""
+    order = [*GRADES, ""]
+    found = [(gap, gap_of(gap)) for gap in stated]
+    found.sort(key=lambda pair: order.index(pair[1].grade if pair[1] else ""))
+    rows = tuple(
+        (
+            Cell(grade.grade, grade=grade.grade) if grade else Cell("not graded"),
+            Cell(words(gap)),
+            Cell(grade.meaning if grade else "This version does not know this gap."),
+        )
+        for gap, grade in found
+    )
+    meaning = "; ".join(f"{grade}: {words}" for grade, words in GRADES.items())
+    return Table(f"Not protected ({meaning})", ("grade", "what is not protected", "what it means"), rows, (False,) * 3)
+
+
+def audits_section(files: RunFiles) -> Section:
+    """Return the attacks that were made on the run, with their bounds."""
+    if not files.audits:
+        advice = "`bract audit layers --run DIR` and `bract audit empirical --run DIR` attach what they find."
+        return Section("audits", "Audits", (text(f"Nobody has attached an audit to this run. {advice}"),))
+    upper = files.privacy.get("epsilon_max")
+    rows = []
+    for kind, audit in files.audits.items():
+        lower = audit.get("epsilon_lower_bound")
+        cell = Cell(f"{lower:.3f}", lower) if isinstance(lower, int | float) else MISSING
+        rows.append(
+            (
+                name_cell(kind),
+                Cell(str(audit.get("verdict")), strong=True),
+                cell,
+                epsilon_cell(upper, pointer(PRIVACY, "epsilon_max")),
+                Cell(words(str(audit.get("sentence")))),
+            )
+        )
+    columns = ("audit", "verdict", "lower bound", "upper bound", "in words")
+    table = Table("Attacks on the run", columns, tuple(rows), (False, False, True, True, False))
+    note = "A lower bound says what one attack achieved. It is not a guarantee; the upper bound is."
+    return Section("audits", "Audits", (table, text(note, small=True)))

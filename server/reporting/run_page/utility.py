@@ -1,0 +1,193 @@
+"""Curves and confusion matrix of a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.metrics import METRICS, interval
+from server.reporting.page.blocks import (
+    Block,
+    Cell,
+    Details,
+    LineChart,
+    Matrix,
+    Notice,
+    PixelMap,
+    Section,
+    Series,
+    Table,
+    name_cell,
+    number_cell,
+    pointer,
+    share_cell,
+    text,
+)
+from server.reporting.page.chart_geometry import pixel_image
+from server.reporting.plots import frequent_errors
+from server.reporting.run_page.run_files import ROUNDS, SUMMARY, RunFiles
+
+SIMULATION_ONLY = "Simulation only: no real federation could see this"
+# The largest matrix that is shown with its counts, and the number of errors that are listed of a larger one.
+MAX_COUNTED, _MAX_ERRORS = 20, 100
+_SHARES = tuple(metric for metric in METRICS if not (metric.needs_loss or metric.detail))
+# Figures, each with the place of its object in a file.
+_Points = list[tuple[Mapping[str, Any], tuple[Any, ...]]]
+
+
+def curves_section(files: RunFiles) -> Section:
+    """Return the curves over rounds, private figures with their error."""
+    blocks: list[Block] = []
+    if chart := private_curve(files):
+        blocks += [chart, text("The band is one standard deviation of the noise in the counts.", small=True)]
+    exact = exact_curves(files)
+    if files.hidden and exact:
+        blocks.append(Notice("simulation", SIMULATION_ONLY, exact))
+    else:
+        blocks += exact
+    if not blocks:
+        blocks.append(text("No model of this run has been evaluated, so there are no curves."))
+    return Section("curves", "Curves", tuple(blocks))
+
+
+def private_curve(files: RunFiles) -> LineChart | None:
+    """Return the accuracy by noised counts, None if none left."""
+    points: _Points = [
+        (line["private"], (ROUNDS, number, "private"))
+        for number, line in enumerate(files.rounds)
+        if line.get("private", {}).get("accuracy_stddev") is not None
+    ]
+    last = files.summary.get("private_metrics")
+    if last and last["accuracy_stddev"] is not None and all(last != point for point, _ in points):
+        points.append((last, (SUMMARY, "private_metrics")))
+    if not points:
+        return None
+    bands = [interval(point["accuracy"], point["accuracy_stddev"]) for point, _ in points]
+    rows = tuple(
+        (
+            number_cell(point["evaluated_model"], pointer(*at, "evaluated_model")),
+            share_cell(point["accuracy"], pointer(*at, "accuracy")),
+            Cell(f"{low:.3f} to {high:.3f}"),
+            number_cell(point["clients"], pointer(*at, "clients")),
+        )
+        for (point, at), (low, high) in zip(points, bands, strict=True)
+    )
+    lows, highs = zip(*bands, strict=True)
+    values = tuple(point["accuracy"] for point, _ in points)
+    return LineChart(
+        "Accuracy by counts with noise, as a real federation sees it",
+        "model after round",
+        "share of held-out units that are predicted right",
+        tuple(float(point["evaluated_model"]) for point, _ in points),
+        (Series("accuracy, private", values, tuple(lows), tuple(highs)),),
+        Table("Accuracy, private", ("model after round", "accuracy", "± 1 sd", "clients"), rows, (True,) * 4),
+        (0.0, 1.0),
+    )
+
+
+def exact_curves(files: RunFiles) -> tuple[LineChart, ...]:
+    """Return the curves of exact counts, empty without any."""
+    points: _Points = [(line, (ROUNDS, number)) for number, line in enumerate(files.rounds) if "accuracy" in line]
+    summary = files.summary
+    # The last round of clients' own counts is about the model before it.
+    if (
+        points
+        and summary.get("accuracy") is not None
+        and summary["evaluated_model"] != points[-1][0]["evaluated_model"]
+    ):
+        closing = {key: summary.get(key) for key in ("evaluated_model", *(metric.key for metric in _SHARES))}
+        points.append((closing | {"examples": summary["evaluated_examples"]}, (SUMMARY,)))
+    if not points:
+        return ()
+    x = tuple(float(point["evaluated_model"]) for point, _ in points)
+    names = [metric.name for metric in _SHARES]
+    series = [_series(points, metric.key, metric.name, look) for look, metric in enumerate(_SHARES, 1)]
+    keys = [metric.key for metric in _SHARES]
+    if any("personal_accuracy" in point for point, _ in points):
+        series.append(_series(points, "personal_accuracy", "accuracy of clients' own models", 4))
+        keys, names = [*keys, "personal_accuracy"], [*names, "own models"]
+    columns = ("model after round", *names, "images")
+    examples = [_images(point, at) for point, at in points]
+    rows = tuple(
+        (_model(point, at), *(share_cell(point.get(key), pointer(*at, key)) for key in keys), images)
+        for (point, at), images in zip(points, examples, strict=True)
+    )
+    shares = LineChart(
+        "Accuracy and F1 on held-out images",
+        "model after round",
+        "share, 0 to 1",
+        x,
+        tuple(series),
+        Table("Accuracy and F1", columns, rows, (True,) * len(columns)),
+        (0.0, 1.0),
+    )
+    loss = _series(points, "loss", "loss", 1)
+    if all(value is None for value in loss.values):
+        return (shares,)
+    of_loss = tuple(
+        (_model(point, at), number_cell(point.get("loss"), pointer(*at, "loss"), 4)) for point, at in points
+    )
+    table = Table("Loss", ("model after round", "loss"), of_loss, (True, True))
+    return shares, LineChart("Loss", "model after round", "cross-entropy, nats an image", x, (loss,), table)
+
+
+def _series(points: _Points, key: str, name: str, look: int) -> Series:
+    return Series(name, tuple(point.get(key) for point, _ in points), look=look)
+
+
+def _model(point: Mapping[str, Any], at: tuple[Any, ...]) -> Cell:
+    return number_cell(point["evaluated_model"], pointer(*at, "evaluated_model"))
+
+
+def _images(point: Mapping[str, Any], at: tuple[Any, ...]) -> Cell:
+    key = "examples" if at[0] == ROUNDS else "evaluated_examples"
+    return number_cell(point["examples"], pointer(*at, key))
+
+
+def confusion_section(files: RunFiles) -> Section:
+    """Return the confusion matrices, private and exact."""
+    blocks: list[Block] = []
+    private, exact = files.counts.get("private"), files.counts.get("exact")
+    if private:
+        at = (files.counts_from, "private", "confusion")
+        blocks += confusion_blocks(np.array(private["confusion"]), files.classes, at, "Counts with noise")
+        stddev = np.sqrt(private["num_clients"]) * private["noise_stddev"]
+        blocks.append(text(f"Each count carries noise of {stddev:.1f}, and may be negative.", small=True))
+    if exact:
+        at = (files.counts_from, "exact", "confusion")
+        title = f"Exact counts, model after round {files.counts['evaluated_model']}"
+        found = confusion_blocks(np.array(exact["confusion"]), files.classes, at, title)
+        blocks += [Notice("simulation", SIMULATION_ONLY, tuple(found))] if exact["simulation_only"] else found
+    if not blocks:
+        blocks.append(text("No confusion matrix has left the clients, so there is none to show."))
+    return Section("confusion", "Confusion matrix", tuple(blocks))
+
+
+def confusion_blocks(confusion: np.ndarray, classes: Sequence[str], at: tuple[str, ...], title: str) -> list[Block]:
+    """Return a matrix with its counts.
+
+    Many classes are a picture beside the most frequent errors.
+    """
+    counted = np.maximum(confusion, 0)
+    shares = counted / np.maximum(counted.sum(axis=1, keepdims=True), 1)
+    names = tuple(name_cell(name) for name in classes)
+    if len(classes) <= MAX_COUNTED:
+        cells = tuple(
+            tuple(number_cell(int(count), pointer(*at, row, column)) for column, count in enumerate(line))
+            for row, line in enumerate(confusion)
+        )
+        return [Matrix(title, "true \\ predicted", names, names, cells, tuple(map(tuple, shares.tolist())), True)]
+    rows = tuple(
+        (names[row], names[column], number_cell(count, pointer(*at, row, column)), Cell(f"{shares[row, column]:.1%}"))
+        for row, column, count in frequent_errors(confusion, _MAX_ERRORS)
+    )
+    columns = ("true class", "predicted class", "images", "share of the true class")
+    table = Table(f"The {len(rows)} most frequent errors", columns, rows, (False, False, True, True))
+    short = tuple(name.text for name in names)
+    values = confusion.tolist()
+    picture = PixelMap(title, "true", "predicted", short, short, values, pixel_image(shares), table)
+    return [picture, Details("The most frequent errors", (_first(table, 25),))]
+
+
+def _first(table: Table, number: int) -> Table:
+    return Table(f"The {number} most frequent errors", table.columns, table.rows[:number], table.numeric)

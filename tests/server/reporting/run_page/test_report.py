@@ -1,0 +1,400 @@
+"""The report of a run states what its files hold, whatever they hold.
+
+Drives `server.reporting.counts_file`, `server.reporting.run_page.class_table`,
+`server.reporting.run_page.clients_table`,
+`server.reporting.run_page.cost`, `server.reporting.run_page.guarantee`, `server.reporting.run_page.run_files`,
+`server.reporting.run_page.settings`, `server.reporting.run_page.timeline`, `server.reporting.run_page.utility`,
+`server.reporting.run_page.verdict`, `server.reporting.run_page.rounds_csv`, `server.reporting.page.render`,
+`server.reporting.page.templates`, `server.reporting.page.style`, `server.reporting.page.script` and
+`server.commands.report`.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import bract
+from common.system.console import printable
+from server.reporting.run_page import clients_table, report
+from server.reporting.run_page.class_table import exact_figures, noised_figures
+from server.reporting.run_page.clients_table import clients_section
+from server.reporting.run_page.report import REPORT, try_report, write_report
+from server.reporting.run_page.rounds_csv import COLUMNS, ROUNDS_CSV
+from server.reporting.run_page.run_files import read_run
+from tests.support.server.run_folders import HOSTILE, OPEN, PRIVATE, RunOnDisk
+
+SECTIONS = [
+    *("Verdict", "Planned and met clients", "Curves", "Confusion matrix", "By class", "Calibration"),
+    *("Clients and classes", "Each client", "Bytes and seconds", "Privacy", "Audits", "Refusals and faults"),
+    "Settings, versions and hashes",
+]
+FAULTY = RunOnDisk(
+    PRIVATE,
+    clients=("north", "south", "east", "west", "centre"),
+    rounds=6,
+    planned=6,
+    failures={2: {"south": "TIMEOUT"}, 3: {"south": "TIMEOUT", "east": "LOST"}},
+    skipped=(5,),
+    refusals={"node 77": "POLICY"},
+    num_clients=7,
+    simulated=False,
+)
+RUNS = {
+    "private": RunOnDisk(PRIVATE),
+    "open": RunOnDisk(OPEN),
+    "real": FAULTY,
+    "open-real": RunOnDisk(OPEN, simulated=False),
+    "client-level": RunOnDisk({"privacy.mechanism": "client-dp", "privacy.noise-multiplier": 40.0}),
+    "without-counts": RunOnDisk(PRIVATE | {"privacy.metrics": "none"}),
+    "killed": RunOnDisk(PRIVATE, rounds=2, complete=False),
+    "interrupted": RunOnDisk(PRIVATE, rounds=3, complete=False, interrupted=True),
+    "before-the-first-round": RunOnDisk(PRIVATE, rounds=0, complete=False),
+    "hostile": RunOnDisk(OPEN, clients=HOSTILE, classes=HOSTILE, failures={1: {HOSTILE[2]: "TIMEOUT"}}),
+    "many-classes": RunOnDisk(PRIVATE, classes=[f"class {number}" for number in range(30)], rounds=2, planned=2),
+}
+
+
+class Page(HTMLParser):
+    """Figures, texts and addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.figures: list[tuple[str, str, str]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.titles: list[str] = []
+        self._open: dict[str, str | None] | None = None
+        self._words, self._in = "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in, self._words = tag, ""
+        if tag == "data":
+            self._open = dict(attrs)
+
+    def handle_data(self, data: str) -> None:
+        self._words += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "data" and self._open is not None:
+            self.figures.append((self._open.get("data-from") or "", self._open["value"] or "", self._words))
+            self._open = None
+        elif tag == "h2":
+            self.titles.append(self._words)
+
+
+def page_of(folder: Path) -> Page:
+    return Page((folder / REPORT).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(name="folder", scope="module", params=RUNS)
+def folder_fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / str(request.param)
+    RUNS[request.param].write(folder)
+    write_report(folder)
+    return folder
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+
+
+def value_at(folder: Path, source: str) -> Any:
+    name, _, keys = source.partition("#/")
+    text = (folder / name).read_text(encoding="utf-8")
+    value: Any = [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
+    for escaped in keys.split("/"):
+        key = escaped.replace("~1", "/").replace("~0", "~")
+        named = {printable(name, keep=""): part for name, part in value.items()} if isinstance(value, dict) else {}
+        value = named[key] if named else value[int(key)]
+    return value
+
+
+def test_every_figure_equals_the_file_that_it_names(folder: Path) -> None:
+    figures = [figure for figure in page_of(folder).figures if figure[0]]
+
+    for source, value, shown in figures:
+        stored = value_at(folder, source)
+        assert float(value) == stored, source
+        number = shown.replace(",", "").partition(" of ")[0]
+        # Epsilon is rounded up, everything else to the nearest.
+        digits = len(number.partition(".")[2]) if "e" not in number else 9
+        assert abs(float(number) - stored) <= 10.0**-digits, (source, shown)
+    if "before" not in folder.name:
+        assert len(figures) > 20
+
+
+def test_figures_without_a_file_are_few_and_known(folder: Path) -> None:
+    """Each is derived: epsilon so far, sums of counts, figures of noised counts, accuracy of one client."""
+    derived = {shown for source, _, shown in page_of(folder).figures if not source}
+
+    if folder.name == "open":
+        confusion = np.array(json.loads((folder / "counts.json").read_text())["exact"]["confusion"])
+        assert {f"{count:,}" for count in confusion.sum(axis=1)} <= derived
+    assert len(derived) < 120
+
+
+def test_each_run_has_all_sections_in_order(folder: Path) -> None:
+    page = page_of(folder)
+
+    assert page.titles == SECTIONS
+    text = (folder / REPORT).read_text(encoding="utf-8")
+    assert "do not have what this section needs" not in text
+    assert len(text.encode()) < 3e6
+
+
+def test_a_page_loads_and_sends_nothing(folder: Path) -> None:
+    page = page_of(folder)
+
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "form", "object", "embed", "base")
+        for name in ("src", "href", "action", "srcset", "poster"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:image/png;base64,")), (tag, address)
+        assert not [name for name in attributes if name.startswith("on")], tag
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline'; script" in policy
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert [attributes for attributes in scripts if attributes.get("type") != "application/json"] == [{}]
+
+
+def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+    RUNS["hostile"].write(tmp_path / "run")
+    write_report(tmp_path / "run")
+    text = (tmp_path / "run" / REPORT).read_text(encoding="utf-8")
+
+    assert "<img src=x" not in text
+    assert text.count("<script") == 1
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert "\u2066" not in text
+    assert "n" * 1001 not in text
+    rows = rows_of(tmp_path / "run" / ROUNDS_CSV)
+    assert rows[0]["missing_names"].startswith("'=HYPERLINK")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", "  =1", "\r=1"])
+def test_no_name_becomes_a_formula(name: str, tmp_path: Path) -> None:
+    RunOnDisk(OPEN, clients=(name, "south"), failures={1: {name: "TIMEOUT"}}).write(tmp_path / "run")
+    write_report(tmp_path / "run")
+
+    row = next(csv.reader((tmp_path / "run" / ROUNDS_CSV).read_text(encoding="utf-8").splitlines()[1:]))
+    assert all(not cell.strip().startswith(("=", "+", "-", "@")) for cell in row)
+    assert row[COLUMNS.index("missing_names")].startswith("'")
+
+
+def test_the_table_of_rounds_holds_the_rounds(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    privacy = json.loads((folder / "privacy.json").read_text())
+    rows = rows_of(folder / ROUNDS_CSV)
+
+    assert [int(row["round"]) for row in rows] == [line["round"] for line in lines]
+    for row, line in zip(rows, lines, strict=True):
+        assert float(row["seconds"]) == line["seconds"]
+        assert float(row["bytes_up_per_client"]) == line["bytes_up"]
+        assert row["private_accuracy"] == str(line.get("private", {}).get("accuracy", ""))
+        shown = row["simulation_only_accuracy"] if line.get("simulation_only") else row["accuracy"]
+        assert shown == str(line.get("accuracy", ""))
+        # Under a mechanism the open columns stay empty: a reader must not take them for what was released.
+        assert not (line.get("simulation_only") and row["accuracy"])
+    if privacy["private"] and rows:
+        so_far = [float(row["epsilon_so_far_pld"]) for row in rows]
+        assert so_far == sorted(so_far)
+        assert so_far[0] > 0
+        assert so_far[-1] <= float(rows[-1]["epsilon_whole_run_pld"]) == privacy["epsilon_max"]
+    elif rows:
+        assert rows[0]["epsilon_so_far_pld"] == rows[0]["epsilon_whole_run_pld"] == ""
+
+
+def outside_boxes(text: str) -> str:
+    return re.sub(r'<aside class="notice simulation".*?</aside>', "", text, flags=re.DOTALL)
+
+
+def test_under_a_mechanism_the_main_part_has_nothing_that_only_a_simulation_sees(tmp_path: Path) -> None:
+    """Every exact figure is inside a marked box."""
+    for name in ("private", "client-level", "without-counts", "killed"):
+        RUNS[name].write(tmp_path / name)
+        write_report(tmp_path / name)
+        text = (tmp_path / name / REPORT).read_text(encoding="utf-8")
+        sources = [source for source, _, _ in Page(outside_boxes(text)).figures]
+
+        hidden = re.compile(
+            r"counts.json#/(exact|images)|checkpoint|summary.json#/(accuracy|macro_f1|balanced_accuracy|evaluated_examples"
+            r"|per_class)|rounds.jsonl#/\d+/(accuracy|macro_f1|balanced_accuracy|loss|examples|evaluated_model)"
+        )
+        assert not [source for source in sources if hidden.match(source)]
+        if name == "private":
+            assert [source for source, _, _ in Page(text).figures if hidden.match(source)]
+
+
+def test_the_page_of_an_open_run_says_that_it_is_not_private(tmp_path: Path) -> None:
+    RUNS["open"].write(tmp_path / "run")
+    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+    assert "<strong>NOT PRIVATE</strong>" in text
+    assert "Nobody. The run has no privacy mechanism." in text
+    assert 'class="grade critical"' in text
+    assert 'class="notice simulation"' in text  # the images of each class at each client
+    assert "epsilon so far" not in text.lower()
+
+
+def test_missing_clients_and_faults_are_named_and_bold(tmp_path: Path) -> None:
+    FAULTY.write(tmp_path / "run")
+    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+    assert '<strong><data value="5" data-from="summary.json#/clients">5 of 7</data></strong>' in text
+    assert re.search(r"<strong>south in 2 of 5 rounds \(\d+% of the declared images\)", text)
+    assert "refused 1, update missing 3, round skipped 1" in text
+    assert "Real clients would have got" not in text
+
+
+def test_a_run_that_never_began_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "refused"
+    folder.mkdir()
+    (folder / "config.toml").write_text("num-rounds = 3\nnum-clients = 5\n")
+    (folder / "stopped.txt").write_text("FederationError: only 2 of 5 clients take part\n")
+
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert page_of(folder).titles == SECTIONS
+    assert text.count("only 2 of 5 clients take part") >= 3
+    assert "It has cost nobody anything yet" in text
+
+
+def test_a_killed_run_is_not_called_complete(tmp_path: Path) -> None:
+    for name in ("killed", "interrupted"):
+        RUNS[name].write(tmp_path / name)
+        text = write_report(tmp_path / name).read_text(encoding="utf-8")
+
+        assert "the run is not complete" in text
+        assert "the whole plan is charged, because the run stopped early" in text
+
+
+def test_a_damaged_file_costs_its_own_sections_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    RUNS["private"].write(folder)
+    (folder / "summary.json").write_text('{"status": "complete", "missing": 3')
+    (folder / "counts.json").write_text("[]")
+    lines = (folder / "rounds.jsonl").read_text()
+    (folder / "rounds.jsonl").write_text(f"not JSON\n{lines}{{half a line")
+
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert page_of(folder).titles == SECTIONS
+    for said in ("summary.json is damaged", "counts.json is damaged", "1 lines of rounds.jsonl are damaged"):
+        assert said in text
+    assert "Seconds a round" in text
+
+    RUNS["private"].write(tmp_path / "other")
+    (tmp_path / "other" / "summary.json").write_text('{"status": "complete", "seconds": 1, "clients": 2}')
+    assert "do not have what this section needs (KeyError" in write_report(tmp_path / "other").read_text()
+
+
+def test_a_page_names_the_digests_of_the_files_that_it_is_made_from(folder: Path) -> None:
+    text = (folder / REPORT).read_text(encoding="utf-8")
+
+    for name in ("config.toml", "summary.json", "privacy.json", "rounds.jsonl", "counts.json"):
+        if (folder / name).is_file():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() in text
+    again = write_report(folder).read_text(encoding="utf-8")
+    assert again == text
+
+
+def test_a_fault_in_the_report_is_one_line_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Path) -> Path:
+        raise ZeroDivisionError("in the report")
+
+    RUNS["open"].write(tmp_path / "run")
+    monkeypatch.setattr(report, "write_report", broken)
+    monkeypatch.setattr(report._log, "propagate", True)
+    try_report(tmp_path / "run")
+    try_report(tmp_path / "nothing")
+
+    assert caplog.messages == [
+        "report.html was not written (ZeroDivisionError: in the report); `bract report` makes it again"
+    ]
+
+
+def test_the_command_writes_page_and_table(tmp_path: Path) -> None:
+    RUNS["open"].write(tmp_path / "run")
+    done = CliRunner().invoke(bract.app, ["report", str(tmp_path / "run")])
+    refused = CliRunner().invoke(bract.app, ["report", str(tmp_path)])
+
+    assert done.exit_code == 0
+    assert "report.html" in done.stdout
+    assert (tmp_path / "run" / REPORT).is_file()
+    assert (tmp_path / "run" / ROUNDS_CSV).is_file()
+    assert refused.exit_code == 2
+    assert "does not hold a run" in refused.stderr
+
+
+def test_figures_of_exact_counts_have_wilsons_intervals() -> None:
+    found = exact_figures(np.array([[8, 2], [0, 0]]))
+
+    # Wilson's interval of 8 in 10, as scipy and every textbook have it.
+    assert (found["recall"].low[0], found["recall"].high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    # Right among all that are of the class or predicted as it: 8 in 10. F1 is 2 x 8 / (2 x 8 + 2).
+    assert found["f1"].values[0] == pytest.approx(16 / 18)
+    assert found["f1"].low[0] == pytest.approx(2 * 0.4902 / 1.4902, abs=1e-4)
+    assert np.isnan(found["recall"].low[1])  # no image of that class
+
+
+def test_figures_of_noised_counts_spread_as_the_noise_says() -> None:
+    """The linear error against 4,000 draws."""
+    rng = np.random.default_rng(3)
+    cells = np.array([[400, 60, 40], [30, 500, 70], [10, 20, 600]])
+    draws = cells + rng.normal(0, 8, (4000, 3, 3))
+    found = noised_figures(cells, 8.0)
+    drawn = [noised_figures(draw, 8.0) for draw in draws]
+
+    for key, of in found.items():
+        spread = np.std([figures[key].values for figures in drawn], axis=0)
+        assert of.high - of.values == pytest.approx(spread, rel=0.06)
+    assert np.isnan(noised_figures(np.array([[3, 1], [1, 3]]), 8.0)["recall"].values).all()
+
+
+def test_clients_are_listed_by_name_and_never_by_a_figure(tmp_path: Path) -> None:
+    FAULTY.write(tmp_path / "run")
+    table = next(block for block in clients_section(read_run(tmp_path / "run")).blocks if block.kind == "table")
+
+    assert [row[0].text for row in table.rows] == sorted(FAULTY.clients)  # type: ignore[union-attr]
+    assert not [column for column in table.columns if "macro" in column or "balanced" in column]  # type: ignore[union-attr]
+
+
+def seconds_of(folder: Path) -> Iterator[float]:
+    for _ in range(2):
+        started = time.process_time()
+        write_report(folder)
+        yield time.process_time() - started
+
+
+def test_more_clients_than_a_page_holds_are_counted_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients_table, "_MAX_LISTED", 4)
+    monkeypatch.setattr(clients_table, "_MAX_CELLS", 17)
+    RunOnDisk(OPEN, clients="abcdefgh").write(tmp_path / "crowd")
+    text = write_report(tmp_path / "crowd").read_text(encoding="utf-8")
+
+    assert "4 of 8 clients" in text
+    assert "All images of the first 5 clients" in text
+
+
+def test_a_report_of_many_clients_and_classes_is_small(tmp_path: Path) -> None:
+    names = [f"{number:05d}" for number in range(1000)]
+    many = RunOnDisk(OPEN, clients=names, classes=[f"class {number}" for number in range(100)], rounds=3, planned=3)
+    many.write(tmp_path / "many")
+
+    assert min(seconds_of(tmp_path / "many")) < 3
+    assert (tmp_path / "many" / REPORT).stat().st_size < 3e6
