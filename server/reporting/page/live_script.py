@@ -14,7 +14,7 @@ LIVE_SCRIPT = """
     const seconds = Math.max(0, Math.round((Date.now() - Date.parse(at)) / 1000));
     const ago = seconds < 120 ? seconds + " s" : Math.round(seconds / 60) + " min";
     const text = lost ? "Not connected. Is `bract watch` still running?"
-      : (newest !== shown ? "There are newer figures. " : "Live. ") + "These are of " + ago + " ago.";
+      : (newest !== shown ? "There are newer figures. " : "Live. ") + "Figures of " + ago + " ago.";
     if (said.textContent !== text) said.textContent = text;
     bar.classList.toggle("lost", lost);
   };
