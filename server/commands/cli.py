@@ -15,6 +15,7 @@ from common.system.console import bar_factory, format_epsilon, plain, plain_erro
 from server.commands import operate as commands
 from server.commands.report import COMPARE_HELP, REPORT_HELP, compare_command, report_command
 from server.commands.run import RUN_HELP, run_command
+from server.commands.watch import WATCH_HELP, watch_command
 
 if TYPE_CHECKING:
     from server.audit.run_report import RunReport
@@ -39,6 +40,7 @@ def mount(app: typer.Typer) -> None:
     app.command("run", help=RUN_HELP)(run_command)
     app.command("compare", help=COMPARE_HELP)(compare_command)
     app.command("report", help=REPORT_HELP)(report_command)
+    app.command("watch", help=WATCH_HELP)(watch_command)
     audit_app.command("run", help=AUDIT_HELP)(audit_run_command)
 
 

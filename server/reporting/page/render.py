@@ -9,17 +9,27 @@ from markupsafe import Markup, escape
 
 from server.reporting.page.blocks import Page
 from server.reporting.page.chart_geometry import plot_of
+from server.reporting.page.live_script import LIVE_SCRIPT
 from server.reporting.page.script import SCRIPT
 from server.reporting.page.style import STYLE
 from server.reporting.page.templates import BLOCKS, PAGE
 
 
-def render(page: Page) -> str:
+def render(page: Page, *, version: int = 0, now: str = "") -> str:
     """Return a page as one HTML file that loads nothing.
 
     Guarantee: every text of the page is escaped, and the browser runs no script but ours.
+
+    Args:
+        page: Content of the page.
+        version: Number of a live page's version, which asks its own address for newer ones; 0 for a file.
+        now: Time of a live page's version, ISO 8601, UTC.
     """
-    return _environment().get_template("page").render(page=page)
+    return _environment().get_template("page").render(page=page, version=version, now=now)
+
+
+def _hash_of(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _with_code(words: str) -> Markup:
@@ -41,13 +51,15 @@ def _environment() -> Environment:
         trim_blocks=True,
     )
     made.filters["code"] = _with_code
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    live = SCRIPT + LIVE_SCRIPT
     # Names of classes, clients and files come from others. Even if one were not escaped, the policy that names this
     # digest would keep the browser from running it.
     made.globals |= {
         "style": Markup(STYLE),  # noqa: S704 - a constant of ours
         "script": Markup(SCRIPT),  # noqa: S704 - a constant of ours
-        "script_hash": f"sha256-{digest}",
+        "script_hash": _hash_of(SCRIPT),
+        "live_script": Markup(live),  # noqa: S704 - a constant of ours
+        "live_hash": _hash_of(live),
         "plot_of": plot_of,
         "pct": lambda share: round(100 * min(max(share, 0.0), 1.0), 2),
     }

@@ -130,7 +130,12 @@ SCRIPT = """
   }
 
   const kinds = {row: rowChart, mark: rowChart, pixels: pixelChart, matrix: matrixChart};
-  document.querySelectorAll("[data-chart]").forEach(figure => kinds[figure.dataset.chart](figure));
-  document.querySelectorAll("table.sortable").forEach(sortable);
+  const start = () => {
+    document.querySelectorAll("[data-chart]").forEach(figure => kinds[figure.dataset.chart](figure));
+    document.querySelectorAll("table.sortable").forEach(sortable);
+  };
+  start();
+  // A live page has replaced its content.
+  document.addEventListener("bract-changed", start);
 })();
 """

@@ -113,6 +113,11 @@ max-height:9rem;overflow:hidden}
 .map img{position:absolute;inset:0;width:100%;height:100%;image-rendering:pixelated}
 .map .cursor{background:none;border:2px solid var(--ink);bottom:auto;margin:0;min-width:6px;min-height:6px}
 footer{color:var(--soft);font-size:.85rem;padding-bottom:2rem}
+.live{position:sticky;top:0;z-index:5;display:flex;gap:1rem;align-items:center;justify-content:space-between;
+max-width:84rem;margin:0 auto 1rem;padding:.4rem 1rem;background:var(--good-b);color:var(--good);border-radius:8px}
+.live p{margin:0}.live.lost{background:var(--bad-b);color:var(--bad)}
+.live button{font:inherit;color:inherit;background:var(--card);border:1px solid currentColor;border-radius:6px;
+padding:.15rem .7rem}
 @media (max-width:42rem){.prose,.prose tbody,.prose tr,.prose th,.prose td{display:block;max-width:none;padding:.1rem 0}
 .prose thead{display:none}.prose tr{border-bottom:1px solid var(--edge);padding:.5rem 0}.prose th,.prose td{border:0}
 .prose tbody th{font-weight:600}}
@@ -121,7 +126,7 @@ nav{position:sticky;top:1rem;align-self:start}nav ol{display:block}nav li{margin
 section{padding:1.25rem 1.5rem}.pair{display:grid}}
 @media (min-width:90rem){.pairs{columns:2}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--edge:#bbb;color-scheme:light}
-body{font-size:10pt}nav,.skip,details.data,.readout{display:none}.layout{display:block}
+body{font-size:10pt}nav,.skip,.live,details.data,.readout{display:none}.layout{display:block}
 section{border:0;padding:0;margin:0 0 1.2rem}h2{break-after:avoid;border-bottom:1px solid #999}
 .chart,.tiles,tr,.notice h3{break-inside:avoid}.scroll,.scroll.tall{overflow:visible;max-height:none}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}.frame{grid-template-rows:auto 11rem auto auto}}

@@ -11,7 +11,8 @@ PAGE = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
-script-src '{{ script_hash }}'; base-uri 'none'; form-action 'none'">
+script-src '{{ live_hash if version else script_hash }}'; \
+{% if version %}connect-src 'self'; {% endif %}base-uri 'none'; form-action 'none'">
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>{{ page.title }}</title>
@@ -24,6 +25,10 @@ script-src '{{ script_hash }}'; base-uri 'none'; form-action 'none'">
 <h1>{{ page.title }}</h1>
 <p>{{ page.subtitle }}</p>
 </header>
+{% if version %}
+<div class="live"><p id="live" data-version="{{ version }}" data-at="{{ now }}">Live</p>\
+<button type="button" id="pause" aria-pressed="false">Pause</button></div>
+{% endif %}
 <div class="layout">
 <nav aria-label="Sections"><ol>
 {%- for section in page.sections %}<li><a href="#{{ section.name }}">{{ section.title }}</a></li>{% endfor -%}
@@ -37,7 +42,7 @@ script-src '{{ script_hash }}'; base-uri 'none'; form-action 'none'">
 </main>
 </div>
 <footer><p>{{ page.footer }}</p></footer>
-<script>{{ script }}</script>
+<script>{{ live_script if version else script }}</script>
 </body>
 </html>
 """

@@ -1,0 +1,1 @@
+"""Page of a run that changes while the run goes on."""
