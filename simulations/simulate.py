@@ -66,10 +66,7 @@ def run_job(
                 # A network spends its time in torch, which lets other threads run.
                 workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
                 _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
-        summary = json.loads((folder / "summary.json").read_text())
-        summary["engine"] = engine
-        seconds = summary["seconds"]
-        summary["backbone_share_of_time"] = round(seconds.get("features", 0.0) / seconds["total"], 4)
+        summary = _summary_of(folder, engine)
         if baselines and summary["status"] == "complete":
             from simulations.baselines import train_baselines
 
@@ -84,6 +81,15 @@ def run_job(
     # The report names the digest of the summary, which has more in it now.
     try_report(folder)
     return summary, folder
+
+
+def _summary_of(folder: Path, engine: str) -> dict[str, Any]:
+    """Return a run's summary with what only its command knows."""
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    summary["engine"] = engine
+    seconds = summary["seconds"]
+    summary["backbone_share_of_time"] = round(seconds.get("features", 0.0) / seconds["total"], 4)
+    return summary
 
 
 def _left_by(folder: Path) -> str:
