@@ -25,6 +25,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_models,
     of_own_clients,
     of_policies,
+    of_reports,
     of_requests,
     of_resumes,
     of_rounding,

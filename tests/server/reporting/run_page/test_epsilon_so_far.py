@@ -17,9 +17,11 @@ def statement(folder: Path, **more: object) -> dict[str, object]:
 
 
 def test_each_round_costs_what_its_events_cost(tmp_path: Path) -> None:
-    privacy = statement(tmp_path / "run", **{"privacy.metrics": "none"})
+    # Batches of a half make several steps a round.
+    privacy = statement(tmp_path / "run", **{"privacy.metrics": "none", "training.batch-size": 20})
     event = from_json(privacy["clients"]["north"]["events"]["training"][0])  # type: ignore[index]
     assert isinstance(event, DpSgdEvent)
+    assert event.steps > 4
     found = epsilon_so_far(privacy, 4)
 
     for number, spent in enumerate(found, 1):

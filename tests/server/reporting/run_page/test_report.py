@@ -236,6 +236,8 @@ def test_under_a_mechanism_the_main_part_has_nothing_that_only_a_simulation_sees
             r"|per_class)|rounds.jsonl#/\d+/(accuracy|macro_f1|balanced_accuracy|loss|examples|evaluated_model)"
         )
         assert not [source for source in sources if hidden.match(source)]
+        # The heading of figures by client that follow from exact counts.
+        assert "held-out images</th>" not in outside_boxes(text)
         if name == "private":
             assert [source for source, _, _ in Page(text).figures if hidden.match(source)]
 
