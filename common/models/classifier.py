@@ -57,11 +57,14 @@ class Network(nn.Module):
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return scaled features (n, d) of prepared inputs."""
+        return inputs if self.body is None else scale_features(self.unscaled_features(inputs), self._scaling)
+
+    def unscaled_features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return features (n, d) of prepared inputs as the backbone gives them."""
         if self.body is None:
             return inputs
         maps = self.body.feature_maps(inputs)
-        unscaled = maps.flatten(1) if self._flat and maps.ndim == 4 else self.body.pooled(maps)
-        return scale_features(unscaled, self._scaling)
+        return maps.flatten(1) if self._flat and maps.ndim == 4 else self.body.pooled(maps)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits (n, classes) of prepared inputs."""
