@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from common.commands.fitted_defaults import fit_to_source, show_changes
 from common.commands.run_settings import absolute_paths, show_remarks
 from common.config import loading
@@ -13,7 +11,7 @@ from common.config.loading import flatten, plain_values
 from common.data.sources.registry import OpenOnce
 from common.errors import ConfigError
 from common.inference.run_folder import Run
-from common.system.console import set_log_levels
+from common.system.console import console_of_caller, set_log_levels
 from simulations.simulate import run_job
 
 
@@ -47,7 +45,7 @@ def simulate(
             raise ConfigError("out and output-dir name one setting twice: leave one of them out")
         given["output-dir"] = str(out)
     set_log_levels(verbose=False)
-    console = Console(quiet=quiet)
+    console = console_of_caller(quiet=quiet)
     chosen = show_changes(fit_to_source(absolute_paths(given), opener), console)
     config = loading.parse(loading.override(loading.defaults(), chosen))
     show_remarks(config.data, console, opener)

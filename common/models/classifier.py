@@ -73,8 +73,14 @@ class Network(nn.Module):
         Raises:
             ConfigError: The network has no backbone.
         """
-        unscaled = maps.flatten(1) if self._flat and maps.ndim == 4 else self._backbone.pooled(maps)
-        return scale_features(unscaled, self._scaling)
+        return scale_features(self._unscaled(maps), self._scaling)
+
+    def unscaled_features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return features (n, d) of prepared inputs as the backbone gives them."""
+        return inputs if self.body is None else self._unscaled(self.feature_maps(inputs))
+
+    def _unscaled(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.flatten(1) if self._flat and maps.ndim == 4 else self._backbone.pooled(maps)
 
     @property
     def _backbone(self) -> Backbone:

@@ -53,6 +53,14 @@ def _show_error(kind: str, text: str) -> None:
     Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(printable(text))}", highlight=False, soft_wrap=True)
 
 
+def console_of_caller(*, quiet: bool) -> Console:
+    """Return a console for functions that programs and notebooks call."""
+    # In a notebook rich warns at every refresh where ipywidgets is missing, and Jupyter sets FORCE_COLOR, by which rich
+    # takes it for a terminal. Plain lines appear in every notebook as they are printed.
+    plain_lines = False if Console().is_jupyter else None
+    return Console(quiet=quiet, force_jupyter=plain_lines, force_terminal=plain_lines)
+
+
 def new_bar(console: Console) -> Progress:
     """Return a progress bar that disappears at its end."""
     progress = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())

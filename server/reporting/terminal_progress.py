@@ -1,5 +1,6 @@
 """Progress of a run in the terminal."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,9 @@ from rich.progress import Progress
 
 from common.metrics import METRICS, Metric, interval
 from common.system.console import new_bar
+
+# Seconds between two lines of long work where no bar can be drawn.
+_PATIENCE = 10.0
 
 
 class TerminalProgress:
@@ -29,13 +33,17 @@ class TerminalProgress:
         self.stop()
         bar = self._bar = new_bar(self._console)
         task = bar.add_task(label, total=total)
-        bar.start()
-        done = 0
+        self._draw(bar)
+        done, said = 0, time.monotonic()
 
         def advance(amount: int) -> None:
-            nonlocal done
+            nonlocal done, said
             done += amount
             bar.update(task, completed=done)
+            # Log files and notebooks.
+            if not self._console.is_interactive and done < total and time.monotonic() - said >= _PATIENCE:
+                said = time.monotonic()
+                self._console.print(f"{label}: {done} of {total}")
             if done >= total:
                 self.stop()
                 self._console.print(f"{label}: {total} done")
@@ -54,7 +62,7 @@ class TerminalProgress:
         self._console.print(f"Training: {num_rounds} rounds{before}, {num_clients} clients")
         self._bar = new_bar(self._console)
         self._task = self._bar.add_task("Rounds", total=num_rounds, completed=done)
-        self._bar.start()
+        self._draw(self._bar)
 
     def round_done(self, line: dict[str, Any]) -> None:
         """Print the line of a round and move the bar."""
@@ -77,8 +85,14 @@ class TerminalProgress:
     def stop(self) -> None:
         """Close the open bar."""
         if self._bar is not None:
-            self._bar.stop()
+            if self._bar.live.is_started:
+                self._bar.stop()
             self._bar = None
+
+    def _draw(self, bar: Progress) -> None:
+        # Where no bar can be drawn, rich would print an empty line for each.
+        if self._console.is_interactive:
+            bar.start()
 
 
 def _figure(metric: Metric, value: float | None) -> str:

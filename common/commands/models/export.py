@@ -1,7 +1,8 @@
 """The command `bract export`."""
 
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from common.inference.classifier import Classifier
     from common.inference.evaluation.labelled_images import LabelledImages
     from common.inference.export.accuracy import Hits
-    from common.inference.export.formats import Export
+    from common.inference.export.formats import Export, Pruning
 
 # Share of unchanged classes below which a file in 8 bits is shown in red.
 _FEW_CHANGE = 0.9
+# Loss of accuracy by pruning from which on it is shown in red.
+_MUCH_LOST = 0.01
 EXPORT_HELP = """Write the model of a run as one file that runs without Bract.
 
 MODEL is the folder of a run, or its model/. The file takes RGB images of the model's size,
@@ -38,6 +41,10 @@ onnx-int8 computes in 8 bits. The ranges of its activations are measured on the 
 --calibrate and stand in the file, so these images must be public: --public-data says that they are.
 What --test measures is shown here and written nowhere.
 
+--prune removes the weakest channels of each block, so that the file is smaller and faster. Where that
+is not possible, or with --prune-by weights, it sets the smallest weights to zero, which only makes the
+file smaller once it is compressed. The model is not trained again: look at what --test says.
+
 Exit code: 0; 2 if the model or a folder cannot be used, and nothing was written; 3 if some images of
 --test could not be used.
 
@@ -46,6 +53,8 @@ Examples:
   bract export runs/NAME --out model.onnx
 
   bract export runs/NAME --format onnx-int8 --calibrate photos/ --public-data --out small.onnx --test test/
+
+  bract export runs/NAME --prune 0.2 --prune-by weights --out pruned.onnx --test test/
 
   bract export runs/NAME --format torch-export --out model.pt2
 """
@@ -65,6 +74,13 @@ def export_command(
         bool | None,
         typer.Option(help="7-bit weights in onnx-int8, for x86 without VNNI; left out: as this processor needs."),
     ] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--prune", metavar="FRACTION", help="Share of channels or weights to remove.")
+    ] = None,
+    part: Annotated[
+        Literal["channels", "weights"] | None,
+        typer.Option("--prune-by", help="What --prune removes; left out: channels where the backbone allows it."),
+    ] = None,
     test: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Labelled images: show the accuracy before and after.")
     ] = None,
@@ -74,21 +90,23 @@ def export_command(
     console = Console()
     with plain_errors("Stopped; nothing was written."):
         _check_options(out, kind, calibrate, public_data=public_data, reduce_range=reduce_range)
+        pruning = _pruning(fraction, part)
         from common.inference.classifier import load_model
         from common.inference.evaluation.labelled_images import open_labelled
         from common.inference.export.formats import check_format, export_model
         from common.inference.export.quantization import needs_reduced_range
 
-        check_format(kind)
+        check_format(kind, pruning)
         classifier = load_model(find_model(model), weights=weights, device="cpu")
         images = None if test is None else open_labelled(_test_settings(test), classifier.classes)
         pixels = None if calibrate is None else _calibration(classifier, calibrate)
         reduced = needs_reduced_range() if reduce_range is None else reduce_range
-        export = export_model(classifier, kind, calibration=pixels, reduce_range=reduced)
+        export = export_model(classifier, kind, calibration=pixels, reduce_range=reduced, pruning=pruning)
         hits = None if images is None else _test(images, classifier, export, console)
         _write(out, export.content)
         _show(export, hits, classifier.card.side, console)
         _say_more(export, pixels, console, reduced=reduced)
+        _say_pruned(export, hits, console)
         say(console, f"Written: {out}", depth=0)
     faults = [] if images is None or hits is None else [*images.unknown, *hits.faults]
     show_faults(console, faults)
@@ -118,6 +136,19 @@ def _check_options(
             f"--calibrate {calibrate}: what is measured on these images becomes part of the file, and no privacy "
             "statement covers it. If the images are public, say so with --public-data; else take public ones"
         )
+
+
+def _pruning(fraction: float | None, part: 'Literal["channels", "weights"] | None') -> "Pruning | None":
+    from common.inference.export.formats import Pruning
+
+    if fraction is None:
+        if part is not None:
+            raise ConfigError("--prune-by goes with --prune FRACTION")
+        return None
+    # Written so that NaN is refused.
+    if not 0 < fraction < 1:
+        raise ConfigError(f"--prune {fraction:g}: give a share above 0 and below 1, such as 0.2")
+    return Pruning(fraction, part)
 
 
 def _test_settings(source: str) -> "DataConfig":
@@ -183,3 +214,24 @@ def _say_more(export: "Export", pixels: "np.ndarray | None", console: Console, *
     say(console, f"{same:.1%} of {len(pixels):,} images of --calibrate keep their class.", style, depth=0)
     weights = "7 bits, for x86 without VNNI" if reduced else "8 bits: on x86 without VNNI, use --reduce-range"
     say(console, f"Weights have {weights}.", depth=0)
+
+
+def _say_pruned(export: "Export", hits: "Hits | None", console: Console) -> None:
+    """Print what a pruning removed and what it cost."""
+    if not export.pruned:
+        return
+    say(console, f"Pruned: {export.pruned}.", depth=0)
+    if export.part == "weights":
+        zipped = len(zlib.compress(export.content)) / 1e6
+        say(console, f"The file is as large and as fast as before. Compressed it has {zipped:.2f} MB.", depth=0)
+    if hits is None:
+        risk = "A pretrained backbone rarely bears the loss of channels. " if export.part == "channels" else ""
+        text = f"{risk}What it costs in accuracy was not measured: --test SOURCE does it."
+        say(console, text, "bold yellow", depth=0)
+        return
+    lost = (hits.right[0] - hits.right[1]) / hits.images
+    style = "bold red" if lost >= _MUCH_LOST else ""
+    say(console, f"Pruning cost {100 * lost:.1f} points of accuracy on these images.", style, depth=0)
+    if style:
+        instead = "use --prune-by weights, or " if export.part == "channels" else ""
+        say(console, f"Remove less, {instead}train with a smaller backbone.", style, depth=0)

@@ -7,10 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from bract import app
+from common.commands.models.export import _say_pruned
 from common.inference.export import onnx_file
+from common.inference.export.accuracy import Hits
+from common.inference.export.formats import Export
+from common.inference.export.pruning import Part
 from common.system.extras import install_hint
 
 
@@ -64,6 +69,9 @@ def test_ranges_of_images_are_written_only_if_they_are_public(pet_run: Path, pet
         (["--out", "{tmp}/a.onnx", "--reduce-range"], "--reduce-range goes with"),
         (["--out", "{tmp}/a.onnx", "--no-reduce-range"], "--no-reduce-range goes with"),
         (["--out", "{tmp}/a.onnx", "--test", "{tmp}/nothing"], "nothing"),
+        (["--out", "{tmp}/a.onnx", "--prune", "1"], "above 0 and below 1"),
+        (["--out", "{tmp}/a.onnx", "--prune", "nan"], "above 0 and below 1"),
+        (["--out", "{tmp}/a.onnx", "--prune-by", "weights"], "goes with --prune"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(pet_run: Path, tmp_path: Path, options: list[str], said: str) -> None:
@@ -102,3 +110,46 @@ def test_a_missing_package_is_named_with_its_extra(
 
     assert result.exit_code == 2
     assert f"needs onnxscript: {install_hint('export')}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("part", "fraction", "said"),
+    [
+        ("channels", 0.25, ["of the channels inside blocks removed", "points of accuracy on these images"]),
+        ("weights", 0.5, ["set to zero", "as large and as fast as before. Compressed it has"]),
+    ],
+)
+def test_a_pruning_says_what_it_costs_and_writes_nothing_of_it(
+    pet_run: Path, pets: Path, tmp_path: Path, part: str, fraction: float, said: list[str]
+) -> None:
+    wanted = (pet_run, "--prune", fraction, "--prune-by", part, "--format", "torch-export", "--out")
+
+    plain = export(*wanted, tmp_path / "a.pt2")
+    tested = export(*wanted, tmp_path / "b.pt2", "--test", pets)
+
+    assert plain.exit_code == tested.exit_code == 0, plain.output + tested.output
+    assert "was not measured: --test SOURCE does it" in plain.output
+    assert [text for text in said if text not in tested.output] == []
+    assert "PyTorch, pruned" in tested.output
+    assert (tmp_path / "a.pt2").read_bytes() == (tmp_path / "b.pt2").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("right", "part", "cost", "advice"),
+    [
+        ((90, 60, 90), "channels", "30.0 points", "Remove less, use --prune-by weights, or train"),
+        ((90, 60, 90), "weights", "30.0 points", "Remove less, train"),
+        ((900, 891, 0), "weights", "9.0 points", "Remove less"),
+        ((90, 90, 10), "channels", "0.0 points", ""),
+    ],
+)
+def test_a_pruning_that_costs_much_is_followed_by_advice(
+    right: tuple[int, ...], part: Part, cost: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned = Export(b"", 0.0, (), "20% of something", part)
+
+    _say_pruned(pruned, Hits(right, 100, ()), Console(width=200))
+
+    output = capsys.readouterr().out
+    assert cost in output
+    assert (advice in output) if advice else ("Remove" not in output)
