@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from common.config.evaluation import EvaluationConfig, StoppingConfig
 from common.config.project import default_steps
 from common.config.sections import (
     BALANCED,
     DataConfig,
     EmptyIsNone,
-    EvaluationConfig,
     ModelConfig,
     OpenFloat,
     OpenInt,
@@ -20,7 +20,6 @@ from common.config.sections import (
     PositiveInt,
     PrivacyConfig,
     Section,
-    StoppingConfig,
     StrategyConfig,
     SystemConfig,
     TrainingConfig,

@@ -359,24 +359,6 @@ class PrivacyConfig(Section):
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
 
 
-class EvaluationConfig(Section):
-    """The evaluation of the model during a run."""
-
-    every: PositiveInt = Field(
-        description="Number of rounds from one count of held-out images to the next; the final model is counted too. "
-        "Fewer counts have less noise each."
-    )
-
-
-class StoppingConfig(Section):
-    """The early end of a run and the choice of its model."""
-
-    patience: int = Field(
-        ge=0, description="Counted rounds without a better model after which a run stops; 0 never stops it."
-    )
-    keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
-
-
 class SystemConfig(Section):
     """The settings of speed, memory and bookkeeping.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from common.commands.early_checks import refuse_missing_folder
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
@@ -38,6 +39,7 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
 
     Raises:
         ConfigError: A setting is wrong or not possible with real clients, or no client is admitted.
+        DataError: `evaluation.folder` is missing.
         FederationError: The server is not running, or refused.
     """
     source = settings.get("data.source", OWN_IMAGES)
@@ -54,6 +56,7 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
             raise ConfigError("no client has been admitted yet: admit one with `bract server admit KEY.pub`")
         settings["num-clients"] = admitted
     config = parse(override(defaults(), settings))
+    refuse_missing_folder(config.evaluation.folder)
     # Class names are a public constant. Reading them from the clients' images would release them.
     if len(config.data.class_names) < 2:
         raise ConfigError(

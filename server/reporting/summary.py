@@ -46,6 +46,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "spread_over_clients": _spreads(state.closing.exact.values()),
         "personal": _personal(state),
         "private_metrics": _private_metrics(state),
+        "public_test": state.latest_public_test,
         "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
         "evaluated_model": state.evaluated_model,
         "evaluated_examples": 0 if counts is None else counts.num_examples,

@@ -60,6 +60,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             remark = ""
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
+    rows += _public_test(summary.get("public_test"))
     rows += _personal(summary["personal"])
     if summary["config"]["training.class-weights"] == BALANCED:
         known = "noised and charged" if "trained_labels" in summary["epsilon_parts"] else "exact"
@@ -165,6 +166,16 @@ def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{private['accuracy']:.3f} +- {stddev:.3f} ({low:.3f} to {high:.3f})"
     model = f" of the model after round {private['evaluated_model']}"
     return [("accuracy, private", f"{text}{model}: counts with noise, as in a real federation")]
+
+
+def _public_test(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the row of the figures on the server's public images."""
+    if figures is None:
+        return []
+    named = (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("macro_auroc", "macro AUROC"), ("ece", "ECE"))
+    shown = ", ".join(f"{name} {figures[key]:.4f}" for key, name in named if figures[key] is not None)
+    model = f"model after round {figures['evaluated_model']}"
+    return [("public test", f"{shown} by the {model}, on {figures['examples']} images of the server's own")]
 
 
 def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:

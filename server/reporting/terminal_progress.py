@@ -68,6 +68,8 @@ class TerminalProgress:
                 text += f"  own {line['personal_accuracy']:.3f}"
         if "private" in line:
             text += f"  private {_plus_minus(line['private'])}"
+        if "public_test" in line:
+            text += f"  public test {line['public_test']['accuracy']:.3f}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red] ({_causes(line['failures'])})"
         self._console.print(text, highlight=False, soft_wrap=True)

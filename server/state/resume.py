@@ -31,6 +31,8 @@ _ADDED: dict[str, Scalar] = {
     "data.gray-window": "",
     "data.validation": "drop",
     "evaluation.every": 1,
+    "evaluation.folder": "",
+    "evaluation.folder-every": 1,
     "model.cnn-depth": 2,
     "model.initial": "",
     "training.class-weights": "",

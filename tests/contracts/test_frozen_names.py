@@ -81,7 +81,7 @@ SETTINGS = {
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "
     "closing-noise policy",
-    "evaluation.": "every",
+    "evaluation.": "every folder folder-every",
     "stopping.": "patience keep",
     "system.": "device physical-batch-size ledger bundle",
 }
