@@ -356,6 +356,10 @@ class PrivacyConfig(Section):
         description="Standard deviation of the noise of the final private confusion matrix, in units. Empty: follows "
         "from the target epsilon, or 4 without one."
     )
+    closing: Literal["matrix", "full"] = Field(
+        description="Counts of the final model that leave with the confusion matrix: `full` adds histograms of scores "
+        "and confidence, for AUROC and calibration."
+    )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
 
 

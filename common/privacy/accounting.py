@@ -101,8 +101,14 @@ def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float)
 
 
 def _with_ideal_noise(event: Event) -> Event:
-    """Return an event without its sampler, whose error is charged in delta."""
-    return replace(event, sampler=0, draws_per_step=0) if isinstance(event, DpSgdEvent) else event
+    """Return an event of ideal noise in one histogram.
+
+    The sampler's error is charged in delta. Noise is independent from count to count. So a release in which a unit
+    changes one count of each of K histograms costs exactly what K releases of one histogram cost.
+    """
+    if isinstance(event, DpSgdEvent):
+        return replace(event, sampler=0, draws_per_step=0)
+    return replace(event, releases=event.releases * event.votes, l2_sensitivity=1.0)
 
 
 @FIGURES.in_memory(16)
@@ -186,7 +192,7 @@ def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
 def _divergences(event: Event) -> np.ndarray:
     """Return upper bounds on an event's Renyi divergences, shape (orders,)."""
     if not isinstance(event, DpSgdEvent):
-        return np.asarray(_ORDERS) * event.releases * event.group_size**2 / (2 * event.noise_stddev**2)
+        return np.asarray(_ORDERS) * event.releases * event.votes * event.group_size**2 / (2 * event.noise_stddev**2)
     # A group is in the batch if any member is, and then changes the sum by at most `group_size` bounds.
     rate = 1.0 - (1.0 - event.sample_rate) ** event.group_size
     noise = event.noise_multiplier / event.group_size

@@ -35,6 +35,7 @@ _ADDED: dict[str, Scalar] = {
     "evaluation.folder-every": 1,
     "model.cnn-depth": 2,
     "model.initial": "",
+    "privacy.closing": "matrix",
     "training.class-weights": "",
 }
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.
