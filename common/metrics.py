@@ -6,7 +6,7 @@ Counts are added over clients before scores are derived.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -87,7 +87,11 @@ def interval(share: float, stddev: float) -> tuple[float, float]:
     return max(0.0, share - stddev), min(1.0, share + stddev)
 
 
-_Sum = TypeVar("_Sum", Counts, NoisedCounts)
+class _Addable(Protocol):
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+_Sum = TypeVar("_Sum", bound=_Addable)
 
 
 def total(parts: Iterable[_Sum]) -> _Sum | None:

@@ -29,8 +29,8 @@ _LEAST_TOTAL = 3.0
 class ScoreHistograms:
     """Votes of held-out units by their scores, exact or with noise in each count.
 
-    The sum of two clients' histograms is that of all their units. In `scores`, (classes, 2, `NUM_SCORE_BINS`) int64, row
-    0 of a class holds units of other classes and row 1 its own, by the bin of the class's probability. In
+    The sum of two clients' histograms is that of all their units. In `scores`, (classes, 2, `NUM_SCORE_BINS`) int64,
+    row 0 of a class holds units of other classes and row 1 its own, by the bin of the class's probability. In
     `confidence`, (2, `NUM_CONFIDENCE_BINS`) int64, row 0 holds wrong and row 1 right predictions, by the bin of the
     largest probability. Noise can make a count negative. Each count contains the noise of `num_clients` clients.
     """
@@ -78,11 +78,11 @@ def _softmax(row: Sequence[float]) -> list[float]:
 def histogram_figures(
     histograms: ScoreHistograms, classes: Sequence[str], *, scores_noise: float = 0.0, confidence_noise: float = 0.0
 ) -> dict[str, Any]:
-    """Return AUROC of each class, their mean, and the calibration error, at no cost in privacy.
+    """Return AUROC and calibration error, at no cost in privacy.
 
-    Each has the standard deviation that noise alone gives it. `ece_of_noise` is the calibration error that noise alone
-    would show of a perfectly calibrated model. A figure that the counts do not determine is None. The noises are those
-    of each client in one count, 0 for exact counts.
+    AUROC is given for each class and as their mean, with the standard deviation that noise alone gives it.
+    `ece_of_noise` is the calibration error that noise alone would show of a perfectly calibrated model. A figure that
+    the counts do not determine is None. The noises are those of each client in one count, 0 for exact counts.
     """
     spread = math.sqrt(histograms.num_clients)
     found = [class_auroc(counts, scores_noise * spread) for counts in histograms.scores]
@@ -123,8 +123,8 @@ def class_auroc(counts: np.ndarray, noise_stddev: float) -> tuple[float, float] 
     others_below = (np.cumsum(others) - others / 2) / others.sum()
     own_above = (own.sum() - np.cumsum(own) + own / 2) / own.sum()
     value = float((own * others_below).sum() / own.sum())
-    slopes = np.concatenate([(others_below - value) / own.sum(), (own_above - value) / others.sum()])
-    return min(1.0, max(0.0, value)), float(noise_stddev * np.linalg.norm(slopes))
+    derivatives = np.concatenate([(others_below - value) / own.sum(), (own_above - value) / others.sum()])
+    return min(1.0, max(0.0, value)), float(noise_stddev * np.linalg.norm(derivatives))
 
 
 def calibration_error(confidence: np.ndarray, noise_stddev: float) -> tuple[float | None, float | None]:

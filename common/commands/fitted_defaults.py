@@ -12,6 +12,7 @@ from rich.console import Console
 
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig
+from common.config.sections import join_names
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.partitioning.privacy_units import group_names
 from common.data.sources.base_source import OWN_IMAGES, Entries
@@ -44,6 +45,8 @@ def fit_to_source(given: Mapping[str, Scalar], opener: OpenSource = open_source)
         DataError: The source cannot be opened.
     """
     fitting = _Fitting(given)
+    if given.get("privacy.closing") == "full" and not given.get("data.classes"):
+        fitting.name_classes(opener)
     config = fitting.config
     if config.data.source != OWN_IMAGES and (names_a_place(config.data.source) or config.num_clients > _FEW_CLIENTS):
         fitting.fit_to(opener(config.data).entries)
@@ -84,6 +87,14 @@ class _Fitting:
         self.lines: list[str] = []
         # An empty setting stands for its default.
         self._written = {key for key, value in given.items() if value != ""}
+
+    def name_classes(self, opener: OpenSource) -> None:
+        """Take the class list of the source as the run's own."""
+        data = parse(override(defaults(), self.settings | {"privacy.closing": "matrix"})).data
+        if data.source != OWN_IMAGES:
+            names = join_names(opener(data).entries.classes)
+            self.settings["data.classes"] = names
+            self.lines.append(f"data.classes={names}: privacy.closing='full' has a histogram for each class")
 
     @cached_property
     def config(self) -> RunConfig:

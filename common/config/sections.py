@@ -13,6 +13,7 @@ from common.privacy.mechanisms import MECHANISMS
 from common.strategies import STRATEGIES, known_strategy
 
 Unit = Literal["image", "group"]
+Closing = Literal["matrix", "full"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
@@ -356,7 +357,7 @@ class PrivacyConfig(Section):
         description="Standard deviation of the noise of the final private confusion matrix, in units. Empty: follows "
         "from the target epsilon, or 4 without one."
     )
-    closing: Literal["matrix", "full"] = Field(
+    closing: Closing = Field(
         description="Counts of the final model that leave with the confusion matrix: `full` adds histograms of scores "
         "and confidence, for AUROC and calibration."
     )

@@ -15,10 +15,14 @@ NUM_EXAMPLES, TRAIN_LOSS = "num-examples", "train-loss"
 CONFUSION, LOSS_SUM = "confusion", "loss-sum"
 PERSONAL_CONFUSION, PERSONAL_LOSS_SUM = "personal-confusion", "personal-loss-sum"
 CORRECT, WRONG, NOISED_CONFUSION = "noised-correct", "noised-wrong", "noised-confusion"
+SCORE_COUNTS, CONFIDENCE_COUNTS = "score-counts", "confidence-counts"
+NOISED_SCORE_COUNTS, NOISED_CONFIDENCE_COUNTS = "noised-score-counts", "noised-confidence-counts"
 
 DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
 PERSONAL_COUNTS = (PERSONAL_CONFUSION, PERSONAL_LOSS_SUM)
+HISTOGRAMS = (SCORE_COUNTS, CONFIDENCE_COUNTS)
+NOISED_HISTOGRAMS = (NOISED_SCORE_COUNTS, NOISED_CONFIDENCE_COUNTS)
 
 # Record of a reply -> its keys; None stands for the names of the tensors that travel.
 Fields = dict[str, tuple[str, ...] | None]
@@ -31,7 +35,7 @@ class Releases:
     A reply has exactly these fields, no more and no fewer. A round's reply holds counts if its number is a multiple of
     `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
-    impossible with a mechanism.
+    impossible with a mechanism. With `histograms` the closing reply has those of scores and confidence too.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
@@ -42,6 +46,7 @@ class Releases:
     train_loss: bool = False
     personal: bool = False
     counted_every: int = 1
+    histograms: bool = False
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -56,7 +61,8 @@ class Releases:
         """
         personal = bool(config.model.personal) and not config.private
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
-        return cls(config.mechanism, config.metrics, needs_loss, personal, config.evaluation.every)
+        every, histograms = config.evaluation.every, config.releases_histograms
+        return cls(config.mechanism, config.metrics, needs_loss, personal, every, histograms)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.
@@ -94,10 +100,13 @@ class Releases:
     def _counts(self, *, closing: bool) -> tuple[str, ...]:
         if self.metrics == "none":
             return ()
+        histograms = closing and self.histograms
         if self.metrics == "private":
-            return (NOISED_CONFUSION,) if closing else (CORRECT, WRONG)
+            closing_fields = (NOISED_CONFUSION, *(NOISED_HISTOGRAMS if histograms else ()))
+            return closing_fields if closing else (CORRECT, WRONG)
         # A policy can allow exact counts under a mechanism, but the loss says more than counts do.
-        return (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
+        matrix = (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
+        return (*matrix, *(HISTOGRAMS if histograms else ()))
 
     def _extra(self, *, train: bool) -> tuple[str, ...]:
         return (PERSONAL_COUNTS if self.personal else ()) + ((TRAIN_LOSS,) if self.train_loss and train else ())

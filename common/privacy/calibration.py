@@ -149,11 +149,12 @@ def _factor(events: tuple[CountsEvent, ...], target: float, delta: float) -> flo
 
 
 def histogram_noise(matrix: float, num_classes: int) -> tuple[float, float]:
-    """Return the noise of score and of calibration histograms beside that of the closing matrix.
+    """Return the noise of score and of calibration histograms.
 
-    None is below `LEAST_COUNTS_NOISE`. The weights of `split_counts_noise` are 10 for scores, whose right class holds
-    as many units as a row of the matrix, and 3 for calibration, whose bins hold about a third. A unit changes a count
-    in each of `num_classes` score histograms, so under zCDP these cost num_classes / noise^2.
+    It follows from that of the closing matrix, and none is below `LEAST_COUNTS_NOISE`. The weights of
+    `split_counts_noise` are 10 for scores, whose right class holds as many units as a row of the matrix, and 3 for
+    calibration, whose bins hold about a third. A unit changes a count in each of `num_classes` score histograms, so
+    under zCDP these cost num_classes / noise^2.
     """
     scores, calibration = math.cbrt(num_classes), math.cbrt(_CLOSING_WEIGHT / _CALIBRATION_WEIGHT)
     return max(LEAST_COUNTS_NOISE, scores * matrix), max(LEAST_COUNTS_NOISE, calibration * matrix)

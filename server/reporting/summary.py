@@ -7,6 +7,7 @@ import numpy as np
 
 from common.config.loading import resolved
 from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
+from common.score_histograms import histogram_figures
 from server.reporting.missing_clients import missing_clients
 from server.reporting.outcome_warnings import outcome_warnings
 from server.reporting.privacy_statement import versions
@@ -46,6 +47,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "spread_over_clients": _spreads(state.closing.exact.values()),
         "personal": _personal(state),
         "private_metrics": _private_metrics(state),
+        "score_metrics": _score_metrics(state),
         "public_test": state.latest_public_test,
         "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
         "evaluated_model": state.evaluated_model,
@@ -100,6 +102,20 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
         return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev, total)
     noised_rounds = [line["private"] for line in state.rounds if "private" in line]
     return dict(noised_rounds[-1]) if noised_rounds else None
+
+
+def _score_metrics(state: RunState) -> dict[str, Any] | None:
+    """Return AUROC and calibration of the final model, None if no histograms were released."""
+    histograms, cost = state.closing.histograms, state.privacy_cost
+    if histograms is None:
+        return None
+    counts = None if cost is None else cost.example_plan.counts
+    # Exact histograms may leave under a mechanism too, whose plan then has no counts.
+    noises = (0.0, 0.0) if counts is None else (counts.scores_noise_stddev, counts.calibration_noise_stddev)
+    figures = histogram_figures(
+        histograms, state.classes, scores_noise=noises[0] or 0.0, confidence_noise=noises[1] or 0.0
+    )
+    return {"evaluated_model": state.final_round, "noised": counts is not None, **figures}
 
 
 def _personal(state: RunState) -> dict[str, Any] | None:

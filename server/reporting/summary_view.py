@@ -60,6 +60,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             remark = ""
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
+    rows += _score_metrics(summary.get("score_metrics"))
     rows += _public_test(summary.get("public_test"))
     rows += _personal(summary["personal"])
     if summary["config"]["training.class-weights"] == BALANCED:
@@ -166,6 +167,22 @@ def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{private['accuracy']:.3f} +- {stddev:.3f} ({low:.3f} to {high:.3f})"
     model = f" of the model after round {private['evaluated_model']}"
     return [("accuracy, private", f"{text}{model}: counts with noise, as in a real federation")]
+
+
+def _score_metrics(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the rows of AUROC and calibration by the clients' histograms."""
+    if figures is None:
+        return []
+    private = ", private" if figures["noised"] else ""
+    known = sum(row["auroc"] is not None for row in figures["classes"].values())
+    auroc, ece = "only noise", "only noise"
+    if figures["macro_auroc"] is not None:
+        of_noise = f" +- {figures['macro_auroc_stddev']:.3f}" if figures["noised"] else ""
+        auroc = f"{figures['macro_auroc']:.3f}{of_noise}, mean of {known} of {len(figures['classes'])} classes"
+    if figures["ece"] is not None:
+        of_noise = f"; noise alone would show {figures['ece_of_noise']:.3f}" if figures["noised"] else ""
+        ece = f"{figures['ece']:.3f}{of_noise}"
+    return [(f"macro AUROC{private}", auroc), (f"calibration error{private}", ece)]
 
 
 def _public_test(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
