@@ -273,6 +273,16 @@ def test_a_client_answers_the_same_types_of_messages() -> None:
         (Releases(MECHANISMS["dp-sgd"], "none"), "num-examples", None),
         (Releases(MECHANISMS["client-dp"], "exact"), "num-examples confusion", "num-examples confusion"),
         (Releases(MECHANISMS["client-dp"], "none"), "num-examples", None),
+        (
+            Releases(MECHANISMS["dp-sgd"], "private", histograms=True),
+            "num-examples noised-correct noised-wrong",
+            "num-examples noised-confusion noised-score-counts noised-confidence-counts",
+        ),
+        (
+            Releases(MECHANISMS["none"], "exact", histograms=True),
+            "num-examples confusion loss-sum",
+            "num-examples confusion loss-sum score-counts confidence-counts",
+        ),
     ],
 )
 def test_a_reply_may_hold_the_same_fields(releases: Releases, train: str, evaluate: str | None) -> None:
