@@ -44,7 +44,9 @@ def evaluate_incoming(
     if not config.releases_histograms:
         return Evaluation(noised=matrix)
     # The plan decides, too: without its noise nothing may leave.
-    histograms = noised_histograms(score_histograms(logits, labels), plan.counts, streams=(fresh(), fresh()))
+    histograms = noised_histograms(
+        score_histograms(logits, labels), plan.counts, of_scores=fresh(), of_confidence=fresh()
+    )
     return Evaluation(noised=matrix, histograms=histograms)
 
 

@@ -39,7 +39,7 @@ def noised_matrix(counts: Counts, *, noise_stddev: float, stream: ByteStream) ->
 
 
 def noised_histograms(
-    exact: ScoreHistograms, plan: CountsPlan, *, streams: tuple[ByteStream, ByteStream]
+    exact: ScoreHistograms, plan: CountsPlan, *, of_scores: ByteStream, of_confidence: ByteStream
 ) -> ScoreHistograms:
     """Return histograms of scores and confidence with the plan's noise.
 
@@ -55,8 +55,8 @@ def noised_histograms(
         raise PrivacyError("histograms may leave only as the plan has them")
     if plan.scores_noise_stddev is None or plan.calibration_noise_stddev is None:
         raise PrivacyError("histograms may leave with noise only, and the plan has no noise for them")
-    scores = _noise_added(exact.scores, plan.scores_noise_stddev, streams[0])
-    return ScoreHistograms(scores, _noise_added(exact.confidence, plan.calibration_noise_stddev, streams[1]))
+    scores = _noise_added(exact.scores, plan.scores_noise_stddev, of_scores)
+    return ScoreHistograms(scores, _noise_added(exact.confidence, plan.calibration_noise_stddev, of_confidence))
 
 
 def _noised(exact: np.ndarray, noise_stddev: float, stream: ByteStream) -> NoisedCounts:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config.sections import PositiveInt, Section
+from common.config.sections import OpenFloat, PositiveInt, Section
 
 
 class EvaluationConfig(Section):
@@ -31,3 +31,7 @@ class StoppingConfig(Section):
         ge=0, description="Counted rounds without a better model after which a run stops; 0 never stops it."
     )
     keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
+    max_epsilon: OpenFloat = Field(
+        description="Most epsilon that the run may cost any client. It becomes a smaller number of rounds before the "
+        "first one, where the planned rounds would cost more. Empty: `num-rounds` stands."
+    )

@@ -133,6 +133,8 @@ class RunConfig(Section):
                 f"privacy.metrics={metrics!r} goes with privacy.mechanism={fitting}: "
                 f"{mechanism.why_not_metrics(metrics)}"
             )
+        if self.stopping.max_epsilon is not None and not self.private:
+            raise ValueError("stopping.max-epsilon limits what a privacy mechanism costs, and privacy.mechanism='none'")
         if self.releases_histograms and metrics == "none":
             raise ValueError(
                 "privacy.closing='full' adds to closing counts, and privacy.metrics='none' lets none leave"

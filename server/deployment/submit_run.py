@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from common.commands.early_checks import refuse_missing_folder
+from common.commands.fitted_defaults import fit_to_budget
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
@@ -55,7 +56,7 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
         if not admitted:
             raise ConfigError("no client has been admitted yet: admit one with `bract server admit KEY.pub`")
         settings["num-clients"] = admitted
-    config = parse(override(defaults(), settings))
+    config = parse(override(defaults(), fit_to_budget(settings)))
     refuse_missing_folder(config.evaluation.folder)
     # Class names are a public constant. Reading them from the clients' images would release them.
     if len(config.data.class_names) < 2:
@@ -147,6 +148,8 @@ def run_on_server(home: ServerHome, config: RunConfig, console: Console) -> tupl
     file = home.folder / BUNDLE
     for line in (f"Run      {folder}", f"Code     bundle {bundle_digest(bundle)}: clients pin it; a copy is {file}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if config.stopping.max_epsilon is not None:
+        console.print(f"Rounds   {config.num_rounds}, as stopping.max-epsilon allows", highlight=False)
     follower = Follower(home, run_id, folder, console)
     progress = TerminalProgress(console)
     try:

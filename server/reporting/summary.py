@@ -37,6 +37,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "private": privacy_cost is not None,
         "mechanism": config.privacy.mechanism,
         "epsilon_max": None if privacy_cost is None else privacy_cost.epsilon_max,
+        "epsilon_so_far": _epsilon_so_far(state),
         "delta": None if privacy_cost is None else config.privacy.delta,
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
         "epsilon_parts": {} if privacy_cost is None else privacy_cost.parts(),
@@ -74,6 +75,15 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "config": resolved(config),
         "versions": versions(),
     }
+
+
+def _epsilon_so_far(state: RunState) -> float | None:
+    """Return what has been spent by now, with the closing counts at the end."""
+    if state.privacy_cost is None:
+        return None
+    if state.status == "complete" and not state.early:
+        return state.privacy_cost.epsilon_max
+    return next((line["epsilon_so_far"] for line in reversed(state.rounds) if "epsilon_so_far" in line), 0.0)
 
 
 def _figures(counts: Counts | None) -> dict[str, float | None]:

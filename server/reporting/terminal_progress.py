@@ -68,6 +68,8 @@ class TerminalProgress:
                 text += f"  own {line['personal_accuracy']:.3f}"
         if "private" in line:
             text += f"  private {_plus_minus(line['private'])}"
+        if "epsilon_so_far" in line:
+            text += f"  epsilon {line['epsilon_so_far']:.2f} of {line['epsilon_of_plan']:.2f}"
         if "public_test" in line:
             text += f"  public test {line['public_test']['accuracy']:.3f}"
         if line["failures"]:

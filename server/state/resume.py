@@ -36,6 +36,7 @@ _ADDED: dict[str, Scalar] = {
     "model.cnn-depth": 2,
     "model.initial": "",
     "privacy.closing": "matrix",
+    "stopping.max-epsilon": "",
     "training.class-weights": "",
 }
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.

@@ -15,7 +15,7 @@ from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
 from server.run_context import RunContext
 from server.state.early_stopping import EarlyStopping
-from server.state.privacy_spent import RunPrivacyCost, account
+from server.state.privacy_spent import RunPrivacyCost, account, epsilon_so_far
 
 
 @dataclass
@@ -89,7 +89,14 @@ class RunState:
         # A skipped round, or one that is not counted, has nothing newer than the rounds before it.
         if record.counts is not None or record.noised is not None:
             self.latest = Evaluation(record.counts, record.personal, noised=record.noised)
-        self.rounds.append(record.as_dict(self.counts_noise))
+        self.rounds.append(record.as_dict(self.counts_noise) | self._epsilons(record.server_round))
+
+    def _epsilons(self, server_round: int) -> dict[str, float]:
+        """Return what the rounds so far have cost, beside the whole plan's cost."""
+        if self.privacy_cost is None:
+            return {}
+        so_far = epsilon_so_far(self.privacy_cost, self.cohorts[:server_round])
+        return {"epsilon_so_far": so_far, "epsilon_of_plan": self.privacy_cost.epsilon_max}
 
     def evaluate_publicly(self) -> None:
         """Evaluate the final model on the server's public images, unless a round did."""

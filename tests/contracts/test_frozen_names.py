@@ -82,7 +82,7 @@ SETTINGS = {
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "
     "closing-noise closing policy",
     "evaluation.": "every folder folder-every",
-    "stopping.": "patience keep",
+    "stopping.": "patience keep max-epsilon",
     "system.": "device physical-batch-size ledger bundle",
 }
 COMMANDS = {
