@@ -111,7 +111,8 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
             f"private counts in {_counted(plan)} (noise {counts['counts_noise_stddev']:.4g}) and a matrix at the end "
             f"(noise {counts['closing_noise_stddev']:.4g}{_histograms(counts)}) cost each "
             f"held-out {plan.privacy_unit} epsilon {format_epsilon(counts['epsilon'])}, RDP "
-            f"{format_epsilon(counts['epsilon_rdp'])}. A unit is trained on or held out, never both: the table has the larger figure.",
+            f"{format_epsilon(counts['epsilon_rdp'])}. A unit is trained on or held out, "
+            "never both: the table has the larger figure.",
         )
     if plan.label_noise_stddev is not None:
         labels = spent_by(plan.label_events(), delta=plan.delta)
