@@ -6,7 +6,7 @@ Counts are added over clients before scores are derived.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -111,7 +111,11 @@ def wilson_interval(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
-_Sum = TypeVar("_Sum", Counts, NoisedCounts)
+class _Addable(Protocol):
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+_Sum = TypeVar("_Sum", bound=_Addable)
 
 
 def total(parts: Iterable[_Sum]) -> _Sum | None:

@@ -125,6 +125,7 @@ class _Run:
             self._run_rounds(tracker)
             with self.clock.phase("closing_evaluation"):
                 state.closing = self._evaluate_final_model()
+                state.evaluate_publicly()
             with self.clock.phase("accounting"):
                 state.finish()
         except KeyboardInterrupt:
@@ -152,6 +153,8 @@ class _Run:
             min_clients=max(config.min_updates, config.strategy.min_cohort[0]),
             central=config.plan(config.cohort_size) if config.mechanism.noise_at_server else None,
             evaluate=context.evaluate if config.private and config.metrics != "exact" else None,
+            public_test=context.public_test,
+            public_every=config.evaluation.folder_every,
             retries=config.round_retries,
             max_update_norm=config.max_update_norm,
             skipped_before=[bool(line.get("skipped")) for line in state.rounds],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from common.config.schema import RunConfig
 from common.errors import ClientFailure, ConfigError
 from common.messages.codec import Declaration
+from common.privacy.plan import PrivacyPlan
 from server.rounds.enrollment import (
     DISAGREES,
     SAME_NAME,
@@ -101,8 +102,17 @@ def rejection_reason(config: RunConfig, declaration: Declaration) -> str:
         return TOO_LARGE
     if config.is_local_dp:
         try:
-            config.plan(declaration.num_units)
+            _check_plan(config.plan(declaration.num_units), config.stopping.max_epsilon)
         except ConfigError as error:
             _log.error("client %s admits no plan: %s", declaration.name, error)
             return ClientFailure.CONFIG.name
     return ""
+
+
+def _check_plan(plan: PrivacyPlan, most: float | None) -> None:
+    """Refuse a plan that costs more than `stopping.max-epsilon`.
+
+    The number of rounds was chosen before the client's size was known.
+    """
+    if most is not None and not (spent := plan.spent().pld) <= most:
+        raise ConfigError(f"its plan costs epsilon {spent:.4f}, and stopping.max-epsilon={most:g}")

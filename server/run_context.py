@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,19 +22,21 @@ class RunContext:
         simulated: Whether the clients are a simulation's.
         evaluate: Returns counts of a model over all held-out images; simulations only.
         evaluate_by_client: Returns counts of a model by client name; simulations only.
+        public_test: Returns the figures of a model on the server's own public images, by key; None without such images.
         class_counts: (classes, clients) number of images; simulations only.
         images_unused: Number of images that the partitioner left out; simulations only.
         skipped_files: Number of files that could not be used; simulations only, because a real client does not send
             that number.
         data_warnings: Sentences about the images' values; simulations only.
         seconds: Seconds of phases before the run, such as `features`, by name.
-        record_images: Writes into a new run's folder which images it has; simulations only.
+        record_images: Writes into a new run's folder which images it has, those of a simulation and public ones.
     """
 
     tracker: Tracker = field(default_factory=LogTracker)
     simulated: bool = False
     evaluate: Evaluate | None = None
     evaluate_by_client: Callable[[Arrays], dict[str, Counts]] | None = None
+    public_test: Callable[[Arrays], Mapping[str, Any]] | None = None
     class_counts: np.ndarray | None = None
     images_unused: int = 0
     skipped_files: int = 0

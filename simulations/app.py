@@ -3,11 +3,13 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from client.training.trainer import Trainer
+from common.commands.early_checks import refuse_missing_folder
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
@@ -19,8 +21,9 @@ from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
-from simulations.image_record import ImageRecord, refuse_changed_images
+from simulations.image_record import FILE, PUBLIC_FILE, ImageRecord, refuse_changed_images, refuse_changed_public_images
 from simulations.pooled_evaluator import PooledEvaluator
+from simulations.public_evaluator import PublicEvaluator
 
 _log = logging.getLogger("bract.server")
 
@@ -34,7 +37,7 @@ def make_context(
 ) -> RunContext:
     """Prepare the data of a simulation, its partition and its own evaluator.
 
-    A run over real clients gets no data at all.
+    A run over real clients gets no data but the server's own public images.
 
     Args:
         config: The run.
@@ -48,15 +51,17 @@ def make_context(
             resumed run began with.
         WeightsError: Pretrained weights are missing or wrong.
     """
+    refuse_missing_folder(config.evaluation.folder)
     # Real clients hold the images, and the server cannot read them.
     if config.data.source == OWN_IMAGES:
-        return RunContext(tracker=tracker or LogTracker())
+        return _context(Trainer(config, (), config.data.class_names), tracker, progress)
     prepared = prepare(config, progress)
     record = ImageRecord.of(prepared, config.data)
     if config.resume:
         refuse_changed_images(Path(config.output_dir), config.data, record)
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
+    context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
     data_warnings = tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data)))
     for warning in data_warnings:
@@ -70,8 +75,8 @@ def make_context(
             config.plan(size).spent()
     elif config.private:
         config.plan(config.cohort_size).spent()
-    return RunContext(
-        tracker=tracker or LogTracker(),
+    return replace(
+        context,
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
@@ -79,9 +84,35 @@ def make_context(
         seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
-        record_images=record.save,
         data_warnings=data_warnings,
     )
+
+
+def _context(
+    trainer: Trainer, tracker: Tracker | None, progress: ProgressFactory, clients: ImageRecord | None = None
+) -> RunContext:
+    """Return what a run has whose images are at real clients.
+
+    `clients` is the record of the images of simulated ones.
+
+    Raises:
+        DataError: The server's public images cannot be used, or are not those that a resumed run began with.
+    """
+    context, config = RunContext(tracker=tracker or LogTracker()), trainer.config
+    records = {} if clients is None else {FILE: clients}
+    if config.evaluation.folder:
+        evaluator, prepared = PublicEvaluator.open(trainer, progress)
+        record = ImageRecord.of(prepared, config.data.model_copy(update={"source": config.evaluation.folder}))
+        if config.resume:
+            refuse_changed_public_images(Path(config.output_dir), record)
+        context = replace(context, public_test=evaluator)
+        records[PUBLIC_FILE] = record
+
+    def save(folder: Path) -> None:
+        for file, record in records.items():
+            record.save(folder, file)
+
+    return replace(context, record_images=save)
 
 
 app = create_app(make_context)

@@ -16,7 +16,7 @@ from common.data.sources.base_source import Entries
 from common.data.sources.registry import names_a_place
 from common.errors import ConfigError, DataError
 
-FILE = "images.npz"
+FILE, PUBLIC_FILE = "images.npz", "public-images.npz"
 _DIGEST_BYTES = 16
 _MAX_SHOWN = 10
 
@@ -44,17 +44,17 @@ class ImageRecord:
             tuple(names), tuple(classes[label + 1] for label in scan.labels), scan.digests[:, :_DIGEST_BYTES].copy()
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, file: str = FILE) -> None:
         """Write the record into the folder of a run."""
         save_arrays(
-            folder / FILE, {"names": _packed(self.names), "classes": _packed(self.classes), "pixels": self.pixels}
+            folder / file, {"names": _packed(self.names), "classes": _packed(self.classes), "pixels": self.pixels}
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "ImageRecord | None":
+    def load(cls, folder: Path, file: str = FILE) -> "ImageRecord | None":
         """Return the record of a run, None without a readable one."""
         try:
-            with np.load(folder / FILE) as saved:
+            with np.load(folder / file) as saved:
                 return cls(_unpacked(saved["names"]), _unpacked(saved["classes"]), saved["pixels"])
         except (OSError, ValueError, KeyError):
             return None
@@ -106,6 +106,22 @@ def refuse_changed_images(folder: Path, data: DataConfig, record: ImageRecord) -
                 "from its own: put them back where they were"
             )
         return
+    _refuse_changes(folder, earlier, record)
+
+
+def refuse_changed_public_images(folder: Path, record: ImageRecord) -> None:
+    """Refuse to resume a run whose `evaluation.folder` is not as it was.
+
+    Raises:
+        DataError: Images changed; the text names the first ones.
+    """
+    # A run that was killed before it wrote the record has no figures yet.
+    earlier = ImageRecord.load(folder, PUBLIC_FILE)
+    if earlier is not None:
+        _refuse_changes(folder, earlier, record)
+
+
+def _refuse_changes(folder: Path, earlier: ImageRecord, record: ImageRecord) -> None:
     changes = record.changes_since(earlier)
     if lines := list(islice(changes, _MAX_SHOWN)):
         more = sum(1 for _ in changes)

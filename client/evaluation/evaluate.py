@@ -1,13 +1,14 @@
 """A client's evaluation of an incoming model, as far as it may leave."""
 
-from client.evaluation.private_counts import noised_matrix, noised_pair
+from client.evaluation.private_counts import noised_histograms, noised_matrix, noised_pair
 from client.session import ClientSession
 from common.arrays import Arrays
 from common.errors import PrivacyError
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases
-from common.metrics import Counts
+from common.metrics import Counts, count
 from common.privacy.plan import PrivacyPlan
+from common.score_histograms import score_histograms
 
 
 def evaluate_incoming(
@@ -17,7 +18,7 @@ def evaluate_incoming(
 
     Return the counts as `privacy.metrics` lets them leave, or None for `none`. `incoming` are the tensors that travel,
     `own` the client's personal ones. The last evaluation, `closing`, returns a whole confusion matrix instead of two
-    counts.
+    counts, with histograms of the scores if the run releases them.
 
     Raises:
         PrivacyError: Counts must be noised and the plan has no noise for them.
@@ -34,23 +35,31 @@ def evaluate_incoming(
     evaluation_units = session.rows.evaluation_units
     # Without personal tensors. They depend on training images, which the noise of a count does not cover.
     model = session.common_start() | incoming
-    counts = session.trainer.evaluate(
-        model, session.rows.test_inputs[evaluation_units], session.rows.test_labels[evaluation_units], apart=True
+    labels = session.rows.test_labels[evaluation_units]
+    logits = session.trainer.logits(model, session.rows.test_inputs[evaluation_units], apart=True)
+    counts, fresh = count(logits, labels), session.streams.for_counts
+    if not closing:
+        return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=fresh()))
+    matrix = noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=fresh())
+    if not config.releases_histograms:
+        return Evaluation(noised=matrix)
+    # The plan decides, too: without its noise nothing may leave.
+    histograms = noised_histograms(
+        score_histograms(logits, labels), plan.counts, of_scores=fresh(), of_confidence=fresh()
     )
-    stream = session.streams.for_counts()
-    if closing:
-        return Evaluation(noised=noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=stream))
-    return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=stream))
+    return Evaluation(noised=matrix, histograms=histograms)
 
 
 def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bool) -> Evaluation:
     rows, evaluate, config = session.rows, session.trainer.evaluate, session.trainer.config
-    counts = evaluate(session.common_start() | incoming, rows.test_inputs, rows.test_labels)
+    logits = session.trainer.logits(session.common_start() | incoming, rows.test_inputs)
+    counts = count(logits, rows.test_labels)
+    histograms = score_histograms(logits, rows.test_labels) if closing and config.releases_histograms else None
     # The policy lets exact counts leave, and a loss is not a count.
     if config.private:
-        return Evaluation(Counts(counts.confusion, float("nan")))
+        return Evaluation(Counts(counts.confusion, float("nan")), histograms=histograms)
     personal = evaluate(own | incoming, rows.test_inputs, rows.test_labels) if own else None
     if closing or not Releases.of(config).train_loss:
-        return Evaluation(counts, personal)
+        return Evaluation(counts, personal, histograms=histograms)
     trained = evaluate(own | incoming, rows.train_inputs, rows.train_labels)
     return Evaluation(counts, personal, trained.loss_sum / max(1, trained.num_examples))

@@ -5,8 +5,11 @@ Under DP these counts are the only figures that leave a client.
 
 import numpy as np
 
+from common.errors import PrivacyError
 from common.metrics import Counts, NoisedCounts
 from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
+from common.privacy.plan import CountsPlan
+from common.score_histograms import ScoreHistograms
 
 
 def noised_pair(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
@@ -35,7 +38,32 @@ def noised_matrix(counts: Counts, *, noise_stddev: float, stream: ByteStream) ->
     return _noised(counts.confusion, noise_stddev, stream)
 
 
+def noised_histograms(
+    exact: ScoreHistograms, plan: CountsPlan, *, of_scores: ByteStream, of_confidence: ByteStream
+) -> ScoreHistograms:
+    """Return histograms of scores and confidence with the plan's noise.
+
+    Guarantee: adding or removing one unit changes one count of each class's histogram by 1, and one count of confidence
+    by 1. So the two releases are the last two of `plan.closing_events()`. Each has a fresh stream of its own.
+
+    Raises:
+        ConfigError: A standard deviation cannot be sampled exactly.
+        PrivacyError: The plan is of another number of classes, or has no noise for histograms.
+    """
+    # With other classes one unit would change more counts than the event says.
+    if plan.num_classes != len(exact.scores):
+        raise PrivacyError("histograms may leave only as the plan has them")
+    if plan.scores_noise_stddev is None or plan.calibration_noise_stddev is None:
+        raise PrivacyError("histograms may leave with noise only, and the plan has no noise for them")
+    scores = _noise_added(exact.scores, plan.scores_noise_stddev, of_scores)
+    return ScoreHistograms(scores, _noise_added(exact.confidence, plan.calibration_noise_stddev, of_confidence))
+
+
 def _noised(exact: np.ndarray, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
+    return NoisedCounts(_noise_added(exact, noise_stddev, stream))
+
+
+def _noise_added(exact: np.ndarray, noise_stddev: float, stream: ByteStream) -> np.ndarray:
     # Discrete noise. The last bits of floating-point noise on a count would reveal the count.
     noise = discrete_gaussian(exact.size, noise_stddev=noise_stddev, stream=stream)
-    return NoisedCounts(exact.astype(np.int64) + noise.reshape(exact.shape))
+    return np.asarray(exact.astype(np.int64) + noise.reshape(exact.shape))

@@ -50,6 +50,9 @@ tunings = ["head", "bias", "norm", "lora", "last", "full"]
 # How counts of held-out images may leave: "none", "private" (with noise, charged), "exact" (not protected).
 metrics = ["none", "private"]
 
+# What may leave at the end of a run: "matrix", the confusion matrix, and "full", also histograms of the scores.
+closing = ["matrix"]
+
 # What may be protected: "image", or "group": all images of one unit, such as a patient, together.
 units = UNITS
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.config.sections import ModelConfig, PrivacyConfig
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from common.models.providers.registry import PROVIDERS
 from common.privacy.policy import ANYTHING, Policy, load_policy
 from common.system.extras import install_hint, is_installed
@@ -22,6 +22,18 @@ def check_packages(model: ModelConfig) -> None:
     for package, (extra, what) in _PACKAGES.items():
         if wanted[package] and not is_installed(package):
             raise ConfigError(f"{what} needs the package {package}: {install_hint(extra)}")
+
+
+def refuse_missing_folder(folder: str) -> None:
+    """Refuse an `evaluation.folder` that is not there.
+
+    An empty setting passes.
+
+    Raises:
+        DataError: There is nothing at that place.
+    """
+    if folder and not Path(folder).exists():
+        raise DataError(f"evaluation.folder={folder!r}: there is no such folder or table")
 
 
 def policy_of(privacy: PrivacyConfig) -> Policy:

@@ -1,10 +1,12 @@
 """Defaults that give way where a source or run is too small.
 
-What a user wrote is never changed. All sizes are declared ones, which count unreadable files too.
+What a user wrote is never changed, except by a budget. All sizes are declared ones, which count unreadable files too.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -12,17 +14,21 @@ from rich.console import Console
 
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig
+from common.config.sections import join_names
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.partitioning.privacy_units import group_names
 from common.data.sources.base_source import OWN_IMAGES, Entries
 from common.data.sources.registry import OpenSource, names_a_place, open_source
-from common.errors import DataError
+from common.errors import ConfigError, DataError
+from common.privacy.plan import PrivacyPlan
 from common.strategies import STRATEGIES
 
 # With more units a client, no default has ever failed to find a partition.
 _AMPLE_UNITS = 20
 # A known source has thousands of images, enough for so many clients.
 _FEW_CLIENTS = 50
+# Units of a client that are all in every batch, which costs the most of all sizes.
+_COSTLIEST = 1
 # Settings of each partitioner that give way, best first.
 _MILDER: Mapping[str, tuple[Mapping[str, Scalar], ...]] = {
     "dirichlet": (
@@ -44,13 +50,29 @@ def fit_to_source(given: Mapping[str, Scalar], opener: OpenSource = open_source)
         DataError: The source cannot be opened.
     """
     fitting = _Fitting(given)
+    if given.get("privacy.closing") == "full" and not given.get("data.classes"):
+        fitting.name_classes(opener)
     config = fitting.config
     if config.data.source != OWN_IMAGES and (names_a_place(config.data.source) or config.num_clients > _FEW_CLIENTS):
         fitting.fit_to(opener(config.data).entries)
     else:
         fitting.fit_strategy()
         fitting.fit_delta()
+    if config.stopping.max_epsilon is not None:
+        fitting.fit_budget(fitting.client_units(opener))
     return fitting.settings, fitting.lines
+
+
+def fit_to_budget(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return settings with as many rounds as the budget allows real clients.
+
+    Raises:
+        ConfigError: A setting is wrong, or not even one round is within the budget.
+    """
+    fitting = _Fitting(given)
+    # Nobody knows the clients' sizes yet. A client whose plan costs more than the budget is not enrolled.
+    fitting.fit_budget([_COSTLIEST])
+    return fitting.settings
 
 
 def fit_to_sizes(given: Mapping[str, Scalar], sizes: Sequence[int] = ()) -> tuple[dict[str, Scalar], list[str]]:
@@ -62,6 +84,7 @@ def fit_to_sizes(given: Mapping[str, Scalar], sizes: Sequence[int] = ()) -> tupl
     fitting = _Fitting(given)
     fitting.fit_strategy()
     fitting.fit_delta(max(sizes, default=0))
+    fitting.fit_budget(sizes or [_COSTLIEST])
     return fitting.settings, fitting.lines
 
 
@@ -84,6 +107,14 @@ class _Fitting:
         self.lines: list[str] = []
         # An empty setting stands for its default.
         self._written = {key for key, value in given.items() if value != ""}
+
+    def name_classes(self, opener: OpenSource) -> None:
+        """Take the class list of the source as the run's own."""
+        data = parse(override(defaults(), self.settings | {"privacy.closing": "matrix"})).data
+        if data.source != OWN_IMAGES:
+            names = join_names(opener(data).entries.classes)
+            self.settings["data.classes"] = names
+            self.lines.append(f"data.classes={names}: privacy.closing='full' has a histogram for each class")
 
     @cached_property
     def config(self) -> RunConfig:
@@ -150,6 +181,41 @@ class _Fitting:
             return False
         return True
 
+    def client_units(self, opener: OpenSource) -> list[int]:
+        """Return the declared units of the clients.
+
+        Those of real ones are not known, so the costliest number stands for them.
+        """
+        config = self.config
+        if config.data.source == OWN_IMAGES:
+            return [_COSTLIEST]
+        entries = opener(config.data).entries
+        sizes, _ = client_sizes(
+            entries, config.data, num_clients=config.num_clients, seed=config.seed, unit=config.privacy.unit
+        )
+        return [int(size) for size in sizes]
+
+    def fit_budget(self, sizes: Iterable[int]) -> None:
+        """Take the rounds that `stopping.max-epsilon` allows under the noise of all of them.
+
+        The client with the fewest decides. With a target epsilon the shorter run is calibrated to the budget.
+        """
+        config, most = self.config, self.config.stopping.max_epsilon
+        if most is None:
+            return
+        plans = {config.plan(config.cohort_size if config.mechanism.noise_at_server else size) for size in sizes}
+        target = config.privacy.target_epsilon
+        # With a target the counts of the shorter run get other noise, so that training alone decides.
+        least = min(_rounds_within(plan, most, counts=target is None) for plan in plans)
+        if not least:
+            raise ConfigError(f"stopping.max-epsilon={most:g} allows not even one round: raise it, or the noise")
+        # A client takes part in the even share of the rounds, rounded up.
+        num_rounds = min(config.num_rounds, least * config.num_clients // config.cohort_size)
+        changes: dict[str, Scalar] = {} if num_rounds == config.num_rounds else {"num-rounds": num_rounds}
+        changes |= {"privacy.target-epsilon": most} if target is not None and target > most else {}
+        if changes:
+            self._give_way(changes, f"stopping.max-epsilon={most:g} allows no more")
+
     def fit_strategy(self) -> None:
         """Trim at least one client's value where the strategy trims a share."""
         strategy, cohort = self.config.strategy, self.config.cohort_size
@@ -165,6 +231,23 @@ class _Fitting:
         number = config.num_clients if config.mechanism.noise_at_server else num_units
         if config.private and "privacy.delta" not in self._written and number * config.privacy.delta >= 1:
             self._give_way({"privacy.delta": 10.0 ** -len(str(number))}, f"it must be below 1 / {number}")
+
+
+def _rounds_within(plan: PrivacyPlan, most: float, *, counts: bool) -> int:
+    """Return the number of a plan's rounds that a budget allows.
+
+    With `counts` those of held-out units must be within it, too, the closing ones included.
+    """
+    counted = plan if counts else replace(plan, counts=None)
+
+    def exceeds(rounds: int) -> bool:
+        try:
+            return counted.spent(rounds).pld > most
+        except ConfigError:
+            # So little noise that nothing is promised.
+            return True
+
+    return bisect_left(range(1, plan.num_rounds + 1), True, key=exceeds)
 
 
 def _count_units(entries: Entries) -> int:

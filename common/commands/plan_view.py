@@ -1,6 +1,6 @@
 """The table and the picture of a privacy plan."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +109,10 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         yield (
             "Held out",
             f"private counts in {_counted(plan)} (noise {counts['counts_noise_stddev']:.4g}) and a matrix at the end "
-            f"(noise {counts['closing_noise_stddev']:.4g}) cost each held-out {plan.privacy_unit} epsilon "
-            f"{format_epsilon(counts['epsilon'])}, RDP {format_epsilon(counts['epsilon_rdp'])}. A unit is trained "
-            "on or held out, never both: the table has the larger figure.",
+            f"(noise {counts['closing_noise_stddev']:.4g}{_histograms(counts)}) cost each "
+            f"held-out {plan.privacy_unit} epsilon {format_epsilon(counts['epsilon'])}, RDP "
+            f"{format_epsilon(counts['epsilon_rdp'])}. A unit is trained on or held out, "
+            "never both: the table has the larger figure.",
         )
     if plan.label_noise_stddev is not None:
         labels = spent_by(plan.label_events(), delta=plan.delta)
@@ -123,6 +124,13 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."
+
+
+def _histograms(counts: Mapping[str, float]) -> str:
+    if "scores_noise_stddev" not in counts:
+        return ""
+    noises = f"{counts['scores_noise_stddev']:.4g} and {counts['calibration_noise_stddev']:.4g}"
+    return f", histograms of scores and confidence {noises}"
 
 
 def _counted(plan: PrivacyPlan) -> str:

@@ -109,7 +109,15 @@ def given_settings(
 
 
 # Settings that can hold a path.
-PATHS = ("data.path", "model.weights", "model.initial", "output-dir", "privacy.policy", "data.source")
+PATHS = (
+    "data.path",
+    "model.weights",
+    "model.initial",
+    "output-dir",
+    "privacy.policy",
+    "data.source",
+    "evaluation.folder",
+)
 
 
 def settings_for_run(

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from common.config.evaluation import EvaluationConfig, StoppingConfig
 from common.config.project import default_steps
 from common.config.sections import (
     BALANCED,
     DataConfig,
     EmptyIsNone,
-    EvaluationConfig,
     ModelConfig,
     OpenFloat,
     OpenInt,
@@ -20,7 +20,6 @@ from common.config.sections import (
     PositiveInt,
     PrivacyConfig,
     Section,
-    StoppingConfig,
     StrategyConfig,
     SystemConfig,
     TrainingConfig,
@@ -134,6 +133,14 @@ class RunConfig(Section):
                 f"privacy.metrics={metrics!r} goes with privacy.mechanism={fitting}: "
                 f"{mechanism.why_not_metrics(metrics)}"
             )
+        if self.stopping.max_epsilon is not None and not self.private:
+            raise ValueError("stopping.max-epsilon limits what a privacy mechanism costs, and privacy.mechanism='none'")
+        if self.releases_histograms and metrics == "none":
+            raise ValueError(
+                "privacy.closing='full' adds to closing counts, and privacy.metrics='none' lets none leave"
+            )
+        if self.releases_histograms and len(self.data.class_names) < 2:
+            raise ValueError("privacy.closing='full' has a histogram for each class: name the classes in data.classes")
         if metrics == "none" and (self.stopping.patience or self.stopping.keep == "best"):
             raise ValueError(
                 "stopping.patience and stopping.keep='best' choose by the clients' counts, and privacy.metrics='none' "
@@ -256,6 +263,11 @@ class RunConfig(Section):
         return self.is_local_dp and self.training.class_weights == BALANCED
 
     @property
+    def releases_histograms(self) -> bool:
+        """True if histograms of scores and confidence leave with the closing counts."""
+        return self.privacy.closing == "full"
+
+    @property
     def mechanism(self) -> Mechanism:
         """The privacy mechanism of the run."""
         return MECHANISMS[self.privacy.mechanism]
@@ -276,6 +288,7 @@ class RunConfig(Section):
             metrics=self.metrics,
             counts_noise=privacy.counts_noise,
             closing_noise=privacy.closing_noise,
+            histogram_classes=len(self.data.class_names) if self.releases_histograms else None,
             counted_every=self.evaluation.every,
             counted_rounds=min(self.participations, self.num_rounds // self.evaluation.every),
             batch_size=self.batch_size,

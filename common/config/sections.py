@@ -13,6 +13,7 @@ from common.privacy.mechanisms import MECHANISMS
 from common.strategies import STRATEGIES, known_strategy
 
 Unit = Literal["image", "group"]
+Closing = Literal["matrix", "full"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
@@ -362,25 +363,11 @@ class PrivacyConfig(Section):
         description="Standard deviation of the noise of the final private confusion matrix, in units. Empty: follows "
         "from the target epsilon, or 4 without one."
     )
+    closing: Closing = Field(
+        description="Counts of the final model that leave with the confusion matrix: `full` adds histograms of scores "
+        "and confidence, for AUROC and calibration."
+    )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
-
-
-class EvaluationConfig(Section):
-    """The evaluation of the model during a run."""
-
-    every: PositiveInt = Field(
-        description="Number of rounds from one count of held-out images to the next; the final model is counted too. "
-        "Fewer counts have less noise each."
-    )
-
-
-class StoppingConfig(Section):
-    """The early end of a run and the choice of its model."""
-
-    patience: int = Field(
-        ge=0, description="Counted rounds without a better model after which a run stops; 0 never stops it."
-    )
-    keep: Literal["last", "best"] = Field(description="Round whose model is kept.")
 
 
 class SystemConfig(Section):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.config.sections import ModelConfig
+from common.config.sections import DataConfig, ModelConfig
 from common.data.decoding import BadImage, read_image
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
@@ -70,11 +70,18 @@ class _InputFormat:
     side: int
 
 
-def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows_nothing: bool = False) -> Prepared:
+def prepare(
+    config: RunConfig,
+    progress: ProgressFactory = no_progress,
+    *,
+    shows_nothing: bool = False,
+    shape: tuple[int, ...] | None = None,
+) -> Prepared:
     """Prepare a source's images as inputs for a run's model.
 
     Inputs that an earlier run has cached are read, not computed again. Under `shows_nothing`, success and the inputs'
     shape follow from the configuration alone, so that a server cannot ask about a client's images by its settings.
+    `shape` is that of the inputs of `cnn`, None where it follows from the images.
 
     Raises:
         ConfigError: `shows_nothing` is set and the configuration leaves the images' size open.
@@ -88,20 +95,14 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         from common.models.backbone_info import backbone_info
 
         info = backbone_info(config.backbone_spec)
-    try:
-        scan = scan_source(source, progress=progress)
-    except DataError as error:
-        if not shows_nothing:
-            raise
-        source = without_images(config.data, error)
-        scan = scan_source(source, progress=progress)
+    source, scan = _scanned(source, config.data, progress, shows_nothing=shows_nothing)
     if not shows_nothing:
         _log_remarks(source)
         refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
         refuse_single_class(scan)
     if info is None:
         side = config.data.image_size
-        wanted = _public_cnn_pixels(side) if shows_nothing else _cnn_pixels(side, scan)
+        wanted = _public_cnn_pixels(side) if shows_nothing else _cnn_pixels(side, scan, shape)
     elif config.caches_features:
         wanted = _features(info, config.model, config.system.device)
     else:
@@ -129,6 +130,19 @@ def prepare(config: RunConfig, progress: ProgressFactory = no_progress, *, shows
         inputs = store.rows_of(names)
     key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
     return Prepared(inputs, scan, time.perf_counter() - started, key, source)
+
+
+def _scanned(
+    source: ImageSource, data: DataConfig, progress: ProgressFactory, *, shows_nothing: bool
+) -> tuple[ImageSource, Scan]:
+    """Scan a source, without any image where a fault must not show."""
+    try:
+        return source, scan_source(source, progress=progress)
+    except DataError as error:
+        if not shows_nothing:
+            raise
+        source = without_images(data, error)
+        return source, scan_source(source, progress=progress)
 
 
 def _rendered(cell: Mapping[str, Any], tones: Tones, *, or_black: bool) -> "Image | None":
@@ -186,8 +200,10 @@ def _pixels(side: int, channels: int, interpolation: str = "bicubic") -> _InputF
     return _InputFormat(key, (side, side, channels), "uint8", interpolation, side)
 
 
-def _cnn_pixels(side: int | None, scan: Scan) -> _InputFormat:
+def _cnn_pixels(side: int | None, scan: Scan, shape: tuple[int, ...] | None) -> _InputFormat:
     """Return the format of images for the small network."""
+    if shape is not None:
+        return _pixels(shape[0], shape[2])
     widths, heights = scan.widths[scan.usable], scan.heights[scan.usable]
     if side is None:
         if len(np.unique(widths)) > 1 or len(np.unique(heights)) > 1:

@@ -16,6 +16,7 @@ from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages import fields
 from common.metrics import Counts, NoisedCounts, total
+from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS, ScoreHistograms
 
 CONFIG = "config"
 SERVER_ROUND = "server-round"
@@ -24,6 +25,7 @@ RUN_ID = "run-id"
 PROTOCOL, PROTOCOL_VERSION = "protocol", 3
 # Limits on what one client can make the server hold, far above anything real.
 _LONGEST_HEX, _MOST_CLASSES, _LONGEST_CLASS = 128, 100_000, 1000
+_LARGEST_COUNT = 1 << 40
 # FedProx sends its `proximal-mu`; a client takes the value from its own settings instead.
 _CONFIG_KEYS = {SERVER_ROUND, RUN_ID, PROTOCOL, "proximal-mu"}
 
@@ -34,12 +36,14 @@ class Evaluation:
 
     `counts` and `personal` are exact, for the global and the client's own model. `train_loss` is the mean cross-entropy
     in nats on training images, for QFedAvg only. `noised` has noise in each count, with one vote for each unit.
+    `histograms` of the scores are exact beside exact counts and noised beside noised ones.
     """
 
     counts: Counts | None = None
     personal: Counts | None = None
     train_loss: float | None = None
     noised: NoisedCounts | None = None
+    histograms: ScoreHistograms | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,11 @@ def _metrics(num_units: int, evaluation: Evaluation | None) -> MetricRecord:
         _put_counts(metrics, evaluation.counts, fields.CONFUSION, fields.LOSS_SUM)
     if evaluation.noised is not None:
         _put_noised(metrics, evaluation.noised)
+    if evaluation.histograms is not None:
+        names = fields.HISTOGRAMS if evaluation.noised is None else fields.NOISED_HISTOGRAMS
+        parts = (evaluation.histograms.scores, evaluation.histograms.confidence)
+        for name, counts in zip(names, parts, strict=True):
+            metrics[name] = [int(n) for n in counts.ravel()]
     if evaluation.personal is not None:
         _put_counts(metrics, evaluation.personal, *fields.PERSONAL_COUNTS)
     if evaluation.train_loss is not None:
@@ -165,7 +174,7 @@ def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Ev
     metrics = content.metric_records[fields.METRICS]
     noised = _noised(metrics, num_classes)
     if noised is not None:
-        return Evaluation(noised=noised)
+        return Evaluation(noised=noised, histograms=_histograms(metrics, fields.NOISED_HISTOGRAMS, len(noised.cells)))
     if fields.CONFUSION not in metrics:
         return None
     counts = _counts(metrics, fields.CONFUSION, fields.LOSS_SUM, num_classes)
@@ -173,7 +182,33 @@ def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Ev
     loss = metrics.get(fields.TRAIN_LOSS)
     if loss is not None and not (isinstance(loss, float) and math.isfinite(loss) and loss >= 0):
         raise FederationError("a client sent a training loss that is not a finite number of at least 0")
-    return Evaluation(counts, personal, loss)
+    histograms = _histograms(metrics, fields.HISTOGRAMS, len(counts.confusion))
+    if histograms is not None and not _agree(histograms, counts):
+        raise FederationError("a client sent histograms that are not of the same images as its confusion matrix")
+    return Evaluation(counts, personal, loss, histograms=histograms)
+
+
+def _histograms(metrics: MetricRecord, names: tuple[str, str], num_classes: int) -> ScoreHistograms | None:
+    if names[0] not in metrics:
+        return None
+    shapes = ((num_classes, 2, NUM_SCORE_BINS), (2, NUM_CONFIDENCE_BINS))
+    parts = [np.asarray(metrics.get(name)) for name in names]
+    for part, shape in zip(parts, shapes, strict=True):
+        # Whole numbers beyond 64 bits become objects. Sums of smaller ones could still overflow.
+        if part.dtype.kind != "i" or part.shape != (math.prod(shape),) or (np.abs(part) > _LARGEST_COUNT).any():
+            raise FederationError("a client sent counts that are not histograms of its scores")
+    scores, confidence = (part.reshape(shape).astype(np.int64) for part, shape in zip(parts, shapes, strict=True))
+    return ScoreHistograms(scores, confidence)
+
+
+def _agree(histograms: ScoreHistograms, counts: Counts) -> bool:
+    """Return whether exact histograms can be of the images of a confusion matrix."""
+    scores, confidence, matrix = histograms.scores, histograms.confidence, counts.confusion
+    whole = bool((scores >= 0).all() and (confidence >= 0).all())
+    own = np.array_equal(scores[:, 1].sum(axis=1), matrix.sum(axis=1))
+    others = np.array_equal(scores[:, 0].sum(axis=1), matrix.sum() - matrix.sum(axis=1))
+    right = int(np.trace(matrix))
+    return whole and own and others and confidence.sum(axis=1).tolist() == [counts.num_examples - right, right]
 
 
 def _noised(metrics: MetricRecord, num_classes: int | None) -> NoisedCounts | None:

@@ -17,10 +17,14 @@ PERSONAL_CONFUSION, PERSONAL_LOSS_SUM = "personal-confusion", "personal-loss-sum
 CORRECT, WRONG, NOISED_CONFUSION = "noised-correct", "noised-wrong", "noised-confusion"
 # The tensors of an update in 8 bits.
 CODES, SCALES = "codes", "scales"
+SCORE_COUNTS, CONFIDENCE_COUNTS = "score-counts", "confidence-counts"
+NOISED_SCORE_COUNTS, NOISED_CONFIDENCE_COUNTS = "noised-score-counts", "noised-confidence-counts"
 
 DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
 PERSONAL_COUNTS = (PERSONAL_CONFUSION, PERSONAL_LOSS_SUM)
+HISTOGRAMS = (SCORE_COUNTS, CONFIDENCE_COUNTS)
+NOISED_HISTOGRAMS = (NOISED_SCORE_COUNTS, NOISED_CONFIDENCE_COUNTS)
 
 # Record of a reply -> its keys; None stands for the names of the tensors that travel.
 Fields = dict[str, tuple[str, ...] | None]
@@ -34,7 +38,7 @@ class Releases:
     `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
     impossible with a mechanism. Updates of fewer than 32 `update_bits` leave rounded, see
-    `common.messages.rounded_update`.
+    `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
@@ -46,6 +50,7 @@ class Releases:
     personal: bool = False
     counted_every: int = 1
     update_bits: int = 32
+    histograms: bool = False
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -60,8 +65,9 @@ class Releases:
         """
         personal = bool(config.model.personal) and not config.private
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
-        counted_every, bits = config.evaluation.every, config.training.update_bits
-        return cls(config.mechanism, config.metrics, needs_loss, personal, counted_every, bits)
+        every, histograms = config.evaluation.every, config.releases_histograms
+        bits = config.training.update_bits
+        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.
@@ -104,10 +110,13 @@ class Releases:
     def _counts(self, *, closing: bool) -> tuple[str, ...]:
         if self.metrics == "none":
             return ()
+        histograms = closing and self.histograms
         if self.metrics == "private":
-            return (NOISED_CONFUSION,) if closing else (CORRECT, WRONG)
+            closing_fields = (NOISED_CONFUSION, *(NOISED_HISTOGRAMS if histograms else ()))
+            return closing_fields if closing else (CORRECT, WRONG)
         # A policy can allow exact counts under a mechanism, but the loss says more than counts do.
-        return (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
+        matrix = (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
+        return (*matrix, *(HISTOGRAMS if histograms else ()))
 
     def _extra(self, *, train: bool) -> tuple[str, ...]:
         return (PERSONAL_COUNTS if self.personal else ()) + ((TRAIN_LOSS,) if self.train_loss and train else ())

@@ -119,8 +119,14 @@ def pld_epsilon(history: tuple[Event, ...], delta: float, discretization: float)
 
 
 def _with_ideal_noise(event: Event) -> Event:
-    """Return an event without its sampler, whose error is charged in delta."""
-    return replace(event, sampler=0, draws_per_step=0) if isinstance(event, DpSgdEvent) else event
+    """Return an event of ideal noise in one histogram.
+
+    The sampler's error is charged in delta. Noise is independent from count to count. So a release in which a unit
+    changes one count of each of K histograms costs exactly what K releases of one histogram cost.
+    """
+    if isinstance(event, DpSgdEvent):
+        return replace(event, sampler=0, draws_per_step=0)
+    return replace(event, releases=event.releases * event.votes, l2_sensitivity=1.0)
 
 
 @FIGURES.in_memory(16)
@@ -195,16 +201,20 @@ def rdp_epsilon(history: tuple[Event, ...], delta: float) -> float:
     with warnings.catch_warnings():
         # Opacus warns if the best order is the first or the last. That only makes the bound looser.
         warnings.simplefilter("ignore")
-        total = sum(_divergences(event) for event in history)
+        total = sum(event.count * _divergences(event.counted(1)) for event in history)
         epsilon = float(_opacus_rdp().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=left)[0])
     # With a large delta the formula can be negative, which means 0. NaN must stay NaN, so that it is refused.
     return epsilon if not epsilon < 0 else 0.0
 
 
+@FIGURES.in_memory(4096)
 def _divergences(event: Event) -> np.ndarray:
-    """Return upper bounds on an event's Renyi divergences, shape (orders,)."""
+    """Return upper bounds on an event's Renyi divergences, shape (orders,).
+
+    Those of repeated events add up, so an event that happens once is enough.
+    """
     if not isinstance(event, DpSgdEvent):
-        return np.asarray(_ORDERS) * event.releases * event.group_size**2 / (2 * event.noise_stddev**2)
+        return np.asarray(_ORDERS) * event.releases * event.votes * event.group_size**2 / (2 * event.noise_stddev**2)
     # A group is in the batch if any member is, and then changes the sum by at most `group_size` bounds.
     rate = 1.0 - (1.0 - event.sample_rate) ** event.group_size
     noise = event.noise_multiplier / event.group_size

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from common.errors import ConfigError
 from common.privacy.accounting import DISCRETIZATION, FIGURES, pld_epsilon
@@ -19,6 +20,7 @@ LEAST_COUNTS_NOISE = 0.5
 # A row of the closing matrix holds about a tenth of the units that a pair holds, as for ten classes. So the same noise
 # makes ten times the relative error. The number is fixed: another one would change the plans of runs.
 _CLOSING_WEIGHT = 10.0
+_CALIBRATION_WEIGHT = 3.0
 History = tuple[Event, ...]
 
 
@@ -139,20 +141,40 @@ def counts_noise(events: tuple[CountsEvent, ...], *, target_epsilon: float, delt
 
 def _factor(events: tuple[CountsEvent, ...], target: float, delta: float) -> float:
     def history(factor: float) -> History:
-        return tuple(CountsEvent(factor * event.noise_stddev, event.releases) for event in events)
+        return tuple(replace(event, noise_stddev=factor * event.noise_stddev) for event in events)
 
     if pld_epsilon(history(1.0), delta, DISCRETIZATION) <= target:
         return 1.0
     return max(1.0, least_noise(history, target, delta, guess=2.0, most=_MAX_FACTOR))
 
 
-def split_counts_noise(num_rounds: int, *, target_epsilon: float, delta: float) -> tuple[float, float]:
+def histogram_noise(matrix: float, num_classes: int) -> tuple[float, float]:
+    """Return the noise of score and of calibration histograms.
+
+    It follows from that of the closing matrix, and none is below `LEAST_COUNTS_NOISE`. The weights of
+    `split_counts_noise` are 10 for scores, whose right class holds as many units as a row of the matrix, and 3 for
+    calibration, whose bins hold about a third. A unit changes a count in each of `num_classes` score histograms, so
+    under zCDP these cost num_classes / noise^2.
+    """
+    scores, calibration = math.cbrt(num_classes), math.cbrt(_CLOSING_WEIGHT / _CALIBRATION_WEIGHT)
+    return max(LEAST_COUNTS_NOISE, scores * matrix), max(LEAST_COUNTS_NOISE, calibration * matrix)
+
+
+def histogram_events(scores: float, calibration: float, num_classes: int) -> tuple[CountsEvent, CountsEvent]:
+    """Return the events of one release of score and of calibration histograms."""
+    return CountsEvent(scores, 1, l2_sensitivity=math.sqrt(num_classes)), CountsEvent(calibration, 1)
+
+
+def split_counts_noise(
+    num_rounds: int, *, target_epsilon: float, delta: float, num_classes: int | None = None
+) -> tuple[float, float]:
     """Return the noise of a round's pair and of the closing matrix.
 
     Guarantee: the pairs of `num_rounds` rounds and one matrix together cost at most `target_epsilon`, and neither noise
-    is below `LEAST_COUNTS_NOISE`. Of all such noises these have the least sum of relative errors, the pair's noise plus
-    ten times the matrix's. Under zCDP the pairs cost num_rounds / pair^2 and the matrix 1 / matrix^2, so the least sum
-    for a given cost has pair / matrix = (10 num_rounds)^(1/3).
+    is below `LEAST_COUNTS_NOISE`. With `num_classes` that includes histograms under the noise of `histogram_noise`. Of
+    all such noises these have the least sum of relative errors, the pair's noise plus ten times the matrix's. Under
+    zCDP the pairs cost num_rounds / pair^2 and the matrix 1 / matrix^2, so the least sum for a given cost has pair /
+    matrix = (10 num_rounds)^(1/3).
 
     Raises:
         ConfigError: Not even twice the expected noise meets the target.
@@ -165,14 +187,22 @@ def split_counts_noise(num_rounds: int, *, target_epsilon: float, delta: float) 
 
     def history(matrix: float) -> History:
         pair, closing = noises(matrix)
-        return (CountsEvent(pair, num_rounds), CountsEvent(closing, 1))
+        events = (CountsEvent(pair, num_rounds), CountsEvent(closing, 1))
+        if num_classes is None:
+            return events
+        return (*events, *histogram_events(*histogram_noise(closing, num_classes), num_classes))
 
     def compute() -> float:
         if pld_epsilon(history(LEAST_COUNTS_NOISE / ratio), delta, _COARSE) <= target_epsilon:
             return LEAST_COUNTS_NOISE / ratio
         # Invert the zCDP bound epsilon = rho + 2 sqrt(rho ln(1 / delta)), which is a little too large.
         rho = (math.sqrt(target_epsilon - math.log(delta)) - math.sqrt(-math.log(delta))) ** 2
-        guess = math.sqrt((num_rounds / ratio**2 + 1) / (2 * rho))
+        of_histograms = 0.0
+        if num_classes is not None:
+            of_histograms = math.cbrt(num_classes) + math.cbrt(_CALIBRATION_WEIGHT / _CLOSING_WEIGHT) ** 2
+        guess = math.sqrt((num_rounds / ratio**2 + 1 + of_histograms) / (2 * rho))
         return least_noise(history, target_epsilon, delta, guess=guess, most=2 * guess)
 
-    return noises(FIGURES.get_or_compute("counts split", (num_rounds, target_epsilon, delta), compute))
+    # Without histograms the key is that of earlier versions, whose figures stay valid.
+    key = (num_rounds, target_epsilon, delta, *(() if num_classes is None else (num_classes,)))
+    return noises(FIGURES.get_or_compute("counts split", key, compute))

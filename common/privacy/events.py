@@ -3,6 +3,7 @@
 An event says nothing about its cost. Events are stored, epsilons never are.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -43,13 +44,28 @@ class DpSgdEvent:
 class CountsEvent:
     """Releases of integer counts under discrete Gaussian noise.
 
-    One unit changes one count by 1, so the L2 sensitivity is 1. `noise_stddev` is the parameter of the discrete
-    Gaussian, in counts. `group_size` is as in `DpSgdEvent`.
+    One unit changes one count by 1 in each of K histograms, so the L2 sensitivity is sqrt(K), and 1 for a single
+    histogram. `noise_stddev` is the parameter of the discrete Gaussian, in counts. `group_size` is as in `DpSgdEvent`.
     """
 
     noise_stddev: float
     releases: int
     group_size: int = 1
+    l2_sensitivity: float = 1.0
+
+    @property
+    def votes(self) -> int:
+        """Number of counts that one unit changes, K.
+
+        Raises:
+            PrivacyError: The sensitivity is not the root of a whole number of at least 1.
+        """
+        squared = self.l2_sensitivity**2
+        votes = round(squared) if math.isfinite(squared) else 0
+        # A smaller number would make the release cheaper than it is.
+        if votes < 1 or abs(squared - votes) > 1e-9 * votes:
+            raise PrivacyError("an event of counts has a sensitivity that no number of histograms has")
+        return votes
 
     @property
     def count(self) -> int:
@@ -63,8 +79,8 @@ class CountsEvent:
 
 Event = DpSgdEvent | CountsEvent
 _KINDS: dict[str, type[DpSgdEvent] | type[CountsEvent]] = {"dp-sgd": DpSgdEvent, "counts": CountsEvent}
-# Fields that came later, and are left out at the value 0 that they have in older events.
-_ADDED = ("sampler", "draws_per_step")
+# Fields that came later, and are left out at the value that they have in older events.
+_ADDED = {"sampler": 0, "draws_per_step": 0, "l2_sensitivity": 1.0}
 
 
 def events_of_group(events: Iterable[Event], size: int) -> list[Event]:
@@ -80,7 +96,7 @@ def as_json(event: Event) -> dict[str, Any]:
     """
     kind = next(name for name, cls in _KINDS.items() if isinstance(event, cls))
     # Ledgers of earlier versions hold events without these fields, and must not seem changed.
-    values = {name: value for name, value in vars(event).items() if value or name not in _ADDED}
+    values = {name: value for name, value in vars(event).items() if value != _ADDED.get(name)}
     return {"kind": kind} | {name.replace("_", "-"): value for name, value in values.items()}
 
 
@@ -103,7 +119,7 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     Events that never ran are left out.
 
     >>> merged([CountsEvent(4.0, 2), CountsEvent(4.0, 3), CountsEvent(5.0, 0)])
-    (CountsEvent(noise_stddev=4.0, releases=5, group_size=1),)
+    (CountsEvent(noise_stddev=4.0, releases=5, group_size=1, l2_sensitivity=1.0),)
     """
     counts: Counter[Event] = Counter()
     for event in events:

@@ -13,7 +13,14 @@ from typing import Any
 
 from common.errors import PrivacyError
 from common.privacy.accounting import Spent, spent_by
-from common.privacy.calibration import LEAST_COUNTS_NOISE, calibrate, counts_noise, split_counts_noise
+from common.privacy.calibration import (
+    LEAST_COUNTS_NOISE,
+    calibrate,
+    counts_noise,
+    histogram_events,
+    histogram_noise,
+    split_counts_noise,
+)
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.noise_error import FLOATING_POINT, draws_of
@@ -44,6 +51,8 @@ class PublicConstants:
         counts_noise: Noise of each counted round's pair, before it is raised for the target; None where it follows
             from the target.
         closing_noise: Like `counts_noise`, for the closing matrix.
+        histogram_classes: Number of classes, where score and calibration histograms leave at the end; None where none
+            leave.
         counted_every: A round is counted if its number is a multiple of this.
         counted_rounds: The most counted rounds that one client takes part in.
         batch_size: Expected units a step; None for all of them.
@@ -67,6 +76,7 @@ class PublicConstants:
     metrics: str
     counts_noise: float | None
     closing_noise: float | None
+    histogram_classes: int | None
     counted_every: int
     counted_rounds: int
     batch_size: int | None
@@ -87,25 +97,39 @@ class CountsPlan:
 
     Every field is a public constant. The pair (correct, wrong) leaves in at most `num_rounds` rounds, those whose
     number is a multiple of `every`, under discrete Gaussian noise of parameter `noise_stddev`; one unit changes one
-    count by 1. `closing_noise_stddev` is the same for the confusion matrix, which leaves once at the end.
+    count by 1. `closing_noise_stddev` is the same for the confusion matrix, which leaves once at the end. Where
+    `num_classes` is not None, score histograms, one for each class, and the calibration histogram of the likeliest
+    class leave with it, each under noise of its own.
     """
 
     num_rounds: int
     noise_stddev: float
     closing_noise_stddev: float
     every: int = 1
+    num_classes: int | None = None
+    scores_noise_stddev: float | None = None
+    calibration_noise_stddev: float | None = None
 
     def events(self) -> tuple[CountsEvent, ...]:
-        """Return the whole plan's events on a held-out unit."""
-        return (CountsEvent(self.noise_stddev, self.num_rounds), CountsEvent(self.closing_noise_stddev, 1))
+        """Return the whole plan's events on a held-out unit, the rounds' first."""
+        return (CountsEvent(self.noise_stddev, self.num_rounds), *self.closing_events())
+
+    def closing_events(self) -> tuple[CountsEvent, ...]:
+        """Return the events of the closing release, one for each thing that leaves."""
+        matrix = CountsEvent(self.closing_noise_stddev, 1)
+        if self.num_classes is None:
+            return (matrix,)
+        # Histograms without noise would have no event.
+        if self.scores_noise_stddev is None or self.calibration_noise_stddev is None:
+            raise PrivacyError("a plan has histograms without noise")
+        return (matrix, *histogram_events(self.scores_noise_stddev, self.calibration_noise_stddev, self.num_classes))
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, without `every` where each round is counted."""
+        """Return plain values, without later fields at their old values."""
         values = asdict(self)
-        # Plans from before the field existed must keep their digests.
-        if self.every == 1:
-            del values["every"]
-        return values
+        # Plans from before a field existed must keep their digests.
+        added = {"every": 1, "num_classes": None, "scores_noise_stddev": None, "calibration_noise_stddev": None}
+        return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
 
 @dataclass(frozen=True)
@@ -193,12 +217,13 @@ class PrivacyPlan:
     def counts_events(self, num_counted: int | None = None, *, closing: bool = True) -> tuple[Event, ...]:
         """Return the events of some counted rounds on a held-out unit.
 
-        Without `num_counted` they are the events of the whole plan. `closing` includes the closing matrix.
+        Without `num_counted` they are the events of the whole plan. `closing` includes the closing counts.
         """
         if self.counts is None:
             return ()
-        pair, matrix = self.counts.events()
-        return (replace(pair, releases=pair.releases if num_counted is None else num_counted), matrix)[: 1 + closing]
+        pair, *closing_events = self.counts.events()
+        pairs = replace(pair, releases=pair.releases if num_counted is None else num_counted)
+        return (pairs, *(closing_events if closing else ()))
 
     def spent(self, num_rounds: int | None = None, num_counted: int | None = None, *, closing: bool = True) -> Spent:
         """Return the bounds on epsilon of the worst-off unit, trained or held out.
@@ -268,18 +293,26 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
     if constants.metrics != "private":
         return None
     rounds, target, delta = constants.counted_rounds, constants.target_epsilon, constants.delta
-    pair, matrix = constants.counts_noise, constants.closing_noise
+    pair, matrix, classes = constants.counts_noise, constants.closing_noise, constants.histogram_classes
     if target is not None and (pair is None or matrix is None):
-        calibrated = split_counts_noise(rounds, target_epsilon=target, delta=delta)
+        calibrated = split_counts_noise(rounds, target_epsilon=target, delta=delta, num_classes=classes)
         pair, matrix = pair or calibrated[0], matrix or calibrated[1]
     if pair is None or matrix is None:
         raise PrivacyError("the noise of counts is not filled in: build a RunConfig with common.config.loading.parse")
+    histograms = () if classes is None else histogram_noise(matrix, classes)
+    noises = (pair, matrix, *histograms)
     if target is not None and (constants.counts_noise or constants.closing_noise):
-        as_set = (CountsEvent(pair, rounds), CountsEvent(matrix, 1))
+        as_set: tuple[CountsEvent, ...] = (CountsEvent(pair, rounds), CountsEvent(matrix, 1))
+        if classes is not None:
+            as_set += histogram_events(noises[2], noises[3], classes)
         factor = counts_noise(as_set, target_epsilon=target, delta=delta)
-        pair, matrix = factor * pair, factor * matrix
+        noises = tuple(factor * noise for noise in noises)
     # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
-    return CountsPlan(rounds, float(sampled_stddev(pair)), float(sampled_stddev(matrix)), constants.counted_every)
+    pair, matrix, *more = (float(sampled_stddev(noise)) for noise in noises)
+    plan = CountsPlan(rounds, pair, matrix, constants.counted_every)
+    if classes is None:
+        return plan
+    return replace(plan, num_classes=classes, scores_noise_stddev=more[0], calibration_noise_stddev=more[1])
 
 
 def label_noise(constants: PublicConstants, *, sample_rate: float, steps: int) -> float | None:

@@ -222,6 +222,11 @@ def held_out(table: PlanTable) -> dict[str, float] | None:
     return {
         "counts_noise_stddev": plan.counts.noise_stddev,
         "closing_noise_stddev": plan.counts.closing_noise_stddev,
+        **{
+            name: noise
+            for name in ("scores_noise_stddev", "calibration_noise_stddev")
+            if (noise := getattr(plan.counts, name)) is not None
+        },
         "epsilon": spent.pld,
         "epsilon_rdp": spent.rdp,
     }

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.config.schema import RunConfig
-from common.config.sections import MechanismName, Metrics, Unit
+from common.config.sections import Closing, MechanismName, Metrics, Unit
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract")
+_MATRIX_ALONE: tuple[Closing, ...] = ("matrix",)
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 # Keys that were renamed. Files with an old key still load.
 _NEW_KEYS = {"least-noise-multiplier": "min-noise-multiplier", "least-cohort": "min-cohort"}
@@ -46,6 +47,7 @@ class Policy(BaseModel):
         mechanisms: Allowed privacy mechanisms.
         tunings: Allowed ways of tuning; `last` stands for `last:<n>`.
         metrics: Allowed ways for counts of held-out images to leave.
+        closing: Allowed values of `privacy.closing`. Histograms tell more of a model's scores than a confusion matrix.
         units: Allowed privacy units, single images or groups of images.
         min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server to
             keep to this number, as to the number of clients.
@@ -75,6 +77,7 @@ class Policy(BaseModel):
     mechanisms: Annotated[tuple[MechanismName, ...], Listed] = (DEFAULT_MECHANISM,)
     tunings: Annotated[tuple[Tuning, ...], Listed] = ("head",)
     metrics: Annotated[tuple[Metrics, ...], Listed] = ("none", "private")
+    closing: Annotated[tuple[Closing, ...], Listed] = _MATRIX_ALONE
     units: Annotated[tuple[Unit, ...], Listed] = ("image", "group")
     min_cohort: Annotated[int, Field(ge=1)] = 1
     accept_group_bound: bool = False
@@ -101,6 +104,7 @@ class Policy(BaseModel):
             ("privacy.mechanism", config.privacy.mechanism, self.mechanisms),
             ("model.tuning", tuning, self.tunings),
             ("privacy.metrics", config.metrics, self.metrics),
+            ("privacy.closing", config.privacy.closing, self.closing),
             *([("privacy.unit", config.privacy.unit, self.units)] if config.is_local_dp else []),
         )
         for setting, value, allowed in wanted:
@@ -151,7 +155,9 @@ class Policy(BaseModel):
 
 @lru_cache(maxsize=64)
 def _digest_of(policy: Policy) -> str:
-    return hashlib.sha256(policy.model_dump_json(by_alias=True).encode()).hexdigest()
+    # Policies from before the key existed must keep their digests.
+    added = {"closing"} if policy.closing == _MATRIX_ALONE else None
+    return hashlib.sha256(policy.model_dump_json(by_alias=True, exclude=added).encode()).hexdigest()
 
 
 # The policy of a simulated client unless privacy.policy names a file. One person sets both sides of a simulation.
@@ -162,6 +168,7 @@ ANYTHING = Policy(
     mechanisms=tuple(MECHANISMS),
     tunings=("head", "bias", "norm", "lora", "last", "full"),
     metrics=("exact", "private", "none"),
+    closing=("matrix", "full"),
     accept_group_bound=True,
 )
 

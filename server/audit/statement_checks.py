@@ -30,8 +30,12 @@ from server.state.privacy_spent import (
 _TOLERANCE = 1e-9
 # Relative difference of two calibrations to one target, on different machines.
 _CALIBRATED = 2e-3
+# Relative: rounding of two noises of at least 0.5, each up by less than 1/1024.
+_ROUNDED = 4e-3
 # Field of a plan of counts -> its name in a statement, without the ending.
 _NOISES = {"noise_stddev": "counts", "closing_noise_stddev": "closing"}
+# The same for histograms, which not every plan has.
+_HISTOGRAM_NOISES = {"scores_noise_stddev": "scores", "calibration_noise_stddev": "calibration"}
 # Client name -> ledger id, entry number and hash of each signed head that was kept.
 KeptHeads = dict[str, set[tuple[str, int, str]]]
 # Heads that belong to no round, namely those of enrollment, closing counts and end of the run.
@@ -213,11 +217,16 @@ def _stated_plan(
     if plan.counts is None:
         return plan
     stated = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _NOISES.items()}
-    counts = replace(plan.counts, **stated)
-    enough = counts.noise_stddev >= plan.counts.noise_stddev
-    if not (enough and counts.closing_noise_stddev >= plan.counts.closing_noise_stddev):
+    enough = all(noise >= getattr(plan.counts, name) for name, noise in stated.items())
+    if plan.counts.num_classes is not None:
+        of_histograms = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _HISTOGRAM_NOISES.items()}
+        # They follow from the matrix's noise, which was rounded up before it was stated.
+        least = {name: getattr(plan.counts, name) * (1 - _ROUNDED) for name in of_histograms}
+        enough = enough and all(noise >= least[name] for name, noise in of_histograms.items())
+        stated |= of_histograms
+    if not enough:
         raise PrivacyError("its counts have less noise than the run was configured for")
-    return replace(plan, counts=counts)
+    return replace(plan, counts=replace(plan.counts, **stated))
 
 
 def _stated_label_noise(client: ClientStatement, least: float) -> float:

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from common.commands.early_checks import refuse_missing_folder
+from common.commands.fitted_defaults import fit_to_budget
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
@@ -42,6 +44,7 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
 
     Raises:
         ConfigError: A setting is wrong or not possible with real clients, or no client is admitted.
+        DataError: `evaluation.folder` is missing.
         FederationError: The server is not running, or refused.
     """
     source = settings.get("data.source", OWN_IMAGES)
@@ -57,7 +60,8 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
         if not admitted:
             raise ConfigError("no client has been admitted yet: admit one with `bract server admit KEY.pub`")
         settings["num-clients"] = admitted
-    config = parse(override(defaults(), settings))
+    config = parse(override(defaults(), fit_to_budget(settings)))
+    refuse_missing_folder(config.evaluation.folder)
     # Class names are a public constant. Reading them from the clients' images would release them.
     if len(config.data.class_names) < 2:
         raise ConfigError(
@@ -168,6 +172,8 @@ def run_on_server(
     tell = partial(console.print, highlight=False, soft_wrap=True, markup=False, emoji=False)
     tell(f"Run      {folder}")
     tell(f"Code     bundle {bundle_digest(bundle)}: clients pin it; a copy is {file}")
+    if config.stopping.max_epsilon is not None:
+        tell(f"Rounds   {config.num_rounds}, as stopping.max-epsilon allows")
     follower = Follower(home, run_id, folder, console)
     with tracked(folder, kinds, tell):
         follower.follow(config.num_rounds, config.num_clients)

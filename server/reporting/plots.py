@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _ACCENT, _SECOND = "#22313f", "#2a6f4e", "#b4552d"
+_INK, _ACCENT, _SECOND, _PUBLIC = "#22313f", "#2a6f4e", "#b4552d", "#3b6fb6"
 # Listed errors, and the size of a picture in inches.
 _MAX_ERRORS, _MAX_INCHES, _ERROR_INCHES = 25, 12.0, 6.0
 
@@ -72,7 +72,8 @@ def _draw_errors(
 def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str, *, exact_mark: str = "") -> None:
     """Draw accuracy, macro F1 and loss over rounds.
 
-    Where clients have models of their own, their accuracy is drawn too. Noised accuracy is drawn with its interval.
+    Where clients have models of their own, their accuracy is drawn too. Noised accuracy is drawn with its interval,
+    accuracy on the server's public images as a line of its own.
 
     Args:
         file: PNG file to write.
@@ -83,6 +84,7 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str, *, exa
     from matplotlib.ticker import MaxNLocator
 
     lines = [line for line in rounds if "accuracy" in line]
+    public = [line["public_test"] for line in rounds if "public_test" in line]
     noised = [line["private"] for line in rounds if line.get("private", {}).get("accuracy_stddev") is not None]
     figure, axes = _figure(8, 4.5)
     axes.set(xlabel="model after round", ylabel="accuracy, macro F1", title=title, ylim=(0, 1))
@@ -92,7 +94,12 @@ def draw_curves(file: Path, rounds: Sequence[dict[str, Any]], title: str, *, exa
         bars = np.abs(ends - middle)
         x = [line["evaluated_model"] for line in noised]
         axes.errorbar(x, middle, bars, color="silver", fmt=".", lw=1, label="accuracy, private")
-    if not lines and noised:
+    if public:
+        x = [line["evaluated_model"] for line in public]
+        axes.plot(
+            x, [line["accuracy"] for line in public], color=_PUBLIC, marker="^", ms=3, label="accuracy, public test"
+        )
+    if not lines and (noised or public):
         axes.legend(loc="center right")
         _save(figure, file)
         return

@@ -12,6 +12,7 @@ from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.events import as_json
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import stated
+from common.privacy.plan import CountsPlan
 from server.reporting.missing_clients import missing_text
 from server.state.initial_model import stated_start
 from server.state.privacy_spent import LABELS_IN_WORDS, ClientPrivacyCost, RunPrivacyCost
@@ -177,6 +178,18 @@ def _metrics(release: str, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
         "mechanism": "exact discrete Gaussian, one vote a unit",
         "counts_noise_stddev": counts.noise_stddev,
         "closing_noise_stddev": counts.closing_noise_stddev,
+        **_histograms(counts),
+    }
+
+
+def _histograms(counts: CountsPlan) -> dict[str, Any]:
+    """Return the noise of histograms, empty if none leave."""
+    if counts.num_classes is None:
+        return {}
+    return {
+        "closing": "confusion matrix, one score histogram a class, confidence histogram of the likeliest class",
+        "scores_noise_stddev": counts.scores_noise_stddev,
+        "calibration_noise_stddev": counts.calibration_noise_stddev,
     }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.config.loading import resolved
 from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
+from common.score_histograms import histogram_figures
 from server.reporting.missing_clients import missing_clients
 from server.reporting.outcome_warnings import outcome_warnings
 from server.reporting.privacy_statement import versions
@@ -36,6 +37,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "private": privacy_cost is not None,
         "mechanism": config.privacy.mechanism,
         "epsilon_max": None if privacy_cost is None else privacy_cost.epsilon_max,
+        "epsilon_so_far": _epsilon_so_far(state),
         "delta": None if privacy_cost is None else config.privacy.delta,
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
         "epsilon_parts": {} if privacy_cost is None else privacy_cost.parts(),
@@ -46,6 +48,8 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "spread_over_clients": _spreads(state.closing.exact.values()),
         "personal": _personal(state),
         "private_metrics": _private_metrics(state),
+        "score_metrics": _score_metrics(state),
+        "public_test": state.latest_public_test,
         "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
         "evaluated_model": state.evaluated_model,
         "evaluated_examples": 0 if counts is None else counts.num_examples,
@@ -71,6 +75,15 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "config": resolved(config),
         "versions": versions(),
     }
+
+
+def _epsilon_so_far(state: RunState) -> float | None:
+    """Return what has been spent by now, with the closing counts at the end."""
+    if state.privacy_cost is None:
+        return None
+    if state.status == "complete" and not state.early:
+        return state.privacy_cost.epsilon_max
+    return next((line["epsilon_so_far"] for line in reversed(state.rounds) if "epsilon_so_far" in line), 0.0)
 
 
 def _figures(counts: Counts | None) -> dict[str, float | None]:
@@ -99,6 +112,20 @@ def _private_metrics(state: RunState) -> dict[str, Any] | None:
         return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev, total)
     noised_rounds = [line["private"] for line in state.rounds if "private" in line]
     return dict(noised_rounds[-1]) if noised_rounds else None
+
+
+def _score_metrics(state: RunState) -> dict[str, Any] | None:
+    """Return AUROC and calibration of the final model, None if no histograms were released."""
+    histograms, cost = state.closing.histograms, state.privacy_cost
+    if histograms is None:
+        return None
+    counts = None if cost is None else cost.example_plan.counts
+    # Exact histograms may leave under a mechanism too, whose plan then has no counts.
+    noises = (0.0, 0.0) if counts is None else (counts.scores_noise_stddev, counts.calibration_noise_stddev)
+    figures = histogram_figures(
+        histograms, state.classes, scores_noise=noises[0] or 0.0, confidence_noise=noises[1] or 0.0
+    )
+    return {"evaluated_model": state.final_round, "noised": counts is not None, **figures}
 
 
 def _personal(state: RunState) -> dict[str, Any] | None:

@@ -61,6 +61,8 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             remark = ""
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
+    rows += _score_metrics(summary.get("score_metrics"))
+    rows += _public_test(summary.get("public_test"))
     rows += _personal(summary["personal"])
     if summary["config"]["training.class-weights"] == BALANCED:
         known = "noised and charged" if "trained_labels" in summary["epsilon_parts"] else "exact"
@@ -139,8 +141,13 @@ def _privacy(summary: dict[str, Any]) -> str:
         f"{summary['privacy_unit']}, over the whole run (PLD; RDP {format_epsilon(summary['epsilon_max_rdp'])}), "
         f"{summary['mechanism']} at {mechanism_named(summary['mechanism']).noise_place_short}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
-        + ("" if ran_all_rounds else "; the run stopped early, so the whole plan is charged")
+        + ("" if ran_all_rounds else f"{_so_far(summary)}; the run stopped early, so the whole plan is charged")
     )
+
+
+def _so_far(summary: dict[str, Any]) -> str:
+    so_far = summary.get("epsilon_so_far")
+    return "" if so_far is None else f"; {format_epsilon(so_far)} by its rounds so far"
 
 
 def _parts(parts: dict[str, float], unit: str) -> list[tuple[str, str]]:
@@ -168,6 +175,32 @@ def _noised(summary: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{private['accuracy']:.3f} +- {stddev:.3f} ({low:.3f} to {high:.3f})"
     model = f" of the model after round {private['evaluated_model']}"
     return [("accuracy, private", f"{text}{model}: counts with noise, as in a real federation")]
+
+
+def _score_metrics(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the rows of AUROC and calibration by the clients' histograms."""
+    if figures is None:
+        return []
+    private = ", private" if figures["noised"] else ""
+    known = sum(row["auroc"] is not None for row in figures["classes"].values())
+    auroc, ece = "only noise", "only noise"
+    if figures["macro_auroc"] is not None:
+        of_noise = f" +- {figures['macro_auroc_stddev']:.3f}" if figures["noised"] else ""
+        auroc = f"{figures['macro_auroc']:.3f}{of_noise}, mean of {known} of {len(figures['classes'])} classes"
+    if figures["ece"] is not None:
+        of_noise = f"; noise alone would show {figures['ece_of_noise']:.3f}" if figures["noised"] else ""
+        ece = f"{figures['ece']:.3f}{of_noise}"
+    return [(f"macro AUROC{private}", auroc), (f"calibration error{private}", ece)]
+
+
+def _public_test(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the row of the figures on the server's public images."""
+    if figures is None:
+        return []
+    named = (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("macro_auroc", "macro AUROC"), ("ece", "ECE"))
+    shown = ", ".join(f"{name} {figures[key]:.4f}" for key, name in named if figures[key] is not None)
+    model = f"model after round {figures['evaluated_model']}"
+    return [("public test", f"{shown} by the {model}, on {figures['examples']} images of the server's own")]
 
 
 def _next_steps(summary: dict[str, Any], folder: str, resume: str) -> list[str]:

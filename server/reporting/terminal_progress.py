@@ -76,6 +76,10 @@ class TerminalProgress:
                 text += f"  own {line['personal_accuracy']:.3f}"
         if "private" in line:
             text += f"  private {_plus_minus(line['private'])}"
+        if "epsilon_so_far" in line:
+            text += f"  epsilon {line['epsilon_so_far']:.2f} of {line['epsilon_of_plan']:.2f}"
+        if "public_test" in line:
+            text += f"  public test {line['public_test']['accuracy']:.3f}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red] ({_causes(line['failures'])})"
         self._console.print(text, highlight=False, soft_wrap=True)

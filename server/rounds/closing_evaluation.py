@@ -1,7 +1,7 @@
 """Closing messages of a run and the evaluation that they bring."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import Strategy
@@ -9,6 +9,7 @@ from flwr.serverapp.strategy import Strategy
 from common.arrays import Arrays
 from common.messages.codec import CONFIG, Evaluation, arrays_to_record, run_config
 from common.metrics import Counts, NoisedCounts, total
+from common.score_histograms import ScoreHistograms
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.replies import Channel, ReplyCollector
 
@@ -38,12 +39,16 @@ class ClosingEvaluation:
         """Noised counts of the final model, summed over clients."""
         return total(part.noised for part in self.by_client.values() if part.noised is not None)
 
+    @property
+    def histograms(self) -> ScoreHistograms | None:
+        """Histograms of the final model's scores, summed over clients."""
+        return total(part.histograms for part in self.by_client.values() if part.histograms is not None)
+
     def with_exact(self, counts: Mapping[str, Counts]) -> "ClosingEvaluation":
         """Return this evaluation with exact counts that a simulation made outside the clients."""
         ours = self.by_client
         by_client = {
-            name: Evaluation(counts.get(name), noised=ours[name].noised if name in ours else None)
-            for name in sorted({*counts, *ours})
+            name: replace(ours.get(name, Evaluation()), counts=counts.get(name)) for name in sorted({*counts, *ours})
         }
         return ClosingEvaluation(by_client, self.failures)
 

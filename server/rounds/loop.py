@@ -49,6 +49,8 @@ class RoundSettings:
         min_clients: With fewer accepted updates a round is tried again, and then skipped.
         central: Clipping bound and noise at the server; None where clients add noise, or nobody does.
         evaluate: Scores a model outside every client; simulations only.
+        public_test: Returns a model's figures on the server's own public images.
+        public_every: A round's model is evaluated on these if its number is a multiple of this.
         retries: How often a round is tried again before it is skipped.
         max_update_norm: Longest accepted update, in weight units; None compares with the round's median alone.
         skipped_before: Of each earlier round of a resumed run, whether it was skipped.
@@ -61,6 +63,8 @@ class RoundSettings:
     min_clients: int = 1
     central: PrivacyPlan | None = None
     evaluate: Evaluate | None = None
+    public_test: Callable[[Arrays], Mapping[str, Any]] | None = None
+    public_every: int = 1
     retries: int = 0
     max_update_norm: float | None = None
     skipped_before: Sequence[bool] = ()
@@ -150,6 +154,7 @@ def _copy(message: Message) -> Message:
 def _record(exchange: _Exchange, settings: RoundSettings, arrays: Arrays | None, started: float) -> RoundRecord:
     """Return the record of a round, a skipped one where the model is None."""
     evaluate = settings.evaluate if arrays is not None else None
+    public_test = settings.public_test if exchange.number % settings.public_every == 0 else None
     # Counts of fewer than `min_clients` clients are not published.
     evaluations = [] if arrays is None else [part for _, part in exchange.accepted.values() if part is not None]
     return RoundRecord(
@@ -164,6 +169,7 @@ def _record(exchange: _Exchange, settings: RoundSettings, arrays: Arrays | None,
         bytes_up=exchange.bytes_up,
         bytes_down=exchange.bytes_down,
         skipped=arrays is None,
+        public_test=public_test(arrays) if public_test and arrays is not None else None,
     )
 
 

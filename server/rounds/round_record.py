@@ -18,7 +18,8 @@ class RoundRecord:
     over the cohort and evaluate the model that *entered* the round. With `simulation_only`, `counts` come from the
     simulation's own evaluator, for the model that left the round, on all held-out images. `personal` is None where no
     tensors stay with clients, or under a mechanism. `bytes_up` and `bytes_down` are means over clients. In a `skipped`
-    round too few updates came, so nothing was aggregated and the model did not change.
+    round too few updates came, so nothing was aggregated and the model did not change. `public_test` are the figures of
+    the model that left the round on the server's own public images, None where it was not evaluated on them.
     """
 
     server_round: int
@@ -32,6 +33,7 @@ class RoundRecord:
     personal: Counts | None = None
     noised: NoisedCounts | None = None
     skipped: bool = False
+    public_test: Mapping[str, Any] | None = None
 
     def as_dict(self, counts_noise: float = 0.0) -> dict[str, Any]:
         """Return the round's line of `rounds.jsonl`.
@@ -58,6 +60,8 @@ class RoundRecord:
             }
         if self.noised is not None:
             line["private"] = {"evaluated_model": self.server_round - 1} | noised_figures(self.noised, counts_noise)
+        if self.public_test is not None:
+            line["public_test"] = {"evaluated_model": self.server_round, **self.public_test}
         return line
 
 

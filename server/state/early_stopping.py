@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.arrays import Arrays
-from common.config.sections import StoppingConfig
+from common.config.evaluation import StoppingConfig
 from server.rounds.round_record import RoundRecord
 
 

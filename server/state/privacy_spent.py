@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.config.schema import RunConfig
-from common.privacy.accounting import Spent, spent_by
-from common.privacy.events import Event
+from common.privacy.accounting import Spent, rdp_epsilon, spent_by
+from common.privacy.events import Event, merged
 from common.privacy.mechanisms import mechanism_named
 from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan
@@ -115,6 +115,24 @@ def account(
         rounds, counted = charged_rounds(plan, asked[name] if complete else None)
         shares[name] = ClientPrivacyCost(plan, rounds, counted, plan.counts is not None, plan.spent(rounds, counted))
     return RunPrivacyCost(shares)
+
+
+def epsilon_so_far(whole: RunPrivacyCost, cohorts: Sequence[Sequence[str]]) -> float:
+    """Return a bound on what some cohorts' rounds have cost any unit.
+
+    It is the RDP bound, which is quick, and never above the PLD bound of the whole plan. It holds for a run that goes
+    on as planned. One that stops early by its results has cost the whole plan.
+    """
+    asked, histories = rounds_of(whole.shares, cohorts), {}
+    for name, share in whole.shares.items():
+        plan = share.plan
+        rounds, counted = charged_rounds(plan, asked[name])
+        # Clients of different sizes often have the same noise. Each history is looked at once.
+        key = (plan.sample_rate, plan.steps_per_round, plan.noise_multiplier, plan.label_noise_stddev, rounds, counted)
+        if rounds and key not in histories:
+            parts = mechanism_named(plan.mechanism).charged_events(plan, rounds, counted, closing=False)
+            histories[key] = max(rdp_epsilon(merged(events), plan.delta) for events in parts.values() if merged(events))
+    return min(whole.epsilon_max, max(histories.values(), default=0.0))
 
 
 def rounds_of(names: Iterable[str], cohorts: Sequence[Sequence[str]]) -> dict[str, list[int]]:

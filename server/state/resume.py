@@ -31,8 +31,12 @@ _ADDED: dict[str, Scalar] = {
     "data.gray-window": "",
     "data.validation": "drop",
     "evaluation.every": 1,
+    "evaluation.folder": "",
+    "evaluation.folder-every": 1,
     "model.cnn-depth": 2,
     "model.initial": "",
+    "privacy.closing": "matrix",
+    "stopping.max-epsilon": "",
     "training.class-weights": "",
     "training.update-bits": 32,
 }

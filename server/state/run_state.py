@@ -15,7 +15,7 @@ from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
 from server.run_context import RunContext
 from server.state.early_stopping import EarlyStopping
-from server.state.privacy_spent import RunPrivacyCost, account
+from server.state.privacy_spent import RunPrivacyCost, account, epsilon_so_far
 
 
 @dataclass
@@ -29,6 +29,7 @@ class RunState:
     `LateJoinHandler` extends it. `earlier_bundles` are pinned bundles that clients declared before the run was resumed,
     or before they came back. `privacy_cost` is that of the whole plan until `finish`. `sampler` is the noise sampler
     that the run began with, `initial` what is stated of an earlier model that it started from.
+    `closing_public_test` are figures of the final model on the server's public images, None where a round has them.
     """
 
     config: RunConfig
@@ -44,6 +45,7 @@ class RunState:
     latest: Evaluation = field(default_factory=Evaluation)
     early: bool = False
     closing: ClosingEvaluation = field(default_factory=ClosingEvaluation)
+    closing_public_test: Mapping[str, Any] | None = None
     privacy_cost: RunPrivacyCost | None = None
     status: str = "interrupted"
     sampler: int = CURRENT_SAMPLER
@@ -87,7 +89,26 @@ class RunState:
         # A skipped round, or one that is not counted, has nothing newer than the rounds before it.
         if record.counts is not None or record.noised is not None:
             self.latest = Evaluation(record.counts, record.personal, noised=record.noised)
-        self.rounds.append(record.as_dict(self.counts_noise))
+        self.rounds.append(record.as_dict(self.counts_noise) | self._epsilons(record.server_round))
+
+    def _epsilons(self, server_round: int) -> dict[str, float]:
+        """Return what the rounds so far have cost, beside the whole plan's cost."""
+        if self.privacy_cost is None:
+            return {}
+        so_far = epsilon_so_far(self.privacy_cost, self.cohorts[:server_round])
+        return {"epsilon_so_far": so_far, "epsilon_of_plan": self.privacy_cost.epsilon_max}
+
+    def evaluate_publicly(self) -> None:
+        """Evaluate the final model on the server's public images, unless a round did."""
+        evaluate, latest = self.context.public_test, self.latest_public_test
+        if evaluate is not None and (latest is None or latest["evaluated_model"] != self.final_round):
+            self.closing_public_test = {"evaluated_model": self.final_round, **evaluate(self.final)}
+
+    @property
+    def latest_public_test(self) -> Mapping[str, Any] | None:
+        """Latest figures on the server's public images, None without any."""
+        lines = [line["public_test"] for line in self.rounds if "public_test" in line]
+        return self.closing_public_test or (lines[-1] if lines else None)
 
     @property
     def bundles(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -44,6 +45,8 @@ from simulations.engines.in_process import InProcessGrid, message_bytes
 from simulations.harness.harness_images import Images
 from simulations.harness.harness_streams import Draw, RepeatedStreams
 
+# Counts that leave in a round, and those that leave at the end.
+CountsKind = Literal["pair", "matrix", "scores", "confidence"]
 # A plan with almost no noise would give steps without bound.
 _MAX_LEARNING_RATE = 1e6
 
@@ -281,17 +284,20 @@ class ClientHarness:
         close_below(self.folder / ledger)
         shutil.rmtree(self.folder / ledger, ignore_errors=True)
 
-    def counts(self, *, closing: bool) -> np.ndarray:
+    def counts(self, kind: CountsKind) -> np.ndarray:
         """Return the noise of an evaluation's counts, shape (k,), int64.
 
         These are the noised counts of no images. No message is sent, because two thousand of them would take minutes.
 
         Args:
-            closing: The closing confusion matrix instead of a round's pair of counts.
+            kind: A round's pair of counts, or what leaves at the end.
         """
         session = self.session(self.images.without_training().without_held_out())
-        evaluation = evaluate_incoming(session, self.start, {}, self.plan, closing=closing)
-        return np.zeros(0) if evaluation is None or evaluation.noised is None else evaluation.noised.cells.ravel()
+        evaluation = evaluate_incoming(session, self.start, {}, self.plan, closing=kind != "pair")
+        if evaluation is None:
+            return np.zeros(0)
+        part = evaluation.histograms if kind in ("scores", "confidence") else evaluation.noised
+        return np.zeros(0) if part is None else np.asarray(getattr(part, kind, getattr(part, "cells", None))).ravel()
 
     def labels(self) -> np.ndarray:
         """Return the noise of the label counts, shape (classes,), int64.

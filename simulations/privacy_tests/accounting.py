@@ -1,6 +1,7 @@
 """Privacy test T5, of the ledger's epsilon against an independent accountant."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ _EVERYTHING_ELSE_ALLOWED = """
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]
+closing = ["matrix", "full"]
 min-noise-multiplier = 0.0
 """
 # Epsilon of one Gaussian with noise multiplier 1 at delta 1e-5, by the closed form.
@@ -126,6 +128,14 @@ def _independent_counts(plan: PrivacyPlan, times: int) -> float:
         for stddev in (plan.counts.noise_stddev, plan.counts.closing_noise_stddev)
     )
     whole = pair.self_compose(plan.counts.num_rounds * times).compose(matrix.self_compose(times))
+    # A unit has one vote for each class and one for the likeliest.
+    for stddev, votes in (
+        (plan.counts.scores_noise_stddev, plan.counts.num_classes),
+        (plan.counts.calibration_noise_stddev, 1),
+    ):
+        if stddev is not None and votes is not None:
+            one = from_discrete_gaussian_mechanism(stddev, sensitivity=1, value_discretization_interval=1e-4)
+            whole = whole.compose(one.self_compose(votes * times))
     return float(whole.get_epsilon_for_delta(plan.delta))
 
 
@@ -152,12 +162,20 @@ def _charges(file: Path, plan: PrivacyPlan, trained: int) -> Iterator[Check]:
     yield Check("each event names its noise sampler and its draws", fine, str(samplers))
     if plan.counts is None:
         return
-    for name, charges, stddev in (
-        ("the pair of counts", trains, plan.counts.noise_stddev),
-        ("the closing matrix", closings, plan.counts.closing_noise_stddev),
+    counts, closing = plan.counts, [(plan.counts.closing_noise_stddev, 1, 1.0)]
+    if counts.num_classes is not None:
+        closing.append((counts.scores_noise_stddev or 0.0, 1, math.sqrt(counts.num_classes)))
+        closing.append((counts.calibration_noise_stddev or 0.0, 1, 1.0))
+    for name, charges, expected in (
+        ("the pair of counts", trains, [(counts.noise_stddev, 1, 1.0)]),
+        ("the closing matrix", closings, closing),
     ):
-        charged = [(event["noise-stddev"], event["releases"]) for charge in charges for event in charge["evaluation"]]
-        fine = bool(charged) and charged == [(stddev, 1)] * len(charges)
+        charged = [
+            (event["noise-stddev"], event["releases"], event.get("l2-sensitivity", 1.0))
+            for charge in charges
+            for event in charge["evaluation"]
+        ]
+        fine = bool(charged) and sorted(charged) == sorted(expected * len(charges))
         yield Check(f"{name} is charged each time", fine, str(charged))
 
 
@@ -231,7 +249,7 @@ def _added(pieces: Sequence[Event]) -> list[Event]:
 
 
 def _sensitivity(harness: ClientHarness) -> Iterator[Check]:
-    """Check that one unit moves the counts by at most 1, their accounted sensitivity.
+    """Check that one unit moves counts by no more than they are accounted at.
 
     One image is added under each label in turn. One label is predicted correctly, and the others are not.
     """
@@ -239,6 +257,8 @@ def _sensitivity(harness: ClientHarness) -> Iterator[Check]:
         return
     image, labels = harness.images.inputs[-1:], np.arange(len(harness.classes)).reshape(-1, 1)
     moves = [counts_moved(harness, image, label) for label in labels]
-    for kind in moves[0]:
-        moved = max(each[kind] for each in moves)
-        yield Check(f"counts of {kind!r} move by the 1 they are accounted at", moved <= 1.0, f"L2 norm {moved:.4f}")
+    for kind, event in zip(moves[0], harness.plan.counts.events(), strict=True):
+        moved, most = max(each[kind] for each in moves), event.l2_sensitivity
+        # The square, which is a whole number: a root is rounded.
+        fine = bool(moved**2 <= most**2 + 1e-6)
+        yield Check(f"counts of {kind!r} move by the {most:g} they are accounted at", fine, f"L2 norm {moved:.4f}")

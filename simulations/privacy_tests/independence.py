@@ -113,10 +113,14 @@ def _keys(harness: ClientHarness) -> Iterator[Check]:
     for server_round in (1, 2):
         harness.ask("train", harness.images, server_round=server_round, streams=streams)
     expected = 2 * (2 + (harness.plan.counts is not None) + len(harness.plan.label_events()))
+    if harness.plan.counts is not None:
+        # The matrix and each kind of histogram are releases of their own.
+        harness.ask("evaluate", harness.images, streams=streams)
+        expected += len(harness.plan.counts.closing_events())
     distinct = len({id(stream) for stream in streams.used})
     secure = all(type(stream) is SecureStream for stream in streams.used)
     fine = secure and distinct == len(streams.used) == expected
-    yield Check("each message draws fresh keys, one a stream", fine, f"{distinct} streams in two messages")
+    yield Check("each message draws fresh keys, one a stream", fine, f"{distinct} streams in the messages")
     pairs = [FRESH_STREAMS.for_training() for _ in range(2)]
     fresh = [stream for pair in pairs for stream in (pair.sampling, pair.noise) if isinstance(stream, SecureStream)]
     begins = {stream.random_bytes(_KEY_BYTES) for stream in fresh}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.messages.fields import CORRECT, NOISED_CONFUSION, WRONG
+from common.messages.fields import CORRECT, NOISED_CONFIDENCE_COUNTS, NOISED_CONFUSION, NOISED_SCORE_COUNTS, WRONG
 from common.privacy.plan import SENSITIVITY_SLACK
 from simulations.harness.client_harness import ClientHarness, Observation
 from simulations.harness.harness_images import Images
@@ -13,7 +13,12 @@ from simulations.harness.harness_streams import Joins, RepeatedStreams
 from simulations.privacy_tests.check import Check
 
 _MOST_OF_THE_BOUND = 0.9
-_COUNTS = (("train", (CORRECT, WRONG)), ("evaluate", (NOISED_CONFUSION,)))
+# Name of a release of counts -> the message and the fields that bring it.
+_COUNTS = {"train": ("train", (CORRECT, WRONG)), "evaluate": ("evaluate", (NOISED_CONFUSION,))}
+_HISTOGRAMS = {
+    "scores": ("evaluate", (NOISED_SCORE_COUNTS,)),
+    "confidence": ("evaluate", (NOISED_CONFIDENCE_COUNTS,)),
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ def neighbour_replay(harness: ClientHarness) -> Iterator[Check]:
     Guarantee of what passes: a canary that joins the last step moves the released sum by at most C (1 + 1e-4), and
     one that joins no step does not move it. Uses of streams, fields, log lines and the number of steps stay the same.
     Some canary comes near the bound, which shows that the replay notices canaries. One held-out unit moves the counts
-    by 1. The label counts that class weights follow from are the same in both replays, since they are a release of
-    their own, and one trained unit moves them by 1.
+    by 1, and those of all classes' scores by the root of their number. The label counts that class weights follow from
+    are the same in both replays, since they are a release of their own, and one trained unit moves them by 1.
     """
     last = harness.plan.steps_per_round - 1
     reach = 0.0
@@ -169,7 +174,10 @@ def _counts(harness: ClientHarness) -> Iterator[Check]:
         units["a held-out unit of three rows"] = (np.repeat(image, 3, axis=0), np.array([label[0], 0, 1]))
     for name, (inputs, labels) in units.items():
         for kind, moved in counts_moved(harness, inputs, labels).items():
-            yield Check(f"{name} moves the counts of {kind!r} by 1", moved == 1.0, f"L2 norm {moved:.6g}")
+            # A unit votes in one histogram a class.
+            votes = len(harness.classes) if kind == "scores" else 1
+            fine, by = moved == float(np.sqrt(votes)), "1" if votes == 1 else f"the root of {votes}"
+            yield Check(f"{name} moves the counts of {kind!r} by {by}", fine, f"L2 norm {moved:.6g}")
 
 
 def counts_moved(harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -183,17 +191,23 @@ def counts_moved(harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray)
         labels: (k,) int64.
 
     Returns:
-        `train` and `evaluate` -> L2 norm of the change; infinite if a client fails.
+        `train`, `evaluate` and, where they leave, `scores` and `confidence` -> L2 norm of the change; infinite if a
+        client fails.
     """
-    more = harness.images.with_unit(inputs, labels, held_out=True)
+    more, rng = harness.images.with_unit(inputs, labels, held_out=True), np.random.default_rng(5)
+    # A model that scores each image differently. That of round 1 gives all classes the same score.
+    model = {
+        name: array + 0.1 * rng.standard_normal(array.shape).astype(np.float32) for name, array in harness.start.items()
+    }
     moved: dict[str, float] = {}
-    for kind, fields in _COUNTS:
-        seen = [harness.ask(kind, images, streams=RepeatedStreams()) for images in (harness.images, more)]
+    for name, (kind, fields) in (_COUNTS | (_HISTOGRAMS if harness.config.releases_histograms else {})).items():
+        both = (harness.images, more)
+        seen = [harness.ask(kind, images, streams=RepeatedStreams(), arrays=model) for images in both]
         if any(answer.failure for answer in seen):
-            moved[kind] = np.inf
+            moved[name] = np.inf
         else:
             ours, theirs = (answer.metric(*fields) for answer in seen)
-            moved[kind] = float(np.linalg.norm(theirs - ours))
+            moved[name] = float(np.linalg.norm(theirs - ours))
     return moved
 
 

@@ -1,5 +1,6 @@
 """Privacy test T2, of the noise's scale and shape in each tensor and count."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +8,7 @@ from scipy import stats
 
 from common.privacy.gaussian_table import CHANCE_BITS, TABLE_STDDEV, alias_table
 from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
-from simulations.harness.client_harness import ClientHarness
+from simulations.harness.client_harness import ClientHarness, CountsKind
 from simulations.harness.harness_streams import ObservedStreams
 from simulations.privacy_tests.check import Check
 
@@ -56,12 +57,22 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
         yield scale_check("noise of the label counts", np.concatenate(noise) / plan.label_noise_stddev)
     if plan.counts is None:
         return
-    for name, cells, closing, stddev in (
-        ("the pair of counts", 2, False, plan.counts.noise_stddev),
-        ("the closing matrix", len(harness.classes) ** 2, True, plan.counts.closing_noise_stddev),
-    ):
-        noise = [harness.counts(closing=closing) for _ in range(max(1, round(counts / cells)))]
-        yield scale_check(f"noise of {name}", np.concatenate(noise) / stddev)
+    classes = len(harness.classes)
+    more: tuple[tuple[CountsKind, str, int, float | None], ...] = ()
+    if plan.counts.num_classes is not None:
+        # As many cells as a release really has, so that a histogram that lacks noise shows.
+        more = (
+            ("scores", "the score histograms", 2 * 20 * classes, plan.counts.scores_noise_stddev),
+            ("confidence", "the confidence histogram", 2 * 15, plan.counts.calibration_noise_stddev),
+        )
+    releases: tuple[tuple[CountsKind, str, int, float | None], ...] = (
+        ("pair", "the pair of counts", 2, plan.counts.noise_stddev),
+        ("matrix", "the closing matrix", classes**2, plan.counts.closing_noise_stddev),
+        *more,
+    )
+    for kind, name, cells, stddev in releases:
+        noise = [harness.counts(kind) for _ in range(max(1, round(counts / cells)))]
+        yield scale_check(f"noise of {name}", np.concatenate(noise) / (stddev or math.nan))
 
 
 def scale_check(name: str, scaled: np.ndarray) -> Check:

@@ -23,6 +23,11 @@ _COUNTS = {
     ("none", "exact", "train"): {"confusion", "loss-sum"},
     ("none", "exact", "evaluate"): {"confusion", "loss-sum"},
 }
+# What `privacy.closing='full'` adds to the closing counts.
+_HISTOGRAMS = {
+    "private": {"noised-score-counts", "noised-confidence-counts"},
+    "exact": {"score-counts", "confidence-counts"},
+}
 _SECRET = "patient-4711-left-ward"  # noqa: S105 -- planted to see whether it leaves
 _KINDS = ("query", "train", "evaluate", "query.close")
 _SHORTEST = 16
@@ -63,6 +68,8 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
     if kind == "query.close":
         return dict(head)
     counts = {"num-examples"} | _COUNTS.get((mechanism, metrics, kind), set())
+    if kind == "evaluate" and harness.config.privacy.closing == "full":
+        counts |= _HISTOGRAMS.get(metrics, set())
     if kind == "evaluate":
         return {} if metrics == "none" else {"metrics": counts} | head
     arrays = {"codes", "scales"} if harness.config.training.update_bits == 8 else set(harness.start)

@@ -81,9 +81,9 @@ SETTINGS = {
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "
-    "closing-noise policy",
-    "evaluation.": "every",
-    "stopping.": "patience keep",
+    "closing-noise closing policy",
+    "evaluation.": "every folder folder-every",
+    "stopping.": "patience keep max-epsilon",
     "system.": "device physical-batch-size ledger bundle",
 }
 COMMANDS = {
@@ -274,6 +274,16 @@ def test_a_client_answers_the_same_types_of_messages() -> None:
         (Releases(MECHANISMS["dp-sgd"], "none"), "num-examples", None),
         (Releases(MECHANISMS["client-dp"], "exact"), "num-examples confusion", "num-examples confusion"),
         (Releases(MECHANISMS["client-dp"], "none"), "num-examples", None),
+        (
+            Releases(MECHANISMS["dp-sgd"], "private", histograms=True),
+            "num-examples noised-correct noised-wrong",
+            "num-examples noised-confusion noised-score-counts noised-confidence-counts",
+        ),
+        (
+            Releases(MECHANISMS["none"], "exact", histograms=True),
+            "num-examples confusion loss-sum",
+            "num-examples confusion loss-sum score-counts confidence-counts",
+        ),
     ],
 )
 def test_a_reply_may_hold_the_same_fields(releases: Releases, train: str, evaluate: str | None) -> None:

@@ -151,14 +151,14 @@ _ROUNDED = "np.rint(np.random.default_rng().normal(0, noise_stddev, exact.size))
 _DISCRETE = "discrete_gaussian(exact.size, noise_stddev=noise_stddev, stream=stream)"
 planted(
     counts.test_noise_of_a_matrix_is_discrete_and_not_rounded,
-    private_counts._noised,
+    private_counts._noise_added,
     {
         "a matrix with rounded noise": (_DISCRETE, _ROUNDED),
     },
 )
 planted(
     counts.test_noise_of_a_pair_is_discrete_and_not_rounded,
-    private_counts._noised,
+    private_counts._noise_added,
     {
         "a pair with rounded noise": (_DISCRETE, _ROUNDED),
     },
@@ -166,7 +166,7 @@ planted(
 _SCALE = partial(counts.test_noise_has_the_scale_of_the_plan, noise_stddev=4.0)
 planted(
     _SCALE,
-    private_counts._noised,
+    private_counts._noise_added,
     {
         "counts with half of their noise": ("noise_stddev=noise_stddev", "noise_stddev=noise_stddev / 2"),
         "counts with one draw of noise for all": (

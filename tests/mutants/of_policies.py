@@ -103,7 +103,7 @@ planted(
     every_limit_is_in_the_digest,
     policies._digest_of,
     {
-        "a policy's digest without one of its keys": ("by_alias=True)", "by_alias=True, exclude={'min_cohort'})"),
+        "a policy's digest without one of its keys": ("exclude=added)", "exclude={'min_cohort', *(added or ())})"),
     },
 )
 

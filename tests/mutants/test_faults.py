@@ -20,6 +20,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_exports,
     of_files,
     of_heads,
+    of_histograms,
     of_labels,
     of_messages,
     of_models,

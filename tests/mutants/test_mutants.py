@@ -17,6 +17,7 @@ from simulations.privacy_tests.check import Check, run_privacy_test
 from tests.mutants import (  # noqa: F401 -- each registers its mutants
     of_accounting,
     of_clipping,
+    of_histograms,
     of_labels,
     of_ledger,
     of_noise,

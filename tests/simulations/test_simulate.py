@@ -233,3 +233,29 @@ def test_a_run_that_counts_every_second_round_is_whole_and_is_verified(
     assert ["private" in line for line in lines] == [False, True, False, True]
     assert summary["private_metrics"]["evaluated_model"] == 4
     assert (audit_run(folder).verdict, audit_run(folder).remarks.doubts) == ("verified", [])
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "none"])
+def test_a_run_with_histograms_states_them_and_is_verified(
+    run: Callable[..., tuple[dict[str, Any], Path]], mechanism: str
+) -> None:
+    names = tuple(map(str, range(10)))
+    settings: dict[str, Scalar] = {"privacy.closing": "full", "data.classes": ",".join(names), "num-rounds": 2}
+
+    summary, folder = run("histograms", settings | {"privacy.mechanism": mechanism})
+
+    found = summary["score_metrics"]
+    assert (found["evaluated_model"], found["clients"], found["noised"]) == (2, 5, mechanism == "dp-sgd")
+    assert tuple(found["classes"]) == names
+    if mechanism == "none":
+        assert sum(row["units"] for row in found["classes"].values()) == summary["evaluated_examples"]
+        assert 0.5 < found["macro_auroc"] <= 1.0
+        return
+    stated = json.loads((folder / "privacy.json").read_text())
+    assert stated["metrics"]["scores_noise_stddev"] > stated["metrics"]["closing_noise_stddev"]
+    charged = stated["clients"]["00000"]["events"]["evaluation"]
+    assert [event.get("l2-sensitivity", 1.0) for event in charged] == [1.0, 1.0, pytest.approx(10**0.5), 1.0]
+    assert (audit_run(folder).verdict, audit_run(folder).remarks.doubts) == ("verified", [])
+    stated["metrics"]["scores_noise_stddev"] /= 2
+    (folder / "privacy.json").write_text(json.dumps(stated))
+    assert any("less noise" in doubt for doubt in audit_run(folder).remarks.doubts)

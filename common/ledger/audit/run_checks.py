@@ -74,10 +74,12 @@ def _agreed(entry: Entry) -> Registration:
 def _check_plan(plan: PrivacyPlan) -> None:
     """Refuse a plan that no run could have registered."""
     counts = plan.counts
-    counted = () if counts is None else (counts.num_rounds, counts.every)
+    counted: tuple[int, ...] = () if counts is None else (counts.num_rounds, counts.every)
+    if counts is not None and counts.num_classes is not None:
+        counted += (counts.num_classes,)
     whole = (plan.num_units, plan.steps_per_round, plan.num_rounds, *counted)
-    noises = (plan.noise_multiplier, *(() if counts is None else (counts.noise_stddev, counts.closing_noise_stddev)))
-    noises += tuple(event.noise_stddev for event in plan.label_events())
+    events = (*(() if counts is None else counts.events()), *plan.label_events())
+    noises = (plan.noise_multiplier, *(event.noise_stddev for event in events))
     if not all(type(number) is int and number >= 1 for number in whole):
         raise LedgerError("its plan has a count that is not a whole number of at least 1")
     if not all(type(number) in (int, float) and 0 < number < float("inf") for number in (*noises, plan.max_grad_norm)):

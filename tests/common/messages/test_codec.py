@@ -1,5 +1,7 @@
 """The wire contract: what is encoded is decoded again, and what nobody encodes so is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -8,6 +10,7 @@ from common.errors import FederationError
 from common.messages.codec import (
     CONFIG,
     SERVER_ROUND,
+    Evaluation,
     arrays_to_record,
     decode_declaration,
     decode_evaluation,
@@ -32,6 +35,8 @@ from common.messages.fields import (
     PERSONAL_LOSS_SUM,
     TRAIN_LOSS,
 )
+from common.metrics import NoisedCounts, count
+from common.score_histograms import score_histograms
 from tests.support.server.replies import COUNTS, DECLARED, EVERYTHING, FOUND, HEAD, OWN_COUNTS, WEIGHTS, reply
 
 RUN = "a1" * 16
@@ -237,3 +242,60 @@ def test_server_round_of_refuses_what_is_no_round(value: int | str | float) -> N
 def test_server_round_of_refuses_a_message_that_does_not_say(content: RecordDict) -> None:
     with pytest.raises(FederationError, match="lacks its round"):
         server_round_of(content)
+
+
+LOGITS, LABELS = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]], np.float32), np.array([0, 1])
+HISTOGRAMS = score_histograms(LOGITS, LABELS)
+
+
+def moved(counts: np.ndarray) -> list[int]:
+    """Return counts of the same sums, of which the first is negative."""
+    first, second, *others = counts.ravel().tolist()
+    return [first - 5, second + 5, *others]
+
+
+def with_histograms(*, noised: bool) -> RecordDict:
+    counts = count(LOGITS, LABELS)
+    if noised:
+        return encode_evaluation(9, Evaluation(noised=NoisedCounts(counts.confusion - 1), histograms=HISTOGRAMS))
+    return encode_evaluation(9, Evaluation(counts, histograms=HISTOGRAMS))
+
+
+@pytest.mark.parametrize("noised", [True, False])
+def test_histograms_survive_the_wire(noised: bool) -> None:
+    found = decode_evaluation(with_histograms(noised=noised), 3)
+
+    assert found is not None
+    assert found.histograms is not None
+    assert np.array_equal(found.histograms.scores, HISTOGRAMS.scores)
+    assert np.array_equal(found.histograms.confidence, HISTOGRAMS.confidence)
+    assert (found.noised is not None) == noised
+
+
+@pytest.mark.parametrize(
+    ("noised", "name", "wrong"),
+    [
+        (True, "noised-score-counts", [1] * 119),
+        (True, "noised-score-counts", [1] * 160),
+        (True, "noised-score-counts", [0.5] * 120),
+        (True, "noised-score-counts", [1 << 41] * 120),
+        (True, "noised-confidence-counts", [-(1 << 41)] * 30),
+        (True, "noised-confidence-counts", [1 << 63] * 30),
+        (True, "noised-confidence-counts", [1] * 31),
+        (True, "noised-confidence-counts", 1),
+        (False, "score-counts", moved(HISTOGRAMS.scores)),
+        (False, "score-counts", [2, *HISTOGRAMS.scores.ravel().tolist()[1:]]),
+        (False, "confidence-counts", moved(HISTOGRAMS.confidence)),
+        (False, "confidence-counts", [7, *HISTOGRAMS.confidence.ravel().tolist()[1:]]),
+        (False, "confidence-counts", None),
+    ],
+)
+def test_histograms_that_cannot_be_are_refused(noised: bool, name: str, wrong: Any) -> None:
+    content = with_histograms(noised=noised)
+    if wrong is None:
+        del content.metric_records[METRICS][name]
+    else:
+        content.metric_records[METRICS][name] = wrong
+
+    with pytest.raises(FederationError, match="histograms"):
+        decode_evaluation(content, 3)

@@ -25,6 +25,7 @@ min-noise-multiplier = 1.5
 mechanisms = ["dp-sgd", "none"]
 tunings = ["head", "last"]
 metrics = ["none"]
+closing = ["full"]
 units = ["group"]
 min-cohort = 4
 accept-group-bound = true
@@ -55,6 +56,7 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         mechanisms=("dp-sgd", "none"),
         tunings=("head", "last"),
         metrics=("none",),
+        closing=("full",),
         units=("group",),
         min_cohort=4,
         accept_group_bound=True,

@@ -5,6 +5,7 @@ Drives `server.state.privacy_spent`.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import dp_accounting
 import pytest
@@ -13,7 +14,7 @@ from dp_accounting.pld import PLDAccountant
 from common.config.schema import RunConfig
 from common.privacy.noise_error import FLOATING_POINT
 from server.reporting.privacy_statement import Parties, privacy_statement
-from server.state.privacy_spent import account
+from server.state.privacy_spent import account, epsilon_so_far
 
 MakeConfig = Callable[..., RunConfig]
 UNITS = {"00000": 300, "00001": 90, "00002": 500}
@@ -47,6 +48,35 @@ def test_account_equals_an_independent_pld_over_all_rounds(make_config: MakeConf
             accountant.compose(step, plan.steps_per_round)
         theirs = accountant.get_epsilon(1e-5)
         assert theirs - 1e-9 <= share.spent.pld <= theirs * 1.002
+
+
+@pytest.mark.parametrize("settings", [{}, {"training.batch-size": 20}, {"privacy.metrics": "none"}], ids=str)
+def test_epsilon_so_far_grows_to_that_of_the_whole_plan(make_config: MakeConfig, settings: dict[str, Any]) -> None:
+    run = make_config(
+        {"privacy.noise-multiplier": 8.0, "num-rounds": 4, "num-clients": 3, "client-fraction": 0.7} | settings
+    )
+    whole, sent = account(run, UNITS, cohorts(4), complete=False), cohorts(4)
+
+    found = [epsilon_so_far(whole, sent[:number]) for number in range(5)]
+
+    assert found[0] == 0.0
+    assert found == sorted(found)
+    assert found[-1] <= whole.epsilon_max
+    for number in range(1, 5):
+        # Never below what the tighter accountant finds of the worst client.
+        spent = account(run, UNITS, sent[:number], complete=True)
+        so_far = max(
+            share.plan.spent(share.rounds, share.counted, closing=False).pld for share in spent.shares.values()
+        )
+        assert so_far - 1e-9 <= found[number]
+
+
+def test_epsilon_so_far_is_the_cost_of_the_client_that_was_asked_most(make_config: MakeConfig) -> None:
+    whole = account(config(make_config, 8), UNITS, cohorts(8), complete=False)
+
+    even, uneven = (epsilon_so_far(whole, sent) for sent in ([["00000"], ["00001"]], [["00000"], ["00000"]]))
+
+    assert even < uneven < whole.epsilon_max
 
 
 def test_account_of_twice_the_rounds_is_more_at_the_same_noise(make_config: MakeConfig) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.config.sections import StoppingConfig
+from common.config.evaluation import StoppingConfig
 from common.metrics import Counts, NoisedCounts
 from server.rounds.round_record import RoundRecord
 from server.state.early_stopping import EarlyStopping

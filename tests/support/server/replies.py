@@ -1,5 +1,7 @@
 """A legal reply for every message and kind of run, that the tests of the wire share."""
 
+from dataclasses import replace
+
 import numpy as np
 from flwr.app import RecordDict
 
@@ -18,6 +20,7 @@ from common.messages.fields import LEDGER, Releases
 from common.messages.rounded_update import leaving_arrays
 from common.metrics import Counts, NoisedCounts
 from common.privacy.mechanisms import MECHANISMS
+from common.score_histograms import score_histograms
 
 WEIGHTS: dict[str, np.ndarray] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -25,6 +28,10 @@ WEIGHTS: dict[str, np.ndarray] = {
 }
 COUNTS = Counts(np.array([[3, 1], [0, 2]]), 2.5)
 FOUND = Evaluation(COUNTS)
+# Of the images of `COUNTS`.
+HISTOGRAMS = score_histograms(
+    np.array([[1.0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1]], np.float32), np.array([0, 0, 0, 0, 1, 1])
+)
 OWN_COUNTS = Counts(np.array([[4, 0], [1, 1]]), 1.25)
 EVERYTHING = Releases(train_loss=True, personal=True)
 DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
@@ -41,6 +48,8 @@ RUNS = {
     "everything": EVERYTHING,
     "rounded": Releases(update_bits=8),
     "rounded, private": Releases(MECHANISMS["dp-sgd"], "private", update_bits=8),
+    "private histograms": replace(PRIVATE, histograms=True),
+    "exact histograms": Releases(MECHANISMS["dp-sgd"], "exact", histograms=True),
 }
 LEGAL = [
     (kind, run)
@@ -72,9 +81,11 @@ def _without_head(kind: str, releases: Releases) -> RecordDict:
 def _found(kind: str, releases: Releases) -> Evaluation | None:
     if releases.metrics == "none":
         return None
+    histograms = HISTOGRAMS if releases.histograms and kind == "evaluate" else None
     if releases.metrics == "private":
-        return Evaluation(noised=NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2])))
+        noised = NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2]))
+        return Evaluation(noised=noised, histograms=histograms)
     if releases.mechanism.name != "none":
-        return Evaluation(Counts(COUNTS.confusion, float("nan")))
+        return Evaluation(Counts(COUNTS.confusion, float("nan")), histograms=histograms)
     loss = 0.75 if releases.train_loss and kind == "train" else None
     return Evaluation(COUNTS, OWN_COUNTS if releases.personal else None, loss)
