@@ -14,8 +14,10 @@ from common.config.loading import Scalar
 from common.data.sources.base_source import OWN_IMAGES
 from common.metrics import METRICS
 
-_ALWAYS = ("clients", "seconds", "bytes_up", "bytes_down")
+_ALWAYS = ("clients", "seconds", "bytes_up", "bytes_down", "epsilon_so_far", "epsilon_of_plan")
 _OF_THE_RUN = ("epsilon_max", "epsilon_max_rdp", "delta", "rounds", "clients", "rounds_skipped")
+# Released figures, and those of the server's own public images.
+_GROUPS = ("private", "public_test")
 _PICTURES = {"curves": "curves.png", "confusion": "confusion.png"}
 
 
@@ -27,14 +29,16 @@ def round_figures(line: Mapping[str, Any], *, private: bool) -> dict[str, float]
     ({'clients': 3.0, 'failures': 1.0}, {'clients': 3.0, 'failures': 1.0, 'accuracy': 0.9})
     """
     shown = {key: line.get(key) for key in _ALWAYS} | {"failures": len(line["failures"])}
-    return dict(_numbers(shown | _utility(line, private=private) | _under("private", line.get("private"))))
+    groups = (group for name in _GROUPS for group in _under(name, line.get(name)).items())
+    return dict(_numbers(shown | _utility(line, private=private) | dict(groups)))
 
 
 def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a run's `summary.json`, by name."""
     figures = {key: summary.get(key) for key in _OF_THE_RUN} | _utility(summary, private=summary["private"])
     private = _under("private", summary.get("private_metrics"))
-    return dict(_numbers(_under("final", figures | private)))
+    public = _under("public_test", summary.get("public_test"))
+    return dict(_numbers(_under("final", figures | private | public)))
 
 
 def _utility(values: Mapping[str, Any], *, private: bool) -> dict[str, Any]:

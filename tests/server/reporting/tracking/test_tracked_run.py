@@ -21,6 +21,7 @@ from server.reporting.tracking.contract import Connection, Experiment
 
 LINE = {"clients": 3, "failures": {"site-a": "lost"}, "seconds": 0.5, "bytes_up": 10.0, "bytes_down": 20.0}
 EXACT = {"evaluated_model": 1, "accuracy": 0.9, "loss": 0.2}
+PUBLIC = {"public_test": {"accuracy": 0.7, "evaluated_model": 1}, "epsilon_so_far": 0.5, "epsilon_of_plan": 8.0}
 PRIVATE = {"private": {"evaluated_model": 0, "accuracy": 0.5, "accuracy_stddev": None}}
 
 
@@ -190,6 +191,13 @@ def test_round_figures_of_a_private_run_have_nothing_that_only_a_simulation_know
 
     assert figures.keys() - LINE.keys() == expected
     assert "site-a" not in repr(figures)
+
+
+def test_round_figures_have_the_public_test_and_epsilon_so_far() -> None:
+    figures = released_values.round_figures(LINE | PUBLIC, private=True)
+
+    assert figures["public_test/accuracy"] == 0.7
+    assert (figures["epsilon_so_far"], figures["epsilon_of_plan"]) == (0.5, 8.0)
 
 
 def test_a_private_simulation_gives_a_tracker_no_exact_figure_and_no_picture(tmp_path: Path) -> None:
