@@ -132,17 +132,3 @@ def _table(
             cells.append(shown if np.isfinite(value) else MISSING)
         rows.append((name_cell(name), *cells, support[place]))
     return Table(caption, _COLUMNS, tuple(rows), sortable=True)
-
-
-def calibration_section(_: RunFiles) -> Section:
-    """Return what is known of the model's confidence."""
-    return Section(
-        "calibration",
-        "Calibration",
-        (
-            text(
-                "No scores left the clients, so the run does not know whether the model's confidence can be believed. "
-                "`bract evaluate` tells it for images that you have."
-            ),
-        ),
-    )

@@ -8,7 +8,17 @@ from common.errors import PrivacyError
 from common.privacy.accounting import Spent
 from server.reporting.page.blocks import Page, Section, name_cell, text, words
 from server.reporting.page.render import render
-from server.reporting.run_page import class_table, clients_table, cost, guarantee, settings, timeline, utility, verdict
+from server.reporting.run_page import (
+    calibration,
+    class_table,
+    clients_table,
+    cost,
+    guarantee,
+    settings,
+    timeline,
+    utility,
+    verdict,
+)
 from server.reporting.run_page.epsilon_so_far import epsilon_so_far
 from server.reporting.run_page.rounds_csv import ROUNDS_CSV, rounds_csv
 from server.reporting.run_page.run_files import CONFIG, RunFiles, read_run
@@ -30,7 +40,7 @@ def build_page(files: RunFiles, spent: Sequence[Spent]) -> Page:
         "Curves": utility.curves_section,
         "Confusion matrix": utility.confusion_section,
         "By class": class_table.classes_section,
-        "Calibration": class_table.calibration_section,
+        "Calibration": calibration.calibration_section,
         "Clients and classes": clients_table.clients_classes_section,
         "Each client": clients_table.clients_section,
         "Bytes and seconds": cost.cost_section,

@@ -40,6 +40,11 @@ def curves_section(files: RunFiles) -> Section:
     blocks: list[Block] = []
     if chart := private_curve(files):
         blocks += [chart, text("The band is one standard deviation of the noise in the counts.", small=True)]
+    if chart := public_curve(files):
+        blocks += [
+            chart,
+            text("The server's own public images cost no privacy, and may differ from the clients'.", small=True),
+        ]
     exact = exact_curves(files)
     if files.hidden and exact:
         blocks.append(Notice("simulation", SIMULATION_ONLY, exact))
@@ -81,6 +86,39 @@ def private_curve(files: RunFiles) -> LineChart | None:
         tuple(float(point["evaluated_model"]) for point, _ in points),
         (Series("accuracy, private", values, tuple(lows), tuple(highs)),),
         Table("Accuracy, private", ("model after round", "accuracy", "± 1 sd", "clients"), rows, (True,) * 4),
+        (0.0, 1.0),
+    )
+
+
+def public_curve(files: RunFiles) -> LineChart | None:
+    """Return the curves on the server's own public images, None without such images."""
+    points: _Points = [
+        (line["public_test"], (ROUNDS, number, "public_test"))
+        for number, line in enumerate(files.rounds)
+        if "public_test" in line
+    ]
+    last = files.summary.get("public_test")
+    if last and all(last["evaluated_model"] != point["evaluated_model"] for point, _ in points):
+        points.append((last, (SUMMARY, "public_test")))
+    if not points:
+        return None
+    keys = [metric for metric in _SHARES if metric.key in points[0][0]]
+    columns = ("model after round", *(metric.name for metric in keys), "images")
+    rows = tuple(
+        (
+            _model(point, at),
+            *(share_cell(point.get(metric.key), pointer(*at, metric.key)) for metric in keys),
+            number_cell(point["examples"], pointer(*at, "examples")),
+        )
+        for point, at in points
+    )
+    return LineChart(
+        "Accuracy and F1 on the server's public test images",
+        "model after round",
+        "share, 0 to 1",
+        tuple(float(point["evaluated_model"]) for point, _ in points),
+        tuple(_series(points, metric.key, metric.name, look) for look, metric in enumerate(keys, 1)),
+        Table("Public test", columns, rows, (True,) * len(columns)),
         (0.0, 1.0),
     )
 
