@@ -40,12 +40,9 @@ def _known(figures: dict[str, Any]) -> tuple[Block, ...]:
         "The expected calibration error is ",
         share_cell(figures["ece"], pointer(*_AT, "ece")),
         *_noise(figures),
-        ": by so much the model's confidence and its share of right predictions differ on average. "
-        "The mean AUROC over the classes is ",
-        share_cell(figures["macro_auroc"], pointer(*_AT, "macro_auroc")),
-        ".",
+        ": by so much the model's confidence and its share of right predictions differ on average.",
     )
-    return said, _reliability(figures["confidence"]), _auroc(figures["classes"])
+    return said, _reliability(figures["confidence"]), *_auroc(figures)
 
 
 def _noise(figures: dict[str, Any]) -> tuple[str | Cell, ...]:
@@ -76,29 +73,30 @@ def _reliability(confidence: Sequence[Sequence[int]]) -> LineChart:
     columns = ("confidence", "share that is right", "right", "wrong")
     return LineChart(
         "Share of right predictions by confidence; a calibrated model follows the diagonal",
-        "confidence of the prediction",
+        "confidence of the prediction, %",
         "share that is right",
-        middles,
+        tuple(100 * middle for middle in middles),
         (Series("this model", shares, bridged=True), Series("calibrated", middles, look=8)),
         Table("Calibration", columns, rows, (False, True, True, True)),
         (0.0, 1.0),
     )
 
 
-def _auroc(classes: dict[str, dict[str, Any]]) -> Table:
+def _auroc(figures: dict[str, Any]) -> tuple[Block, ...]:
+    if figures["macro_auroc"] is None:
+        return (text("AUROC cannot be told: the histograms of scores hold too few images for their noise."),)
+    mean = text(
+        "The mean AUROC over the classes is ", share_cell(figures["macro_auroc"], pointer(*_AT, "macro_auroc")), "."
+    )
     rows = tuple(
         (
             name_cell(name),
-            share_cell(figures["auroc"], pointer(*_AT, "classes", name, "auroc")),
-            share_cell(figures["auroc_stddev"], pointer(*_AT, "classes", name, "auroc_stddev")),
-            number_cell(figures["units"], pointer(*_AT, "classes", name, "units")),
+            share_cell(found["auroc"], pointer(*_AT, "classes", name, "auroc")),
+            share_cell(found["auroc_stddev"], pointer(*_AT, "classes", name, "auroc_stddev")),
+            number_cell(found["units"], pointer(*_AT, "classes", name, "units")),
         )
-        for name, figures in classes.items()
+        for name, found in figures["classes"].items()
     )
-    return Table(
-        "AUROC of each class against the others",
-        ("class", "AUROC", "sd by noise", "images"),
-        rows,
-        (False, True, True, True),
-        sortable=True,
-    )
+    columns = ("class", "AUROC", "sd by noise", "images")
+    table = Table("AUROC of each class against the others", columns, rows, (False, True, True, True), sortable=True)
+    return mean, table

@@ -58,6 +58,8 @@ RUNS = {
     "killed": RunOnDisk(PRIVATE, rounds=2, complete=False),
     "interrupted": RunOnDisk(PRIVATE, rounds=3, complete=False, interrupted=True),
     "before-the-first-round": RunOnDisk(PRIVATE, rounds=0, complete=False),
+    "scored": RunOnDisk(PRIVATE | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
+    "scored-open": RunOnDisk(OPEN | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
     "hostile": RunOnDisk(OPEN, clients=HOSTILE, classes=HOSTILE, failures={1: {HOSTILE[2]: "TIMEOUT"}}),
     "many-classes": RunOnDisk(PRIVATE, classes=[f"class {number}" for number in range(30)], rounds=2, planned=2),
 }
@@ -238,6 +240,20 @@ def test_under_a_mechanism_the_main_part_has_nothing_that_only_a_simulation_sees
         assert "held-out images</th>" not in outside_boxes(text)
         if name == "private":
             assert [source for source, _, _ in Page(text).figures if hidden.match(source)]
+
+
+@pytest.mark.parametrize(("name", "said"), [("scored", "the noise in the counts alone"), ("scored-open", "differ on")])
+def test_scores_that_clients_released_give_calibration_and_auroc(name: str, said: str, tmp_path: Path) -> None:
+    RUNS[name].write(tmp_path)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    summary = json.loads((tmp_path / "summary.json").read_text())["score_metrics"]
+
+    shown = {source for source, _, _ in page_of(tmp_path).figures}
+    assert {"summary.json#/score_metrics/ece", "summary.json#/score_metrics/confidence/1/14"} <= shown
+    assert ("summary.json#/score_metrics/macro_auroc" in shown) is (summary["macro_auroc"] is not None)
+    assert said in text
+    assert "rounds.jsonl#/3/public_test/accuracy" in shown
+    assert text.index("public test images") < text.index("Confusion matrix</h2>")
 
 
 def test_the_page_of_an_open_run_says_that_it_is_not_private(tmp_path: Path) -> None:
