@@ -35,7 +35,7 @@ def model(value: float) -> dict[str, np.ndarray]:
 
 
 def test_it_stops_after_so_many_models_that_are_no_better() -> None:
-    stopping = EarlyStopping(StoppingConfig(patience=2, keep="last"))
+    stopping = EarlyStopping(StoppingConfig(patience=2, keep="last", max_epsilon=None))
 
     stops = [stopping.update(record(n, a), model(n)) for n, a in enumerate((0.9, 0.5, 0.6, 0.6, 0.55, 0.7), start=1)]
 
@@ -43,7 +43,7 @@ def test_it_stops_after_so_many_models_that_are_no_better() -> None:
 
 
 def test_the_best_model_is_the_one_that_entered_the_round_that_judged_it() -> None:
-    stopping = EarlyStopping(StoppingConfig(patience=0, keep="best"))
+    stopping = EarlyStopping(StoppingConfig(patience=0, keep="best", max_epsilon=None))
     for number, accuracy in enumerate((0.1, 0.5, 0.8, 0.6), start=1):
         assert not stopping.update(record(number, accuracy), model(number))
 
@@ -52,14 +52,14 @@ def test_the_best_model_is_the_one_that_entered_the_round_that_judged_it() -> No
 
 
 def test_keep_last_keeps_the_last() -> None:
-    stopping = EarlyStopping(StoppingConfig(patience=0, keep="last"))
+    stopping = EarlyStopping(StoppingConfig(patience=0, keep="last", max_epsilon=None))
     stopping.update(record(2, 0.9), model(2))
 
     assert stopping.selected_model(model(99))["w"] == 99
 
 
 def test_a_simulations_own_figures_have_no_say() -> None:
-    stopping = EarlyStopping(StoppingConfig(patience=1, keep="best"))
+    stopping = EarlyStopping(StoppingConfig(patience=1, keep="best", max_epsilon=None))
 
     stops = [stopping.update(record(n, 0.9 - n / 10, simulation_only=True), model(n)) for n in range(1, 6)]
 
@@ -68,7 +68,7 @@ def test_a_simulations_own_figures_have_no_say() -> None:
 
 
 def test_noised_counts_decide_where_there_are_such() -> None:
-    stopping = EarlyStopping(StoppingConfig(patience=0, keep="best"), noise_stddev=5.0)
+    stopping = EarlyStopping(StoppingConfig(patience=0, keep="best", max_epsilon=None), noise_stddev=5.0)
     for number, (exact, noised) in enumerate(((0.1, 0.1), (0.9, 0.3), (0.2, 0.7)), start=1):
         stopping.update(record(number, exact, simulation_only=True, noised=noised), model(number))
 
@@ -77,7 +77,7 @@ def test_noised_counts_decide_where_there_are_such() -> None:
 
 
 def test_rounds_that_are_not_counted_are_not_waited_for() -> None:
-    stopping = EarlyStopping(StoppingConfig(patience=2, keep="last"))
+    stopping = EarlyStopping(StoppingConfig(patience=2, keep="last", max_epsilon=None))
     judged = {3: 0.9, 6: 0.5, 9: 0.6}
 
     stops = []
