@@ -84,8 +84,8 @@ def onnx_example(card: Mapping[str, Any]) -> str:
     return _ONNX.format(method=_method(card))
 
 
-def timm_example(card: Mapping[str, Any]) -> str | None:
-    """Return code that classifies an image by timm or torch alone.
+def torch_example(card: Mapping[str, Any]) -> str | None:
+    """Return code that classifies an image by timm, torchvision or torch alone.
 
     None where these cannot build the network.
     """
@@ -97,16 +97,63 @@ def timm_example(card: Mapping[str, Any]) -> str | None:
     name = resolve_name(card["backbone"])
     scaling = _SCALING.get(card["preprocessing"]["features"].partition(" ")[0])
     # Only Bract draws random weights from a seed, and only peft builds the layers of LoRA.
-    if name.provider != "timm" or card["weights"] == RANDOM or card["tuning"] == "lora" or scaling is None:
+    if card["weights"] == RANDOM or card["tuning"] == "lora" or scaling is None:
         return None
-    maps = "body.forward_features(inputs)"
-    features = f"{maps}.flatten(1)" if card["head"] == "mlp" else f"body.forward_head({maps}, pre_logits=True)"
-    lines = [f"features = {features}", *scaling, *_HEADS[card["head"]]]
+    if name.provider == "timm":
+        body = _timm_body(card, name.architecture, side)
+        maps, pooled = "body.forward_features(inputs)", "body.forward_head(maps, pre_logits=True)"
+    elif name.provider == "torchvision":
+        body, maps, pooled = _torchvision_body(card, name.architecture)
+    else:
+        return None
+    features = "maps.flatten(1)" if card["head"] == "mlp" else pooled
+    lines = [f"maps = {maps}", f"features = {features}", *scaling, *_HEADS[card["head"]]]
     block = "\nwith torch.inference_mode():\n" + "".join(f"    {line}\n" for line in lines)
-    return _START.format(library="timm") + _body(card, name.architecture, side) + image + block + _END.format()
+    return _START.format(library=name.provider) + body + image + block + _END.format()
 
 
-def _body(card: Mapping[str, Any], architecture: str, side: int) -> str:
+def library_of(card: Mapping[str, Any]) -> str:
+    """Return the library that builds the network without Bract.
+
+    It is `onnx` where only an exported file can be used.
+    """
+    if torch_example(card) is None:
+        return "onnx"
+    return "torch" if card["backbone"] == "cnn" else resolve_name(card["backbone"]).provider
+
+
+def _torchvision_body(card: Mapping[str, Any], architecture: str) -> tuple[str, str, str]:
+    """Return lines for the backbone and expressions of its maps and features."""
+    published = "None" if card["weights"] else '"DEFAULT"'
+    build = ["", f"body = torchvision.models.{architecture}(weights={published})"]
+    if card["weights"]:
+        safe = card["weights"].endswith(".safetensors")
+        read = f'load_file("{card["weights"]}")' if safe else f'torch.load("{card["weights"]}", weights_only=True)'
+        build.append(f"body.load_state_dict({read}, strict=False)")
+    transformer = architecture.startswith("vit_")
+    build += ["body.heads = torch.nn.Identity()"] if transformer else []
+    body = "\n".join([*build, *_trained(card), "body.eval()", ""])
+    if transformer:
+        return body, "body(inputs)", "maps"
+    if "resne" in architecture:
+        return body, "torch.nn.Sequential(*list(body.children())[:-2])(inputs)", "maps.mean(dim=(2, 3))"
+    mean = "maps.mean(dim=(2, 3))"
+    if architecture.startswith("convnext"):
+        mean = "body.classifier[0](maps.mean(dim=(2, 3), keepdim=True)).flatten(1)"
+    return body, "body.features(inputs)", mean
+
+
+def _trained(card: Mapping[str, Any]) -> list[str]:
+    """Return the lines that load trained tensors of the backbone."""
+    if not any(tensor.startswith("body.model.") for tensor in card["tensors"]):
+        return []
+    return [
+        'trained = {key.removeprefix("body.model."): value for key, value in tensors.items()}',
+        "body.load_state_dict(trained, strict=False)",
+    ]
+
+
+def _timm_body(card: Mapping[str, Any], architecture: str, side: int) -> str:
     """Return the lines that build the backbone with its weights."""
     options = ", num_classes=0"
     # The names of timm's ViTs end in their own image size.
@@ -130,11 +177,7 @@ def _body(card: Mapping[str, Any], architecture: str, side: int) -> str:
     lines = ["", *build]
     if architecture.startswith("vgg"):
         lines.append("body.pre_logits = torch.nn.Identity()")
-    if any(tensor.startswith("body.model.") for tensor in card["tensors"]):
-        lines += [
-            'trained = {key.removeprefix("body.model."): value for key, value in tensors.items()}',
-            "body.load_state_dict(trained, strict=False)",
-        ]
+    lines += _trained(card)
     return "\n".join([*lines, "body.eval()", ""])
 
 

@@ -10,7 +10,7 @@ from common.inference.evaluation.intervals import wilson
 from common.models.loading import PACKAGE_ORIGIN, RECORDED
 from common.models.names import resolve_name
 from common.models.weight_files import RANDOM
-from server.reporting.readme.load_examples import onnx_example, timm_example
+from server.reporting.readme.load_examples import library_of, onnx_example, torch_example
 
 _MAX_CLASSES = 100
 # About 95 % of a normal distribution lie within so many standard deviations.
@@ -97,9 +97,9 @@ def _is_private(card: Mapping[str, Any]) -> bool:
 
 
 def _library(card: Mapping[str, Any]) -> str:
-    if card["backbone"] == "cnn":
-        return "pytorch"
-    return "timm" if timm_example(card) is not None else "onnx"
+    # The hub knows torchvision as PyTorch.
+    library = library_of(card)
+    return "pytorch" if library in ("torch", "torchvision") else library
 
 
 def _model_words(card: Mapping[str, Any]) -> str:
@@ -200,15 +200,19 @@ def _values(card: Mapping[str, Any]) -> list[str]:
 
 
 def _without_onnx(card: Mapping[str, Any]) -> list[str]:
-    example = timm_example(card)
+    example = torch_example(card)
     if example is None or card["personal"]:
         return []
-    library = "PyTorch" if card["backbone"] == "cnn" else "timm"
-    packages = "`timm`" if library == "timm" else "`torch`, `numpy`"
-    digest = f" Their SHA-256, as Bract counts it: `{card['backbone_sha256']}`." if library == "timm" else ""
-    weights = f" The backbone must have the weights of the training.{digest}" if library == "timm" else ""
+    library = library_of(card)
+    needs = {"torch": "`torch`, `numpy`", "timm": "`timm`", "torchvision": "`torchvision`, `numpy`"}[library]
+    weights = (
+        ""
+        if library == "torch"
+        else " The backbone must have the weights of the training. Their SHA-256, as Bract counts it: "
+        f"`{card['backbone_sha256']}`."
+    )
     return [
-        f"## Use it with {library} alone",
-        f"In this folder, with the packages {packages}, `safetensors` and `pillow`.{weights}",
+        f"## Use it with {'PyTorch' if library == 'torch' else library} alone",
+        f"In this folder, with the packages {needs}, `safetensors` and `pillow`.{weights}",
         f"```python\n{example}```",
     ]

@@ -24,7 +24,7 @@ from common.inference.classifier import load_model
 from common.inference.export.formats import export_model
 from common.models.loading import load_pretrained
 from common.models.names import resolve_name
-from server.reporting.readme.load_examples import timm_example
+from server.reporting.readme.load_examples import torch_example
 from server.reporting.readme.model_readme import model_readme
 from tests.support.inference.stored_models import settings_of, shaded_images, store_model
 
@@ -146,18 +146,48 @@ def test_both_ways_of_the_readme_give_the_probabilities_of_bract(
     assert max(wanted.values()) - min(wanted.values()) > 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "more"),
+    [
+        ("mobilenet_v3_small", {"model__tuning": "norm"}),
+        ("torchvision:resnet18", {"model__head": "mlp"}),
+        ("torchvision:convnext_tiny", {}),
+    ],
+)
+def test_torchvision_alone_gives_the_probabilities_of_bract(
+    tmp_path: Path, make_config: MakeConfig, backbone: str, more: dict[str, Any]
+) -> None:
+    file = weights_file(tmp_path, backbone)
+    config = make_config(settings_of(shaded_images(tmp_path / "pets"), backbone, **more, model__weights=file))
+    store_model(tmp_path / "run", config)
+    folder = tmp_path / "run" / "model"
+    shutil.copy(file, folder)
+    model = load_model(folder, device="cpu")
+    photo = photograph(folder, (200, 150))
+    with torch.inference_mode():
+        logits = model.module(model.module.prepare(model.pixels(photo)))
+
+    code = torch_example(json.loads((folder / "card.json").read_text()))
+
+    assert code is not None
+    found = run_alone(code, folder)
+    assert found == pytest.approx(dict(zip(model.classes, logits.softmax(dim=1)[0].tolist(), strict=True)), abs=2e-4)
+    assert max(found.values()) - min(found.values()) > 0.01
+
+
 @pytest.mark.parametrize(
     "card",
     [
         {"weights": "random"},
-        {"backbone": "mobilenet_v3_small"},
+        {"backbone": "clip:ViT-B-32"},
         {"tuning": "lora"},
         {"preprocessing": CARD["preprocessing"] | {"features": "scaled to unit length for each image"}},
     ],
 )
 def test_no_code_is_shown_that_could_not_build_the_network(card: dict[str, Any]) -> None:
-    assert timm_example(CARD) is not None
-    assert timm_example(CARD | card) is None
+    assert torch_example(CARD) is not None
+    assert torch_example(CARD | card) is None
     assert len(code_blocks(readme(card))) == 1
 
 
@@ -219,3 +249,11 @@ def test_a_model_whose_head_stays_with_the_clients_shows_no_way_to_use_it() -> N
     assert "this model alone classifies nothing" in text
     assert not code_blocks(text)
     assert not [word for word in ("bract predict", "bract export", "library_name") if word in text]
+
+
+def test_torchvision_takes_its_published_weights_where_the_run_did() -> None:
+    text = readme({"backbone": "torchvision:vit_b_16"})
+
+    assert 'torchvision.models.vit_b_16(weights="DEFAULT")' in text
+    assert "## Use it with torchvision alone" in text
+    assert yaml.safe_load(text.split("---")[1])["library_name"] == "pytorch"
