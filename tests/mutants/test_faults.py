@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from common.ledger.holder_keys import HolderKeys
+from common.system.files import write_atomic
 from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_accounts,
     of_budgets,
@@ -33,9 +35,20 @@ from tests.mutants.source_edit import StaleFaultError
 _BROKEN = (NameError, ImportError, AttributeError, SyntaxError, StaleFaultError)
 
 
-@pytest.fixture(autouse=True)
-def home_of_one_fault(own_home: Path) -> None:
-    """What a fault writes into caches on disk is read by no other test."""
+@pytest.fixture(autouse=True, name="own_home")
+def home_of_one_fault(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each fault a home of its own, whose keys are the same in every run.
+
+    What a fault writes into caches on disk is read by no other test. The keys decide which images are held out: with
+    new keys in each run, a fault that moves one image would be noticed in four runs of five.
+    """
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("BRACT_HOME", str(home))
+    keys, folder = HolderKeys.simulated(1, "holder of planted faults"), home / "holder"
+    folder.mkdir(mode=0o700)
+    for name, secret in (("fingerprint.key", keys.fingerprint), ("signing.key", keys.signing)):
+        write_atomic(folder / name, secret, durable=False, mode=0o600)
+    return home
 
 
 def name_of(check: Check) -> str:
