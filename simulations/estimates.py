@@ -74,9 +74,12 @@ def backbone_seconds(
         device: The setting `system.device`.
     """
     from common.data.feature_extraction import FeatureExtractor, choose_device
+    from common.models.engines.feature_engine import accelerated
     from common.system.content_store import ContentStore
 
     images = list(_readable(entries))
+    device = choose_device(device)
+    fast, dtype = accelerated(network, device)
     seconds = 0.0
     # The first pass includes warming up, so only the second one counts.
     for _ in range(2):
@@ -84,12 +87,13 @@ def backbone_seconds(
             store = ContentStore(Path(folder) / "rows", shape, np.dtype(np.float32))
             started = time.perf_counter()
             with FeatureExtractor(
-                network,
+                fast,
                 store,
                 side=backbone.image_size,
                 interpolation=backbone.interpolation,
-                device=choose_device(device),
+                device=device,
                 progress=no_progress(0, ""),
+                dtype=dtype,
             ) as extractor:
                 for row, image in enumerate(images):
                     extractor.push(image, row.to_bytes(32, "big"))

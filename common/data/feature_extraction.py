@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from common.errors import DataError
+from common.models.engines.feature_engine import CHUNK
 from common.system.content_store import ContentStore
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from common.models.classifier import AnyNetwork
 
-CHUNK = 32
 Progress = Callable[[int], None]
 
 
@@ -53,19 +53,6 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def fast_dtype(device: str) -> str:
-    """Return the fastest type that the device computes natively, bfloat16 or float32."""
-    import torch
-
-    if device == "cpu":
-        flags = torch.backends.cpu.get_cpu_capability()
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return "bfloat16" if native and "AVX512" in flags else "float32"
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "float32"
-
-
 def square(image: "Image", side: int, interpolation: str = "bicubic") -> "Image":
     """Scale the shorter side to `side` pixels and cut the middle square."""
     from PIL import Image, ImageOps
@@ -80,9 +67,8 @@ class FeatureExtractor:
     """Context manager that stores the features of images, chunk by chunk.
 
     Leaving it waits for the last chunks. A process that is killed loses the chunks that its threads are computing; all
-    others are in the store. Bfloat16 and channels_last are used where native. `progress` gets the number of images
-    after each chunk. With a `head` its outputs are stored instead, in float32. Under `exact` the backbone computes in
-    float32 too, as a tuned one does in training.
+    others are in the store. The backbone computes in `dtype`, bfloat16 or float32. `progress` gets the number of images
+    after each chunk. With a `head` its outputs are stored instead, in float32.
     """
 
     def __init__(
@@ -94,9 +80,9 @@ class FeatureExtractor:
         interpolation: str,
         device: str,
         progress: Progress,
+        dtype: str = "float32",
         channels: int = 3,
         head: "nn.Module | None" = None,
-        exact: bool = False,
     ) -> None:
         import torch
 
@@ -104,7 +90,7 @@ class FeatureExtractor:
         self._store, self._side, self._interpolation = store, side, interpolation
         self._device, self._progress = device, progress
         self._channels, self._mode = channels, "L" if channels == 1 else "RGB"
-        self._head, self._exact = head, exact
+        self._head, self._low = head, dtype == "bfloat16"
         # Many chunks on one thread each are faster than one chunk on many threads, above all on a busy machine.
         self._workers = (os.cpu_count() or 1) if device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._workers)
@@ -156,9 +142,8 @@ class FeatureExtractor:
         import torch
 
         inputs = self._network.prepare(chunk).to(self._device).contiguous(memory_format=torch.channels_last)
-        low = not self._exact and fast_dtype(self._device) == "bfloat16"
         with torch.inference_mode():
-            with torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
+            with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._low):
                 features = self._network.features(inputs)
             rows = features.float() if self._head is None else self._head(features.float())
         return np.asarray(rows.cpu().numpy())

@@ -188,9 +188,9 @@ def _row_names(scan: Scan, tones: Tones) -> np.ndarray:
 def _features(info: "BackboneInfo", model: ModelConfig, device: str) -> _InputFormat:
     """Return the format of cached features."""
     size = info.num_flattened if model.head == "mlp" else info.num_features
-    # The device belongs to the key, because features differ in their last bits between devices.
+    # Device and engine belong to the key, because features differ in their last bits between them.
     scaling = (info.image_size, info.mean, info.std, info.interpolation)
-    key = _key(FORMAT, "features", info.sha256, *scaling, model.head, model.backbone, device)
+    key = _key(FORMAT, "features", info.sha256, *scaling, model.head, model.backbone, device, info.engine)
     return _InputFormat(key, (size,), "float32", info.interpolation, info.image_size)
 
 
@@ -250,6 +250,10 @@ def _collector(
         return PixelCollector(
             store, side=side, channels=wanted.shape[2], interpolation=interpolation, progress=progress
         )
+    from common.models.engines.feature_engine import accelerated
+
+    device = choose_device(device)
+    fast, dtype = accelerated(network(), device)
     return FeatureExtractor(
-        network(), store, side=side, interpolation=interpolation, device=choose_device(device), progress=progress
+        fast, store, side=side, interpolation=interpolation, device=device, progress=progress, dtype=dtype
     )

@@ -1,6 +1,7 @@
 """Classifier of images with the model of a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +17,7 @@ from common.inference.images import AnyImage, Cell, as_list, name_of_image, read
 from common.inference.network import build_from_card
 from common.inference.weights import read_weights
 from common.models.classifier import AnyNetwork, Network
+from common.models.engines.feature_engine import accelerated
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -160,6 +162,14 @@ class Classifier:
     def _head(self) -> nn.Module:
         return self._network.head
 
+    @cached_property
+    def _fast(self) -> tuple[AnyNetwork, str]:
+        """Network that computes what training stored, with its number format."""
+        # A tuned backbone computes in float32 during training, so it does here.
+        if not self.card.caches_features or not isinstance(self._network, Network):
+            return self._network, "float32"
+        return accelerated(self._network, self._device)
+
     def _rows(self, images: Sequence[AnyImage], head: nn.Module | None) -> list[np.ndarray]:
         passed = self._passed(images, head, lambda _: None)
         return [_good(row, images, number) for number, row in enumerate(passed)]
@@ -171,16 +181,17 @@ class Classifier:
         self, images: Iterable[AnyImage | Cell], head: nn.Module | None, progress: Progress
     ) -> "Iterator[np.ndarray | BadImage]":
         done = _Rows()
+        network, dtype = self._fast
         extractor = FeatureExtractor(
-            self._network,
+            network,
             done,
             side=self.card.side,
             interpolation="bicubic",
             device=self._device,
             progress=progress,
             channels=self.card.channels,
+            dtype=dtype,
             head=head,
-            exact=not self.card.caches_features,
         )
         with extractor:
             for number, image in enumerate(self._squares(images)):

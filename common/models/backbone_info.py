@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.config.sections import ModelConfig
 from common.errors import ConfigError, WeightsError
+from common.models.engines.feature_engine import choose_engine, processor
 from common.models.loading import load_pretrained
 from common.models.names import BackboneSpec, resolve_name
 from common.models.weight_files import RANDOM, check_weights_file, hash_tensors
@@ -19,7 +20,7 @@ from common.system.paths import cache_folder
 if TYPE_CHECKING:
     from common.models.backbone import Backbone
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class BackboneInfo:
     """Facts about a backbone that a run needs without loading it.
 
     `sha256` names all its tensors, which must be the same at all clients. Features are counted for one image, pooled or
-    flattened as for an `mlp` head. Mean and deviation are of channel values in 0..255.
+    flattened as for an `mlp` head. Mean and deviation are of channel values in 0..255. The engine is the fastest that
+    gives right features on this machine's CPU, see `choose_engine`.
     """
 
     sha256: str
@@ -38,6 +40,7 @@ class BackboneInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    engine: str
 
 
 def load_backbone(spec: BackboneSpec) -> "Backbone":
@@ -47,10 +50,14 @@ def load_backbone(spec: BackboneSpec) -> "Backbone":
         ConfigError: The backbone is unknown or cannot take such images.
         WeightsError: The weights are missing, do not fit, or are not the agreed ones.
     """
-    from common.models.frozen_batch_norm import freeze_batch_norm
-
     body, _ = _load(spec)
     _check_pin(spec, hash_tensors(body.state_dict()))
+    return _frozen(body)
+
+
+def _frozen(body: "Backbone") -> "Backbone":
+    from common.models.frozen_batch_norm import freeze_batch_norm
+
     # By type, not by mode. A later train() on the network would move the statistics of a BatchNorm,
     # and examples would see each other through them.
     freeze_batch_norm(body)
@@ -85,7 +92,9 @@ def _check_pin(spec: BackboneSpec, actual: str) -> None:
 
 def _request(spec: BackboneSpec) -> str:
     """Return a key of the facts that changes with the weights file."""
-    parts = [_FORMAT, spec.name, spec.weights, spec.image_size, version("timm"), version("torchvision")]
+    parts = [_FORMAT, spec.name, spec.weights, spec.image_size]
+    # An engine that is right for one processor or library may not be for another.
+    parts += [version("timm"), version("torchvision"), version("torch"), *processor()]
     if spec.weights == RANDOM:
         parts += [spec.seed]
     elif spec.weights:
@@ -120,8 +129,10 @@ def _measure(spec: BackboneSpec) -> BackboneInfo:
             "the backbone's own, or try a larger multiple of 32"
         ) from None
     mapped = maps if maps.ndim == 4 else pooled
+    # Freezing changes the names of tensors, so the hash comes first.
+    sha256 = hash_tensors(body.state_dict())
     return BackboneInfo(
-        sha256=hash_tensors(body.state_dict()),
+        sha256=sha256,
         origin=origin,
         num_features=pooled.shape[1],
         num_flattened=mapped[0].numel(),
@@ -129,6 +140,7 @@ def _measure(spec: BackboneSpec) -> BackboneInfo:
         mean=facts.mean,
         std=facts.std,
         interpolation=facts.interpolation,
+        engine=choose_engine(_frozen(body), facts.image_size),
     )
 
 

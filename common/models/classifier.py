@@ -26,7 +26,8 @@ class Network(nn.Module):
     """A classifier with a frozen or tuned backbone.
 
     The body is None where the inputs are its cached features. `rotation` is a second head that predicts rotations, or
-    None. `trained` names the parameters that are trained, in order; all others are frozen.
+    None. `trained` names the parameters that are trained, in order; all others are frozen. `engine` names what computes
+    its features where the backbone is frozen, see `accelerated`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Network(nn.Module):
         self.head = head
         self.rotation = rotation
         self.trained: tuple[str, ...] = ()
+        self.engine = "eager-float32"
         self._scaling = scaling
         self._flat = flat
         if body is not None:
@@ -178,7 +180,9 @@ def feature_network(model: ModelConfig, spec: BackboneSpec) -> Network:
         WeightsError: Pretrained weights are missing or wrong.
     """
     flat, scaling = model.head == "mlp", scaling_of(model)
-    return Network(load_backbone(spec), nn.Identity(), scaling=scaling, flat=flat, rotation=None).eval()
+    network = Network(load_backbone(spec), nn.Identity(), scaling=scaling, flat=flat, rotation=None).eval()
+    network.engine = backbone_info(spec).engine
+    return network
 
 
 def load_arrays(network: AnyNetwork, arrays: Mapping[str, np.ndarray]) -> None:

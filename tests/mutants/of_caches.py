@@ -9,6 +9,7 @@ from common.data.sources import base_source
 from common.ledger import image_index
 from common.ledger.holder_keys import HolderKeys
 from common.models import backbone_info
+from common.models.engines import feature_engine
 from common.privacy import accounting, calibration
 from common.system.content_store import ContentStore
 from common.system.figure_cache import FigureCache
@@ -16,6 +17,7 @@ from tests.common.data import test_input_keys as inputs
 from tests.common.data.partitioning import test_assignment as partitions
 from tests.common.ledger import test_image_index as contents
 from tests.common.ledger import test_signed_heads as keys
+from tests.common.models.engines import test_feature_engine as engines
 from tests.common.privacy import test_figure_keys as figures
 from tests.common.system import test_content_store as stores
 from tests.mutants.faults import every_case, planted
@@ -31,6 +33,7 @@ planted(
         "a feature key without the deviation": ("info.std, ", ""),
         "a feature key without the side": ("(info.image_size, info.mean", "(info.mean"),
         "a feature key without the interpolation": ("info.std, info.interpolation)", "info.std)"),
+        "a feature key without the engine": ("device, info.engine)", "device)"),
         "a feature key of the first digits of the weights": ("info.sha256, *", "info.sha256[:0], *"),
     },
 )
@@ -97,15 +100,17 @@ planted(
     {"an input named without its file": (" + scan.file_digests[row].tobytes()", "")},
 )
 
-_REQUEST = inputs.test_key_of_remembered_facts_changes_with_the_request_and_the_libraries
+_REQUEST = inputs.test_key_of_remembered_facts_changes_with_the_request_libraries_and_processor
 planted(
     _REQUEST,
     backbone_info._request,
     {
         "facts of another backbone": ("spec.name, spec.weights,", "spec.weights,"),
-        "facts of another side": ("spec.image_size, ", ""),
+        "facts of another side": (", spec.image_size]", "]"),
         "facts of another timm": ('version("timm"), ', ""),
-        "facts of another torchvision": (', version("torchvision")]', "]"),
+        "facts of another torchvision": (', version("torchvision")', ""),
+        "facts of another torch": (', version("torch")', ""),
+        "facts of another processor": (", *processor()]", "]"),
         "facts of another seed": ("parts += [spec.seed]", "pass"),
         "facts of another format": ("_FORMAT, spec.name", "spec.name"),
     },
@@ -195,6 +200,22 @@ planted(
         "a figure of another kind": ("_versions(), kind, key", "_versions(), key"),
         "a figure of other libraries": ("_versions(), kind", "kind"),
         "a figure of another format": ("(_FORMAT, _versions()", "(_versions()"),
+    },
+)
+
+
+_ENGINE = every_case(engines.test_wrong_engine_is_not_taken)
+planted(
+    _ENGINE,
+    feature_engine._problem,
+    {
+        "an engine that differs from PyTorch": ("not exact <= _TOLERANCE", "False"),
+        "an engine that gives no number": ("not exact <= _TOLERANCE", "exact > _TOLERANCE"),
+        "an engine whose images see each other": ("not torch.equal(", "False and torch.equal("),
+        "an engine that is checked at one place": (
+            "_features(fast, others).flip(0)",
+            "_features(fast, torch.cat([chunk[: CHUNK // 2], others[: CHUNK // 2]]))",
+        ),
     },
 )
 

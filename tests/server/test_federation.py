@@ -4,6 +4,8 @@ Drives `server.run_context`.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from common.config.loading import defaults, parse
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
 from server import federation
+from tests.support.paths import ROOT
 from tests.support.server.failing_federation import (
     charged,
     checked,
@@ -204,3 +207,12 @@ def test_only_rounds_of_real_clients_have_a_deadline(setting: float | str, secon
 
     assert federation._reply_seconds(wanted, simulated=False) == seconds
     assert federation._reply_seconds(wanted, simulated=True) is None
+
+
+def test_server_of_a_simulation_starts_without_heavy_libraries() -> None:
+    heavy = {"torch", "torchvision", "timm", "datasets", "sklearn", "pandas", "opacus", "matplotlib"}
+    code = f"import sys, server.app; print(sorted({heavy!r} & set(sys.modules)))"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert found.stdout.strip() == "[]"

@@ -44,13 +44,12 @@ def open_digits(config: DataConfig) -> ImageSource:
     file = Path(package.origin).parent / _DIGITS_FILE
 
     def load() -> Entries:
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-        classes = tuple(str(name) for name in bunch.target_names)
+        # As `sklearn.datasets.load_digits` does: 64 values from 0 to 16 and the digit.
+        rows = np.loadtxt(file, delimiter=",")
+        pixels = np.round(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        classes = tuple(str(name) for name in range(10))
         parts = ("digits", "digits")
-        return Entries(encoded_rows(pixels), bunch.target.astype(np.int64), len(pixels), classes, parts=parts)
+        return Entries(encoded_rows(pixels), rows[:, -1].astype(np.int64), len(pixels), classes, parts=parts)
 
     return ImageSource("digits", fingerprint_of([file], "digits"), load, str(file))
 

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn import metrics
 
 from common.inference.evaluation.scored_images import NUM_BINS, ScoredImages
 
@@ -34,6 +33,9 @@ def figures(scored: ScoredImages, counted: np.ndarray) -> Figures:
     log-odds. The calibration error is of the largest probability in 15 bins of equal width. The Brier score is the sum
     over classes.
     """
+    # Importing scikit-learn takes a second, which who needs an interval only does without.
+    from sklearn import metrics
+
     labels, predicted, names = scored.labels, scored.predicted, np.arange(scored.num_classes)
     with warnings.catch_warnings():
         # Classes without images are told by NaN and their support.

@@ -6,8 +6,6 @@ from functools import cached_property
 import numpy as np
 from scipy.special import logsumexp
 
-from common.inference.classifier import probabilities
-
 NUM_BINS = 15
 
 
@@ -57,6 +55,9 @@ class ScoredImages:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, (n, classes) float64."""
+        # The classifier needs torch, and a simulation with cached features does without.
+        from common.inference.classifier import probabilities
+
         return probabilities(self.logits)
 
     @cached_property

@@ -21,6 +21,7 @@ from common.data.feature_extraction import CHUNK, FeatureExtractor, PixelCollect
 from common.data.preprocessing import Prepared, prepare
 from common.errors import DataError
 from common.models.classifier import Network, feature_network
+from common.models.engines.feature_engine import accelerated
 from common.system.content_store import ContentStore
 from common.system.paths import bract_home
 from tests.support.paths import ROOT
@@ -43,8 +44,9 @@ def network(make_config: MakeConfig) -> Network:
 def extract(network: Network, folder: Path, images: list[Image.Image], seen: list[int] | None = None) -> np.ndarray:
     store = ContentStore(folder, (1280,), np.dtype(np.float32))
     report = (seen if seen is not None else []).append
+    fast, dtype = accelerated(network, "cpu")
     with FeatureExtractor(
-        network, store, side=SIDE, interpolation="bicubic", device="cpu", progress=report
+        fast, store, side=SIDE, interpolation="bicubic", device="cpu", progress=report, dtype=dtype
     ) as extractor:
         for image in images:
             extractor.push(image, pixel_digest(image))

@@ -25,13 +25,14 @@ from common.models.backbone_info import BackboneInfo
 from common.models.names import BackboneSpec
 
 MakeConfig = Callable[..., RunConfig]
-INFO = BackboneInfo("ab" * 32, "packaged", 8, 32, 128, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bicubic")
+INFO = BackboneInfo("ab" * 32, "packaged", 8, 32, 128, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bicubic", "eager-float32")
 OTHER: dict[str, Any] = {
     "sha256": "cd" * 32,
     "image_size": 160,
     "mean": (1.0, 2.0, 3.5),
     "std": (4.0, 5.0, 6.5),
     "interpolation": "bilinear",
+    "engine": "fused-float32",
 }
 # They follow from the weights, or say only where the weights came from.
 FOLLOWS = {"origin", "num_features", "num_flattened"}
@@ -101,18 +102,22 @@ def spec(**more: Any) -> BackboneSpec:
     return BackboneSpec(**given | more)
 
 
-def test_key_of_remembered_facts_changes_with_the_request_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_of_remembered_facts_changes_with_the_request_libraries_and_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     specs = [spec(), spec(name="resnet34"), spec(weights=""), spec(image_size=96), spec(seed=1)]
 
     keys = [backbone_info._request(each) for each in specs]
-    for library in ("none of them", "timm", "torchvision"):
+    for library in ("none of them", "timm", "torchvision", "torch"):
         with monkeypatch.context() as patch:
             patch.setattr(backbone_info, "version", lambda name, newer=library: f"{name} {name == newer}")
             keys.append(backbone_info._request(spec()))
     monkeypatch.setattr(backbone_info, "_FORMAT", backbone_info._FORMAT + 1)
     keys.append(backbone_info._request(spec()))
+    monkeypatch.setattr(backbone_info, "processor", lambda: ("another",))
+    keys.append(backbone_info._request(spec()))
 
-    assert len(set(keys)) == 9
+    assert len(set(keys)) == 11
 
 
 def test_key_of_remembered_facts_changes_with_the_weights_file(tmp_path: Path) -> None:

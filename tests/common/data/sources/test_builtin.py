@@ -13,8 +13,11 @@ import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
+from sklearn.datasets import load_digits
 
+from common.config.loading import defaults, parse
 from common.data.sources.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, FASHION_CLASSES
+from common.data.sources.registry import open_source
 from common.errors import DataError
 from tests.support.data.sources import Open, num_test, pixels_of
 
@@ -161,3 +164,13 @@ def test_cifar100_reads_fine_labels(open_named: Open, tmp_path: Path) -> None:
     assert entries.classes == CIFAR100_CLASSES
     assert (len(entries.classes), entries.labels.tolist()) == (100, [0, 1, 2, 3, 4])
     assert np.array_equal(pixels_of(entries, 0), pixels[0])
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bunch = load_digits()
+
+    entries = open_source(parse(defaults()).data).entries
+
+    assert np.array_equal(entries.labels, bunch.target)
+    assert entries.classes == tuple(str(name) for name in bunch.target_names)
+    assert np.array_equal(pixels_of(entries, 7), np.round(bunch.images[7] * (255 / 16)))

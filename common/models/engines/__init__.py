@@ -1,0 +1,1 @@
+"""Engines that compute the features of a frozen backbone."""
