@@ -9,7 +9,6 @@ from common.privacy.accounting import Spent
 from server.reporting.page.blocks import Page, Section, name_cell, text, words
 from server.reporting.page.render import render
 from server.reporting.run_page import (
-    calibration,
     class_table,
     clients_table,
     cost,
@@ -40,7 +39,7 @@ def build_page(files: RunFiles, spent: Sequence[Spent]) -> Page:
         "Curves": utility.curves_section,
         "Confusion matrix": utility.confusion_section,
         "By class": class_table.classes_section,
-        "Calibration": calibration.calibration_section,
+        "Calibration": utility.calibration_section,
         "Clients and classes": clients_table.clients_classes_section,
         "Each client": clients_table.clients_section,
         "Bytes and seconds": cost.cost_section,

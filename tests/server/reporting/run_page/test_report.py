@@ -1,6 +1,6 @@
 """The report of a run states what its files hold, whatever they hold.
 
-Drives `server.reporting.run_page.calibration`, `server.reporting.counts_file`, `server.reporting.run_page.class_table`,
+Drives `server.reporting.counts_file`, `server.reporting.run_page.class_table`,
 `server.reporting.run_page.clients_table`,
 `server.reporting.run_page.cost`, `server.reporting.run_page.guarantee`, `server.reporting.run_page.run_files`,
 `server.reporting.run_page.settings`, `server.reporting.run_page.timeline`, `server.reporting.run_page.utility`,
