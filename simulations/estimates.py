@@ -74,7 +74,7 @@ def backbone_seconds(
         device: The setting `system.device`.
     """
     from common.data.feature_extraction import FeatureExtractor, choose_device
-    from common.models.engines.feature_engine import accelerated
+    from common.models.engines.acceleration import accelerated
     from common.system.content_store import ContentStore
 
     images = list(_readable(entries))

@@ -250,7 +250,7 @@ def _collector(
         return PixelCollector(
             store, side=side, channels=wanted.shape[2], interpolation=interpolation, progress=progress
         )
-    from common.models.engines.feature_engine import accelerated
+    from common.models.engines.acceleration import accelerated
 
     device = choose_device(device)
     fast, dtype = accelerated(network(), device)

@@ -17,7 +17,7 @@ from common.inference.images import AnyImage, Cell, as_list, name_of_image, read
 from common.inference.network import build_from_card
 from common.inference.weights import read_weights
 from common.models.classifier import AnyNetwork, Network
-from common.models.engines.feature_engine import accelerated
+from common.models.engines.acceleration import accelerated
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -32,7 +32,11 @@ def watch_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of a server.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page; a free one if 0.")] = 0,
 ) -> None:
-    """Show a run while it goes on."""
+    """Show a run while it goes on.
+
+    Raises:
+        ConfigError: The port cannot be used; it is printed without a traceback.
+    """
     import uvicorn
 
     from server.reporting.live.live_app import LOOPBACK, live_app

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from common.models.backbone import Backbone
-    from common.models.classifier import Network
 
 # Images that pass a network at once. The last ones of a source are padded to it.
 CHUNK = 32
@@ -129,27 +128,6 @@ def _fused(body: "Backbone", side: int, batch_size: int, dtype: str) -> "Backbon
     fused = copy.deepcopy(body)
     fuse_convolutions(fused, side, batch_size, getattr(torch, dtype))
     return fused
-
-
-def accelerated(network: "Network", device: str) -> "tuple[Network, str]":
-    """Return a network's copy on its engine with its number format.
-
-    The copy computes the same features, of `CHUNK` images of its backbone's size at once. On devices other than the
-    CPU it is the network itself.
-    """
-    import torch
-
-    if device != "cpu" or network.body is None:
-        return network, fast_dtype(device)
-    kind, _, dtype = network.engine.partition("-")
-    if kind == "fused":
-        from common.models.engines.fused_convolutions import fuse_convolutions
-
-        side = network.body.preprocessing.image_size
-        network = copy.deepcopy(network)
-        with one_thread():
-            fuse_convolutions(network.body, side, CHUNK, getattr(torch, dtype))  # type: ignore[arg-type]
-    return network, dtype
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from common.data.feature_extraction import CHUNK, FeatureExtractor, PixelCollect
 from common.data.preprocessing import Prepared, prepare
 from common.errors import DataError
 from common.models.classifier import Network, feature_network
-from common.models.engines.feature_engine import accelerated
+from common.models.engines.acceleration import accelerated
 from common.system.content_store import ContentStore
 from common.system.paths import bract_home
 from tests.support.paths import ROOT

@@ -1,4 +1,7 @@
-"""Choice of an engine: only one that is right is taken, and the original network stays as it is."""
+"""Choice of an engine: only one that is right is taken, and the original network stays as it is.
+
+Drives `common.models.engines.acceleration`.
+"""
 
 import copy
 import logging
@@ -12,7 +15,8 @@ from common.models.backbone import Backbone
 from common.models.backbone_info import load_backbone
 from common.models.classifier import Network
 from common.models.engines import feature_engine, fused_convolutions
-from common.models.engines.feature_engine import CHUNK, accelerated, choose_engine, fast_dtype, processor
+from common.models.engines.acceleration import accelerated
+from common.models.engines.feature_engine import CHUNK, choose_engine, fast_dtype, processor
 from common.models.engines.fused_convolutions import FusedConvolution
 from tests.support.data.weights import SMALL, MakeConfig, config_of
 
