@@ -5,7 +5,7 @@ import copy
 import torch
 
 from common.models.classifier import Network
-from common.models.engines.feature_engine import fast_dtype, one_thread
+from common.models.engines.feature_engine import CHUNK, fast_dtype, one_thread
 from common.models.engines.fused_convolutions import fuse_convolutions
 
 
