@@ -60,6 +60,7 @@ STREAMS: dict[str, tuple[tuple[str | int, ...], tuple[float, float]]] = {
     "partition": (("partition",), (0.4292114935273761, 0.35260234813361724)),
     "partition *": (("partition", 2), (0.9278044635789933, 0.9391515631529189)),
     "rounding * *": (("rounding", "00003", 7), (0.6187811946721858, 0.14367843204265862)),
+    "sanity-check * *": (("sanity-check", "head", 1), (0.7823691015036368, 0.7455990762758429)),
     "weights": (("weights",), (0.3092230098717178, 0.7337282176717107)),
 }
 # At seed 3, of client 00003 in round 7.

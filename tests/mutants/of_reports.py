@@ -11,7 +11,7 @@ from tests.server.reporting.run_page import test_report as report
 
 planted(
     report.test_hostile_names_are_text_and_nothing_else,
-    render._environment.__wrapped__,
+    render._environment,
     {"a page does not escape names": ("autoescape=True", "autoescape=False")},
 )
 planted(

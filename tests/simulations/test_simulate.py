@@ -214,7 +214,7 @@ def test_run_job_complete_evaluates_the_final_model(run: Callable[..., tuple[dic
 def test_a_run_over_clients_of_their_own_is_no_simulation(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config({"data.source": "clients", "data.classes": "a,b", "output-dir": str(tmp_path / "run")})
 
-    with pytest.raises(ConfigError, match="flwr run"):
+    with pytest.raises(ConfigError, match="`bract run` runs"):
         run_job(config, engine="in-process", baselines=False, console=QUIET)
     around = make_context(config)
 
