@@ -260,10 +260,25 @@ def _begin(
     )
     with clock.phase("accounting"):
         state.register()
+        _refuse_beyond_budget(state)
         # In the order of joining: each client takes the room that those before it left.
         for name, server_round in joined.items():
             state.join(clients[name], server_round)
     return state, enrollment.turned_away
+
+
+def _refuse_beyond_budget(state: RunState) -> None:
+    """Refuse a plan that costs more than `stopping.max-epsilon`.
+
+    Raises:
+        ConfigError: It does. No client has been asked to train.
+    """
+    most, cost = state.config.stopping.max_epsilon, state.privacy_cost
+    if most is not None and cost is not None and cost.epsilon_max > most:
+        raise ConfigError(
+            f"stopping.max-epsilon={most:g}, but {state.config.num_rounds} rounds cost epsilon "
+            f"{cost.epsilon_max:.3f}: set num-rounds lower, or start the run by a `bract` command, which does so itself"
+        )
 
 
 def _too_few(num_clients: int, planned: int, cohort_size: int, min_updates: int, refusals: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
 from simulations.image_record import FILE, PUBLIC_FILE, ImageRecord, refuse_changed_images, refuse_changed_public_images
 from simulations.pooled_evaluator import PooledEvaluator
-from simulations.public_evaluator import PublicEvaluator
+from simulations.public_evaluator import PublicEvaluator, refuse_shared_images
 
 _log = logging.getLogger("bract.server")
 
@@ -105,6 +105,8 @@ def _context(
         record = ImageRecord.of(prepared, config.data.model_copy(update={"source": config.evaluation.folder}))
         if config.resume:
             refuse_changed_public_images(Path(config.output_dir), record)
+        if config.private and clients is not None:
+            refuse_shared_images(record, clients, config.evaluation.folder)
         context = replace(context, public_test=evaluator)
         records[PUBLIC_FILE] = record
 

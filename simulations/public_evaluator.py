@@ -21,6 +21,7 @@ from common.inference.evaluation.scored_images import ScoredImages
 from common.metrics import count
 from common.system.progress import ProgressFactory, no_progress
 from server.rounds.round_record import figures
+from simulations.image_record import ImageRecord
 
 # Figures that counts do not give.
 _OF_SCORES = ("macro_auroc", "ece")
@@ -93,3 +94,20 @@ def public_test_data(data: DataConfig, folder: str, classes: Sequence[str]) -> D
     if remarks:
         raise DataError(f"evaluation.folder={folder!r} needs images of the run's classes alone: {'; '.join(remarks)}")
     return own
+
+
+def refuse_shared_images(public: ImageRecord, clients: ImageRecord, folder: str) -> None:
+    """Refuse public test images that simulated clients hold too.
+
+    Figures on them would be exact figures of private images.
+
+    Raises:
+        DataError: An image is in both.
+    """
+    held = {pixels.tobytes() for pixels in clients.pixels if pixels.any()}
+    shared = sum(pixels.tobytes() in held for pixels in public.pixels)
+    if shared:
+        raise DataError(
+            f"evaluation.folder={folder!r} holds {shared} images that clients of this private run hold too: figures on "
+            "them would tell about private images; give the server images of its own"
+        )

@@ -195,7 +195,11 @@ def _histograms(metrics: MetricRecord, names: tuple[str, str], num_classes: int)
     parts = [np.asarray(metrics.get(name)) for name in names]
     for part, shape in zip(parts, shapes, strict=True):
         # Whole numbers beyond 64 bits become objects. Sums of smaller ones could still overflow.
-        if part.dtype.kind != "i" or part.shape != (math.prod(shape),) or (np.abs(part) > _LARGEST_COUNT).any():
+        if (
+            part.dtype.kind != "i"
+            or part.shape != (math.prod(shape),)
+            or ((part > _LARGEST_COUNT) | (part < -_LARGEST_COUNT)).any()
+        ):
             raise FederationError("a client sent counts that are not histograms of its scores")
     scores, confidence = (part.reshape(shape).astype(np.int64) for part, shape in zip(parts, shapes, strict=True))
     return ScoreHistograms(scores, confidence)

@@ -78,12 +78,17 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _epsilon_so_far(state: RunState) -> float | None:
-    """Return what has been spent by now, with the closing counts at the end."""
+    """Return a bound on what the rounds so far have cost, None if unknown.
+
+    A complete run has released its closing counts too. One that stopped early did so by its results, and has cost the
+    whole plan.
+    """
     if state.privacy_cost is None:
         return None
-    if state.status == "complete" and not state.early:
+    if state.status == "complete":
         return state.privacy_cost.epsilon_max
-    return next((line["epsilon_so_far"] for line in reversed(state.rounds) if "epsilon_so_far" in line), 0.0)
+    known = next((line["epsilon_so_far"] for line in reversed(state.rounds) if "epsilon_so_far" in line), None)
+    return known if state.rounds else 0.0
 
 
 def _figures(counts: Counts | None) -> dict[str, float | None]:

@@ -141,13 +141,8 @@ def _privacy(summary: dict[str, Any]) -> str:
         f"{summary['privacy_unit']}, over the whole run (PLD; RDP {format_epsilon(summary['epsilon_max_rdp'])}), "
         f"{summary['mechanism']} at {mechanism_named(summary['mechanism']).noise_place_short}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
-        + ("" if ran_all_rounds else f"{_so_far(summary)}; the run stopped early, so the whole plan is charged")
+        + ("" if ran_all_rounds else "; the run stopped early, so the whole plan is charged")
     )
-
-
-def _so_far(summary: dict[str, Any]) -> str:
-    so_far = summary.get("epsilon_so_far")
-    return "" if so_far is None else f"; {format_epsilon(so_far)} by its rounds so far"
 
 
 def _parts(parts: dict[str, float], unit: str) -> list[tuple[str, str]]:

@@ -169,3 +169,15 @@ def test_real_run_has_public_figures_and_no_other_data(
     assert context.public_test is not None
     assert context.public_test(initial_arrays(config, shape, ("cat", "dog")))["examples"] == 12
     assert (context.simulated, context.evaluate, context.evaluate_by_client) == (False, None, None)
+
+
+def test_public_images_that_private_clients_hold_are_refused(place: Path) -> None:
+    write_png(place / "public" / "cat" / "same.png", 10, side=8)  # pixels of a photo
+    folder, private = f"evaluation.folder={place / 'public'}", ("privacy.mechanism=dp-sgd", "privacy.delta=0.01")
+
+    done = simulate(place, "run", folder, *private)
+
+    assert done.exit_code == 2, done.output
+    assert "holds 1 images that clients of this private run hold too" in done.output
+    assert not (place / "run").exists()
+    assert simulate(place, "open", folder).exit_code == 0, "without a mechanism nothing is hidden"

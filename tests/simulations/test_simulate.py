@@ -211,6 +211,24 @@ def test_run_job_complete_evaluates_the_final_model(run: Callable[..., tuple[dic
         assert summary["evaluated_model"] == summary["rounds"] == 3
 
 
+def test_run_job_refuses_a_plan_beyond_the_budget(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
+    """`flwr run` and the Python parts below the commands make no shorter plan."""
+    settings = {"privacy.mechanism": "client-dp", "privacy.target-epsilon": "", "privacy.noise-multiplier": 0.5}
+
+    with pytest.raises(ConfigError, match="but 3 rounds cost epsilon"):
+        run("beyond", settings | {"stopping.max-epsilon": 1.0})
+
+
+def test_run_job_that_stops_early_states_the_cost_of_the_whole_plan(
+    run: Callable[..., tuple[dict[str, Any], Path]],
+) -> None:
+    """It has released its closing counts, and the choice of its last round."""
+    summary, _ = run("early", {"stopping.patience": 1, "num-rounds": 12, "training.learning-rate": 1e-6})
+
+    assert summary["stopped_early"]
+    assert summary["epsilon_so_far"] == summary["epsilon_max"] > 0
+
+
 def test_a_run_over_clients_of_their_own_is_no_simulation(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config({"data.source": "clients", "data.classes": "a,b", "output-dir": str(tmp_path / "run")})
 

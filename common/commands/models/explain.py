@@ -167,11 +167,20 @@ def _check_out(out: Path, sources: Iterable[str]) -> None:
                 f"--out {out} is in the folder of a run or a model, which others may get: write elsewhere"
             )
     for source in sources:
-        if Path(source).is_dir() and whole.is_relative_to(Path(source).resolve()):
+        if _is_among(whole, Path(source)):
             raise ConfigError(
                 f"--out {out} is in {source}, where the pictures would be read as images: write elsewhere"
             )
     check_output(out)
+
+
+def _is_among(out: Path, source: Path) -> bool:
+    """Return whether a folder is where a source's images are read."""
+    if source.is_dir():
+        return out.is_relative_to(source.resolve())
+    # Beside an image lie more of its class. The working folder may hold an image and everything else too.
+    place = source.parent.resolve()
+    return source.is_file() and place != Path.cwd() and out.is_relative_to(place)
 
 
 def _is_passed_on(folder: Path) -> bool:

@@ -77,15 +77,16 @@ def open_saved(config: DataConfig) -> ImageSource:
     """
     refuse_path(config, "name the saved folder with data.source alone")
     root = Path(config.source)
-    parts = tuple(_stored_json(root / "dataset_dict.json").get("splits", _ALONE))
-    info = _stored_json(root / (parts[0] if parts else "") / "dataset_info.json")
+    listed = _stored_json(root / "dataset_dict.json").get("splits", list(_ALONE))
+    parts = tuple(map(str, listed)) if isinstance(listed, list) else _ALONE
+    features = _stored_json(root / (parts[0] if parts else "") / "dataset_info.json").get("features")
     return open_library_set(
         config,
         root.name,
         lambda: _load(root),
         title=str(root),
         parts=parts,
-        columns=tuple(info.get("features") or ()),
+        columns=tuple(features) if isinstance(features, dict) else (),
         files=sorted(file for file in root.rglob("*") if file.is_file()),
         more=("saved",),
         place=str(root.resolve()),

@@ -54,8 +54,8 @@ def draw_sheet(title: str, parts: Sequence[tuple[str, Sequence[Tile]]]) -> bytes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    filled = [(name, tiles) for name, tiles in parts if tiles]
-    lines = [-(-len(tiles) // COLUMNS) for _, tiles in filled]
+    filled = [(name, tiles) for name, tiles in parts if tiles] or [("no image could be used", ())]
+    lines = [max(1, -(-len(tiles) // COLUMNS)) for _, tiles in filled]
     figure = Figure(figsize=(3.2 * COLUMNS, 0.5 + sum(0.5 + 2.1 * number for number in lines)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)

@@ -1,6 +1,7 @@
 """Page that many viewers share, rendered once for each change."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -48,8 +49,10 @@ class Viewers:
     async def keep_fresh(self) -> None:
         """Look for changes as long as there are viewers."""
         while True:
-            if self._viewers:
-                await self.refresh()
+            # A folder that is moved away, or half written, must not end the page for those who look.
+            with contextlib.suppress(Exception):
+                if self._viewers:
+                    await self.refresh()
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 
     async def versions(self) -> AsyncIterator[str]:

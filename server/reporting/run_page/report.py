@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.errors import PrivacyError
+from common.errors import BractError
 from common.privacy.accounting import Spent
 from server.reporting.page.blocks import Page, Section, name_cell, text, words
 from server.reporting.page.render import render
@@ -63,7 +63,7 @@ def _made(title: str, make: _Make, files: RunFiles) -> Section:
     # Files of other versions, or changed by hand, must not take the other sections with them.
     try:
         return make(files)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, BractError) as error:
         name = title.split(",", maxsplit=1)[0].lower().replace(" ", "-")
         reason = f"The run's files do not have what this section needs ({type(error).__name__}: {error})."
         return Section(name, title, (text(words(reason)),))
@@ -77,7 +77,7 @@ def spent_of(files: RunFiles) -> list[Spent]:
     every = files.config.get("evaluation.every")
     try:
         return epsilon_so_far(files.privacy, len(files.rounds), every if isinstance(every, int) else 1)
-    except (KeyError, TypeError, ValueError, AttributeError, PrivacyError):
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, BractError):
         return []
 
 

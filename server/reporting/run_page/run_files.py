@@ -12,6 +12,7 @@ from common.config.loading import Scalar, flatten
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.inference.card import CARD_FILE
+from common.privacy.mechanisms import MECHANISMS
 from server.audit.attached_attacks import AUDITS
 from server.reporting.counts_file import COUNTS_FILE
 from server.state.checkpoint import CHECKPOINT
@@ -60,7 +61,10 @@ class RunFiles:
     @property
     def private(self) -> bool:
         """True if the run has a privacy mechanism."""
-        return bool(self.privacy.get("private", self.summary.get("private", False)))
+        told = self.privacy.get("private", self.summary.get("private"))
+        # Without both files the settings tell. A page that cannot know hides too much, and never too little.
+        named = MECHANISMS.get(str(self.config.get("privacy.mechanism")))
+        return bool(told) if told is not None else named is None or named.private
 
     @property
     def simulated(self) -> bool:
@@ -70,7 +74,8 @@ class RunFiles:
     @property
     def hidden(self) -> bool:
         """True if exact figures are a simulation's alone."""
-        return self.private and self.summary.get("metrics", self.config.get("privacy.metrics")) != "exact"
+        marked = any(line.get("simulation_only") for line in self.rounds)
+        return marked or (self.private and self.summary.get("metrics", self.config.get("privacy.metrics")) != "exact")
 
     @property
     def complete(self) -> bool:

@@ -37,7 +37,10 @@ def verdict_section(files: RunFiles) -> Section:
     blocks.append(text(*_how_good(files), strong=True))
     blocks.append(text(*_cost(files), strong=True))
     warnings = [Text((words(warning),)) for warning in (*files.summary.get("warnings", ()), *files.problems)]
-    if warnings:
+    if warnings and files.hidden and files.simulated:
+        # A simulation's warnings may follow from exact figures.
+        blocks.append(Notice("simulation", SIMULATION_ONLY, (text("Warnings of this run:"), *warnings)))
+    elif warnings:
         blocks.append(Notice("warning", "Warnings", tuple(warnings)))
     tiles = _tiles(files)
     return Section("verdict", "Verdict", (*blocks, *((Tiles(tiles),) if tiles else ())))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Metric, Param
@@ -22,7 +23,9 @@ class MlflowConnection:
 
     def __init__(self, experiment: Experiment) -> None:
         self._client = MlflowClient()
-        self.place = f"{get_tracking_uri()}, experiment {PROJECT}"
+        # An address can hold a password.
+        uri = urlsplit(get_tracking_uri())
+        self.place = f"{uri._replace(netloc=uri.netloc.rpartition('@')[2]).geturl()}, experiment {PROJECT}"
         self.tracked_as = experiment.tracked_as or self._new_run(experiment)
 
     def _new_run(self, experiment: Experiment) -> str:

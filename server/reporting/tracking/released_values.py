@@ -12,7 +12,9 @@ from typing import Any
 from common.commands.run_settings import PATHS
 from common.config.loading import Scalar
 from common.data.sources.base_source import OWN_IMAGES
+from common.data.sources.registry import names_a_place
 from common.metrics import METRICS
+from common.models.weight_files import RANDOM
 
 _ALWAYS = ("clients", "seconds", "bytes_up", "bytes_down", "epsilon_so_far", "epsilon_of_plan")
 _OF_THE_RUN = ("epsilon_max", "epsilon_max_rdp", "delta", "rounds", "clients", "rounds_skipped")
@@ -60,13 +62,17 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def shown_settings(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return the settings of a run without local paths."""
-    return {key: value for key, value in settings.items() if key not in PATHS or not _is_path(str(value))}
+    return {key: value for key, value in settings.items() if not _is_place(key, str(value))}
 
 
-def _is_path(value: str) -> bool:
-    """Return whether a value is a path and not a name such as `hf:uoft-cs/cifar10`."""
-    kind, colon, name = value.partition(":")
-    return bool({"/", "\\"} & set(value)) and not (kind == "hf" and colon and not name.startswith(("/", ".", "~")))
+def _is_place(key: str, value: str) -> bool:
+    """Return whether a setting names a place on this machine."""
+    if key == "data.source":
+        name = value.removeprefix("hf:")
+        return names_a_place(value) or "\\" in name or (name != value and name.startswith(("/", ".", "~")))
+    if key == "model.backbone":
+        return bool({"/", "\\"} & set(value)) and not value.startswith(("timm:", "torchvision:", "clip:"))
+    return key in PATHS and value not in ("", RANDOM)
 
 
 def pictures(folder: Path, summary: Mapping[str, Any]) -> dict[str, Path]:

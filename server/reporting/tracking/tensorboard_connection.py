@@ -9,12 +9,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from server.reporting.tracking.contract import Experiment
 
+_NEUTRAL = ".bract"
+
 
 class TensorBoardConnection:
     """Writer of TensorBoard's event files."""
 
     def __init__(self, experiment: Experiment) -> None:
-        folder = experiment.folder / "tensorboard"
+        folder = self._folder = experiment.folder / "tensorboard"
         self.tracked_as = folder.name
         self.place = f"tensorboard --logdir {folder}"
         self._writer = SummaryWriter(str(folder))
@@ -40,3 +42,7 @@ class TensorBoardConnection:
         # TensorBoard has no status of a run.
         del complete
         self._writer.close()
+        for number, file in enumerate(sorted(self._folder.glob("events.out.tfevents.*"))):
+            # The library's name for a new file holds the name of this machine.
+            if not file.name.endswith(_NEUTRAL):
+                file.rename(file.with_name(f"events.out.tfevents.{int(file.stat().st_mtime)}.{number}{_NEUTRAL}"))

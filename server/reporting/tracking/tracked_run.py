@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from server.state.run_directory import RUN_ID
 
 # What each tracker of this run has got, for a run that is resumed.
 TRACKED = "tracked.json"
+_SECONDS_TO_FINISH = 60.0
 _log = logging.getLogger("bract.server")
 
 
@@ -46,8 +48,12 @@ def tracked(folder: Path, kinds: Sequence[TrackerKind], tell: Callable[[str], ob
         yield
     finally:
         over.set()
+        until = time.monotonic() + _SECONDS_TO_FINISH
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+        for kind, thread in zip(kinds, threads, strict=True):
+            if thread.is_alive():
+                tell(f"--track {kind.name} does not answer; the run has ended without the rest of its copy")
 
 
 class _Copy:

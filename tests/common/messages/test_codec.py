@@ -281,6 +281,7 @@ def test_histograms_survive_the_wire(noised: bool) -> None:
         (True, "noised-score-counts", [1 << 41] * 120),
         (True, "noised-confidence-counts", [-(1 << 41)] * 30),
         (True, "noised-confidence-counts", [1 << 63] * 30),
+        (True, "noised-confidence-counts", [-(1 << 63)] * 30),
         (True, "noised-confidence-counts", [1] * 31),
         (True, "noised-confidence-counts", 1),
         (False, "score-counts", moved(HISTOGRAMS.scores)),

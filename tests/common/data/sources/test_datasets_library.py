@@ -252,6 +252,31 @@ def test_parts_without_one_to_train_on_are_refused_and_give_a_joined_client_no_i
     assert len(prepare(config, shows_nothing=True).scan.labels) == 0
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("dataset_dict.json", '{"splits": null}'),
+        ("dataset_dict.json", '{"splits": 3}'),
+        ("dataset_dict.json", '{"splits": [1]}'),
+        ("dataset_dict.json", "[]"),
+        ("dataset_info.json", '{"features": 5}'),
+        ("dataset_info.json", '{"features": null}'),
+    ],
+)
+def test_damaged_facts_of_a_saved_set_give_a_joined_client_no_images(
+    tmp_path: Path, make_config: Callable[..., RunConfig], file: str, content: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "state.json").write_text("{}")
+    (tmp_path / "set" / file).write_text(content)
+    settings = {"data.source": str(tmp_path / "set"), "data.classes": "cat,dog", "data.image-size": 8}
+    config = make_config({**settings, "model.backbone": "cnn"})
+
+    with pytest.raises(DataError):
+        _ = open_source(config.data).entries
+    assert len(prepare(config, shows_nothing=True).scan.labels) == 0
+
+
 def test_pointer_of_an_earlier_version_is_not_misread(
     write: Callable[..., dict[str, str]], opened: Open, own_home: Path
 ) -> None:

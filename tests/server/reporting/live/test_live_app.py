@@ -161,6 +161,30 @@ def test_a_page_that_takes_long_leaves_the_run_most_of_a_core(run: Path) -> None
     assert asyncio.run(look()) > 0.5
 
 
+def test_a_folder_that_is_away_for_a_while_ends_no_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.reporting.live.viewers._SECONDS_BETWEEN_LOOKS", 0.01)
+
+    async def look() -> int:
+        viewers = Viewers(WatchedFolder(run))
+        viewers._viewers = 1
+        looking = asyncio.create_task(viewers.keep_fresh())
+        while not viewers.version:
+            await asyncio.sleep(0.01)
+        away = run.rename(run.with_name("away"))
+        await asyncio.sleep(0.2)
+        away.rename(run)
+        write_round(run, 2)
+        async with asyncio.timeout(20):
+            while viewers.version < 2:
+                viewers._next_rendering = 0
+                await asyncio.sleep(0.01)
+        assert not looking.done()
+        looking.cancel()
+        return viewers.version
+
+    assert asyncio.run(look()) >= 2
+
+
 def test_a_folder_without_run_or_server_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds neither a run"):
         WatchedFolder(tmp_path)

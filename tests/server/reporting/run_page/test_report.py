@@ -256,6 +256,28 @@ def test_scores_that_clients_released_give_calibration_and_auroc(name: str, said
     assert text.index("public test images") < text.index("Confusion matrix</h2>")
 
 
+@pytest.mark.parametrize("kept", ["summary.json", "privacy.json", "neither"])
+def test_a_page_without_some_files_hides_what_only_a_simulation_sees(kept: str, tmp_path: Path) -> None:
+    RUNS["private"].write(tmp_path)
+    for name in {"summary.json", "privacy.json"} - {kept}:
+        (tmp_path / name).unlink()
+
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+
+    assert page.index("Simulation only") < page.index("Accuracy and F1 on held-out images")
+
+
+def test_a_report_names_no_place_on_the_machine(tmp_path: Path) -> None:
+    settings = PRIVATE | {"data.path": "/home/anna/scans", "privacy.policy": "/home/anna/policy.toml"}
+    RunOnDisk(settings).write(tmp_path / "run")
+
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+    assert "/home/anna" not in page
+    assert str(tmp_path) not in page
+    assert "data.path" in page
+
+
 def test_the_page_of_an_open_run_says_that_it_is_not_private(tmp_path: Path) -> None:
     RUNS["open"].write(tmp_path / "run")
     text = write_report(tmp_path / "run").read_text(encoding="utf-8")

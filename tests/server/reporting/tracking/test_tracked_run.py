@@ -161,6 +161,16 @@ def test_a_slow_tracker_delays_no_round(tmp_path: Path) -> None:
     assert sorted(BOOKS[0].rounds) == [1, 2]
 
 
+def test_a_tracker_that_does_not_answer_holds_no_run_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracked_run, "_SECONDS_TO_FINISH", 0.1)
+    files, told = Files(tmp_path / "run"), []
+
+    with tracked_run.tracked(files.folder, [kind("slow")], told.append):
+        files.write(3, status="complete")
+
+    assert told == ["--track slow does not answer; the run has ended without the rest of its copy"]
+
+
 def test_a_run_that_stops_before_its_first_round_is_not_tracked(tmp_path: Path) -> None:
     before = threading.active_count()
 
@@ -226,6 +236,10 @@ def test_a_private_simulation_gives_a_tracker_no_exact_figure_and_no_picture(tmp
         ("model.initial", "/home/anna/old", False),
         ("model.weights", "random", True),
         ("model.backbone", "timm:resnet18.a1_in1k", True),
+        ("model.backbone", "timm:hf-hub:lab/net", True),
+        ("model.backbone", "/home/anna/net", False),
+        ("privacy.policy", "policy.toml", False),
+        ("output-dir", "anna", False),
         ("seed", 3, True),
     ],
 )
