@@ -19,5 +19,6 @@ def pin_to_one_thread() -> None:
     _pin_blas()
     # Importing torch here would cost seconds that a linear head does not need.
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != 1:
+    # Another thread may be in the middle of importing it.
+    if torch is not None and hasattr(torch, "set_num_threads") and torch.get_num_threads() != 1:
         torch.set_num_threads(1)

@@ -56,6 +56,8 @@ def compare_command(
 
     console = Console()
     with plain_errors():
+        if out is not None:
+            _check_page(out)
         runs = read_runs(folders)
         if out is not None:
             try:
@@ -65,3 +67,15 @@ def compare_command(
         show_comparison(runs, console)
     shown = "--out FILE draws curves over each other" if out is None else f"Page     {printable(str(out))}"
     console.print(shown, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _check_page(out: Path) -> None:
+    """Refuse a page that would take the place of something else.
+
+    Raises:
+        ConfigError: It is not called `.html`, or is in the folder of a run.
+    """
+    if out.suffix.lower() != ".html":
+        raise ConfigError(f"--out {out}: the page is HTML, so give a file that ends in .html")
+    if (out.resolve().parent / "config.toml").is_file():
+        raise ConfigError(f"--out {out} is in the folder of a run, which keeps its own files alone: write elsewhere")

@@ -57,7 +57,7 @@ def watch_command(
             os.nice(_PRIORITY)
         config = uvicorn.Config(
             live_app(watched, token=token, port=port),
-            log_level="error", access_log=False, proxy_headers=False, server_header=False,
+            log_level="critical", access_log=False, proxy_headers=False, server_header=False,
             timeout_graceful_shutdown=_SECONDS_TO_LEAVE,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listening])

@@ -233,5 +233,5 @@ def _say_pruned(export: "Export", hits: "Hits | None", console: Console) -> None
     style = "bold red" if lost >= _MUCH_LOST else ""
     say(console, f"Pruning cost {100 * lost:.1f} points of accuracy on these images.", style, depth=0)
     if style:
-        instead = "use --prune-by weights, or " if export.part == "channels" else ""
-        say(console, f"Remove less, {instead}train with a smaller backbone.", style, depth=0)
+        instead = "use --prune-by weights, " if export.part == "channels" else ""
+        say(console, f"Remove less, {instead}or train with a smaller backbone.", style, depth=0)

@@ -64,8 +64,10 @@ def privacy_section(files: RunFiles, spent: Sequence[Spent]) -> Section:
         blocks.append(epsilon_chart(files, spent))
         note = (
             "Epsilon so far is for looking: a run that stops early for a reason that depends on images is charged its "
-            "whole plan. Of more than 40 rounds some have the bound of a later one. The closing counts come on top."
+            "whole plan. Of more than 40 rounds some have the bound of a later one."
         )
+        if not files.complete:
+            note += " The closing counts come on top."
         blocks.append(text(note, small=True))
     return Section("privacy", "Privacy", tuple(blocks))
 
@@ -89,11 +91,18 @@ def _answers(files: RunFiles) -> Table:
     return Table("In plain words", ("question", "answer"), rows, (False, False))
 
 
+def charged_words(files: RunFiles) -> str:
+    """Return what is charged, in words."""
+    if files.complete or files.stopped:
+        return str(files.privacy["charged"])
+    return "the whole plan, until the run is complete"
+
+
 def _terms(files: RunFiles) -> Table:
     """Return the terms of the guarantee."""
     privacy = files.privacy
     bound, by_rdp = privacy["epsilon_max"], privacy["epsilon_max_rdp"]
-    charged = f"{privacy['charged']}; {privacy['scope']}" if "scope" in privacy else privacy["charged"]
+    charged = "; ".join(filter(None, (charged_words(files), privacy.get("scope"))))
     rows = [
         ("epsilon of the whole run (PLD)", epsilon_cell(bound, pointer(PRIVACY, "epsilon_max"))),
         ("epsilon by a second accountant (RDP)", epsilon_cell(by_rdp, pointer(PRIVACY, "epsilon_max_rdp"))),

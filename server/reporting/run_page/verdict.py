@@ -27,6 +27,7 @@ from server.reporting.page.blocks import (
     text,
     words,
 )
+from server.reporting.run_page.guarantee import charged_words
 from server.reporting.run_page.run_files import PRIVACY, SUMMARY, RunFiles
 from server.reporting.run_page.utility import SIMULATION_ONLY
 
@@ -136,8 +137,12 @@ def _private_accuracy(files: RunFiles) -> tuple[Part, ...]:
     if counts and counts["evaluated_model"] == private["evaluated_model"]:
         spread = math.sqrt(counts["num_clients"]) * counts["noise_stddev"]
         largest = _largest(np.array(counts["confusion"]), spread)
+    final = files.summary["final_model"]
+    model = (
+        "" if private["evaluated_model"] == final else f" after round {private['evaluated_model']}, not the final one,"
+    )
     return (
-        "The model is right for ",
+        f"The model{model} is right for ",
         share_cell(private["accuracy"], pointer(*at, "accuracy")),
         f" ({low:.3f} to {high:.3f}) of the held-out images, by counts with noise as a real federation would see "
         f"them.{largest}",
@@ -166,9 +171,7 @@ def _cost(files: RunFiles) -> tuple[Part, ...]:
             "nothing bounds how much.",
         )
     mechanism = mechanism_named(privacy["mechanism"])
-    charged = (
-        "" if privacy["charged"] == "rounds sent" else " (the whole plan is charged, because the run stopped early)"
-    )
+    charged = "" if privacy["charged"] == "rounds sent" else f" ({charged_words(files)})"
     return (
         f"It cost each {privacy['privacy_unit']} epsilon of at most ",
         epsilon_cell(privacy["epsilon_max"], pointer(PRIVACY, "epsilon_max")),

@@ -18,8 +18,12 @@ class TrackerKind:
     connection: str
     where: str
 
+    def load(self) -> None:
+        """Import the package."""
+        import_module(f"server.reporting.tracking.{self.name}_connection")
+
     def connect(self, experiment: Experiment) -> Connection:
-        """Import the package and open a connection."""
+        """Open a connection by the package."""
         module = import_module(f"server.reporting.tracking.{self.name}_connection")
         connected: Connection = getattr(module, self.connection)(experiment)
         return connected

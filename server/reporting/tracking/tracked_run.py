@@ -20,7 +20,7 @@ from server.state.run_directory import RUN_ID
 
 # What each tracker of this run has got, for a run that is resumed.
 TRACKED = "tracked.json"
-_SECONDS_TO_FINISH = 60.0
+_SECONDS_TO_FINISH, _SECONDS_OF_SILENCE = 60.0, 2.0
 _log = logging.getLogger("bract.server")
 
 
@@ -40,6 +40,8 @@ def tracked(folder: Path, kinds: Sequence[TrackerKind], tell: Callable[[str], ob
         yield
         return
     over = threading.Event()
+    # A package that a thread were to import beside the run could be met half-loaded by a client.
+    kinds = [kind for kind in kinds if _loads(kind, tell)]
     copies = (_Copy(kind, folder, tell) for kind in kinds)
     threads = [threading.Thread(target=copy.follow, args=(over,), daemon=True) for copy in copies]
     for thread in threads:
@@ -50,10 +52,24 @@ def tracked(folder: Path, kinds: Sequence[TrackerKind], tell: Callable[[str], ob
         over.set()
         until = time.monotonic() + _SECONDS_TO_FINISH
         for thread in threads:
+            thread.join(_SECONDS_OF_SILENCE)
+        if late := [kind.name for kind, thread in zip(kinds, threads, strict=True) if thread.is_alive()]:
+            tell(f"Waiting up to {_SECONDS_TO_FINISH:.0f} s for the rest of the copy: --track {', '.join(late)}")
+        for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
         for kind, thread in zip(kinds, threads, strict=True):
             if thread.is_alive():
                 tell(f"--track {kind.name} does not answer; the run has ended without the rest of its copy")
+
+
+def _loads(kind: TrackerKind, tell: Callable[[str], object]) -> bool:
+    try:
+        kind.load()
+    # Other people's code may raise anything, and no run ends by it.
+    except Exception as error:
+        tell(f"--track {kind.name} cannot be used in this run, which goes on: {type(error).__name__}: {error}")
+        return False
+    return True
 
 
 class _Copy:

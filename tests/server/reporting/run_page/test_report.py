@@ -317,7 +317,7 @@ def test_a_killed_run_is_not_called_complete(tmp_path: Path) -> None:
         text = write_report(tmp_path / name).read_text(encoding="utf-8")
 
         assert "the run is not complete" in text
-        assert "the whole plan is charged, because the run stopped early" in text
+        assert "the whole plan, until the run is complete" in text
 
 
 def test_a_damaged_file_costs_its_own_sections_alone(tmp_path: Path) -> None:

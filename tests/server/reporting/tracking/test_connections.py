@@ -18,7 +18,10 @@ from server.reporting.tracking.tracked_run import TRACKED
 
 # MLflow's own use of SQLAlchemy warns.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-SETTINGS = ["num-rounds=3", "num-clients=2", "data.partitioner=iid", "model.backbone=cnn", "data.image-size=8"]
+SETTINGS = ["num-rounds=3", "num-clients=2", "data.partitioner=iid"]
+CNN = ["model.backbone=cnn", "data.image-size=8"]
+# Clients of cached features use no torch, which TensorBoard's package imports.
+FEATURES = ["model.backbone=efficientnet_lite0", "data.image-size=32"]
 Read = tuple[dict[int, float], str]
 
 
@@ -71,23 +74,29 @@ def read_wandb(run: Path) -> Read:
 
 
 @pytest.mark.parametrize(
-    ("name", "read"),
-    [("tensorboard", read_tensorboard), ("mlflow", read_mlflow), ("wandb", read_wandb)],
+    ("name", "model", "read"),
+    [("tensorboard", FEATURES, read_tensorboard), ("mlflow", CNN, read_mlflow), ("wandb", CNN, read_wandb)],
 )
 def test_a_tracker_has_the_figures_of_the_run_and_nothing_of_this_machine(
-    name: str, read: Callable[[Path], Read], tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    model: list[str],
+    read: Callable[[Path], Read],
+    tmp_path: Path,
+    own_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     run = tmp_path / "run"
-    options = [word for pair in (*SETTINGS, "privacy.mechanism=none") for word in ("--set", pair)]
+    options = [word for pair in (*SETTINGS, *model, "privacy.mechanism=none") for word in ("--set", pair)]
 
     command = [sys.executable, "-m", "bract", "simulate", *options, "--out", str(run), "--track", name]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert result.returncode == 0, result.stderr
     assert f"Tracked  {name}: " in result.stdout, result.stdout
+    assert json.loads((run / "summary.json").read_text())["failures"] == 0
     lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     values, said = read(run)
     assert values == pytest.approx({line["round"]: line["accuracy"] for line in lines}, abs=1e-6)

@@ -69,6 +69,10 @@ BOOKS: list[Book] = []
 class Kind(registry.TrackerKind):
     """Kind of tracker that needs no package."""
 
+    def load(self) -> None:
+        if self.name == "missing":
+            raise ImportError("half installed")
+
     def connect(self, experiment: Experiment) -> Connection:
         made: Connection = {"book": Book, "broken": Broken, "slow": Slow}[self.name](experiment)
         return made
@@ -163,12 +167,27 @@ def test_a_slow_tracker_delays_no_round(tmp_path: Path) -> None:
 
 def test_a_tracker_that_does_not_answer_holds_no_run_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracked_run, "_SECONDS_TO_FINISH", 0.1)
+    monkeypatch.setattr(tracked_run, "_SECONDS_OF_SILENCE", 0.1)
     files, told = Files(tmp_path / "run"), []
 
     with tracked_run.tracked(files.folder, [kind("slow")], told.append):
         files.write(3, status="complete")
 
-    assert told == ["--track slow does not answer; the run has ended without the rest of its copy"]
+    assert told == [
+        "Waiting up to 0 s for the rest of the copy: --track slow",
+        "--track slow does not answer; the run has ended without the rest of its copy",
+    ]
+
+
+def test_a_package_that_cannot_be_imported_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
+    files, told = Files(tmp_path / "run"), []
+
+    with tracked_run.tracked(files.folder, [kind("missing"), kind("book")], told.append):
+        assert BOOKS == []
+        files.write(1, status="complete")
+
+    assert told[0] == "--track missing cannot be used in this run, which goes on: ImportError: half installed"
+    assert [sorted(book.rounds) for book in BOOKS] == [[1]]
 
 
 def test_a_run_that_stops_before_its_first_round_is_not_tracked(tmp_path: Path) -> None:
