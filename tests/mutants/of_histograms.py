@@ -48,11 +48,12 @@ def histograms_are_free(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant("T2", "noise of the score histograms", settings=_FULL)
-def scores_have_the_noise_of_the_matrix(patch: pytest.MonkeyPatch) -> None:
-    """One closing noise for all that leaves at the end."""
+def scores_share_one_noise_among_the_classes(patch: pytest.MonkeyPatch) -> None:
+    """Each class has its part of the noise that each must have in full."""
 
     def noised(exact: ScoreHistograms, plan: CountsPlan, **more: Any) -> ScoreHistograms:
-        other = plan_module.replace(plan, scores_noise_stddev=plan.closing_noise_stddev)
+        assert plan.scores_noise_stddev is not None
+        other = plan_module.replace(plan, scores_noise_stddev=plan.scores_noise_stddev / plan.num_classes)
         return genuine(exact, other, **more)
 
     genuine = evaluation.noised_histograms
@@ -158,8 +159,8 @@ planted(
     every_case(messages.test_histograms_that_cannot_be_are_refused),
     codec._histograms,
     {
-        "histograms of another shape": ("part.shape != (math.prod(shape),) or ", ""),
-        "counts of any size": (" or ((part > _LARGEST_COUNT) | (part < -_LARGEST_COUNT)).any()", ""),
+        "histograms of another shape": ("or part.shape != (math.prod(shape),)", ""),
+        "counts of any size": ("or ((part > _LARGEST_COUNT) | (part < -_LARGEST_COUNT)).any()", ""),
     },
 )
 planted(

@@ -138,7 +138,7 @@ def test_a_pruning_says_what_it_costs_and_writes_nothing_of_it(
     ("right", "part", "cost", "advice"),
     [
         ((90, 60, 90), "channels", "30.0 points", "Remove less, use --prune-by weights, or train"),
-        ((90, 60, 90), "weights", "30.0 points", "Remove less, train"),
+        ((90, 60, 90), "weights", "30.0 points", "Remove less, or train"),
         ((900, 891, 0), "weights", "9.0 points", "Remove less"),
         ((90, 90, 10), "channels", "0.0 points", ""),
     ],
