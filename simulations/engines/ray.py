@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tomli_w
@@ -124,7 +124,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.kill()
         process.wait()
     for child in psutil.wait_procs(family, timeout=1.0)[1]:
-        child.kill()
+        # It may have ended since it was looked at.
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     psutil.wait_procs(family, timeout=5.0)
 
 
