@@ -108,3 +108,14 @@ def test_the_command_prints_a_table_and_writes_the_page(folders: list[Path], tmp
     assert "<b>" not in page.replace('<b style="', "")
     assert closed.exit_code == 2
     assert "cannot be written" in closed.stderr
+
+
+@pytest.mark.parametrize("name", ["summary.json", "checkpoint.safetensors", "report.html"])
+def test_the_page_takes_the_place_of_no_file_of_a_run(folders: list[Path], name: str) -> None:
+    file = folders[0] / name
+    before = file.read_bytes() if file.exists() else None
+
+    done = CliRunner().invoke(bract.app, ["compare", *map(str, folders), "--out", str(file)])
+
+    assert done.exit_code == 2
+    assert (file.read_bytes() if file.exists() else None) == before
