@@ -6,8 +6,9 @@ from server.reporting.page import render
 from server.reporting.run_page import class_table, clients_table, epsilon_so_far, rounds_csv, utility
 from server.reporting.run_page.run_files import RunFiles
 from tests.mutants.faults import planted, planted_value
+from tests.server.reporting.run_page import test_class_table as by_class
 from tests.server.reporting.run_page import test_epsilon_so_far as so_far
-from tests.server.reporting.run_page import test_report as report
+from tests.server.reporting.run_page import test_what_a_page_shows as report
 
 planted(
     report.test_hostile_names_are_text_and_nothing_else,
@@ -37,7 +38,7 @@ planted(
     {"a round costs a step": ("event.steps // charged * rounds", "rounds")},
 )
 planted(
-    report.test_figures_of_noised_counts_spread_as_the_noise_says,
+    by_class.test_figures_of_noised_counts_spread_as_the_noise_says,
     class_table._ratio,
     {"the noise of errors is left out of an interval": ("cells_of_errors * hits**2", "0 * hits**2")},
 )

@@ -13,7 +13,7 @@ from server.reporting.page.render import render
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_SIGNS = 15.0
 # A large page is rendered seldom enough to leave the run most of a core.
-_MOST_OF_A_CORE = 0.2
+_RENDERING_TO_WAITING = 0.2
 
 
 class Viewers:
@@ -41,7 +41,7 @@ class Viewers:
         started = time.monotonic()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.html = await asyncio.to_thread(lambda: render(self._watched.page(), version=self.version + 1, now=now))
-        self._next_rendering = time.monotonic() + (time.monotonic() - started) / _MOST_OF_A_CORE
+        self._next_rendering = time.monotonic() + (time.monotonic() - started) / _RENDERING_TO_WAITING
         async with self._changed:
             self._mark, self.version = mark, self.version + 1
             self._changed.notify_all()

@@ -61,7 +61,9 @@ def noised_figures(confusion: np.ndarray, cell_stddev: float) -> dict[str, Class
     """
     cells = confusion.astype(np.float64)
     hits = np.diag(cells)
-    missed, alarms = cells.sum(axis=1) - hits, cells.sum(axis=0) - hits
+    # Noise can make a sum of errors negative. Left so in one figure and cut off in another, F1 would contradict the
+    # precision beside it.
+    missed, alarms = (np.maximum(cells.sum(axis=axis) - hits, 0.0) for axis in (1, 0))
     others = len(cells) - 1
     return {
         "precision": _ratio(hits, alarms, others, cell_stddev),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import BractError
@@ -76,7 +77,12 @@ def spent_of(files: RunFiles) -> list[Spent]:
     """
     every = files.config.get("evaluation.every")
     try:
-        return epsilon_so_far(files.privacy, len(files.rounds), every if isinstance(every, int) else 1)
+        found = epsilon_so_far(files.privacy, len(files.rounds), every if isinstance(every, int) else 1)
+        # By RDP the run has noted the figure itself, and versions before did not.
+        return [
+            replace(spent, rdp=line.get("epsilon_so_far", spent.rdp))
+            for spent, line in zip(found, files.rounds, strict=True)
+        ]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, BractError):
         return []
 

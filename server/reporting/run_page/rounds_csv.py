@@ -15,6 +15,7 @@ PRIVATE = ("accuracy", "accuracy_stddev")
 COLUMNS = (
     *("round", "skipped", "clients", "missing", "missing_names", "evaluated_model", *UTILITY),
     *("private_evaluated_model", *(f"private_{key}" for key in PRIVATE)),
+    *("public_test_model", *(f"public_test_{key}" for key in UTILITY)),
     *("simulation_only_model", *(f"simulation_only_{key}" for key in UTILITY)),
     *("epsilon_so_far_pld", "epsilon_so_far_rdp", "epsilon_whole_run_pld", "epsilon_whole_run_rdp"),
     *("bytes_up_per_client", "bytes_down_per_client", "seconds"),
@@ -45,7 +46,7 @@ _WHOLE = {"pld": "epsilon_max", "rdp": "epsilon_max_rdp"}
 
 
 def _row(line: Mapping[str, Any], so_far: Spent | None) -> dict[str, Any]:
-    failures, private = line["failures"], line.get("private", {})
+    failures, private, public = line["failures"], line.get("private", {}), line.get("public_test", {})
     hidden = line.get("simulation_only")
     mark, model = ("simulation_only_", "simulation_only_model") if hidden else ("", "evaluated_model")
     row: dict[str, Any] = {
@@ -62,6 +63,8 @@ def _row(line: Mapping[str, Any], so_far: Spent | None) -> dict[str, Any]:
     }
     row |= {f"{mark}{key}": line.get(key) for key in UTILITY}
     row |= {f"private_{key}": private.get(key) for key in PRIVATE}
+    row |= {"public_test_model": public.get("evaluated_model")}
+    row |= {f"public_test_{key}": public.get(key) for key in UTILITY}
     if so_far is not None:
         row |= {"epsilon_so_far_pld": so_far.pld, "epsilon_so_far_rdp": so_far.rdp}
     return row

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Metric, Param
 
 from server.reporting.tracking.contract import PROJECT, Experiment
+from server.reporting.tracking.released_values import without_password
 
 # MLflow refuses larger batches.
 _BATCH = 100
@@ -23,9 +23,7 @@ class MlflowConnection:
 
     def __init__(self, experiment: Experiment) -> None:
         self._client = MlflowClient()
-        # An address can hold a password.
-        uri = urlsplit(get_tracking_uri())
-        self.place = f"{uri._replace(netloc=uri.netloc.rpartition('@')[2]).geturl()}, experiment {PROJECT}"
+        self.place = f"{without_password(get_tracking_uri())}, experiment {PROJECT}"
         self.tracked_as = experiment.tracked_as or self._new_run(experiment)
 
     def _new_run(self, experiment: Experiment) -> str:

@@ -83,3 +83,16 @@ def pictures(folder: Path, summary: Mapping[str, Any]) -> dict[str, Path]:
     if summary["private"] and summary["config"]["data.source"] != OWN_IMAGES:
         return {}
     return {name: folder / file for name, file in _PICTURES.items() if (folder / file).is_file()}
+
+
+def without_password(address: str) -> str:
+    """Return an address without the name and password of its user.
+
+    >>> without_password("https://anna:secret@tracker.example:5000/path")
+    'https://tracker.example:5000/path'
+    >>> without_password("sqlite:////home/anna/mlflow.db")
+    'sqlite:////home/anna/mlflow.db'
+    """
+    before, marked, after = address.partition("://")
+    host, slash, path = after.partition("/")
+    return f"{before}{marked}{host.rpartition('@')[2]}{slash}{path}"

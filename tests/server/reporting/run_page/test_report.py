@@ -9,93 +9,29 @@ Drives `server.reporting.counts_file`, `server.reporting.run_page.class_table`,
 `server.commands.report`.
 """
 
-import csv
 import hashlib
-import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import bract
-from common.system.console import printable
 from server.reporting.run_page import clients_table, report
-from server.reporting.run_page.class_table import exact_figures, noised_figures
 from server.reporting.run_page.clients_table import clients_section
 from server.reporting.run_page.report import REPORT, try_report, write_report
-from server.reporting.run_page.rounds_csv import COLUMNS, ROUNDS_CSV
+from server.reporting.run_page.rounds_csv import ROUNDS_CSV
 from server.reporting.run_page.run_files import read_run
-from tests.support.server.run_folders import HOSTILE, OPEN, PRIVATE, RunOnDisk
+from tests.support.server.report_pages import FAULTY, RUNS, page_of, rows_of, value_at
+from tests.support.server.run_folders import OPEN, RunOnDisk
 
 SECTIONS = [
     *("Verdict", "Planned and met clients", "Curves", "Confusion matrix", "By class", "Calibration"),
     *("Clients and classes", "Each client", "Bytes and seconds", "Privacy", "Audits", "Refusals and faults"),
     "Settings, versions and hashes",
 ]
-FAULTY = RunOnDisk(
-    PRIVATE,
-    clients=("north", "south", "east", "west", "centre"),
-    rounds=6,
-    planned=6,
-    failures={2: {"south": "TIMEOUT"}, 3: {"south": "TIMEOUT", "east": "LOST"}},
-    skipped=(5,),
-    refusals={"node 77": "POLICY"},
-    num_clients=7,
-    simulated=False,
-)
-RUNS = {
-    "private": RunOnDisk(PRIVATE),
-    "open": RunOnDisk(OPEN),
-    "real": FAULTY,
-    "open-real": RunOnDisk(OPEN, simulated=False),
-    "client-level": RunOnDisk({"privacy.mechanism": "client-dp", "privacy.noise-multiplier": 40.0}),
-    "without-counts": RunOnDisk(PRIVATE | {"privacy.metrics": "none"}),
-    "killed": RunOnDisk(PRIVATE, rounds=2, complete=False),
-    "interrupted": RunOnDisk(PRIVATE, rounds=3, complete=False, interrupted=True),
-    "before-the-first-round": RunOnDisk(PRIVATE, rounds=0, complete=False),
-    "scored": RunOnDisk(PRIVATE | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
-    "scored-open": RunOnDisk(OPEN | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
-    "hostile": RunOnDisk(OPEN, clients=HOSTILE, classes=HOSTILE, failures={1: {HOSTILE[2]: "TIMEOUT"}}),
-    "many-classes": RunOnDisk(PRIVATE, classes=[f"class {number}" for number in range(30)], rounds=2, planned=2),
-}
-
-
-class Page(HTMLParser):
-    """Figures, texts and addresses of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.figures: list[tuple[str, str, str]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.titles: list[str] = []
-        self._open: dict[str, str | None] | None = None
-        self._words, self._in = "", ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._in, self._words = tag, ""
-        if tag == "data":
-            self._open = dict(attrs)
-
-    def handle_data(self, data: str) -> None:
-        self._words += data
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "data" and self._open is not None:
-            self.figures.append((self._open.get("data-from") or "", self._open["value"] or "", self._words))
-            self._open = None
-        elif tag == "h2":
-            self.titles.append(self._words)
-
-
-def page_of(folder: Path) -> Page:
-    return Page((folder / REPORT).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(name="folder", scope="module", params=RUNS)
@@ -104,21 +40,6 @@ def folder_fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     RUNS[request.param].write(folder)
     write_report(folder)
     return folder
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
-
-
-def value_at(folder: Path, source: str) -> Any:
-    name, _, keys = source.partition("#/")
-    text = (folder / name).read_text(encoding="utf-8")
-    value: Any = [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
-    for escaped in keys.split("/"):
-        key = escaped.replace("~1", "/").replace("~0", "~")
-        named = {printable(name, keep=""): part for name, part in value.items()} if isinstance(value, dict) else {}
-        value = named[key] if named else value[int(key)]
-    return value
 
 
 def test_every_figure_equals_the_file_that_it_names(folder: Path) -> None:
@@ -171,31 +92,6 @@ def test_a_page_loads_and_sends_nothing(folder: Path) -> None:
     assert [attributes for attributes in scripts if attributes.get("type") != "application/json"] == [{}]
 
 
-def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
-    RUNS["hostile"].write(tmp_path / "run")
-    write_report(tmp_path / "run")
-    text = (tmp_path / "run" / REPORT).read_text(encoding="utf-8")
-
-    assert "<img src=x" not in text
-    assert text.count("<script") == 1
-    assert "\u202e" not in text
-    assert "\x1b" not in text
-    assert "\u2066" not in text
-    assert "n" * 1001 not in text
-    rows = rows_of(tmp_path / "run" / ROUNDS_CSV)
-    assert rows[0]["missing_names"].startswith("'=HYPERLINK")
-
-
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", "  =1", "\r=1"])
-def test_no_name_becomes_a_formula(name: str, tmp_path: Path) -> None:
-    RunOnDisk(OPEN, clients=(name, "south"), failures={1: {name: "TIMEOUT"}}).write(tmp_path / "run")
-    write_report(tmp_path / "run")
-
-    row = next(csv.reader((tmp_path / "run" / ROUNDS_CSV).read_text(encoding="utf-8").splitlines()[1:]))
-    assert all(not cell.strip().startswith(("=", "+", "-", "@")) for cell in row)
-    assert row[COLUMNS.index("missing_names")].startswith("'")
-
-
 def test_the_table_of_rounds_holds_the_rounds(folder: Path) -> None:
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     privacy = json.loads((folder / "privacy.json").read_text())
@@ -206,6 +102,8 @@ def test_the_table_of_rounds_holds_the_rounds(folder: Path) -> None:
         assert float(row["seconds"]) == line["seconds"]
         assert float(row["bytes_up_per_client"]) == line["bytes_up"]
         assert row["private_accuracy"] == str(line.get("private", {}).get("accuracy", ""))
+        assert row["public_test_loss"] == str(line.get("public_test", {}).get("loss", ""))
+        assert row["epsilon_so_far_rdp"] == str(line.get("epsilon_so_far", ""))
         shown = row["simulation_only_accuracy"] if line.get("simulation_only") else row["accuracy"]
         assert shown == str(line.get("accuracy", ""))
         # Under a mechanism the open columns stay empty: a reader must not take them for what was released.
@@ -217,29 +115,6 @@ def test_the_table_of_rounds_holds_the_rounds(folder: Path) -> None:
         assert so_far[-1] <= float(rows[-1]["epsilon_whole_run_pld"]) == privacy["epsilon_max"]
     elif rows:
         assert rows[0]["epsilon_so_far_pld"] == rows[0]["epsilon_whole_run_pld"] == ""
-
-
-def outside_boxes(text: str) -> str:
-    return re.sub(r'<aside class="notice simulation".*?</aside>', "", text, flags=re.DOTALL)
-
-
-def test_under_a_mechanism_the_main_part_has_nothing_that_only_a_simulation_sees(tmp_path: Path) -> None:
-    """Every exact figure is inside a marked box."""
-    for name in ("private", "client-level", "without-counts", "killed"):
-        RUNS[name].write(tmp_path / name)
-        write_report(tmp_path / name)
-        text = (tmp_path / name / REPORT).read_text(encoding="utf-8")
-        sources = [source for source, _, _ in Page(outside_boxes(text)).figures]
-
-        hidden = re.compile(
-            r"counts.json#/(exact|images)|checkpoint|summary.json#/(accuracy|macro_f1|balanced_accuracy|evaluated_examples"
-            r"|per_class)|rounds.jsonl#/\d+/(accuracy|macro_f1|balanced_accuracy|loss|examples|evaluated_model)"
-        )
-        assert not [source for source in sources if hidden.match(source)]
-        # The heading of figures by client that follow from exact counts.
-        assert "held-out images</th>" not in outside_boxes(text)
-        if name == "private":
-            assert [source for source, _, _ in Page(text).figures if hidden.match(source)]
 
 
 @pytest.mark.parametrize(("name", "said"), [("scored", "the noise in the counts alone"), ("scored-open", "differ on")])
@@ -254,39 +129,6 @@ def test_scores_that_clients_released_give_calibration_and_auroc(name: str, said
     assert said in text
     assert "rounds.jsonl#/3/public_test/accuracy" in shown
     assert text.index("public test images") < text.index("Confusion matrix</h2>")
-
-
-@pytest.mark.parametrize("kept", ["summary.json", "privacy.json", "neither"])
-def test_a_page_without_some_files_hides_what_only_a_simulation_sees(kept: str, tmp_path: Path) -> None:
-    RUNS["private"].write(tmp_path)
-    for name in {"summary.json", "privacy.json"} - {kept}:
-        (tmp_path / name).unlink()
-
-    page = write_report(tmp_path).read_text(encoding="utf-8")
-
-    assert page.index("Simulation only") < page.index("Accuracy and F1 on held-out images")
-
-
-def test_a_report_names_no_place_on_the_machine(tmp_path: Path) -> None:
-    settings = PRIVATE | {"data.path": "/home/anna/scans", "privacy.policy": "/home/anna/policy.toml"}
-    RunOnDisk(settings).write(tmp_path / "run")
-
-    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-
-    assert "/home/anna" not in page
-    assert str(tmp_path) not in page
-    assert "data.path" in page
-
-
-def test_the_page_of_an_open_run_says_that_it_is_not_private(tmp_path: Path) -> None:
-    RUNS["open"].write(tmp_path / "run")
-    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
-
-    assert "<strong>NOT PRIVATE</strong>" in text
-    assert "Nobody. The run has no privacy mechanism." in text
-    assert 'class="grade critical"' in text
-    assert 'class="notice simulation"' in text  # the images of each class at each client
-    assert "epsilon so far" not in text.lower()
 
 
 def test_missing_clients_and_faults_are_named_and_bold(tmp_path: Path) -> None:
@@ -377,31 +219,6 @@ def test_the_command_writes_page_and_table(tmp_path: Path) -> None:
     assert (tmp_path / "run" / ROUNDS_CSV).is_file()
     assert refused.exit_code == 2
     assert "does not hold a run" in refused.stderr
-
-
-def test_figures_of_exact_counts_have_wilsons_intervals() -> None:
-    found = exact_figures(np.array([[8, 2], [0, 0]]))
-
-    # Wilson's interval of 8 in 10, as scipy and every textbook have it.
-    assert (found["recall"].low[0], found["recall"].high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    # Right among all that are of the class or predicted as it: 8 in 10. F1 is 2 x 8 / (2 x 8 + 2).
-    assert found["f1"].values[0] == pytest.approx(16 / 18)
-    assert found["f1"].low[0] == pytest.approx(2 * 0.4902 / 1.4902, abs=1e-4)
-    assert np.isnan(found["recall"].low[1])  # no image of that class
-
-
-def test_figures_of_noised_counts_spread_as_the_noise_says() -> None:
-    """The linear error against 4,000 draws."""
-    rng = np.random.default_rng(3)
-    cells = np.array([[400, 60, 40], [30, 500, 70], [10, 20, 600]])
-    draws = cells + rng.normal(0, 8, (4000, 3, 3))
-    found = noised_figures(cells, 8.0)
-    drawn = [noised_figures(draw, 8.0) for draw in draws]
-
-    for key, of in found.items():
-        spread = np.std([figures[key].values for figures in drawn], axis=0)
-        assert of.high - of.values == pytest.approx(spread, rel=0.06)
-    assert np.isnan(noised_figures(np.array([[3, 1], [1, 3]]), 8.0)["recall"].values).all()
 
 
 def test_clients_are_listed_by_name_and_never_by_a_figure(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def read_tensorboard(run: Path) -> Read:
     events.Reload()
     (settings,) = events.Tensors("settings/text_summary")
     assert events.Images("curves")
+    assert [file.suffix for file in (run / "tensorboard").iterdir()] == [".bract"], "a new file's name holds the host's"
     return {one.step: one.value for one in events.Scalars("accuracy")}, settings.tensor_proto.string_val[0].decode()
 
 

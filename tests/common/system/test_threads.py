@@ -1,0 +1,25 @@
+"""A process of a client keeps to one thread, also while another thread is loading torch."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from common.system.threads import pin_to_one_thread
+
+
+def test_a_torch_that_is_still_being_loaded_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+
+    pin_to_one_thread()
+
+
+def test_a_loaded_torch_gets_one_thread() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        pin_to_one_thread()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
