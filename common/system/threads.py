@@ -4,6 +4,8 @@ Small steps are faster with one thread, and give the same bits on every engine.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 
@@ -22,3 +24,20 @@ def pin_to_one_thread() -> None:
     # Another thread may be in the middle of importing it.
     if torch is not None and hasattr(torch, "set_num_threads") and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in torch on one thread.
+
+    OneDNN may choose other kernels for more. Copying hundreds of small tensors is slower on more, because the threads
+    wait for each other at each one.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

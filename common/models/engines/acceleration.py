@@ -5,8 +5,9 @@ import copy
 import torch
 
 from common.models.classifier import Network
-from common.models.engines.feature_engine import CHUNK, fast_dtype, one_thread
+from common.models.engines.feature_engine import CHUNK, fast_dtype
 from common.models.engines.fused_convolutions import fuse_convolutions
+from common.system.threads import one_thread
 
 
 def accelerated(network: Network, device: str) -> tuple[Network, str]:
@@ -20,7 +21,7 @@ def accelerated(network: Network, device: str) -> tuple[Network, str]:
     kind, _, dtype = network.engine.partition("-")
     if kind == "fused":
         side = network.body.preprocessing.image_size
-        network = copy.deepcopy(network)
         with one_thread():
+            network = copy.deepcopy(network)
             fuse_convolutions(network.body, side, CHUNK, getattr(torch, dtype))  # type: ignore[arg-type]
     return network, dtype

@@ -8,10 +8,10 @@ import copy
 import logging
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from common.system.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -128,19 +128,3 @@ def _fused(body: "Backbone", side: int, batch_size: int, dtype: str) -> "Backbon
     fused = copy.deepcopy(body)
     fuse_convolutions(fused, side, batch_size, getattr(torch, dtype))
     return fused
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread.
-
-    OneDNN may choose other kernels for more.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from common.system.threads import pin_to_one_thread
+from common.system.threads import one_thread, pin_to_one_thread
 
 
 def test_a_torch_that_is_still_being_loaded_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,5 +21,16 @@ def test_a_loaded_torch_gets_one_thread() -> None:
         torch.set_num_threads(2)
         pin_to_one_thread()
         assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_thread_holds_for_a_block_alone() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
