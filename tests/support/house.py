@@ -5,7 +5,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +48,12 @@ def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(file: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a file's syntax tree."""
+    return tuple(ast.walk(tree_of(file)))
+
+
 def module_of(file: Path) -> str:
     """Return the name that a product file is imported by."""
     return name_of(file).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
@@ -55,7 +61,7 @@ def module_of(file: Path) -> str:
 
 def imports_of(file: Path) -> Iterator[str]:
     """Yield the modules that a file imports anywhere, names of submodules included."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -65,7 +71,7 @@ def imports_of(file: Path) -> Iterator[str]:
 
 def functions_of(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield every function and method of a file."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -122,20 +128,22 @@ def _components(graph: Mapping[str, set[str]]) -> list[set[str]]:
     return groups
 
 
-def retired_names() -> dict[str, set[str]]:
-    """Return file -> retired names that it still uses as identifiers."""
-    found = {}
+def retired_names() -> list[str]:
+    """Return `file: name` of each retired name that is still an identifier."""
+    found = []
     for file in product_files():
-        used = {node.id for node in ast.walk(tree_of(file)) if isinstance(node, ast.Name)}
-        used |= {node.attr for node in ast.walk(tree_of(file)) if isinstance(node, ast.Attribute)}
-        used |= {node.arg for node in ast.walk(tree_of(file)) if isinstance(node, ast.arg)}
-        used |= {
-            node.name
-            for node in ast.walk(tree_of(file))
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        }
-        if left := used & set(RETIRED_NAMES) - RETIRED_BUT_STORED.get(name_of(file), set()):
-            found[name_of(file)] = left
+        used = set()
+        for node in nodes_of(file):
+            if isinstance(node, ast.Name):
+                used.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                used.add(node.attr)
+            elif isinstance(node, ast.arg):
+                used.add(node.arg)
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                used.add(node.name)
+        left = used & set(RETIRED_NAMES) - RETIRED_BUT_STORED.get(name_of(file), set())
+        found += [f"{name_of(file)}: {name}" for name in sorted(left)]
     return found
 
 
@@ -151,7 +159,7 @@ def mechanism_comparisons() -> list[str]:
     for file in product_files():
         if name_of(file).startswith("common/config/") or name_of(file) == "common/privacy/mechanisms.py":
             continue
-        for node in ast.walk(tree_of(file)):
+        for node in nodes_of(file):
             if isinstance(node, ast.Compare):
                 values = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
                 named = values & PRIVATE or ("none" in values and "mechanism" in ast.unparse(node))
@@ -198,7 +206,7 @@ def product_lines() -> int:
 
 def voice_faults() -> list[str]:
     """Return every docstring summary or text that breaks the rules of voice."""
-    return [f"{name_of(file)}:{fault}" for file in product_files() for fault in faults_of(tree_of(file))]
+    return [f"{name_of(file)}:{fault}" for file in product_files() for fault in faults_of(nodes_of(file))]
 
 
 def untested_modules() -> list[str]:
@@ -214,42 +222,46 @@ def untested_modules() -> list[str]:
     return untested
 
 
+def crowded_folders() -> list[str]:
+    """Return the folders with more modules than the limit."""
+    return [f"{folder}: {number}" for folder, number in folder_sizes().items() if number > MAX_FILES]
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One line of the report."""
+    """One line of the report.
+
+    Its value is the number of places that it finds when it is asked. Nothing is read when this module is imported.
+    """
 
     name: str
-    value: int
-    limit: int
-    where: list[str]
+    find: Callable[[], Sequence[object]]
+    limit: int = 0
 
 
-def figures() -> list[Figure]:
-    """Return every figure with its limit, and where it comes from."""
-    folders = {folder: number for folder, number in folder_sizes().items() if number > MAX_FILES}
-    retired = retired_names()
-    return [
-        Figure("import circles", len(import_circles()), 0, [", ".join(sorted(group)) for group in import_circles()]),
-        Figure(f"folders with more than {MAX_FILES} modules", len(folders), 0, list(map(str, folders.items()))),
-        Figure(f"files with more than {MAX_LINES} lines", len(long_files()), 0, long_files()),
-        Figure(f"functions of {MAX_FUNCTION} lines or more", len(long_functions()), 0, long_functions()),
-        Figure("files with retired names", len(retired), 0, [f"{file}: {names}" for file, names in retired.items()]),
-        Figure("files that name a mechanism", len(mechanism_files()), MAX_MECHANISM_FILES, mechanism_files()),
-        Figure("comparisons with a mechanism's name", len(mechanism_comparisons()), 1, mechanism_comparisons()),
-        Figure("functions that take RunConfig", len(run_config_functions()), MAX_RUN_CONFIG, run_config_functions()),
-        Figure("product modules that import unittest", len(mock_imports()), 0, mock_imports()),
-        Figure("modules that no test names", len(untested_modules()), 0, untested_modules()),
-        Figure("faults of voice", len(voice_faults()), 0, voice_faults()),
-    ]
+FIGURES = (
+    Figure("import circles", import_circles),
+    Figure(f"folders with more than {MAX_FILES} modules", crowded_folders),
+    Figure(f"files with more than {MAX_LINES} lines", long_files),
+    Figure(f"functions of {MAX_FUNCTION} lines or more", long_functions),
+    Figure("uses of retired names", retired_names),
+    Figure("files that name a mechanism", mechanism_files, MAX_MECHANISM_FILES),
+    Figure("comparisons with a mechanism's name", mechanism_comparisons, 1),
+    Figure("functions that take RunConfig", run_config_functions, MAX_RUN_CONFIG),
+    Figure("product modules that import unittest", mock_imports),
+    Figure("modules that no test names", untested_modules),
+    Figure("faults of voice", voice_faults),
+)
 
 
 def main() -> None:
     """Print every figure, and what is beyond its limit."""
     print(f"{product_lines():>6}  lines of product code in {len(product_files())} modules")  # noqa: T201
-    for figure in figures():
-        print(f"{figure.value:>6}  {figure.name} (limit {figure.limit})")  # noqa: T201
-        if figure.value > figure.limit:
-            for line in figure.where:
+    for figure in FIGURES:
+        found = figure.find()
+        print(f"{len(found):>6}  {figure.name} (limit {figure.limit})")  # noqa: T201
+        if len(found) > figure.limit:
+            for line in found:
                 print(f"          {line}")  # noqa: T201
 
 

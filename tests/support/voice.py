@@ -5,7 +5,7 @@ A summary is one plain sentence. A function's begins with a verb in the imperati
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 MAX_WORDS = 14
 VERBS = frozenset(
@@ -42,6 +42,7 @@ NO_OPENING = frozenset(
     with without
     """.split()  # noqa: SIM905
 )
+_VERBS_AT_THE_START = frozenset(verb.capitalize() for verb in VERBS)
 _SECOND_CLAUSE = re.compile(
     r", (and|but|so|or|which|who|that|because|whatever|whoever|where|if|then|else|since|while|for)\b"
 )
@@ -77,14 +78,14 @@ def faults_in(summary: str, kind: str) -> Iterator[str]:
         yield f"{first!r} is not a verb in the imperative"
     if kind != "function" and first.lower() in NO_OPENING:
         yield f"{first!r} does not open a noun phrase"
-    reads_as_verb = first in {verb.capitalize() for verb in VERBS} and not _NOUN_PHRASE.match(summary)
+    reads_as_verb = first in _VERBS_AT_THE_START and not _NOUN_PHRASE.match(summary)
     if kind in ("module", "class") and reads_as_verb:
         yield f"{first!r} reads as a verb"
 
 
-def faults_of(tree: ast.Module) -> Iterator[str]:
-    """Yield `line: what is wrong` for every docstring and text of a module."""
-    for node in ast.walk(tree):
+def faults_of(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield `line: what is wrong` for every docstring and text among a module's nodes."""
+    for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             for fault in faults_in(summary_of(docstring), _kind_of(node)) if docstring else ():

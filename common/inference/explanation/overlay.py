@@ -44,5 +44,5 @@ def draw_overlay(picture: "Image", heat: np.ndarray) -> "Image":
 def as_png(picture: "Image") -> bytes:
     """Return a picture as a PNG file."""
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return stream.getvalue()
