@@ -31,6 +31,8 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "common/ledger/data_holder.py _write_head": (False, OWNER),
     # Made anew at each start.
     "client/runtime/supernode.py supernode_of": (False, OWNER),
+    # What a client does now, for its operator.
+    "client/status/activity.py _write": (False, OWNER),
     "server/reporting/tracking/tracked_run.py _note": (False, ALL),
     # Results, which follow from the checkpoint.
     "server/state/run_directory.py write_model": (False, ALL),

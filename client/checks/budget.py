@@ -5,6 +5,7 @@ Nothing is written into the ledger.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
@@ -14,13 +15,12 @@ from common.ledger.audit.audit import audit_ledger
 from common.ledger.audit.report import LedgerReport
 from common.ledger.data_holder import LEDGER_FILE
 from common.ledger.holder_keys import HolderKeys
-from common.ledger.remaining_budget import Budget, budget_of
+from common.ledger.remaining_budget import NEARLY_SPENT, Budget, budget_of
 from common.privacy.policy import Policy
 from common.system.console import format_epsilon
 from common.system.paths import bract_home
 
 _KEYS = ("fingerprint.key", "signing.key")
-_NEARLY_SPENT = 0.25
 
 
 def check_ledger() -> tuple[LedgerReport | None, Finding]:
@@ -37,21 +37,38 @@ def check_ledger() -> tuple[LedgerReport | None, Finding]:
             "ledger", f"there is no ledger at {file}", f"is BRACT_HOME what it was at init? If so, {backup}"
         )
     try:
-        trouble = _trouble_with_keys(holder)
+        heads = last_heads()
         report = _audited(file)
-        if report.remarks.doubts:
-            more = len(report.remarks.doubts) - 1
-            trouble = (f"{report.remarks.doubts[0]}" + (f" (and {more} more)" if more else ""), backup)
-        elif trouble is None and report.ledger != HolderKeys.of_folder(holder).ledger_id:
-            trouble = (f"{file} was made with other keys than those beside it", backup)
-        elif trouble is None and not _has_its_head(report):
-            trouble = (f"{file} is an older copy: later charges are missing in it", backup)
+        trouble = ledger_trouble(report, heads)
     except BractError as error:
         return None, fail("ledger", str(error), f"if it is damaged, {backup}")
     if trouble is not None:
-        return report, fail("ledger", *trouble)
+        return report, fail("ledger", trouble[0], trouble[1] or backup)
     count = "1 entry" if report.entries == 1 else f"{report.entries} entries, each chained to the one before"
     return report, ok("ledger", f"{count}; id {report.ledger[:8]}")
+
+
+def ledger_trouble(report: LedgerReport, heads: Mapping[str, tuple[int, str] | None]) -> tuple[str, str] | None:
+    """Return a fault of the ledger or its keys with its remedy.
+
+    The result is None without a fault. The remedy is empty where a backup must be restored. `heads` are from
+    `last_heads`, read before the report.
+
+    Raises:
+        LedgerError: The keys cannot be read.
+    """
+    holder = report.file.parent
+    if report.remarks.doubts:
+        more = len(report.remarks.doubts) - 1
+        return f"{report.remarks.doubts[0]}" + (f" (and {more} more)" if more else ""), ""
+    if (trouble := _trouble_with_keys(holder)) is not None:
+        return trouble
+    if report.ledger != HolderKeys.of_folder(holder).ledger_id:
+        return f"{report.file} was made with other keys than those beside it", ""
+    seq, digest = heads.get(report.ledger, (0, "")) or (-1, "")
+    if seq and report.hashes.get(seq) != digest:
+        return f"{report.file} is an older copy: later charges are missing in it", ""
+    return None
 
 
 def check_budget(client: str, policy: Policy, report: LedgerReport) -> Finding:
@@ -89,16 +106,20 @@ def _trouble_with_keys(holder: Path) -> tuple[str, str] | None:
     return None
 
 
-def _has_its_head(report: LedgerReport) -> bool:
-    """Return whether the ledger holds the last entry of its latest use."""
-    file = bract_home() / "heads" / f"{report.ledger}.json"
-    if not file.is_file():
-        return True
-    try:
-        head = json.loads(file.read_text())
-        return bool(report.hashes.get(int(head["seq"])) == head["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def last_heads() -> dict[str, tuple[int, str] | None]:
+    """Return the last entry of each ledger's latest use, by ledger id.
+
+    None stands for a file that cannot be read. Call this before the ledger is read: a running client may append
+    between the two, and the ledger's snapshot would then look like an older copy.
+    """
+    heads: dict[str, tuple[int, str] | None] = {}
+    for file in (bract_home() / "heads").glob("*.json"):
+        try:
+            head = json.loads(file.read_text())
+            heads[file.stem] = int(head["seq"]), str(head["hash"])
+        except (OSError, ValueError, KeyError, TypeError):
+            heads[file.stem] = None
+    return heads
 
 
 def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerReport) -> Finding:
@@ -109,7 +130,7 @@ def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerRep
         f"({policy.accountant.upper()}, delta {policy.delta:g})"
     )
     if not budget.nothing_left:
-        if budget.left < _NEARLY_SPENT * policy.max_epsilon:
+        if budget.left < NEARLY_SPENT * policy.max_epsilon:
             return warn(
                 "budget", f"{spent}; about {budget.left:.2f} is left", "a further run must ask for less than that"
             )

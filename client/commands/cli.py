@@ -13,11 +13,13 @@ from client.commands.operate import (
     REVIEW_HELP,
     START_HELP,
     STATUS_HELP,
+    WATCH_HELP,
     check_command,
     leave_command,
     review_command,
     start_command,
     status_command,
+    watch_command,
 )
 from common.system.console import bar_factory, plain_errors
 
@@ -46,6 +48,7 @@ def mount(app: typer.Typer) -> None:
     client.command("check", help=CHECK_HELP)(check_command)
     client.command("start", help=START_HELP)(start_command)
     client.command("status", help=STATUS_HELP)(status_command)
+    client.command("watch", help=WATCH_HELP)(watch_command)
     client.command("review", help=REVIEW_HELP)(review_command)
     client.command("leave", help=LEAVE_HELP)(leave_command)
     app.add_typer(client, name="client")

@@ -1,4 +1,4 @@
-"""The commands `check`, `start`, `status`, `review` and `leave` of `bract client`."""
+"""The commands `check`, `start`, `status`, `watch`, `review` and `leave` of `bract client`."""
 
 import json
 import shlex
@@ -38,6 +38,20 @@ STATUS_HELP = """Show the runs of this client, its spent and remaining budget, a
 Reads the ledger only; a running client is not disturbed.
 
 Example: bract client status ward-7
+"""
+WATCH_HELP = """Show this client in the browser while it runs, for whoever answers for its images.
+
+The page says what the client does now, what is left of the budget and how many images are near the cap, which runs it
+took part in and what each has cost, what was refused and why, which code is pinned, and what may leave this client. It
+is read-only: the ledger is never locked or written, and nothing of the page goes to the server. This machine alone can
+open it, at the address that is printed. On a machine without a browser, forward the port: ssh -L PORT:127.0.0.1:PORT.
+Ctrl-C ends the page, not the client.
+
+Examples:
+
+  bract client watch ward-7
+
+  bract client watch ward-7 --port 8400
 """
 REVIEW_HELP = """Show the differences between two bundles of code, before you pin one.
 
@@ -152,6 +166,18 @@ def status_command(folder: Folder, as_json: Json = False) -> None:
         typer.echo(json.dumps(status.as_json(), indent=2))
     else:
         show_status(status, Console())
+
+
+def watch_command(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page; a free one if 0.")] = 0,
+) -> None:
+    """Show a client while it runs."""
+    from client.status.watched_client import WatchedClient
+    from common.live_page.serve import serve_page
+
+    with plain_errors("The page is closed. The client is as it was."):
+        serve_page(WatchedClient(_absolute(folder)), port=port)
 
 
 def review_command(

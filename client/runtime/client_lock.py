@@ -9,6 +9,8 @@ from pathlib import Path
 from client.client_config import Site
 from common.errors import ConfigError
 
+_INSTANT = 0.1
+
 
 @contextmanager
 def hold_lock(site: Site) -> Iterator[None]:
@@ -21,7 +23,8 @@ def hold_lock(site: Site) -> Iterator[None]:
 
     lock = FileLock(site.lock_file, mode=0o600)
     try:
-        lock.acquire(timeout=0)
+        # `is_running` holds a shared lock for an instant, and a live page asks it twice a second.
+        lock.acquire(timeout=_INSTANT, poll_interval=_INSTANT / 5)
     except Timeout:
         raise ConfigError(f"the client in {site.folder} is running already: stop that process first") from None
     try:

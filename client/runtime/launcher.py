@@ -21,6 +21,7 @@ from client.runtime.operator_log import OperatorLog
 from client.runtime.supernode_api import Offers
 from client.runtime.task import run_task
 from client.runtime.task_protocol import Order
+from client.status.activity import ActivityRecord
 
 _IDLE_SECONDS = 1.0
 _ALERT_SECONDS = 5.0
@@ -54,10 +55,13 @@ class Launcher:
         address: The SuperNode's address for tasks, `host:port`.
         secret: Secret that this process shares with the SuperNode.
         operator: Log for the operator.
+        activity: Record of the tasks.
     """
 
-    def __init__(self, folder: Path, address: str, secret: bytes, operator: OperatorLog) -> None:
-        self._folder, self._address, self._operator = folder, address, operator
+    def __init__(
+        self, folder: Path, address: str, secret: bytes, operator: OperatorLog, activity: ActivityRecord
+    ) -> None:
+        self._folder, self._address, self._operator, self._activity = folder, address, operator, activity
         self._offers = Offers(address, secret)
         self._running: _Running | None = None
         self._asked_at = self._stirred_at = 0.0
@@ -101,6 +105,7 @@ class Launcher:
             self._running.process.kill()
             self._running.process.join()
             self._running = None
+            self._activity.task("")
         self._offers.close()
 
     def _start(self, order: Order) -> None:
@@ -110,6 +115,7 @@ class Launcher:
         process.start()
         writer.close()
         self._running = _Running(order, process, reader)
+        self._activity.task(self._running.label)
 
     def _read_reports(self, task: _Running) -> None:
         # Asked before reading: a process that ends in between has its last reports read in the next turn.
@@ -129,13 +135,16 @@ class Launcher:
             self._operator.log(int(level), str(text))
         elif "asked" in report:
             task.kind, task.envelope = _plain_kind(report["asked"][0]), bytes.fromhex(report["asked"][1])
+            self._activity.task(task.label)
         elif "round" in report:
             task.server_round = int(report["round"])
+            self._activity.task(task.label)
         elif "done" in report:
             task.over = True
             seconds = time.monotonic() - task.begun
             remark = f"not answered ({report['done']})" if report["done"] else "answered"
             self._operator.say(f"{task.label}: {remark} in {seconds:.1f} s")
+            self._activity.done(task.label, seconds, str(report["done"]))
 
     def _finish(self, task: _Running) -> None:
         task.process.join(_ENDING_SECONDS)
@@ -146,7 +155,9 @@ class Launcher:
         self._running = None
         if task.over:
             return
-        self._operator.warn(f"{task.label}: its process ended without an answer (exit code {task.process.exitcode})")
+        ended = f"its process ended without an answer (exit code {task.process.exitcode})"
+        self._operator.warn(f"{task.label}: {ended}")
+        self._activity.done(task.label, time.monotonic() - task.begun, ended)
         # Another process answers with a failure code, or the server would wait for this client until its deadline.
         if task.envelope and not task.order.unanswered:
             order = task.order

@@ -21,6 +21,8 @@ from client.runtime.supernode_log import NodeLog
 from client.runtime.task import check_pinned
 from client.setup.ca_certificate import read_authority
 from client.setup.node_key import read_node_key
+from client.status.activity import ActivityRecord, Link
+from client.status.pin_history import note_pin
 from common.errors import BundleError, ConfigError
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_digest, installed_bundle
@@ -57,6 +59,7 @@ def start_client(folder: Path, console: Console) -> int:
     with hold_lock(site), operator_log(folder, console) as operator, _signals():
         try:
             _say_whose_code(operator, policy)
+            note_pin(folder, policy.bundle)
             return _run(site, operator)
         except KeyboardInterrupt:
             operator.say("Stopped.")
@@ -127,19 +130,21 @@ def _run(site: Site, operator: OperatorLog) -> int:
     # A proxy is for the way to the server, and would not reach this machine's own SuperNode.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
     tries = Reconnecting(site.folder / "flwr" / "connected")
-    told = False
+    told, activity = False, ActivityRecord(site.folder)
     try:
         while True:
             log = NodeLog(operator, site)
-            code = _run_node(site, operator, log, tries, quiet=told)
+            code = _run_node(site, operator, log, tries, activity, quiet=told)
             if tries.after(log, code) is Next.STOP:
                 log.ended(0 if code is None else code)
                 return code if code and code > 0 else 1
             operator.say(_why_again(log, tries.pause))
+            activity.link(Link.REFUSED if log.refused else Link.BROKEN)
             told = True
             time.sleep(tries.pause)
     finally:
         tries.left()
+        activity.link(Link.ENDED)
 
 
 def _why_again(log: NodeLog, pause: float) -> str:
@@ -151,7 +156,9 @@ def _why_again(log: NodeLog, pause: float) -> str:
     return f"The connection broke off. Trying again in {pause:.0f} s."
 
 
-def _run_node(site: Site, operator: OperatorLog, log: NodeLog, tries: Reconnecting, *, quiet: bool) -> int | None:
+def _run_node(
+    site: Site, operator: OperatorLog, log: NodeLog, tries: Reconnecting, activity: ActivityRecord, *, quiet: bool
+) -> int | None:
     """Run one SuperNode from its start to its end and return its exit code.
 
     None stands for a SuperNode that had stopped working and was ended.
@@ -160,18 +167,21 @@ def _run_node(site: Site, operator: OperatorLog, log: NodeLog, tries: Reconnecti
         if not quiet:
             operator.say(f"Client    {site.name}, for the server at {site.superlink}")
             operator.say(f"Command   {command}")
-        launcher = Launcher(site.folder, node.address, node.secret, operator)
+        launcher = Launcher(site.folder, node.address, node.secret, operator, activity)
         try:
-            return _loop(node, launcher, log, tries)
+            return _loop(node, launcher, log, tries, activity)
         finally:
             launcher.close()
 
 
-def _loop(node: SuperNode, launcher: Launcher, log: NodeLog, tries: Reconnecting) -> int | None:
+def _loop(
+    node: SuperNode, launcher: Launcher, log: NodeLog, tries: Reconnecting, activity: ActivityRecord
+) -> int | None:
     entered = False
     while (code := node.exit_code) is None:
         lines = node.new_lines()
         log.heard(lines)
+        activity.link(log.link)
         if log.was_connected and not entered:
             entered = True
             tries.connected()

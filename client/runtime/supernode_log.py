@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from client.client_config import Site
 from client.runtime.operator_log import OperatorLog
+from client.status.activity import Link
 
 _KEPT_LINES = 12
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -53,6 +54,15 @@ class NodeLog:
     def refused(self) -> bool:
         """True where the server has refused the node."""
         return any(_REFUSED in line.lower() for line in self._last)
+
+    @property
+    def link(self) -> Link:
+        """State of the connection while the SuperNode runs."""
+        if self.broken:
+            return Link.BROKEN
+        if self._away:
+            return Link.NO_ANSWER
+        return Link.CONNECTED if self.was_connected else Link.CONNECTING
 
     def heard(self, lines: Iterable[str]) -> None:
         """Read new lines and tell the operator when the connection changes."""

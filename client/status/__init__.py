@@ -1,1 +1,1 @@
-"""The state of a client for `bract client status`."""
+"""State of a client for its holder."""

@@ -5,6 +5,7 @@ The ledger is opened read-only, so a running client is not disturbed.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,19 @@ class RunStatus:
         first: Time of its first entry, UTC.
         last: Time of its last entry, UTC.
         sent: Epsilons of the committed releases, which may have left.
+        policy: Digest of the policy under which the run was agreed to.
+        unsent: Kind and round of each release that is charged and not committed. It is being computed, or its process
+            ended before anything left.
+        committed: Kind and round of each committed release.
     """
 
     audited: AuditedRun
     first: str
     last: str
     sent: Spent
+    policy: str
+    unsent: tuple[tuple[str, int], ...]
+    committed: tuple[tuple[str, int], ...]
 
     @property
     def state(self) -> str:
@@ -146,7 +154,7 @@ def client_status(folder: Path) -> ClientStatus:
         site=site,
         policy=policy,
         running=is_running(site.lock_file),
-        installed=bundle_digest(installed_bundle()),
+        installed=installed_digest(),
         report=report,
         budget=None if doubtful else budget_of(file, policy),
         runs=() if doubtful else _runs(report, site.name),
@@ -166,7 +174,19 @@ def _runs(report: LedgerReport, client: str) -> tuple[RunStatus, ...]:
 
 
 def _run(audited: AuditedRun, entries: Sequence[Entry]) -> RunStatus:
-    committed = [(entry.event["release"], entry.event["round"]) for entry in entries if entry.kind == "commit"]
+    reserved, committed = _releases(entries, "reserve"), _releases(entries, "commit")
     sent = cost_of(released_events(audited.plan, committed), delta=audited.plan.delta)
     times = [entry.time[:16].replace("T", " ") for entry in entries]
-    return RunStatus(audited, times[0], times[-1], sent)
+    policy = next((str(entry.event["policy"]) for entry in entries if entry.kind == "register"), "")
+    unsent = tuple(release for release in reserved if release not in committed)
+    return RunStatus(audited, times[0], times[-1], sent, policy, unsent, committed)
+
+
+def _releases(entries: Sequence[Entry], kind: str) -> tuple[tuple[str, int], ...]:
+    return tuple((entry.event["release"], entry.event["round"]) for entry in entries if entry.kind == kind)
+
+
+@cache
+def installed_digest() -> str:
+    """Return the digest of the Bract that this process runs."""
+    return bundle_digest(installed_bundle())

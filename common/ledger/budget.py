@@ -4,6 +4,7 @@ A budget belongs to an image, not to the name of a folder, a client or a run. A 
 round is reserved. Stopping early may depend on what the data showed, and a bound for fewer rounds would then not hold.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.config.sections import Unit
+from common.errors import ConfigError
 from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
 from common.privacy.events import Event, events_of_group
@@ -79,8 +81,28 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
     return WorstUnit(worst, grouped)
 
 
-def _histories(members: Members, past: Sequence[Charge]) -> set[_History]:
-    """Return the distinct histories of a part's units, most of which share one."""
+def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> list[tuple[Spent, int]]:
+    """Return the cost of each distinct history with its number of units.
+
+    It is what `spent_with` would add a further plan to. An epsilon that promises nothing is infinite.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    priced = []
+    for history, units in _histories(members, past).items():
+        planned = [event for at, part, size in history for event in events_of_group(past[at].planned[part], size)]
+        filtered = [event for at, part, size in history for event in events_of_group(past[at].filtered()[part], size)]
+        try:
+            spent = Spent(spent_by(planned, delta=delta).pld, spent_by(filtered, delta=delta).rdp)
+        except ConfigError:
+            spent = Spent(math.inf, math.inf)
+        priced.append((spent, units))
+    return priced
+
+
+def _histories(members: Members, past: Sequence[Charge]) -> dict[_History, int]:
+    """Return the distinct histories of a part's units, with how many units share each."""
     columns: list[tuple[int, str]] = []
     sizes: list[np.ndarray] = []
     units, unit_index = np.unique(members.units, return_inverse=True)
@@ -92,9 +114,12 @@ def _histories(members: Members, past: Sequence[Charge]) -> set[_History]:
                 sizes.append(group_sizes)
     if not sizes:
         # Also for a part without units: whether a plan is above the cap must not depend on the images.
-        return {()}
-    rows = np.unique(np.stack(sizes, axis=1), axis=0)
-    return {tuple((*column, int(size)) for column, size in zip(columns, row, strict=True) if size) for row in rows}
+        return {(): len(units)}
+    rows, counts = np.unique(np.stack(sizes, axis=1), axis=0, return_counts=True)
+    return {
+        tuple((*column, int(size)) for column, size in zip(columns, row, strict=True) if size): int(count)
+        for row, count in zip(rows, counts, strict=True)
+    }
 
 
 def _group_sizes(

@@ -4,16 +4,42 @@ Reading neither changes the ledger nor delays a running client.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.ledger.audit.costs import worst_image
+import numpy as np
+
+from common.config.sections import Unit
+from common.ledger.audit.costs import price_histories
 from common.ledger.audit.read_only import open_read_only
+from common.ledger.budget import Charge, price_units
+from common.ledger.image_index import Members
 from common.ledger.registrations import charges_in
+from common.privacy.accounting import Spent
 from common.privacy.policy import Policy
 
 # Share of max-epsilon. If less than this is left, no further plan is worth a run.
 _MIN_USEFUL_SHARE = 0.01
+# Share of max-epsilon. An image with less than this left is near the cap.
+NEARLY_SPENT = 0.25
+# Cost of a history, and how many units share it.
+_Priced = list[tuple[Spent, int]]
+
+
+@dataclass(frozen=True)
+class UnitBudget:
+    """Epsilon spent by the units of one kind that runs have protected.
+
+    The figures are those that a further run for such units would start from. `units` were charged, `near` of them have
+    less than a quarter of the cap left, and of these `used_up` have nothing left that is worth a run.
+    """
+
+    unit: Unit
+    spent: float
+    units: int
+    near: int
+    used_up: int
 
 
 @dataclass(frozen=True)
@@ -27,6 +53,7 @@ class Budget:
     spent: float
     limit: float
     images: int
+    by_unit: tuple[UnitBudget, ...] = ()
 
     @property
     def left(self) -> float:
@@ -39,7 +66,7 @@ class Budget:
     @property
     def nothing_left(self) -> bool:
         """True if no further plan is worth a run."""
-        return not (math.isinf(self.limit) or self.left > _MIN_USEFUL_SHARE * self.limit)
+        return _is_below(self.spent, self.limit, _MIN_USEFUL_SHARE)
 
 
 def budget_of(file: Path, policy: Policy) -> Budget:
@@ -50,5 +77,53 @@ def budget_of(file: Path, policy: Policy) -> Budget:
         PrivacyError: An entry does not hold a privacy plan, or the accountants disagree.
     """
     with open_read_only(file) as ledger:
-        worst = worst_image(charges_in(ledger), delta=policy.delta)
-    return Budget(policy.capped_figure(worst.spent), policy.max_epsilon, worst.images)
+        charges = charges_in(ledger)
+    priced = price_histories(charges, delta=policy.delta)
+    images = [(history.spent, history.images) for history in priced if "image" in history.units]
+    groups = _price_groups(charges, policy.delta)
+    return Budget(
+        max((policy.capped_figure(history.spent) for history in priced), default=0.0),
+        policy.max_epsilon,
+        sum(history.images for history in priced),
+        (
+            *((_of_unit("image", images, policy),) if images else ()),
+            *((_of_unit("group", groups, policy),) if groups else ()),
+        ),
+    )
+
+
+def _price_groups(charges: Sequence[Charge], delta: float) -> _Priced:
+    """Return what each group of images that a run has protected has spent."""
+    # By content, because each data set numbers its groups anew.
+    groups: dict[frozenset[int], None] = {}
+    for charge in charges:
+        for members in charge.parts.values() if charge.unit == "group" else ():
+            images_of: dict[int, set[int]] = {}
+            for image, unit in zip(members.images.tolist(), members.units.tolist(), strict=True):
+                images_of.setdefault(unit, set()).add(image)
+            groups |= dict.fromkeys(map(frozenset, images_of.values()))
+    pairs = [(image, number) for number, group in enumerate(groups) for image in sorted(group)]
+    if not pairs:
+        return []
+    images, units = np.array(pairs, dtype=np.int64).T
+    return price_units(Members(images, units), charges, delta=delta)
+
+
+def _of_unit(unit: Unit, priced: _Priced, policy: Policy) -> UnitBudget:
+    spent = [(policy.capped_figure(epsilon), units) for epsilon, units in priced]
+    cap = policy.max_epsilon
+    return UnitBudget(
+        unit,
+        max((epsilon for epsilon, _ in spent), default=0.0),
+        sum(units for _, units in spent),
+        sum(units for epsilon, units in spent if _is_below(epsilon, cap, NEARLY_SPENT)),
+        sum(units for epsilon, units in spent if _is_below(epsilon, cap, _MIN_USEFUL_SHARE)),
+    )
+
+
+def _is_below(spent: float, limit: float, share: float) -> bool:
+    """Return whether less than a share of a cap is left.
+
+    It never is without a cap.
+    """
+    return not (math.isinf(limit) or max(0.0, limit - spent) > share * limit)

@@ -49,10 +49,10 @@ def compare_command(
     Raises:
         ConfigError: A folder does not hold a run, or the page cannot be written; it is printed without a traceback.
     """
+    from common.page.render import render
     from server.reporting.comparison.page import comparison_page
     from server.reporting.comparison.runs import read_runs
     from server.reporting.comparison.view import show_comparison
-    from server.reporting.page.render import render
 
     console = Console()
     with plain_errors():

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from server.reporting.page import render
+from common.page import render
 from server.reporting.run_page import class_table, clients_table, epsilon_so_far, rounds_csv, utility
 from server.reporting.run_page.run_files import RunFiles
 from tests.mutants.faults import planted, planted_value

@@ -44,13 +44,13 @@ class Tab:
         """Call a method of the protocol."""
         return self._browser.call(method, self._session, **params)
 
-    def open(self, file: Path, *, width: int = 900, dark: bool = False) -> None:
-        """Open a file on a screen of some width."""
+    def open(self, file: Path | str, *, width: int = 900, dark: bool = False) -> None:
+        """Open a file or an address on a screen of some width."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._browser.events.clear()
-        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=file if isinstance(file, str) else file.resolve().as_uri())
         self._browser.wait_for("Page.loadEventFired")
 
     def run(self, script: str) -> Any:

@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.config.sections import Unit
 from common.errors import ConfigError
 from common.ledger.budget import Charge
 from common.ledger.image_index import Members
-from common.privacy.accounting import NOTHING, Spent, spent_by
+from common.privacy.accounting import Spent, spent_by
 from common.privacy.events import Event, events_of_group
 
 # Index of the charge, part of the data, and the image's group size under that charge.
@@ -52,6 +53,19 @@ def _worse(*costs: Spent) -> Spent:
     return Spent(max((cost.pld for cost in costs), default=0.0), max((cost.rdp for cost in costs), default=0.0))
 
 
+@dataclass(frozen=True)
+class PricedHistory:
+    """The cost of one history that `images` images share.
+
+    `units` are the kinds of units as which its runs charged them, `runs` how many runs these are.
+    """
+
+    spent: Spent
+    images: int
+    runs: int
+    units: frozenset[Unit]
+
+
 def worst_image(charges: Sequence[Charge], *, delta: float) -> WorstImage:
     """Return the image that has spent the most.
 
@@ -60,20 +74,35 @@ def worst_image(charges: Sequence[Charge], *, delta: float) -> WorstImage:
     Raises:
         PrivacyError: The accountants disagree.
     """
-    histories = _histories(charges)
-    worst, runs = NOTHING, 0
-    # A dict keeps the order of the images, so the report is the same in each process. A set would not.
-    for history in dict.fromkeys(histories.values()):
+    priced = price_histories(charges, delta=delta)
+    worst = max(priced, key=lambda history: history.spent.pld, default=None)
+    spent = _worse(*(history.spent for history in priced))
+    return WorstImage(
+        spent,
+        delta,
+        sum(history.images for history in priced),
+        worst.runs if worst is not None and worst.spent.pld > 0 else 0,
+    )
+
+
+def price_histories(charges: Sequence[Charge], *, delta: float) -> list[PricedHistory]:
+    """Return each distinct history of an image with its cost, as `worst_image` counts it.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    priced = []
+    # A Counter keeps the order of the images, so the report is the same in each process. A set would not.
+    for history, images in Counter(_histories(charges).values()).items():
         planned: list[Event] = []
         filtered: list[Event] = []
         for index, part, size in history:
             planned += events_of_group(charges[index].planned[part], size)
             filtered += events_of_group(charges[index].filtered()[part], size)
         cost = Spent(_bounds(planned, delta).pld, _bounds(filtered, delta).rdp)
-        if cost.pld > worst.pld:
-            runs = len({index for index, *_ in history})
-        worst = _worse(worst, cost)
-    return WorstImage(worst, delta, len(histories), runs)
+        runs = {index for index, *_ in history}
+        priced.append(PricedHistory(cost, images, len(runs), frozenset(charges[index].unit for index in runs)))
+    return priced
 
 
 def _histories(charges: Sequence[Charge]) -> dict[int, _History]:

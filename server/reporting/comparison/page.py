@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from common.metrics import METRICS, interval
-from server.reporting.comparison.runs import ComparedRun, cautions, different_settings
-from server.reporting.page.blocks import (
+from common.page.blocks import (
     MISSING,
     Block,
     Cell,
@@ -25,6 +24,7 @@ from server.reporting.page.blocks import (
     text,
     words,
 )
+from server.reporting.comparison.runs import ComparedRun, cautions, different_settings
 from server.reporting.run_page.run_files import PRIVACY, ROUNDS, SUMMARY
 from server.reporting.run_page.utility import SIMULATION_ONLY
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from common.page.blocks import Cell, name_cell, setting_cell
 from common.system.console import plain, say
 from server.reporting.comparison.page import runs_table
 from server.reporting.comparison.runs import ComparedRun, cautions, different_settings
-from server.reporting.page.blocks import Cell, name_cell, setting_cell
 
 _MAX_SETTINGS = 20
 

@@ -1,1 +1,1 @@
-"""Page of a run that changes while the run goes on."""
+"""Folder of a run or a federation for a live page."""

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import BractError, ConfigError
+from common.page.blocks import Cell, Page, Section, Table, name_cell, text, words
 from server.deployment.client_list import Client, list_clients
 from server.deployment.server_folder import SERVER_FILE, load_home
-from server.reporting.page.blocks import Cell, Page, Section, Table, name_cell, text, words
 from server.reporting.run_page.report import build_page, spent_of
 from server.reporting.run_page.run_files import CONFIG, HASHED, read_run
 from server.state.run_directory import STOPPED

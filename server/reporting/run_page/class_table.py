@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.metrics import score, wilson_interval
-from server.reporting.page.blocks import (
+from common.page.blocks import (
     MISSING,
     Block,
     Cell,

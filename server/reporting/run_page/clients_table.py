@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.metrics import interval, wilson_interval
-from server.reporting.page.blocks import (
+from common.page.blocks import (
     MISSING,
     Block,
     Cell,
@@ -24,7 +24,7 @@ from server.reporting.page.blocks import (
     share_cell,
     text,
 )
-from server.reporting.page.chart_geometry import pixel_image
+from common.page.chart_geometry import pixel_image
 from server.reporting.run_page.run_files import PRIVACY, RunFiles
 from server.reporting.run_page.utility import MAX_COUNTED, SIMULATION_ONLY
 

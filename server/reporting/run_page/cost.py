@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from common.privacy.accounting import Spent
-from server.reporting.page.blocks import (
+from common.page.blocks import (
     MISSING,
     Block,
     Cell,
@@ -17,6 +16,7 @@ from server.reporting.page.blocks import (
     pointer,
     text,
 )
+from common.privacy.accounting import Spent
 from server.reporting.run_page.run_files import ROUNDS, SUMMARY, RunFiles
 
 

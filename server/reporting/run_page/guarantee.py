@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 
 from common.errors import ConfigError
-from common.privacy.accounting import Spent
-from common.privacy.mechanisms import mechanism_named
-from server.reporting.page.blocks import (
+from common.page.blocks import (
     MISSING,
     Block,
     Cell,
@@ -18,6 +16,8 @@ from server.reporting.page.blocks import (
     text,
     words,
 )
+from common.privacy.accounting import Spent
+from common.privacy.mechanisms import mechanism_named
 from server.reporting.run_page.cost import epsilon_chart
 from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, gap_of
 from server.reporting.run_page.run_files import PRIVACY, RunFiles

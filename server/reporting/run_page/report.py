@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import BractError
+from common.page.blocks import Page, Section, name_cell, text, words
+from common.page.render import render
 from common.privacy.accounting import Spent
-from server.reporting.page.blocks import Page, Section, name_cell, text, words
-from server.reporting.page.render import render
 from server.reporting.run_page import (
     class_table,
     clients_table,

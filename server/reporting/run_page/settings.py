@@ -1,7 +1,7 @@
 """Settings, versions and hashes of a run."""
 
 from common.config.loading import defaults
-from server.reporting.page.blocks import Block, Cell, Details, Section, Table, name_cell, setting_cell, text
+from common.page.blocks import Block, Cell, Details, Section, Table, name_cell, setting_cell, text
 from server.reporting.run_page.run_files import CONFIG, RunFiles
 from server.reporting.tracking.released_values import shown_settings
 

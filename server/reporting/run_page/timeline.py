@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.reporting.page.blocks import MISSING, Block, Cell, Section, Table, TimeLine, name_cell, text
+from common.page.blocks import MISSING, Block, Cell, Section, Table, TimeLine, name_cell, text
 from server.reporting.run_page.run_files import RunFiles
 
 _LANES = ("refused", "update missing", "round skipped", "joined late", "missing at the close", "stopped")

@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.metrics import interval
-from common.privacy.mechanisms import mechanism_named
-from server.reporting.chance import compare_with_chance
-from server.reporting.missing_clients import missing_text
-from server.reporting.page.blocks import (
+from common.page.blocks import (
     Block,
     Cell,
     Notice,
@@ -27,6 +24,9 @@ from server.reporting.page.blocks import (
     text,
     words,
 )
+from common.privacy.mechanisms import mechanism_named
+from server.reporting.chance import compare_with_chance
+from server.reporting.missing_clients import missing_text
 from server.reporting.run_page.guarantee import charged_words
 from server.reporting.run_page.run_files import PRIVACY, SUMMARY, RunFiles
 from server.reporting.run_page.utility import SIMULATION_ONLY

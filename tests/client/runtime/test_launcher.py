@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
+from client.status.activity import read_activity
 from common.errors import ClientFailure
 from common.ledger.data_holder import own_holder
 from common.system.app_bundle import bundle_digest, write_files
@@ -62,6 +63,13 @@ def test_a_bundle_that_is_not_pinned_is_refused_and_nothing_of_it_is_run(
     with launched(folder, bed, os.environ):
         bed.offer(sent, group="3")
         reply = bed.reply()
+        # The launcher's page for the holder follows the reply.
+        deadline = time.monotonic() + 60
+        while not ((activity := read_activity(folder)) and activity.done):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert [(task.label, task.remark) for task in activity.done] == [("round 3, query", "BUNDLE")]
+        assert activity.task == ""
 
     assert (reply.error.code, reply.error.reason) == (1008, "BUNDLE")
     assert not mark.exists()

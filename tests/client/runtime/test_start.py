@@ -21,7 +21,10 @@ from client.client_config import SITE_FILE, Site, load_site
 from client.runtime.start import start_client
 from client.runtime.supernode import command_for
 from client.setup.init_client import init_client
+from client.status.pin_history import read_pins
+from client.status.watched_client import WatchedClient
 from common.errors import ConfigError
+from common.page.render import render
 from common.system.progress import no_progress
 from tests.support.clients.own_clients import POLICY, write_images
 from tests.support.network.tls_superlink import START, free_address, write_certificates
@@ -136,9 +139,14 @@ def test_the_supernode_ends_with_the_client(site: Site, number: int, code: int) 
         assert family
         assert (site.folder / "flwr" / "superexec.secret").stat().st_mode & 0o777 == 0o600
 
+        watched = WatchedClient(site.folder)
+        assert "Nobody answers at" in render(watched.page())
         process.send_signal(number)
         process.communicate(timeout=30)
 
+    killed = "it did not end in order" in render(watched.page())
+    assert killed == (number == signal.SIGKILL)
+    assert [pin.bundle for pin in read_pins(site.folder)] == [PIN]
     assert process.returncode == code
     until(lambda: all(map(ended, family)))
     assert (site.folder / "flwr" / "superexec.secret").exists() == (number == signal.SIGKILL)

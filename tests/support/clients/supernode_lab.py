@@ -32,6 +32,7 @@ import sys, threading, time
 from pathlib import Path
 from rich.console import Console
 from client.runtime import task
+from client.status.activity import ActivityRecord
 from client.runtime.launcher import Launcher
 from client.runtime.operator_log import operator_log
 folder, address, secret = Path(sys.argv[1]), sys.argv[2], bytes.fromhex(sys.argv[3])
@@ -39,7 +40,7 @@ task.MAX_MESSAGE_BYTES = int(sys.argv[4])
 if sys.argv[5] == "threaded":  # forking is not safe then
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 with operator_log(folder, Console()) as operator:
-    launcher = Launcher(folder, address, secret, operator)
+    launcher = Launcher(folder, address, secret, operator, ActivityRecord(folder))
     while True:
         launcher.turn(stirred=True)
         launcher.wait(0.05)

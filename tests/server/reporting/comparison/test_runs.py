@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import bract
 from common.errors import ConfigError
+from common.page.render import render
 from server.reporting.comparison.page import comparison_page, runs_table
 from server.reporting.comparison.runs import cautions, different_settings, read_runs
-from server.reporting.page.render import render
 from tests.support.server.run_folders import HOSTILE, OPEN, PRIVATE, RunOnDisk
 
 

@@ -1,7 +1,7 @@
 """Live page: new rounds soon, for whoever has the token, on this machine alone.
 
-Drives `server.reporting.live.viewers`, `server.reporting.live.watched_folder`, `server.reporting.page.live_script`,
-`server.commands.watch`.
+Drives `common.live_page.live_app`, `common.live_page.serve`, `common.live_page.viewers`, `common.page.live_script`,
+`server.reporting.live.watched_folder`, `server.commands.watch`.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ import tomli_w
 
 from common.config.loading import defaults, nest, override
 from common.errors import ConfigError
+from common.live_page.viewers import Viewers
 from server.deployment.client_list import Client
-from server.reporting.live.viewers import Viewers
 from server.reporting.live.watched_folder import WatchedFolder
 
 HOSTILE = "<script>alert(1)</script>\u202e"
@@ -162,7 +162,7 @@ def test_a_page_that_takes_long_leaves_the_run_most_of_a_core(run: Path) -> None
 
 
 def test_a_folder_that_is_away_for_a_while_ends_no_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.reporting.live.viewers._SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("common.live_page.viewers._SECONDS_BETWEEN_LOOKS", 0.01)
 
     async def look() -> int:
         viewers = Viewers(WatchedFolder(run))

@@ -4,8 +4,8 @@ Drives `server.reporting.counts_file`, `server.reporting.run_page.class_table`,
 `server.reporting.run_page.clients_table`,
 `server.reporting.run_page.cost`, `server.reporting.run_page.guarantee`, `server.reporting.run_page.run_files`,
 `server.reporting.run_page.settings`, `server.reporting.run_page.timeline`, `server.reporting.run_page.utility`,
-`server.reporting.run_page.verdict`, `server.reporting.run_page.rounds_csv`, `server.reporting.page.render`,
-`server.reporting.page.templates`, `server.reporting.page.style`, `server.reporting.page.script` and
+`server.reporting.run_page.verdict`, `server.reporting.run_page.rounds_csv`, `common.page.render`,
+`common.page.templates`, `common.page.style`, `common.page.script` and
 `server.commands.report`.
 """
 

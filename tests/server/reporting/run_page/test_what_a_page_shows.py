@@ -1,6 +1,6 @@
 """What a page of a run may show: names as text alone, no place of a machine, nothing that only a simulation knows.
 
-Drives `server.reporting.run_page.run_files`, `server.reporting.run_page.settings`, `server.reporting.page.render`.
+Drives `server.reporting.run_page.run_files`, `server.reporting.run_page.settings`, `common.page.render`.
 """
 
 import csv

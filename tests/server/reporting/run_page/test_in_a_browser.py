@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from common.page.render import render
 from server.reporting.comparison.page import comparison_page
 from server.reporting.comparison.runs import read_runs
-from server.reporting.page.render import render
 from server.reporting.run_page.report import write_report
 from tests.support.browser import Tab, running_browser
 from tests.support.server.run_folders import HOSTILE, OPEN, PRIVATE, RunOnDisk

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
 from common.system.console import format_epsilon, printable
@@ -24,6 +25,8 @@ class Cell:
         is_name: Whether the text is a name that somebody else chose.
         title: Whole name where `text` is shortened; empty otherwise.
         strong: Whether nobody may overlook it.
+        moment: Time that a live page counts from or to, ISO 8601; empty without one.
+        way: How it counts. `ago` and `for` count from it, `until` to it.
     """
 
     text: str
@@ -35,6 +38,8 @@ class Cell:
     is_name: bool = False
     title: str = ""
     strong: bool = False
+    moment: str = ""
+    way: Literal["ago", "for", "until", ""] = ""
 
 
 MISSING = Cell("-")
@@ -52,6 +57,21 @@ def name_cell(name: str) -> Cell:
     # Both ends stay, because long paths often differ at their end.
     short = f"{text[: _MAX_NAME - 21]}…{text[-20:]}"
     return Cell(short, is_name=True, title=f"{text[:300]}… ({len(name):,} characters)" if len(text) > 300 else text)
+
+
+def time_cell(moment: str, way: Literal["ago", "for", "until"] = "ago") -> Cell:
+    """Return the cell of a time that a live page counts from or to.
+
+    Without its script the page shows the time itself. A text that is not a time is shown as it is.
+
+    >>> time_cell("2026-11-27T10:00:00.250+00:00").text
+    'at 2026-11-27 10:00:00 UTC'
+    """
+    try:
+        at = datetime.fromisoformat(moment).astimezone(UTC)
+    except ValueError:
+        return name_cell(moment) if moment else MISSING
+    return Cell(f"at {at:%Y-%m-%d %H:%M:%S} UTC", moment=at.isoformat(timespec="milliseconds"), way=way)
 
 
 def setting_cell(value: object) -> Cell:

@@ -12,8 +12,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.reporting.live.viewers import Viewers
-from server.reporting.live.watched_folder import WatchedFolder
+from common.live_page.viewers import Viewers, Watched
 
 LOOPBACK = "127.0.0.1"
 _HEADERS = {
@@ -42,11 +41,11 @@ class OwnHostOnly:
         await self._app(scope, receive, send)
 
 
-def live_app(watched: WatchedFolder, *, token: str, port: int) -> Starlette:
-    """Return the application that shows a folder below the path of a token.
+def live_app(watched: Watched, *, token: str, port: int) -> Starlette:
+    """Return the application that shows a page below the path of a token.
 
     Args:
-        watched: The folder.
+        watched: What the page shows.
         token: Secret of 43 characters, which is a part of the page's address.
         port: TCP port that it is served at.
     """

@@ -10,13 +10,20 @@ LIVE_SCRIPT = """
   let shown = said.dataset.version, newest = shown, at = said.dataset.at, lost = false, loading = false;
   const parts = ["header", "nav", "main"];
 
+  const spell = seconds => seconds < 120 ? seconds + " s" : seconds < 7200 ? Math.round(seconds / 60) + " min"
+    : seconds < 172800 ? Math.round(seconds / 3600) + " h" : Math.round(seconds / 86400) + " days";
   const tell = () => {
-    const seconds = Math.max(0, Math.round((Date.now() - Date.parse(at)) / 1000));
-    const ago = seconds < 120 ? seconds + " s" : Math.round(seconds / 60) + " min";
-    const text = lost ? "Not connected. Is `bract watch` still running?"
+    const ago = spell(Math.max(0, Math.round((Date.now() - Date.parse(at)) / 1000)));
+    const text = lost ? "Not connected. Is the command that shows this page still running?"
       : (newest !== shown ? "There are newer figures. " : "Live. ") + "Figures of " + ago + " ago.";
     if (said.textContent !== text) said.textContent = text;
     bar.classList.toggle("lost", lost);
+    for (const one of document.querySelectorAll("time[data-way]")) {
+      const apart = (Date.now() - Date.parse(one.dateTime)) / 1000 * (one.dataset.way === "until" ? -1 : 1);
+      const way = one.dataset.way, span = spell(Math.max(0, Math.round(apart)));
+      const words = way === "ago" ? span + " ago" : way === "for" ? "for " + span : apart > 0 ? "in " + span : "now";
+      if (one.textContent !== words) one.textContent = words;
+    }
   };
   const busy = () => pause.getAttribute("aria-pressed") === "true"
     || document.querySelector("main").contains(document.activeElement);

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.reporting.page.blocks import LineChart, PixelMap, Series, TimeLine
+from common.page.blocks import LineChart, PixelMap, Series, TimeLine
 
 _SIZE = 1000.0
 _X_TICKS, _Y_TICKS = 6, 5

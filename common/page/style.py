@@ -115,11 +115,12 @@ max-height:9rem;overflow:hidden}
 footer{color:var(--soft);font-size:.85rem;padding-bottom:2rem}
 .live{position:sticky;top:0;z-index:5;display:flex;gap:1rem;align-items:center;justify-content:space-between;
 max-width:84rem;margin:0 auto 1rem;padding:.4rem 1rem;background:var(--good-b);color:var(--good);border-radius:8px}
-.live p{margin:0}.live.lost{background:var(--bad-b);color:var(--bad)}
+.live p{margin:0}.live button{flex:none}.live.lost{background:var(--bad-b);color:var(--bad)}
 .live button{font:inherit;color:inherit;background:var(--card);border:1px solid currentColor;border-radius:6px;
 padding:.15rem .7rem}
 @media (max-width:42rem){.prose,.prose tbody,.prose tr,.prose th,.prose td{display:block;max-width:none;padding:.1rem 0}
-.prose thead{display:none}.prose tr{border-bottom:1px solid var(--edge);padding:.5rem 0}.prose th,.prose td{border:0}
+.prose caption{display:block}.prose thead{display:none}
+.prose tr{border-bottom:1px solid var(--edge);padding:.5rem 0}.prose th,.prose td{border:0}
 .prose tbody th{font-weight:600}}
 @media (min-width:64rem){.layout{grid-template-columns:13.5rem minmax(0,1fr)}
 nav{position:sticky;top:1rem;align-self:start}nav ol{display:block}nav li{margin:.1rem 0}

@@ -1,6 +1,6 @@
 """Charts are drawn where their figures are.
 
-Drives `server.reporting.page.blocks`.
+Drives `common.page.blocks`.
 """
 
 import base64
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.reporting.page.blocks import Cell, LineChart, Series, Table, name_cell
-from server.reporting.page.chart_geometry import nice_ticks, pixel_image, plot_lines
+from common.page.blocks import Cell, LineChart, Series, Table, name_cell
+from common.page.chart_geometry import nice_ticks, pixel_image, plot_lines
 
 EMPTY = Table("", ("x",), ())
 

@@ -7,12 +7,12 @@ from functools import cache
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from server.reporting.page.blocks import Page
-from server.reporting.page.chart_geometry import plot_of
-from server.reporting.page.live_script import LIVE_SCRIPT
-from server.reporting.page.script import SCRIPT
-from server.reporting.page.style import STYLE
-from server.reporting.page.templates import BLOCKS, PAGE
+from common.page.blocks import Page
+from common.page.chart_geometry import plot_of
+from common.page.live_script import LIVE_SCRIPT
+from common.page.script import SCRIPT
+from common.page.style import STYLE
+from common.page.templates import BLOCKS, PAGE
 
 
 def render(page: Page, *, version: int = 0, now: str = "") -> str:

@@ -50,6 +50,7 @@ script-src '{{ live_hash if version else script_hash }}'; \
 BLOCKS = """\
 {% macro cell(c) -%}
 {%- if c.grade %}<span class="grade {{ c.grade }}">{{ c.text }}</span>
+{%- elif c.way %}<time datetime="{{ c.moment }}" data-way="{{ c.way }}" title="{{ c.text }}">{{ c.text }}</time>
 {%- elif c.is_name %}<bdi{% if c.title %} title="{{ c.title }}"{% endif %}>{{ c.text }}</bdi>
 {%- elif c.value is not none %}<data value="{{ c.value }}"{% if c.source %} data-from="{{ c.source }}"{% endif %}>\
 {{ c.text }}</data>

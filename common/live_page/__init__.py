@@ -1,0 +1,1 @@
+"""Page on loopback that changes while its files change."""
