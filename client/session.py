@@ -23,6 +23,7 @@ from common.data.image_digests import ImageDigests
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import Partition
 from common.data.partitioning.partitioners import hold_out
+from common.data.partitioning.subgroups import subgroups_of
 from common.data.preprocessing import Prepared, prepare
 from common.data.scan import Scan
 from common.data.sources.base_source import OWN_IMAGES
@@ -158,7 +159,14 @@ class RunClients:
     def _simulated(self, number: int, pinned: str) -> ClientSession:
         prepared, partition = self._population
         config, name = self.config, client_name(number)
-        rows = shard(prepared, partition, number, private=config.is_local_dp, unit=config.privacy.unit)
+        rows = shard(
+            prepared,
+            partition,
+            number,
+            private=config.is_local_dp,
+            unit=config.privacy.unit,
+            subgroups=self._subgroups,
+        )
         policy = Path(config.privacy.policy) if config.privacy.policy else None
         durable = config.system.ledger == "durable"
         home = SimulatedHome(name, config.seed, config.private, durable, Path(config.output_dir))
@@ -169,6 +177,11 @@ class RunClients:
     def _population(self) -> tuple[Prepared, Partition]:
         prepared = prepare(self.config)
         return prepared, load_or_make_partition(self.config, prepared)
+
+    @cached_property
+    def _subgroups(self) -> np.ndarray | None:
+        prepared, _ = self._population
+        return subgroups_of(self.config.data, len(prepared.scan.labels))
 
     @cached_property
     def _trainer(self) -> Trainer:
@@ -192,7 +205,8 @@ class RunClients:
         config = config.model_copy(update={"data": data, "model": model})
         prepared = prepare(config, shows_nothing=True)
         partition = _everything(prepared, site)
-        rows = shard(prepared, partition, 0, private=config.is_local_dp, unit=config.privacy.unit)
+        subgroups = subgroups_of(data, len(prepared.scan.labels), joined=True)
+        rows = shard(prepared, partition, 0, private=config.is_local_dp, unit=config.privacy.unit, subgroups=subgroups)
         trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
         return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned)
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from client.client_config import Site
+from common.config.listed_values import join_names
 from common.config.loading import defaults, override, parse
-from common.config.sections import DataConfig, join_names
+from common.config.sections import DataConfig
 from common.data.sources.base_source import ImageSource
 from common.data.sources.registry import open_source
 

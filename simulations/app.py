@@ -13,6 +13,7 @@ from common.commands.early_checks import refuse_missing_folder
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
+from common.data.partitioning.subgroups import subgroups_of
 from common.data.preprocessing import prepare
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.tones.range_report import unused_ranges
@@ -59,6 +60,8 @@ def make_context(
     record = ImageRecord.of(prepared, config.data)
     if config.resume:
         refuse_changed_images(Path(config.output_dir), config.data, record)
+    # Now, and not at a client, whose failure would be a code without words.
+    subgroups_of(config.data, len(prepared.scan.labels))
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)

@@ -12,7 +12,8 @@ import numpy as np
 
 from client.training.trainer import Trainer
 from common.arrays import Arrays
-from common.config.sections import DataConfig, join_names
+from common.config.listed_values import join_names
+from common.config.sections import DataConfig
 from common.data.preprocessing import Prepared, prepare
 from common.data.sources.registry import open_source
 from common.errors import DataError

@@ -19,12 +19,14 @@ from client.site_images import own_images
 from common.config.loading import defaults
 from common.data.partitioning.privacy_units import group_rows
 from common.data.scan import Scan, scan_source
+from common.data.sources.manifest import read_column
 from common.data.tones.range_report import unused_range
 from common.data.tones.rendering import tones_of
 from common.errors import BractError, WeightsError
 from common.models.loading import RECORDED, load_pretrained
 from common.models.names import resolve_name
 from common.models.weight_files import hash_tensors, read_tensors
+from common.subgroup_counts import OTHER
 from common.system.paths import bract_home
 from common.system.progress import ProgressFactory
 
@@ -74,6 +76,22 @@ def check_values(site: Site, progress: ProgressFactory, classes: Sequence[str] =
             f"{warning} (seen here only)",
             "tell the run's operator: the settings data.bit-depth and data.gray-window are the same for all clients",
         )
+
+
+def check_subgroups(site: Site, columns: Sequence[str], classes: Sequence[str] = ()) -> Iterator[Finding]:
+    """Warn of columns that the policy allows and the client's table lacks.
+
+    A run that divides counts by them gets all of this client's images as `other`.
+    """
+    for name in columns:
+        try:
+            read_column(own_images(site, classes)[1], name)
+        except (BractError, OSError) as error:
+            yield warn(
+                "subgroups",
+                f"{error}; a run that divides its counts by this column has all images here as {OTHER}",
+                f"add the column to the table, or take it out of subgroup-columns in {site.policy_file}",
+            )
 
 
 def check_weights(site: Site) -> list[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from client.checks.budget import check_budget, check_ledger
 from client.checks.check_result import Finding, fail, ok
 from client.checks.connection import check_key, check_server
-from client.checks.inputs import check_data, check_disk, check_values, check_weights
+from client.checks.inputs import check_data, check_disk, check_subgroups, check_values, check_weights
 from client.checks.policy import check_pin, check_policy
 from client.client_config import SITE_FILE, load_site
 from client.runtime.client_lock import is_running
@@ -49,6 +49,8 @@ def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
     classes = () if policy is None else policy.classes
     yield check_data(site, progress, classes)
     yield from check_values(site, progress, classes)
+    # "*" names no column.
+    yield from check_subgroups(site, [] if policy is None else sorted({*policy.subgroup_columns} - {"*"}), classes)
     yield from check_weights(site)
     yield check_disk(site)
     report, finding = check_ledger()

@@ -1,6 +1,6 @@
 """A client's evaluation of an incoming model, as far as it may leave."""
 
-from client.evaluation.private_counts import noised_histograms, noised_matrix, noised_pair
+from client.evaluation.private_counts import noised_histograms, noised_matrix, noised_pair, noised_subgroups
 from client.session import ClientSession
 from common.arrays import Arrays
 from common.errors import PrivacyError
@@ -9,6 +9,7 @@ from common.messages.fields import Releases
 from common.metrics import Counts, count
 from common.privacy.plan import PrivacyPlan
 from common.score_histograms import score_histograms
+from common.subgroup_counts import subgroup_counts
 
 
 def evaluate_incoming(
@@ -18,7 +19,7 @@ def evaluate_incoming(
 
     Return the counts as `privacy.metrics` lets them leave, or None for `none`. `incoming` are the tensors that travel,
     `own` the client's personal ones. The last evaluation, `closing`, returns a whole confusion matrix instead of two
-    counts, with histograms of the scores if the run releases them.
+    counts, with histograms of the scores and counts by subgroup if the run releases them.
 
     Raises:
         PrivacyError: Counts must be noised and the plan has no noise for them.
@@ -41,13 +42,17 @@ def evaluate_incoming(
     if not closing:
         return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=fresh()))
     matrix = noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=fresh())
-    if not config.releases_histograms:
-        return Evaluation(noised=matrix)
+    histograms = subgroups = None
     # The plan decides, too: without its noise nothing may leave.
-    histograms = noised_histograms(
-        score_histograms(logits, labels), plan.counts, of_scores=fresh(), of_confidence=fresh()
-    )
-    return Evaluation(noised=matrix, histograms=histograms)
+    if config.releases_histograms:
+        histograms = noised_histograms(
+            score_histograms(logits, labels), plan.counts, of_scores=fresh(), of_confidence=fresh()
+        )
+    if names := config.data.subgroup_names:
+        # The subgroup of the image that votes, whatever the unit's other images are of.
+        of_units = session.rows.test_subgroups[evaluation_units]
+        subgroups = noised_subgroups(subgroup_counts(logits, labels, of_units, len(names)), plan.counts, stream=fresh())
+    return Evaluation(noised=matrix, histograms=histograms, subgroups=subgroups)
 
 
 def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bool) -> Evaluation:
@@ -55,11 +60,14 @@ def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bo
     logits = session.trainer.logits(session.common_start() | incoming, rows.test_inputs)
     counts = count(logits, rows.test_labels)
     histograms = score_histograms(logits, rows.test_labels) if closing and config.releases_histograms else None
+    subgroups = None
+    if closing and (names := config.data.subgroup_names):
+        subgroups = subgroup_counts(logits, rows.test_labels, rows.test_subgroups, len(names))
     # The policy lets exact counts leave, and a loss is not a count.
     if config.private:
-        return Evaluation(Counts(counts.confusion, float("nan")), histograms=histograms)
+        return Evaluation(Counts(counts.confusion, float("nan")), histograms=histograms, subgroups=subgroups)
     personal = evaluate(own | incoming, rows.test_inputs, rows.test_labels) if own else None
     if closing or not Releases.of(config).train_loss:
-        return Evaluation(counts, personal, histograms=histograms)
+        return Evaluation(counts, personal, histograms=histograms, subgroups=subgroups)
     trained = evaluate(own | incoming, rows.train_inputs, rows.train_labels)
     return Evaluation(counts, personal, trained.loss_sum / max(1, trained.num_examples))

@@ -10,6 +10,7 @@ from common.metrics import Counts, NoisedCounts
 from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
 from common.privacy.plan import CountsPlan
 from common.score_histograms import ScoreHistograms
+from common.subgroup_counts import SubgroupCounts
 
 
 def noised_pair(counts: Counts, *, noise_stddev: float, stream: ByteStream) -> NoisedCounts:
@@ -44,7 +45,7 @@ def noised_histograms(
     """Return histograms of scores and confidence with the plan's noise.
 
     Guarantee: adding or removing one unit changes one count of each class's histogram by 1, and one count of confidence
-    by 1. So the two releases are the last two of `plan.closing_events()`. Each has a fresh stream of its own.
+    by 1. So the two releases are the second and third of `plan.closing_events()`. Each has a fresh stream of its own.
 
     Raises:
         ConfigError: A standard deviation cannot be sampled exactly.
@@ -57,6 +58,23 @@ def noised_histograms(
         raise PrivacyError("histograms may leave with noise only, and the plan has no noise for them")
     scores = _noise_added(exact.scores, plan.scores_noise_stddev, of_scores)
     return ScoreHistograms(scores, _noise_added(exact.confidence, plan.calibration_noise_stddev, of_confidence))
+
+
+def noised_subgroups(exact: SubgroupCounts, plan: CountsPlan, *, stream: ByteStream) -> SubgroupCounts:
+    """Return right and wrong predictions of each subgroup with the plan's noise.
+
+    Guarantee: adding or removing one unit changes one count by 1, so the release is the last of
+    `plan.closing_events()`. Also a subgroup without units has noise. `stream` must be fresh and used for this only.
+
+    Raises:
+        ConfigError: The standard deviation cannot be sampled exactly.
+        PrivacyError: The plan has other subgroups, or no noise for them.
+    """
+    if len(plan.subgroups) != len(exact.cells):
+        raise PrivacyError("counts by subgroup may leave only as the plan has them")
+    if plan.subgroups_noise_stddev is None:
+        raise PrivacyError("counts by subgroup may leave with noise only, and the plan has no noise for them")
+    return SubgroupCounts(_noise_added(exact.cells, plan.subgroups_noise_stddev, stream))
 
 
 def _noised(exact: np.ndarray, noise_stddev: float, stream: ByteStream) -> NoisedCounts:

@@ -53,6 +53,9 @@ metrics = ["none", "private"]
 # What may leave at the end of a run: "matrix", the confusion matrix, and "full", also histograms of the scores.
 closing = ["matrix"]
 
+# Columns of your own table by whose values counts may be divided at the end of a run; without it by none.
+# subgroup-columns = ["sex", "scanner"]
+
 # What may be protected: "image", or "group": all images of one unit, such as a patient, together.
 units = UNITS
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
-from common.config.sections import listed_weights
+from common.config.listed_values import listed_weights
 from common.data.client_dataset import Shard
 from common.errors import ConfigError, PrivacyError
 from common.privacy.plan import PrivacyPlan

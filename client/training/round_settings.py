@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from common.config.listed_values import listed_weights, split_list
 from common.config.schema import RunConfig
-from common.config.sections import TrainingConfig, listed_weights, split_list
+from common.config.sections import TrainingConfig
 from common.privacy.plan import PrivacyPlan
 
 

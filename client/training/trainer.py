@@ -16,8 +16,8 @@ from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_priva
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
 from common.arrays import Arrays
+from common.config.listed_values import BALANCED
 from common.config.schema import RunConfig
-from common.config.sections import BALANCED
 from common.data.client_dataset import Shard
 from common.errors import PrivacyError
 from common.metrics import Counts, count

@@ -12,9 +12,9 @@ from functools import cached_property, partial
 import numpy as np
 from rich.console import Console
 
+from common.config.listed_values import join_names
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig
-from common.config.sections import join_names
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.partitioning.privacy_units import group_names
 from common.data.sources.base_source import OWN_IMAGES, Entries

@@ -26,6 +26,8 @@ Examples:
 
   bract data inspect photos/ --class "ape, great" --class dog
 
+  bract data inspect scans.csv --set data.subgroup-column=sex --set data.subgroups=f,m
+
   bract data inspect cifar10 --json --set data.path=/path/to/cifar10
 """
 
@@ -49,14 +51,19 @@ def inspect_command(
         config = settings.parse(settings.override(settings.defaults(), changes))
         check_picture("--out", out, config.data)
         opened = open_source(config.data)
-        from common.data.source_report import inspect_source, show_facts
+        from common.data.partitioning.subgroups import subgroups_of
+        from common.data.scan import scan_source
+        from common.data.source_report import inspect_source, show_facts, subgroup_facts
         from common.data.tones.rendering import tones_of
 
+        # Before the images are decoded, which takes minutes: a column may be missing.
+        subgroups_of(config.data, len(opened.entries.labels))
         with bar_factory(console) as progress:
             tones = tones_of(config.data)
             facts = inspect_source(opened, progress, tones)
+            if config.data.subgroup_names:
+                facts["subgroups"] = subgroup_facts(config.data, scan_source(opened, progress=progress))
             if out is not None:
-                from common.data.scan import scan_source
                 from common.data.source_plot import draw_source
 
                 draw_source(out, opened, scan_source(opened, progress=progress), facts, tones=tones)

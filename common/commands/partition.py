@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from common.commands.run_settings import set_values, show_remarks
 from common.config import loading as settings
-from common.config.sections import join_names
+from common.config.listed_values import join_names
 from common.data.partitioning.export import MANIFEST, export_partition
 from common.data.sources.registry import open_source
 from common.system.console import bar_factory, plain_errors

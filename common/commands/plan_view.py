@@ -127,10 +127,13 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
 
 
 def _histograms(counts: Mapping[str, float]) -> str:
-    if "scores_noise_stddev" not in counts:
-        return ""
-    noises = f"{counts['scores_noise_stddev']:.4g} and {counts['calibration_noise_stddev']:.4g}"
-    return f", histograms of scores and confidence {noises}"
+    text = ""
+    if "scores_noise_stddev" in counts:
+        noises = f"{counts['scores_noise_stddev']:.4g} and {counts['calibration_noise_stddev']:.4g}"
+        text = f", histograms of scores and confidence {noises}"
+    if "subgroups_noise_stddev" in counts:
+        text += f", counts by subgroup {counts['subgroups_noise_stddev']:.4g}"
+    return text
 
 
 def _counted(plan: PrivacyPlan) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from common.config.listed_values import join_names
 from common.config.loading import RIVALS, Scalar, load_file
-from common.config.sections import DataConfig, join_names
+from common.config.sections import DataConfig
 from common.data.results_place import refuse_results_in_data
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.sources.registry import OpenSource, names_a_place, open_source

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from common.config.listed_values import join_names
 from common.config.project import open_values, tool_tables
 from common.config.schema import RunConfig
-from common.config.sections import join_names
 from common.errors import ConfigError
 
 Scalar = str | int | float | bool

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from common.config.evaluation import EvaluationConfig, StoppingConfig
+from common.config.listed_values import BALANCED, listed_weights
 from common.config.project import default_steps
 from common.config.sections import (
-    BALANCED,
     DataConfig,
     EmptyIsNone,
     ModelConfig,
@@ -23,7 +23,6 @@ from common.config.sections import (
     StrategyConfig,
     SystemConfig,
     TrainingConfig,
-    listed_weights,
 )
 from common.errors import PrivacyError
 from common.models.names import BackboneSpec
@@ -139,6 +138,10 @@ class RunConfig(Section):
             raise ValueError(
                 "privacy.closing='full' adds to closing counts, and privacy.metrics='none' lets none leave"
             )
+        if bool(self.data.subgroup_column) != bool(self.data.subgroup_names):
+            raise ValueError("data.subgroup-column and data.subgroups go together: give both or neither")
+        if self.data.subgroup_names and metrics == "none":
+            raise ValueError("data.subgroups divides closing counts, and privacy.metrics='none' lets none leave")
         if self.releases_histograms and len(self.data.class_names) < 2:
             raise ValueError("privacy.closing='full' has a histogram for each class: name the classes in data.classes")
         if metrics == "none" and (self.stopping.patience or self.stopping.keep == "best"):
@@ -289,6 +292,7 @@ class RunConfig(Section):
             counts_noise=privacy.counts_noise,
             closing_noise=privacy.closing_noise,
             histogram_classes=len(self.data.class_names) if self.releases_histograms else None,
+            subgroups=self.data.subgroup_names,
             counted_every=self.evaluation.every,
             counted_rounds=min(self.participations, self.num_rounds // self.evaluation.every),
             batch_size=self.batch_size,

@@ -1,16 +1,15 @@
 """The sections of a run's settings as frozen typed models."""
 
-import csv
-import io
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from common.config.listed_values import BALANCED, listed_weights, listed_window, split_list, split_names
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.calibration import LEAST_COUNTS_NOISE
 from common.privacy.mechanisms import MECHANISMS
 from common.strategies import STRATEGIES, known_strategy
+from common.subgroup_counts import OTHER
 
 Unit = Literal["image", "group"]
 Closing = Literal["matrix", "full"]
@@ -18,13 +17,12 @@ Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
 Personal = Literal["", "head", "batchnorm-affine"]
-# Value of `training.class-weights` under which weights follow from the number of images of each class.
-BALANCED = "balanced"
 _LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-3, 1e3
 # Values that 16 bits can store, with and without a sign.
 _LEAST_VALUE, _LARGEST_VALUE = -(1 << 15), (1 << 16) - 1
 # Value of `training.batch-size` that puts every image into every step.
 ALL_IMAGES = "all"
+_MOST_SUBGROUPS = 100
 AUGMENTATIONS = ("crop", "flip", "colour", "trivial")
 
 
@@ -59,6 +57,13 @@ def _check_augmentations(value: str) -> str:
     return value
 
 
+def _check_subgroups(value: str) -> str:
+    names = split_names(value)
+    if OTHER in names or len(set(names)) < len(names) or len(names) > _MOST_SUBGROUPS:
+        raise ValueError(f"use up to {_MOST_SUBGROUPS} different values; {OTHER!r} stands for all others by itself")
+    return value
+
+
 def _check_class_weights(value: str) -> str:
     if value == BALANCED:
         return value
@@ -71,40 +76,11 @@ def _check_class_weights(value: str) -> str:
     return value
 
 
-def listed_weights(setting: str) -> tuple[float, ...]:
-    """Return the class weights that a setting lists.
-
-    An empty setting and a balanced one list none.
-
-    >>> listed_weights("1, 2.5"), listed_weights("balanced")
-    ((1.0, 2.5), ())
-    """
-    return () if setting == BALANCED else tuple(map(float, split_list(setting)))
-
-
 def _check_window(value: str) -> str:
     window = listed_window(value)
     if window is not None and not _LEAST_VALUE <= window[0] < window[1] <= _LARGEST_VALUE:
         raise ValueError(f"use two values from {_LEAST_VALUE} to {_LARGEST_VALUE}, the lower one first")
     return value
-
-
-def listed_window(setting: str) -> tuple[int, int] | None:
-    """Return the two values of a window, None for an empty setting.
-
-    >>> listed_window("-1000, 400"), listed_window("")
-    ((-1000, 400), None)
-
-    Raises:
-        ValueError: The setting is not empty and not two whole numbers.
-    """
-    if not setting.strip():
-        return None
-    try:
-        low, high = map(int, setting.split(","))
-    except ValueError:
-        raise ValueError("use two whole numbers, joined by a comma") from None
-    return low, high
 
 
 def _check_batch_size(value: int | str | None) -> int | str | None:
@@ -113,42 +89,6 @@ def _check_batch_size(value: int | str | None) -> int | str | None:
     if isinstance(value, int) and value < 1:
         raise ValueError("must be greater than or equal to 1")
     return value
-
-
-def split_list(listed: str) -> tuple[str, ...]:
-    """Return the items of a setting that is a list joined by commas.
-
-    >>> split_list("crop, flip")
-    ('crop', 'flip')
-    >>> split_list("")
-    ()
-    """
-    return tuple(item.strip() for item in listed.split(",") if item.strip())
-
-
-def split_names(listed: str) -> tuple[str, ...]:
-    """Return the class names of a setting.
-
-    A name with a comma stands in double quotes.
-
-    >>> split_names('cat, "ape, great"')
-    ('cat', 'ape, great')
-    """
-    if '"' not in listed:
-        return split_list(listed)
-    rows = csv.reader([listed], skipinitialspace=True)
-    return tuple(name.strip() for row in rows for name in row if name.strip())
-
-
-def join_names(names: Iterable[str]) -> str:
-    """Return class names as the value of a setting.
-
-    >>> join_names(["cat", "ape, great"])
-    'cat,"ape, great"'
-    """
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(names)
-    return line.getvalue()
 
 
 class Section(BaseModel):
@@ -218,6 +158,19 @@ class DataConfig(Section):
     test_fraction: float = Field(
         gt=0, lt=1, description="Share of its images that a client holds out, where the source has no test set."
     )
+    subgroup_column: str = Field(
+        description="Column of each client's own table, such as `sex`, by whose values closing counts are divided. "
+        "Empty: none."
+    )
+    subgroups: Annotated[str, AfterValidator(_check_subgroups)] = Field(
+        description="Public list of that column's values, joined by commas; any other value counts as `other`."
+    )
+
+    @property
+    def subgroup_names(self) -> tuple[str, ...]:
+        """Subgroups in order, the last for all other values, none where counts are not divided."""
+        names = split_names(self.subgroups)
+        return (*names, OTHER) if names else ()
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The images of one client as arrays, grouped into privacy units."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,7 @@ class Shard:
             unit that is trained on.
         train_holdings: Digests of all training images, copies included.
         test_holdings: Digests of the held-out images whose units are not trained on.
+        test_subgroups: (b,) int64, the place of each held-out image's subgroup; empty without subgroups.
     """
 
     train_inputs: np.ndarray
@@ -47,6 +48,7 @@ class Shard:
     evaluation_units: np.ndarray
     train_holdings: ImageDigests
     test_holdings: ImageDigests
+    test_subgroups: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def training_votes(self) -> np.ndarray:
@@ -59,11 +61,18 @@ class Shard:
 
 
 def shard(
-    prepared: "Prepared", partition: Partition, partition_id: int, *, private: bool, unit: Unit = "image"
+    prepared: "Prepared",
+    partition: Partition,
+    partition_id: int,
+    *,
+    private: bool,
+    unit: Unit = "image",
+    subgroups: np.ndarray | None = None,
 ) -> Shard:
     """Return the usable images of one client, copied into memory.
 
-    A private shard keeps one copy of equal images: they are one unit and must not count twice.
+    A private shard keeps one copy of equal images: they are one unit and must not count twice. `subgroups` holds the
+    place of each entry's subgroup.
 
     Raises:
         DataError: The unit is `group` and the source names no groups.
@@ -95,6 +104,7 @@ def shard(
         # With the copies: the ledger must know every file of a charged image.
         train_holdings=_digests(scan, train, train_units),
         test_holdings=_digests(scan, test[untrained], test_units[untrained]),
+        test_subgroups=np.zeros(0, dtype=np.int64) if subgroups is None else subgroups[test],
     )
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.config.sections import DataConfig
 from common.data.decoding import read_image
 from common.data.duplicates import METHOD, Sketches, find_equal, find_near
+from common.data.partitioning.subgroups import subgroups_of
 from common.data.scan import Scan, scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.data.tones.range_report import range_lines, special_images, value_ranges
@@ -89,6 +91,23 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
     }
 
 
+def subgroup_facts(data: DataConfig, scan: Scan) -> dict[str, dict[str, int]]:
+    """Return the usable images of each subgroup, empty without subgroups.
+
+    They are for the holder's own eyes: no message carries them.
+
+    Raises:
+        DataError: The source is not a table, or lacks the column.
+    """
+    places = subgroups_of(data, len(scan.labels))
+    if places is None:
+        return {}
+    in_train = np.arange(len(scan.labels)) < scan.num_train
+    parts = {"train": scan.usable & in_train, "test": scan.usable & ~in_train}
+    counts = {part: np.bincount(places[rows], minlength=len(data.subgroup_names)) for part, rows in parts.items()}
+    return {name: {part: int(counts[part][at]) for part in parts} for at, name in enumerate(data.subgroup_names)}
+
+
 def _spread(values: np.ndarray) -> dict[str, int] | None:
     if not len(values):
         return None
@@ -152,6 +171,9 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
     for name in ("units", "clients"):
         if facts[name] is not None:
             say(f"{name.capitalize():<9}{facts[name]:,}")
+    if subgroups := facts.get("subgroups"):
+        counts = ", ".join(f"{name} {part['train'] + part['test']:,}" for name, part in subgroups.items())
+        say(f"Subgroups {counts} (seen here only)")
     for line in _problem_lines(facts):
         say(line)
 

@@ -113,7 +113,7 @@ def check_reply(
         return None
     if content.metric_records[METRICS][NUM_EXAMPLES] != declared.num_units:
         raise FederationError(f"client {declared.name} weighs its update by another size than it declared")
-    return decode_evaluation(content, len(declared.classes))
+    return decode_evaluation(content, len(declared.classes), releases.subgroups)
 
 
 def _check_numbers(

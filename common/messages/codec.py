@@ -17,6 +17,7 @@ from common.ledger.signed_heads import SignedHead
 from common.messages import fields
 from common.metrics import Counts, NoisedCounts, total
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS, ScoreHistograms
+from common.subgroup_counts import SubgroupCounts
 
 CONFIG = "config"
 SERVER_ROUND = "server-round"
@@ -36,7 +37,8 @@ class Evaluation:
 
     `counts` and `personal` are exact, for the global and the client's own model. `train_loss` is the mean cross-entropy
     in nats on training images, for QFedAvg only. `noised` has noise in each count, with one vote for each unit.
-    `histograms` of the scores are exact beside exact counts and noised beside noised ones.
+    `histograms` of the scores are exact beside exact counts and noised beside noised ones, and so are the counts by
+    `subgroups`.
     """
 
     counts: Counts | None = None
@@ -44,6 +46,7 @@ class Evaluation:
     train_loss: float | None = None
     noised: NoisedCounts | None = None
     histograms: ScoreHistograms | None = None
+    subgroups: SubgroupCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,9 @@ def _metrics(num_units: int, evaluation: Evaluation | None) -> MetricRecord:
         parts = (evaluation.histograms.scores, evaluation.histograms.confidence)
         for name, counts in zip(names, parts, strict=True):
             metrics[name] = [int(n) for n in counts.ravel()]
+    if evaluation.subgroups is not None:
+        name = fields.SUBGROUP_COUNTS if evaluation.noised is None else fields.NOISED_SUBGROUP_COUNTS
+        metrics[name] = [int(n) for n in evaluation.subgroups.cells.ravel()]
     if evaluation.personal is not None:
         _put_counts(metrics, evaluation.personal, *fields.PERSONAL_COUNTS)
     if evaluation.train_loss is not None:
@@ -162,10 +168,13 @@ def _put_noised(metrics: MetricRecord, noised: NoisedCounts) -> None:
         metrics[fields.NOISED_CONFUSION] = cells
 
 
-def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Evaluation | None:
+def decode_evaluation(
+    content: RecordDict, num_classes: int | None = None, num_subgroups: int | None = None
+) -> Evaluation | None:
     """Decode the evaluation in a reply.
 
-    The result is None if the reply carries no counts. `num_classes` is the number of rows that a matrix must have.
+    The result is None if the reply carries no counts. `num_classes` is the number of rows that a matrix must have,
+    `num_subgroups` that of counts by subgroup.
 
     Raises:
         FederationError: A matrix is not square, an exact count is negative, or a loss is not a finite number of at
@@ -174,7 +183,9 @@ def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Ev
     metrics = content.metric_records[fields.METRICS]
     noised = _noised(metrics, num_classes)
     if noised is not None:
-        return Evaluation(noised=noised, histograms=_histograms(metrics, fields.NOISED_HISTOGRAMS, len(noised.cells)))
+        histograms = _histograms(metrics, fields.NOISED_HISTOGRAMS, len(noised.cells))
+        divided = _subgroups(metrics, fields.NOISED_SUBGROUP_COUNTS, num_subgroups)
+        return Evaluation(noised=noised, histograms=histograms, subgroups=divided)
     if fields.CONFUSION not in metrics:
         return None
     counts = _counts(metrics, fields.CONFUSION, fields.LOSS_SUM, num_classes)
@@ -185,7 +196,26 @@ def decode_evaluation(content: RecordDict, num_classes: int | None = None) -> Ev
     histograms = _histograms(metrics, fields.HISTOGRAMS, len(counts.confusion))
     if histograms is not None and not _agree(histograms, counts):
         raise FederationError("a client sent histograms that are not of the same images as its confusion matrix")
-    return Evaluation(counts, personal, loss, histograms=histograms)
+    divided = _subgroups(metrics, fields.SUBGROUP_COUNTS, num_subgroups)
+    if divided is not None:
+        right = int(np.trace(counts.confusion))
+        if (divided.cells < 0).any() or divided.cells.sum(axis=0).tolist() != [right, counts.num_examples - right]:
+            raise FederationError("a client sent subgroups that are not of the same images as its confusion matrix")
+    return Evaluation(counts, personal, loss, histograms=histograms, subgroups=divided)
+
+
+def _subgroups(metrics: MetricRecord, name: str, num_subgroups: int | None) -> SubgroupCounts | None:
+    if name not in metrics:
+        return None
+    flat = np.asarray(metrics[name])
+    if flat.ndim != 1 or flat.size % 2 or num_subgroups not in (None, flat.size // 2) or not _bounded(flat):
+        raise FederationError("a client sent counts that are not those of its subgroups")
+    return SubgroupCounts(flat.reshape(-1, 2).astype(np.int64))
+
+
+def _bounded(counts: np.ndarray) -> bool:
+    # Whole numbers beyond 64 bits become objects. Sums of smaller ones could still overflow.
+    return counts.dtype.kind == "i" and not ((counts > _LARGEST_COUNT) | (counts < -_LARGEST_COUNT)).any()
 
 
 def _histograms(metrics: MetricRecord, names: tuple[str, str], num_classes: int) -> ScoreHistograms | None:
@@ -194,12 +224,7 @@ def _histograms(metrics: MetricRecord, names: tuple[str, str], num_classes: int)
     shapes = ((num_classes, 2, NUM_SCORE_BINS), (2, NUM_CONFIDENCE_BINS))
     parts = [np.asarray(metrics.get(name)) for name in names]
     for part, shape in zip(parts, shapes, strict=True):
-        # Whole numbers beyond 64 bits become objects. Sums of smaller ones could still overflow.
-        if (
-            part.dtype.kind != "i"
-            or part.shape != (math.prod(shape),)
-            or ((part > _LARGEST_COUNT) | (part < -_LARGEST_COUNT)).any()
-        ):
+        if part.shape != (math.prod(shape),) or not _bounded(part):
             raise FederationError("a client sent counts that are not histograms of its scores")
     scores, confidence = (part.reshape(shape).astype(np.int64) for part, shape in zip(parts, shapes, strict=True))
     return ScoreHistograms(scores, confidence)

@@ -19,6 +19,7 @@ CORRECT, WRONG, NOISED_CONFUSION = "noised-correct", "noised-wrong", "noised-con
 CODES, SCALES = "codes", "scales"
 SCORE_COUNTS, CONFIDENCE_COUNTS = "score-counts", "confidence-counts"
 NOISED_SCORE_COUNTS, NOISED_CONFIDENCE_COUNTS = "noised-score-counts", "noised-confidence-counts"
+SUBGROUP_COUNTS, NOISED_SUBGROUP_COUNTS = "subgroup-counts", "noised-subgroup-counts"
 
 DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
@@ -38,7 +39,8 @@ class Releases:
     `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
     impossible with a mechanism. Updates of fewer than 32 `update_bits` leave rounded, see
-    `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too.
+    `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too, with
+    `subgroups` counts of so many subgroups.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
@@ -51,6 +53,7 @@ class Releases:
     counted_every: int = 1
     update_bits: int = 32
     histograms: bool = False
+    subgroups: int = 0
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -66,8 +69,8 @@ class Releases:
         personal = bool(config.model.personal) and not config.private
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
         every, histograms = config.evaluation.every, config.releases_histograms
-        bits = config.training.update_bits
-        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms)
+        bits, subgroups = config.training.update_bits, len(config.data.subgroup_names)
+        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms, subgroups)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.
@@ -110,13 +113,13 @@ class Releases:
     def _counts(self, *, closing: bool) -> tuple[str, ...]:
         if self.metrics == "none":
             return ()
-        histograms = closing and self.histograms
+        histograms, subgroups = closing and self.histograms, closing and self.subgroups
         if self.metrics == "private":
-            closing_fields = (NOISED_CONFUSION, *(NOISED_HISTOGRAMS if histograms else ()))
-            return closing_fields if closing else (CORRECT, WRONG)
+            more = (*(NOISED_HISTOGRAMS if histograms else ()), *((NOISED_SUBGROUP_COUNTS,) if subgroups else ()))
+            return (NOISED_CONFUSION, *more) if closing else (CORRECT, WRONG)
         # A policy can allow exact counts under a mechanism, but the loss says more than counts do.
         matrix = (CONFUSION, LOSS_SUM) if self.mechanism.releases_losses else (CONFUSION,)
-        return (*matrix, *(HISTOGRAMS if histograms else ()))
+        return (*matrix, *(HISTOGRAMS if histograms else ()), *((SUBGROUP_COUNTS,) if subgroups else ()))
 
     def _extra(self, *, train: bool) -> tuple[str, ...]:
         return (PERSONAL_COUNTS if self.personal else ()) + ((TRAIN_LOSS,) if self.train_loss and train else ())

@@ -165,16 +165,25 @@ def histogram_events(scores: float, calibration: float, num_classes: int) -> tup
     return CountsEvent(scores, 1, l2_sensitivity=math.sqrt(num_classes)), CountsEvent(calibration, 1)
 
 
+def subgroup_noise(matrix: float, num_subgroups: int) -> float:
+    """Return the noise of counts by subgroup.
+
+    It follows from that of the closing matrix and is not below `LEAST_COUNTS_NOISE`. The weight of
+    `split_counts_noise` is the number of subgroups, each of which holds so small a part of the units of a pair.
+    """
+    return max(LEAST_COUNTS_NOISE, math.cbrt(_CLOSING_WEIGHT / num_subgroups) * matrix)
+
+
 def split_counts_noise(
-    num_rounds: int, *, target_epsilon: float, delta: float, num_classes: int | None = None
+    num_rounds: int, *, target_epsilon: float, delta: float, num_classes: int | None = None, num_subgroups: int = 0
 ) -> tuple[float, float]:
     """Return the noise of a round's pair and of the closing matrix.
 
     Guarantee: the pairs of `num_rounds` rounds and one matrix together cost at most `target_epsilon`, and neither noise
-    is below `LEAST_COUNTS_NOISE`. With `num_classes` that includes histograms under the noise of `histogram_noise`. Of
-    all such noises these have the least sum of relative errors, the pair's noise plus ten times the matrix's. Under
-    zCDP the pairs cost num_rounds / pair^2 and the matrix 1 / matrix^2, so the least sum for a given cost has pair /
-    matrix = (10 num_rounds)^(1/3).
+    is below `LEAST_COUNTS_NOISE`. With `num_classes` that includes histograms under the noise of `histogram_noise`, and
+    with `num_subgroups` counts by subgroup under that of `subgroup_noise`. Of all such noises these have the least sum
+    of relative errors, the pair's noise plus ten times the matrix's. Under zCDP the pairs cost num_rounds / pair^2 and
+    the matrix 1 / matrix^2, so the least sum for a given cost has pair / matrix = (10 num_rounds)^(1/3).
 
     Raises:
         ConfigError: Not even twice the expected noise meets the target.
@@ -187,22 +196,28 @@ def split_counts_noise(
 
     def history(matrix: float) -> History:
         pair, closing = noises(matrix)
-        events = (CountsEvent(pair, num_rounds), CountsEvent(closing, 1))
-        if num_classes is None:
-            return events
-        return (*events, *histogram_events(*histogram_noise(closing, num_classes), num_classes))
+        events = [CountsEvent(pair, num_rounds), CountsEvent(closing, 1)]
+        if num_classes is not None:
+            events += histogram_events(*histogram_noise(closing, num_classes), num_classes)
+        if num_subgroups:
+            events.append(CountsEvent(subgroup_noise(closing, num_subgroups), 1))
+        return tuple(events)
 
     def compute() -> float:
         if pld_epsilon(history(LEAST_COUNTS_NOISE / ratio), delta, _COARSE) <= target_epsilon:
             return LEAST_COUNTS_NOISE / ratio
         # Invert the zCDP bound epsilon = rho + 2 sqrt(rho ln(1 / delta)), which is a little too large.
         rho = (math.sqrt(target_epsilon - math.log(delta)) - math.sqrt(-math.log(delta))) ** 2
-        of_histograms = 0.0
+        more = math.cbrt(num_subgroups / _CLOSING_WEIGHT) ** 2
         if num_classes is not None:
-            of_histograms = math.cbrt(num_classes) + math.cbrt(_CALIBRATION_WEIGHT / _CLOSING_WEIGHT) ** 2
-        guess = math.sqrt((num_rounds / ratio**2 + 1 + of_histograms) / (2 * rho))
+            more += math.cbrt(num_classes) + math.cbrt(_CALIBRATION_WEIGHT / _CLOSING_WEIGHT) ** 2
+        guess = math.sqrt((num_rounds / ratio**2 + 1 + more) / (2 * rho))
         return least_noise(history, target_epsilon, delta, guess=guess, most=2 * guess)
 
-    # Without histograms the key is that of earlier versions, whose figures stay valid.
-    key = (num_rounds, target_epsilon, delta, *(() if num_classes is None else (num_classes,)))
+    # Without histograms and subgroups the key is that of earlier versions, whose figures stay valid.
+    key = (
+        *(num_rounds, target_epsilon, delta),
+        *(() if num_classes is None else (num_classes,)),
+        *(("subgroups", num_subgroups) if num_subgroups else ()),
+    )
     return noises(FIGURES.get_or_compute("counts split", key, compute))

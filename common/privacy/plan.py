@@ -20,6 +20,7 @@ from common.privacy.calibration import (
     histogram_events,
     histogram_noise,
     split_counts_noise,
+    subgroup_noise,
 )
 from common.privacy.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
@@ -32,6 +33,14 @@ _RATES_PER_OCTAVE = 16
 # Noise of label counts over the noise at which one release of everything would cost as much as the whole plan. The
 # counts then take about a ninth of the squared privacy loss, and the noise of the steps grows by about 6 %.
 LABEL_NOISE = 3.0
+# Fields of a plan of counts that are the noise of a release.
+_COUNTS_NOISES = (
+    "noise_stddev",
+    "closing_noise_stddev",
+    "scores_noise_stddev",
+    "calibration_noise_stddev",
+    "subgroups_noise_stddev",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class PublicConstants:
         closing_noise: Like `counts_noise`, for the closing matrix.
         histogram_classes: Number of classes, where score and calibration histograms leave at the end; None where none
             leave.
+        subgroups: Public list by which closing counts are divided, the last one for all other values; empty where they
+            are not divided.
         counted_every: A round is counted if its number is a multiple of this.
         counted_rounds: The most counted rounds that one client takes part in.
         batch_size: Expected units a step; None for all of them.
@@ -77,6 +88,7 @@ class PublicConstants:
     counts_noise: float | None
     closing_noise: float | None
     histogram_classes: int | None
+    subgroups: tuple[str, ...]
     counted_every: int
     counted_rounds: int
     batch_size: int | None
@@ -99,7 +111,8 @@ class CountsPlan:
     number is a multiple of `every`, under discrete Gaussian noise of parameter `noise_stddev`; one unit changes one
     count by 1. `closing_noise_stddev` is the same for the confusion matrix, which leaves once at the end. Where
     `num_classes` is not None, score histograms, one for each class, and the calibration histogram of the likeliest
-    class leave with it, each under noise of its own.
+    class leave with it, each under noise of its own. Where `subgroups` are named, so do right and wrong predictions of
+    each: one unit changes one of these counts by 1.
     """
 
     num_rounds: int
@@ -109,6 +122,8 @@ class CountsPlan:
     num_classes: int | None = None
     scores_noise_stddev: float | None = None
     calibration_noise_stddev: float | None = None
+    subgroups: tuple[str, ...] = ()
+    subgroups_noise_stddev: float | None = None
 
     def events(self) -> tuple[CountsEvent, ...]:
         """Return the whole plan's events on a held-out unit, the rounds' first."""
@@ -116,19 +131,26 @@ class CountsPlan:
 
     def closing_events(self) -> tuple[CountsEvent, ...]:
         """Return the events of the closing release, one for each thing that leaves."""
-        matrix = CountsEvent(self.closing_noise_stddev, 1)
-        if self.num_classes is None:
-            return (matrix,)
-        # Histograms without noise would have no event.
-        if self.scores_noise_stddev is None or self.calibration_noise_stddev is None:
-            raise PrivacyError("a plan has histograms without noise")
-        return (matrix, *histogram_events(self.scores_noise_stddev, self.calibration_noise_stddev, self.num_classes))
+        events = [CountsEvent(self.closing_noise_stddev, 1)]
+        if self.num_classes is not None:
+            # Histograms without noise would have no event.
+            if self.scores_noise_stddev is None or self.calibration_noise_stddev is None:
+                raise PrivacyError("a plan has histograms without noise")
+            events += histogram_events(self.scores_noise_stddev, self.calibration_noise_stddev, self.num_classes)
+        if self.subgroups:
+            if self.subgroups_noise_stddev is None:
+                raise PrivacyError("a plan has counts by subgroup without noise")
+            # A unit votes in one cell of one subgroup, so the L2 sensitivity is 1.
+            events.append(CountsEvent(self.subgroups_noise_stddev, 1))
+        return tuple(events)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without later fields at their old values."""
-        values = asdict(self)
+        # JSON has no tuples, and a plan that is read back must be equal to the one that was written.
+        values = asdict(self) | {"subgroups": list(self.subgroups)}
         # Plans from before a field existed must keep their digests.
-        added = {"every": 1, "num_classes": None, "scores_noise_stddev": None, "calibration_noise_stddev": None}
+        of_histograms = {"num_classes": None, "scores_noise_stddev": None, "calibration_noise_stddev": None}
+        added: dict[str, Any] = {"every": 1, **of_histograms, "subgroups": [], "subgroups_noise_stddev": None}
         return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
 
@@ -266,7 +288,9 @@ class PrivacyPlan:
         """
         try:
             counts = values["counts"]
-            return cls(**{**values, "counts": None if counts is None else CountsPlan(**counts)})
+            if counts is not None:
+                counts = CountsPlan(**{**counts, "subgroups": tuple(counts.get("subgroups", ()))})
+            return cls(**{**values, "counts": counts})
         except (KeyError, TypeError):
             raise PrivacyError("a ledger holds a value that is not a privacy plan") from None
 
@@ -294,25 +318,28 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
         return None
     rounds, target, delta = constants.counted_rounds, constants.target_epsilon, constants.delta
     pair, matrix, classes = constants.counts_noise, constants.closing_noise, constants.histogram_classes
+    divided = len(constants.subgroups)
     if target is not None and (pair is None or matrix is None):
-        calibrated = split_counts_noise(rounds, target_epsilon=target, delta=delta, num_classes=classes)
+        calibrated = split_counts_noise(
+            rounds, target_epsilon=target, delta=delta, num_classes=classes, num_subgroups=divided
+        )
         pair, matrix = pair or calibrated[0], matrix or calibrated[1]
     if pair is None or matrix is None:
         raise PrivacyError("the noise of counts is not filled in: build a RunConfig with common.config.loading.parse")
-    histograms = () if classes is None else histogram_noise(matrix, classes)
-    noises = (pair, matrix, *histograms)
-    if target is not None and (constants.counts_noise or constants.closing_noise):
-        as_set: tuple[CountsEvent, ...] = (CountsEvent(pair, rounds), CountsEvent(matrix, 1))
-        if classes is not None:
-            as_set += histogram_events(noises[2], noises[3], classes)
-        factor = counts_noise(as_set, target_epsilon=target, delta=delta)
-        noises = tuple(factor * noise for noise in noises)
-    # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
-    pair, matrix, *more = (float(sampled_stddev(noise)) for noise in noises)
     plan = CountsPlan(rounds, pair, matrix, constants.counted_every)
-    if classes is None:
-        return plan
-    return replace(plan, num_classes=classes, scores_noise_stddev=more[0], calibration_noise_stddev=more[1])
+    if classes is not None:
+        scores, calibration = histogram_noise(matrix, classes)
+        plan = replace(plan, num_classes=classes, scores_noise_stddev=scores, calibration_noise_stddev=calibration)
+    if divided:
+        noise = subgroup_noise(matrix, divided)
+        plan = replace(plan, subgroups=constants.subgroups, subgroups_noise_stddev=noise)
+    factor = 1.0
+    if target is not None and (constants.counts_noise or constants.closing_noise):
+        factor = counts_noise(plan.events(), target_epsilon=target, delta=delta)
+    # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
+    noises = {name: getattr(plan, name) for name in _COUNTS_NOISES}
+    exact: dict[str, Any] = {name: float(sampled_stddev(factor * of)) for name, of in noises.items() if of is not None}
+    return replace(plan, **exact)
 
 
 def label_noise(constants: PublicConstants, *, sample_rate: float, steps: int) -> float | None:

@@ -224,7 +224,7 @@ def held_out(table: PlanTable) -> dict[str, float] | None:
         "closing_noise_stddev": plan.counts.closing_noise_stddev,
         **{
             name: noise
-            for name in ("scores_noise_stddev", "calibration_noise_stddev")
+            for name in ("scores_noise_stddev", "calibration_noise_stddev", "subgroups_noise_stddev")
             if (noise := getattr(plan.counts, name)) is not None
         },
         "epsilon": spent.pld,

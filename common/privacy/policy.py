@@ -20,6 +20,7 @@ from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract")
 _MATRIX_ALONE: tuple[Closing, ...] = ("matrix",)
+_ANY_COLUMN = "*"
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 # Keys that were renamed. Files with an old key still load.
 _NEW_KEYS = {"least-noise-multiplier": "min-noise-multiplier", "least-cohort": "min-cohort"}
@@ -48,6 +49,8 @@ class Policy(BaseModel):
         tunings: Allowed ways of tuning; `last` stands for `last:<n>`.
         metrics: Allowed ways for counts of held-out images to leave.
         closing: Allowed values of `privacy.closing`. Histograms tell more of a model's scores than a confusion matrix.
+        subgroup_columns: Columns of the holder's own table by whose values closing counts may be divided; `*` stands
+            for any. The server names the column, and could otherwise choose one that nobody thought of.
         units: Allowed privacy units, single images or groups of images.
         min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server to
             keep to this number, as to the number of clients.
@@ -78,6 +81,7 @@ class Policy(BaseModel):
     tunings: Annotated[tuple[Tuning, ...], Listed] = ("head",)
     metrics: Annotated[tuple[Metrics, ...], Listed] = ("none", "private")
     closing: Annotated[tuple[Closing, ...], Listed] = _MATRIX_ALONE
+    subgroup_columns: Annotated[tuple[str, ...], Listed] = ()
     units: Annotated[tuple[Unit, ...], Listed] = ("image", "group")
     min_cohort: Annotated[int, Field(ge=1)] = 1
     accept_group_bound: bool = False
@@ -110,6 +114,10 @@ class Policy(BaseModel):
         for setting, value, allowed in wanted:
             if value not in allowed:
                 raise PolicyError(f"{setting}={value!r} is not allowed, only {', '.join(allowed) or 'nothing'}")
+        column = config.data.subgroup_column
+        if column and not {column, _ANY_COLUMN} & set(self.subgroup_columns):
+            allowed_columns = ", ".join(self.subgroup_columns) or "none"
+            raise PolicyError(f"data.subgroup-column={column!r} is not allowed, only {allowed_columns}")
         if self.classes and config.data.class_names != self.classes:
             raise PolicyError(
                 f"data.classes={config.data.classes!r} is not the policy's list {', '.join(self.classes)!r}"
@@ -155,8 +163,9 @@ class Policy(BaseModel):
 
 @lru_cache(maxsize=64)
 def _digest_of(policy: Policy) -> str:
-    # Policies from before the key existed must keep their digests.
-    added = {"closing"} if policy.closing == _MATRIX_ALONE else None
+    # Policies from before these keys existed must keep their digests.
+    old = {"closing": _MATRIX_ALONE, "subgroup_columns": ()}
+    added = {name for name, value in old.items() if getattr(policy, name) == value}
     return hashlib.sha256(policy.model_dump_json(by_alias=True, exclude=added).encode()).hexdigest()
 
 
@@ -169,6 +178,7 @@ ANYTHING = Policy(
     tunings=("head", "bias", "norm", "lora", "last", "full"),
     metrics=("exact", "private", "none"),
     closing=("matrix", "full"),
+    subgroup_columns=(_ANY_COLUMN,),
     accept_group_bound=True,
 )
 

@@ -34,8 +34,12 @@ _CALIBRATED = 2e-3
 _ROUNDED = 4e-3
 # Field of a plan of counts -> its name in a statement, without the ending.
 _NOISES = {"noise_stddev": "counts", "closing_noise_stddev": "closing"}
-# The same for histograms, which not every plan has.
-_HISTOGRAM_NOISES = {"scores_noise_stddev": "scores", "calibration_noise_stddev": "calibration"}
+# The same for releases that not every plan has.
+_FURTHER_NOISES = {
+    "scores_noise_stddev": "scores",
+    "calibration_noise_stddev": "calibration",
+    "subgroups_noise_stddev": "subgroups",
+}
 # Client name -> ledger id, entry number and hash of each signed head that was kept.
 KeptHeads = dict[str, set[tuple[str, int, str]]]
 # Heads that belong to no round, namely those of enrollment, closing counts and end of the run.
@@ -218,12 +222,17 @@ def _stated_plan(
         return plan
     stated = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _NOISES.items()}
     enough = all(noise >= getattr(plan.counts, name) for name, noise in stated.items())
-    if plan.counts.num_classes is not None:
-        of_histograms = {name: metrics[f"{prefix}_noise_stddev"] for name, prefix in _HISTOGRAM_NOISES.items()}
-        # They follow from the matrix's noise, which was rounded up before it was stated.
-        least = {name: getattr(plan.counts, name) * (1 - _ROUNDED) for name in of_histograms}
-        enough = enough and all(noise >= least[name] for name, noise in of_histograms.items())
-        stated |= of_histograms
+    # Noises of histograms and subgroups, which not every plan has.
+    of_more = {
+        name: metrics[f"{prefix}_noise_stddev"]
+        for name, prefix in _FURTHER_NOISES.items()
+        if getattr(plan.counts, name) is not None
+    }
+    # They follow from the matrix's noise, which was rounded up before it was stated.
+    enough = enough and all(noise >= getattr(plan.counts, name) * (1 - _ROUNDED) for name, noise in of_more.items())
+    stated |= of_more
+    if tuple(metrics.get("subgroups", ())) != plan.counts.subgroups:
+        raise PrivacyError("its counts are divided into other subgroups than the run was configured for")
     if not enough:
         raise PrivacyError("its counts have less noise than the run was configured for")
     return replace(plan, counts=replace(plan.counts, **stated))

@@ -8,6 +8,7 @@ import numpy as np
 
 from common.messages.codec import Evaluation
 from common.metrics import Counts, NoisedCounts, total
+from common.subgroup_counts import subgroup_figures
 from server.reporting.missing_clients import participation
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
@@ -38,6 +39,26 @@ def final_counts(state: RunState) -> dict[str, Any]:
             for name, (asked, missed) in participation(state).items()
         },
         "images": _images(state.context.class_counts, sorted(state.clients)),
+        **({"subgroups": subgroup_metrics(state)} if state.config.data.subgroup_names else {}),
+    }
+
+
+def subgroup_metrics(state: RunState) -> dict[str, Any] | None:
+    """Return counts and accuracy of the final model by subgroup, None if none were released."""
+    counts, cost = state.closing.subgroups, state.privacy_cost
+    if counts is None:
+        return None
+    plan = None if cost is None else cost.example_plan.counts
+    # Exact counts may leave under a mechanism too, whose plan then has no counts.
+    noise = 0.0 if plan is None else plan.subgroups_noise_stddev or 0.0
+    data = state.config.data
+    return {
+        "evaluated_model": state.final_round,
+        "column": data.subgroup_column,
+        "noised": plan is not None,
+        "noise_stddev": noise,
+        "num_clients": counts.num_clients,
+        "subgroups": subgroup_figures(counts, data.subgroup_names, noise_stddev=noise),
     }
 
 

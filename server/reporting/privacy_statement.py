@@ -179,6 +179,7 @@ def _metrics(release: str, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
         "counts_noise_stddev": counts.noise_stddev,
         "closing_noise_stddev": counts.closing_noise_stddev,
         **_histograms(counts),
+        **_subgroups(counts),
     }
 
 
@@ -191,6 +192,13 @@ def _histograms(counts: CountsPlan) -> dict[str, Any]:
         "scores_noise_stddev": counts.scores_noise_stddev,
         "calibration_noise_stddev": counts.calibration_noise_stddev,
     }
+
+
+def _subgroups(counts: CountsPlan) -> dict[str, Any]:
+    """Return the public list and the noise of counts by subgroup, empty if none leave."""
+    if not counts.subgroups:
+        return {}
+    return {"subgroups": list(counts.subgroups), "subgroups_noise_stddev": counts.subgroups_noise_stddev}
 
 
 def _not_protected(mechanism: Mechanism, privacy_cost: RunPrivacyCost, parties: Parties, metrics: str) -> list[str]:

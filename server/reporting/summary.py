@@ -8,6 +8,7 @@ import numpy as np
 from common.config.loading import resolved
 from common.metrics import CONFUSION_METRICS, Counts, Metric, Scores, score
 from common.score_histograms import histogram_figures
+from server.reporting.counts_file import subgroup_metrics
 from server.reporting.missing_clients import missing_clients
 from server.reporting.outcome_warnings import outcome_warnings
 from server.reporting.privacy_statement import versions
@@ -49,6 +50,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "personal": _personal(state),
         "private_metrics": _private_metrics(state),
         "score_metrics": _score_metrics(state),
+        **_subgroup_metrics(state),
         "public_test": state.latest_public_test,
         "simulation_only": privacy_cost is not None and counts is not None and config.metrics != "exact",
         "evaluated_model": state.evaluated_model,
@@ -131,6 +133,13 @@ def _score_metrics(state: RunState) -> dict[str, Any] | None:
         histograms, state.classes, scores_noise=noises[0] or 0.0, confidence_noise=noises[1] or 0.0
     )
     return {"evaluated_model": state.final_round, "noised": counts is not None, **figures}
+
+
+def _subgroup_metrics(state: RunState) -> dict[str, Any]:
+    """Return the accuracy by subgroup of the final model, empty if counts are not divided."""
+    if not state.config.data.subgroup_names:
+        return {}
+    return {"subgroup_metrics": subgroup_metrics(state)}
 
 
 def _personal(state: RunState) -> dict[str, Any] | None:

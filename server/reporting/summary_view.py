@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.config.sections import BALANCED
+from common.config.listed_values import BALANCED
 from common.metrics import CONFUSION_METRICS, interval
 from common.privacy.mechanisms import mechanism_named
 from common.system.console import format_epsilon
@@ -62,6 +62,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _spread("over clients", summary["spread_over_clients"]["accuracy"])
     rows += _noised(summary)
     rows += _score_metrics(summary.get("score_metrics"))
+    rows += _subgroups(summary.get("subgroup_metrics"))
     rows += _public_test(summary.get("public_test"))
     rows += _personal(summary["personal"])
     if summary["config"]["training.class-weights"] == BALANCED:
@@ -186,6 +187,19 @@ def _score_metrics(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
         of_noise = f"; noise alone would show {figures['ece_of_noise']:.3f}" if figures["noised"] else ""
         ece = f"{figures['ece']:.3f}{of_noise}"
     return [(f"macro AUROC{private}", auroc), (f"calibration error{private}", ece)]
+
+
+def _subgroups(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the row of the accuracy by subgroup, in the order of the public list."""
+    if figures is None:
+        return []
+    unknown = "only noise" if figures["noised"] else "no images"
+    shown = {
+        name: unknown if found["accuracy"] is None else "{accuracy:.3f} ({low:.3f} to {high:.3f})".format(**found)
+        for name, found in figures["subgroups"].items()
+    }
+    private = ", private" if figures["noised"] else ""
+    return [(f"by {figures['column']}{private}", ", ".join(f"{name} {share}" for name, share in shown.items()))]
 
 
 def _public_test(figures: dict[str, Any] | None) -> list[tuple[str, str]]:

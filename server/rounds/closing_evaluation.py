@@ -10,6 +10,7 @@ from common.arrays import Arrays
 from common.messages.codec import CONFIG, Evaluation, arrays_to_record, run_config
 from common.metrics import Counts, NoisedCounts, total
 from common.score_histograms import ScoreHistograms
+from common.subgroup_counts import SubgroupCounts
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.replies import Channel, ReplyCollector
 
@@ -43,6 +44,11 @@ class ClosingEvaluation:
     def histograms(self) -> ScoreHistograms | None:
         """Histograms of the final model's scores, summed over clients."""
         return total(part.histograms for part in self.by_client.values() if part.histograms is not None)
+
+    @property
+    def subgroups(self) -> SubgroupCounts | None:
+        """Right and wrong predictions of the final model by subgroup, summed over clients."""
+        return total(part.subgroups for part in self.by_client.values() if part.subgroups is not None)
 
     def with_exact(self, counts: Mapping[str, Counts]) -> "ClosingEvaluation":
         """Return this evaluation with exact counts that a simulation made outside the clients."""

@@ -29,6 +29,8 @@ _ADDED: dict[str, Scalar] = {
     "data.background": "keep",
     "data.bit-depth": 16,
     "data.gray-window": "",
+    "data.subgroup-column": "",
+    "data.subgroups": "",
     "data.validation": "drop",
     "evaluation.every": 1,
     "evaluation.folder": "",

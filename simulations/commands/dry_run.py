@@ -20,6 +20,7 @@ from common.config.schema import RunConfig
 from common.data.partitioning.assignment import check_batch
 from common.data.partitioning.client_sizes import client_sizes
 from common.data.partitioning.privacy_units import check_unit
+from common.data.partitioning.subgroups import subgroups_of
 from common.data.scan import check_training_labels
 from common.data.sources.registry import OpenSource, open_source
 from common.inference.earlier_model import with_earlier_model
@@ -71,6 +72,7 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
     entries = opener(config.data).entries
     check_batch(config.training, entries.num_train)
     check_unit(config.privacy.unit, has_groups=entries.units is not None)
+    subgroups_of(config.data, len(entries.labels))
     labels = entries.labels[: entries.num_train]
     check_training_labels(labels[labels >= 0], entries.classes)
     sizes_of = partial(client_sizes, entries, config.data, num_clients=config.num_clients, seed=config.seed)

@@ -46,7 +46,7 @@ from simulations.harness.harness_images import Images
 from simulations.harness.harness_streams import Draw, RepeatedStreams
 
 # Counts that leave in a round, and those that leave at the end.
-CountsKind = Literal["pair", "matrix", "scores", "confidence"]
+CountsKind = Literal["pair", "matrix", "scores", "confidence", "subgroups"]
 # A plan with almost no noise would give steps without bound.
 _MAX_LEARNING_RATE = 1e6
 
@@ -202,7 +202,11 @@ class ClientHarness:
         """
         config = self.config
         rows = images.shard(
-            self.classes, num_units=self.num_units, private=config.is_local_dp, unit=config.privacy.unit
+            self.classes,
+            num_units=self.num_units,
+            private=config.is_local_dp,
+            unit=config.privacy.unit,
+            num_subgroups=len(config.data.subgroup_names),
         )
         home = HarnessHome(name, config.seed, config.private, durable=False, root=self.folder, ledger=ledger)
         return ClientSession(name, rows, self.trainer, policy, home, streams=streams)
@@ -296,7 +300,8 @@ class ClientHarness:
         evaluation = evaluate_incoming(session, self.start, {}, self.plan, closing=kind != "pair")
         if evaluation is None:
             return np.zeros(0)
-        part = evaluation.histograms if kind in ("scores", "confidence") else evaluation.noised
+        histograms, divided = evaluation.histograms, evaluation.subgroups
+        part = {"scores": histograms, "confidence": histograms, "subgroups": divided}.get(kind, evaluation.noised)
         return np.zeros(0) if part is None else np.asarray(getattr(part, kind, getattr(part, "cells", None))).ravel()
 
     def labels(self) -> np.ndarray:

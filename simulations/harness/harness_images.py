@@ -85,7 +85,9 @@ class Images:
         """Number of units that train."""
         return len(np.unique(self.units[~self.held_out]))
 
-    def shard(self, classes: tuple[str, ...], *, num_units: int, private: bool, unit: Unit) -> Shard:
+    def shard(
+        self, classes: tuple[str, ...], *, num_units: int, private: bool, unit: Unit, num_subgroups: int = 0
+    ) -> Shard:
         """Return the images as a shard, made by the client's own code.
 
         Args:
@@ -93,6 +95,7 @@ class Images:
             num_units: Declared size of the client, however many images there are.
             private: Whether clients add noise themselves.
             unit: The privacy unit.
+            num_subgroups: Number of subgroups, which the images take in turn; 0 without subgroups.
         """
         count = len(self.labels)
         unknown = np.zeros(count, dtype=np.int32)
@@ -124,7 +127,8 @@ class Images:
         prepared = Prepared(cast(StoredRows, self.inputs), scan, seconds=0.0, key="bench")
         sizes = np.array([num_units])
         everything = Partition(np.zeros(count, dtype=np.int32), self.held_out, sizes, sizes, images_unused=0)
-        return shard(prepared, everything, 0, private=private, unit=unit)
+        subgroups = np.arange(count) % num_subgroups if num_subgroups else None
+        return shard(prepared, everything, 0, private=private, unit=unit, subgroups=subgroups)
 
 
 def _digests(kind: str, numbers: np.ndarray) -> np.ndarray:

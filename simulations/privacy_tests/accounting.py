@@ -36,6 +36,7 @@ tunings = ["head", "bias", "norm", "lora", "last", "full"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]
 closing = ["matrix", "full"]
+subgroup-columns = ["*"]
 min-noise-multiplier = 0.0
 """
 # Epsilon of one Gaussian with noise multiplier 1 at delta 1e-5, by the closed form.
@@ -128,10 +129,11 @@ def _independent_counts(plan: PrivacyPlan, times: int) -> float:
         for stddev in (plan.counts.noise_stddev, plan.counts.closing_noise_stddev)
     )
     whole = pair.self_compose(plan.counts.num_rounds * times).compose(matrix.self_compose(times))
-    # A unit has one vote for each class and one for the likeliest.
+    # A unit has one vote for each class, one for the likeliest and one in its subgroup.
     for stddev, votes in (
         (plan.counts.scores_noise_stddev, plan.counts.num_classes),
         (plan.counts.calibration_noise_stddev, 1),
+        (plan.counts.subgroups_noise_stddev, 1),
     ):
         if stddev is not None and votes is not None:
             one = from_discrete_gaussian_mechanism(stddev, sensitivity=1, value_discretization_interval=1e-4)
@@ -166,6 +168,8 @@ def _charges(file: Path, plan: PrivacyPlan, trained: int) -> Iterator[Check]:
     if counts.num_classes is not None:
         closing.append((counts.scores_noise_stddev or 0.0, 1, math.sqrt(counts.num_classes)))
         closing.append((counts.calibration_noise_stddev or 0.0, 1, 1.0))
+    if counts.subgroups:
+        closing.append((counts.subgroups_noise_stddev or 0.0, 1, 1.0))
     for name, charges, expected in (
         ("the pair of counts", trains, [(counts.noise_stddev, 1, 1.0)]),
         ("the closing matrix", closings, closing),

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.messages.fields import CORRECT, NOISED_CONFIDENCE_COUNTS, NOISED_CONFUSION, NOISED_SCORE_COUNTS, WRONG
+from common.messages.fields import (
+    CORRECT,
+    NOISED_CONFIDENCE_COUNTS,
+    NOISED_CONFUSION,
+    NOISED_SCORE_COUNTS,
+    NOISED_SUBGROUP_COUNTS,
+    WRONG,
+)
 from common.privacy.plan import SENSITIVITY_SLACK
 from simulations.harness.client_harness import ClientHarness, Observation
 from simulations.harness.harness_images import Images
@@ -19,6 +26,7 @@ _HISTOGRAMS = {
     "scores": ("evaluate", (NOISED_SCORE_COUNTS,)),
     "confidence": ("evaluate", (NOISED_CONFIDENCE_COUNTS,)),
 }
+_SUBGROUPS = {"subgroups": ("evaluate", (NOISED_SUBGROUP_COUNTS,))}
 
 
 @dataclass(frozen=True)
@@ -191,8 +199,8 @@ def counts_moved(harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray)
         labels: (k,) int64.
 
     Returns:
-        `train`, `evaluate` and, where they leave, `scores` and `confidence` -> L2 norm of the change; infinite if a
-        client fails.
+        `train`, `evaluate` and, where they leave, `scores`, `confidence` and `subgroups` -> L2 norm of the change;
+        infinite if a client fails.
     """
     more, rng = harness.images.with_unit(inputs, labels, held_out=True), np.random.default_rng(5)
     # A model that scores each image differently. That of round 1 gives all classes the same score.
@@ -200,7 +208,9 @@ def counts_moved(harness: ClientHarness, inputs: np.ndarray, labels: np.ndarray)
         name: array + 0.1 * rng.standard_normal(array.shape).astype(np.float32) for name, array in harness.start.items()
     }
     moved: dict[str, float] = {}
-    for name, (kind, fields) in (_COUNTS | (_HISTOGRAMS if harness.config.releases_histograms else {})).items():
+    config = harness.config
+    more_counts = (_HISTOGRAMS if config.releases_histograms else {}) | (_SUBGROUPS if config.data.subgroups else {})
+    for name, (kind, fields) in (_COUNTS | more_counts).items():
         both = (harness.images, more)
         seen = [harness.ask(kind, images, streams=RepeatedStreams(), arrays=model) for images in both]
         if any(answer.failure for answer in seen):

@@ -65,6 +65,9 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
             ("scores", "the score histograms", 2 * 20 * classes, plan.counts.scores_noise_stddev),
             ("confidence", "the confidence histogram", 2 * 15, plan.counts.calibration_noise_stddev),
         )
+    if plan.counts.subgroups:
+        cells, stddev = 2 * len(plan.counts.subgroups), plan.counts.subgroups_noise_stddev
+        more += (("subgroups", "the counts by subgroup", cells, stddev),)
     releases: tuple[tuple[CountsKind, str, int, float | None], ...] = (
         ("pair", "the pair of counts", 2, plan.counts.noise_stddev),
         ("matrix", "the closing matrix", classes**2, plan.counts.closing_noise_stddev),

@@ -28,6 +28,8 @@ _HISTOGRAMS = {
     "private": {"noised-score-counts", "noised-confidence-counts"},
     "exact": {"score-counts", "confidence-counts"},
 }
+# What `data.subgroups` adds to them.
+_SUBGROUPS = {"private": {"noised-subgroup-counts"}, "exact": {"subgroup-counts"}}
 _SECRET = "patient-4711-left-ward"  # noqa: S105 -- planted to see whether it leaves
 _KINDS = ("query", "train", "evaluate", "query.close")
 _SHORTEST = 16
@@ -70,6 +72,8 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
     counts = {"num-examples"} | _COUNTS.get((mechanism, metrics, kind), set())
     if kind == "evaluate" and harness.config.privacy.closing == "full":
         counts |= _HISTOGRAMS.get(metrics, set())
+    if kind == "evaluate" and harness.config.data.subgroups:
+        counts |= _SUBGROUPS.get(metrics, set())
     if kind == "evaluate":
         return {} if metrics == "none" else {"metrics": counts} | head
     arrays = {"codes", "scales"} if harness.config.training.update_bits == 8 else set(harness.start)

@@ -285,6 +285,16 @@ def test_a_client_answers_the_same_types_of_messages() -> None:
             "num-examples confusion loss-sum",
             "num-examples confusion loss-sum score-counts confidence-counts",
         ),
+        (
+            Releases(MECHANISMS["dp-sgd"], "private", subgroups=3),
+            "num-examples noised-correct noised-wrong",
+            "num-examples noised-confusion noised-subgroup-counts",
+        ),
+        (
+            Releases(MECHANISMS["none"], "exact", subgroups=3),
+            "num-examples confusion loss-sum",
+            "num-examples confusion loss-sum subgroup-counts",
+        ),
     ],
 )
 def test_a_reply_may_hold_the_same_fields(releases: Releases, train: str, evaluate: str | None) -> None:

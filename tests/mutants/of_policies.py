@@ -27,7 +27,15 @@ def every_limit_is_in_the_digest() -> None:
     strict = Policy(max_epsilon=1.0, delta=1e-5)
     other: dict[str, Any] = {
         **{"max_epsilon": 2.0, "delta": 1e-6, "accountant": "rdp", "min_noise_multiplier": 1.0, "mechanisms": ()},
-        **{"tunings": (), "metrics": (), "closing": (), "units": (), "min_cohort": 2, "accept_group_bound": True},
+        **{
+            "tunings": (),
+            "metrics": (),
+            "closing": (),
+            "subgroup_columns": ("sex",),
+            "units": (),
+            "min_cohort": 2,
+            "accept_group_bound": True,
+        },
         **{"expires": date(2031, 1, 1), "classes": ("a", "b"), "bundle": "ab" * 32},
     }
     assert set(other) == set(Policy.model_fields)

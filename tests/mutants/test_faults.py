@@ -31,6 +31,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_resumes,
     of_rounding,
     of_stored_ledgers,
+    of_subgroups,
 )
 from tests.mutants.faults import FAULTS, Check, Fault, raised_under
 from tests.mutants.source_edit import StaleFaultError

@@ -27,6 +27,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its mutants
     of_sampling,
     of_server,
     of_streams,
+    of_subgroups,
 )
 from tests.mutants.registry import CENTRAL, LAYERS, MUTANTS, Mutant, checks_of, forget
 from tests.support.simulations.harness import MODES, harness_of

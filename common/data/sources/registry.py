@@ -75,7 +75,10 @@ _KINDS = (
 )
 _BY_PATTERN = {kind.pattern: kind for kind in _KINDS}
 # Settings that divide a source and do not change what is in it.
-_OF_PARTITION = {"partitioner", "alpha", "classes_per_client", "shards_per_client", "size_skew", "min_client_size"}
+_OF_PARTITION = {
+    *("partitioner", "alpha", "classes_per_client", "shards_per_client", "size_skew", "min_client_size"),
+    *("subgroup_column", "subgroups"),
+}
 OpenSource = Callable[[DataConfig], ImageSource]
 KNOWN_SOURCES = tuple(name for name in _BY_PATTERN if not {":", "/"} & set(name) and name != OWN_IMAGES)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config.sections import DataConfig, listed_window
+from common.config.listed_values import listed_window
+from common.config.sections import DataConfig
 from common.data.decoding import StoredImage
 
 if TYPE_CHECKING:

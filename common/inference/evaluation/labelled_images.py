@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from common.config.sections import DataConfig, join_names
+from common.config.listed_values import join_names
+from common.config.sections import DataConfig
 from common.data.decoding import BadImage
 from common.data.sources.base_source import Entries
 from common.data.sources.manifest import read_column

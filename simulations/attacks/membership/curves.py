@@ -6,9 +6,9 @@ from math import exp
 
 import numpy as np
 
+from common.config.listed_values import split_list
 from common.config.loading import Scalar, parse, resolved
 from common.config.schema import RunConfig
-from common.config.sections import split_list
 from common.data.partitioning.partition import Partition
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError

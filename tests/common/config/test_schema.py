@@ -1,6 +1,6 @@
 """Checking and completing a run's configuration.
 
-Drives `common.config.sections`.
+Drives `common.config.sections`, `common.config.listed_values`.
 """
 
 import math

@@ -37,6 +37,7 @@ from common.messages.fields import (
 )
 from common.metrics import NoisedCounts, count
 from common.score_histograms import score_histograms
+from common.subgroup_counts import SubgroupCounts
 from tests.support.server.replies import COUNTS, DECLARED, EVERYTHING, FOUND, HEAD, OWN_COUNTS, WEIGHTS, reply
 
 RUN = "a1" * 16
@@ -300,3 +301,41 @@ def test_histograms_that_cannot_be_are_refused(noised: bool, name: str, wrong: A
 
     with pytest.raises(FederationError, match="histograms"):
         decode_evaluation(content, 3)
+
+
+def with_subgroups(cells: Any, *, noised: bool) -> RecordDict:
+    counts = count(LOGITS, LABELS)
+    exact = {"noised": NoisedCounts(counts.confusion)} if noised else {"counts": counts}
+    content = encode_evaluation(9, Evaluation(subgroups=SubgroupCounts(np.array([[1, 0], [0, 1]])), **exact))  # type: ignore[arg-type]
+    if cells is not None:
+        content.metric_records[METRICS]["noised-subgroup-counts" if noised else "subgroup-counts"] = cells
+    return content
+
+
+@pytest.mark.parametrize("noised", [True, False])
+def test_subgroups_survive_the_wire(noised: bool) -> None:
+    found = decode_evaluation(with_subgroups(None, noised=noised), 3, 2)
+
+    assert found is not None
+    assert found.subgroups is not None
+    assert found.subgroups.cells.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("noised", "wrong"),
+    [
+        (True, [1, 0]),
+        (True, [1, 0, 0]),
+        (True, [1, 0, 0, 1, 0, 0]),
+        (True, [1.0, 0.0, 0.0, 1.0]),
+        (True, [1 << 41, 0, 0, 1]),
+        (True, [1 << 63, 0, 0, 1]),
+        (True, 4),
+        (False, [2, -1, -1, 2]),
+        (False, [2, 0, 0, 0]),
+        (False, [1, 0, 1, 1]),
+    ],
+)
+def test_subgroups_that_cannot_be_are_refused(noised: bool, wrong: Any) -> None:
+    with pytest.raises(FederationError, match="subgroups"):
+        decode_evaluation(with_subgroups(wrong, noised=noised), 3, 2)

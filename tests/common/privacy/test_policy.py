@@ -26,6 +26,7 @@ mechanisms = ["dp-sgd", "none"]
 tunings = ["head", "last"]
 metrics = ["none"]
 closing = ["full"]
+subgroup-columns = ["sex"]
 units = ["group"]
 min-cohort = 4
 accept-group-bound = true
@@ -57,6 +58,7 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         tunings=("head", "last"),
         metrics=("none",),
         closing=("full",),
+        subgroup_columns=("sex",),
         units=("group",),
         min_cohort=4,
         accept_group_bound=True,

@@ -23,11 +23,14 @@ from tests.support.simulations.harness import MODES, harness_of
 
 pytestmark = pytest.mark.numerical
 CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
+BY_SEX: dict[str, Scalar] = {"data.subgroup-column": "sex", "data.subgroups": "f,m"}
 SURFACES: dict[str, dict[str, Scalar]] = {
     "dp-sgd, no counts": {"privacy.metrics": "none"},
     "dp-sgd, exact counts": {"privacy.metrics": "exact"},
     "client-dp": CENTRAL,
     "client-dp, exact counts": CENTRAL | {"privacy.metrics": "exact"},
+    "dp-sgd, by subgroup": BY_SEX,
+    "no mechanism, by subgroup": BY_SEX | {"privacy.mechanism": "none"},
     "no mechanism": {"privacy.mechanism": "none"},
     "no mechanism, no counts": {"privacy.mechanism": "none", "privacy.metrics": "none"},
 }

@@ -21,6 +21,7 @@ from common.messages.rounded_update import leaving_arrays
 from common.metrics import Counts, NoisedCounts
 from common.privacy.mechanisms import MECHANISMS
 from common.score_histograms import score_histograms
+from common.subgroup_counts import SubgroupCounts
 
 WEIGHTS: dict[str, np.ndarray] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -32,6 +33,8 @@ FOUND = Evaluation(COUNTS)
 HISTOGRAMS = score_histograms(
     np.array([[1.0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1]], np.float32), np.array([0, 0, 0, 0, 1, 1])
 )
+# Of the images of `COUNTS`, too.
+SUBGROUPS = SubgroupCounts(np.array([[2, 0], [3, 1], [0, 0]]))
 OWN_COUNTS = Counts(np.array([[4, 0], [1, 1]]), 1.25)
 EVERYTHING = Releases(train_loss=True, personal=True)
 DECLARED = Declaration("00003", 287, ("cat", "dog"), (8, 8, 1), "2cae")
@@ -50,6 +53,9 @@ RUNS = {
     "rounded, private": Releases(MECHANISMS["dp-sgd"], "private", update_bits=8),
     "private histograms": replace(PRIVATE, histograms=True),
     "exact histograms": Releases(MECHANISMS["dp-sgd"], "exact", histograms=True),
+    "private subgroups": replace(PRIVATE, subgroups=3),
+    "exact subgroups": Releases(MECHANISMS["dp-sgd"], "exact", subgroups=3),
+    "all that closes": replace(PRIVATE, histograms=True, subgroups=3),
 }
 LEGAL = [
     (kind, run)
@@ -82,10 +88,11 @@ def _found(kind: str, releases: Releases) -> Evaluation | None:
     if releases.metrics == "none":
         return None
     histograms = HISTOGRAMS if releases.histograms and kind == "evaluate" else None
+    subgroups = SUBGROUPS if releases.subgroups and kind == "evaluate" else None
     if releases.metrics == "private":
         noised = NoisedCounts(np.array([[3, -1], [0, 2]]) if kind == "evaluate" else np.array([5, -2]))
-        return Evaluation(noised=noised, histograms=histograms)
+        return Evaluation(noised=noised, histograms=histograms, subgroups=subgroups)
     if releases.mechanism.name != "none":
-        return Evaluation(Counts(COUNTS.confusion, float("nan")), histograms=histograms)
+        return Evaluation(Counts(COUNTS.confusion, float("nan")), histograms=histograms, subgroups=subgroups)
     loss = 0.75 if releases.train_loss and kind == "train" else None
     return Evaluation(COUNTS, OWN_COUNTS if releases.personal else None, loss)

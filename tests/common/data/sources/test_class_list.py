@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config.sections import join_names, split_names
+from common.config.listed_values import join_names, split_names
 from tests.support.data.folders import counts_of, open_at, write_folder
 
 
