@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from common.config.schema import RunConfig
 from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
+from common.statistics.sums import StatisticsKind
 from common.strategies import STRATEGIES
 
 ARRAYS, METRICS, CLIENT, LEDGER = "arrays", "metrics", "client", "ledger"
@@ -38,7 +39,8 @@ class Releases:
     `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
     impossible with a mechanism. Updates of fewer than 32 `update_bits` leave rounded, see
-    `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too.
+    `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too. Where
+    `statistics` are asked for, a round's reply holds these sums in place of a model.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
@@ -51,6 +53,7 @@ class Releases:
     counted_every: int = 1
     update_bits: int = 32
     histograms: bool = False
+    statistics: StatisticsKind | None = None
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -67,7 +70,8 @@ class Releases:
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
         every, histograms = config.evaluation.every, config.releases_histograms
         bits = config.training.update_bits
-        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms)
+        statistics = config.training.statistics if config.takes_statistics else None
+        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms, statistics)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.
