@@ -144,7 +144,7 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
             personal.keep(server_round, {name: trained[name] for name in own})
         # After the noise, and never before: rounding of what is not noised would move the sum beyond the clip bound.
         leaving = leaving_arrays(
-            {name: trained[name] for name in incoming},
+            trained if config.takes_statistics else {name: trained[name] for name in incoming},
             incoming,
             Releases.of(config),
             seed=config.seed,

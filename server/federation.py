@@ -20,6 +20,7 @@ from common.messages.fields import Releases
 from common.models.initialization import initial_arrays
 from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
 from common.system.paths import bract_home
+from server.aggregation.statistics_head import head_solver
 from server.aggregation.strategies import build_strategy, check_strategy
 from server.late_joining import LateJoinHandler, rejection_reason
 from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_readme, save_statement
@@ -29,7 +30,7 @@ from server.reporting.trackers import FileTracker, Tracker, Trackers
 from server.rounds.closing_evaluation import ClosingEvaluation, close_at_clients, evaluate_at_clients
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
 from server.rounds.enrollment import EnrolledClient, Enrollment, enroll_clients
-from server.rounds.loop import RoundSettings, run_rounds
+from server.rounds.loop import RoundSettings, SolveHead, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.run_context import RunContext
@@ -160,6 +161,7 @@ class _Run:
             skipped_before=[bool(line.get("skipped")) for line in state.rounds],
             # The clients of a simulation are never late.
             before_round=(lambda _: None) if context.simulated else late_joining.poll,
+            solve=self._solver(),
         )
         # Some of Flower's strategies run the garbage collector for every array. Freezing spares it from
         # walking all modules and features that are loaded by now, none of which is garbage.
@@ -174,6 +176,16 @@ class _Run:
                 save_progress(self.directory, state, self.clock)
                 if state.early:
                     break
+
+    def _solver(self) -> SolveHead | None:
+        """Return what makes the model from the clients' sums, None where they send models."""
+        state, config = self.state, self.state.config
+        if not config.takes_statistics:
+            return None
+        units = {name: client.declaration.num_units for name, client in state.clients.items()}
+        shares = {} if state.privacy_cost is None else state.privacy_cost.shares
+        noise = {name: share.plan.noise_stddev for name, share in shares.items()}
+        return head_solver(config.training.statistics, units, noise)
 
     def _evaluate_final_model(self) -> ClosingEvaluation:
         """Evaluate the final model at the clients.

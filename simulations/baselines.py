@@ -17,6 +17,7 @@ from common.inference.earlier_model import with_earlier_model
 from common.metrics import score
 from common.models.initialization import initial_arrays
 from common.randomness import public_stream
+from common.statistics.head import solve_head
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.pooled_evaluator import PooledEvaluator
 
@@ -83,6 +84,12 @@ def _train(trainer: Trainer, held: Shard, name: str) -> Arrays:
     )
     plan = config.plan(held.num_units) if config.is_local_dp else None
     counts = label_counts_of(held, len(trainer.classes), plan)
+    if config.takes_statistics:
+        sums, noise = (
+            trainer.train(arrays, held, name=name, server_round=1, plan=plan),
+            plan.noise_stddev if plan else 0.0,
+        )
+        return solve_head(config.training.statistics, sums, num_examples=held.num_units, noise_stddev=noise)
     for server_round in range(1, config.participations + 1):
         arrays = trainer.train(arrays, held, name=name, server_round=server_round, plan=plan, label_counts=counts)
     return arrays

@@ -15,6 +15,7 @@ from client.training.class_weights import balanced_weights, check_class_weights,
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import settings_of
+from client.training.statistics import private_statistics
 from common.arrays import Arrays
 from common.config.listed_values import BALANCED
 from common.config.schema import RunConfig
@@ -25,6 +26,7 @@ from common.models.initialization import initial_arrays
 from common.models.linear_head import HEAD_WEIGHT, head_logits, head_logits_row_by_row
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
+from common.statistics.sums import statistics_of
 from common.system.aligned_arrays import align_rows
 
 if TYPE_CHECKING:
@@ -99,8 +101,9 @@ class Trainer:
         """Train on a client's images for one round, as the mechanism demands.
 
         `arrays` holds the values of all trained tensors, personal ones included. The new arrays have the same names and
-        shapes. `plan` is the one that the client agreed to, None without noise at the client. Only audits pass their
-        own `streams`. `label_counts` are the run's noised counts of labels, where its plan has them.
+        shapes, or they are the sums that `training.statistics` names. `plan` is the one that the client agreed to, None
+        without noise at the client. Only audits pass their own `streams`. `label_counts` are the run's noised counts of
+        labels, where its plan has them.
 
         Raises:
             PrivacyError: The run needs noise at the client and there is no plan, or there is a plan and the run needs
@@ -109,6 +112,8 @@ class Trainer:
         # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.is_local_dp:
             raise PrivacyError("training was asked for under another mechanism than the run's")
+        if self.config.takes_statistics:
+            return self._statistics(shard, plan, streams)
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
         rng = public_stream(self.config.seed, "batches", name, server_round)
@@ -131,6 +136,14 @@ class Trainer:
             fresh = streams.for_training()
             return train_network_privately(self._network(), ordered, training_set, plan, settings, fresh)
         return train_network(self._network(), ordered, training_set, settings, rng)
+
+    def _statistics(self, shard: Shard, plan: PrivacyPlan | None, streams: FreshStreams) -> Arrays:
+        kind, num_classes = self.config.training.statistics, len(self.classes)
+        features, labels = shard.train_inputs, shard.train_labels
+        if plan is None:
+            return statistics_of(kind, features, labels, num_classes)
+        fresh = streams.for_training()
+        return private_statistics(kind, features, labels, num_classes, plan, fresh, units=shard.train_units)
 
     def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:
         """Return the scores (n, classes) of images.

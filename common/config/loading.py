@@ -122,6 +122,7 @@ def _fill_open_values(config: RunConfig) -> RunConfig:
         privacy["closing_noise"] = config.privacy.closing_noise or noise["closing-noise"]
     return config.model_copy(
         update={
+            "num_rounds": 1 if config.takes_statistics else config.num_rounds,
             "min_clients": _quorum(config.cohort_size, config.strategy.min_cohort[0])
             if config.min_clients is None
             else config.min_clients,

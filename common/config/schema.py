@@ -109,6 +109,7 @@ class RunConfig(Section):
             )
         self._check_privacy()
         self._check_evaluation()
+        self._check_method()
         if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
@@ -167,13 +168,43 @@ class RunConfig(Section):
 
     def _check_evaluation(self) -> None:
         every = self.evaluation.every
-        if every > self.num_rounds:
-            raise ValueError(f"evaluation.every={every} counts none of num-rounds={self.num_rounds}: use a smaller one")
+        if every > (1 if self.takes_statistics else self.num_rounds):
+            raise ValueError(f"evaluation.every={every} counts none of the rounds: use a smaller one")
         if every > 1 and STRATEGIES[self.strategy.name].needs_exact_loss:
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} needs each client's loss in every round: leave "
                 "evaluation.every at 1"
             )
+
+    def _check_method(self) -> None:
+        methods = self.mechanism.methods
+        if self.training.method not in (None, *methods):
+            fitting = " or ".join(repr(name) for name, row in MECHANISMS.items() if self.training.method in row.methods)
+            raise ValueError(f"training.method={self.training.method!r} goes with privacy.mechanism={fitting}")
+        if not self.takes_statistics:
+            return
+        training = self.training
+        # Each of these would be ignored, or would do something else to sums than to a model.
+        if not self.caches_features or self.model.head != "linear":
+            raise ValueError(
+                "training.method='statistics' makes a linear head on stored features: use model.tuning='head', "
+                "model.head='linear' and no training.augmentation"
+            )
+        needed = {
+            "strategy.name": (self.strategy.name, "FedAvg"),
+            "training.update-bits": (training.update_bits, 32),
+            "training.class-weights": (training.class_weights, ""),
+            "model.initial": (self.model.initial, ""),
+            "max-update-norm": (self.max_update_norm, None),
+        }
+        for key, (value, fits) in needed.items():
+            if value != fits:
+                raise ValueError(f"{key}={value!r} does not go with training.method='statistics': use {fits or ''!r}")
+
+    @property
+    def takes_statistics(self) -> bool:
+        """True if the head follows from sums over features, in one round."""
+        return (self.training.method or self.mechanism.methods[0]) == "statistics"
 
     @property
     def metrics(self) -> str:
@@ -210,6 +241,8 @@ class RunConfig(Section):
     @property
     def open_kind(self) -> str:
         """The row of `[tool.bract.open-values]` for the trained part and the optimizer."""
+        if self.takes_statistics:
+            return "statistics"
         if self.model.backbone == "cnn":
             part = "scratch"
         elif self.tuning == "head":
@@ -248,7 +281,8 @@ class RunConfig(Section):
 
     @property
     def _steps_follow_from_plan(self) -> bool:
-        return self.needs_no_torch and self.is_local_dp and self.training.optimizer == "sgd"
+        in_rounds = self.is_local_dp and not self.takes_statistics
+        return self.needs_no_torch and in_rounds and self.training.optimizer == "sgd"
 
     @property
     def private(self) -> bool:

@@ -8,6 +8,7 @@ from common.config.listed_values import BALANCED, listed_weights, listed_window,
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.calibration import LEAST_COUNTS_NOISE
 from common.privacy.mechanisms import MECHANISMS
+from common.statistics.sums import StatisticsKind
 from common.strategies import STRATEGIES, known_strategy
 from common.subgroup_counts import OTHER
 
@@ -208,6 +209,14 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """The local training of a client."""
 
+    method: Annotated[Literal["rounds", "statistics"] | None, EmptyIsNone] = Field(
+        description="How a linear head is trained: in `rounds`, or in one round from sums over the features "
+        "(`statistics`), whatever `num-rounds` says. Empty: `statistics` under `dp-statistics`, else `rounds`."
+    )
+    statistics: StatisticsKind = Field(
+        description="Sums that `statistics` takes: `second-moments` of the features with sums by class, or "
+        "`class-means`, which are few bytes and make a worse head."
+    )
     optimizer: Literal["sgd", "adamw"] = Field(description="Optimizer of the local steps.")
     learning_rate: Annotated[float | None, Field(gt=0, le=1e6, allow_inf_nan=False), EmptyIsNone] = Field(
         description="Step size of the optimizer. Empty: by a public rule for a linear head under `dp-sgd`, else chosen "
@@ -283,7 +292,8 @@ class PrivacyConfig(Section):
     """The settings that decide the privacy guarantee."""
 
     mechanism: MechanismName = Field(
-        description="Who adds noise: each client (`dp-sgd`), the server (`client-dp`), or nobody (`none`)."
+        description="Who adds noise: each client in rounds (`dp-sgd`) or once to sums over its features "
+        "(`dp-statistics`), the server (`client-dp`), or nobody (`none`)."
     )
     unit: Unit = Field(description="What is protected: each image, or all images of a group such as a patient.")
     # More than 100 promises nothing, and costs the accountant gigabytes.
@@ -297,16 +307,16 @@ class PrivacyConfig(Section):
         ge=1e-12, lt=1, description="Delta of the guarantee, which must stay below 1 / the number of units."
     )
     max_grad_norm: OpenBound = Field(
-        description="Clipping bound of one unit's gradient under `dp-sgd`. Empty: 0.1 for a linear head, 0.3 "
-        "where its classes are balanced, else 1."
+        description="Clipping bound of one unit's gradient under `dp-sgd`, and of its joint contribution under "
+        "`dp-statistics`. Empty: 0.1 for a linear head in rounds, 0.3 where its classes are balanced, else 1."
     )
     clipping_norm: OpenBound = Field(
         description="Clipping bound of one client's whole update under `client-dp`. Empty: by a public rule for a "
         "linear head, else 1."
     )
     metrics: Annotated[Metrics | None, EmptyIsNone] = Field(
-        description="How counts of held-out images leave a client. Empty: `private` under `dp-sgd`, `none` under "
-        "`client-dp`, `exact` without a mechanism."
+        description="How counts of held-out images leave a client. Empty: `private` with noise at the clients, `none` "
+        "under `client-dp`, `exact` without a mechanism."
     )
     counts_noise: OpenCountsNoise = Field(
         description="Standard deviation of the noise of each round's private counts, in units. Empty: follows from the "

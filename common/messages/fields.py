@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from common.config.schema import RunConfig
 from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
+from common.statistics.sums import StatisticsKind
 from common.strategies import STRATEGIES
 
 ARRAYS, METRICS, CLIENT, LEDGER = "arrays", "metrics", "client", "ledger"
@@ -40,7 +41,8 @@ class Releases:
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
     impossible with a mechanism. Updates of fewer than 32 `update_bits` leave rounded, see
     `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too, with
-    `subgroups` counts of so many subgroups.
+    `subgroups` counts of so many subgroups. Where `statistics` are asked for, a round's reply holds these sums in place
+    of a model.
 
     Raises:
         PrivacyError: `train_loss` or `personal` is set with a mechanism, which does not account for them.
@@ -54,6 +56,7 @@ class Releases:
     update_bits: int = 32
     histograms: bool = False
     subgroups: int = 0
+    statistics: StatisticsKind | None = None
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -70,7 +73,9 @@ class Releases:
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
         every, histograms = config.evaluation.every, config.releases_histograms
         bits, subgroups = config.training.update_bits, len(config.data.subgroup_names)
-        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms, subgroups)
+        statistics = config.training.statistics if config.takes_statistics else None
+        exact = (needs_loss, personal)
+        return cls(config.mechanism, config.metrics, *exact, every, bits, histograms, subgroups, statistics)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.

@@ -11,7 +11,9 @@ import numpy as np
 
 from common.arrays import Arrays
 from common.messages.fields import CODES, SCALES, Releases
+from common.models.linear_head import HEAD_WEIGHT
 from common.randomness import public_stream
+from common.statistics.sums import statistic_shapes
 
 # Values that share a scale. Shorter runs follow the update more closely and cost 4 bytes each.
 _RUN = 256
@@ -23,6 +25,9 @@ def leaving_shapes(travelling: Mapping[str, tuple[int, ...]], releases: Releases
 
     `travelling` are those of the model that travels.
     """
+    if releases.statistics is not None:
+        # Replies without tensors are checked as well.
+        return statistic_shapes(releases.statistics, *travelling[HEAD_WEIGHT]) if travelling else {}
     if not releases.rounded:
         return dict(travelling)
     sizes = [math.prod(shape) for shape in travelling.values()]
@@ -35,6 +40,8 @@ def update_bytes(travelling: Mapping[str, tuple[int, ...]], releases: Releases) 
     Names and headers are not in it.
     """
     shapes = leaving_shapes(travelling, releases)
+    if releases.statistics is not None:
+        return sum(8 * math.prod(shape) for shape in shapes.values())
     return sum(math.prod(shape) * (1 if releases.rounded and name == CODES else 4) for name, shape in shapes.items())
 
 

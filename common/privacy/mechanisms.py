@@ -36,6 +36,7 @@ class Mechanism:
         noise_at_server: The server clips each client's update and adds the noise.
         units: Values of `privacy.unit` that go with it.
         metrics: Values of `privacy.metrics` that go with it; the first is the default.
+        methods: Values of `training.method` that go with it; the first is the default.
         trust: Sentence on who must be believed.
         trust_warning: Warning to a holder whose policy allows it; empty where only the holder must be trusted.
         noise_place: Where the noise is added, as the privacy statement says it.
@@ -48,6 +49,7 @@ class Mechanism:
     noise_at_server: ClassVar[bool] = False
     units: ClassVar[tuple[str, ...]] = ("image",)
     metrics: ClassVar[tuple[str, ...]] = ("exact", "none")
+    methods: ClassVar[tuple[str, ...]] = ("rounds", "statistics")
     trust: ClassVar[str] = "everybody must be trusted"
     trust_warning: ClassVar[str] = "mechanism none protects nobody"
     noise_place: ClassVar[str] = "no noise"
@@ -137,7 +139,38 @@ class Mechanism:
         return _ALWAYS_VISIBLE
 
 
-class DpSgd(Mechanism):
+class _NoiseAtClient(Mechanism):
+    """Common part of the mechanisms whose clients add the noise themselves."""
+
+    noise_at_client = True
+    units = ("image", "group")
+    metrics = ("private", "exact", "none")
+    trust = "each client adds its own noise"
+    trust_warning = ""
+    noise_place = "noise added at its own client"
+    noise_place_short = "each client"
+
+    def ledger_text(self, *, simulated: bool, kept: str) -> str:
+        """Return where charges are kept, as the privacy statement says it."""
+        if simulated:
+            return f"simulated ({kept}): one a client, in this run's folder; a new run starts new budgets"
+        return "each client's own; only its signed heads are known here"
+
+    def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
+        """Return what an observer may learn in spite of the mechanism."""
+        code = (
+            f"anything, against a server that changes the code clients run: {num_unpinned} of {num_clients} clients "
+            "have not pinned it, and trust the server's code"
+        )
+        return (
+            *_ALWAYS_VISIBLE,
+            "images that another client also holds: epsilon is per client",
+            "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
+            *((code,) if num_unpinned else ()),
+        )
+
+
+class DpSgd(_NoiseAtClient):
     """DP-SGD at each client.
 
     The server sees noisy updates alone. Noise, sampling and clipping follow from one frozen plan.
@@ -146,13 +179,7 @@ class DpSgd(Mechanism):
     """
 
     name = "dp-sgd"
-    noise_at_client = True
-    units = ("image", "group")
-    metrics = ("private", "exact", "none")
-    trust = "each client adds its own noise"
-    trust_warning = ""
-    noise_place = "noise added at its own client"
-    noise_place_short = "each client"
+    methods = ("rounds",)
     sampling_method = "Poisson, public rate"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
@@ -195,23 +222,39 @@ class DpSgd(Mechanism):
             cohort_size=constants.cohort_size,
         )
 
-    def ledger_text(self, *, simulated: bool, kept: str) -> str:
-        """Return where charges are kept, as the privacy statement says it."""
-        if simulated:
-            return f"simulated ({kept}): one a client, in this run's folder; a new run starts new budgets"
-        return "each client's own; only its signed heads are known here"
 
-    def not_protected(self, *, num_clients: int, num_unpinned: int) -> tuple[str, ...]:
-        """Return what an observer may learn in spite of the mechanism."""
-        code = (
-            f"anything, against a server that changes the code clients run: {num_unpinned} of {num_clients} clients "
-            "have not pinned it, and trust the server's code"
-        )
-        return (
-            *_ALWAYS_VISIBLE,
-            "images that another client also holds: epsilon is per client",
-            "an image that was edited or re-encoded, or that another machine holds: it counts as a new one",
-            *((code,) if num_unpinned else ()),
+class DpStatistics(_NoiseAtClient):
+    """Single release of noised sums over each client's features.
+
+    A linear head follows from the sums in closed form. Every unit counts once, clipped over all sums together.
+
+    Source: Wang 2018, arXiv:1803.02596 (ridge regression from noised sums); Dwork et al. 2014 (noised covariance).
+    """
+
+    name = "dp-statistics"
+    methods = ("statistics",)
+    sampling_method = "none: every unit counts once"
+
+    def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
+        """Return the plan of one client, a single release from public constants.
+
+        Raises:
+            ConfigError: delta is not below 1 / num_units, or no noise meets the target.
+        """
+        _check_delta(constants.delta, num_units, f"{constants.unit}s of a client")
+        return PrivacyPlan(
+            mechanism=self.name,
+            privacy_unit=constants.unit,
+            num_units=num_units,
+            sample_rate=1.0,
+            # One release a run. A second one would have noise of its own, and their mean less than was charged.
+            steps_per_round=1,
+            num_rounds=1,
+            max_grad_norm=constants.max_grad_norm,
+            noise_multiplier=_noise_multiplier(constants, 1.0, 1),
+            delta=constants.delta,
+            sampler=CURRENT_SAMPLER,
+            counts=counts_plan(constants),
         )
 
 
@@ -224,6 +267,7 @@ class ClientDp(Mechanism):
     name = "client-dp"
     noise_at_server = True
     metrics = ("none", "exact")
+    methods = ("rounds",)
     trust = "the server must be trusted: it sees each client's exact update and adds the noise itself"
     trust_warning = "mechanism client-dp trusts the server with exact updates"
     noise_place = "noise added at the server"
@@ -284,7 +328,7 @@ class ClientDp(Mechanism):
 
 
 MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(
-    {mechanism.name: mechanism for mechanism in (Mechanism(), DpSgd(), ClientDp())}
+    {mechanism.name: mechanism for mechanism in (Mechanism(), DpSgd(), ClientDp(), DpStatistics())}
 )
 NO_PRIVACY = Mechanism.name
 DEFAULT_MECHANISM = DpSgd.name

@@ -93,6 +93,12 @@ def _rate(state: RunState) -> str:
 
 
 def _advice(state: RunState) -> str:
+    if state.config.takes_statistics:
+        noise = "more noise than signal: try more images a client or a larger privacy.target-epsilon, or"
+        return (
+            f"Likely causes: {noise + ' ' if state.config.private else ''}labels that do not belong to the images: "
+            "`bract data inspect` shows them."
+        )
     if state.config.private:
         return (
             f"Likely causes: more noise than signal, or {_rate(state)} is too high or too low. `bract plan` compares "

@@ -25,6 +25,8 @@ from server.rounds.round_record import RoundRecord
 from server.rounds.update_filter import OUTLIER, drop_outliers
 
 Evaluate = Callable[[Arrays], Counts | None]
+# Client name -> its sums over features. It returns the head that follows from them.
+SolveHead = Callable[[Mapping[str, Arrays]], Arrays]
 # After so many skipped rounds in a row the run stops. It can be resumed when the clients are back.
 _MAX_SKIPPED = 3
 # Failures that a second try would only repeat.
@@ -55,6 +57,7 @@ class RoundSettings:
         max_update_norm: Longest accepted update, in weight units; None compares with the round's median alone.
         skipped_before: Of each earlier round of a resumed run, whether it was skipped.
         before_round: Called with each round's number before it starts; may add late clients.
+        solve: Makes the model from the sums that clients send; None where they send models.
         stream: Makes the stream of the server's noise. Production code never sets it; None is fresh keys.
     """
 
@@ -69,6 +72,7 @@ class RoundSettings:
     max_update_norm: float | None = None
     skipped_before: Sequence[bool] = ()
     before_round: Callable[[int], None] = lambda _: None
+    solve: SolveHead | None = None
     stream: Callable[[], ByteStream] | None = None
 
 
@@ -141,7 +145,8 @@ class _Exchange:
         self.failures = {name: code for name, code in (self.failures | failed).items() if name not in self.accepted}
         # The filter compares clients with each other. Before noise at the server this would let one client
         # decide whether another is counted, and the sensitivity would be more than one clipping bound.
-        if settings.central is None:
+        # Sums over features are no update, and their lengths follow from the clients' sizes.
+        if settings.central is None and settings.solve is None:
             drop_outliers(self.accepted, self.failures, arrays, max_update_norm=settings.max_update_norm)
         self.failures = dict(sorted(self.failures.items()))
 
@@ -190,6 +195,8 @@ def _too_few(exchange: _Exchange, settings: RoundSettings) -> str:
 def _aggregate(
     strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, settings: RoundSettings
 ) -> Arrays | None:
+    if settings.solve is not None:
+        return settings.solve({name: _sums_in(reply) for name, (reply, _) in replies.items()})
     messages = [reply for reply, _ in replies.values()]
     if settings.central is not None:
         # A fresh stream a round, because noise that is used twice could be subtracted.
@@ -197,6 +204,11 @@ def _aggregate(
         messages = [_noised_message(messages, arrays, settings.central, stream)]
     merged, _ = strategy.aggregate_train(number, messages)
     return None if merged is None else record_to_arrays(merged)
+
+
+def _sums_in(reply: Message) -> Arrays:
+    """Return the sums of a reply, float64."""
+    return {name: array.numpy() for name, array in reply.content.array_records[ARRAYS].items()}
 
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:

@@ -40,6 +40,8 @@ _ADDED: dict[str, Scalar] = {
     "privacy.closing": "matrix",
     "stopping.max-epsilon": "",
     "training.class-weights": "",
+    "training.method": "",
+    "training.statistics": "second-moments",
     "training.update-bits": 32,
 }
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.

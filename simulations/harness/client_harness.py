@@ -37,18 +37,21 @@ from common.messages.codec import (
     arrays_to_record,
     record_to_arrays,
 )
-from common.messages.fields import ARRAYS, CODES, METRICS
+from common.messages.fields import ARRAYS, CODES, METRICS, SCALES
 from common.messages.rounded_update import restore_model
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from simulations.engines.in_process import InProcessGrid, message_bytes
 from simulations.harness.harness_images import Images
 from simulations.harness.harness_streams import Draw, RepeatedStreams
+from simulations.harness.released_sums import released_sizes, weighed_sums
 
 # Counts that leave in a round, and those that leave at the end.
 CountsKind = Literal["pair", "matrix", "scores", "confidence", "subgroups"]
 # A plan with almost no noise would give steps without bound.
 _MAX_LEARNING_RATE = 1e6
+# Far above the rounding of a few float64 sums.
+_ROUNDED_SUMS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,13 @@ class Observation:
 
     @cached_property
     def arrays(self) -> Arrays:
-        """Model that left, float32, as the server restores it where its update left rounded."""
+        """Model that left, float32, as the server restores it where its update left rounded.
+
+        Sums over features stay as they are, float64.
+        """
         record = self.reply.array_records[ARRAYS]
+        if set(record) != {CODES, SCALES} and set(record) != set(self.asked):
+            return {name: array.numpy() for name, array in record.items()}
         if CODES in record:
             return restore_model({name: array.numpy() for name, array in record.items()}, self.asked)
         return record_to_arrays(record)
@@ -177,6 +185,13 @@ class ClientHarness:
         """Tensors of round 1 that travel."""
         arrays = initial_arrays(self.config, self.images.inputs.shape[1:], self.classes)
         return {name: array for name, array in arrays.items() if name not in self.trainer.personal}
+
+    @cached_property
+    def released(self) -> dict[str, int]:
+        """Tensors that a round releases, with their numbers of values, in the order of `noised_sum`."""
+        if self.config.takes_statistics:
+            return released_sizes(self.config.training.statistics, len(self.classes), self.images.inputs.shape[1])
+        return {name: array.size for name, array in self.start.items()}
 
     @cached_property
     def _parsed(self) -> SessionCache:
@@ -316,12 +331,16 @@ class ClientHarness:
 
         It is computed from the reply, so that any server could compute it.
         """
+        if self.config.takes_statistics:
+            return weighed_sums(self.config.training.statistics, seen.arrays, self.images.inputs.shape[1])
         moved = [array.astype(np.float64) - seen.arrays[name].astype(np.float64) for name, array in self.start.items()]
         rate = self.config.training.learning_rate or 0.0
         return np.concatenate([part.ravel() for part in moved]) * (self.plan.expected_batch_size / rate)
 
     def rounding(self) -> float:
-        """Return the largest float32 rounding error of `noised_sum`, as an L2 norm."""
+        """Return the largest rounding error of `noised_sum`, as an L2 norm."""
+        if self.config.takes_statistics:
+            return _ROUNDED_SUMS
         rate = self.config.training.learning_rate or 0.0
         size = sum(array.size for array in self.start.values())
         largest = max(float(np.abs(array).max(initial=0.0)) for array in self.start.values()) + 6.0

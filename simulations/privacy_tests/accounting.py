@@ -32,6 +32,7 @@ from simulations.privacy_tests.neighbouring_data import counts_moved
 _NEVER_BELOW = 1e-9
 _ABOVE = 2e-3
 _EVERYTHING_ELSE_ALLOWED = """
+mechanisms = ["dp-sgd", "dp-statistics"]
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]

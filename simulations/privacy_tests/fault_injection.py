@@ -121,7 +121,9 @@ def _client(harness: ClientHarness) -> ClientSession:
 
 
 def _ask(harness: ClientHarness, server_round: int = 1, *, client: ClientSession | None = None) -> Observation:
-    content = harness.content("train", server_round=server_round, run=_RUN)
+    # A plan of one round has no second one, and the ledger goes on with another run.
+    run, number = (_RUN, server_round) if server_round <= harness.plan.num_rounds else (_NEXT_RUN, 1)
+    content = harness.content("train", server_round=number, run=run)
     return harness.observe(client or _client(harness), "train", content)
 
 

@@ -139,7 +139,7 @@ def _moved(harness: ClientHarness, images: Images, canary: Canary, steps: tuple[
         return np.inf, Check(f"{canary.name}: a client answers", passed=False, seen=f"{ours.failure} {theirs.failure}")
     moved = float(np.linalg.norm(harness.noised_sum(theirs) - harness.noised_sum(ours)))
     num_units = images.num_training_units
-    before, after = _traits(ours, num_units, harness.start), _traits(theirs, num_units + 1, harness.start)
+    before, after = _traits(ours, num_units, harness.released), _traits(theirs, num_units + 1, harness.released)
     differ = [trait for trait in before if before[trait] != after[trait]]
     return moved, Check(f"{canary.name} changes nothing else", not differ, ", ".join(differ))
 

@@ -38,7 +38,7 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
         counts: Number of noised counts of each kind.
     """
     images, plan = harness.images.without_training().without_held_out(), harness.plan
-    size = sum(array.size for array in harness.start.values())
+    size = sum(harness.released.values())
     streams, number = ObservedStreams(), max(1, round(draws / size))
     rounds = [harness.noised_sum(harness.ask("train", images, streams=streams)) for _ in range(number)]
     # Computed here and not read from the plan: a wrong `plan.noise_stddev` must not test itself.
@@ -49,9 +49,9 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
     yield from grid_checks("noise of all tensors", np.stack(streams.sums), plan)
     yield _table_check()
     offset = 0
-    for name, array in harness.start.items():
-        yield scale_check(f"noise of {name}", scaled[:, offset : offset + array.size])
-        offset += array.size
+    for name, values in harness.released.items():
+        yield scale_check(f"noise of {name}", scaled[:, offset : offset + values])
+        offset += values
     if plan.label_noise_stddev is not None:
         noise = [harness.labels() for _ in range(max(1, round(counts / len(harness.classes))))]
         yield scale_check("noise of the label counts", np.concatenate(noise) / plan.label_noise_stddev)

@@ -30,6 +30,8 @@ _HISTOGRAMS = {
 }
 # What `data.subgroups` adds to them.
 _SUBGROUPS = {"private": {"noised-subgroup-counts"}, "exact": {"subgroup-counts"}}
+# What leaves in place of a model where the head is made from sums.
+_SUMS = {"second-moments": {"second-moment", "class-sums"}, "class-means": {"class-sums", "class-counts"}}
 _SECRET = "patient-4711-left-ward"  # noqa: S105 -- planted to see whether it leaves
 _KINDS = ("query", "train", "evaluate", "query.close")
 _SHORTEST = 16
@@ -64,12 +66,12 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
         Record -> fields, by this module's own list; empty if nothing may leave.
     """
     mechanism, metrics = harness.config.privacy.mechanism, harness.config.metrics
-    head = _HEAD if mechanism == "dp-sgd" else {}
+    head = _HEAD if mechanism in ("dp-sgd", "dp-statistics") else {}
     if kind == "query":
         return _DECLARED | head
     if kind == "query.close":
         return dict(head)
-    counts = {"num-examples"} | _COUNTS.get((mechanism, metrics, kind), set())
+    counts = {"num-examples"} | _COUNTS.get((mechanism.replace("dp-statistics", "dp-sgd"), metrics, kind), set())
     if kind == "evaluate" and harness.config.privacy.closing == "full":
         counts |= _HISTOGRAMS.get(metrics, set())
     if kind == "evaluate" and harness.config.data.subgroups:
@@ -77,6 +79,8 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
     if kind == "evaluate":
         return {} if metrics == "none" else {"metrics": counts} | head
     arrays = {"codes", "scales"} if harness.config.training.update_bits == 8 else set(harness.start)
+    if harness.config.takes_statistics:
+        arrays = _SUMS[harness.config.training.statistics]
     return {"arrays": arrays, "metrics": counts} | head
 
 
@@ -84,7 +88,7 @@ def _fields(harness: ClientHarness, kind: str, seen: Observation) -> Check:
     allowed = may_leave(harness, kind)
     fields = {name: set(record) for name, record in seen.reply.items()}
     declared = {} if kind == "evaluate" and not allowed else Releases.of(harness.config).fields(kind)
-    names = {name: set(harness.start if keys is None else keys) for name, keys in declared.items()}
+    names = {name: set(harness.released if keys is None else keys) for name, keys in declared.items()}
     listed = ", ".join(f"{name}.{key}" for name, keys in sorted(fields.items()) for key in sorted(keys))
     return Check(f"a reply to {kind!r} holds what may leave", fields == allowed == names, f"{listed} {seen.failure}")
 
@@ -124,5 +128,5 @@ def _fresh(harness: ClientHarness) -> Iterator[Check]:
     first, second = (harness.ask("train", harness.images).arrays for _ in range(2))
     same = [name for name in first if np.array_equal(first[name], second[name])]
     yield Check("no tensor repeats under the same seed", not same, ", ".join(same))
-    start = [name for name in first if np.array_equal(first[name], harness.start[name])]
+    start = [name for name in first if name in harness.start and np.array_equal(first[name], harness.start[name])]
     yield Check("no tensor comes back as it was sent", not start, ", ".join(start))

@@ -27,6 +27,7 @@ from common.messages.rounded_update import leaving_arrays
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
 from common.strategies import STRATEGIES
+from server.aggregation.statistics_head import head_solver
 from server.aggregation.strategies import build_strategy
 from server.rounds.cohorts import draw_cohorts
 from server.rounds.enrollment import EnrolledClient
@@ -74,7 +75,13 @@ def federate(trainer: Trainer, prepared: Prepared, partition: Partition) -> Arra
         input_shape=trainer.input_shape,
         classes=trainer.classes,
     )
-    for result in run_rounds(wire, build_strategy(config), arrays, RoundSettings(clients, cohorts, central=central)):
+    solve = None
+    if config.takes_statistics:
+        units = {name: client.declaration.num_units for name, client in clients.items()}
+        noise = {name: config.plan(size).noise_stddev for name, size in units.items()} if config.is_local_dp else {}
+        solve = head_solver(config.training.statistics, units, noise)
+    settings = RoundSettings(clients, cohorts, central=central, solve=solve)
+    for result in run_rounds(wire, build_strategy(config), arrays, settings):
         arrays = result.arrays
     return arrays
 
@@ -83,7 +90,9 @@ def _releases(trainer: Trainer) -> Releases:
     """Return the fields of a reply that strategy and settings need."""
     config = trainer.config
     needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
-    return Releases(metrics="none", train_loss=needs_loss, update_bits=config.training.update_bits)
+    statistics = config.training.statistics if config.takes_statistics else None
+    bits = config.training.update_bits
+    return Releases(metrics="none", train_loss=needs_loss, update_bits=bits, statistics=statistics)
 
 
 def _client_app(trainer: Trainer, rows_of: Callable[[int], Shard]) -> ClientApp:

@@ -1,0 +1,1 @@
+"""Sums over features and the linear head that follows from them."""
