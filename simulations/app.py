@@ -58,7 +58,8 @@ def make_context(
     prepared = prepare(config, progress)
     record = ImageRecord.of(prepared, config.data)
     if config.resume:
-        refuse_changed_images(Path(config.output_dir), config.data, record)
+        not_read = () if prepared.source is None else prepared.source.not_read
+        refuse_changed_images(Path(config.output_dir), config.data, record, not_read)
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
