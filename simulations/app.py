@@ -11,10 +11,11 @@ import numpy as np
 from client.training.trainer import Trainer
 from common.commands.early_checks import refuse_missing_folder
 from common.config.schema import RunConfig
+from common.config.sections import DataConfig
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
 from common.data.partitioning.subgroups import subgroups_of
-from common.data.preprocessing import prepare
+from common.data.preprocessing import Prepared, prepare
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.tones.range_report import unused_ranges
 from common.data.tones.rendering import tones_of
@@ -57,11 +58,7 @@ def make_context(
     if config.data.source == OWN_IMAGES:
         return _context(Trainer(config, (), config.data.class_names), tracker, progress)
     prepared = prepare(config, progress)
-    record = ImageRecord.of(prepared, config.data)
-    if config.resume:
-        refuse_changed_images(Path(config.output_dir), config.data, record)
-    # Now, and not at a client, whose failure would be a code without words.
-    subgroups_of(config.data, len(prepared.scan.labels))
+    record = _checked_record(config.data, prepared, Path(config.output_dir) if config.resume else None)
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
@@ -89,6 +86,21 @@ def make_context(
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
     )
+
+
+def _checked_record(data: DataConfig, prepared: Prepared, resumed: Path | None) -> ImageRecord:
+    """Return the record of a run's images, which are those that a resumed run began with.
+
+    Raises:
+        ConfigError: The images are others, or the subgroups cannot be read.
+    """
+    record = ImageRecord.of(prepared, data)
+    if resumed is not None:
+        not_read = () if prepared.source is None else prepared.source.not_read
+        refuse_changed_images(resumed, data, record, not_read)
+    # Now, and not at a client, whose failure would be a code without words.
+    subgroups_of(data, len(prepared.scan.labels))
+    return record
 
 
 def _context(

@@ -1,7 +1,7 @@
 """Record of a simulation's images, by which a resumed run finds those that changed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,12 @@ import numpy as np
 from common.config.loading import load_file
 from common.config.sections import DataConfig
 from common.data.array_files import save_arrays
+from common.data.folders.unread import HELD_OUT
 from common.data.preprocessing import Prepared
 from common.data.sources.base_source import Entries
 from common.data.sources.registry import names_a_place
 from common.errors import ConfigError, DataError
+from server.state.checkpoint import CHECKPOINT
 
 FILE, PUBLIC_FILE = "images.npz", "public-images.npz"
 _DIGEST_BYTES = 16
@@ -89,16 +91,32 @@ def has_record(folder: Path) -> bool:
     return os.path.isfile(folder / FILE)
 
 
-def refuse_changed_images(folder: Path, data: DataConfig, record: ImageRecord) -> None:
+def refuse_changed_images(folder: Path, data: DataConfig, record: ImageRecord, not_read: Sequence[str] = ()) -> None:
     """Refuse to resume a run whose images are not those that it began with.
 
-    Runs of before this record are not checked, unless their data moved.
+    Runs of before this record are not checked, unless their data moved or are used in another way today.
+
+    Args:
+        folder: Folder of the run.
+        data: Its settings.
+        record: Its images as they are now.
+        not_read: What is left out of its source.
 
     Raises:
         ConfigError: The data moved, and the run has no record to compare them with.
         DataError: Images changed; the text names the first ones.
     """
     earlier = ImageRecord.load(folder)
+    began_earlier = earlier is None and (folder / CHECKPOINT).is_file()
+    if (began_earlier or (earlier is not None and len(earlier.names) > len(record.names))) and _tested_on_validation(
+        not_read
+    ):
+        # Images that were trained on would be tested on, so the figures would be too good.
+        raise DataError(
+            f"--resume {folder}: an earlier version began this run and tested it on a part that is left out now\n  "
+            f"{'; '.join(not_read)}\n  finish the run with the version that began it, or start a new run with "
+            "data.validation=test"
+        )
     if earlier is None:
         if load_file(folder / "config.toml").get("data.source", data.source) != data.source:
             raise ConfigError(
@@ -107,6 +125,12 @@ def refuse_changed_images(folder: Path, data: DataConfig, record: ImageRecord) -
             )
         return
     _refuse_changes(folder, earlier, record)
+
+
+def _tested_on_validation(not_read: Sequence[str]) -> bool:
+    """Return whether earlier versions tested on a part that is left out."""
+    # Folders and tables never did: only parts of a data set have this word before their name.
+    return any(phrase.startswith("the part ") and HELD_OUT in phrase for phrase in not_read)
 
 
 def refuse_changed_public_images(folder: Path, record: ImageRecord) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from common.config.listed_values import join_names
-from common.config.loading import RIVALS, Scalar, load_file
+from common.config.loading import RIVALS, Scalar, load_file, plain_values
 from common.config.sections import DataConfig
 from common.data.results_place import refuse_results_in_data
 from common.data.sources.base_source import OWN_IMAGES
@@ -37,9 +37,11 @@ def set_value(text: str) -> tuple[str, Scalar]:
     ('data.alpha', 0.5)
     >>> set_value("model.backbone=cnn")
     ('model.backbone', 'cnn')
+    >>> set_value('data.classes=["cat", "dog"]')
+    ('data.classes', 'cat,dog')
 
     Raises:
-        ConfigError: There is no `=`, or the value is a list or table.
+        ConfigError: There is no `=`, or the value is a table or a list of anything but class names.
     """
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
@@ -48,9 +50,11 @@ def set_value(text: str) -> tuple[str, Scalar]:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()
-    if not isinstance(value, Scalar):
-        raise ConfigError(f"--set {text!r}: a setting is one number, word or true/false")
-    return key.strip(), value
+    try:
+        # A list is class names, as in a file of settings.
+        return key.strip(), plain_values({key.strip(): value})[key.strip()]
+    except ConfigError as error:
+        raise ConfigError(f"--set {text!r}: {error}; a list is joined by commas") from None
 
 
 def set_values(pairs: Iterable[str]) -> dict[str, Scalar]:

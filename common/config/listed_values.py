@@ -31,34 +31,33 @@ def listed_window(setting: str) -> tuple[int, int] | None:
     if not setting.strip():
         return None
     try:
-        low, high = map(int, setting.split(","))
+        low, high = map(int, split_list(setting))
     except ValueError:
         raise ValueError("use two whole numbers, joined by a comma") from None
     return low, high
 
 
 def split_list(listed: str) -> tuple[str, ...]:
-    """Return the items of a setting that is a list joined by commas.
+    """Return the items of a setting that is a list.
 
-    >>> split_list("crop, flip")
-    ('crop', 'flip')
-    >>> split_list("")
-    ()
+    They are joined by commas, or by spaces alone.
+
+    >>> split_list("crop, flip"), split_list("crop flip"), split_list("")
+    (('crop', 'flip'), ('crop', 'flip'), ())
     """
-    return tuple(item.strip() for item in listed.split(",") if item.strip())
+    items = listed.split(",") if "," in listed else listed.split()
+    return tuple(item.strip() for item in items if item.strip())
 
 
 def split_names(listed: str) -> tuple[str, ...]:
     """Return the class names of a setting.
 
-    A name with a comma stands in double quotes.
+    A name may hold spaces. One with a comma stands in double quotes.
 
     >>> split_names('cat, "ape, great"')
     ('cat', 'ape, great')
     """
-    if '"' not in listed:
-        return split_list(listed)
-    rows = csv.reader([listed], skipinitialspace=True)
+    rows = csv.reader([listed], skipinitialspace=True) if '"' in listed else [listed.split(",")]
     return tuple(name.strip() for row in rows for name in row if name.strip())
 
 

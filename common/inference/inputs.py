@@ -10,8 +10,9 @@ import numpy as np
 from common.data.folders.folder_tree import RESULTS, read_tree
 from common.data.folders.unread import describe_faults
 from common.data.sources.base_source import Entries
-from common.data.sources.datasets_library import is_saved, read_all_images, shards_of
+from common.data.sources.datasets_library import is_saved, read_all_images
 from common.data.sources.manifest import MANIFEST_SUFFIXES, read_images
+from common.data.sources.tables.shards import refusal_of_missing, shards_of
 from common.errors import DataError
 from common.inference.images import Cell
 
@@ -75,6 +76,8 @@ def _parts(path: Path) -> "list[list[Path] | Entries]":
         files = tree.all_images()
         # A table beside images says what they are: the images themselves are meant.
         if not files and (shards := shards_of(path)):
+            if fault := refusal_of_missing(shards):
+                raise DataError(fault)
             return [read_images(file) for file in shards]
         if not files:
             raise DataError(f"there are no images in {path}{_tables_in(path)}")

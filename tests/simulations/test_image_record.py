@@ -8,16 +8,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bract import app
 from common.commands.run_settings import settings_for_resume
-from common.errors import ConfigError
+from common.config.sections import DataConfig
+from common.data.folders.unread import HELD_OUT
+from common.errors import ConfigError, DataError
 from server import federation
 from server.state import resume
-from simulations.image_record import FILE, ImageRecord
+from simulations.image_record import FILE, ImageRecord, refuse_changed_images
 from tests.support.data.sources import write_png
 
 SETTINGS = (
@@ -205,6 +208,41 @@ def test_a_run_of_before_the_record_is_resumed_where_it_was_and_nowhere_else(
 
     assert (moved.exit_code, "no record of its images" in moved.output) == (2, True), moved.output
     assert here.exit_code == 0, here.output
+
+
+LEFT_OUT = ("the part dev" + HELD_OUT + " (data.validation=train or test uses it)",)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "not_read", "files", "explained"),
+    [
+        (5, 3, LEFT_OUT, "", True),
+        (None, 3, LEFT_OUT, "checkpoint.safetensors", True),
+        (None, 3, LEFT_OUT, "", False),
+        (3, 3, LEFT_OUT, "checkpoint.safetensors", False),
+        (None, 3, (), "checkpoint.safetensors", False),
+        (None, 3, ("val/, 2 images" + HELD_OUT,), "checkpoint.safetensors", False),
+    ],
+    ids=["record", "no record", "not begun", "today's run", "nothing left out", "a folder's part"],
+)
+def test_a_run_that_was_tested_on_a_part_that_is_left_out_now_is_refused_with_the_reason(
+    tmp_path: Path, before: int | None, now: int, not_read: tuple[str, ...], files: str, explained: bool
+) -> None:
+    def record(rows: int) -> ImageRecord:
+        return ImageRecord(tuple(map(str, range(rows))), ("x",) * rows, np.ones((rows, 16), np.uint8))
+
+    data = DataConfig.model_construct(source="/data/pets")
+    (tmp_path / "config.toml").write_text('[data]\nsource = "/data/pets"\n')
+    if before is not None:
+        record(before).save(tmp_path)
+    for name in files.split():
+        (tmp_path / name).touch()
+
+    if explained:
+        with pytest.raises(DataError, match=r"(?s)the part dev.*finish the run with the version that began it"):
+            refuse_changed_images(tmp_path, data, record(now), not_read)
+    else:
+        refuse_changed_images(tmp_path, data, record(now), not_read)
 
 
 def test_a_checkpoint_of_before_names_its_place_in_its_digest(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ _WORDS: dict[str, Part] = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "valset", "devset"), "val"),
 }
 _Parts = dict[Part, Folder]
+# Years, months and days as cameras and archives write them: 2019, 2019-07, 2019_07_31, 20190731.
+_DATE = re.compile(r"(19|20)\d\d(?:[-_. ]?(0[1-9]|1[0-2])(?:[-_. ]?(0[1-9]|[12]\d|3[01]))?)?")
+_MONTH = re.compile(r"0?[1-9]|1[0-2]")
 _MAX_NAMES = 5
 
 
@@ -180,15 +183,47 @@ def _doubt_of_classes(root: Folder) -> str:
                 f"{_listed([folder.name for folder in likely.filled])}: name {likely.path}, or if "
                 f"{folders[0].name} is a class, list the classes with data.classes"
             )
-    if len(folders) > 1 and _share(folders):
-        inner = sorted({child.name for folder in folders for child in folder.filled})
-        return (
-            f"{_listed([folder.name for folder in folders])} hold the same sub-folders, {_listed(inner)}: they look "
-            f"like sites, folds or parts, not like classes\n  name one, such as {folders[0].path}; for all together "
-            "write a manifest with the columns path, label and client; if they are the classes, list them with "
-            "data.classes"
-        )
+    dates = _are_dates(folders)
+    if len(folders) > 1 and (dates or (_share(folders) and not _sorted_by_date(folders))):
+        return _doubt_of_groups(folders, "years or days" if dates else "sites, years, folds or parts")
     return ""
+
+
+def _doubt_of_groups(folders: tuple[Folder, ...], kinds: str) -> str:
+    """Return a doubt about folders that look like groups of images."""
+    levels, one, last = [], folders[0], folders
+    # Below years may be months, and below sites years: the classes are below the last of these levels.
+    while _share(last) or (_are_dates(last) and all(folder.holds_folders for folder in last)):
+        one, below = last[0], _children(last)
+        levels.append(_listed(sorted({folder.name for folder in below})))
+        last = below
+    same = "same sub-folders," if _share(folders) else "sub-folders"
+    held = f"hold the {same} {', and these hold '.join(levels)}" if levels else "hold images"
+    file = last[0].all_images()[0].relative_to(folders[0].path.parent)
+    row = f" (such as {file},{last[0].name})" if levels else ""
+    return (
+        f"{_listed([folder.name for folder in folders])} {held}: they look like {kinds}, not like classes\n  name one, "
+        f"such as {one.path}; for all together write a manifest with the columns path and label{row}, and client if "
+        "each is a client of its own; if they are the classes, list them with data.classes"
+    )
+
+
+def _children(folders: tuple[Folder, ...]) -> tuple[Folder, ...]:
+    return tuple(child for folder in folders for child in folder.filled)
+
+
+def _are_dates(folders: tuple[Folder, ...]) -> bool:
+    return bool(folders) and all(_DATE.fullmatch(folder.name) for folder in folders)
+
+
+def _sorted_by_date(folders: tuple[Folder, ...]) -> bool:
+    """Return whether folders hold years, months or days without classes below."""
+    level = _children(folders)
+    if not _are_dates(level):
+        return False
+    while (below := _children(level)) and all(_DATE.fullmatch(f.name) or _MONTH.fullmatch(f.name) for f in below):
+        level = below
+    return not _share(level)
 
 
 def _share(folders: tuple[Folder, ...]) -> bool:

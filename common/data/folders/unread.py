@@ -11,6 +11,8 @@ from common.data.image_formats import FOREIGN_FORMATS
 # Text files are more often notes than tables, so `.txt` is not among them.
 TABLES = (".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".parquet", ".pq")
 TABLE_ADVICE = "a table is read if data.source names it"
+# Follows a validation part that is left out.
+HELD_OUT = ", and as there is no test part, images to test on are held out of the training images"
 _MAX_NAMES = 8
 _REMEDIES = {row.name: row.remedy for row in FOREIGN_FORMATS}
 
@@ -22,7 +24,7 @@ def describe_unread(root: Folder, layout: Layout) -> tuple[str, ...]:
     empty = [
         row.folder for row in (*layout.train, *layout.test) if not row.folder.count and not _faults(row.folder)
     ] + [folder for folder in root.folders if part_of(folder.name)[0] and not folder.count and not _faults(folder)]
-    phrases = [_dropped(root, use, folders) for use, folders in _by_use(layout.dropped).items()]
+    phrases = [_dropped(root, use, folders) for use, folders in _by_use(layout.dropped, bool(layout.test)).items()]
     if loose:
         phrases.append(f"{_count(len(loose), 'loose image')} outside the class folders ({_names(_below(root, loose))})")
     if others := Counter(kind for folder in everything for kind in folder.others):
@@ -44,9 +46,12 @@ def _faults(root: Folder) -> list[Folder]:
     return [folder for folder in root.walk() if folder.fault]
 
 
-def _by_use(folders: Iterable[Folder]) -> dict[str, list[Folder]]:
+def _by_use(folders: Iterable[Folder], has_test: bool) -> dict[str, list[Folder]]:
     """Return dropped folders by the words that say how to use them."""
-    uses = {"val": " (data.validation=train or test uses them)", "test": " (it has no class folders)"}
+    uses = {
+        "val": f"{'' if has_test else HELD_OUT} (data.validation=train or test uses them)",
+        "test": " (it has no class folders)",
+    }
     found: dict[str, list[Folder]] = {}
     for folder in folders:
         found.setdefault(uses.get(part_of(folder.name)[0] or "", ""), []).append(folder)

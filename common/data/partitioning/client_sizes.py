@@ -15,13 +15,16 @@ _MAX_DIGITS = 12
 def read_sizes(text: str) -> tuple[int, ...]:
     """Read the sizes that a user writes, one per client.
 
-    >>> read_sizes("300, 800,5000")
-    (300, 800, 5000)
+    They are joined by commas, or by spaces alone.
+
+    >>> read_sizes("300, 800,5000"), read_sizes("300 800")
+    ((300, 800, 5000), (300, 800))
 
     Raises:
         ConfigError: One of them is not a whole number above 0.
     """
-    for part in (words := [part.strip() for part in text.split(",")]):
+    parts = text.split() if "," not in text and text.strip() else text.split(",")
+    for part in (words := [part.strip() for part in parts]):
         # Python refuses to read very long numbers, so only the first digits are looked at.
         if not (part.isascii() and part.isdecimal() and int(part[:_MAX_DIGITS]) and len(part) <= _MAX_DIGITS):
             raise ConfigError(

@@ -1,10 +1,13 @@
 """Relabelling of a source by the public class list of a run."""
 
 import hashlib
+import re
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 
+from common.config.listed_values import join_names
 from common.data.folders.similar_names import nearest, nearest_words
 from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
@@ -19,7 +22,10 @@ def with_classes(source: ImageSource, wanted: tuple[str, ...]) -> ImageSource:
         DataError: The list has fewer than two names, or one twice.
     """
     if len(wanted) < 2 or len(set(wanted)) < len(wanted):
-        raise DataError(f"data.classes={','.join(wanted)!r}: give at least two different names, joined by commas")
+        raise DataError(
+            f"data.classes={join_names(wanted)!r}: give at least two different names, joined by commas"
+            f"{_one_name(wanted)}"
+        )
     fingerprint = hashlib.sha256(repr((source.fingerprint, wanted)).encode()).hexdigest()
     return replace(source, fingerprint=fingerprint, load=lambda: _relabelled(source, wanted), is_relabelled=True)
 
@@ -44,13 +50,33 @@ def _relabelled(source: ImageSource, wanted: tuple[str, ...]) -> Entries:
 def _remarks(counts: dict[str, int], wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Return remarks on classes that are missing or left out."""
     left = {name: count for name, count in counts.items() if name not in wanted}
-    missing = [name + nearest_words(nearest(name, left)) for name in wanted if not counts.get(name)]
+    missing = [
+        name + (_joined(name, left) or nearest_words(nearest(name, left))) for name in wanted if not counts.get(name)
+    ]
     shown = [f"{name} ({count:,} images)" for name, count in left.items()]
     return tuple(
         f"{what} {_shortened(names)}"
         for what, names in (("no image of", missing), ("data.classes leaves out", shown))
         if names
     )
+
+
+def _one_name(wanted: tuple[str, ...]) -> str:
+    """Return a remark on several names that are written as one."""
+    names = _pieces(wanted[0]) if len(wanted) == 1 else []
+    if len(names) < 2:
+        return ""
+    return f"\n  {wanted[0]} is one name here; if it is {len(names)}: {','.join(names)}, or --class once for each name"
+
+
+def _joined(name: str, known: Collection[str]) -> str:
+    """Return a remark on a name that joins classes without a comma."""
+    names = _pieces(name)
+    return f" ({' and '.join(names)} are classes: put a comma between them)" if set(names) <= set(known) else ""
+
+
+def _pieces(name: str) -> list[str]:
+    return [piece for piece in re.split(r"[\s;,|/]+", name.strip("[]()")) if piece]
 
 
 def _shortened(names: list[str]) -> str:

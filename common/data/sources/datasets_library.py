@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config.sections import DataConfig
-from common.data.folders.layout import part_of
 from common.data.sources.base_source import Entries, ImageSource, closed_among, fingerprint_of, refuse_path
 from common.data.sources.labels import MISSING, label_names, numbered
 from common.data.sources.tables.columns import cell_text, find_columns, find_groups, find_label
-from common.data.sources.tables.parquet_tables import IMAGE_NAMES, PARQUET_SUFFIXES, column_names
-from common.data.sources.tables.parts import Division, divide, kind_of, on_both_sides
+from common.data.sources.tables.parquet_tables import IMAGE_NAMES, column_names
+from common.data.sources.tables.parts import Division, divide, on_both_sides
+from common.data.sources.tables.shards import parts_of_shards, refusal_of_missing, shards_of
 from common.errors import DataError
 from common.system.paths import cache_folder
 
@@ -80,6 +80,7 @@ def open_saved(config: DataConfig) -> ImageSource:
     listed = _stored_json(root / "dataset_dict.json").get("splits", list(_ALONE))
     parts = tuple(map(str, listed)) if isinstance(listed, list) else _ALONE
     features = _stored_json(root / (parts[0] if parts else "") / "dataset_info.json").get("features")
+    files = sorted(file for file in root.rglob("*") if file.is_file())
     return open_library_set(
         config,
         root.name,
@@ -87,10 +88,10 @@ def open_saved(config: DataConfig) -> ImageSource:
         title=str(root),
         parts=parts,
         columns=tuple(features) if isinstance(features, dict) else (),
-        files=sorted(file for file in root.rglob("*") if file.is_file()),
+        files=files,
         more=("saved",),
         place=str(root.resolve()),
-        fault=closed_among(root.rglob("*")),
+        fault=closed_among(root.rglob("*")) or refusal_of_missing(files),
     )
 
 
@@ -120,7 +121,7 @@ def open_shards(config: DataConfig) -> ImageSource:
     refuse_path(config, "name the folder of Parquet files with data.source alone")
     root = Path(config.source)
     files = shards_of(root)
-    parts, fault = _parts_of_shards(root, files), closed_among(files)
+    parts, fault = parts_of_shards(root, files), closed_among(files)
     return open_library_set(
         config,
         root.name,
@@ -131,42 +132,8 @@ def open_shards(config: DataConfig) -> ImageSource:
         files=files,
         more=(root.resolve(), "shards"),
         place=str(root.resolve()),
-        fault=fault,
+        fault=fault or refusal_of_missing(files),
     )
-
-
-def shards_of(folder: Path) -> list[Path]:
-    """Return a folder's Parquet files, none if it may be a folder of images."""
-    try:
-        return _listed_shards(folder)
-    # Who reads folders of images names the one that is closed, or is silent once its client has joined.
-    except OSError:
-        return []
-
-
-def _listed_shards(folder: Path) -> list[Path]:
-    inner = [place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")]
-    if any(place.name.lower() != "data" and kind_of(place.name) is None for place in inner):
-        return []
-    found = [
-        sorted(file for file in place.iterdir() if file.suffix.lower() in PARQUET_SUFFIXES and file.is_file())
-        for place in sorted(inner)
-    ]
-    # A table beside folders of images does not make them a set of shards.
-    if not all(found):
-        return []
-    here = sorted(file for file in folder.iterdir() if file.suffix.lower() in PARQUET_SUFFIXES and file.is_file())
-    return [*here, *(file for files in found for file in files)]
-
-
-def _parts_of_shards(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    parts: dict[str, list[Path]] = {}
-    for file in files:
-        named = file.stem if part_of(file.stem)[0] or file.parent == root else file.parent.name
-        # The words and numbers around it are those of the set and of the shard.
-        kind = part_of(named)[0]
-        parts.setdefault(kind or file.stem.partition("-")[0], []).append(file)
-    return parts if {"train", "test", "val"} & parts.keys() else {"train": list(files)}
 
 
 def _load_shards(root: Path, parts: Mapping[str, list[Path]]) -> Any:
@@ -243,7 +210,9 @@ def _load(root: Path) -> Any:
     try:
         return load_from_disk(str(root))
     except Exception as error:
-        raise DataError(f"{root} was not saved whole by datasets ({type(error).__name__}): save it again") from None
+        raise DataError(
+            f"{root} is not whole as datasets saved it ({type(error).__name__}): copy or save it again"
+        ) from None
 
 
 def _image_column(rows: "Dataset", title: str) -> str:

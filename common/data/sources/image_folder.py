@@ -21,6 +21,9 @@ from common.data.sources.base_source import (
 )
 from common.errors import DataError
 
+_HALF_COPIED = (
+    "\n  if datasets saved this folder, its dataset_dict.json or state.json is missing: copy or save it again"
+)
 _ClassFiles = list[tuple[Path, str]]  # file, class name
 
 
@@ -53,8 +56,11 @@ def open_folder(config: DataConfig) -> ImageSource:
 
 
 def _advice_on_tables(tree: Folder) -> str:
-    found = {kind for folder in tree.walk() for kind in folder.others} & set(TABLES)
-    return f"\n  {TABLE_ADVICE}; found here: {', '.join(sorted(found))}" if found else ""
+    found = {kind for folder in tree.walk() for kind in folder.others}
+    if ".arrow" in found:
+        return _HALF_COPIED
+    tables = sorted(found & set(TABLES))
+    return f"\n  {TABLE_ADVICE}; found here: {', '.join(tables)}" if tables else ""
 
 
 def _fault(source: str, tree: Folder, layout: Layout) -> str:
@@ -76,7 +82,7 @@ def _fault(source: str, tree: Folder, layout: Layout) -> str:
         lines.append(f"not read: {left}")
     if tree.images:
         lines.append(f"if these images are of one class, name the folder above: {tree.path.parent}")
-    return "\n  ".join(lines)
+    return "\n  ".join(lines) + (_HALF_COPIED if any(".arrow" in folder.others for folder in tree.walk()) else "")
 
 
 def _load(root: Path, parts: list[_ClassFiles]) -> Entries:

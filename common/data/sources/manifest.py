@@ -9,6 +9,7 @@ import numpy as np
 
 from common.config.sections import DataConfig
 from common.data.folders.layout import Validation
+from common.data.folders.unread import HELD_OUT
 from common.data.sources.base_source import (
     Entries,
     ImageSource,
@@ -33,6 +34,7 @@ from common.data.sources.tables.columns import (
 from common.data.sources.tables.image_paths import FoundFiles, find_files
 from common.data.sources.tables.parquet_tables import PARQUET_SUFFIXES, read_parquet_table
 from common.data.sources.tables.parts import on_both_sides
+from common.data.sources.tables.shards import describe_siblings
 from common.data.sources.tables.spreadsheets import read_spreadsheet
 from common.data.sources.tables.text_tables import Sheet, read_text_table
 from common.errors import DataError
@@ -97,7 +99,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
         f"{file.resolve()}\0{root.resolve()}",
         fault=_fault(manifest),
         notes=tuple(_notes(manifest)),
-        not_read=_not_read(manifest),
+        not_read=_not_read(manifest) + describe_siblings(file),
     )
 
 
@@ -211,8 +213,8 @@ def _divided(table: Table, validation: Validation) -> tuple[tuple[int, ...], int
 def _not_read(manifest: _Manifest) -> tuple[str, ...]:
     """Return a phrase on rows of a part that is not used."""
     dropped = len(manifest.table.columns["label"]) - len(manifest.order)
-    use = "data.validation=train or test uses them"
-    return (f"{dropped:,} rows of the validation part ({use})",) if dropped else ()
+    use = f"{HELD_OUT if manifest.num_train == len(manifest.order) else ''} (data.validation=train or test uses them)"
+    return (f"{dropped:,} rows of the validation part{use}",) if dropped else ()
 
 
 def _without_missing(texts: Sequence[str]) -> list[str]:

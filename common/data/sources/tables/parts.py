@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.data.folders.layout import Part, Validation, part_of
+from common.data.folders.unread import HELD_OUT
 
 _MAX_SHOWN = 5
 
@@ -27,7 +28,7 @@ class Division:
     @property
     def not_read(self) -> tuple[str, ...]:
         """A phrase on each part that is not used."""
-        use = " (data.validation=train or test uses it)"
+        use = f"{'' if self.test else HELD_OUT} (data.validation=train or test uses it)"
         return tuple(f"the part {name}{use if kind_of(name) == 'val' else ''}" for name in self.left_out)
 
 

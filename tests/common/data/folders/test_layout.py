@@ -43,6 +43,10 @@ def parts(train: str, test: str, *more: str) -> str:
         pytest.param("cat/Train*2 dog/train*1 cat/val*3", CAT_DOG, id="val inside the classes is dropped"),
         pytest.param("train*2 plane*1", ({"train": 2, "plane": 1}, {}), id="train as a class"),
         pytest.param("test_tube*2 train_track*1", ({"test_tube": 2, "train_track": 1}, {}), id="words in classes"),
+        pytest.param("cat/2019*1 cat/2020*1 dog/2019*1", CAT_DOG, id="years inside the classes"),
+        pytest.param("cat/2019/07*1 cat/2019/12*1 dog/2019/07*1", CAT_DOG, id="months inside the classes"),
+        pytest.param("1990*2 dog*1", ({"1990": 2, "dog": 1}, {}), id="a year as a class"),
+        pytest.param("01*2 02*1", ({"01": 2, "02": 1}, {}), id="numbers as classes"),
         pytest.param("train/steam*2 plane/jet*1", ({"train": 2, "plane": 1}, {}), id="train as a class with kinds"),
         pytest.param("cat*2 dog*1 lost+found/x*1 @eaDir/x*1", CAT_DOG, id="folders of systems"),
         pytest.param("cat*2 dog*1 empty/", CAT_DOG, id="an empty class"),
@@ -86,6 +90,9 @@ def test_read_layout_takes_val_for_test_where_there_is_no_test(tmp_path: Path) -
 
 
 SITES = "site-a/cat*2 site-a/dog*1 site-b/cat*1 site-b/dog*1"
+YEARS_MONTHS = " ".join(
+    f"{year}/{month}/{name}*1" for year in (2019, 2020) for month in ("01", "02") for name in CAT_DOG[0]
+)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,20 @@ SITES = "site-a/cat*2 site-a/dog*1 site-b/cat*1 site-b/dog*1"
             " ".join(f"{site}/{part}/{name}*1" for site in "ab" for part in ("train", "test") for name in CAT_DOG[0]),
             "name one, such as {root}/a",
             id="sites with parts",
+        ),
+        pytest.param(
+            SITES.replace("site-a", "2019").replace("site-b", "2020"), "such as 2019/cat/0.png,cat", id="years"
+        ),
+        pytest.param(YEARS_MONTHS, "name one, such as {root}/2019/01; for all", id="years with months"),
+        pytest.param(YEARS_MONTHS, "(such as 2019/01/cat/0.png,cat)", id="a row of years with months"),
+        pytest.param("2019/01/cat*1 2019/02/dog*1 2020/12/cat*1", "look like years or days", id="months of one year"),
+        pytest.param("2019-07*1 2019-08*1", "2019-07, 2019-08 hold images: they look like years", id="months alone"),
+        pytest.param("20190701/cat*1 20190702/dog*1", "look like years or days", id="days"),
+        pytest.param("2019*3 2020*2", "list them with data.classes", id="years that may be classes"),
+        pytest.param(
+            " ".join(f"{site}/{year}/{name}*1" for site in "ab" for year in (2019, 2020) for name in CAT_DOG[0]),
+            "name one, such as {root}/a/2019",
+            id="sites with years",
         ),
         pytest.param("cat/images*1 cat/masks*1 dog/images*1 dog/masks*1", "images, masks", id="images and masks"),
         pytest.param("archive/cat*2 archive/dog*1", "name {root}/archive", id="a wrapper"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.folders.unread import TABLES
+from common.data.folders.unread import HELD_OUT, TABLES
 from common.data.sources.manifest import MANIFEST_SUFFIXES
 from common.errors import DataError
 from tests.support.data.folders import open_at, write_folder
@@ -49,7 +49,7 @@ NAME_TABLES = " (a table is read if data.source names it)"
         ),
         (
             "train/cat*2 train/dog*1 Dev/cat*1",
-            "Not read: Dev/, 1 image (data.validation=train or test uses them)",
+            f"Not read: Dev/, 1 image{HELD_OUT} (data.validation=train or test uses them)",
         ),
         ("train/cat*2 train/dog*1 test/cat*1 test/dog*1 extra*3", "Not read: extra/, 3 images"),
         (
@@ -59,10 +59,13 @@ NAME_TABLES = " (a table is read if data.source names it)"
         ("train/cat*2 train/dog*1 test/cat*1 test/dog/", "Not read: empty class folders: test/dog"),
         ("train/cat*2 train/dog*1 test*9", "Not read: test/, 9 images (it has no class folders)"),
         ("train/cat*2 train/dog*1 test/", "Not read: empty class folders: test"),
-        ("cat/train*2 dog/train*1 dog/val*3", "Not read: dog/val/, 3 images (data.validation=train or test uses them)"),
+        (
+            "cat/train*2 dog/train*1 dog/val*3",
+            f"Not read: dog/val/, 3 images{HELD_OUT} (data.validation=train or test uses them)",
+        ),
         (
             "cat/train*2 dog/train*1 dog/val*3 cat/val*1",
-            "Not read: cat/val/, dog/val/, 4 images (data.validation=train or test uses them)",
+            f"Not read: cat/val/, dog/val/, 4 images{HELD_OUT} (data.validation=train or test uses them)",
         ),
         ("cat*2 dog*1 dog/more->dog", "Not read: links to a folder above: dog/more"),
         ("cat*2 dog*1 dog/up->.", "Not read: links to a folder above: dog/up"),

@@ -1,11 +1,13 @@
 """Class lists and sources that differ, with the nearest name."""
 
+import re
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 from common.config.listed_values import join_names, split_names
+from common.errors import DataError
 from tests.support.data.folders import counts_of, open_at, write_folder
 
 
@@ -20,6 +22,16 @@ from tests.support.data.folders import counts_of, open_at, write_folder
         ("0.0*2 1.0*1", "0,1", ["no image of 0 (nearest: 0.0), 1 (nearest: 1.0)"]),
         ("cat*2 dog*1 emu/", "cat,dog,emu", ["no image of emu"]),
         ("mel*2 nevus*1", "melanoma,nevus", ["no image of melanoma"]),
+        (
+            "cat*2 dog*1 emu*1",
+            "cat,dog emu",
+            ["no image of dog emu (dog and emu are classes: put a comma between them)"],
+        ),
+        (
+            "cat*2 dog*1 emu*1",
+            "cat;dog,emu",
+            ["no image of cat;dog (cat and dog are classes: put a comma between them)"],
+        ),
         ("great_ape*2 dog*1", "great ape,dog", ["no image of great ape (nearest: great_ape)"]),
     ],
 )
@@ -67,3 +79,23 @@ def test_a_class_with_a_comma_is_read(tmp_path: Path) -> None:
 
     assert source.entries.classes == ("dog", "ape, great")
     assert counts_of(source) == ({"dog": 1, "ape, great": 2}, {})
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("cat dog", "if it is 2: cat,dog, or --class once for each name"),
+        ("cat;dog", "if it is 2: cat,dog,"),
+        ("cat | dog", "if it is 2: cat,dog,"),
+        ("[cat dog emu]", "if it is 3: cat,dog,emu,"),
+        ('"cat,dog"', "if it is 2: cat,dog,"),
+        ("cat\ndog", "if it is 2: cat,dog,"),
+        ("cat,", "give at least two different names, joined by commas"),
+        ("cat,cat", "give at least two different names, joined by commas"),
+    ],
+)
+def test_names_that_are_joined_by_something_else_are_told_apart(tmp_path: Path, classes: str, said: str) -> None:
+    with pytest.raises(DataError, match=re.escape(said)) as refused:
+        open_at(write_folder(tmp_path, "cat*2 dog*1"), classes=classes)
+
+    assert ("is one name here" in str(refused.value)) == ("if it is" in said)

@@ -252,7 +252,7 @@ def test_saved_set_that_cannot_be_used_is_refused(open_file: Open, tmp_path: Pat
         ("unlabelled", "needs a column of labels"),
         ("blind", "needs one column of images"),
         ("parts", "one must be called train"),
-        ("broken", "not saved whole"),
+        ("broken", "not whole as datasets saved it"),
     ):
         with pytest.raises(DataError, match=said):
             _ = open_file(tmp_path / name).entries
