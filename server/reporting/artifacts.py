@@ -7,7 +7,7 @@ from flwr.serverapp.strategy import Strategy
 
 from common.data.partition_plot import draw_partition
 from common.ledger.signed_heads import HeadKeeper
-from common.metrics import total
+
 from server.reporting.missing_clients import missing_clients
 from server.reporting.model_card import model_card
 from server.reporting.plots import draw_confusion, draw_curves
@@ -83,7 +83,7 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
 
 def _closing_line(state: RunState) -> list[dict[str, Any]]:
     """Return the closing evaluation as one more point of the curves."""
-    counts = total(state.closing.exact.values())
+    counts = state.closing.counts
     # Under a privacy mechanism the last round is evaluated with the final model already.
     if counts is None or state.config.private or not counts.num_examples:
         return []

@@ -166,7 +166,7 @@ class RunState:
 
     def counts(self) -> Counts | None:
         """Return exact counts of the final model or else of the latest round."""
-        return total(self.closing.exact.values()) or self.latest.counts
+        return self.closing.counts or self.latest.counts
 
     def personal_counts(self) -> Counts | None:
         """Return exact counts of the clients' own models, None without any."""
@@ -175,7 +175,7 @@ class RunState:
     @property
     def evaluated_model(self) -> int | None:
         """Number of the round that made the evaluated model, None before any evaluation."""
-        if self.closing.exact:
+        if self.closing.counts:
             return self.final_round
         evaluated = [line["evaluated_model"] for line in self.rounds if "evaluated_model" in line]
         return evaluated[-1] if evaluated else None
