@@ -135,7 +135,7 @@ class Guard:
         return unpack(sent)
 
     def begin_sums(self, run: str, setup: bytes) -> None:
-        """Mark the set-up of a run's secure sums in the ledger, before anything of it leaves.
+        """Mark a set-up of secure sums in the ledger before it leaves.
 
         Raises:
             PolicyError: The policy does not allow the run, or the same set-up was begun before.
@@ -147,7 +147,7 @@ class Guard:
                 raise PolicyError("the same set-up of secure sums was begun before")
 
     def open_sum(self, run: str, round_number: int, survivors: bytes) -> None:
-        """Mark the one set of survivors whose sum this client helps to open in a round.
+        """Mark a round's one set of survivors before its sum is opened.
 
         Raises:
             PolicyError: The policy does not allow the run, or another set was answered in this round.

@@ -185,7 +185,7 @@ class _Run:
 
     @cached_property
     def _secure_rounds(self) -> SecureRounds | None:
-        """Secure sums of the run, set up at its beginning, None where updates come one by one."""
+        """Secure sums of the run, None where updates come one by one."""
         state, config, file = self.state, self.state.config, self.directory.path / SETUP_FILE
         if config.secure is None:
             return None

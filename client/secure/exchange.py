@@ -103,7 +103,7 @@ def unmask(content: RecordDict, session: ClientSession) -> Answer:
 
 
 class MaskedReply:
-    """The reply of a round, which leaves under this client's masks."""
+    """The reply of a round under this client's masks."""
 
     def __init__(self, session: ClientSession, run: str, asked: RecordDict) -> None:
         self._session, self._file = session, session.secrets(run)
@@ -137,13 +137,13 @@ class MaskedReply:
         return words_content(masked, self._session.rows.num_units)
 
     def keep(self) -> None:
-        """Erase the secrets that the round has used, after its reply is in the ledger."""
+        """Erase the round's secrets after its reply is in the ledger."""
         if self._masked:
             self._file.save(self._state, self._sizes)
 
 
 def leaving_shapes(session: ClientSession, kind: str, asked: RecordDict) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors that may leave in reply to a message."""
+    """Return names and shapes of the tensors in a reply."""
     config = session.trainer.config
     if config.secure is None or kind not in ("train", "evaluate"):
         return session.travelling

@@ -13,7 +13,7 @@ from common.secagg.protocol.roster import Identity, Roster
 
 @dataclass(frozen=True)
 class Party:
-    """One client among those of a secure sum."""
+    """A client among those of a secure sum."""
 
     roster: Roster
     identity: Identity

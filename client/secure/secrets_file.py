@@ -35,7 +35,7 @@ class SecretsFile:
         return cls(home / FOLDER / run / file_name(client), durable)
 
     def load(self) -> tuple[ClientState, dict[str, int]]:
-        """Return the secrets, and the declared sizes that the set-up was made for.
+        """Return the secrets with the declared sizes of their set-up.
 
         Raises:
             FederationError: There are none, so that nothing can be answered.
@@ -66,5 +66,5 @@ class SecretsFile:
 
 
 def file_name(client: str) -> str:
-    """Return the name of a client's file, for any name that a client can have."""
+    """Return a file name for any client's name."""
     return hashlib.sha256(client.encode()).hexdigest()[:32]

@@ -249,7 +249,7 @@ class LedgerSession:
     def answer_once(
         self, run: str, client: str, text: str, asked: str, compute: Callable[[], bytes], *, keep: int
     ) -> bytes:
-        """Return the one reply that may leave to a question that nothing is charged for.
+        """Return the one reply to a question that costs nothing.
 
         `asked` is the hash of the question. The same question gets the stored reply again.
 

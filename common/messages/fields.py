@@ -135,7 +135,7 @@ class Releases:
         raise PrivacyError(f"nothing may leave in reply to {message_type!r} in this run")
 
     def summed(self, *, closing: bool) -> tuple[str, ...]:
-        """Return the counts that leave in a secure sum, by the names they have elsewhere."""
+        """Return the names of the counts that leave in a secure sum."""
         return self._counts(closing=closing)
 
     def _counts(self, *, closing: bool) -> tuple[str, ...]:

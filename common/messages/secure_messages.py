@@ -126,7 +126,9 @@ def boxes_in(content: RecordDict) -> dict[int, bytes]:
     Raises:
         FederationError: A value is missing or of the wrong type.
     """
-    return _decoded(content, lambda record: dict(zip(_numbers(record["members"]), _blobs(record["boxes"]), strict=True)))
+    return _decoded(
+        content, lambda record: dict(zip(_numbers(record["members"]), _blobs(record["boxes"]), strict=True))
+    )
 
 
 def unmask_values(request: UnmaskRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The vector of a secure sum, in which a client's update and its counts are words.
+"""The vector of a secure sum with a client's update and counts.
 
 The update is weighted by the client's declared size before it is encoded, because the server cannot weigh what it does
 not see. All that decides the encoding is public, so clients and server agree on it without a message.
@@ -115,7 +115,7 @@ class SecureWords:
         return self.point.encode(values)
 
     def encode_counts(self, evaluation: Evaluation | None, *, server_round: int | None) -> Words:
-        """Return the counts of a round as words, those of the closing evaluation where the round is None.
+        """Return counts as words, the closing ones where the round is None.
 
         Raises:
             FederationError: The counts are not those that leave in this round, or one is too large.

@@ -7,7 +7,6 @@ from flwr.serverapp.strategy import Strategy
 
 from common.data.partition_plot import draw_partition
 from common.ledger.signed_heads import HeadKeeper
-
 from server.reporting.missing_clients import missing_clients
 from server.reporting.model_card import model_card
 from server.reporting.plots import draw_confusion, draw_curves

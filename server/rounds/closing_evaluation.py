@@ -83,15 +83,13 @@ def evaluate_at_clients(
     if not collector.nodes:
         return ClosingEvaluation(failures=collector.replies([])[1])
     config = run_config(channel.run_id)
-    messages = list(
-        strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid)
-    )
+    messages = list(strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid))
     replies, failures = collector.replies(messages)
     if secure is not None:
         opened = secure.open(channel, clients, messages[0].content, replies, {}, server_round=None)
         if opened is None:
             # Nobody's counts were learnt, so all are missing.
-            return ClosingEvaluation(failures=failures | {name: NOT_OPENED for name in replies})
+            return ClosingEvaluation(failures=failures | dict.fromkeys(replies, NOT_OPENED))
         return ClosingEvaluation(failures=failures, summed=opened.evaluation)
     evaluations = {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}
     return ClosingEvaluation(evaluations, failures)

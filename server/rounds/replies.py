@@ -48,7 +48,8 @@ class ReplyCollector:
     """Sender of messages to some clients that keeps the replies which pass all checks.
 
     A client without a node is not asked. `model` holds the tensors that are sent, in order. Accepted replies hold
-    float32 tensors, also where updates come rounded, or `num_words` masked words in a secure sum. `received` has the bytes of each reply as it came, by name.
+    float32 tensors, also where updates come rounded, or `num_words` masked words. `received` has the bytes of each
+    reply as it came, by name.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ from common.messages.secure_messages import answer_in, request_content, unmask_v
 from common.messages.serialization import digest_of
 from common.secagg.protocol.messages import UnmaskRequest
 from common.secagg.protocol.round_sum import RoundSum
-from common.secagg.refusals import SecureSumError
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, deliver, failure_of
 from server.rounds.replies import AcceptedReplies, Channel, content_bytes
@@ -56,12 +55,10 @@ class SecureRounds:
     def reachable(self, clients: Mapping[str, EnrolledClient]) -> dict[str, EnrolledClient]:
         """Return clients, those without a part in the set-up as unreachable."""
         present = self.session.present
-        return {
-            name: client if name in present else replace(client, node_id=None) for name, client in clients.items()
-        }
+        return {name: client if name in present else replace(client, node_id=None) for name, client in clients.items()}
 
     def num_words(self, server_round: int | None) -> int:
-        """Return the words of a round's vector, of the closing evaluation where the round is None."""
+        """Return the length of a vector, the closing one where the round is None."""
         return self.session.setup.terms.lengths[self._number(server_round) - 1]
 
     def _number(self, server_round: int | None) -> int:
@@ -77,10 +74,10 @@ class SecureRounds:
         *,
         server_round: int | None,
     ) -> OpenedSum | None:
-        """Return the opened sum of the masked words that have come, None where it cannot be opened.
+        """Return the opened sum of masked words, None where it cannot be opened.
 
-        Then nothing is learnt of any of them, and the round is over. `asked` is the content of the round's message,
-        `incoming` the model in it.
+        Then nothing is learnt of any client, and the round is over. The closing evaluation has no round. `asked` is
+        the content of the round's message, `incoming` the model in it.
         """
         words, index_of = self.session.words, self.session.roster.index_of
         opening = _Opening(self, channel, clients)
@@ -111,7 +108,7 @@ class _Opening:
         self.received: list[int] = []
 
     def ask(self, summed: RoundSum) -> np.ndarray:
-        """Return the sum, after one question to all survivors and one to those that answered.
+        """Return the sum after one question to survivors and one to responders.
 
         Raises:
             SecureSumError: Too few have answered, or their answers do not fit.

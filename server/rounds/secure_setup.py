@@ -4,7 +4,8 @@ import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ _LARGEST_ATTEMPT = 2**31
 
 @dataclass(frozen=True)
 class SecureSession:
-    """A finished set-up, for all rounds of a run.
+    """A finished set-up for all rounds of a run.
 
     Nothing in it is secret.
     """
@@ -58,7 +59,7 @@ class SecureSession:
 
     @classmethod
     def from_bytes(cls, raw: bytes, words: SecureWords) -> "SecureSession":
-        """Return the set-up that was stored as bytes, for a run with this layout.
+        """Return the set-up of a run with this layout from stored bytes.
 
         Raises:
             SecureSumError: The bytes are damaged.
@@ -95,7 +96,7 @@ class SetupExchange:
     seconds: float | None
 
     def run(self) -> tuple[SecureSession, dict[str, str]]:
-        """Return the finished set-up, and the failure codes of clients without a part in it.
+        """Return the finished set-up and the failure codes of clients outside it.
 
         Raises:
             FederationError: Too few clients have finished it. Nothing was summed.
@@ -112,16 +113,22 @@ class SetupExchange:
         asked = [name for name in self.clients if name not in failures]
         request = SetupRequest(secrets.randbelow(_LARGEST_ATTEMPT), dict(self.words.sizes))
         question = setup_values(request)
-        replies = self._ask(ADVERTISE, {name: question for name in asked}, failures)
-        found = self._read(replies, announced, failures)
+        found: dict[str, tuple[Announcement, Roster]] = {}
+        for name, content in self._ask(ADVERTISE, dict.fromkeys(asked, question), failures).items():
+            with self._at_the_cost_of(name, failures):
+                check_release(content, message_type=ADVERTISE, releases=self.channel.releases, travelling={})
+                found[name] = announced(content)
         roster = _common_roster(found, failures)
         if roster is None:
             raise self._too_few(failures)
         setup = self._announced(found, roster, request.attempt, failures)
         names = {roster.names[index]: index for index in setup.present}
         deliveries = {name: delivery_values(setup.delivery(index)) for name, index in names.items()}
-        for name, boxes in self._read(self._ask(DEAL, deliveries, failures), boxes_in, failures).items():
-            self._take(name, failures, lambda dealer=names[name], boxes=boxes: setup.add_boxes(dealer, boxes))
+        dealt = self._ask(DEAL, deliveries, failures)
+        for name, content in dealt.items():
+            with self._at_the_cost_of(name, failures):
+                check_release(content, message_type=DEAL, releases=self.channel.releases, travelling={})
+                setup.add_boxes(names[name], boxes_in(content))
         if setup.missing:
             return None
         inboxes = {name: box_values(setup.boxes_for(index)) for name, index in names.items()}
@@ -139,7 +146,8 @@ class SetupExchange:
             setup = ServerSetup(terms, roster)
             for name, (announcement, _) in found.items():
                 if name not in failures:
-                    self._take(name, failures, lambda sent=announcement: setup.add_announcement(sent))
+                    with self._at_the_cost_of(name, failures):
+                        setup.add_announcement(announcement)
             setup.close_announcements()
         except SecureSumError as error:
             _log.error("the set-up of secure sums: %s", error)
@@ -171,23 +179,11 @@ class SetupExchange:
                 _log.error("%s: client %s: %s", kind, name, failures[name])
         return replies
 
-    def _read(
-        self, replies: Mapping[str, RecordDict], decode: Callable[[RecordDict], Any], failures: dict[str, str]
-    ) -> dict[str, Any]:
-        found = {}
-        kind = {announced: ADVERTISE, boxes_in: DEAL}[decode]
-        for name, content in replies.items():
-            self._take(name, failures, lambda name=name, content=content: found.update({name: self._one(kind, content, decode)}))
-        return found
-
-    def _one(self, kind: str, content: RecordDict, decode: Callable[[RecordDict], Any]) -> Any:
-        check_release(content, message_type=kind, releases=self.channel.releases, travelling={})
-        return decode(content)
-
-    def _take(self, name: str, failures: dict[str, str], step: Callable[[], Any]) -> None:
-        """Do a step with what a client sent, which costs only its own place where it is wrong."""
+    @contextmanager
+    def _at_the_cost_of(self, name: str, failures: dict[str, str]) -> Iterator[None]:
+        """Leave a client out if what it sent is wrong."""
         try:
-            step()
+            yield
         except BractError as error:
             _log.error("left out of the secure sums: client %s: %s", name, error)
             failures[name] = ClientFailure.MESSAGE.name
@@ -200,9 +196,7 @@ class SetupExchange:
         )
 
 
-def _common_roster(
-    found: Mapping[str, tuple[Announcement, Roster]], failures: dict[str, str]
-) -> Roster | None:
+def _common_roster(found: Mapping[str, tuple[Announcement, Roster]], failures: dict[str, str]) -> Roster | None:
     """Return the roster of most clients, None without any."""
     if not found:
         return None
