@@ -12,6 +12,7 @@ OWNER, ALL = 0o600, 0o666  # the umask takes its part of the second
 WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     # Keys, certificates, policies: made once, and nothing could make them again.
     "client/setup/init_client.py _write": (True, ALL),
+    "client/secure/roster_file.py take_roster": (True, ALL),
     "client/setup/node_key.py make_node_key": (True, None),  # the private half 0600, the public one for all
     "common/ledger/holder_keys.py read_or_make_key": (True, OWNER),
     "server/commands/operate.py bundle_command": (True, OWNER),

@@ -261,18 +261,20 @@ class LedgerSession:
         if kept is not None:
             return kept
         reply = compute()
-        event = run_fields(run, client, 0) | {"note": text, "about": asked}
+        digest = hashlib.sha256(reply).hexdigest()
+        event = run_fields(run, client, 0) | {"note": text, "about": asked, "reply": digest}
         with self.ledger.transaction():
             # Another process may have answered meanwhile. Two replies under the same masks would show their difference.
             kept = self._answered(run, client, ident, asked)
             if kept is None:
-                self.ledger.append("note", ident, event, content_digest=hashlib.sha256(reply).hexdigest())
+                self.ledger.append("note", ident, event)
                 self.ledger.keep_reply(ident, run, client, reply)
                 self.ledger.forget_replies(run, client, keep=keep)
         return reply if kept is None else kept
 
     def _answered(self, run: str, client: str, ident: str, asked: str) -> bytes | None:
-        if any(entry.event["note"] == CLOSED for entry in entries_of(self.ledger, "note", run, client)):
+        closed = request_id(run, client, CLOSED, 0, "note")
+        if self.ledger.entries("request_id = ? AND kind = 'note'", (closed,)):
             raise PolicyError("the server asked for a round of a run that is closed")
         before = self.ledger.entries("request_id = ? AND kind = 'note'", (ident,))
         if not before:
