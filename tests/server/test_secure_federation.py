@@ -5,19 +5,26 @@ Drives `client.secure.exchange`, `client.secure.party`, `client.secure.secrets_f
 """
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Message
 from safetensors.numpy import load_file
 
+import client.app as client_app
+from client.secure.secrets_file import SecretsFile
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
+from common.messages.codec import arrays_to_record
 from server import federation
+from tests.support.clients.own_clients import code
 from tests.support.clients.secure_clients import homes_of, secure_clients, secure_config
-from tests.support.server.failing_federation import FailingGrid, federate, lines, round_of
+from tests.support.server.failing_federation import FIRST_NODE, FailingGrid, federate, lines, round_of
 
 # Steps of 2^-44 at five clients, summed over them, and float32 rounding in both averages.
 MODEL_BOUND = 5 * 2.0**-44 + 4 * 2.0**-24
@@ -111,17 +118,17 @@ def unless(kind: str, *clients: int, in_round: int = 2) -> Callable[[int, Messag
 @pytest.mark.parametrize(
     ("kind", "clients", "counted", "refused"),
     [
-        ("advertise", (4,), [4, 4, 4], {"client ward-4": "LATE"}),
+        pytest.param("advertise", (4,), [4, 4, 4], {"client ward-4": "LATE"}, marks=pytest.mark.slow),
         ("deal", (4,), [4, 4, 4], {"client ward-4": "LATE"}),
-        ("accept", (4,), [5, 5, 5], {}),
+        pytest.param("accept", (4,), [5, 5, 5], {}, marks=pytest.mark.slow),
         ("train", (1,), [5, 4, 5], {}),
         ("unmask", (1,), [5, 5, 5], {}),
-        ("train", (1, 2), [5, 3, 5], {}),
+        pytest.param("train", (1, 2), [5, 3, 5], {}, marks=pytest.mark.slow),
         ("unmask", (1, 2), [5, 5, 5], {}),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)[:9],
 )
-@pytest.mark.parametrize("lost", ["lost", "unheard"])
+@pytest.mark.parametrize("lost", ["lost", pytest.param("unheard", marks=pytest.mark.slow)])
 def test_clients_that_are_gone_at_one_stage(
     wards: list[Path],
     homes: list[Path],
@@ -154,3 +161,222 @@ def test_clients_that_are_gone_at_one_stage(
 def test_a_set_up_with_too_few_clients_sums_nothing(wards: list[Path], homes: list[Path], tmp_path: Path) -> None:
     with pytest.raises(FederationError, match=r"needs 4 of 5 clients .*ward-3 \(LATE\), ward-4 \(LATE\)"):
         federate(wards, secure_config(tmp_path / "run"), homes=homes, lost=unless("advertise", 3, 4))
+
+
+class Probe:
+    """A server that asks more than it may, in the middle of a round, before it goes on as it should."""
+
+    def __init__(self, *, number: int, kind: str, in_round: int) -> None:
+        self._wanted, self._fails = number, unless(kind, number, in_round=in_round)
+        self.asked: dict[tuple[str, int], Message] = {}
+        self.grid: FailingGrid
+        self.codes: dict[str, str] = {}
+
+    def __call__(self, number: int, message: Message) -> bool:
+        if number == self._wanted:
+            self.asked[kind_of(message), max(round_of(message), secure_round(message))] = copy_of(message)
+            if self._fails(number, message) and not self.codes:
+                # A process that is killed here has nothing in memory when it goes on.
+                self.grid._contexts.clear()
+                self.probe()
+        return False
+
+    def probe(self) -> None:
+        raise NotImplementedError
+
+    def ask(self, message: Message) -> Message:
+        client_app.SESSIONS.clear()
+        assert self.grid._homes is not None
+        os.environ["BRACT_HOME"] = str(self.grid._homes[message.metadata.dst_node_id - FIRST_NODE])
+        return client_app.app(copy_of(message), self.grid._new_context(message.metadata.dst_node_id))
+
+
+def secure_round(message: Message) -> int:
+    secure = message.content.config_records.get("secure")
+    return int(secure.get("round", 0)) if secure is not None else 0
+
+
+def copy_of(message: Message) -> Message:
+    return Message(message.content.copy(), message.metadata.dst_node_id, message.metadata.message_type)
+
+
+def changed(message: Message, **values: Any) -> Message:
+    other = copy_of(message)
+    other.content["secure"] = type(message.content["secure"])(dict(message.content["secure"]) | values)
+    return other
+
+
+class BetweenExchanges(Probe):
+    """Round 2 at client 0, whose words have left and whose shares have not."""
+
+    def probe(self) -> None:
+        train, opened = self.asked["train", 2], self.asked["unmask", 2]
+        before = self.ask(train).content.array_records["arrays"]["words"].data
+        again = self.ask(train).content.array_records["arrays"]["words"].data
+        second = changed(opened, survivors=[0, 1, 2, 3])
+        assert self.grid._homes is not None
+        (secrets,) = (self.grid._homes[0] / "holder" / "secure-sums").glob("*/*")
+        copied = secrets.read_bytes()
+        self.codes = {
+            "the same round again": "same bytes" if before == again else "other bytes",
+            "the same round with another model": code(self.ask(other_model(train))),
+            "an earlier round": code(self.ask(self.asked["train", 1])),
+            "another set-up": code(self.ask(changed(self.asked["advertise", 0], attempt=7))),
+            "the same set-up": code(self.ask(self.asked["advertise", 0])),
+            "shares dealt twice": code(self.ask(self.asked["deal", 0])),
+            "a sum of itself and the colluding one": code(self.ask(changed(opened, survivors=[0, 1]))),
+            "a sum of t clients, one of them colluding": code(self.ask(changed(opened, survivors=[0, 1, 2]))),
+            "a client that is not on the roster": code(self.ask(changed(opened, survivors=[0, 1, 2, 9]))),
+            "a later round": code(self.ask(changed(opened, round=3, survivors=[0, 1, 2]))),
+            "too few responders": code(self.ask(changed(opened, responders=[0, 1, 2]))),
+            "the sum of all": code(self.ask(opened)),
+            "the sum of all, with other responders": code(self.ask(changed(opened, responders=[0, 1, 2, 3]))),
+            "a second set of survivors": code(self.ask(second)),
+            "words without a set-up": code(self.ask(wrong_run(train))),
+        }
+        secrets.write_bytes(copied)
+        self.codes["a second set, after its secrets were restored"] = code(self.ask(second))
+        self.codes["the sum of all, after its secrets were restored"] = code(self.ask(opened))
+
+
+def other_model(message: Message) -> Message:
+    other = copy_of(message)
+    record = other.content.array_records["arrays"]
+    other.content["arrays"] = arrays_to_record({name: array.numpy() + np.float32(1) for name, array in record.items()})
+    return other
+
+
+def wrong_run(message: Message) -> Message:
+    other = copy_of(message)
+    other.content["config"] = type(message.content["config"])(dict(message.content["config"]) | {"run-id": "ab" * 16})
+    return other
+
+
+def test_a_client_refuses_what_would_show_its_update(wards: list[Path], homes: list[Path], tmp_path: Path) -> None:
+    probe = BetweenExchanges(number=0, kind="unmask", in_round=2)
+    config = secure_config(tmp_path / "run")
+    probe.grid = FailingGrid(wards, config, homes=homes, lost=probe)
+
+    state = federation.run_federation(probe.grid, config, lambda _: federation.RunContext())
+
+    assert probe.codes == {
+        "the same round again": "same bytes",
+        "the same round with another model": "POLICY",
+        "an earlier round": "ok",  # its stored bytes
+        "another set-up": "POLICY",
+        "the same set-up": "POLICY",
+        "shares dealt twice": "PRIVACY",
+        "a sum of itself and the colluding one": "PRIVACY",
+        "a sum of t clients, one of them colluding": "PRIVACY",
+        "a client that is not on the roster": "PRIVACY",
+        "a later round": "PRIVACY",
+        "too few responders": "PRIVACY",
+        "the sum of all": "ok",
+        "the sum of all, with other responders": "ok",
+        "a second set of survivors": "PRIVACY",
+        "a second set, after its secrets were restored": "POLICY",  # by the marker in the ledger
+        "the sum of all, after its secrets were restored": "ok",
+        "words without a set-up": "MESSAGE",
+    }
+    # None of it has spoilt the run.
+    assert state.status == "complete"
+    assert [line["clients"] for line in lines(tmp_path / "run")] == [5, 5, 5]
+    assert not any(line["failures"] for line in lines(tmp_path / "run"))
+
+
+def test_secrets_are_readable_by_their_owner_alone_and_each_round_erases_its_own(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    sizes, modes = [], set()
+
+    def look(number: int, message: Message) -> bool:
+        for file in (homes[0] / "holder" / "secure-sums").glob("*/*"):
+            modes.add((stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)))
+            if number == 0 and kind_of(message) == "train":
+                sizes.append(file.stat().st_size)
+        return False
+
+    federate(wards, secure_config(tmp_path / "run"), homes=homes, lost=look)
+
+    assert modes == {(0o600, 0o700)}
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert len(sizes) == 3
+
+
+class AfterDeath(Probe):
+    """Round 2 at client 0, which was killed after its ledger was written, and before its secrets were."""
+
+    stage = ""
+
+    def __call__(self, number: int, message: Message) -> bool:
+        super().__call__(number, message)
+        if number == 1 and kind_of(message) == "unmask" and secure_round(message) == 2 and self.stage == "train":
+            train = self.asked["train", 2]
+            self.codes = {"other": code(self.ask(other_model(train))), "again": code(self.ask(train))}
+        if number == 0 and kind_of(message) == "train" and round_of(message) == 3 and self.stage == "unmask":
+            opened = self.asked["unmask", 2]
+            second = changed(opened, survivors=[0, 1, 2, 3])
+            self.codes = {"other": code(self.ask(second)), "again": code(self.ask(opened))}
+        return False
+
+    def probe(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("stage", "counted"), [("train", [5, 4, 5]), ("unmask", [5, 5, 5])])
+def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
+    wards: list[Path],
+    homes: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    counted: list[int],
+) -> None:
+    genuine, killed = SecretsFile.save, list[int]()
+
+    def killed_once(file: SecretsFile, state: Any, sizes: Any) -> None:
+        reached = {"train": state.next_round == 3, "unmask": 2 in state._answered}[stage]
+        if reached and state.index == 0 and not killed:
+            killed.append(1)
+            raise RuntimeError("killed")
+        genuine(file, state, sizes)
+
+    monkeypatch.setattr(SecretsFile, "save", killed_once)
+    probe, config = AfterDeath(number=0, kind="", in_round=0), secure_config(tmp_path / "run")
+    probe.stage, probe.grid = stage, FailingGrid(wards, config, homes=homes, lost=probe)
+
+    federation.run_federation(probe.grid, config, lambda _: federation.RunContext())
+
+    assert killed
+    assert probe.codes == {"again": "ok", "other": "POLICY"}
+    assert [line["clients"] for line in lines(tmp_path / "run")] == counted
+
+
+def test_a_resumed_run_goes_on_with_the_masks_that_are_left(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    sent: list[Message] = []
+
+    def stopped(number: int, message: Message) -> bool:
+        if kind_of(message) == "unmask" and secure_round(message) == 2 and number == 3:
+            raise KeyboardInterrupt
+        return False
+
+    output = tmp_path / "run"
+    for more in ({}, {"resume": True}):
+        config = secure_config(output, **more)
+        grid = FailingGrid(wards, config, homes=homes, **({} if more else {"lost": stopped}))
+        grid._observer = sent.append
+        state = federation.run_federation(grid, config, lambda _: federation.RunContext())
+        assert state.status == ("complete" if more else "interrupted")
+    federate(wards, secure_config(tmp_path / "plain", privacy__aggregation="plain"), homes=homes)
+
+    assert [line["clients"] for line in lines(output)] == [5, 5, 5]
+    assert differences(output, tmp_path / "plain") <= MODEL_BOUND
+    words = [
+        message.content.array_records["arrays"]["words"].data
+        for message in sent
+        if message.metadata.message_type in ("train", "evaluate")
+    ]
+    # Round 2 was asked for twice, and gave the same bytes; all others were masked once.
+    assert (len(words), len(set(words))) == (25, 20)
