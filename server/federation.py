@@ -194,15 +194,16 @@ class _Run:
         words = SecureWords(shapes, len(state.classes), self.channel.releases, sizes, config.num_clients)
         # The clients of a resumed run still hold the secrets of the rounds that are left.
         if file.exists():
-            return SecureRounds(SecureSession.from_bytes(file.read_bytes(), words), config.num_rounds)
+            state.secure_session = SecureSession.from_bytes(file.read_bytes(), words)
+            return SecureRounds(state.secure_session, config.num_rounds)
         seconds = None if state.context.simulated else config.join_deadline
         exchange = SetupExchange(self.channel, state.clients, words, config.secure, config.num_rounds, seconds)
         with self.clock.phase("secure_setup"):
-            session, failures = exchange.run()
+            state.secure_session, failures = exchange.run()
         state.refusals |= {f"client {name}": code for name, code in failures.items()}
-        write_atomic(file, session.to_bytes(), durable=not state.context.simulated, mode=0o600)
+        write_atomic(file, state.secure_session.to_bytes(), durable=not state.context.simulated, mode=0o600)
         self._save_registration()
-        return SecureRounds(session, config.num_rounds)
+        return SecureRounds(state.secure_session, config.num_rounds)
 
     def _evaluate_final_model(self) -> ClosingEvaluation:
         """Evaluate the final model at the clients.

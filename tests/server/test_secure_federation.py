@@ -1,7 +1,7 @@
 """Runs in which the server sees sums alone, over real clients whose network fails.
 
 Drives `client.secure.exchange`, `client.secure.party`, `client.secure.secrets_file`, `common.messages.secure_messages`,
-`server.rounds.secure_rounds`, `server.rounds.secure_setup`.
+`server.reporting.secure_statement`, `server.rounds.secure_rounds`, `server.rounds.secure_setup`.
 """
 
 import json
@@ -22,6 +22,7 @@ from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
 from common.messages.codec import arrays_to_record
 from server import federation
+from server.audit.audit import audit_run
 from tests.support.clients.own_clients import code
 from tests.support.clients.secure_clients import homes_of, secure_clients, secure_config
 from tests.support.server.failing_federation import FIRST_NODE, FailingGrid, federate, lines, round_of
@@ -78,9 +79,29 @@ def test_a_secure_run_equals_the_plain_one(wards: list[Path], homes: list[Path],
     assert ours["confusion"] == theirs["confusion"]
     assert (ours["clients"], len(theirs["clients"])) == ({}, 5)
     check_what_left(sent)
+    check_statement(tmp_path / "secure", roster=(wards[0] / "policy.toml").read_text())
+    assert "aggregation" not in json.loads((tmp_path / "plain" / "privacy.json").read_text())
     for home in homes:
         assert audit_ledger(home / "holder" / "ledger.sqlite").remarks.doubts == []
         assert not list((home / "holder" / "secure-sums").glob("*/*"))  # erased at the end
+
+
+def check_statement(output: Path, *, roster: str) -> None:
+    stated = json.loads((output / "privacy.json").read_text())
+    assert stated["statement"].startswith("NOT PRIVATE: exact sums of the clients' updates and counts left")
+    found = stated["aggregation"]
+    assert {key: found[key] for key in ("kind", "num_clients", "colluding", "honest", "min_survivors", "protocol")} == {
+        "kind": "secure",
+        "num_clients": 5,
+        "colluding": 1,
+        "honest": 3,
+        "min_survivors": 4,
+        "protocol": "bract secure sum 1",
+    }
+    assert f'roster = "{found["roster"]}"' in roster
+    assert found["present"] == [f"ward-{number}" for number in range(5)]
+    assert any("backups" in gap for gap in found["not_protected"])
+    assert audit_run(output).remarks.doubts == []
 
 
 def check_what_left(sent: list[Message]) -> None:
