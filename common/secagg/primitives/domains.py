@@ -50,5 +50,5 @@ def digest(domain: Domain, *parts: bytes | int | str) -> bytes:
 
 def _encoded(part: bytes | int | str) -> bytes:
     if isinstance(part, int):
-        return part.to_bytes(8, "big")
+        return part.to_bytes(8, "big", signed=True)
     return part.encode() if isinstance(part, str) else part

@@ -48,9 +48,11 @@ class RoundTable:
     def erase_before(self, round_number: int) -> None:
         """Erase the secrets of all rounds before this one."""
         place = min(max(round_number - self.first, 0), len(self.rows))
-        self.rows[:place] = 0
-        # A copy, because a slice would keep the whole memory alive.
-        self.first, self.rows = self.first + place, self.rows[place:].copy()
+        if place:
+            # A copy, because a slice would keep the whole memory alive. The old one is overwritten as a whole.
+            left = self.rows[place:].copy()
+            self.rows[:] = 0
+            self.first, self.rows = self.first + place, left
 
 
 def secrets_to_rows(secrets: list[bytes]) -> NDArray[np.uint8]:

@@ -19,7 +19,8 @@ class Terms:
         roster: The roster's digest.
         num_clients: Clients on the roster.
         num_colluding: Clients that may work together with the server, at least 1.
-        num_honest: Honest clients whose noise must be in every opened sum, at least 1.
+        num_honest: Honest clients whose words must be in every opened sum, at least 2. A sum over one honest client
+            would be that client's own words.
         lengths: Words of each round's vector. Rounds are numbered from 1.
         word_bits: 32 or 64.
         plan: Digest of whatever else the clients have agreed on.
@@ -39,7 +40,7 @@ class Terms:
     plan: bytes
 
     def __post_init__(self) -> None:
-        counts = (self.num_colluding, self.num_honest, len(self.lengths), *self.lengths)
+        counts = (self.num_colluding, self.num_honest - 1, len(self.lengths), *self.lengths)
         if min(counts) < 1 or self.attempt < 0 or not self.enough(self.num_clients):
             raise SecureSumError(Refusal.TERMS)
         Ring(self.word_bits)

@@ -34,7 +34,7 @@ def terms_of(num_clients: int, *, honest: int | None = None, **changes: object) 
         "roster": roster_of(num_clients).digest,
         "num_clients": num_clients,
         "num_colluding": 1,
-        "num_honest": max(1, num_clients // 2 - 1) if honest is None else honest,
+        "num_honest": max(2, num_clients // 2 - 1) if honest is None else honest,
         "lengths": (7, 7),
         "word_bits": 32,
         "plan": b"plan",
