@@ -37,6 +37,7 @@ class Mechanism:
         units: Values of `privacy.unit` that go with it.
         metrics: Values of `privacy.metrics` that go with it; the first is the default.
         methods: Values of `training.method` that go with it; the first is the default.
+        secure_sum: Updates and counts may be summed under masks, so that the server sees the sum alone.
         trust: Sentence on who must be believed.
         trust_warning: Warning to a holder whose policy allows it; empty where only the holder must be trusted.
         noise_place: Where the noise is added, as the privacy statement says it.
@@ -50,6 +51,7 @@ class Mechanism:
     units: ClassVar[tuple[str, ...]] = ("image",)
     metrics: ClassVar[tuple[str, ...]] = ("exact", "none")
     methods: ClassVar[tuple[str, ...]] = ("rounds", "statistics")
+    secure_sum: ClassVar[bool] = True
     trust: ClassVar[str] = "everybody must be trusted"
     trust_warning: ClassVar[str] = "mechanism none protects nobody"
     noise_place: ClassVar[str] = "no noise"
@@ -180,6 +182,7 @@ class DpSgd(_NoiseAtClient):
 
     name = "dp-sgd"
     methods = ("rounds",)
+    secure_sum = False
     sampling_method = "Poisson, public rate"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
@@ -233,6 +236,7 @@ class DpStatistics(_NoiseAtClient):
 
     name = "dp-statistics"
     methods = ("statistics",)
+    secure_sum = False
     sampling_method = "none: every unit counts once"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
@@ -268,6 +272,7 @@ class ClientDp(Mechanism):
     noise_at_server = True
     metrics = ("none", "exact")
     methods = ("rounds",)
+    secure_sum = False
     trust = "the server must be trusted: it sees each client's exact update and adds the noise itself"
     trust_warning = "mechanism client-dp trusts the server with exact updates"
     noise_place = "noise added at the server"
