@@ -6,6 +6,13 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Some images of Python forbid it to keep compiled modules. Each process of a test would then compile all of Bract again.
+export PYTHONDONTWRITEBYTECODE :=
+# Files with tests of a mark. Importing all the others, too, takes each worker another 15 seconds.
+marked = $(shell grep -rlE 'mark\.$(1)\b' tests --include='test_*.py')
+# Files that take longest, longest first. A worker gets whole files: a long one that began last would be alone.
+LONG := $(patsubst %,tests/integration/test_%.py,engines documented_use separate_machines server_commands \
+	network_faults pinned_bundle planted_secret own_federation)
 
 .PHONY: demo test test-avx2 test-slow soak check clean
 
@@ -32,10 +39,12 @@ AVX2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AV
 	NPY_DISABLE_CPU_FEATURES=X86_V4,AVX512_ICL,AVX512_SPR
 
 test-avx2: $(VENV)/.installed-dev
-	$(AVX2) $(PYTEST) -m "numerical and not slow and not soak" -W ignore::ImportWarning --numprocesses auto --dist loadfile
+	$(AVX2) $(PYTEST) -m "numerical and not slow and not soak" -W ignore::ImportWarning --numprocesses auto --dist loadfile \
+		$(call marked,numerical)
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile
+	$(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		$(LONG) $(filter-out $(LONG),$(call marked,slow))
 
 # Takes an hour or so: fifty kills of each kind, the whole grid of accounting. Figures go into the closing note of a change.
 soak: $(VENV)/.installed-dev

@@ -4,6 +4,7 @@ Drives `bract`.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,14 @@ def test_the_house_keeps_its_limits(figure: Figure) -> None:
     found = figure.find()
 
     assert len(found) <= figure.limit, "\n".join(map(str, found))
+
+
+def test_marks_of_tiers_stand_in_the_files_of_their_tests() -> None:
+    """`make test-slow` and `make test-avx2` find their files by the text of a mark."""
+    marks = re.compile(r"mark\.(slow|numerical)\b")
+    others = [file for file in (ROOT / "tests").rglob("*.py") if not file.name.startswith("test_")]
+
+    assert [file for file in others if marks.search(file.read_text())] == []
 
 
 def test_no_file_is_named_after_nothing() -> None:
