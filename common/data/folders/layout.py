@@ -246,7 +246,7 @@ def _are_dates(folders: tuple[Folder, ...]) -> bool:
 
 
 def _are_pieces(folders: tuple[Folder, ...]) -> bool:
-    """Return whether names differ in a number alone and say nothing of what is in them."""
+    """Return whether names differ in a number alone."""
     words = [tuple(re.findall(r"[^\W\d_]+|\d+", folder.name.casefold())) for folder in folders]
     texts = {frozenset(word for word in name if not word.isdecimal()) for name in words}
     numbered = len(texts) == 1 and bool(texts.pop() & _PIECES)

@@ -212,7 +212,7 @@ def _divided(table: Table, validation: Validation) -> tuple[tuple[int, ...], int
 
 
 def _not_read(manifest: _Manifest) -> tuple[str, ...]:
-    """Return a phrase on files that are elsewhere, and on rows of a part that is not used."""
+    """Return a phrase on each kind of row that is not used."""
     dropped = len(manifest.table.columns["label"]) - len(manifest.order)
     use = f"{HELD_OUT if manifest.num_train == len(manifest.order) else ''} (data.validation=train or test uses them)"
     phrases = [f"{dropped:,} rows of the validation part{use}"] if dropped else []
