@@ -161,7 +161,7 @@ def _open(cell: Mapping[str, Any]) -> IO[bytes]:
         raise BadImage("neither a file nor bytes")
     # Opening a pipe or a device could block for ever.
     if not os.path.isfile(path):
-        raise BadImage("not a regular file" if os.path.exists(path) else "no such file")
+        raise BadImage(_absence(path))
     try:
         return open(path, "rb")
     except OSError as error:
@@ -275,6 +275,13 @@ def _eight_bits(image: "Image", values: np.ndarray | None) -> "Image":
         return image.convert("RGB")
     except ValueError:
         raise BadImage(f"pixels of mode {mode} cannot be converted to RGB") from None
+
+
+def _absence(path: str) -> str:
+    if os.path.exists(path):
+        return "not a regular file"
+    # Programs that keep large files elsewhere leave such links.
+    return "no such file" + (": this link leads nowhere, so get or mount what it means" if os.path.islink(path) else "")
 
 
 def _too_large(size: str) -> str:

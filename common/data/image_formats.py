@@ -83,6 +83,23 @@ FOREIGN_FORMATS = (
         in_tiff=True,
     ),
     ForeignFormat("NIfTI", (".nii",), None, "save the slices as PNG"),
+    # What stands for a file that is elsewhere, or was left by a download that failed.
+    ForeignFormat("Git LFS pointer", (), _starts(rb"version https?://git-lfs"), "`git lfs pull` fetches the file"),
+    ForeignFormat("DVC pointer", (".dvc",), None, "`dvc pull` fetches the file"),
+    ForeignFormat("iCloud placeholder", (".icloud",), None, "download the file from iCloud first"),
+    ForeignFormat("web page", (".html", ".htm"), _starts(rb"(?i)\s*<(!doctype )?html"), "download the file again"),
+    ForeignFormat(
+        "archive",
+        (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
+        None,
+        "unpack it and name its folder",
+    ),
+    ForeignFormat(
+        "arrays",
+        (".npy", ".npz", ".mat", ".h5", ".hdf5", ".tfrecord", ".tfrecords"),
+        None,
+        "save each image as PNG, in one folder per class",
+    ),
 )
 
 

@@ -1,7 +1,8 @@
 """Tree of a folder, with its images told from other files by content."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,11 @@ _TEXTS = {".txt", ".csv", ".json", ".xml"}
 
 # What stands for the content of a folder that Bract wrote.
 RESULTS = "results of an earlier run"
+# What stands for `scan_mask.png` and the like, where `scan.png` lies beside it.
+MASK = "masks of images beside them"
+_MASK = re.compile(r"(?P<image>.+?)[ _.-]*(?:mask|masks|seg|segmentation|groundtruth|gt)(?:[ _.-]?\d+)?", re.IGNORECASE)
+# A file that iCloud has moved away leaves a hidden one of this suffix.
+_AWAY = ".icloud"
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Folder:
     Attributes:
         path: Path of the folder, through links.
         images: Files with an image's suffix or content, in name order.
-        others: Suffix of each other file, or the name of its format.
+        others: Suffix of each other file, the name of its format, or `MASK`.
         folders: Folders in it, in name order; links are followed.
         fault: Why its content cannot be listed; empty if it can.
         loops: Names of links that lead back to a folder above.
@@ -91,6 +97,7 @@ def _read(path: Path, above: frozenset[tuple[int, int]]) -> Folder:
     images, others, folders, loops = [], [], [], []
     for item in items:
         if item.name.startswith(".") or item.name.casefold() in _OF_SYSTEMS:
+            others += [_kind(path / item.name) or ""] if item.name.endswith(_AWAY) else []
             continue
         place = path / item.name
         if not _is_folder(item):
@@ -104,7 +111,15 @@ def _read(path: Path, above: frozenset[tuple[int, int]]) -> Folder:
             loops.append(item.name)
         else:
             folders.append(_read(place, above))
-    return Folder(path, tuple(images), tuple(others), tuple(folders), loops=tuple(loops))
+    masks = _masks(images)
+    images = [file for file in images if file not in masks]
+    return Folder(path, tuple(images), (*others, *[MASK] * len(masks)), tuple(folders), loops=tuple(loops))
+
+
+def _masks(images: Sequence[Path]) -> set[Path]:
+    """Return the files that are masks of images beside them, by their names."""
+    stems = {file.stem for file in images}
+    return {file for file in images if (match := _MASK.fullmatch(file.stem)) and match["image"] in stems}
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:

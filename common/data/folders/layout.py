@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.data.folders.folder_tree import Folder
+from common.data.folders.name_labels import advice_on_names
 from common.data.folders.similar_names import nearest, nearest_words
 
 Validation = Literal["drop", "train", "test"]
@@ -21,7 +22,17 @@ _WORDS: dict[str, Part] = {
 _Parts = dict[Part, Folder]
 # Years, months and days as cameras and archives write them: 2019, 2019-07, 2019_07_31, 20190731.
 _DATE = re.compile(r"(19|20)\d\d(?:[-_. ]?(0[1-9]|1[0-2])(?:[-_. ]?(0[1-9]|[12]\d|3[01]))?)?")
+# Words of folders into which one set was cut, and names that cameras give theirs, such as 100CANON.
+_PIECES = frozenset(
+    [
+        *("images", "image", "imgs", "img", "pictures", "pics", "photos", "files", "data", "part", "parts", "batch"),
+        *("chunk", "shard", "piece", "volume", "vol", "disk", "disc", "archive", "set", "subset", "export", "upload"),
+        "folder",
+    ]
+)
+_CAMERA = re.compile(r"[1-9]\d\d(?!\d{5})[A-Za-z0-9_]{5}")
 _MONTH = re.compile(r"0?[1-9]|1[0-2]")
+_Groups = dict[tuple[str, ...], list[tuple[Part, Folder]]]  # other words of their names -> folders of parts
 _MAX_NAMES = 5
 
 
@@ -85,15 +96,19 @@ def part_of(name: str) -> tuple[Part | None, tuple[str, ...]]:
 
 def _parts_of(root: Folder) -> tuple[_Parts, str]:
     """Return the parts in a root and a doubt about them."""
-    by_rest: dict[tuple[str, ...], list[tuple[Part, Folder]]] = {}
+    by_rest: _Groups = {}
     for folder in root.folders:
         part, rest = part_of(folder.name)
         if part is not None:
             by_rest.setdefault(rest, []).append((part, folder))
     # Names such as "test tube" and "train track" have no other words in common: they are classes.
-    rest, group = max(
-        by_rest.items(), key=lambda item: (len({part for part, _ in item[1]}), not item[0]), default=((), [])
-    )
+    rest, group = _largest(by_rest)
+    # Kaggle's test1/ lies beside train/: numbers and words such as images tell no parts apart.
+    if len({part for part, _ in group}) < 2:
+        alike: _Groups = {}
+        for words, rows in by_rest.items():
+            alike.setdefault(_telling(words), []).extend(rows)
+        rest, group = _largest(alike)
     alone = len({part for part, _ in group}) < 2
     beside = {folder.path for folder in root.filled} - {folder.path for _, folder in group}
     if not group or (alone and (rest or beside or not all(folder.holds_folders for _, folder in group))):
@@ -101,14 +116,26 @@ def _parts_of(root: Folder) -> tuple[_Parts, str]:
     names, parts = _listed([folder.name for _, folder in group]), [row for row in group if row[1].filled]
     kinds = Counter(part for part, _ in parts)
     if not kinds:
+        # Files of a test part are often named by numbers alone.
+        advice = next(filter(None, (advice_on_names(folder.images) for _, folder in group)), "")
         return {}, (
             f"{names} have no class folders: sort the images of each into one sub-folder per class, or write a "
-            "manifest with the columns path, label and split"
+            "manifest with the columns path, label and split" + (f"\n  {advice}" if advice else "")
         )
     if "train" not in kinds or max(kinds.values()) > 1:
         why = "no part to train on" if "train" not in kinds else "two parts of one kind"
         return {}, f"{names} are parts of a data set, with {why}: name one, such as {parts[0][1].path}"
     return {part: _inside(folder) for part, folder in parts}, ""
+
+
+def _largest(groups: _Groups) -> tuple[tuple[str, ...], list[tuple[Part, Folder]]]:
+    """Return the words and the folders of the group with most parts."""
+    return max(groups.items(), key=lambda item: (len({part for part, _ in item[1]}), not item[0]), default=((), []))
+
+
+def _telling(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a name that tell what is in a folder."""
+    return tuple(word for word in words if not word.isdecimal() and word not in _PIECES)
 
 
 def _inside(part: Folder) -> Folder:
@@ -184,6 +211,8 @@ def _doubt_of_classes(root: Folder) -> str:
                 f"{folders[0].name} is a class, list the classes with data.classes"
             )
     dates = _are_dates(folders)
+    if len(folders) > 1 and _are_pieces(folders):
+        return _doubt_of_groups(folders, "numbered pieces of one set")
     if len(folders) > 1 and (dates or (_share(folders) and not _sorted_by_date(folders))):
         return _doubt_of_groups(folders, "years or days" if dates else "sites, years, folds or parts")
     return ""
@@ -214,6 +243,14 @@ def _children(folders: tuple[Folder, ...]) -> tuple[Folder, ...]:
 
 def _are_dates(folders: tuple[Folder, ...]) -> bool:
     return bool(folders) and all(_DATE.fullmatch(folder.name) for folder in folders)
+
+
+def _are_pieces(folders: tuple[Folder, ...]) -> bool:
+    """Return whether names differ in a number alone."""
+    words = [tuple(re.findall(r"[^\W\d_]+|\d+", folder.name.casefold())) for folder in folders]
+    texts = {frozenset(word for word in name if not word.isdecimal()) for name in words}
+    numbered = len(texts) == 1 and bool(texts.pop() & _PIECES)
+    return numbered or all(_CAMERA.fullmatch(folder.name) for folder in folders)
 
 
 def _sorted_by_date(folders: tuple[Folder, ...]) -> bool:

@@ -24,7 +24,7 @@ def describe_unread(root: Folder, layout: Layout) -> tuple[str, ...]:
     empty = [
         row.folder for row in (*layout.train, *layout.test) if not row.folder.count and not _faults(row.folder)
     ] + [folder for folder in root.folders if part_of(folder.name)[0] and not folder.count and not _faults(folder)]
-    phrases = [_dropped(root, use, folders) for use, folders in _by_use(layout.dropped, bool(layout.test)).items()]
+    phrases = [_dropped(root, use, folders) for use, folders in _by_use(root, layout).items()]
     if loose:
         phrases.append(f"{_count(len(loose), 'loose image')} outside the class folders ({_names(_below(root, loose))})")
     if others := Counter(kind for folder in everything for kind in folder.others):
@@ -46,15 +46,18 @@ def _faults(root: Folder) -> list[Folder]:
     return [folder for folder in root.walk() if folder.fault]
 
 
-def _by_use(folders: Iterable[Folder], has_test: bool) -> dict[str, list[Folder]]:
+def _by_use(root: Folder, layout: Layout) -> dict[str, list[Folder]]:
     """Return dropped folders by the words that say how to use them."""
     uses = {
-        "val": f"{'' if has_test else HELD_OUT} (data.validation=train or test uses them)",
+        "val": f"{'' if layout.test else HELD_OUT} (data.validation=train or test uses them)",
         "test": " (it has no class folders)",
     }
     found: dict[str, list[Folder]] = {}
-    for folder in folders:
-        found.setdefault(uses.get(part_of(folder.name)[0] or "", ""), []).append(folder)
+    for folder in layout.dropped:
+        kind = part_of(folder.name)[0] or ""
+        # Loose images of a validation part have no class, whatever it is used for.
+        kind = "test" if kind == "val" and folder.path.parent == root.path and not folder.filled else kind
+        found.setdefault(uses.get(kind, ""), []).append(folder)
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from common.config.sections import DataConfig
 from common.data.folders.folder_tree import RESULTS, Folder, read_tree
 from common.data.folders.layout import ClassFolder, Layout, read_layout
+from common.data.folders.name_labels import advice_on_names
 from common.data.folders.unread import TABLE_ADVICE, TABLES, describe_faults, describe_unread
 from common.data.image_formats import FORMATS
 from common.data.sources.base_source import (
@@ -80,7 +81,9 @@ def _fault(source: str, tree: Folder, layout: Layout) -> str:
     lines.append(f"expected one sub-folder per class, with images ({', '.join(FORMATS)}; the content decides)")
     if left:
         lines.append(f"not read: {left}")
-    if tree.images:
+    if advice := advice_on_names(tree.images):
+        lines.append(advice)
+    elif tree.images:
         lines.append(f"if these images are of one class, name the folder above: {tree.path.parent}")
     return "\n  ".join(lines) + (_HALF_COPIED if any(".arrow" in folder.others for folder in tree.walk()) else "")
 

@@ -31,6 +31,33 @@ MISSING = frozenset(
 _WHOLE = re.compile(r"([+-]?\d+)([.,]0+)?")
 
 
+# What tables put between the labels of an image that has several.
+_JOINTS = "|;,/+&"
+_MAX_SHOWN = 3
+
+
+def joined_labels(texts: Sequence[str], title: str) -> str:
+    """Return a doubt about rows that have several labels.
+
+    A text joins labels if one of its pieces alone is the label of other rows.
+
+    >>> joined_labels(["cat", "dog", "n/a", "cat/dog", "lung, left"], "t.csv").splitlines()[0]
+    't.csv: 1 row has several labels, such as cat/dog, and an image has one class'
+    """
+    known, joints = set(texts) - {""}, re.compile(f"[{re.escape(_JOINTS)}]")
+    pieces = {text: [piece.strip() for piece in joints.split(text)] for text in known}
+    several = {text for text, found in pieces.items() if len(found) > 1 and all(found) and known & set(found)}
+    if not several:
+        return ""
+    rows = sum(text in several for text in texts)
+    count = f"{rows:,} rows have" if rows > 1 else "1 row has"
+    return (
+        f"{title}: {count} several labels, such as {' and '.join(sorted(several)[:_MAX_SHOWN])}, and an image has one "
+        "class\n  write one label into each row, or list the classes with data.classes, joined ones too if they are "
+        "classes: other rows are then left out"
+    )
+
+
 def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return labels as indices into the sorted class names with these names.
 

@@ -19,7 +19,7 @@ from common.data.sources.base_source import (
     image_rows,
     refuse_closed,
 )
-from common.data.sources.labels import MISSING, label_names, numbered
+from common.data.sources.labels import MISSING, joined_labels, label_names, numbered
 from common.data.sources.tables.columns import (
     FURTHER,
     ROLES,
@@ -98,6 +98,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
         lambda: _load(manifest),
         f"{file.resolve()}\0{root.resolve()}",
         fault=_fault(manifest),
+        doubt=joined_labels(table.columns["label"], str(file)),
         notes=tuple(_notes(manifest)),
         not_read=_not_read(manifest) + describe_siblings(file),
     )
@@ -211,10 +212,14 @@ def _divided(table: Table, validation: Validation) -> tuple[tuple[int, ...], int
 
 
 def _not_read(manifest: _Manifest) -> tuple[str, ...]:
-    """Return a phrase on rows of a part that is not used."""
+    """Return a phrase on each kind of row that is not used."""
     dropped = len(manifest.table.columns["label"]) - len(manifest.order)
     use = f"{HELD_OUT if manifest.num_train == len(manifest.order) else ''} (data.validation=train or test uses them)"
-    return (f"{dropped:,} rows of the validation part{use}",) if dropped else ()
+    phrases = [f"{dropped:,} rows of the validation part{use}"] if dropped else []
+    if manifest.found is not None and manifest.found.advice:
+        name = next(text for text in manifest.table.columns["path"] if text)
+        phrases.append(f"all files of {manifest.file.name}: none is there, such as {name} ({manifest.found.advice})")
+    return tuple(phrases)
 
 
 def _without_missing(texts: Sequence[str]) -> list[str]:

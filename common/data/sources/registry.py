@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config.sections import DataConfig
+from common.data.image_formats import IMAGE_SUFFIXES, foreign_of
 from common.data.sources.base_source import OWN_IMAGES, ImageSource, refuse_closed
 from common.data.sources.builtin import open_cifar10, open_cifar100, open_digits, open_fashion_mnist, open_mnist
 from common.data.sources.class_list import with_classes
@@ -161,6 +162,11 @@ def _kind(source: str) -> SourceKind:
     if source.lower().endswith(MANIFEST_SUFFIXES) and not os.path.isdir(source):
         return _BY_PATTERN[f"{_FILE}.csv"]
     if os.path.isfile(source):
+        suffix = os.path.splitext(source)[1].lower()
+        if foreign := foreign_of(suffix, b""):
+            raise DataError(f"data.source={source!r} is not a folder or a table ({foreign.name}): {foreign.remedy}")
+        if suffix in IMAGE_SUFFIXES:
+            raise DataError(f"data.source={source!r} is one image: name the folder that holds one sub-folder per class")
         raise DataError(
             f"data.source={source!r} is a file of a kind that is not read: a table must end in "
             f"{', '.join(MANIFEST_SUFFIXES)}, so save it as one of these"

@@ -165,7 +165,8 @@ GOOD: dict[str, Build] = {
 }
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty.png": (_empty, "empty file"),
-    "text.jpg": (_bytes(lambda: b"<html>404 not found</html>"), "not an image of a known format"),
+    "text.jpg": (_bytes(lambda: b"<html>404 not found</html>"), "web page: download the file again"),
+    "pointer.jpg": (_bytes(lambda: b"version https://git-lfs.github.com/spec/v1\noid"), "`git lfs pull` fetches"),
     "zip.png": (_bytes(lambda: b"PK\x03\x04" + bytes(60)), "not an image of a known format"),
     "vector.gif": (
         _bytes(lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),

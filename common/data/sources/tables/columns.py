@@ -208,8 +208,10 @@ def missing_column(file: Path, role: str, header: Sequence[str]) -> DataError:
 
 
 def _advice(role: str, names: Sequence[str]) -> str:
-    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-        return ": its first line must hold the names of the columns, such as path,label"
+    # Lists of files often have no header, and spaces between their columns.
+    words = [word.lower() for name in names for word in name.split()]
+    if any(word.endswith(IMAGE_SUFFIXES) or "://" in word for word in words):
+        return ": its first line must hold the names of the columns, with commas between them, such as path,label"
     known = {plain_name(name): name for name in names}
     usual = [synonym for group in _NAMES[role] for synonym in group]
     scores = {

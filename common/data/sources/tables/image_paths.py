@@ -23,11 +23,13 @@ class FoundFiles:
         files: File of each row; None for a row that names none. A file that was not found keeps its plain path.
         unclear: Name in the table -> files of which each could be meant.
         left_out: First folders of the table's paths that were left out, "" for none.
+        advice: Where the files may be instead; empty if some were found.
     """
 
     files: list[Path | None]
     unclear: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     left_out: str = ""
+    advice: str = ""
 
 
 def find_files(names: Sequence[str], root: Path) -> FoundFiles:
@@ -35,16 +37,19 @@ def find_files(names: Sequence[str], root: Path) -> FoundFiles:
 
     A name is an absolute path or one from the root. Where there is no such file, one that fits alone is taken: for a
     path with `\` for `/`, in other letter case, without its suffix, or without the first folders on its way; for an
-    absolute path of another machine, without the first folders that all such paths share.
+    absolute path of another machine, and for a relative one from a folder above, without the first folders that all
+    such paths share.
     """
     files = [root / name if name else None for name in names]
     missing = [name for name, file in zip(names, files, strict=True) if file is not None and not os.path.isfile(file)]
     if not missing:
         return FoundFiles(files)
     tree = _Tree(root)
-    foreign = [name for name in dict.fromkeys(missing) if _ABSOLUTE.match(name)]
-    start = _foreign_start([_keys(name) for name in foreign[:_SAMPLE]], tree)
     fitting = {name: tree.below(_keys(name)) for name in missing if not _ABSOLUTE.match(name)}
+    foreign = [name for name in dict.fromkeys(missing) if _ABSOLUTE.match(name)]
+    # A table may have been written in a folder above: the first folder of its paths is then the root itself.
+    foreign = foreign or [name for name, found in fitting.items() if not found]
+    start = _foreign_start([_keys(name) for name in foreign[:_SAMPLE]], tree)
     if start is not None:
         fitting |= {name: tree.at(_keys(name)[len(start) :]) for name in foreign if _keys(name)[: len(start)] == start}
     files = [
@@ -52,7 +57,23 @@ def find_files(names: Sequence[str], root: Path) -> FoundFiles:
     ]
     shown = next((_split(name) for name in foreign if start and len(fitting.get(name, ())) == 1), [])
     left_out = "/".join(shown[: len(start or ())])
-    return FoundFiles(files, {name: found for name, found in fitting.items() if len(found) > 1}, left_out)
+    unclear = {name: found for name, found in fitting.items() if len(found) > 1}
+    # Only of a table of which no file is there is the place in doubt, and not the rows.
+    nowhere = len(missing) == sum(map(bool, names)) and not any(fitting.values())
+    return FoundFiles(files, unclear, left_out, _advice(missing[0], root, tree) if nowhere else "")
+
+
+def _advice(name: str, root: Path, tree: "_Tree") -> str:
+    """Return what to do where no file of a table is there."""
+    if "://" in name:
+        return "download the images, and write the names of their files into the table"
+    keys = _keys(name)
+    for count in range(len(keys)):
+        if found := tree.below(keys[count:]):
+            place = found[0].relative_to(root)
+            folder = Path(root, *place.parts[: len(place.parts) - len(keys) + count])
+            return f"{found[0]} may be meant: name the folder from which the paths lead, such as data.path={folder}"
+    return f"paths lead from {root}: name another folder with data.path"
 
 
 def _split(name: str) -> list[str]:

@@ -4,6 +4,7 @@ Drives `common.data.sources.base_source`, `common.data.sources.image_folder`.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,24 @@ def test_opening_a_source_imports_nothing_heavy(source: str, tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pets.zip", "(archive): unpack it and name its folder"),
+        ("pets.tar.gz", "(archive): unpack it"),
+        ("pets.TAR", "(archive): unpack it"),
+        ("pathmnist.npz", "(arrays): save each image as PNG"),
+        ("scan.dcm", "(DICOM): convert to 16-bit PNG"),
+        ("cat.jpg", "is one image: name the folder"),
+        ("pets.json", "is a file of a kind that is not read: a table must end in .csv"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_with_the_remedy(
+    open_named: Open, tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+
+    with pytest.raises(DataError, match=re.escape(said)):
+        open_named(tmp_path / name)

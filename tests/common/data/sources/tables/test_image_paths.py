@@ -1,10 +1,13 @@
 """Names of files in tables: the file that each stands for, or why none is taken."""
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from common.data.sources.base_source import ImageSource
+from common.data.sources.tables.image_paths import find_files
 from common.errors import DataError
 
 OpenTable = Callable[..., ImageSource]
@@ -76,3 +79,52 @@ def test_start_that_is_left_out_is_said(open_table: OpenTable) -> None:
     source = open_table("path,label\nC:\\Users\\Me\\s\\0.png,a\nC:\\Users\\Me\\s\\1.png,b\n")
 
     assert source.notes[1].startswith("paths below C:/Users/Me are read from ")
+
+
+@pytest.mark.parametrize(
+    ("images", "written", "found"),
+    [
+        # The table names the folder that it lies in, as that of CheXpert does.
+        ("train/p1/a.jpg train/p2/a.jpg", "set/train/p1/a.jpg set/train/p2/a.jpg", "train/p1/a.jpg train/p2/a.jpg"),
+        ("train/a.jpg", "my/big/set/train/a.jpg", "train/a.jpg"),
+        ("train/a.jpg b.jpg", "set/train/a.jpg b.jpg", "train/a.jpg b.jpg"),
+        ("train/a.jpg", "https://example.org/train/a.jpg", "train/a.jpg"),
+        ("train/a.jpg", "SET\\Train\\A.JPG", "train/a.jpg"),
+        # A start of its own for each path would lead to a file that another one means.
+        ("a.jpg x/b.jpg", "one/a.jpg two/x/b.jpg", "a.jpg two/x/b.jpg"),
+    ],
+)
+def test_a_relative_path_from_a_folder_above_is_found(tmp_path: Path, images: str, written: str, found: str) -> None:
+    for image in images.split():
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / image).touch()
+
+    files = find_files(written.split(), tmp_path).files
+
+    assert [str(file.relative_to(tmp_path)) for file in files if file is not None] == found.split()
+
+
+@pytest.mark.parametrize(
+    ("image", "written", "said"),
+    [
+        (
+            "media/upload/3/a.jpg",
+            "/data/upload/3/a.jpg",
+            "name the folder from which the paths lead, such as .*/media$",
+        ),
+        ("x/y/a.jpg", "C:\\me\\y\\a.jpg", "such as .*/x$"),
+        ("x/a.jpg", "/other/a.jpg", "such as .*/x$"),
+        ("b.jpg", "https://example.org/a.jpg", "download the images"),
+        ("b.jpg", "gs://bucket/a.jpg", "download the images"),
+        ("a.jpg", "b.jpg", "name another folder with data.path"),
+        ("a.jpg", "a.jpg", ""),
+    ],
+)
+def test_advice_says_where_the_files_of_a_table_may_be(tmp_path: Path, image: str, written: str, said: str) -> None:
+    (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / image).touch()
+
+    advice = find_files([written], tmp_path).advice
+
+    assert re.search(said, advice)
+    assert bool(advice) == bool(said)

@@ -121,6 +121,7 @@ def test_a_shard_that_is_named_alone_is_read_and_the_others_are_said(
         pets().to_parquet(str(tmp_path / name))
     else:
         separator = "\t" if name.endswith("tsv") else ","
+        (tmp_path / "a.png").touch()
         (tmp_path / name).write_text(separator.join(("path", "label")) + f"\na.png{separator}cat\n")
 
     source: ImageSource = open_source(make_config({"data.source": str(tmp_path / name)}).data)
