@@ -32,6 +32,7 @@ from server.rounds.enrollment import EnrolledClient, Enrollment, enroll_clients
 from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
+from server.rounds.waiting import Waiting
 from server.run_context import RunContext
 from server.state.checkpoint import Checkpoint
 from server.state.initial_model import INITIAL_FILE, keep_facts
@@ -82,6 +83,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
             one_by_one=not context.simulated,
             # A simulation waits for all its clients, because none of them can be cut off.
             reply_seconds=_reply_seconds(config.round_deadline, simulated=context.simulated),
+            waiting=Waiting(directory.path, grid.get_node_ids, max(config.min_updates, config.strategy.min_cohort[0])),
         )
         strategy = build_strategy(config)
         state, turned_away = _begin(channel, config, context, clock, earlier, start)
@@ -238,6 +240,7 @@ def _begin(
             classes=config.data.class_names if min_clients else (),
             reject=partial(rejection_reason, config),
             one_by_one=channel.one_by_one,
+            waiting=channel.waiting,
             wait_seconds=config.join_deadline,
         )
     clients, joined, mismatched = _clients_of(enrollment, earlier, min_clients)

@@ -117,7 +117,8 @@ class _Exchange:
         self.accepted: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        collector = ReplyCollector(replace(channel, releases=channel.releases.in_round(number)), cohort, arrays)
+        releases = channel.releases.in_round(number)
+        collector = ReplyCollector(replace(channel, releases=releases), cohort, arrays, server_round=number)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
@@ -127,7 +128,9 @@ class _Exchange:
         for _ in range(settings.retries):
             if len(self.accepted) >= settings.min_clients:
                 break
-            wait_for_nodes(channel.grid, collector.nodes, settings.min_clients, seconds=channel.reply_seconds or 0.0)
+            seconds = channel.reply_seconds or 0.0
+            with channel.waiting.during("reconnect", collector.nodes, seconds=seconds, server_round=number) as heard:
+                wait_for_nodes(channel.grid, collector.nodes, settings.min_clients, seconds=seconds, heard=heard)
             again = {node for name, node in collector.nodes.items() if self.failures.get(name) not in (None, *_FINAL)}
             repeated = [_copy(message) for message in messages if message.metadata.dst_node_id in again]
             self._ask(collector, repeated, arrays, settings)
