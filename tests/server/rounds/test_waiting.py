@@ -110,6 +110,28 @@ def test_a_run_that_waits_for_nobody_records_nothing() -> None:
     assert told == []
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_run_that_waits_is_told_who_has_answered(one_by_one: bool) -> None:
+    class SlowGrid(PromptGrid):
+        """A network over which node 3 answers after node 2 was heard."""
+
+        def pull_messages(self, keys: Iterable[str]) -> list[SimpleNamespace]:
+            return super().pull_messages([key for key in keys if key == "2" or {2} in told])
+
+    told: list[set[int]] = []
+    messages = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node)) for node in (2, 3)]
+
+    arrived = deliver(
+        SlowGrid(),
+        messages,
+        one_by_one=one_by_one,
+        heard=lambda nodes: told.append(set(nodes)),  # type: ignore[arg-type]
+    )
+
+    assert set(arrived) == {2, 3}
+    assert {2} in told
+
+
 @pytest.mark.parametrize("fault", ["connected", "disk"])
 def test_a_record_that_cannot_be_written_stops_no_run(tmp_path: Path, fault: str, monkeypatch: Any) -> None:
     def gone() -> Iterable[int]:
