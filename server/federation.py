@@ -37,6 +37,7 @@ from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.rounds.secure_rounds import SecureRounds
 from server.rounds.secure_setup import SecureSession, SetupExchange
+from server.rounds.waiting import Waiting
 from server.run_context import RunContext
 from server.state.checkpoint import Checkpoint
 from server.state.initial_model import INITIAL_FILE, keep_facts
@@ -90,6 +91,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
             one_by_one=not context.simulated,
             # A simulation waits for all its clients, because none of them can be cut off.
             reply_seconds=_reply_seconds(config.round_deadline, simulated=context.simulated),
+            waiting=Waiting(directory.path, grid.get_node_ids, max(config.min_updates, config.strategy.min_cohort[0])),
         )
         strategy = build_strategy(config)
         state, turned_away = _begin(channel, config, context, clock, earlier, start)
@@ -287,6 +289,7 @@ def _begin(
             classes=config.data.class_names if min_clients else (),
             reject=partial(rejection_reason, config),
             one_by_one=channel.one_by_one,
+            waiting=channel.waiting,
             wait_seconds=config.join_deadline,
         )
     clients, joined, mismatched = _clients_of(enrollment, earlier, min_clients)

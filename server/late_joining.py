@@ -61,6 +61,7 @@ class LateJoinHandler:
             seconds=_LONGEST_WAIT,
             strict=False,
             one_by_one=channel.one_by_one,
+            waiting=channel.waiting,
         )
         refusals = {f"node {node}": failure for node, failure in failures.items()}
         for reply in reject_unverified(replies, channel.keeper, channel.nodes, refusals, strict=False):

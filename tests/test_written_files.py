@@ -38,6 +38,8 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     # What a client does now, for its operator.
     "client/status/activity.py _write": (False, OWNER),
     "server/reporting/tracking/tracked_run.py _note": (False, ALL),
+    # Whom a run waits for, gone when it goes on.
+    "server/rounds/waiting.py turn": (False, ALL),
     # Results, which follow from the checkpoint.
     "server/state/run_directory.py write_model": (False, ALL),
     "server/state/run_directory.py write_text": (False, ALL),

@@ -98,7 +98,8 @@ class ClientStatus:
 
     def as_json(self) -> dict[str, Any]:
         """Return the state as values for JSON."""
-        budget = None if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
+        budget = {} if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
+        by_unit = budget.pop("by_unit", None)
         return {
             "client": self.site.name,
             "running": self.running,
@@ -109,7 +110,8 @@ class ClientStatus:
             "max_epsilon": self.policy.max_epsilon,
             "delta": self.policy.delta,
             "accountant": self.policy.accountant,
-            "budget": budget,
+            "budget": budget or None,
+            "budget_by_unit": by_unit,
             "runs": [_plain(run) for run in self.runs],
             "notes": [asdict(note) for note in self.notes],
             "refusals": [asdict(refusal) for refusal in self.refusals],

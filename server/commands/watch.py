@@ -9,8 +9,9 @@ from common.system.console import plain_errors
 
 WATCH_HELP = """Show a run, or a federation with its newest run, in the browser while it goes on.
 
-DIR is a run's folder or a server's. The page is the report, with each round a moment after its end. It is read-only,
-and this machine alone can open it, at the address that is printed. Ctrl-C ends the page, not the run.
+DIR is a run's folder or a server's. The page is the report, with each round a moment after its end. While a run waits,
+it says for which clients, why, and when it goes on. For a server it lists who is connected, last seen or late. It is
+read-only, and this machine alone can open it, at the address that is printed. Ctrl-C ends the page, not the run.
 
 Examples:
 

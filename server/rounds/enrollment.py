@@ -14,6 +14,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.codec import CONFIG, Declaration, decode_declaration, decode_head, query_config
 from server.rounds.messaging import DECIDED, LATE, UNREACHABLE, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
+from server.rounds.waiting import Heard, Waiting
 
 _log = logging.getLogger("bract.server")
 # Codes for clients that the server does not let take part.
@@ -75,6 +76,7 @@ def enroll_clients(
     classes: tuple[str, ...] = (),
     reject: Callable[[Declaration], str] = lambda _: "",
     one_by_one: bool = False,
+    waiting: Waiting | None = None,
     poll_seconds: float = 0.5,
     wait_seconds: float = 120.0,
 ) -> Enrollment:
@@ -84,16 +86,18 @@ def enroll_clients(
     are enough. Others may be away, fail, or disagree with the majority, and are left out, as are those that do not
     declare `classes` (if any are named) and those for which `reject` returns a reason. Without it all must come, and a
     failure is a mistake to be fixed. `run_id` is the same when a run is resumed. `wait_seconds` passes for the clients,
-    and again for their replies. `one_by_one` is as in `deliver`.
+    and again for their replies. `one_by_one` is as in `deliver`. `waiting` records whom the run waits for.
 
     Raises:
         FederationError: Too few clients came or agreed, a client failed, two have one name, or they disagree on
             classes, input shape or backbone.
     """
     strict = min_clients is None
-    node_ids = _wait_for(grid, num_clients, min_clients, poll_seconds, wait_seconds)
+    waiting, needed = waiting or Waiting(), num_clients if min_clients is None else min_clients
+    with waiting.during("connect", {}, seconds=wait_seconds, total=num_clients, needed=needed) as heard:
+        node_ids = _wait_for(grid, num_clients, min_clients, poll_seconds, wait_seconds, heard)
     replies, failures = ask_to_declare(
-        grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=strict, one_by_one=one_by_one
+        grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=strict, one_by_one=one_by_one, waiting=waiting
     )
     refusals = {f"node {node}": failure for node, failure in failures.items()}
     if not strict:
@@ -115,7 +119,14 @@ def enroll_clients(
 
 
 def ask_to_declare(
-    grid: Grid, node_ids: Iterable[int], *, run_id: str, seconds: float, strict: bool, one_by_one: bool = False
+    grid: Grid,
+    node_ids: Iterable[int],
+    *,
+    run_id: str,
+    seconds: float,
+    strict: bool,
+    one_by_one: bool = False,
+    waiting: Waiting | None = None,
 ) -> tuple[list[EnrollmentReply], dict[int, str]]:
     """Ask nodes for their declarations.
 
@@ -128,7 +139,9 @@ def ask_to_declare(
     """
     asked = sorted(node_ids)
     queries = [Message(RecordDict({CONFIG: query_config(run_id)}), node, MessageType.QUERY) for node in asked]
-    arrived = deliver(grid, queries, seconds=seconds, one_by_one=one_by_one)
+    nodes = {f"node {node}": node for node in asked}
+    with (waiting or Waiting()).during("agree", nodes, seconds=seconds, needed=len(asked) if strict else 0) as heard:
+        arrived = deliver(grid, queries, seconds=seconds, one_by_one=one_by_one, heard=heard)
     replies: list[EnrollmentReply] = []
     failures = {node: LATE for node in asked if node not in arrived}
     for node, message in sorted(arrived.items()):
@@ -240,7 +253,7 @@ def log_refusals(refusals: Mapping[str, str]) -> None:
 
 
 def _wait_for(
-    grid: Grid, num_clients: int, min_clients: int | None, poll_seconds: float, wait_seconds: float
+    grid: Grid, num_clients: int, min_clients: int | None, poll_seconds: float, wait_seconds: float, heard: Heard
 ) -> list[int]:
     deadline = time.monotonic() + wait_seconds
     while len(node_ids := sorted(grid.get_node_ids())) < num_clients:
@@ -257,6 +270,7 @@ def _wait_for(
                 f"num-clients={num_clients} but only {len(node_ids)} nodes are there after {wait_seconds:.0f} s: "
                 f"{fewer}; under Ray, pass --federation-config num-supernodes={num_clients}"
             )
+        heard(node_ids)
         time.sleep(poll_seconds)
     return node_ids
 

@@ -129,7 +129,7 @@ class _Exchange:
         if settings.secure is not None:
             cohort, num_words = settings.secure.reachable(cohort), settings.secure.num_words(number)
         self._channel, self._cohort = replace(channel, releases=channel.releases.in_round(number)), cohort
-        collector = ReplyCollector(self._channel, cohort, arrays, num_words)
+        collector = ReplyCollector(self._channel, cohort, arrays, num_words, server_round=number)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
@@ -140,7 +140,9 @@ class _Exchange:
         for _ in range(settings.retries):
             if len(self.accepted) >= settings.min_clients:
                 break
-            wait_for_nodes(channel.grid, collector.nodes, settings.min_clients, seconds=channel.reply_seconds or 0.0)
+            seconds = channel.reply_seconds or 0.0
+            with channel.waiting.during("reconnect", collector.nodes, seconds=seconds, server_round=number) as heard:
+                wait_for_nodes(channel.grid, collector.nodes, settings.min_clients, seconds=seconds, heard=heard)
             again = {node for name, node in collector.nodes.items() if self.failures.get(name) not in (None, *_FINAL)}
             repeated = [_copy(message) for message in messages if message.metadata.dst_node_id in again]
             self._ask(collector, repeated, arrays, settings)

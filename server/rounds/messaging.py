@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from queue import Empty, Queue
 
 import httpx
@@ -10,20 +10,31 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import ClientFailure
+from server.rounds.waiting import Heard
 
 # Codes that the server gives to a client which sent no usable reply.
 LATE, UNREACHABLE, OTHER, NOT_FINITE = "LATE", "UNREACHABLE", "OTHER", "NOT-FINITE"
 # Failures that are the client's decision. Asking again does not change them.
 DECIDED = (ClientFailure.POLICY.name, ClientFailure.LEDGER.name, ClientFailure.BUNDLE.name)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+_LONGEST_SILENCE = 1.0
 # Flower's own codes for a node that is gone, and for a message or a reply that was lost.
 _GONE = {3: UNREACHABLE, 4: UNREACHABLE, 5: UNREACHABLE}
 # None is a reply that could not be read. An honest client sends none.
 Reply = Message | None
 
 
+def _to_nobody(_: Collection[int]) -> None:
+    """Tell nobody."""
+
+
 def deliver(
-    grid: Grid, messages: Sequence[Message], *, seconds: float | None = None, one_by_one: bool = False
+    grid: Grid,
+    messages: Sequence[Message],
+    *,
+    seconds: float | None = None,
+    one_by_one: bool = False,
+    heard: Heard = _to_nobody,
 ) -> dict[int, Reply]:
     """Send at most one message to each node and return the replies by node.
 
@@ -31,7 +42,7 @@ def deliver(
     lack. A reply may be the error that the runtime made in its place, or None where it cannot be read. A node that is
     missing was late, or could not be asked. Without `seconds` all are waited for. For real clients `one_by_one` fetches
     each reply in its own thread. Then a reply that cannot be read, or an upload that never ends, costs only its
-    sender's place.
+    sender's place. `heard` is told at least once a second whose replies have come.
     """
     asked = {
         str(key): message.metadata.dst_node_id
@@ -40,10 +51,10 @@ def deliver(
         if key
     }
     deadline = None if seconds is None else time.monotonic() + seconds
-    return _fetch_apart(grid, asked, deadline) if one_by_one else _fetch_together(grid, asked, deadline)
+    return (_fetch_apart if one_by_one else _fetch_together)(grid, asked, deadline, heard)
 
 
-def _fetch_together(grid: Grid, asked: dict[str, int], deadline: float | None) -> dict[int, Reply]:
+def _fetch_together(grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard) -> dict[int, Reply]:
     arrived: dict[int, Reply] = {}
     pause = _FIRST_PAUSE
     while asked:
@@ -53,12 +64,13 @@ def _fetch_together(grid: Grid, asked: dict[str, int], deadline: float | None) -
                 arrived[node] = reply
         if not asked or (deadline is not None and time.monotonic() >= deadline):
             break
+        heard(arrived)
         time.sleep(pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(2 * pause, _LONGEST_PAUSE)
     return arrived
 
 
-def _fetch_apart(grid: Grid, asked: dict[str, int], deadline: float | None) -> dict[int, Reply]:
+def _fetch_apart(grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard) -> dict[int, Reply]:
     queue: Queue[tuple[int, Reply | Exception]] = Queue()
     stop = threading.Event()
     for key, node in asked.items():
@@ -67,10 +79,14 @@ def _fetch_apart(grid: Grid, asked: dict[str, int], deadline: float | None) -> d
     arrived: dict[int, Reply] = {}
     try:
         while len(arrived) < len(asked):
+            heard(arrived)
+            left = _LONGEST_SILENCE if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                node, reply = queue.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+                node, reply = queue.get(timeout=min(left, _LONGEST_SILENCE))
             except Empty:
-                break
+                if left < _LONGEST_SILENCE:
+                    break
+                continue
             if isinstance(reply, Exception):
                 raise reply
             arrived[node] = reply
@@ -118,9 +134,16 @@ def failure_of(reply: Reply) -> str:
 
 
 def wait_for_nodes(
-    grid: Grid, wanted: Mapping[str, int], min_nodes: int, *, seconds: float, poll_seconds: float = 0.5
+    grid: Grid,
+    wanted: Mapping[str, int],
+    min_nodes: int,
+    *,
+    seconds: float,
+    poll_seconds: float = 0.5,
+    heard: Heard = _to_nobody,
 ) -> None:
     """Wait until enough of the wanted nodes are connected or time is up."""
     deadline = time.monotonic() + seconds
-    while len(set(grid.get_node_ids()) & set(wanted.values())) < min_nodes and time.monotonic() < deadline:
+    while len(there := set(grid.get_node_ids()) & set(wanted.values())) < min_nodes and time.monotonic() < deadline:
+        heard(there)
         time.sleep(poll_seconds)

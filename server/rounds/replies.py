@@ -1,8 +1,9 @@
 """Channel to the clients and collector of their checked replies."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -20,8 +21,10 @@ from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, NOT_FINITE, UNREACHABLE, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
+from server.rounds.waiting import Heard, Waiting, What
 
 _log = logging.getLogger("bract.server")
+_WAITS: dict[str, What] = {"train": "train", "query.close": "close"}
 # Client name -> its reply, and the evaluation in it.
 AcceptedReplies = dict[str, tuple[Message, Evaluation | None]]
 
@@ -32,7 +35,8 @@ class Channel:
 
     Replies carry the fields of `releases`, no more and no fewer. Every message carries `run_id`. `keeper` remembers the
     heads of the clients' ledgers, where replies carry them, and `nodes` the name and the ledger of each node, where
-    nodes have keys. Without `reply_seconds` all replies are waited for. `one_by_one` is as in `deliver`.
+    nodes have keys. Without `reply_seconds` all replies are waited for. `one_by_one` is as in `deliver`. `waiting`
+    records whom the run waits for.
     """
 
     grid: Grid
@@ -42,14 +46,15 @@ class Channel:
     nodes: NodeRegistry | None = None
     one_by_one: bool = False
     reply_seconds: float | None = None
+    waiting: Waiting = field(default_factory=Waiting)
 
 
 class ReplyCollector:
     """Sender of messages to some clients that keeps the replies which pass all checks.
 
     A client without a node is not asked. `model` holds the tensors that are sent, in order. Accepted replies hold
-    float32 tensors, also where updates come rounded, or `num_words` masked words. `received` has the bytes of each
-    reply as it came, by name.
+    float32 tensors, also where updates come rounded, or `num_words` masked words. `server_round` is for those who
+    watch, 0 outside of rounds. `received` has the bytes of each reply as it came, by name.
     """
 
     def __init__(
@@ -58,12 +63,14 @@ class ReplyCollector:
         clients: Mapping[str, EnrolledClient],
         model: Arrays,
         num_words: int | None = None,
+        *,
+        server_round: int = 0,
     ) -> None:
         self._clients = clients
         self.nodes = {name: client.node_id for name, client in clients.items() if client.node_id is not None}
         self.cohort_grid = cast(Grid, CohortNodes(self.nodes.values()))
         self._channel = channel
-        self._model = model
+        self._model, self._server_round = model, server_round
         shapes = {key: array.shape for key, array in model.items()}
         self._shapes = shapes if num_words is None else {WORDS: (num_words,)}
         self.received: dict[str, int] = {}
@@ -77,7 +84,10 @@ class ReplyCollector:
         failed = dict.fromkeys(sorted(set(self._clients) - set(self.nodes)), UNREACHABLE)
         asked = {message.metadata.dst_node_id for message in messages}
         channel = self._channel
-        arrived = deliver(channel.grid, messages, seconds=channel.reply_seconds, one_by_one=channel.one_by_one)
+        with self._waited_for(messages, asked) as heard:
+            arrived = deliver(
+                channel.grid, messages, seconds=channel.reply_seconds, one_by_one=channel.one_by_one, heard=heard
+            )
         for name, node in sorted(self.nodes.items()):
             if node not in asked:
                 continue
@@ -93,6 +103,20 @@ class ReplyCollector:
                     failed[name] = NOT_FINITE if isinstance(error, NotFiniteError) else ClientFailure.MESSAGE.name
         self._drop_older_ledgers(accepted, failed)
         return accepted, dict(sorted(failed.items()))
+
+    def _waited_for(self, messages: Sequence[Message], asked: Collection[int]) -> AbstractContextManager[Heard]:
+        kind = messages[0].metadata.message_type if messages else ""
+        what: What = _WAITS.get(kind, "evaluate")
+        nodes = {name: node for name, node in self.nodes.items() if node in asked}
+        channel = self._channel
+        return channel.waiting.during(
+            what,
+            nodes,
+            seconds=channel.reply_seconds,
+            server_round=self._server_round,
+            total=len(self._clients),
+            needed=None if kind == "train" else 0,
+        )
 
     def _check(self, name: str, reply: Message, message_type: str) -> Evaluation | None:
         releases = self._channel.releases

@@ -17,6 +17,7 @@ import pytest
 
 from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.audit import audit_run
+from server.rounds.waiting import read_wait
 from tests.support.clients.own_clients import CLASSES, write_images
 from tests.support.network.federation_machines import PORT, ClientSide, ServerSide, make_clients
 from tests.support.network.network_lab import Bed, Disk, Program, Relay, machines, needs, wait_until
@@ -91,6 +92,12 @@ def check_books(run: Path, server: ServerSide, clients: Sequence[ClientSide]) ->
     return used
 
 
+def missing_in(run: Path) -> list[str]:
+    """Whom the run says that it waits for."""
+    found = read_wait(run)
+    return [] if found is None else [one.name for one in found[0].pending]
+
+
 @pytest.mark.slow
 def test_a_run_survives_a_client_killed_in_training_and_the_server_killed_between_rounds(tmp_path: Path) -> None:
     needs("ip", "tc")
@@ -106,6 +113,7 @@ def test_a_run_survives_a_client_killed_in_training_and_the_server_killed_betwee
         )
         assert first.program is not None
         first.program.kill()
+        wait_until(lambda: "ward-1" in missing_in(run), seconds=60, what="naming the killed client")
         wait_until(lambda: lines_of(run), seconds=120, what="the first round", programs=[program])
         assert server.program is not None
         server.program.kill()

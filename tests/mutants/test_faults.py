@@ -22,6 +22,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_heads,
     of_histograms,
     of_labels,
+    of_live_pages,
     of_messages,
     of_models,
     of_own_clients,

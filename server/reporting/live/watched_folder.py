@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import BractError, ConfigError
-from common.page.blocks import Cell, Page, Section, Table, name_cell, text, words
+from common.page.blocks import Page
 from server.deployment.client_list import Client, list_clients
 from server.deployment.server_folder import SERVER_FILE, load_home
+from server.reporting.live.federation_sections import clients_section, waiting_section
 from server.reporting.run_page.report import build_page, spent_of
 from server.reporting.run_page.run_files import CONFIG, HASHED, read_run
+from server.rounds.waiting import MAX_SILENCE, Wait, read_wait
 from server.state.run_directory import STOPPED
 
 _FOOTER = "Made by Bract from files on this machine. The page is read-only and loads nothing from anywhere else."
@@ -49,18 +51,23 @@ class WatchedFolder:
         """Return a text that changes with the files and the clients' states."""
         run = self.run()
         files = [] if run is None else [run / name for name in (*HASHED, STOPPED)]
-        return repr([run, *map(_state, files), self._clients()])
+        # Of the record of a wait its content counts: it is written again and again while nothing changes.
+        return repr([run, *map(_state, files), self._clients(), None if run is None else _wait_of(run)])
 
     def page(self) -> Page:
         """Return the page as the files are now."""
-        run = self.run()
+        run, files = self.run(), None
         page = Page("Federation without a run", "bract run starts one", (), _FOOTER)
         if run is not None:
             files = read_run(run)
             page = dataclasses.replace(build_page(files, spent_of(files)), footer=_FOOTER)
-        if self._clients_of is None:
-            return page
-        return dataclasses.replace(page, sections=(_clients_section(*self._clients()), *page.sections))
+        clients, problem = self._clients()
+        wait = None if run is None else _wait_of(run)
+        added = [] if wait is None else [waiting_section(*wait, clients)]
+        if self._clients_of is not None:
+            failures = files.rounds[-1] if files is not None and files.rounds else {}
+            added.append(clients_section(clients, problem, failures, None if wait is None else wait[0]))
+        return dataclasses.replace(page, sections=(*added, *page.sections))
 
     def _clients(self) -> tuple[list[Client], str]:
         if self._clients_of is None:
@@ -73,21 +80,15 @@ class WatchedFolder:
         return clients, "" if runs else "The server is not running: nobody is connected."
 
 
+def _wait_of(run: Path) -> tuple[Wait, bool] | None:
+    """Return whom a run waits for and whether it still says so."""
+    found = read_wait(run)
+    return None if found is None else (found[0], found[1] < MAX_SILENCE)
+
+
 def _state(file: Path) -> tuple[int, int] | None:
     try:
         found = file.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def _clients_section(clients: list[Client], problem: str) -> Section:
-    rows = tuple(
-        (name_cell(client.name), Cell(client.status), Cell(client.seen or "-"), Cell(client.admitted or "-"))
-        for client in clients
-    )
-    online = sum(client.status == "online" for client in clients)
-    title = "Clients of this server"
-    table = Table(title, ("client", "status", "last connected or disconnected (UTC)", "admitted (UTC)"), rows)
-    said = words(problem) if problem else f"{online} of {len(clients)} admitted or revoked clients are online."
-    return Section("server-clients", title, (text(said), table) if rows else (text(said),))

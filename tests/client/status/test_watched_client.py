@@ -115,6 +115,15 @@ def test_the_page_is_true_of_each_state(
     assert "verified" not in text.lower()
 
 
+def test_a_client_that_is_killed_changes_the_page_though_it_writes_nothing_more(client: OwnClient) -> None:
+    in_a_round(client)
+    watched = WatchedClient(client.folder)
+    with hold_lock(load_site(client.folder)):
+        running = watched.mark()
+
+    assert watched.mark() != running
+
+
 def test_the_budget_is_that_of_each_kind_of_unit(client: OwnClient) -> None:
     spend()
 
