@@ -69,7 +69,8 @@ def test_figures_without_a_file_are_few_and_known(folder: Path) -> None:
 def test_each_run_has_all_sections_in_order(folder: Path) -> None:
     page = page_of(folder)
 
-    assert page.titles == SECTIONS
+    divided = "divided" in folder.name
+    assert page.titles == [*SECTIONS[:5], *(["By subgroup"] if divided else []), *SECTIONS[5:]]
     text = (folder / REPORT).read_text(encoding="utf-8")
     assert "do not have what this section needs" not in text
     assert len(text.encode()) < 3e6
@@ -129,6 +130,28 @@ def test_scores_that_clients_released_give_calibration_and_auroc(name: str, said
     assert said in text
     assert "rounds.jsonl#/3/public_test/accuracy" in shown
     assert text.index("public test images") < text.index("Confusion matrix</h2>")
+
+
+@pytest.mark.parametrize(("name", "said"), [("divided", "each count carries noise of"), ("divided-open", "Wilson")])
+def test_subgroups_are_in_the_order_of_the_public_list_with_their_intervals(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    RUNS[name].write(tmp_path)
+    section = write_report(tmp_path).read_text(encoding="utf-8").partition('<section id="subgroups"')[2]
+    section = section.partition("</section>")[0]
+    summary = json.loads((tmp_path / "summary.json").read_text())["subgroup_metrics"]
+
+    names = [place for place in ("f", "m", "other") if summary["subgroups"][place]["accuracy"] is not None]
+    # Noise hides the accuracy of the few others.
+    assert ("other" in names) == (name == "divided-open")
+    chart, table = section.split('<table class="plain">')
+    assert re.findall(r"<bdi>(\w+)</bdi>", table) == ["f", "m", "other"]
+    assert chart.count('class="band"') == len(names)
+    figure = next(f for f in page_of(tmp_path).figures if f[0] == "summary.json#/subgroup_metrics/subgroups/m/accuracy")
+    assert float(figure[1]) == summary["subgroups"]["m"]["accuracy"]
+    assert "{low:.3f} to {high:.3f}".format(**summary["subgroups"]["m"]) in table
+    assert said in section
+    assert "sortable" not in section
 
 
 def test_missing_clients_and_faults_are_named_and_bold(tmp_path: Path) -> None:
