@@ -23,6 +23,7 @@ from common.errors import ConfigError, DataError
 from server import federation
 from server.app import create_app
 from server.audit.audit import audit_run
+from server.reporting.run_page import report
 from simulations.app import make_context
 from simulations.engines.in_process import run_in_process
 from simulations.simulate import run_job
@@ -314,3 +315,32 @@ def test_a_missing_column_stops_a_simulation_before_it_trains(
 
     with pytest.raises(DataError, match="lacks the column sex; its columns are path, label, scanner"):
         run("lacking", settings | {"num-clients": 2})
+
+
+def test_a_run_writes_its_report_once_with_the_whole_summary(
+    run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    genuine = report.write_report
+
+    def write(folder: Path) -> Path:
+        written.append(json.loads((folder / "summary.json").read_text()).get("engine", ""))
+        return genuine(folder)
+
+    monkeypatch.setattr(report, "write_report", write)
+    run("once", OPEN | {"num-rounds": 1})
+
+    assert written == ["in-process"]
+
+
+def test_a_run_that_breaks_down_has_a_report(
+    run: Callable[..., tuple[dict[str, Any], Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(federation, "run_rounds", broken)
+    with pytest.raises(Exception, match="planted"):
+        run("broken", OPEN)
+
+    assert (tmp_path / "broken" / report.REPORT).is_file()

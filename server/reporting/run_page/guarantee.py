@@ -1,7 +1,8 @@
 """Privacy statement of a run in plain words with its audits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from common.errors import ConfigError
 from common.privacy.accounting import Spent
@@ -111,6 +112,7 @@ def _terms(files: RunFiles) -> Table:
             (_PARTS.get(name, name), epsilon_cell(value, pointer(PRIVACY, "epsilon_parts", name)))
             for name, value in privacy.get("epsilon_parts", {}).items()
         ),
+        *_noise_terms(privacy.get("clients", {})),
         ("charged", Cell(charged)),
         ("kept in", Cell(privacy["ledger"])),
         ("accountant", Cell(privacy["accountant"])),
@@ -119,6 +121,24 @@ def _terms(files: RunFiles) -> Table:
     ]
     table_rows = tuple((Cell(term), value) for term, value in rows)
     return Table("Terms of the guarantee", ("term", "value"), table_rows, (False, False))
+
+
+def _noise_terms(clients: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """Return noise and steps of the clients' training, from the smallest to the largest."""
+    events = [event for one in clients.values() for event in one["events"]["training"] if event["kind"] == "dp-sgd"]
+    terms = {
+        "noise multiplier": ("noise-multiplier", "of the noise in a step over what one unit can change in it"),
+        "chance to be in a step": ("sample-rate", "of each unit; 1: it is in every step"),
+        "noised steps": ("steps", "that are charged"),
+    }
+    if not events:
+        return []
+    found = []
+    for term, (key, meaning) in terms.items():
+        least, most = min(event[key] for event in events), max(event[key] for event in events)
+        span = f"{least:.4g}" if least == most else f"{least:.4g} to {most:.4g}, by client"
+        found.append((term, Cell(f"{span} ({meaning})")))
+    return found
 
 
 def _trust(files: RunFiles) -> str:

@@ -11,6 +11,7 @@ from common.config.schema import RunConfig
 from tests.support.clients.own_clients import POLICY, SMALL, OwnClient, code
 from tests.support.data.divided_table import BY_SEX, write_divided
 
+pytestmark = pytest.mark.usefixtures("own_home")
 MakeConfig = Callable[..., RunConfig]
 ALLOWED = POLICY.replace('"private"]', '"private", "exact"]') + 'subgroup-columns = ["sex"]\n'
 

@@ -269,3 +269,24 @@ def test_a_report_of_many_clients_and_classes_is_small(tmp_path: Path) -> None:
     write_report(tmp_path / "many")
 
     assert (tmp_path / "many" / REPORT).stat().st_size < 3e6
+
+
+def test_noise_and_steps_of_the_training_are_among_the_terms(tmp_path: Path) -> None:
+    RUNS["private"].write(tmp_path)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+
+    clients = json.loads((tmp_path / "privacy.json").read_text())["clients"]
+    rates = sorted({client["events"]["training"][0]["sample-rate"] for client in clients.values()})
+    assert ">40 (of the noise in a step over what one unit can change in it)<" in text
+    steps = sorted({client["events"]["training"][0]["steps"] for client in clients.values()})
+    for values in (rates, steps):
+        shown = f"{values[0]:.4g}" if len(values) == 1 else f"{values[0]:.4g} to {values[-1]:.4g}, by client"
+        assert f">{shown} (" in text
+
+
+def test_loss_on_public_images_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    RUNS["scored"].write(tmp_path)
+    write_report(tmp_path)
+
+    shown = {source for source, _, _ in page_of(tmp_path).figures}
+    assert {f"rounds.jsonl#/{at}/public_test/loss" for at in range(4)} <= shown
