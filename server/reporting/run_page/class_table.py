@@ -100,7 +100,8 @@ def classes_section(files: RunFiles) -> Section:
         support = [Cell(f"{count:,} ± {stddev * np.sqrt(len(confusion)):.0f}") for count in confusion.sum(axis=1)]
         blocks.append(_table("By counts with noise", files, noised_figures(confusion, stddev), support, stored=False))
         note = (
-            "Intervals are one standard deviation of the noise. A dash stands where noise is half of the count or more."
+            "Intervals are one standard deviation of the noise, which can make a number of images negative. A dash "
+            "stands where noise is half of the count or more."
         )
         blocks.append(text(note, small=True))
     if exact:

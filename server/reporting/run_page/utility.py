@@ -195,7 +195,9 @@ def confusion_section(files: RunFiles) -> Section:
         at = (files.counts_from, "private", "confusion")
         blocks += confusion_blocks(np.array(private["confusion"]), files.classes, at, "Counts with noise")
         stddev = np.sqrt(private["num_clients"]) * private["noise_stddev"]
-        blocks.append(text(f"Each count carries noise of {stddev:.1f}, and may be negative.", small=True))
+        mean = float(np.mean(private["confusion"]))
+        mostly = f" The mean count is {mean:.1f}, so most of what is shown is noise." if stddev > mean else ""
+        blocks.append(text(f"Each count carries noise of {stddev:.1f}, and may be negative.{mostly}", small=True))
     if exact:
         at = (files.counts_from, "exact", "confusion")
         title = f"Exact counts, model after round {files.counts['evaluated_model']}"

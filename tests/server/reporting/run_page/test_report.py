@@ -25,7 +25,7 @@ from server.reporting.run_page.report import REPORT, try_report, write_report
 from server.reporting.run_page.rounds_csv import ROUNDS_CSV
 from server.reporting.run_page.run_files import read_run
 from tests.support.server.report_pages import FAULTY, RUNS, page_of, rows_of, value_at
-from tests.support.server.run_folders import OPEN, RunOnDisk
+from tests.support.server.run_folders import OPEN, PRIVATE, RunOnDisk
 
 SECTIONS = [
     *("Verdict", "Planned and met clients", "Curves", "Confusion matrix", "By class", "Calibration"),
@@ -290,3 +290,38 @@ def test_loss_on_public_images_has_a_curve_of_its_own(tmp_path: Path) -> None:
 
     shown = {source for source, _, _ in page_of(tmp_path).figures}
     assert {f"rounds.jsonl#/{at}/public_test/loss" for at in range(4)} <= shown
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "unsaid"),
+    [
+        ("private", ["with noise; how many", "whether it trained or tested", "Does another run cost more?"], []),
+        ("open", ["without noise; how many", "as exact counts", "are critical: 2"], ["Does another run cost more?"]),
+        ("client-level", ["without noise; each client", "with all of its images"], ["head of its ledger"]),
+        ("without-counts", ["with noise; each client"], ["how many predictions"]),
+    ],
+)
+def test_newcomers_are_told_what_left_and_what_it_means(
+    name: str, said: list[str], unsaid: list[str], tmp_path: Path
+) -> None:
+    RUNS[name].write(tmp_path)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    table = text.partition("In plain words</caption>")[2].partition("</table>")[0]
+
+    for part in said:
+        assert part in table
+    for part in unsaid:
+        assert part not in table
+    assert ("73.11 %" in table or "73.12 %" in table) == (name != "open"), "what epsilon 1 would mean"
+
+
+def test_largest_class_is_named_only_where_noise_leaves_it(tmp_path: Path) -> None:
+    """The largest of many noised sums is the one with the most noise."""
+    texts = []
+    for noise in (1.0, 400.0):
+        run = RunOnDisk(PRIVATE | {"privacy.closing-noise": noise})
+        run.write(tmp_path / str(noise))
+        texts.append(write_report(tmp_path / str(noise)).read_text(encoding="utf-8"))
+
+    assert ["Always guessing the largest class" in text for text in texts] == [True, False]
+    assert ["most of what is shown is noise" in text for text in texts] == [False, True]
