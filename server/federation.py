@@ -148,7 +148,8 @@ class _Run:
                 save_counts(self.directory, state)
             save_progress(self.directory, state, self.clock)
             save_readme(self.directory, state, statement)
-            try_report(self.directory.path)
+            if state.context.reports:
+                try_report(self.directory.path)
         if state.status == "complete":
             # The last file to be written. A process that is killed before it leaves a run that can be resumed.
             self._save_checkpoint()

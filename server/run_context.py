@@ -29,6 +29,7 @@ class RunContext:
             that number.
         data_warnings: Sentences about the images' values; simulations only.
         seconds: Seconds of phases before the run, such as `features`, by name.
+        reports: Whether the run writes its report; False where a command writes it that still adds to the summary.
         record_images: Writes into a new run's folder which images it has, those of a simulation and public ones.
     """
 
@@ -42,4 +43,5 @@ class RunContext:
     skipped_files: int = 0
     data_warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    reports: bool = True
     record_images: Callable[[Path], None] | None = None

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from rich.console import Console
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
-from common.errors import ConfigError
+from common.errors import BractError, ConfigError
 from common.ledger.data_holder import close_below
 from server.reporting.follow_run import run_status
 from server.reporting.run_page.report import try_report
 from server.reporting.terminal_progress import TerminalProgress
 from server.reporting.tracking.registry import trackers
 from server.reporting.tracking.tracked_run import tracked
+from server.run_context import RunContext
 from server.state.run_directory import RunDirectory, check_free, fresh_path
 
 
@@ -72,7 +74,13 @@ def run_job(
 
             summary["baselines"] = train_baselines(config, progress)
     except KeyboardInterrupt:
+        try_report(folder)
         raise KeyboardInterrupt(_left_by(folder)) from None
+    except Exception as error:
+        # The app reports what a user can put right, and leaves a folder alone whose resume is refused.
+        if not isinstance(error, BractError):
+            try_report(folder)
+        raise
     finally:
         progress.stop()
         # After closing, each ledger is one complete file, which can be copied.
@@ -109,5 +117,10 @@ def _in_process(
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    server_app = create_app(partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn))
+    def context_of(config: RunConfig) -> RunContext:
+        made = make_context(config, tracker=progress, progress=progress.work, warn=progress.warn)
+        # `run_job` adds to the summary and writes the report then. Written here too, it would cost its time twice.
+        return replace(made, reports=False)
+
+    server_app = create_app(context_of)
     run_in_process(server_app, client_app, run_config, num_clients=num_clients, num_workers=num_workers)

@@ -210,7 +210,10 @@ class LineChart:
 
 @dataclass(frozen=True)
 class TimeLine:
-    """Chart of marks in lanes over rounds, with its table behind it."""
+    """Chart of marks in lanes, over rounds or shares, with its table behind it.
+
+    Each row of the table belongs to one mark. `spans` are the ends of each mark's interval, none without intervals.
+    """
 
     kind: ClassVar[str] = "timeline"
     title: str
@@ -220,6 +223,7 @@ class TimeLine:
     lane_of: tuple[int, ...]
     limits: tuple[float, float]
     table: Table
+    spans: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,12 @@ def plot_timeline(chart: TimeLine) -> Plot:
     for lane in range(lanes):
         own = [place for place, of in zip(places, chart.lane_of, strict=True) if of == lane]
         dots = "".join(f"M{10 * place:.0f} {10 * (100 - heights[lane]):.0f}h0" for place in dict.fromkeys(own))
-        marks.append(Drawn(chart.lanes[lane], lane % 4 + 1, "", "", dots))
+        ends = [span for span, of in zip(chart.spans, chart.lane_of, strict=False) if of == lane]
+        band = "".join(
+            _bar(1000 * (left - low) / span, 1000 * (right - low) / span, heights[lane]) for left, right in ends
+        )
+        # Lanes with intervals are of one kind, so they have one colour.
+        marks.append(Drawn(chart.lanes[lane], 1 if chart.spans else lane % 4 + 1, "", band, dots))
     return Plot(
         tuple(Tick(100 * (tick - low) / span, f"{tick:,.0f}") for tick in inside),
         tuple(Tick(height, name) for height, name in zip(heights, chart.lanes, strict=True)),
@@ -109,6 +114,11 @@ def plot_timeline(chart: TimeLine) -> Plot:
         places,
         tuple(heights[lane] for lane in chart.lane_of),
     )
+
+
+def _bar(left: float, right: float, height: float) -> str:
+    top, bottom = 10 * (100 - height) - 25, 10 * (100 - height) + 25
+    return f"M{left:.0f} {top:.0f}H{right:.0f}V{bottom:.0f}H{left:.0f}Z"
 
 
 def _limits(x: Sequence[float]) -> tuple[float, float]:

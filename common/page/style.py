@@ -89,6 +89,7 @@ border-left:1px solid var(--soft);touch-action:pan-y}
 .dots{fill:none;stroke:currentColor;stroke-width:6;stroke-linecap:round;vector-effect:non-scaling-stroke}
 .lanes .dots{stroke-width:10}
 .band{fill:currentColor;opacity:.2}
+.lanes .band{opacity:.45}
 .s1{color:var(--s1)}.s2{color:var(--s2)}.s3{color:var(--s3)}.s4{color:var(--s4)}
 .s5{color:var(--s5)}.s6{color:var(--s6)}.s7{color:var(--s7)}.s8{color:var(--s8)}
 .legend span{color:var(--ink)}

@@ -13,7 +13,7 @@ from server.reporting.plots import draw_confusion, draw_curves
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.reporting.readme.model_readme import model_readme
 from server.reporting.secure_statement import aggregation_statement
-from server.reporting.summary import summarise
+from server.reporting.summary import private_metrics, summarise
 from server.rounds.round_record import figures, personal_figures
 from server.state.checkpoint import save_checkpoint
 from server.state.phase_timer import Clock
@@ -74,9 +74,9 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
         title = f"model after round {state.evaluated_model}, {counts.num_examples} held-out images{mark}"
         draw_confusion(folder / "confusion.png", counts.confusion, state.classes, title)
     clients = "all clients" if state.config.private else "each round's clients"
-    draw_curves(
-        folder / "curves.png", [*state.rounds, *_closing_line(state)], f"held-out images of {clients}", exact_mark=mark
-    )
+    lines = [*state.rounds, *_closing_line(state)]
+    public = "; public test: images of the server" if any("public_test" in line for line in lines) else ""
+    draw_curves(folder / "curves.png", lines, f"held-out images of {clients}{public}", exact_mark=mark)
     if context.class_counts is not None:
         draw_partition(
             folder / "partition.png", context.class_counts, state.classes, images_unused=context.images_unused
@@ -85,9 +85,14 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
 
 def _closing_line(state: RunState) -> list[dict[str, Any]]:
     """Return the closing evaluation as one more point of the curves."""
+    line: dict[str, Any] = {}
+    if state.closing.noised is not None:
+        line["private"] = private_metrics(state)
+    if state.latest_public_test and all(line.get("public_test") != state.latest_public_test for line in state.rounds):
+        line["public_test"] = state.latest_public_test
     counts = state.closing.counts
     # Under a privacy mechanism the last round is evaluated with the final model already.
-    if counts is None or state.config.private or not counts.num_examples:
-        return []
-    personal = personal_figures(state.personal_counts())
-    return [{"evaluated_model": state.final_round, **figures(counts), **personal}]
+    if counts is not None and counts.num_examples and not state.config.private:
+        personal = personal_figures(state.personal_counts())
+        line |= {"evaluated_model": state.final_round, **figures(counts), **personal}
+    return [line] if line else []

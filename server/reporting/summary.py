@@ -48,7 +48,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "per_class": _per_class(state, scores),
         "spread_over_clients": _spreads(state.closing.exact.values()),
         "personal": _personal(state),
-        "private_metrics": _private_metrics(state),
+        "private_metrics": private_metrics(state),
         "score_metrics": _score_metrics(state),
         **_subgroup_metrics(state),
         "public_test": state.latest_public_test,
@@ -106,7 +106,7 @@ def _per_class(state: RunState, scores: Scores | None) -> dict[str, dict[str, fl
     }
 
 
-def _private_metrics(state: RunState) -> dict[str, Any] | None:
+def private_metrics(state: RunState) -> dict[str, Any] | None:
     """Return the latest noised figures of held-out units, None if none were released."""
     privacy_cost = state.privacy_cost
     if privacy_cost is None or privacy_cost.example_plan.counts is None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
 from simulations.simulate import run_job
+from tests.support.data.divided_table import BY_SEX, write_divided
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -47,13 +48,19 @@ def test_ray_and_in_process_give_the_same_model_to_the_bit(
 ) -> None:
     settings = ["--set", "privacy.mechanism=none", "--set", "num-rounds=3", "--set", "training.local-epochs=1"]
     settings += ["--set", f"model.backbone={backbone}", "--set", f"training.update-bits={bits}"]
+    if backbone == "cnn":
+        settings += [str(write_divided(tmp_path / "scans", 120)), "--set", "num-clients=3"]
+        settings += [part for key, value in BY_SEX.items() for part in ("--set", f"{key}={value}")]
     for engine in ("in-process", "ray"):
         command = [*BRACT, "--engine", engine, "--out", str(tmp_path / engine), *settings]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
 
     assert model_bytes(tmp_path / "ray") == model_bytes(tmp_path / "in-process")
-    assert json.loads((tmp_path / "ray" / "summary.json").read_text())["engine"] == "ray"
+    ray, in_process = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("ray", "in-process"))
+    assert ray["engine"] == "ray"
+    assert ray.get("subgroup_metrics") == in_process.get("subgroup_metrics")
+    assert ("subgroup_metrics" in ray) == (backbone == "cnn")
 
 
 def test_ray_under_dp_states_the_same_epsilon(tmp_path: Path, digits: Prepared) -> None:

@@ -19,13 +19,15 @@ from client.app import app as client_app
 from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from server import federation
 from server.app import create_app
 from server.audit.audit import audit_run
+from server.reporting.run_page import report
 from simulations.app import make_context
 from simulations.engines.in_process import run_in_process
 from simulations.simulate import run_job
+from tests.support.data.divided_table import BY_SEX, write_divided
 
 MakeConfig = Callable[..., RunConfig]
 QUIET = Console(quiet=True)
@@ -277,3 +279,68 @@ def test_a_run_with_histograms_states_them_and_is_verified(
     stated["metrics"]["scores_noise_stddev"] /= 2
     (folder / "privacy.json").write_text(json.dumps(stated))
     assert any("less noise" in doubt for doubt in audit_run(folder).remarks.doubts)
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "none"])
+def test_a_run_by_subgroup_states_it_and_is_verified(
+    tmp_path: Path, run: Callable[..., tuple[dict[str, Any], Path]], mechanism: str
+) -> None:
+    table = write_divided(tmp_path / "scans", 80)
+    settings = SMALL_CNN | BY_SEX | {"data.source": str(table), "num-clients": 2, "privacy.mechanism": mechanism}
+
+    summary, folder = run("divided", settings | {"data.partitioner": "iid"})
+
+    found = summary["subgroup_metrics"]
+    assert (found["evaluated_model"], found["num_clients"], found["noised"]) == (2, 2, mechanism == "dp-sgd")
+    assert (found["column"], list(found["subgroups"])) == ("sex", ["f", "m", "other"])
+    assert json.loads((folder / "counts.json").read_text())["subgroups"] == found
+    if mechanism == "none":
+        right, wrong = (sum(one[key] for one in found["subgroups"].values()) for key in ("right", "wrong"))
+        assert right + wrong == summary["evaluated_examples"]
+        assert right / (right + wrong) == pytest.approx(summary["accuracy"])
+        return
+    stated = json.loads((folder / "privacy.json").read_text())
+    charged = stated["clients"]["00000"]["events"]["evaluation"]
+    assert charged[-1]["noise-stddev"] == stated["metrics"]["subgroups_noise_stddev"] == found["noise_stddev"]
+    assert (audit_run(folder).verdict, audit_run(folder).remarks.doubts) == ("verified", [])
+    for change in ({"subgroups_noise_stddev": found["noise_stddev"] / 2}, {"subgroups": ["m", "f", "other"]}):
+        (folder / "privacy.json").write_text(json.dumps(stated | {"metrics": stated["metrics"] | change}))
+        assert audit_run(folder).verdict != "verified"
+
+
+def test_a_missing_column_stops_a_simulation_before_it_trains(
+    tmp_path: Path, run: Callable[..., tuple[dict[str, Any], Path]]
+) -> None:
+    settings = SMALL_CNN | BY_SEX | {"data.source": str(write_divided(tmp_path / "scans", 80, column="scanner"))}
+
+    with pytest.raises(DataError, match="lacks the column sex; its columns are path, label, scanner"):
+        run("lacking", settings | {"num-clients": 2})
+
+
+def test_a_run_writes_its_report_once_with_the_whole_summary(
+    run: Callable[..., tuple[dict[str, Any], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    genuine = report.write_report
+
+    def write(folder: Path) -> Path:
+        written.append(json.loads((folder / "summary.json").read_text()).get("engine", ""))
+        return genuine(folder)
+
+    monkeypatch.setattr(report, "write_report", write)
+    run("once", OPEN | {"num-rounds": 1})
+
+    assert written == ["in-process"]
+
+
+def test_a_run_that_breaks_down_has_a_report(
+    run: Callable[..., tuple[dict[str, Any], Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(federation, "run_rounds", broken)
+    with pytest.raises(Exception, match="planted"):
+        run("broken", OPEN)
+
+    assert (tmp_path / "broken" / report.REPORT).is_file()

@@ -1,7 +1,8 @@
-"""Precision, recall and F1 of each class, with intervals."""
+"""Precision, recall and F1 of each class, and accuracy of each subgroup, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from common.page.blocks import (
     Notice,
     Section,
     Table,
+    TimeLine,
     name_cell,
     number_cell,
     pointer,
+    share_cell,
     text,
 )
 from server.reporting.run_page.run_files import SUMMARY, RunFiles
@@ -97,7 +100,8 @@ def classes_section(files: RunFiles) -> Section:
         support = [Cell(f"{count:,} ± {stddev * np.sqrt(len(confusion)):.0f}") for count in confusion.sum(axis=1)]
         blocks.append(_table("By counts with noise", files, noised_figures(confusion, stddev), support, stored=False))
         note = (
-            "Intervals are one standard deviation of the noise. A dash stands where noise is half of the count or more."
+            "Intervals are one standard deviation of the noise, which can make a number of images negative. A dash "
+            "stands where noise is half of the count or more."
         )
         blocks.append(text(note, small=True))
     if exact:
@@ -115,6 +119,72 @@ def classes_section(files: RunFiles) -> Section:
     if not blocks:
         blocks.append(text("No counts by class have left the clients."))
     return Section("classes", "By class", tuple(blocks))
+
+
+# Place of the figures by subgroup.
+_SUBGROUPS = (SUMMARY, "subgroup_metrics")
+# Lanes of more would leave no room for their names.
+_MAX_LANES = 20
+
+
+def subgroups_section(files: RunFiles) -> Section:
+    """Return the accuracy of each subgroup, in the order of the public list."""
+    figures = files.summary.get("subgroup_metrics")
+    if not figures:
+        return Section("subgroups", "By subgroup", (text("No counts by subgroup have left the clients."),))
+    found, spread = figures["subgroups"], float(np.sqrt(figures["num_clients"]) * figures["noise_stddev"])
+    rows = tuple(_subgroup(name, one, spread) for name, one in found.items())
+    columns = ("subgroup", "accuracy", "units" if figures["noised"] else "images", "right", "wrong")
+    table = Table(f"Accuracy by {name_cell(figures['column']).text}", columns, rows)
+    intervals = (
+        f"Intervals are one standard deviation of the noise, and each count carries noise of {spread:.1f}. A dash "
+        "stands where the noise is as large as what it hides."
+        if figures["noised"]
+        else "Intervals are Wilson's, at 95 %: how far chance in the choice of these images could move a figure."
+    )
+    said = text(
+        "Subgroups are in the order of the public list, and `other` holds every value that it does not name. They hold "
+        "different classes in different numbers, so look at the intervals and the numbers of images before you compare "
+        f"them. {intervals}",
+        small=True,
+    )
+    return Section("subgroups", "By subgroup", (*_subgroup_chart(figures, rows, columns), table, said))
+
+
+def _subgroup(name: str, found: Mapping[str, Any], spread: float) -> tuple[Cell, ...]:
+    at = (*_SUBGROUPS, "subgroups", name)
+    units = found["right"] + found["wrong"]
+    return (
+        name_cell(name),
+        share_cell(found["accuracy"], pointer(*at, "accuracy"), found["low"], found["high"]),
+        Cell(f"{units:,} ± {np.sqrt(2) * spread:.0f}") if spread else number_cell(units),
+        number_cell(found["right"], pointer(*at, "right")),
+        number_cell(found["wrong"], pointer(*at, "wrong")),
+    )
+
+
+def _subgroup_chart(
+    figures: Mapping[str, Any], rows: Sequence[tuple[Cell, ...]], columns: tuple[str, ...]
+) -> tuple[Block, ...]:
+    known = [(name, one) for name, one in figures["subgroups"].items() if one["accuracy"] is not None]
+    shown = known[:_MAX_LANES]
+    if not shown:
+        return ()
+    places = {name: at for at, name in enumerate(figures["subgroups"])}
+    table = Table("Accuracy by subgroup", columns, tuple(rows[places[name]] for name, _ in shown))
+    title = "Accuracy by subgroup with its interval" + (" by counts with noise" if figures["noised"] else "")
+    of_all = f", the first {len(shown)} of {len(known)}" if len(known) > len(shown) else ""
+    chart = TimeLine(
+        f"{title}{of_all}",
+        "share that is predicted right, %",
+        tuple(name_cell(name).text for name, _ in shown),
+        tuple(100 * one["accuracy"] for _, one in shown),
+        tuple(range(len(shown))),
+        (0.0, 100.0),
+        table,
+        tuple((100 * one["low"], 100 * one["high"]) for _, one in shown),
+    )
+    return (chart,)
 
 
 def _table(

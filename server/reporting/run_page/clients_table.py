@@ -150,6 +150,8 @@ def _units(files: RunFiles, name: str) -> Cell:
 def _taken_part(files: RunFiles, name: str) -> Cell:
     """Return the rounds that took a client's update, a dash if no file knows."""
     facts = files.counts.get("clients", {}).get(name, {})
+    if facts.get("asked") == 0:
+        return Cell("not asked")
     if "asked" in facts:
         return Cell(f"{facts['asked'] - facts['missed']} of {facts['asked']}", strong=bool(facts["missed"]))
     if files.config.get("client-fraction") != 1.0:

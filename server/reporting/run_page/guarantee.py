@@ -1,7 +1,8 @@
 """Privacy statement of a run in plain words with its audits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from common.errors import ConfigError
 from common.page.blocks import (
@@ -77,18 +78,69 @@ def _answers(files: RunFiles) -> Table:
     privacy = files.privacy
     if files.private:
         unit = privacy["privacy_unit"]
-        whose = "Each client as a whole." if unit == "client" else f"Each {unit} of each client, one at a time."
-        learn = _learn(unit, privacy["epsilon_max"], privacy["delta"])
+        whose, learn = _whose(files), _learn(unit, privacy["epsilon_max"], privacy["delta"])
     else:
         whose, learn = "Nobody. The run has no privacy mechanism.", "Nothing bounds it. See the gaps below."
     asked = (
+        ("Did images leave a client?", _left(files)),
         ("Who is protected?", whose),
         ("Who must be trusted?", _trust(files)),
         ("What could somebody learn?", learn),
-        ("What could still leak?", "What the next table lists, the worst first."),
+        ("What could still leak?", _leaks(privacy.get("not_protected", NOT_PRIVATE))),
+        *([("Does another run cost more?", _AGAIN)] if files.private else []),
     )
     rows = tuple((Cell(question), Cell(answer)) for question, answer in asked)
     return Table("In plain words", ("question", "answer"), rows, (False, False))
+
+
+_AGAIN = (
+    "Yes. Each run over the same images adds to what they have spent. Each client's ledger keeps the sum, and its "
+    "policy says how large it may become. The epsilon of this page is of this run alone."
+)
+_UNKNOWN = "This version does not know the run's mechanism."
+_COUNTS = {"private": "as counts with noise", "exact": "as exact counts"}
+
+
+def _release(files: RunFiles) -> str:
+    """Return how counts of held-out images left, as far as a file says it."""
+    stated = files.privacy.get("metrics")
+    return str(stated.get("release") if isinstance(stated, dict) else files.summary.get("metrics"))
+
+
+def _whose(files: RunFiles) -> str:
+    unit = files.privacy["privacy_unit"]
+    if unit == "client":
+        return "Each client as a whole, with all of its images."
+    # Exact counts of held-out images are a gap that no epsilon covers.
+    held_out = "" if _release(files) == "exact" else ", whether it trained or tested the model"
+    text = f"Each {unit} of each client, one at a time{held_out}."
+    if unit == "image":
+        text += " Several images of one person are protected less than one, because their costs add up."
+    return text
+
+
+def _left(files: RunFiles) -> str:
+    """Return what left the clients, in words."""
+    try:
+        mechanism = mechanism_named(files.privacy["mechanism"])
+    except ConfigError:
+        return _UNKNOWN
+    counts = _COUNTS.get(_release(files), "")
+    parts = [
+        f"the changes that training made to the model, with{'' if mechanism.noise_at_client else 'out'} noise",
+        *([f"how many predictions were right, by class, {counts}"] if counts else []),
+        "each client's name and declared number of images",
+        *(["the signed head of its ledger"] if mechanism.noise_at_client else []),
+    ]
+    return f"No image, no label and no file name did. What left: {'; '.join(parts)}."
+
+
+def _leaks(stated: Sequence[str]) -> str:
+    """Return how bad the gaps are that the next table lists."""
+    grades = [gap.grade for one in stated if (gap := gap_of(one))]
+    if critical := grades.count("critical"):
+        return f"Gaps in the next table that are critical: {critical}. Read them first."
+    return "Nothing that is graded critical. The next table lists all that is known, the worst first."
 
 
 def charged_words(files: RunFiles) -> str:
@@ -106,11 +158,12 @@ def _terms(files: RunFiles) -> Table:
     rows = [
         ("epsilon of the whole run (PLD)", epsilon_cell(bound, pointer(PRIVACY, "epsilon_max"))),
         ("epsilon by a second accountant (RDP)", epsilon_cell(by_rdp, pointer(PRIVACY, "epsilon_max_rdp"))),
-        ("delta", Cell(f"{privacy['delta']:g}", privacy["delta"], pointer(PRIVACY, "delta"))),
+        ("delta, about the chance that epsilon does not hold", _delta(privacy["delta"])),
         *(
             (_PARTS.get(name, name), epsilon_cell(value, pointer(PRIVACY, "epsilon_parts", name)))
             for name, value in privacy.get("epsilon_parts", {}).items()
         ),
+        *_noise_terms(privacy.get("clients", {})),
         ("charged", Cell(charged)),
         ("kept in", Cell(privacy["ledger"])),
         ("accountant", Cell(privacy["accountant"])),
@@ -121,12 +174,34 @@ def _terms(files: RunFiles) -> Table:
     return Table("Terms of the guarantee", ("term", "value"), table_rows, (False, False))
 
 
+def _delta(delta: float) -> Cell:
+    return Cell(f"{delta:g}", delta, pointer(PRIVACY, "delta"))
+
+
+def _noise_terms(clients: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """Return noise and steps of the clients' training, from the smallest to the largest."""
+    events = [event for one in clients.values() for event in one["events"]["training"] if event["kind"] == "dp-sgd"]
+    terms = {
+        "noise multiplier": ("noise-multiplier", "of the noise in a step over what one unit can change in it"),
+        "chance to be in a step": ("sample-rate", "of each unit; 1: it is in every step"),
+        "noised steps": ("steps", "that are charged"),
+    }
+    if not events:
+        return []
+    found = []
+    for term, (key, meaning) in terms.items():
+        least, most = min(event[key] for event in events), max(event[key] for event in events)
+        span = f"{least:.4g}" if least == most else f"{least:.4g} to {most:.4g}, by client"
+        found.append((term, Cell(f"{span} ({meaning})")))
+    return found
+
+
 def _trust(files: RunFiles) -> str:
     """Return who must be believed for the guarantee to hold."""
     try:
         mechanism = mechanism_named(files.privacy["mechanism"])
     except ConfigError:
-        return "This version does not know the run's mechanism."
+        return _UNKNOWN
     if not mechanism.private:
         return "Everybody who sees a message of a client: the server, and whoever runs or breaks into it."
     if mechanism.noise_at_server:
@@ -142,12 +217,18 @@ def _trust(files: RunFiles) -> str:
 def _learn(unit: str, epsilon: float | None, delta: float) -> str:
     if epsilon is None or not math.isfinite(epsilon):
         return "Epsilon is so large that it promises nothing."
-    percent = math.ceil(10_000 * most_often_right(epsilon, delta)) / 100
+    percent = _percent(epsilon, delta)
     return (
-        f"Take somebody who sees all that left the clients and knows all else, and asks if one {unit} took part. "
-        f"With a coin they are right half of the time. With the run they are right at most {percent:g} % of the time, "
-        "whatever they compute. The smaller epsilon, the closer to 50 %. It is the worst case. Audits measure attacks."
+        f"Take somebody who sees all that left the clients, the model too, knows all else, and asks if one {unit} took "
+        f"part. With a coin they are right half of the time. With the run they are right at most {percent:g} % of the "
+        "time, whatever they compute. Epsilon is the number that says so: the smaller, the closer to 50 %. Epsilon 1 "
+        f"means at most {_percent(1.0, delta):g} %, epsilon 0.1 at most {_percent(0.1, delta):g} %. It is the worst "
+        "case; audits measure what attacks achieve."
     )
+
+
+def _percent(epsilon: float, delta: float) -> float:
+    return math.ceil(10_000 * most_often_right(epsilon, delta)) / 100
 
 
 def _gaps(stated: Sequence[str]) -> Table:

@@ -40,6 +40,7 @@ def build_page(files: RunFiles, spent: Sequence[Spent]) -> Page:
         "Curves": utility.curves_section,
         "Confusion matrix": utility.confusion_section,
         "By class": class_table.classes_section,
+        **({"By subgroup": class_table.subgroups_section} if files.config.get("data.subgroups") else {}),
         "Calibration": utility.calibration_section,
         "Clients and classes": clients_table.clients_classes_section,
         "Each client": clients_table.clients_section,

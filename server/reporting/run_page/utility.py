@@ -41,9 +41,9 @@ def curves_section(files: RunFiles) -> Section:
     blocks: list[Block] = []
     if chart := private_curve(files):
         blocks += [chart, text("The band is one standard deviation of the noise in the counts.", small=True)]
-    if chart := public_curve(files):
+    if charts := public_curves(files):
         blocks += [
-            chart,
+            *charts,
             text("The server's own public images cost no privacy, and may differ from the clients'.", small=True),
         ]
     exact = exact_curves(files)
@@ -91,8 +91,8 @@ def private_curve(files: RunFiles) -> LineChart | None:
     )
 
 
-def public_curve(files: RunFiles) -> LineChart | None:
-    """Return the curves on the server's own public images, None without such images."""
+def public_curves(files: RunFiles) -> tuple[LineChart, ...]:
+    """Return the curves on the server's own public images, empty without such images."""
     points: _Points = [
         (line["public_test"], (ROUNDS, number, "public_test"))
         for number, line in enumerate(files.rounds)
@@ -102,7 +102,7 @@ def public_curve(files: RunFiles) -> LineChart | None:
     if last and all(last["evaluated_model"] != point["evaluated_model"] for point, _ in points):
         points.append((last, (SUMMARY, "public_test")))
     if not points:
-        return None
+        return ()
     keys = [metric for metric in _SHARES if metric.key in points[0][0]]
     columns = ("model after round", *(metric.name for metric in keys), "images")
     rows = tuple(
@@ -113,7 +113,7 @@ def public_curve(files: RunFiles) -> LineChart | None:
         )
         for point, at in points
     )
-    return LineChart(
+    shares = LineChart(
         "Accuracy and F1 on the server's public test images",
         "model after round",
         "share, 0 to 1",
@@ -122,6 +122,7 @@ def public_curve(files: RunFiles) -> LineChart | None:
         Table("Public test", columns, rows, (True,) * len(columns)),
         (0.0, 1.0),
     )
+    return shares, *_loss_curve(points, "Loss on the server's public test images")
 
 
 def exact_curves(files: RunFiles) -> tuple[LineChart, ...]:
@@ -160,14 +161,17 @@ def exact_curves(files: RunFiles) -> tuple[LineChart, ...]:
         Table("Accuracy and F1", columns, rows, (True,) * len(columns)),
         (0.0, 1.0),
     )
+    return shares, *_loss_curve(points, "Loss")
+
+
+def _loss_curve(points: _Points, title: str) -> tuple[LineChart, ...]:
     loss = _series(points, "loss", "loss", 1)
     if all(value is None for value in loss.values):
-        return (shares,)
-    of_loss = tuple(
-        (_model(point, at), number_cell(point.get("loss"), pointer(*at, "loss"), 4)) for point, at in points
-    )
-    table = Table("Loss", ("model after round", "loss"), of_loss, (True, True))
-    return shares, LineChart("Loss", "model after round", "cross-entropy, nats an image", x, (loss,), table)
+        return ()
+    x = tuple(float(point["evaluated_model"]) for point, _ in points)
+    rows = tuple((_model(point, at), number_cell(point.get("loss"), pointer(*at, "loss"), 4)) for point, at in points)
+    table = Table(title, ("model after round", "loss"), rows, (True, True))
+    return (LineChart(title, "model after round", "cross-entropy, nats an image", x, (loss,), table),)
 
 
 def _series(points: _Points, key: str, name: str, look: int) -> Series:
@@ -191,7 +195,9 @@ def confusion_section(files: RunFiles) -> Section:
         at = (files.counts_from, "private", "confusion")
         blocks += confusion_blocks(np.array(private["confusion"]), files.classes, at, "Counts with noise")
         stddev = np.sqrt(private["num_clients"]) * private["noise_stddev"]
-        blocks.append(text(f"Each count carries noise of {stddev:.1f}, and may be negative.", small=True))
+        mean = float(np.mean(private["confusion"]))
+        mostly = f" The mean count is {mean:.1f}, so most of what is shown is noise." if stddev > mean else ""
+        blocks.append(text(f"Each count carries noise of {stddev:.1f}, and may be negative.{mostly}", small=True))
     if exact:
         at = (files.counts_from, "exact", "confusion")
         title = f"Exact counts, model after round {files.counts['evaluated_model']}"

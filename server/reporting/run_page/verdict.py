@@ -31,6 +31,9 @@ from server.reporting.run_page.guarantee import charged_words
 from server.reporting.run_page.run_files import PRIVACY, SUMMARY, RunFiles
 from server.reporting.run_page.utility import SIMULATION_ONLY
 
+# With more noise than this share of the largest class, nobody knows which class that is.
+_MOST_NOISE = 0.1
+
 
 def verdict_section(files: RunFiles) -> Section:
     """Return what was trained, how good it is and what it cost whom."""
@@ -55,7 +58,7 @@ def met_section(files: RunFiles) -> Section:
         return Section("met", "Planned and met clients", (text(f"No round is complete yet.{reason}"),))
     met, all_met = summary["clients"], summary["clients"] == planned
     parts: list[Part] = [
-        Cell(f"{met} of {planned}", met, pointer(SUMMARY, "clients"), strong=not all_met),
+        Cell(f"{met:,} of {_grouped(planned)}", met, pointer(SUMMARY, "clients"), strong=not all_met),
         " planned clients took part. A round asks ",
         number_cell(summary["cohort"], pointer(SUMMARY, "cohort")),
         " of them.",
@@ -153,9 +156,16 @@ def _is_noise(private: Mapping[str, Any]) -> bool:
     return private["accuracy_stddev"] is None or private["accuracy_stddev"] > 1
 
 
+def _grouped(number: object) -> str:
+    return f"{number:,}" if isinstance(number, int) else str(number)
+
+
 def _largest(confusion: np.ndarray, cell_stddev: float) -> str:
     compared = compare_with_chance(confusion, cell_stddev=cell_stddev)
     if not math.isfinite(compared.stddev) or not compared.largest_class > 0:
+        return ""
+    # The largest of many noised sums is the one with the most noise, and not the largest class.
+    if cell_stddev * math.sqrt(len(confusion)) > _MOST_NOISE * compared.largest_class * confusion.sum():
         return ""
     return f" Always guessing the largest class would be right for {compared.largest_class:.3f}."
 
@@ -201,7 +211,8 @@ def _tiles(files: RunFiles) -> tuple[Tile, ...]:
     else:
         tiles.append(Tile("epsilon", Cell("none"), "NOT PRIVATE"))
     planned = files.config.get("num-clients")
-    tiles.append(Tile("clients", number_cell(summary["clients"], pointer(SUMMARY, "clients")), f"of {planned} planned"))
+    clients = number_cell(summary["clients"], pointer(SUMMARY, "clients"))
+    tiles.append(Tile("clients", clients, f"of {_grouped(planned)} planned"))
     rounds = number_cell(summary["rounds"], pointer(SUMMARY, "rounds"))
     tiles.append(Tile("rounds", rounds, f"of {summary['rounds_planned']} planned"))
     seconds = number_cell(summary["seconds"]["total"], pointer(SUMMARY, "seconds", "total"), 1)

@@ -53,6 +53,10 @@ def doubtful_scans_of_twelve_bits(bed: Bed) -> None:
     bed.edit("policy.toml", '# classes = ["normal", "tumour"]', 'classes = ["bright", "dark"]')
 
 
+def column_gone(bed: Bed) -> None:
+    bed.edit("policy.toml", '# subgroup-columns = ["sex", "scanner"]', 'subgroup-columns = ["sex", "*"]')
+
+
 def disk_fails(bed: Bed) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
@@ -273,6 +277,7 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (images_came, "data", "warn", "the source has 47 now", "stays"),
     (scans_of_twelve_bits, "values", "warn", "white is 65,535; 12 bits are used (data.bit-depth=12)", "operator"),
     (doubtful_scans_of_twelve_bits, "values", "warn", "12 bits are used (data.bit-depth=12)", "operator"),
+    (column_gone, "subgroups", "warn", "has all images here as other", "take it out of subgroup-columns"),
     (disk_fails, "data", "FAIL", "Input/output error", "bring the images back"),
     (patients_came, "data", "warn", "they are of 20 units (such as patients) now, 40 are declared", "another folder"),
     (weights_changed, "weights", "FAIL", "on record is a18cae7a1ace34fe", "copy mine.pth again"),

@@ -25,6 +25,7 @@ from common.data.source_report import inspect_source, show_facts
 from common.data.sources.registry import open_source
 from common.data.tones.rendering import Tones
 from common.system.progress import no_progress
+from tests.support.data.divided_table import write_divided
 from tests.support.data.hostile_files import encode
 
 NEUTRAL = Tones(16, None, "keep")
@@ -44,6 +45,21 @@ def _photo(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
 def _put(file: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(encode(image, kind, **options))
+
+
+def test_inspection_shows_its_holder_the_subgroups_and_names_a_missing_column(tmp_path: Path) -> None:
+    table = str(write_divided(tmp_path / "scans", 10))
+    by = ["--set", "data.subgroups=f,m", "--set"]
+
+    found = CliRunner().invoke(app, ["data", "inspect", table, "--json", *by, "data.subgroup-column=sex"])
+    shown = CliRunner().invoke(app, ["data", "inspect", table, *by, "data.subgroup-column=sex"])
+    missing = CliRunner().invoke(app, ["data", "inspect", table, *by, "data.subgroup-column=scanner"])
+
+    counts = {"f": {"train": 2, "test": 0}, "m": {"train": 4, "test": 0}, "other": {"train": 4, "test": 0}}
+    assert json.loads(found.stdout)["subgroups"] == counts
+    assert "Subgroups f 2, m 4, other 4 (seen here only)" in shown.stdout
+    assert missing.exit_code != 0
+    assert "lacks the column scanner" in missing.output
 
 
 @pytest.fixture

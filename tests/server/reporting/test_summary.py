@@ -18,6 +18,7 @@ from common.config.schema import RunConfig
 from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts, NoisedCounts
 from common.system.console import format_epsilon
+from server.reporting import artifacts
 from server.reporting import model_card as card
 from server.reporting.plots import draw_curves
 from server.reporting.summary import summarise
@@ -27,6 +28,7 @@ from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
 from server.rounds.round_record import RoundRecord
 from server.run_context import RunContext
+from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
 
 MakeConfig = Callable[..., RunConfig]
@@ -234,3 +236,21 @@ def test_closing_accuracy_uses_the_totals_of_rounds_in_which_all_clients_were_co
 )
 def test_the_next_step_is_one_that_the_run_has_not_taken(settings: dict[str, Any], setting: str) -> None:
     assert _less_leakage(settings) == setting
+
+
+def test_curves_end_with_the_closing_counts_and_name_the_public_images(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[dict[str, Any]], str]] = []
+    monkeypatch.setattr(artifacts, "draw_curves", lambda _, lines, title, **__: drawn.append((lines, title)))
+    state = private_state(make_config({"num-clients": 2, "num-rounds": 2}), [NoisedCounts(np.array([90, 10]), 2)] * 2)
+    state.rounds[-1]["public_test"] = {"evaluated_model": 1, "accuracy": 0.5}
+    state.closing = ClosingEvaluation({"x": Evaluation(noised=NoisedCounts(np.array([[90, 9], [8, 90]])))})
+    folder = RunDirectory.create(state.config.model_copy(update={"output_dir": str(tmp_path / "run")}))
+
+    artifacts.draw_outcome(folder, state)
+
+    ((lines, title),) = drawn
+    assert len(lines) == 3
+    assert lines[-1]["private"] == summarise(state, {"total": 1.0})["private_metrics"]
+    assert title == "held-out images of all clients; public test: images of the server"

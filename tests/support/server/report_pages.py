@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from common.config.loading import Scalar
 from common.system.console import printable
 from server.reporting.run_page.report import REPORT
 from tests.support.server.run_folders import HOSTILE, OPEN, PRIVATE, RunOnDisk
@@ -23,6 +24,7 @@ FAULTY = RunOnDisk(
     num_clients=7,
     simulated=False,
 )
+BY_SEX: dict[str, Scalar] = {"data.subgroup-column": "sex", "data.subgroups": "f,m"}
 RUNS = {
     "private": RunOnDisk(PRIVATE),
     "open": RunOnDisk(OPEN),
@@ -35,6 +37,8 @@ RUNS = {
     "before-the-first-round": RunOnDisk(PRIVATE, rounds=0, complete=False),
     "scored": RunOnDisk(PRIVATE | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
     "scored-open": RunOnDisk(OPEN | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
+    "divided": RunOnDisk(PRIVATE | BY_SEX, divided=True),
+    "divided-open": RunOnDisk(OPEN | BY_SEX, divided=True),
     "hostile": RunOnDisk(OPEN, clients=HOSTILE, classes=HOSTILE, failures={1: {HOSTILE[2]: "TIMEOUT"}}),
     "many-classes": RunOnDisk(PRIVATE, classes=[f"class {number}" for number in range(30)], rounds=2, planned=2),
 }

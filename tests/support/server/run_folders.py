@@ -10,6 +10,7 @@ from common.config.loading import Scalar, defaults, override, parse
 from common.messages.codec import Declaration, Evaluation
 from common.metrics import Counts, NoisedCounts
 from common.score_histograms import ScoreHistograms, score_histograms
+from common.subgroup_counts import SubgroupCounts
 from server.reporting.artifacts import save_statement
 from server.reporting.counts_file import save_counts
 from server.reporting.summary import summarise
@@ -55,6 +56,7 @@ class RunOnDisk:
     complete: bool = True
     interrupted: bool = False
     scored: bool = False
+    divided: bool = False
 
     def write(self, folder: Path) -> RunState:
         """Write all files that a run of these facts leaves, and return its state."""
@@ -103,7 +105,10 @@ class RunOnDisk:
     def _closing(self, at: int, private: bool) -> Evaluation:
         exact = Counts(self._confusion(at), 20.0) if self.simulated or not private else None
         noised = NoisedCounts(self._confusion(at) * 40 - 3) if private else None
-        return Evaluation(exact, noised=noised, histograms=self._histograms(at) if self.scored else None)
+        histograms = self._histograms(at) if self.scored else None
+        # Of few units one, so that noise hides its accuracy.
+        divided = SubgroupCounts(np.array([[700, 90], [410 + at, 130], [3, 1]])) if self.divided else None
+        return Evaluation(exact, noised=noised, histograms=histograms, subgroups=divided)
 
     def _histograms(self, at: int) -> ScoreHistograms:
         rng, labels = np.random.default_rng(at), np.arange(900) % len(self.classes)

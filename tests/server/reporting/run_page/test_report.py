@@ -25,7 +25,7 @@ from server.reporting.run_page.report import REPORT, try_report, write_report
 from server.reporting.run_page.rounds_csv import ROUNDS_CSV
 from server.reporting.run_page.run_files import read_run
 from tests.support.server.report_pages import FAULTY, RUNS, page_of, rows_of, value_at
-from tests.support.server.run_folders import OPEN, RunOnDisk
+from tests.support.server.run_folders import OPEN, PRIVATE, RunOnDisk
 
 SECTIONS = [
     *("Verdict", "Planned and met clients", "Curves", "Confusion matrix", "By class", "Calibration"),
@@ -69,7 +69,8 @@ def test_figures_without_a_file_are_few_and_known(folder: Path) -> None:
 def test_each_run_has_all_sections_in_order(folder: Path) -> None:
     page = page_of(folder)
 
-    assert page.titles == SECTIONS
+    divided = "divided" in folder.name
+    assert page.titles == [*SECTIONS[:5], *(["By subgroup"] if divided else []), *SECTIONS[5:]]
     text = (folder / REPORT).read_text(encoding="utf-8")
     assert "do not have what this section needs" not in text
     assert len(text.encode()) < 3e6
@@ -129,6 +130,28 @@ def test_scores_that_clients_released_give_calibration_and_auroc(name: str, said
     assert said in text
     assert "rounds.jsonl#/3/public_test/accuracy" in shown
     assert text.index("public test images") < text.index("Confusion matrix</h2>")
+
+
+@pytest.mark.parametrize(("name", "said"), [("divided", "each count carries noise of"), ("divided-open", "Wilson")])
+def test_subgroups_are_in_the_order_of_the_public_list_with_their_intervals(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    RUNS[name].write(tmp_path)
+    section = write_report(tmp_path).read_text(encoding="utf-8").partition('<section id="subgroups"')[2]
+    section = section.partition("</section>")[0]
+    summary = json.loads((tmp_path / "summary.json").read_text())["subgroup_metrics"]
+
+    names = [place for place in ("f", "m", "other") if summary["subgroups"][place]["accuracy"] is not None]
+    # Noise hides the accuracy of the few others.
+    assert ("other" in names) == (name == "divided-open")
+    chart, table = section.split('<table class="plain">')
+    assert re.findall(r"<bdi>(\w+)</bdi>", table) == ["f", "m", "other"]
+    assert chart.count('class="band"') == len(names)
+    figure = next(f for f in page_of(tmp_path).figures if f[0] == "summary.json#/subgroup_metrics/subgroups/m/accuracy")
+    assert float(figure[1]) == summary["subgroups"]["m"]["accuracy"]
+    assert "{low:.3f} to {high:.3f}".format(**summary["subgroups"]["m"]) in table
+    assert said in section
+    assert "sortable" not in section
 
 
 def test_missing_clients_and_faults_are_named_and_bold(tmp_path: Path) -> None:
@@ -246,3 +269,59 @@ def test_a_report_of_many_clients_and_classes_is_small(tmp_path: Path) -> None:
     write_report(tmp_path / "many")
 
     assert (tmp_path / "many" / REPORT).stat().st_size < 3e6
+
+
+def test_noise_and_steps_of_the_training_are_among_the_terms(tmp_path: Path) -> None:
+    RUNS["private"].write(tmp_path)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+
+    clients = json.loads((tmp_path / "privacy.json").read_text())["clients"]
+    rates = sorted({client["events"]["training"][0]["sample-rate"] for client in clients.values()})
+    assert ">40 (of the noise in a step over what one unit can change in it)<" in text
+    steps = sorted({client["events"]["training"][0]["steps"] for client in clients.values()})
+    for values in (rates, steps):
+        shown = f"{values[0]:.4g}" if len(values) == 1 else f"{values[0]:.4g} to {values[-1]:.4g}, by client"
+        assert f">{shown} (" in text
+
+
+def test_loss_on_public_images_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    RUNS["scored"].write(tmp_path)
+    write_report(tmp_path)
+
+    shown = {source for source, _, _ in page_of(tmp_path).figures}
+    assert {f"rounds.jsonl#/{at}/public_test/loss" for at in range(4)} <= shown
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "unsaid"),
+    [
+        ("private", ["with noise; how many", "whether it trained or tested", "Does another run cost more?"], []),
+        ("open", ["without noise; how many", "as exact counts", "are critical: 2"], ["Does another run cost more?"]),
+        ("client-level", ["without noise; each client", "with all of its images"], ["head of its ledger"]),
+        ("without-counts", ["with noise; each client"], ["how many predictions"]),
+    ],
+)
+def test_newcomers_are_told_what_left_and_what_it_means(
+    name: str, said: list[str], unsaid: list[str], tmp_path: Path
+) -> None:
+    RUNS[name].write(tmp_path)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    table = text.partition("In plain words</caption>")[2].partition("</table>")[0]
+
+    for part in said:
+        assert part in table
+    for part in unsaid:
+        assert part not in table
+    assert ("73.11 %" in table or "73.12 %" in table) == (name != "open"), "what epsilon 1 would mean"
+
+
+def test_largest_class_is_named_only_where_noise_leaves_it(tmp_path: Path) -> None:
+    """The largest of many noised sums is the one with the most noise."""
+    texts = []
+    for noise in (1.0, 400.0):
+        run = RunOnDisk(PRIVATE | {"privacy.closing-noise": noise})
+        run.write(tmp_path / str(noise))
+        texts.append(write_report(tmp_path / str(noise)).read_text(encoding="utf-8"))
+
+    assert ["Always guessing the largest class" in text for text in texts] == [True, False]
+    assert ["most of what is shown is noise" in text for text in texts] == [False, True]
