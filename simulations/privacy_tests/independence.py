@@ -49,7 +49,7 @@ def _noise(harness: ClientHarness, *, server_round: int = 1, name: str = "bench"
 
 
 def _next_round(harness: ClientHarness) -> int:
-    """Return 2, or 1 where a run has one round, which then is another run's."""
+    """Return round 2, or round 1 of another run where a plan has one round."""
     return min(2, harness.plan.num_rounds)
 
 
