@@ -85,8 +85,9 @@ def _caps(harness: ClientHarness, folder: str, expected: float) -> Iterator[Chec
     images = harness.images.with_unit(harness.images.inputs[:1], harness.images.labels[:1])
     for factor, answer in ((1 - _ABOVE, "POLICY"), (1 + 2 * _ABOVE, "")):
         policy = harness.folder / f"{answer or 'enough'}.toml"
+        mechanisms = json.dumps(names_where("noise_at_client"))
         policy.write_text(
-            f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\nmechanisms = {json.dumps(names_where('noise_at_client'))}\n"
+            f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\nmechanisms = {mechanisms}\n"
             f"{_EVERYTHING_ELSE_ALLOWED}"
         )
         seen = harness.ask("query", images, ledger=folder, policy=policy)

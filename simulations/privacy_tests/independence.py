@@ -49,7 +49,10 @@ def _noise(harness: ClientHarness, *, server_round: int = 1, name: str = "bench"
 
 
 def _next_round(harness: ClientHarness) -> int:
-    """Return round 2, or round 1 of another run where a plan has one round."""
+    """Return the number of the round after the first.
+
+    Where a plan has one round, the first round of another run takes its place.
+    """
     return min(2, harness.plan.num_rounds)
 
 
