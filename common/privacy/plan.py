@@ -161,7 +161,7 @@ class PrivacyPlan:
     Every field is a public constant.
 
     Attributes:
-        mechanism: `dp-sgd` at one client, or `client-dp` at the server.
+        mechanism: `dp-sgd` or `dp-statistics` at one client, or `client-dp` at the server.
         privacy_unit: What the guarantee is for: `image`, `group` of images, or `client`.
         num_units: Declared number of units of the client, or of clients in the server's cohort.
         sample_rate: Chance that a unit joins a batch.

@@ -29,7 +29,7 @@ delta.
 The folder keeps the scores of each model: after Ctrl-C or a crash, repeat the
 same command to continue, also with more --models or other epsilons. Under DP
 each model takes seconds to minutes, because all its noise is drawn anew.
-Epsilons are of the whole run, by dp-sgd unless privacy.mechanism=client-dp.
+Epsilons are of the whole run, by dp-sgd unless privacy.mechanism is another one.
 
 Exit code: 0 done, 1 more was found than epsilon allows, 2 a setting is wrong.
 

@@ -188,7 +188,7 @@ class ClientHarness:
 
     @cached_property
     def released(self) -> dict[str, int]:
-        """Tensors that a round releases, with their numbers of values, in the order of `noised_sum`."""
+        """Tensors that a round releases, in order, with their numbers of values."""
         if self.config.takes_statistics:
             return released_sizes(self.config.training.statistics, len(self.classes), self.images.inputs.shape[1])
         return {name: array.size for name, array in self.start.items()}

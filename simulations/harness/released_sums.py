@@ -27,7 +27,7 @@ def released_sizes(kind: str, num_classes: int, num_features: int) -> dict[str, 
 
 
 def weighed_sums(kind: str, sums: Arrays, num_features: int) -> np.ndarray:
-    """Return released sums as the vector in which every value has the same noise, float64.
+    """Return released sums as a vector whose values have equal noise, float64.
 
     Each value off the diagonal stands for two of the whole matrix, so it weighs the root of 2.
     """

@@ -22,6 +22,7 @@ from common.ledger.audit.audit import audit_ledger
 from common.ledger.data_holder import close_below
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.privacy.mechanisms import names_where
 from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 from common.privacy.plan import PrivacyPlan
 from simulations.harness.client_harness import ClientHarness
@@ -32,7 +33,6 @@ from simulations.privacy_tests.neighbouring_data import counts_moved
 _NEVER_BELOW = 1e-9
 _ABOVE = 2e-3
 _EVERYTHING_ELSE_ALLOWED = """
-mechanisms = ["dp-sgd", "dp-statistics"]
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]
@@ -86,8 +86,10 @@ def _caps(harness: ClientHarness, folder: str, expected: float) -> Iterator[Chec
     images = harness.images.with_unit(harness.images.inputs[:1], harness.images.labels[:1])
     for factor, answer in ((1 - _ABOVE, "POLICY"), (1 + 2 * _ABOVE, "")):
         policy = harness.folder / f"{answer or 'enough'}.toml"
+        mechanisms = json.dumps(names_where("noise_at_client"))
         policy.write_text(
-            f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\n{_EVERYTHING_ELSE_ALLOWED}"
+            f"max-epsilon = {expected * factor}\ndelta = {harness.plan.delta}\nmechanisms = {mechanisms}\n"
+            f"{_EVERYTHING_ELSE_ALLOWED}"
         )
         seen = harness.ask("query", images, ledger=folder, policy=policy)
         name = f"a cap {'below' if answer else 'above'} what three runs cost is {'refused' if answer else 'enough'}"

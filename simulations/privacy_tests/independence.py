@@ -49,7 +49,10 @@ def _noise(harness: ClientHarness, *, server_round: int = 1, name: str = "bench"
 
 
 def _next_round(harness: ClientHarness) -> int:
-    """Return 2, or 1 where a run has one round, which then is another run's."""
+    """Return the number of the round after the first.
+
+    Where a plan has one round, the first round of another run takes its place.
+    """
     return min(2, harness.plan.num_rounds)
 
 

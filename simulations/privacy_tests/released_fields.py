@@ -71,7 +71,9 @@ def may_leave(harness: ClientHarness, kind: str) -> dict[str, set[str]]:
         return _DECLARED | head
     if kind == "query.close":
         return dict(head)
-    counts = {"num-examples"} | _COUNTS.get((mechanism.replace("dp-statistics", "dp-sgd"), metrics, kind), set())
+    # Sums leave in place of a model, and counts as they always do.
+    counted = "dp-sgd" if head else mechanism
+    counts = {"num-examples"} | _COUNTS.get((counted, metrics, kind), set())
     if kind == "evaluate" and harness.config.privacy.closing == "full":
         counts |= _HISTOGRAMS.get(metrics, set())
     if kind == "evaluate" and harness.config.data.subgroups:

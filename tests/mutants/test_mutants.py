@@ -26,6 +26,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its mutants
     of_rounding,
     of_sampling,
     of_server,
+    of_statistics,
     of_streams,
     of_subgroups,
 )

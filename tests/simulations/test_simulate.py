@@ -344,3 +344,33 @@ def test_a_run_that_breaks_down_has_a_report(
         run("broken", OPEN)
 
     assert (tmp_path / "broken" / report.REPORT).is_file()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"privacy.mechanism": "dp-statistics"},
+        {"privacy.mechanism": "dp-statistics", "training.statistics": "class-means"},
+        {"privacy.mechanism": "none", "training.method": "statistics"},
+    ],
+    ids=["dp", "class means", "no noise"],
+)
+def test_a_head_from_sums_is_a_run_like_any_other(
+    run: Callable[..., tuple[dict[str, Any], Path]], settings: dict[str, Scalar]
+) -> None:
+    summary, folder = run("sums", settings)
+
+    assert (summary["status"], summary["rounds"]) == ("complete", 1)
+    assert summary["accuracy"] > (0.4 if summary["private"] else 0.93)
+    if summary["private"]:
+        assert 7.9 < summary["epsilon_max"] <= 8.0
+        assert audit_run(folder).verdict == "verified"
+        assert "dp-statistics" in (folder / "report.html").read_text()
+
+
+def test_one_holder_of_all_images_gets_the_head_of_the_split(
+    run: Callable[..., tuple[dict[str, Any], Path]],
+) -> None:
+    summary, _ = run("split", {"privacy.mechanism": "none", "training.method": "statistics"}, baselines=True)
+
+    assert summary["baselines"]["pooled"]["accuracy"] == summary["accuracy"]

@@ -53,10 +53,11 @@ class PlantedCanaries(SessionCache):
     def __post_init__(self) -> None:
         super().__init__()
         config = self.run
-        if not config.needs_no_torch or not config.is_local_dp or config.privacy.unit != "image":
+        in_rounds = config.is_local_dp and not config.takes_statistics
+        if not config.needs_no_torch or not in_rounds or config.privacy.unit != "image":
             raise ConfigError(
                 "--one-run plants rows with a feature of their own: it needs a linear head on cached features, "
-                "a mechanism with noise at the client, and privacy.unit='image'"
+                "a mechanism with noise at the client in rounds, and privacy.unit='image'"
             )
         self._real_clients = RunClients(config)
         size = self._real_clients.open(0).rows.train_inputs.shape[1]

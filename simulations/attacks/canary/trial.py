@@ -191,4 +191,9 @@ def own_experiment(
             f"privacy.mechanism={harness.config.privacy.mechanism!r}: clients add no noise, so there is nothing to "
             "audit; `bract audit layers` tests noise at the server, `bract audit membership` attacks the final model"
         )
+    if harness.config.takes_statistics and adversary == "black-box":
+        raise ConfigError(
+            "--adversary black-box asks a model, and clients of this run send sums over features: use final-model, "
+            "which then sees the sums, or single-steps"
+        )
     return Experiment(harness, canary, adversary)

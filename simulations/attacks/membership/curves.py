@@ -12,7 +12,7 @@ from common.config.schema import RunConfig
 from common.data.partitioning.partition import Partition
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.privacy.mechanisms import DEFAULT_MECHANISM, NO_PRIVACY
+from common.privacy.mechanisms import NO_PRIVACY, mechanism_named, names_where
 
 # What may differ between runs whose scores lie in one folder.
 _FREE = ("output-dir", "resume", "privacy.target-epsilon", "privacy.noise-multiplier", "privacy.mechanism")
@@ -64,6 +64,11 @@ def curves_of(settings: Mapping[str, Scalar], compare: str) -> tuple[Curve, ...]
 
 def _curve(settings: Mapping[str, Scalar], word: str) -> Curve:
     common: dict[str, Scalar] = {"privacy.noise-multiplier": "", "privacy.metrics": "none"}
+    own = mechanism_named(str(settings["privacy.mechanism"]))
+    method = str(settings["training.method"] or own.methods[0])
+    # All curves are of one method. Rounds stay unwritten, as in the folders of earlier attacks.
+    if method == "statistics":
+        common["training.method"] = method
     if word == NO_PRIVACY:
         changed = common | {"privacy.mechanism": NO_PRIVACY}
         return Curve(NO_PRIVACY, parse({**settings, **changed}), None, 0.0)
@@ -71,8 +76,8 @@ def _curve(settings: Mapping[str, Scalar], word: str) -> Curve:
         epsilon = float(word)
     except ValueError:
         raise ConfigError(f"--compare: {word!r} is neither none nor a number, such as none,8,2,1") from None
-    mechanism = settings["privacy.mechanism"]
-    kind = DEFAULT_MECHANISM if mechanism == NO_PRIVACY else mechanism
+    at_client = (name for name in names_where("noise_at_client") if method in mechanism_named(name).methods)
+    kind = own.name if own.private else next(at_client)
     config = parse({**settings, **common, "privacy.mechanism": kind, "privacy.target-epsilon": epsilon})
     return Curve(f"{kind}-{epsilon!r}".removesuffix(".0"), config, *_of_one_image(config, epsilon))
 

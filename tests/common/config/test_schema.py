@@ -4,6 +4,7 @@ Drives `common.config.sections`, `common.config.listed_values`.
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
@@ -301,4 +302,41 @@ def test_parse_refuses_rounds_of_counts_that_cannot_be(
     make_config: MakeConfig, settings: dict[str, Scalar], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
+        make_config(settings)
+
+
+SUMS: dict[str, Scalar] = {"training.method": "statistics", "privacy.mechanism": "none"}
+
+
+@pytest.mark.parametrize("settings", [SUMS, {"privacy.mechanism": "dp-statistics", "num-rounds": 50}])
+def test_a_head_from_sums_takes_one_round(make_config: MakeConfig, settings: dict[str, Scalar]) -> None:
+    config = make_config(settings)
+
+    assert config.takes_statistics
+    assert (config.num_rounds, config.participations, config.privacy.max_grad_norm) == (1, 1, 1.0)
+    assert parse(resolved(config)) == config
+    assert not make_config({"privacy.mechanism": "dp-sgd"}).takes_statistics
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragment"),
+    [
+        ({"training.method": "statistics"}, "goes with privacy.mechanism='none' or 'dp-statistics'"),
+        ({"training.method": "statistics", "privacy.mechanism": "client-dp"}, "goes with privacy.mechanism='none' or"),
+        ({"training.method": "rounds", "privacy.mechanism": "dp-statistics"}, "'none' or 'dp-sgd' or 'client-dp'"),
+        (SUMS | {"model.tuning": "norm"}, "makes a linear head on stored features"),
+        (SUMS | {"model.head": "mlp"}, "makes a linear head on stored features"),
+        (SUMS | {"training.augmentation": "flip"}, "makes a linear head on stored features"),
+        (SUMS | {"strategy.name": "FedAvgM"}, "strategy.name='FedAvgM' does not go with"),
+        (SUMS | {"training.update-bits": 8}, "training.update-bits=8 does not go with"),
+        (SUMS | {"training.class-weights": "balanced"}, "training.class-weights='balanced' does not go with"),
+        (SUMS | {"max-update-norm": 3.0}, "max-update-norm=3.0 does not go with"),
+        (SUMS | {"model.initial": "runs/a"}, "model.initial='runs/a' does not go with"),
+        (SUMS | {"evaluation.every": 2}, "evaluation.every=2 counts none of the rounds"),
+    ],
+)
+def test_parse_refuses_what_sums_would_ignore(
+    make_config: MakeConfig, settings: dict[str, Scalar], fragment: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(fragment)):
         make_config(settings)

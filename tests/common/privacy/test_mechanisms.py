@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
+from common.privacy.events import DpSgdEvent
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS, NO_PRIVACY, mechanism_named, names_where
+from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 
 MakeConfig = Callable[..., RunConfig]
 PRIVATE = tuple(name for name, mechanism in MECHANISMS.items() if mechanism.private)
@@ -19,13 +22,18 @@ def config_of(make_config: MakeConfig, name: str) -> RunConfig:
 
 
 def test_names_are_those_that_ledgers_and_statements_hold() -> None:
-    assert list(MECHANISMS) == ["none", "dp-sgd", "client-dp"]
+    assert list(MECHANISMS) == ["none", "dp-sgd", "client-dp", "dp-statistics"]
     assert (NO_PRIVACY, DEFAULT_MECHANISM) == ("none", "dp-sgd")
-    assert (names_where("noise_at_client"), names_where("noise_at_server")) == (("dp-sgd",), ("client-dp",))
+    assert (names_where("noise_at_client"), names_where("noise_at_server")) == (
+        ("dp-sgd", "dp-statistics"),
+        ("client-dp",),
+    )
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'dp' is not a privacy mechanism; there are none, dp-sgd, client-dp"):
+    with pytest.raises(
+        ConfigError, match="'dp' is not a privacy mechanism; there are none, dp-sgd, client-dp, dp-stat"
+    ):
         mechanism_named("dp")
 
 
@@ -100,6 +108,21 @@ def test_not_protected_names_code_that_nobody_pinned() -> None:
     }
 
 
-@pytest.mark.parametrize(("metrics", "fits"), [("private", ("dp-sgd",)), ("exact", tuple(MECHANISMS))])
+@pytest.mark.parametrize(("metrics", "fits"), [("private", ("dp-sgd", "dp-statistics")), ("exact", tuple(MECHANISMS))])
 def test_metrics_go_with_the_mechanisms_that_say_so(metrics: str, fits: tuple[str, ...]) -> None:
     assert tuple(name for name, mechanism in MECHANISMS.items() if not mechanism.why_not_metrics(metrics)) == fits
+
+
+@pytest.mark.parametrize("settings", [{}, {"num-rounds": 7, "client-fraction": 0.5}])
+def test_sums_are_released_once_by_one_gaussian_that_meets_the_target(
+    make_config: MakeConfig, settings: dict[str, Scalar]
+) -> None:
+    config = make_config({"privacy.mechanism": "dp-statistics", "privacy.target-epsilon": 2.0} | settings)
+
+    plan = config.plan(300)
+
+    assert (plan.sample_rate, plan.steps_per_round, plan.num_rounds, plan.max_grad_norm) == (1.0, 1, 1, 1.0)
+    assert plan.training_events() == (DpSgdEvent(1.0, plan.noise_multiplier, 1, 1, CURRENT_SAMPLER, MAX_DRAWS),)
+    assert 1.99 < plan.spent().pld <= 2.0
+    # The closed form of one Gaussian, Balle and Wang 2018.
+    assert plan.noise_multiplier == pytest.approx(1.9929, rel=2e-3)

@@ -1,6 +1,7 @@
 """The gates T1 to T6 and T8: the real client, attacked through real messages, in every way of tuning.
 
 Drives `simulations.harness.client_harness`, `simulations.harness.harness_streams`,
+`simulations.harness.released_sums`,
 `simulations.privacy_tests.accounting`, `simulations.privacy_tests.check`,
 `simulations.privacy_tests.fault_injection`, `simulations.privacy_tests.independence`,
 `simulations.privacy_tests.neighbouring_data`, `simulations.privacy_tests.noise_scale`,
@@ -27,6 +28,8 @@ BY_SEX: dict[str, Scalar] = {"data.subgroup-column": "sex", "data.subgroups": "f
 SURFACES: dict[str, dict[str, Scalar]] = {
     "dp-sgd, no counts": {"privacy.metrics": "none"},
     "dp-sgd, exact counts": {"privacy.metrics": "exact"},
+    "dp-statistics, class means": {"privacy.mechanism": "dp-statistics", "training.statistics": "class-means"},
+    "statistics without noise": {"privacy.mechanism": "none", "training.method": "statistics"},
     "client-dp": CENTRAL,
     "client-dp, exact counts": CENTRAL | {"privacy.metrics": "exact"},
     "dp-sgd, by subgroup": BY_SEX,
@@ -82,12 +85,22 @@ SELDOM: dict[str, Scalar] = {"evaluation.every": 2, "training.class-weights": "1
 
 
 BALANCED: dict[str, Scalar] = {"training.class-weights": "balanced"}
+MEANS: dict[str, Scalar] = {"privacy.mechanism": "dp-statistics", "training.statistics": "class-means"}
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, CENTRAL, {"privacy.unit": "group"}, SELDOM, BALANCED, BALANCED | {"privacy.unit": "group"}],
-    ids=["image", "client", "group", "seldom, weighted", "balanced", "balanced groups"],
+    [
+        {},
+        CENTRAL,
+        {"privacy.unit": "group"},
+        SELDOM,
+        BALANCED,
+        BALANCED | {"privacy.unit": "group"},
+        MODES["sums"],
+        MEANS,
+    ],
+    ids=["image", "client", "group", "seldom, weighted", "balanced", "balanced groups", "sums", "class means"],
 )
 def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
     harness: ClientHarness = harness_of(tmp_path, settings)

@@ -20,12 +20,15 @@ BASE: dict[str, Scalar] = {
 }
 HEAD: dict[str, Scalar] = {}
 NETWORK: dict[str, Scalar] = {"model.backbone": "timm:test_resnet"}
+SUMS: dict[str, Scalar] = {"privacy.mechanism": "dp-statistics"}
 NUM_UNITS = 40  # with batches of 20: a sample rate of a half, two steps a round
 # Mode -> settings; every way of tuning, features cached or not, images alone or in groups.
 MODES: dict[str, dict[str, Scalar]] = {
     "head": HEAD,
     "head of groups": {"privacy.unit": "group"},
     "head, every image in every step": {"training.batch-size": NUM_UNITS},
+    "sums": SUMS,
+    "sums of groups": SUMS | {"privacy.unit": "group"},
     "mlp head": NETWORK | {"model.head": "mlp"},
     "head, uncached": NETWORK | {"model.tuning": "head", "training.augmentation": "flip"},
     "bias": NETWORK | {"model.tuning": "bias"},
@@ -44,7 +47,8 @@ def harness_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, hel
     config, rng = parse(override(defaults(), BASE | settings)), np.random.default_rng(11)
     count = train + held_out
     if config.needs_no_torch:
-        inputs = rng.standard_normal((count, 512)).astype(np.float32)
+        # The sums have as many values as the square of the features.
+        inputs = rng.standard_normal((count, 48 if config.takes_statistics else 512)).astype(np.float32)
     elif config.caches_features:
         inputs = rng.standard_normal((count, 96)).astype(np.float32)
     else:

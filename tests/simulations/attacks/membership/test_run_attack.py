@@ -63,12 +63,13 @@ def leaky(digits: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[F
     return done.results[0], scores, folder
 
 
-@pytest.mark.parametrize(("strategy", "bits"), [("FedAvg", 32), ("FedAdam", 8), ("QFedAvg", 32)])
+@pytest.mark.parametrize(("strategy", "bits"), [("FedAvg", 32), ("FedAdam", 8), ("QFedAvg", 32), ("FedAvg", 0)])
 def test_federate_gives_the_model_that_a_run_gives(
     strategy: str, bits: int, make_config: MakeConfig, population: Population, tmp_path: Path
 ) -> None:
     settings: dict[str, Scalar] = {"training.local-epochs": 2, "client-fraction": 0.7, "strategy.name": strategy}
-    settings["training.update-bits"] = bits
+    # No bits of an update stand for a head from sums.
+    settings |= {"training.update-bits": bits} if bits else {"training.method": "statistics"}
     config = make_config(OPEN | settings | {"output-dir": str(tmp_path / "run")})
     run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
 
@@ -80,6 +81,15 @@ def test_federate_gives_the_model_that_a_run_gives(
     ran = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert trained.keys() == ran.keys()
     assert all((trained[name] == ran[name]).all() for name in ran)
+
+
+@pytest.mark.parametrize("mechanism", ["none", "dp-statistics"])
+def test_all_curves_of_a_head_from_sums_are_of_sums(mechanism: str) -> None:
+    found = curves("none,2", {"training.method": "statistics", "privacy.mechanism": mechanism})
+
+    assert [curve.config.takes_statistics for curve in found] == [True, True]
+    assert [curve.name for curve in found] == ["none", "dp-statistics-2"]
+    assert not curves("none")[0].config.takes_statistics
 
 
 def test_without_takes_images_out_and_leaves_declared_sizes(population: Population) -> None:

@@ -1,0 +1,34 @@
+"""The head of all clients' sums, with the noise of those that answered."""
+
+import numpy as np
+import pytest
+
+from common.models.linear_head import HEAD_WEIGHT
+from common.statistics.head import added_up, solve_head
+from common.statistics.sums import statistics_of
+from server.aggregation.statistics_head import head_solver
+
+pytestmark = pytest.mark.numerical
+RNG = np.random.default_rng(5)
+UNITS = {"a": 30, "b": 50, "c": 20}
+FEATURES = {name: RNG.normal(size=(size, 8)).astype(np.float32) for name, size in UNITS.items()}
+SUMS = {name: statistics_of("second-moments", rows, np.arange(len(rows)) % 3, 3) for name, rows in FEATURES.items()}
+
+
+def test_the_head_is_that_of_the_clients_that_answered() -> None:
+    solve = head_solver("second-moments", UNITS, {"a": 3.0, "b": 4.0, "c": 12.0})
+
+    found = solve({name: SUMS[name] for name in ("b", "a")})[HEAD_WEIGHT]
+
+    # Independent noise adds up in squares, and that of a client that did not answer is not there.
+    summed = added_up([SUMS["a"], SUMS["b"]])
+    expected = solve_head("second-moments", summed, num_examples=80, noise_stddev=5.0)[HEAD_WEIGHT]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_order_of_arrival_changes_no_bit() -> None:
+    solve = head_solver("second-moments", UNITS, {})
+
+    ours, theirs = (solve({name: SUMS[name] for name in order})[HEAD_WEIGHT] for order in ("abc", "cab"))
+
+    assert ours.tobytes() == theirs.tobytes()
