@@ -184,6 +184,20 @@ def test_clients_that_were_asked_different_things_give_a_sum_that_says_nothing()
     assert np.count_nonzero(others == plain_sum(words, set(words) - {0})) == 0
 
 
+def test_the_words_of_a_client_that_is_called_lost_stay_hidden() -> None:
+    """Its mask key is opened, so that all its pairwise masks are known. Its self mask is not."""
+    made = federation(6)
+    words = made.words(1)
+    secret = made.clients[3]._secrets.pairs.row(1).copy()
+    copied = ClientState.from_bytes(made.clients[3].to_bytes()).mask(1, CONTEXT, words[3])
+    neighbours = made.setup.topology.neighbours(3)
+    pairs = [(-pair_masks.sign_of(3, other), row.tobytes()) for other, row in zip(neighbours, secret, strict=True)]
+
+    pair_masks.add_pair_masks(copied, made.terms, 1, CONTEXT, pairs)
+
+    assert np.count_nonzero(copied == words[3]) == 0
+
+
 def test_a_wrong_answer_is_noticed() -> None:
     made = federation(6)
     open_round = made.masked(1, made.words(1))
@@ -224,6 +238,14 @@ def test_the_server_takes_each_message_once_and_only_what_it_asked_for() -> None
         open_round.add_words(1, words[0][:-1])
     with pytest.raises(SecureSumError):
         open_round.finish()
+    whole = made.masked(2, made.words(2), lost={4})
+    request = whole.ask()
+    with pytest.raises(SecureSumError):
+        whole.add_words(4, words[4])
+    made.answer(whole, request, silent={5})
+    assert whole.missing == (5,)
+    with pytest.raises(SecureSumError):
+        whole.finish()
     with pytest.raises(SecureSumError):
         made.setup.add_announcement(made.setup.announcement(2))
     with pytest.raises(SecureSumError):
