@@ -292,7 +292,7 @@ planted(
 )
 planted(
     refused(lies.mask_keys_of_a_known_result),
-    keys.agree,
+    keys.AgreementKey.agree,
     {"a key that forces what is shared": ("raise SecureSumError(Refusal.SETUP) from None", "return bytes(32)")},
 )
 planted(

@@ -39,8 +39,8 @@ def frame(domain: Domain, *parts: bytes | int | str) -> bytes:
     >>> frame(Domain.SEED, "a", "bc") == frame(Domain.SEED, "ab", "c")
     False
     """
-    pieces = [PROTOCOL, domain.value, *map(_encoded, parts)]
-    return b"".join(len(piece).to_bytes(8, "big") + piece for piece in pieces)
+    pieces = [domain.value, *map(_encoded, parts)]
+    return PROTOCOL + b"".join([len(piece).to_bytes(8, "big") + piece for piece in pieces])
 
 
 def digest(domain: Domain, *parts: bytes | int | str) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 
 from common.secagg.primitives import shamir
 from common.secagg.primitives.domains import Domain, digest
-from common.secagg.primitives.keys import public_key_of
+from common.secagg.primitives.keys import AgreementKey
 from common.secagg.protocol.client import ClientState
 from common.secagg.protocol.messages import Advert, Delivery, UnmaskRequest, key_of_round
 from common.secagg.protocol.pair_masks import seed_commitment
@@ -29,7 +29,7 @@ def announced() -> Federation:
 
 
 def ready() -> Federation:
-    return Federation.ready(terms_of(N, honest=T, num_colluding=C))
+    return Federation.copied(terms_of(N, honest=T, num_colluding=C))
 
 
 def falsified(made: Federation, *, adverts: tuple[Advert, ...] = (), **mask_keys: bytes) -> Delivery:
@@ -385,7 +385,10 @@ def test_the_client_refuses(attack: Attack) -> None:
 
 def split_survivors(round_number: int) -> UnmaskRequest:
     """A sparse graph whose survivors fall apart if two colluding clients are taken away."""
-    made = Federation.ready(terms_of(40, honest=10, num_colluding=2))
+    made = Federation.announced_of(terms_of(40, honest=10, num_colluding=2))
+    made.clients[0].deal(made.roster, made.setup.delivery(0))
+    # The shares themselves do not matter here.
+    made.clients[0]._secrets.forget_inbound()
     circle, reach = made.setup.topology.circle, made.setup.topology.reach
     assert reach is not None
     gone = {*circle[1 : reach + 1], *circle[20 : 20 + reach]}
@@ -424,7 +427,7 @@ def test_answers_to_different_survivor_sets_cannot_be_mixed() -> None:
     Each of eight clients is called lost before seven of the twelve members, which is the threshold. Four clients
     survive everywhere.
     """
-    made = Federation.ready(terms_of(12, honest=6))
+    made = Federation.copied(terms_of(12, honest=6))
     threshold = made.setup.topology.threshold
     assert threshold == 7
     lost = [{4 + (5 * member + step) % 8 for step in range(5)} for member in range(12)]
@@ -443,12 +446,12 @@ def is_secret(made: Federation, index: int, value: bytes) -> bool:
     """Whether a value is one of the two secrets of a client in round 1."""
     announced = made.announced[index]
     is_seed = seed_commitment(made.terms, index, 1, value) == key_of_round(announced.seed_commitments, 1)
-    return is_seed or public_key_of(value) == key_of_round(announced.mask_keys, 1)
+    return is_seed or AgreementKey(value).public_key == key_of_round(announced.mask_keys, 1)
 
 
 def test_the_same_computation_opens_both_secrets_where_all_members_see_one_set() -> None:
     """The attack of the test above would notice a secret."""
-    made = Federation.ready(terms_of(12, honest=6))
+    made = Federation.copied(terms_of(12, honest=6))
     survivors = tuple(range(2, 12))
 
     opened = opened_by_mixing(made, dict.fromkeys(range(12), survivors), 7)
