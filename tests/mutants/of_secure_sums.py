@@ -179,6 +179,11 @@ planted(
     {"erased secrets that stay in memory": ("self.rows[:] = 0", "pass")},
 )
 planted(
+    states.test_keys_for_blinding_go_one_way,
+    ClientSecrets.erase_shares_before,
+    {"keys for blinding that open earlier rounds": ("self.blinds = later", "pass")},
+)
+planted(
     states.test_the_secrets_of_the_set_up_go_with_it,
     ClientSecrets.enter_rounds,
     {

@@ -244,8 +244,9 @@ class ClientState:
             raise SecureSumError(Refusal.SECOND_SET)
 
     def _blinding(self, request: UnmaskRequest) -> list[int]:
+        blinds = self._secrets.blinds_of(request.round_number)
         keys = [
-            (sign_of(self.index, member), self._secrets.blinds[place].tobytes())
+            (sign_of(self.index, member), blinds[place].tobytes())
             for place, member in enumerate(self._topology.committee)
             if member in request.responders and member != self.index
         ]

@@ -4,6 +4,8 @@ Drives `common.secagg.primitives.domains`, `common.secagg.primitives.keys`, `com
 `common.secagg.primitives.sealing`.
 """
 
+import hashlib
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -36,6 +38,14 @@ def test_frozen_values_of_the_protocol() -> None:
     """Another value is another protocol, and needs another version in its name."""
     assert PROTOCOL == b"bract secure sum 1"
     assert digest(Domain.SESSION, "run", 7).hex() == "d460dd6bff53a1cd4318b9d982410338e49943d89b976bd00e459a38f2c590a8"
+    assert (
+        hashlib.sha256(b"".join(domain.value + b"," for domain in Domain)).hexdigest()
+        == "b342a2100a0ea39e5540a442c8108a3468dd44b782ebc41172b1c8d28ea6e89d"
+    )
+    assert (
+        derive_key(bytes(32), Domain.PAIR_MASK, bytes(32)).hex()
+        == "12ad8cc47bd173962fecd12864953d525096be4964594e3ee4effccf360f26df"
+    )
     assert keystream(bytes(32), 16).hex() == "dc95c078a2408989ad48a21492842087"  # AES-256 of zeros, a NIST vector
 
 

@@ -107,6 +107,21 @@ def test_each_round_has_secrets_of_its_own() -> None:
     assert len(set(rows)) == len(rows)
 
 
+def test_keys_for_blinding_go_one_way() -> None:
+    """A member that has missed a round blinds like the others, and old keys are gone."""
+    made = Federation.ready(terms_of(4, honest=2))
+    state, old = made.clients[0], {row.tobytes() for row in made.clients[0]._secrets.blinds} - {bytes(32)}
+    assert len(old) == 3
+    assert old <= secrets_in(state)
+    made.opened(made.masked(1, {index: own for index, own in made.words(1).items() if index != 3}, lost={3}))
+    words = made.words(2)
+
+    assert np.array_equal(made.opened(made.masked(2, words)), plain_sum(words, words))
+
+    assert not old & secrets_in(state)
+    assert len({row.tobytes() for row in state._secrets.blinds} - {bytes(32)}) >= 3
+
+
 def test_the_memory_of_erased_rounds_is_overwritten() -> None:
     made = Federation.ready(terms_of(3))
     secrets = made.clients[0]._secrets
