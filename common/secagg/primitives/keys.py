@@ -12,7 +12,7 @@ KEY_SIZE = 32
 
 
 class AgreementKey:
-    """An X25519 key of a 32-byte secret, which its representation does not show."""
+    """An X25519 key of a 32-byte secret that no representation shows."""
 
     def __init__(self, secret: bytes) -> None:
         self._key = X25519PrivateKey.from_private_bytes(secret)

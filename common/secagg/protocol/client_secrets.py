@@ -97,7 +97,7 @@ class ClientSecrets:
             table.erase_before(round_number + 1)
 
     def blinds_of(self, round_number: int) -> Bytes:
-        """Return the keys for blinding in a round that is not over, shape (members, 32)."""
+        """Return the keys for blinding in a round, shape (members, 32)."""
         keys = [row.tobytes() for row in self.blinds]
         for _ in range(round_number - self.seed_shares.first):
             keys = [derive_key(key, Domain.BLIND_NEXT) for key in keys]
