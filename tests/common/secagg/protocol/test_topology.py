@@ -24,7 +24,7 @@ def is_connected(graph: Topology, members: set[int]) -> bool:
 
 
 @given(data=st.data(), size=st.integers(7, 13), reach=st.integers(1, 4), colluding=st.integers(1, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_survivors_that_pass_stay_connected_whoever_colludes(
     data: st.DataObject, size: int, reach: int, colluding: int
 ) -> None:
@@ -73,8 +73,8 @@ def test_two_groups_of_the_threshold_share_an_honest_member(size: int, colluding
 
 
 def test_the_threshold_is_within_reach() -> None:
-    for num_clients in range(3, 60):
-        for colluding in range(1, num_clients - 1):
+    for num_clients in (3, 4, 5, 10, 40, 70):
+        for colluding in range(1, num_clients - 1, 1 + num_clients // 10):
             terms = terms_of(num_clients, num_colluding=colluding, honest=2)
             graph = topology_of(terms, tuple(range(num_clients)))
             assert graph.threshold <= len(graph.committee)
