@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from common.errors import PrivacyError
-from common.privacy.accounting import Spent, spent_by
+from common.privacy.accounting import Spent, spent_alone, spent_by
 from common.privacy.calibration import (
     LEAST_COUNTS_NOISE,
     calibrate,
@@ -65,6 +65,8 @@ class PublicConstants:
         cohort_size: Clients of a round.
         num_rounds: Rounds of the run.
         participations: The most rounds that one client takes part in.
+        noise_shares: Least number of honest clients whose shares are the noise of a secure sum; 0 where each client, or
+            the server, draws all of the noise.
     """
 
     target_epsilon: float | None
@@ -89,6 +91,7 @@ class PublicConstants:
     cohort_size: int
     num_rounds: int
     participations: int
+    noise_shares: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class CountsPlan:
     number is a multiple of `every`, under discrete Gaussian noise of parameter `noise_stddev`; one unit changes one
     count by 1. `closing_noise_stddev` is the same for the confusion matrix, which leaves once at the end. Where
     `num_classes` is not None, score histograms, one for each class, and the calibration histogram of the likeliest
-    class leave with it, each under noise of its own.
+    class leave with it, each under noise of its own. `noise_shares` is that of the plan.
     """
 
     num_rounds: int
@@ -109,26 +112,30 @@ class CountsPlan:
     num_classes: int | None = None
     scores_noise_stddev: float | None = None
     calibration_noise_stddev: float | None = None
+    noise_shares: int = 0
 
     def events(self) -> tuple[CountsEvent, ...]:
         """Return the whole plan's events on a held-out unit, the rounds' first."""
-        return (CountsEvent(self.noise_stddev, self.num_rounds), *self.closing_events())
+        pairs = CountsEvent(self.noise_stddev, self.num_rounds, noise_shares=self.noise_shares)
+        return (pairs, *self.closing_events())
 
     def closing_events(self) -> tuple[CountsEvent, ...]:
         """Return the events of the closing release, one for each thing that leaves."""
-        matrix = CountsEvent(self.closing_noise_stddev, 1)
+        matrix = CountsEvent(self.closing_noise_stddev, 1, noise_shares=self.noise_shares)
         if self.num_classes is None:
             return (matrix,)
         # Histograms without noise would have no event.
         if self.scores_noise_stddev is None or self.calibration_noise_stddev is None:
             raise PrivacyError("a plan has histograms without noise")
-        return (matrix, *histogram_events(self.scores_noise_stddev, self.calibration_noise_stddev, self.num_classes))
+        histograms = histogram_events(self.scores_noise_stddev, self.calibration_noise_stddev, self.num_classes)
+        return (matrix, *(replace(event, noise_shares=self.noise_shares) for event in histograms))
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without later fields at their old values."""
         values = asdict(self)
         # Plans from before a field existed must keep their digests.
         added = {"every": 1, "num_classes": None, "scores_noise_stddev": None, "calibration_noise_stddev": None}
+        added |= {"noise_shares": 0}
         return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
 
@@ -154,6 +161,8 @@ class PrivacyPlan:
             that a run that an earlier version began keeps its name.
         label_noise_stddev: Noise of the training labels' counts, which balanced class weights follow from; None if
             weights do not depend on labels.
+        noise_shares: Least number of honest clients whose shares are the noise of a secure sum; 0 where the noise is
+            drawn in one place. `noise_multiplier` is that of all these shares together.
     """
 
     mechanism: str
@@ -169,6 +178,7 @@ class PrivacyPlan:
     learning_rate: float | None = None
     sampler: int = FLOATING_POINT
     label_noise_stddev: float | None = None
+    noise_shares: int = 0
 
     @property
     def expected_batch_size(self) -> float:
@@ -193,7 +203,14 @@ class PrivacyPlan:
         """
         rounds = self.num_rounds if num_rounds is None else num_rounds
         steps, draws = rounds * self.steps_per_round, draws_of(self.sampler)
-        return DpSgdEvent(self.sample_rate, self.noise_multiplier, steps, sampler=self.sampler, draws_per_step=draws)
+        return DpSgdEvent(
+            self.sample_rate,
+            self.noise_multiplier,
+            steps,
+            sampler=self.sampler,
+            draws_per_step=draws,
+            noise_shares=self.noise_shares,
+        )
 
     def label_events(self) -> tuple[CountsEvent, ...]:
         """Return the event of a run's label counts on a trained unit.
@@ -241,6 +258,18 @@ class PrivacyPlan:
         held_out = spent_by(self.counts_events(num_counted, closing=closing), delta=self.delta)
         return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
 
+    def spent_alone(self) -> Spent:
+        """Return the bounds of the whole plan if all other clients collude with the server.
+
+        Without noise in shares they are those of `spent`.
+
+        Raises:
+            PrivacyError: The accountants disagree.
+        """
+        parts = (self.training_events(), self.counts_events())
+        costs = [spent_alone(events, delta=self.delta) for events in parts]
+        return Spent(max(cost.pld for cost in costs), max(cost.rdp for cost in costs))
+
     def epsilon(self, num_rounds: int | None = None) -> float:
         """Return the official bound on epsilon, by PLD.
 
@@ -255,6 +284,7 @@ class PrivacyPlan:
         values = asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
         # Events name the sampler. Plans of before these fields existed lack them. Their digests are kept for ever.
         added = [name for name in ("learning_rate", "label_noise_stddev") if values[name] is None]
+        added += [] if self.noise_shares else ["noise_shares"]
         return {name: value for name, value in values.items() if name not in ("sampler", *added)}
 
     @classmethod
@@ -299,20 +329,21 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
         pair, matrix = pair or calibrated[0], matrix or calibrated[1]
     if pair is None or matrix is None:
         raise PrivacyError("the noise of counts is not filled in: build a RunConfig with common.config.loading.parse")
-    histograms = () if classes is None else histogram_noise(matrix, classes)
-    noises = (pair, matrix, *histograms)
-    if target is not None and (constants.counts_noise or constants.closing_noise):
-        as_set: tuple[CountsEvent, ...] = (CountsEvent(pair, rounds), CountsEvent(matrix, 1))
-        if classes is not None:
-            as_set += histogram_events(noises[2], noises[3], classes)
-        factor = counts_noise(as_set, target_epsilon=target, delta=delta)
-        noises = tuple(factor * noise for noise in noises)
+    scores, confidence = (None, None) if classes is None else histogram_noise(matrix, classes)
+    plan = CountsPlan(
+        rounds, pair, matrix, constants.counted_every, classes, scores, confidence, noise_shares=constants.noise_shares
+    )
+    factor = 1.0
+    # The calibration is for discrete noise. Shares are of another law, so their cost is checked on its own.
+    if target is not None and (constants.counts_noise or constants.closing_noise or constants.noise_shares):
+        factor = counts_noise(plan.events(), target_epsilon=target, delta=delta)
     # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
-    pair, matrix, *more = (float(sampled_stddev(noise)) for noise in noises)
-    plan = CountsPlan(rounds, pair, matrix, constants.counted_every)
-    if classes is None:
-        return plan
-    return replace(plan, num_classes=classes, scores_noise_stddev=more[0], calibration_noise_stddev=more[1])
+    noises = {
+        name: float(sampled_stddev(factor * noise))
+        for name in ("noise_stddev", "closing_noise_stddev", "scores_noise_stddev", "calibration_noise_stddev")
+        if (noise := getattr(plan, name)) is not None
+    }
+    return replace(plan, **noises)  # type: ignore[arg-type]
 
 
 def label_noise(constants: PublicConstants, *, sample_rate: float, steps: int) -> float | None:
