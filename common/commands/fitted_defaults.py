@@ -107,6 +107,11 @@ class _Fitting:
         self.lines: list[str] = []
         # An empty setting stands for its default.
         self._written = {key for key, value in given.items() if value != ""}
+        # Before the settings are parsed, which refuses a round that is tried again under secure aggregation.
+        if given.get("privacy.aggregation") == "secure" and "round-retries" not in self._written:
+            self.settings["round-retries"] = 0
+            before = defaults()["round-retries"]
+            self.lines.append(f"round-retries=0 instead of {before}: a round of a secure sum is never repeated")
 
     def name_classes(self, opener: OpenSource) -> None:
         """Take the class list of the source as the run's own."""

@@ -25,7 +25,8 @@ from common.config.sections import (
     TrainingConfig,
     listed_weights,
 )
-from common.errors import PrivacyError
+from common.config.secure_sum import SecureSum
+from common.errors import ConfigError, PrivacyError
 from common.models.names import BackboneSpec
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS, Mechanism
@@ -110,6 +111,7 @@ class RunConfig(Section):
             )
         self._check_privacy()
         self._check_evaluation()
+        self._check_secure()
         if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
@@ -161,6 +163,29 @@ class RunConfig(Section):
                 f"max-update-norm leaves whole updates out; with privacy.mechanism={mechanism.name!r} they are clipped "
                 "instead, by privacy.clipping-norm"
             )
+
+    def _check_secure(self) -> None:
+        if self.privacy.aggregation != "secure":
+            return
+        wrong = (
+            (self.strategy.name not in UNIFORM_STRATEGIES, "strategy.name", f"use {' or '.join(UNIFORM_STRATEGIES)}"),
+            (self.max_update_norm is not None, "max-update-norm", "leave it empty"),
+            (self.training.update_bits != 32, "training.update-bits", "leave it at 32"),
+            (bool(self.model.personal), "model.personal", "leave it empty"),
+            (self.cohort_size != self.num_clients, "client-fraction", "leave it at 1, as every client takes part"),
+            (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
+            (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
+        )
+        for is_wrong, key, remedy in wrong:
+            if is_wrong:
+                raise ValueError(
+                    f"{key} does not go with privacy.aggregation='secure', under which the server sees no single "
+                    f"update: {remedy}"
+                )
+        try:
+            self.secure  # noqa: B018 -- refuses numbers that no secure sum can keep
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     def _check_evaluation(self) -> None:
         every = self.evaluation.every
@@ -321,9 +346,16 @@ class RunConfig(Section):
         return max(1, int(self.num_clients * self.client_fraction + 1e-9))
 
     @property
+    def secure(self) -> SecureSum | None:
+        """Public constants of secure aggregation, None where updates leave one by one."""
+        if self.privacy.aggregation != "secure":
+            return None
+        return SecureSum.of(self.num_clients, self.privacy.secure_colluding, self.privacy.secure_honest)
+
+    @property
     def min_updates(self) -> int:
         """Fewest usable updates with which a round counts."""
-        return self.min_clients or 1
+        return max(self.min_clients or 1, self.secure.min_survivors if self.secure else 1)
 
     @property
     def participations(self) -> int:

@@ -14,6 +14,7 @@ from common.strategies import STRATEGIES, known_strategy
 
 Unit = Literal["image", "group"]
 Closing = Literal["matrix", "full"]
+Aggregation = Literal["plain", "secure"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
@@ -366,6 +367,15 @@ class PrivacyConfig(Section):
     closing: Closing = Field(
         description="Counts of the final model that leave with the confusion matrix: `full` adds histograms of scores "
         "and confidence, for AUROC and calibration."
+    )
+    aggregation: Aggregation = Field(
+        description="What the server sees of a round: each client's update (`plain`), or only their sum (`secure`)."
+    )
+    secure_colluding: PositiveInt = Field(
+        description="Clients of a secure sum that may collude with the server without learning another's update."
+    )
+    secure_honest: OpenInt = Field(
+        description="Fewest honest clients that a secure sum must hold. Empty: as many as the shares themselves need."
     )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
 

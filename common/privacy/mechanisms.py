@@ -36,6 +36,7 @@ class Mechanism:
         noise_at_server: The server clips each client's update and adds the noise.
         units: Values of `privacy.unit` that go with it.
         metrics: Values of `privacy.metrics` that go with it; the first is the default.
+        secure_sum: Updates and counts may be summed under masks, so that the server sees the sum alone.
         trust: Sentence on who must be believed.
         trust_warning: Warning to a holder whose policy allows it; empty where only the holder must be trusted.
         noise_place: Where the noise is added, as the privacy statement says it.
@@ -48,6 +49,7 @@ class Mechanism:
     noise_at_server: ClassVar[bool] = False
     units: ClassVar[tuple[str, ...]] = ("image",)
     metrics: ClassVar[tuple[str, ...]] = ("exact", "none")
+    secure_sum: ClassVar[bool] = True
     trust: ClassVar[str] = "everybody must be trusted"
     trust_warning: ClassVar[str] = "mechanism none protects nobody"
     noise_place: ClassVar[str] = "no noise"
@@ -149,6 +151,7 @@ class DpSgd(Mechanism):
     noise_at_client = True
     units = ("image", "group")
     metrics = ("private", "exact", "none")
+    secure_sum = False
     trust = "each client adds its own noise"
     trust_warning = ""
     noise_place = "noise added at its own client"
@@ -235,6 +238,7 @@ class ClientDp(Mechanism):
     name = "client-dp"
     noise_at_server = True
     metrics = ("none", "exact")
+    secure_sum = False
     trust = "the server must be trusted: it sees each client's exact update and adds the noise itself"
     trust_warning = "mechanism client-dp trusts the server with exact updates"
     noise_place = "noise added at the server"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.config.schema import RunConfig
-from common.config.sections import Closing, MechanismName, Metrics, Unit
+from common.config.sections import Aggregation, Closing, MechanismName, Metrics, Unit
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS
@@ -20,6 +20,9 @@ from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract")
 _MATRIX_ALONE: tuple[Closing, ...] = ("matrix",)
+_PLAIN_ALONE: tuple[Aggregation, ...] = ("plain",)
+# Key that came after the first ledgers -> its value in policies without it.
+_ADDED: Mapping[str, Any] = {"closing": _MATRIX_ALONE, "aggregations": _PLAIN_ALONE, "roster": ""}
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 # Keys that were renamed. Files with an old key still load.
 _NEW_KEYS = {"least-noise-multiplier": "min-noise-multiplier", "least-cohort": "min-cohort"}
@@ -55,6 +58,9 @@ class Policy(BaseModel):
         expires: Last day on which anything is allowed; None for no end.
         classes: The only list of classes that a run may have; empty allows any list. The holder chooses it, and it need
             not be what the images have.
+        aggregations: Allowed values of `privacy.aggregation`. Without `plain`, no update leaves except in a secure sum.
+        roster: Digest of the only list of clients and their identity keys with which a secure sum may be made; empty
+            allows no secure sum. The holder gets the list from the others and not from the server.
         bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle. The launcher checks
             it before any of the bundle's code runs.
     """
@@ -84,6 +90,8 @@ class Policy(BaseModel):
     expires: date | None = None
     classes: Annotated[tuple[str, ...], Listed] = ()
     bundle: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    aggregations: Annotated[tuple[Aggregation, ...], Listed] = _PLAIN_ALONE
+    roster: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
     @property
     def digest(self) -> str:
@@ -105,6 +113,7 @@ class Policy(BaseModel):
             ("model.tuning", tuning, self.tunings),
             ("privacy.metrics", config.metrics, self.metrics),
             ("privacy.closing", config.privacy.closing, self.closing),
+            ("privacy.aggregation", config.privacy.aggregation, self.aggregations),
             *([("privacy.unit", config.privacy.unit, self.units)] if config.is_local_dp else []),
         )
         for setting, value, allowed in wanted:
@@ -155,8 +164,8 @@ class Policy(BaseModel):
 
 @lru_cache(maxsize=64)
 def _digest_of(policy: Policy) -> str:
-    # Policies from before the key existed must keep their digests.
-    added = {"closing"} if policy.closing == _MATRIX_ALONE else None
+    # Policies from before a key existed must keep their digests.
+    added = {key for key, value in _ADDED.items() if getattr(policy, key) == value}
     return hashlib.sha256(policy.model_dump_json(by_alias=True, exclude=added).encode()).hexdigest()
 
 
@@ -169,6 +178,7 @@ ANYTHING = Policy(
     tunings=("head", "bias", "norm", "lora", "last", "full"),
     metrics=("exact", "private", "none"),
     closing=("matrix", "full"),
+    aggregations=("plain", "secure"),
     accept_group_bound=True,
 )
 

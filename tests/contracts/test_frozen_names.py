@@ -82,7 +82,7 @@ SETTINGS = {
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "
-    "closing-noise closing policy",
+    "closing-noise closing aggregation secure-colluding secure-honest policy",
     "evaluation.": "every folder folder-every",
     "stopping.": "patience keep max-epsilon",
     "system.": "device physical-batch-size ledger bundle",

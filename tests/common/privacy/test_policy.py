@@ -32,6 +32,8 @@ accept-group-bound = true
 expires = 2031-02-03
 classes = ["tumour", "normal"]
 bundle = "abababababababababababababababababababababababababababababababab"
+aggregations = ["secure"]
+roster = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
 """
 
 
@@ -63,6 +65,8 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         expires=date(2031, 2, 3),
         classes=("tumour", "normal"),
         bundle="ab" * 32,
+        aggregations=("secure",),
+        roster="cd" * 32,
     )
     assert {name.replace("_", "-") for name in Policy.model_fields} == {
         line.partition(" =")[0] for line in EVERY_KEY.split("\n") if line
@@ -204,6 +208,17 @@ def test_check_run_refuses(
 
     with pytest.raises(PolicyError, match=why):
         ANYTHING.model_copy(update=limits).check_run(config)
+
+
+def test_a_policy_decides_between_single_updates_and_secure_sums(make_config: MakeConfig) -> None:
+    secure = make_config({"privacy.mechanism": "none", "privacy.aggregation": "secure", "round-retries": 0})
+    plain, before = make_config({"privacy.mechanism": "none"}), ANYTHING.model_copy(update={"aggregations": ("plain",)})
+
+    ANYTHING.check_run(secure)
+    with pytest.raises(PolicyError, match=r"privacy\.aggregation='secure' is not allowed, only plain"):
+        before.check_run(secure)
+    with pytest.raises(PolicyError, match=r"privacy\.aggregation='plain' is not allowed, only secure"):
+        ANYTHING.model_copy(update={"aggregations": ("secure",)}).check_run(plain)
 
 
 def test_check_run_takes_as_many_clients_as_the_policy_wants(make_config: MakeConfig) -> None:

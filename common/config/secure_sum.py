@@ -1,0 +1,63 @@
+"""Public constants of secure aggregation."""
+
+from dataclasses import dataclass
+
+from common.errors import ConfigError
+
+# With one honest client and a colluding one, a sum of two would show the honest update.
+_FEWEST_HONEST = 2
+
+
+@dataclass(frozen=True)
+class SecureSum:
+    """Public constants under which clients sum their updates unseen.
+
+    Attributes:
+        num_clients: Clients of the run, all of which take part in the set-up.
+        colluding: Most clients that collude with the server.
+        honest: Fewest honest clients in a sum that is opened.
+    """
+
+    num_clients: int
+    colluding: int
+    honest: int
+
+    @classmethod
+    def of(cls, num_clients: int, colluding: int, honest: int | None = None) -> "SecureSum":
+        """Return the constants of a run, `honest` by rule where it is None.
+
+        By rule the smallest sum has as many clients as the shares need, see `threshold`.
+
+        >>> SecureSum.of(5, 1).honest, SecureSum.of(10, 2).honest
+        (3, 5)
+
+        Raises:
+            ConfigError: So many clients cannot keep these numbers.
+        """
+        most = num_clients - colluding
+        if most < _FEWEST_HONEST:
+            raise ConfigError(
+                f"privacy.aggregation='secure' needs {_FEWEST_HONEST} honest clients beside the "
+                f"{colluding} of privacy.secure-colluding, and num-clients={num_clients}: raise num-clients"
+            )
+        by_rule = max(_FEWEST_HONEST, cls(num_clients, colluding, 0).threshold - colluding)
+        chosen = by_rule if honest is None else honest
+        if not _FEWEST_HONEST <= chosen <= most:
+            raise ConfigError(
+                f"privacy.secure-honest={chosen} must be from {_FEWEST_HONEST} to {most}, which is num-clients - "
+                "privacy.secure-colluding"
+            )
+        return cls(num_clients, colluding, chosen)
+
+    @property
+    def threshold(self) -> int:
+        """Number of shares that open a mask, more than (n + c) / 2.
+
+        Each honest client gives its shares for one set of survivors, so no two sets can both be opened.
+        """
+        return (self.num_clients + self.colluding) // 2 + 1
+
+    @property
+    def min_survivors(self) -> int:
+        """Fewest clients of a sum that is opened."""
+        return self.honest + self.colluding
