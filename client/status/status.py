@@ -90,7 +90,7 @@ class ClientStatus:
 
     def as_json(self) -> dict[str, Any]:
         """Return the state as values for JSON."""
-        budget = None if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
+        budget = None if self.budget is None else self.budget.as_json()
         return {
             "client": self.site.name,
             "running": self.running,
@@ -122,6 +122,7 @@ def _plain(run: RunStatus) -> dict[str, Any]:
         "sent": bounds(run.sent),
         "charged": bounds(audited.spent),
         "planned": bounds(audited.planned),
+        **({"alone": bounds(audited.alone)} if audited.plan.noise_shares else {}),
     }
 
 

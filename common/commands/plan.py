@@ -92,7 +92,7 @@ def plan_command(
             table = make_table(run, known, num_parameters=trained, rounds=moments, progress=progress)
         for row in table.rows if run.is_local_dp else ():
             policy.check_plan(row.plan)
-            policy.check_spent(row.spent)
+            policy.check_spent(row.spent, row.plan.spent_alone())
         if plot is not None:
             draw_plan(plot, table)
         if as_json_:

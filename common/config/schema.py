@@ -328,6 +328,7 @@ class RunConfig(Section):
             cohort_size=self.cohort_size,
             num_rounds=self.num_rounds,
             participations=self.participations,
+            noise_shares=self.secure.honest if self.secure is not None and self.private else 0,
         )
 
     def plan(self, num_units: int) -> PrivacyPlan:

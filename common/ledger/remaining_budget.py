@@ -4,7 +4,7 @@ Reading neither changes the ledger nor delays a running client.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.ledger.audit.costs import worst_image
@@ -21,12 +21,14 @@ class Budget:
     """Epsilon spent by the image that has spent the most.
 
     Each plan that was begun counts in full. `spent` is at the policy's delta and by its accountant. `images` is how
-    many images were ever charged.
+    many images were ever charged. `alone` is what was spent if all other clients of its secure sums colluded. Unless
+    the policy accepts that some are honest, it is what `spent` is too.
     """
 
     spent: float
     limit: float
     images: int
+    alone: float
 
     @property
     def left(self) -> float:
@@ -35,6 +37,13 @@ class Budget:
         Epsilons do not add up, so the exact figure depends on the plan.
         """
         return max(0.0, self.limit - self.spent)
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """Return the budget as plain values, with None for more than can be computed."""
+        values = asdict(self) | {"left": self.left}
+        # Without noise in shares there is one figure.
+        shown = {name: value for name, value in values.items() if name != "alone" or self.alone != self.spent}
+        return {name: value if name != "alone" or math.isfinite(value) else None for name, value in shown.items()}
 
     @property
     def nothing_left(self) -> bool:
@@ -51,4 +60,5 @@ def budget_of(file: Path, policy: Policy) -> Budget:
     """
     with open_read_only(file) as ledger:
         worst = worst_image(charges_in(ledger), delta=policy.delta)
-    return Budget(policy.capped_figure(worst.spent), policy.max_epsilon, worst.images)
+    spent, alone = policy.official_figure(worst.spent, worst.alone), policy.capped_figure(worst.alone)
+    return Budget(spent, policy.max_epsilon, worst.images, alone)

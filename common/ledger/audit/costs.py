@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from common.ledger.budget import Charge
 from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
-from common.privacy.events import Event, events_of_group
+from common.privacy.events import Event, events_of_group, own_shares
 
 # Index of the charge, part of the data, and the image's group size under that charge.
 _History = tuple[tuple[int, str, int], ...]
@@ -22,11 +22,13 @@ _History = tuple[tuple[int, str, int], ...]
 class WorstImage:
     """The image that has spent the most over all runs of a ledger.
 
-    `spent` is infinite if the noise was too small for a meaningful figure. `delta` is the smallest of the runs.
+    `spent` is infinite if the noise was too small for a meaningful figure. `alone` is the same if all other clients of
+    its secure sums colluded, and each one's own share were all the noise. `delta` is the smallest of the runs.
     `images` is how many images were ever charged, `runs` how many runs this image took part in.
     """
 
     spent: Spent
+    alone: Spent
     delta: float
     images: int
     runs: int
@@ -39,6 +41,15 @@ def cost_of(parts: Mapping[str, Sequence[Event]], *, delta: float) -> Spent:
         PrivacyError: The accountants disagree.
     """
     return _worse(*(_bounds(events, delta) for events in parts.values()))
+
+
+def cost_alone(parts: Mapping[str, Sequence[Event]], *, delta: float) -> Spent:
+    """Return the cost if all other clients of the secure sums colluded.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    return cost_of({name: own_shares(events) for name, events in parts.items()}, delta=delta)
 
 
 def _bounds(events: Iterable[Event], delta: float) -> Spent:
@@ -61,7 +72,7 @@ def worst_image(charges: Sequence[Charge], *, delta: float) -> WorstImage:
         PrivacyError: The accountants disagree.
     """
     histories = _histories(charges)
-    worst, runs = NOTHING, 0
+    worst, alone, runs = NOTHING, NOTHING, 0
     # A dict keeps the order of the images, so the report is the same in each process. A set would not.
     for history in dict.fromkeys(histories.values()):
         planned: list[Event] = []
@@ -73,7 +84,9 @@ def worst_image(charges: Sequence[Charge], *, delta: float) -> WorstImage:
         if cost.pld > worst.pld:
             runs = len({index for index, *_ in history})
         worst = _worse(worst, cost)
-    return WorstImage(worst, delta, len(histories), runs)
+        own = Spent(_bounds(own_shares(planned), delta).pld, _bounds(own_shares(filtered), delta).rdp)
+        alone = _worse(alone, own)
+    return WorstImage(worst, alone, delta, len(histories), runs)
 
 
 def _histories(charges: Sequence[Charge]) -> dict[int, _History]:
