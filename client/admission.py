@@ -6,6 +6,7 @@ from pathlib import Path
 
 from client.client_config import BUNDLE_KEY, NODE_KEY, SIMULATION_KEY, load_site
 from client.guard import note_refusal
+from client.secure.party import own_party
 from client.session import ClientRef
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PolicyError
@@ -75,6 +76,8 @@ def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str)
     try:
         policy = load_policy(site.policy_file)
         policy.check_run(config)
+        if config.secure is not None:
+            own_party(site, policy, config.secure)
         if policy.bundle and policy.bundle != pinned:
             raise PolicyError("the policy pins a bundle of code, and nothing has checked it: use `bract client start`")
     except PolicyError as error:

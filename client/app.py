@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 
 from client.admission import admit, client_ref, pinned_by
 from client.evaluation.evaluate import evaluate_incoming
+from client.secure.exchange import MaskedReply, accept, advertise, deal, leaving_shapes, unmask
 from client.session import ClientSession, SessionCache
 from common.arrays import Arrays
 from common.errors import BractError, ClientFailure, FederationError
@@ -45,6 +46,8 @@ def create_app(sessions: SessionCache) -> ClientApp:
     app = ClientApp()
     app.query()(_handler("query", declare, sessions))
     app.query("close")(_handler("query.close", close, sessions))
+    for work in (advertise, deal, accept, unmask):
+        app.query(work.__name__)(_handler(f"query.{work.__name__}", work, sessions))
     app.train()(_handler("train", train, sessions))
     app.evaluate()(_handler("evaluate", evaluate, sessions))
     return app
@@ -84,9 +87,10 @@ def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, c
     content, head = work(asked, session)
     if head is not None:
         content[LEDGER] = encode_head(head)
+    travelling = leaving_shapes(session, kind, asked)
     if kind == "train":
         releases = releases.in_round(server_round_of(asked))
-    return check_release(content, message_type=kind, releases=releases, travelling=session.travelling)
+    return check_release(content, message_type=kind, releases=releases, travelling=travelling)
 
 
 def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
@@ -120,6 +124,7 @@ def declare(content: RecordDict, session: ClientSession) -> Answer:
 def close(content: RecordDict, session: ClientSession) -> Answer:
     """Close a run, after which nothing more can be asked in it."""
     run = run_id_of(content)
+    session.secrets(run).erase()
     return RecordDict(), session.guard(run).close(run)
 
 
@@ -134,6 +139,7 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
     if server_round > config.num_rounds:
         raise FederationError("the server asked for a round that the run does not have")
     personal = session.personal(run)
+    masked = None if config.secure is None else MaskedReply(session, run, content)
 
     def compute(plan: PrivacyPlan | None, labels: np.ndarray | None) -> RecordDict:
         own = (personal.before(server_round) or session.common_start()) if session.trainer.personal else {}
@@ -142,6 +148,8 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
         trained = session.train(own | incoming, server_round=server_round, plan=plan, label_counts=labels)
         if own:
             personal.keep(server_round, {name: trained[name] for name in own})
+        if masked is not None:
+            return masked.update(trained, incoming, evaluation, server_round=server_round)
         # After the noise, and never before: rounding of what is not noised would move the sum beyond the clip bound.
         leaving = leaving_arrays(
             {name: trained[name] for name in incoming},
@@ -153,20 +161,29 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
         )
         return encode_update(leaving, session.rows.num_units, evaluation)
 
-    return session.guard(run).answer(run, server_round, "train", content, compute, session.draw_labels)
+    answer = session.guard(run).answer(run, server_round, "train", content, compute, session.draw_labels)
+    if masked is not None:
+        masked.keep()
+    return answer
 
 
 def evaluate(content: RecordDict, session: ClientSession) -> Answer:
     """Return counts of the final model's predictions on held-out images."""
     incoming, run, server_round = _incoming(content, session), run_id_of(content), server_round_of(content)
+    masked = None if session.trainer.config.secure is None else MaskedReply(session, run, content)
 
     def compute(plan: PrivacyPlan | None, _: np.ndarray | None) -> RecordDict:
         trainer = session.trainer
         own = (session.personal(run).before(server_round + 1) or session.common_start()) if trainer.personal else {}
         evaluation = evaluate_incoming(session, incoming, own, plan, closing=True)
+        if masked is not None:
+            return masked.closing(evaluation)
         return encode_evaluation(session.rows.num_units, evaluation)
 
-    return session.guard(run).answer(run, server_round, "closing", content, compute)
+    answer = session.guard(run).answer(run, server_round, "closing", content, compute)
+    if masked is not None:
+        masked.keep()
+    return answer
 
 
 class _ProcessSessions(SessionCache):

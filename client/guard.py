@@ -107,7 +107,7 @@ class Guard:
                 return compute(None, None), None
             if self.plan is None:
                 self._note_mechanism(session, run)
-                return compute(None, None), None
+                return self._unaccounted(session, run, server_round, release, asked, compute), None
             agreed = self._register(session, run, self.plan)
             # Before the round is reserved: a ledger with a charged round then also has the counts behind its weights.
             labels = self._label_counts(session, agreed, draw_labels)
@@ -120,6 +120,42 @@ class Guard:
             # Another process may have answered meanwhile. Then its bytes leave, and ours never do.
             sent = session.commit(agreed, server_round, release, packed, keep=self.holder.replies_kept)
             return reply if sent is packed else unpack(sent), self._head(session)
+
+    def _unaccounted(
+        self, session: LedgerSession, run: str, server_round: int, release: Release, asked: RecordDict, compute: Compute
+    ) -> RecordDict:
+        if self.config.secure is None or self.holder is None:
+            return compute(None, None)
+        # Two vectors under the same masks would give away their difference.
+        text = f"secure sum: masked {release} of round {server_round}"
+        keep = self.holder.replies_kept
+        sent = session.answer_once(
+            run, self.client, text, digest_of(asked), lambda: pack(compute(None, None)), keep=keep
+        )
+        return unpack(sent)
+
+    def begin_sums(self, run: str, setup: bytes) -> None:
+        """Mark a set-up of secure sums in the ledger before it leaves.
+
+        Raises:
+            PolicyError: The policy does not allow the run, or the same set-up was begun before.
+            LedgerError: The ledger cannot be used.
+        """
+        with self._ledger_session(run, 0, "advertise") as session:
+            # Another announcement for the same set-up could be shown to some of the others only.
+            if session is not None and not session.mark(run, self.client, f"secure sum: set-up {setup.hex()}", ""):
+                raise PolicyError("the same set-up of secure sums was begun before")
+
+    def open_sum(self, run: str, round_number: int, survivors: bytes) -> None:
+        """Mark a round's one set of survivors before its sum is opened.
+
+        Raises:
+            PolicyError: The policy does not allow the run, or another set was answered in this round.
+            LedgerError: The ledger cannot be used.
+        """
+        with self._ledger_session(run, round_number, "unmask") as session:
+            if session is not None:
+                session.mark(run, self.client, f"secure sum: opened round {round_number}", survivors.hex())
 
     def _label_counts(self, session: LedgerSession, agreed: Registration, draw: DrawLabels | None) -> np.ndarray | None:
         """Return the run's noised label counts, charged and drawn by its first round alone."""
@@ -135,6 +171,8 @@ class Guard:
     def close(self, run: str) -> SignedHead | None:
         """Close a run, in which nothing can be reserved from then on."""
         with self._ledger_session(run, 0, "close") as session:
+            if session is not None and self.plan is None and self.config.secure is not None:
+                session.close(run, self.client)
             if session is None or self.plan is None or session.registration(run, self.client) is None:
                 return None
             session.close(run, self.client)

@@ -61,7 +61,7 @@ class SimulatedHome:
     Attributes:
         name: The client's name, which names its ledger.
         seed: The run's seed. A simulated client's keys follow from it, so that a simulation repeats.
-        private: Whether the run accounts for anything; without a privacy mechanism there is no ledger.
+        private: Whether the run keeps ledgers, as with a privacy mechanism or secure sums.
         durable: Whether ledger entries survive a power failure.
         root: The run's output folder; where this is not absolute, clients use one below `$BRACT_HOME`.
     """
@@ -75,7 +75,7 @@ class SimulatedHome:
     def holder(self, run: str) -> Holder | None:
         """Return the client's ledger of one run.
 
-        None stands for a run without a privacy mechanism.
+        None stands for a run that keeps no ledgers.
 
         Raises:
             LedgerError: The ledger's folder cannot be made.

@@ -11,6 +11,8 @@ import numpy as np
 from client.client_config import SITE_FILE, Site, load_site
 from client.guard import Guard
 from client.home import ClientHome, OwnHome, SimulatedHome
+from client.secure.party import Party, own_party, simulated_party
+from client.secure.secrets_file import SecretsFile
 from client.training.class_weights import noised_label_counts
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.personal_tensors import PersonalState
@@ -48,6 +50,7 @@ class ClientSession:
         policy_file: The data holder's policy; None where a simulation allows everything.
         home: Where the ledger and personal tensors are kept.
         pinned: Digest of the only bundle of code that this client runs; empty if it runs any.
+        party: Its identity and roster, where updates leave in secure sums only.
         streams: Makes the streams that sampling and noise draw from. Production code never sets it: no message, no
             setting and no file can. A run under other streams is NOT PRIVATE.
     """
@@ -58,6 +61,7 @@ class ClientSession:
     policy_file: Path | None
     home: ClientHome
     pinned: str = ""
+    party: Party | None = None
     streams: FreshStreams = FRESH_STREAMS
 
     @cached_property
@@ -120,6 +124,10 @@ class ClientSession:
         """Count the client's training labels by `noised_label_counts`."""
         return noised_label_counts(self.rows, len(self.trainer.classes), plan, self.streams)
 
+    def secrets(self, run: str) -> SecretsFile:
+        """Return the file of this client's mask secrets in one run."""
+        return SecretsFile.of(self.home.folder(run), run, self.name, durable=self.home.durable)
+
     def personal(self, run: str) -> PersonalState:
         """Return the store of personal tensors of one run under one plan."""
         protected = self.trainer.config.privacy.mechanism if self.plan is None else self.plan.digest
@@ -161,8 +169,12 @@ class RunClients:
         rows = shard(prepared, partition, number, private=config.is_local_dp, unit=config.privacy.unit)
         policy = Path(config.privacy.policy) if config.privacy.policy else None
         durable = config.system.ledger == "durable"
-        home = SimulatedHome(name, config.seed, config.private, durable, Path(config.output_dir))
-        return ClientSession(name, rows, self._trainer, policy, home, pinned)
+        # Secure sums need the ledger too, where nothing is accounted: it says which round was answered.
+        keeps_ledger = config.private or config.secure is not None
+        home = SimulatedHome(name, config.seed, keeps_ledger, durable, Path(config.output_dir))
+        names = [client_name(other) for other in range(config.num_clients)]
+        party = simulated_party(name, names, seed=config.seed) if config.secure else None
+        return ClientSession(name, rows, self._trainer, policy, home, pinned, party)
 
     # Shared by all simulated clients: loading the images, or building the first model, takes seconds.
     @cached_property
@@ -194,7 +206,8 @@ class RunClients:
         partition = _everything(prepared, site)
         rows = shard(prepared, partition, 0, private=config.is_local_dp, unit=config.privacy.unit)
         trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
-        return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned)
+        party = own_party(site, load_policy(site.policy_file), config.secure) if config.secure else None
+        return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned, party)
 
 
 def _own_weights(named: str, site: Site) -> str:

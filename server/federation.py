@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from flwr.serverapp import Grid
@@ -17,8 +17,10 @@ from common.inference.earlier_model import EarlierModel, open_earlier_model
 from common.ledger.signed_heads import HeadKeeper
 from common.messages.codec import Declaration
 from common.messages.fields import Releases
+from common.messages.secure_words import SecureWords
 from common.models.initialization import initial_arrays
 from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
+from common.system.files import write_atomic
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy, check_strategy
 from server.late_joining import LateJoinHandler, rejection_reason
@@ -32,6 +34,8 @@ from server.rounds.enrollment import EnrolledClient, Enrollment, enroll_clients
 from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
+from server.rounds.secure_rounds import SecureRounds
+from server.rounds.secure_setup import SecureSession, SetupExchange
 from server.run_context import RunContext
 from server.state.checkpoint import Checkpoint
 from server.state.initial_model import INITIAL_FILE, keep_facts
@@ -39,6 +43,9 @@ from server.state.phase_timer import Clock
 from server.state.resume import match_clients, mismatched_clients, open_checkpoint, restore
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
+
+# What all clients have announced for secure sums. Nothing in it is secret.
+SETUP_FILE = "secure-setup.bin"
 
 
 def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunConfig], RunContext]) -> RunState:
@@ -158,6 +165,7 @@ class _Run:
             retries=config.round_retries,
             max_update_norm=config.max_update_norm,
             skipped_before=[bool(line.get("skipped")) for line in state.rounds],
+            secure=self._secure_rounds,
             # The clients of a simulation are never late.
             before_round=(lambda _: None) if context.simulated else late_joining.poll,
         )
@@ -175,6 +183,28 @@ class _Run:
                 if state.early:
                     break
 
+    @cached_property
+    def _secure_rounds(self) -> SecureRounds | None:
+        """Secure sums of the run, None where updates come one by one."""
+        state, config, file = self.state, self.state.config, self.directory.path / SETUP_FILE
+        if config.secure is None:
+            return None
+        sizes = {name: client.declaration.num_units for name, client in state.clients.items()}
+        shapes = {name: array.shape for name, array in state.arrays.items()}
+        words = SecureWords(shapes, len(state.classes), self.channel.releases, sizes, config.num_clients)
+        # The clients of a resumed run still hold the secrets of the rounds that are left.
+        if file.exists():
+            state.secure_session = SecureSession.from_bytes(file.read_bytes(), words)
+            return SecureRounds(state.secure_session, config.num_rounds)
+        seconds = None if state.context.simulated else config.join_deadline
+        exchange = SetupExchange(self.channel, state.clients, words, config.secure, config.num_rounds, seconds)
+        with self.clock.phase("secure_setup"):
+            state.secure_session, failures = exchange.run()
+        state.refusals |= {f"client {name}": code for name, code in failures.items()}
+        write_atomic(file, state.secure_session.to_bytes(), durable=not state.context.simulated, mode=0o600)
+        self._save_registration()
+        return SecureRounds(state.secure_session, config.num_rounds)
+
     def _evaluate_final_model(self) -> ClosingEvaluation:
         """Evaluate the final model at the clients.
 
@@ -183,7 +213,14 @@ class _Run:
         state, config = self.state, self.state.config
         closing = ClosingEvaluation()
         if config.metrics != "none":
-            closing = evaluate_at_clients(self.channel, self.strategy, state.final, state.clients, len(state.cohorts))
+            closing = evaluate_at_clients(
+                self.channel,
+                self.strategy,
+                state.final,
+                state.clients,
+                len(state.cohorts),
+                self._secure_rounds,
+            )
         evaluate = state.context.evaluate_by_client
         if config.private and config.metrics != "exact" and evaluate:
             return closing.with_exact(evaluate(state.final))

@@ -24,7 +24,7 @@ from server.state.run_state import RunState
 _log = logging.getLogger("bract.server")
 _LONGEST_WAIT = 60.0
 _MAX_TRIES = 3
-TOO_LARGE, FEDERATION_FULL = "TOO-LARGE", "FEDERATION-FULL"
+TOO_LARGE, FEDERATION_FULL, SETUP_OVER = "TOO-LARGE", "FEDERATION-FULL", "SETUP-OVER"
 # Failures that may be gone at the next try.
 _PASSING = (LATE, UNREACHABLE, ClientFailure.INTERNAL.name)
 
@@ -84,6 +84,9 @@ class LateJoinHandler:
             else:
                 state.take_back(reply.client)
                 _log.warning("client %s is back", name)
+        elif state.config.secure is not None:
+            # Nobody holds shares of its masks, so its update could not be summed.
+            refusals[f"client {name}"] = SETUP_OVER
         elif reason := rejection_reason(state.config, declared):
             refusals[f"client {name}"] = reason
         elif not agrees(declared, enrolled):

@@ -12,8 +12,9 @@ OWNER, ALL = 0o600, 0o666  # the umask takes its part of the second
 WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     # Keys, certificates, policies: made once, and nothing could make them again.
     "client/setup/init_client.py _write": (True, ALL),
+    "client/secure/roster_file.py take_roster": (True, ALL),
     "client/setup/node_key.py make_node_key": (True, None),  # the private half 0600, the public one for all
-    "common/ledger/holder_keys.py _read_or_make": (True, OWNER),
+    "common/ledger/holder_keys.py read_or_make_key": (True, OWNER),
     "server/commands/operate.py bundle_command": (True, OWNER),
     "server/deployment/admission.py admit": (True, OWNER),
     "server/deployment/admission.py revoke": (True, OWNER),
@@ -27,6 +28,9 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "server/state/run_directory.py create": (True, ALL),
     "server/state/run_directory.py run_id": (True, ALL),
     "client/training/personal_tensors.py keep": (None, OWNER),  # durable at a real client
+    # Without these no sum of the run can be opened. The server's part is public.
+    "client/secure/secrets_file.py save": (None, OWNER),  # durable at a real client
+    "server/federation.py _secure_rounds": (None, OWNER),  # durable with real clients
     # After a crash it is behind the ledger, which is on the disk.
     "common/ledger/data_holder.py _write_head": (False, OWNER),
     # Made anew at each start.

@@ -19,6 +19,7 @@ from client.commands.operate import (
     start_command,
     status_command,
 )
+from client.commands.secure import IDENTITY_HELP, ROSTER_HELP, identity_command, roster_command
 from common.system.console import bar_factory, plain_errors
 
 _HELP = """Set up a client on this machine: its folder, its policy, its key, and this user's ledger.
@@ -43,6 +44,8 @@ def mount(app: typer.Typer) -> None:
     client = typer.Typer(no_args_is_help=True, help="Take part in a federation with images of your own.")
     client.callback()(_client)
     client.command("init", help=_HELP)(init_command)
+    client.command("identity", help=IDENTITY_HELP)(identity_command)
+    client.command("roster", help=ROSTER_HELP)(roster_command)
     client.command("check", help=CHECK_HELP)(check_command)
     client.command("start", help=START_HELP)(start_command)
     client.command("status", help=STATUS_HELP)(status_command)
@@ -73,6 +76,9 @@ def init_command(
     validation: Annotated[
         Literal["drop", "train", "test"], typer.Option(help="Use of a part val/ beside train/.")
     ] = "drop",
+    roster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names and identity keys of the clients of secure sums.")
+    ] = None,
 ) -> None:
     """Set up a client on this machine."""
     from client.checks.inputs import check_values
@@ -95,6 +101,7 @@ def init_command(
                 authority=None if authority is None else authority.expanduser(),
                 classes=class_ or (),
                 validation=validation,
+                roster=None if roster is None else roster.expanduser(),
             )
         images, _ = own_images(site, class_ or ())
         # Read from the scan that was just made.

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from client.client_config import AUTHORITY_FILE, SITE_FILE, Site, check_name, server_place
+from client.secure.roster_file import check_roster, policy_lines, read_roster, take_roster
 from client.setup.ca_certificate import as_pem, read_authority
 from client.setup.node_key import make_node_key
 from client.site_images import own_images
@@ -22,6 +23,7 @@ from common.privacy.policy import load_policy
 from common.system.files import write_atomic
 from common.system.progress import ProgressFactory
 
+_NO_ROSTER = ('aggregations = ["plain"]', '# roster = ""')
 _ANY_CLASSES = '# classes = ["normal", "tumour"]'
 _POLICY = """\
 # What may be done with the images of this client, whatever a server asks. Nothing a server sends can widen it.
@@ -60,6 +62,11 @@ units = UNITS
 # says cannot be checked here.
 min-cohort = 1
 
+# What a server may see of a round: "plain", this client's own update, "secure", only the sum over all clients. Without
+# "plain" nothing leaves that is this client's alone. A secure sum needs the digest of the one roster (the names and
+# identity keys of all clients) that the holders have exchanged without the server: `bract client roster DIR FILE`.
+AGGREGATIONS
+
 # Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
 accept-group-bound = false
 
@@ -89,6 +96,7 @@ def init_client(
     authority: Path | None = None,
     classes: Sequence[str] = (),
     validation: str = "drop",
+    roster: Path | None = None,
 ) -> tuple[Site, Holder]:
     """Write a client's folder and, at first use, the holder's ledger.
 
@@ -105,10 +113,11 @@ def init_client(
         authority: Certificate of the authority that signed the server's own; None if it is not known yet.
         classes: The only class list that a new policy allows; none if any will do.
         validation: Value for `data.validation`.
+        roster: File of the clients with which secure sums are allowed; None for no secure sums yet.
 
     Raises:
         ConfigError: The folder holds a client already, or the name, the server's address, the authority's certificate,
-            or a policy or key in the folder cannot be used.
+            or a policy, a roster or a key in the folder cannot be used.
         DataError: The images are missing, too many are unusable, or none is of a class; lists them.
         LedgerError: The holder's folder cannot be used.
     """
@@ -117,18 +126,21 @@ def init_client(
     check_name(name)
     if server:
         server_place(server)
+    if roster is not None:
+        check_roster(known := read_roster(roster), name, roster)
+    secure = policy_lines(known) if roster is not None else _NO_ROSTER
     certificates = () if authority is None else read_authority(authority)
     fraction = float(defaults()["data.test-fraction"])
     site = Site(folder, name, _place_of(source), path, 1, 1, fraction, "", "", "", validation)
     site, grouped = _declared(site, classes, progress)
     site = replace(site, superlink=server, authority=AUTHORITY_FILE if certificates else "")
-    policy = None if site.policy_file.exists() else _policy_text(grouped, classes)
+    policy = None if site.policy_file.exists() else _policy_text(grouped, classes, secure)
     if policy is None:
         load_policy(site.policy_file)
     holder = own_holder()
     with holder.open_session():
         pass
-    _write(site, policy, certificates)
+    _write(site, policy, certificates, roster)
     return site, holder
 
 
@@ -148,7 +160,7 @@ def _declared(site: Site, classes: Sequence[str], progress: ProgressFactory) -> 
     return replace(site, num_images=entries.num_train, num_groups=num_groups), groups is not None
 
 
-def _policy_text(grouped: bool, classes: Sequence[str] = ()) -> str:
+def _policy_text(grouped: bool, classes: Sequence[str] = (), secure: Sequence[str] = _NO_ROSTER) -> str:
     from common.system.app_bundle import bundle_digest, installed_bundle
 
     units = '["group"]' if grouped else '["image", "group"]'
@@ -156,12 +168,13 @@ def _policy_text(grouped: bool, classes: Sequence[str] = ()) -> str:
     text = _POLICY.replace("UNITS", units).replace("TRUST", trust)
     text = text.replace("MECHANISMS", json.dumps([DEFAULT_MECHANISM]))
     text = text.replace("PINNED", bundle_digest(installed_bundle()))
+    text = text.replace("AGGREGATIONS", "\n".join(secure))
     # Last, because a class may have one of the names above.
     allowed = f"classes = {json.dumps(list(classes), ensure_ascii=False)}" if classes else _ANY_CLASSES
     return text.replace("ANY-CLASSES", allowed)
 
 
-def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...]) -> None:
+def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...], roster: Path | None = None) -> None:
     """Write the folder's files."""
     site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_node_key(site)
@@ -169,6 +182,8 @@ def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ..
         # Whole or not at all: a policy that was cut short would still load, without its last lines, such as the pin.
         write_atomic(site.policy_file, policy, durable=True, mode=0o666)
         load_policy(site.policy_file)
+    if roster is not None:
+        take_roster(site, roster)
     if authority:
         write_atomic(site.authority_file, as_pem(authority), durable=True, mode=0o666)
     # Last, because this file makes the folder a client: an attempt that was cut short can then be made again.

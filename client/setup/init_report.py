@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.client_config import SITE_FILE, Site
+from client.secure.roster_file import ROSTER_FILE, policy_lines, read_roster, roster_line
 from client.setup.ca_certificate import read_authority
 from client.setup.node_key import public_line, read_node_key
 from common.ledger.data_holder import Holder
+from common.ledger.identity_key import IDENTITY_FILE, own_identity
 from common.privacy.policy import load_policy
 from common.system.console import printable
 from common.system.fingerprints import certificate_fingerprint, key_fingerprint
@@ -38,10 +40,24 @@ def report_lines(
         "each run; a lost or older ledger is a lost budget",
         f"Key       {key_fingerprint(key)}: send {site.public_key_file} to the server's operator, who admits it with "
         f"`bract server admit`; {site.key_file.name} stays here",
+        f"Identity  {roster_line(site.name, own_identity().public_key)}",
+        f"          this client's line in the roster for secure sums; {IDENTITY_FILE} beside the ledger stays here",
+        *_roster_lines(site),
         *_server_lines(site),
         _pin_line(site),
         *_next_lines(shown),
     ]
+
+
+def _roster_lines(site: Site) -> list[str]:
+    file = site.folder / ROSTER_FILE
+    if not file.exists():
+        return []
+    roster, policy = read_roster(file), load_policy(site.policy_file)
+    lines = [f"Roster    {len(roster)} clients, digest {roster.digest.hex()[:16]}: compare it with the other holders"]
+    if policy.roster != roster.digest.hex():
+        lines += [f"To do     put into {site.policy_file}:", *(f"          {line}" for line in policy_lines(roster))]
+    return lines
 
 
 def _server_lines(site: Site) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from client.client_config import Site
 from client.runtime.client_lock import hold_lock
+from client.secure.secrets_file import FOLDER, file_name
 from common.errors import ConfigError
 from common.ledger.data_holder import LEDGER_FILE, own_holder
 from common.system.paths import bract_home
@@ -49,6 +50,7 @@ def leave_federations(site: Site) -> Removed:
             for file in keys:
                 file.unlink()
             runs = _remove_personal_tensors(site.name)
+            _remove_mask_secrets(site.name)
             cached = _remove_caches()
         except OSError as error:
             raise ConfigError(f"{error.filename} cannot be removed ({error.strerror})") from None
@@ -63,6 +65,11 @@ def _remove_personal_tensors(client: str) -> int:
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
     return len(own)
+
+
+def _remove_mask_secrets(client: str) -> None:
+    for file in (bract_home() / "holder" / FOLDER).glob(f"*/{file_name(client)}"):
+        file.unlink()
 
 
 def _remove_caches() -> int:

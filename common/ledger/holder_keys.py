@@ -46,7 +46,7 @@ class HolderKeys:
         Raises:
             LedgerError: A key file is damaged, or others can read it.
         """
-        return cls(*(_read_or_make(folder / name) for name in ("fingerprint.key", "signing.key")))
+        return cls(*(read_or_make_key(folder / name) for name in ("fingerprint.key", "signing.key")))
 
     @cached_property
     def _private(self) -> Ed25519PrivateKey:
@@ -89,7 +89,13 @@ def is_signed(public: str, message: bytes, signature: str) -> bool:
     return True
 
 
-def _read_or_make(file: Path) -> bytes:
+def read_or_make_key(file: Path) -> bytes:
+    """Return the 32 secret bytes in a file, made at first use.
+
+    Raises:
+        LedgerError: The file is damaged, or others can read it.
+        OSError: It cannot be read or written.
+    """
     if not file.exists():
         # If another process was faster, its key is used.
         with contextlib.suppress(FileExistsError):

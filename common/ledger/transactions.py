@@ -6,7 +6,7 @@ after a crash more may be charged than was released, but never less.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from common.data.image_digests import ImageDigests
@@ -230,6 +230,58 @@ class LedgerSession:
     def note(self, run: str, client: str, text: str) -> None:
         """Record a note about a run, once for each text."""
         self._write_once("note", request_id(run, client, text, 0, "note"), run_fields(run, client, 0) | {"note": text})
+
+    def mark(self, run: str, client: str, text: str, about: str) -> bool:
+        """Write a note about one thing once and return whether it is new.
+
+        Raises:
+            PolicyError: The same text was noted about another thing before.
+        """
+        ident = request_id(run, client, text, 0, "note")
+        with self.ledger.transaction():
+            before = self.ledger.entries("request_id = ? AND kind = 'note'", (ident,))
+            if before and before[0].event["about"] != about:
+                raise PolicyError(f"{text}: this was answered before for something else")
+            if not before:
+                self.ledger.append("note", ident, run_fields(run, client, 0) | {"note": text, "about": about})
+            return not before
+
+    def answer_once(
+        self, run: str, client: str, text: str, asked: str, compute: Callable[[], bytes], *, keep: int
+    ) -> bytes:
+        """Return the one reply to a question that costs nothing.
+
+        `asked` is the hash of the question. The same question gets the stored reply again.
+
+        Raises:
+            PolicyError: It was asked before with other content, its reply is not kept any more, or the run is closed.
+        """
+        ident = request_id(run, client, text, 0, "note")
+        kept = self._answered(run, client, ident, asked)
+        if kept is not None:
+            return kept
+        reply = compute()
+        digest = hashlib.sha256(reply).hexdigest()
+        event = run_fields(run, client, 0) | {"note": text, "about": asked, "reply": digest}
+        with self.ledger.transaction():
+            # Another process may have answered meanwhile. Two replies under the same masks would show their difference.
+            kept = self._answered(run, client, ident, asked)
+            if kept is None:
+                self.ledger.append("note", ident, event)
+                self.ledger.keep_reply(ident, run, client, reply)
+                self.ledger.forget_replies(run, client, keep=keep)
+        return reply if kept is None else kept
+
+    def _answered(self, run: str, client: str, ident: str, asked: str) -> bytes | None:
+        closed = request_id(run, client, CLOSED, 0, "note")
+        if self.ledger.entries("request_id = ? AND kind = 'note'", (closed,)):
+            raise PolicyError("the server asked for a round of a run that is closed")
+        before = self.ledger.entries("request_id = ? AND kind = 'note'", (ident,))
+        if not before:
+            return None
+        if before[0].event["about"] != asked:
+            raise PolicyError("the same round was asked for again with another model or other settings")
+        return self._kept(ident)
 
     def close(self, run: str, client: str) -> None:
         """Close a run to further releases and delete its kept replies."""

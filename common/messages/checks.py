@@ -13,12 +13,24 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 
 from common.errors import BundleError, FederationError, NotFiniteError, PrivacyError
 from common.messages.codec import CONFIG, PROTOCOL, PROTOCOL_VERSION, Declaration, Evaluation, decode_evaluation
-from common.messages.fields import ARRAYS, CLIENT, CODES, LEDGER, METRICS, NUM_EXAMPLES, Releases
+from common.messages.fields import (
+    ACCEPT,
+    ARRAYS,
+    CLIENT,
+    CODES,
+    LEDGER,
+    METRICS,
+    NUM_EXAMPLES,
+    SECURE,
+    SECURE_FIELDS,
+    WORDS,
+    Releases,
+)
 from common.messages.rounded_update import leaving_shapes
 
-_KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord}
+_KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord, SECURE: ConfigRecord}
 _NUMPY = "numpy.ndarray"
-_FLOATS, _BYTES = ("<f4", "<f8"), ("|i1",)
+_FLOATS, _BYTES, _RING_WORDS = ("<f4", "<f8"), ("|i1",), ("<u8",)
 
 
 def check_request(content: RecordDict, *, message_type: str) -> None:
@@ -33,6 +45,8 @@ def check_request(content: RecordDict, *, message_type: str) -> None:
     if message_type == "query":
         _check_protocol(content)
     allowed = {CONFIG} if message_type.startswith("query") else {CONFIG, ARRAYS}
+    if message_type in (*SECURE_FIELDS, ACCEPT):
+        allowed = {CONFIG, SECURE}
     if unknown := set(content) - allowed:
         raise FederationError(f"a message has {len(unknown)} records that no message of its type may have")
 
@@ -65,6 +79,8 @@ def check_release(
     content: RecordDict, *, message_type: str, releases: Releases, travelling: Mapping[str, tuple[int, ...]]
 ) -> RecordDict:
     """Return a reply unchanged if its fields are exactly those of the allow-list.
+
+    `travelling` are names and shapes of the tensors, in a secure sum those of the masked words.
 
     Raises:
         PrivacyError: A record or field is not declared, is missing, or has another shape.
@@ -126,9 +142,10 @@ def _check_numbers(
     """
     clipped = releases.mechanism.noise_at_server and not releases.rounded
     for name, array in record.items():
-        codes = releases.rounded and name == CODES
+        codes = (releases.rounded and name == CODES) or (releases.secure and name == WORDS)
+        types = _FLOATS if not codes else _RING_WORDS if releases.secure else _BYTES
         try:
-            check_tensor(array, travelling[name], types=_BYTES if codes else _FLOATS)
+            check_tensor(array, travelling[name], types=types)
             values = array.numpy()
         except FederationError as error:
             raise FederationError(f"client {client} sent {error}") from None

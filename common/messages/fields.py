@@ -10,7 +10,7 @@ from common.errors import PrivacyError
 from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
 from common.strategies import STRATEGIES
 
-ARRAYS, METRICS, CLIENT, LEDGER = "arrays", "metrics", "client", "ledger"
+ARRAYS, METRICS, CLIENT, LEDGER, SECURE = "arrays", "metrics", "client", "ledger", "secure"
 NUM_EXAMPLES, TRAIN_LOSS = "num-examples", "train-loss"
 CONFUSION, LOSS_SUM = "confusion", "loss-sum"
 PERSONAL_CONFUSION, PERSONAL_LOSS_SUM = "personal-confusion", "personal-loss-sum"
@@ -19,6 +19,20 @@ CORRECT, WRONG, NOISED_CONFUSION = "noised-correct", "noised-wrong", "noised-con
 CODES, SCALES = "codes", "scales"
 SCORE_COUNTS, CONFIDENCE_COUNTS = "score-counts", "confidence-counts"
 NOISED_SCORE_COUNTS, NOISED_CONFIDENCE_COUNTS = "noised-score-counts", "noised-confidence-counts"
+
+# The masked vector of a round, which holds update and counts.
+WORDS = "words"
+# Message types of a secure sum: its set-up in three exchanges, and the opening of a round.
+ADVERTISE, DEAL, ACCEPT, UNMASK = "query.advertise", "query.deal", "query.accept", "query.unmask"
+# Keys of the reply to each of these types.
+SECURE_FIELDS = {
+    ADVERTISE: (
+        *("index", "channel-key", "mask-keys-digest", "seeds-digest", "signature"),
+        *("mask-keys", "seed-commitments", "names", "identity-keys"),
+    ),
+    DEAL: ("members", "boxes"),
+    UNMASK: ("index", "request", "shares"),
+}
 
 DECLARATION_FIELDS = ("name", "num-units", "classes", "input-shape", "backbone-hash", "bundle")
 LEDGER_FIELDS = ("ledger-id", "seq", "head", "public-key", "signature")
@@ -37,7 +51,8 @@ class Releases:
     A reply has exactly these fields, no more and no fewer. A round's reply holds counts if its number is a multiple of
     `counted_every`, the closing one always. A `train_loss` is the incoming model's mean loss on training
     images, which QFedAvg weighs by. `personal` counts are of the global and of the client's own model. Both are
-    impossible with a mechanism. Updates of fewer than 32 `update_bits` leave rounded, see
+    impossible with a mechanism. Under `secure` nothing of this leaves by itself: masked words of all of it leave, see
+    `common.messages.secure_words`. Updates of fewer than 32 `update_bits` leave rounded, see
     `common.messages.rounded_update`. With `histograms` the closing reply has those of scores and confidence too.
 
     Raises:
@@ -51,6 +66,7 @@ class Releases:
     counted_every: int = 1
     update_bits: int = 32
     histograms: bool = False
+    secure: bool = False
 
     def __post_init__(self) -> None:
         if not self.mechanism.releases_losses and (self.train_loss or self.personal):
@@ -66,8 +82,8 @@ class Releases:
         personal = bool(config.model.personal) and not config.private
         needs_loss = STRATEGIES[config.strategy.name].needs_exact_loss
         every, histograms = config.evaluation.every, config.releases_histograms
-        bits = config.training.update_bits
-        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms)
+        bits, secure = config.training.update_bits, config.secure is not None
+        return cls(config.mechanism, config.metrics, needs_loss, personal, every, bits, histograms, secure)
 
     def in_round(self, server_round: int) -> "Releases":
         """Return the fields of one round's replies.
@@ -98,6 +114,8 @@ class Releases:
             return {CLIENT: DECLARATION_FIELDS} | head
         if message_type == "query.close":
             return head
+        if self.secure:
+            return self._secure_fields(message_type, head)
         if message_type == "train":
             return {
                 ARRAYS: (CODES, SCALES) if self.rounded else None,
@@ -106,6 +124,19 @@ class Releases:
         if message_type == "evaluate" and self.metrics != "none":
             return {METRICS: (NUM_EXAMPLES, *self._counts(closing=True), *self._extra(train=False))} | head
         raise PrivacyError(f"nothing may leave in reply to {message_type!r} in this run")
+
+    def _secure_fields(self, message_type: str, head: Fields) -> Fields:
+        if message_type == ACCEPT:
+            return {}
+        if message_type in SECURE_FIELDS:
+            return {SECURE: SECURE_FIELDS[message_type]}
+        if message_type == "train" or (message_type == "evaluate" and self.metrics != "none"):
+            return {ARRAYS: (WORDS,), METRICS: (NUM_EXAMPLES,)} | head
+        raise PrivacyError(f"nothing may leave in reply to {message_type!r} in this run")
+
+    def summed(self, *, closing: bool) -> tuple[str, ...]:
+        """Return the names of the counts that leave in a secure sum."""
+        return self._counts(closing=closing)
 
     def _counts(self, *, closing: bool) -> tuple[str, ...]:
         if self.metrics == "none":

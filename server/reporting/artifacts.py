@@ -7,12 +7,12 @@ from flwr.serverapp.strategy import Strategy
 
 from common.data.partition_plot import draw_partition
 from common.ledger.signed_heads import HeadKeeper
-from common.metrics import total
 from server.reporting.missing_clients import missing_clients
 from server.reporting.model_card import model_card
 from server.reporting.plots import draw_confusion, draw_curves
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.reporting.readme.model_readme import model_readme
+from server.reporting.secure_statement import aggregation_statement
 from server.reporting.summary import summarise
 from server.rounds.round_record import figures, personal_figures
 from server.state.checkpoint import save_checkpoint
@@ -41,6 +41,7 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
 
     It charges the whole plan until the run has ended, so that it is true even if the process is killed.
     """
+    secure = state.config.secure
     heads = {} if keeper is None else keeper.latest(state.clients)
     statement = privacy_statement(
         state.config,
@@ -51,6 +52,7 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
         simulated=state.context.simulated,
         early=state.early,
         initial=state.initial,
+        aggregation=None if secure is None else aggregation_statement(secure, state.secure_session),
     )
     directory.write_json("privacy.json", statement)
     return statement
@@ -83,7 +85,7 @@ def draw_outcome(directory: RunDirectory, state: RunState) -> None:
 
 def _closing_line(state: RunState) -> list[dict[str, Any]]:
     """Return the closing evaluation as one more point of the curves."""
-    counts = total(state.closing.exact.values())
+    counts = state.closing.counts
     # Under a privacy mechanism the last round is evaluated with the final model already.
     if counts is None or state.config.private or not counts.num_examples:
         return []

@@ -57,6 +57,7 @@ def privacy_statement(
     simulated: bool = False,
     early: bool = False,
     initial: Mapping[str, Any] | None = None,
+    aggregation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `privacy.json`.
 
@@ -69,10 +70,13 @@ def privacy_statement(
         simulated: Whether the clients are a simulation's.
         early: Whether the run stopped before its last round, by choice.
         initial: What is stated of an earlier model that the run started from; None if it started anew.
+        aggregation: What is stated of secure aggregation; None where updates leave one by one.
     """
     statement = _run_statement(
         config, privacy_cost, status=status, run_id=run_id, parties=parties, simulated=simulated, early=early
     )
+    if aggregation is not None:
+        statement["aggregation"] = dict(aggregation)
     if initial is not None:
         statement["initial_model"], end = stated_start(initial, statement)
         statement["statement"] += end
@@ -146,6 +150,8 @@ def statement_sentence(
     mechanism: Mechanism, privacy_cost: RunPrivacyCost | None, privacy: PrivacyConfig, metrics: str
 ) -> str:
     """Return the guarantee of a run in one sentence."""
+    if privacy_cost is None and privacy.aggregation == "secure":
+        return "NOT PRIVATE: exact sums of the clients' updates and counts left, and the server saw no client's own"
     if privacy_cost is None:
         return "NOT PRIVATE: updates and exact counts left every client"
     exact = "; EXACT COUNTS of held-out images left and are not covered" if metrics == "exact" else ""

@@ -12,22 +12,37 @@ from common.metrics import Counts, NoisedCounts, total
 from common.score_histograms import ScoreHistograms
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.replies import Channel, ReplyCollector
+from server.rounds.secure_rounds import SecureRounds
+
+# Failure code of clients whose words came, but could not be opened.
+NOT_OPENED = "NOT-OPENED"
 
 
 @dataclass(frozen=True)
 class ClosingEvaluation:
     """Evaluation of the final model.
 
-    `failures` holds the failure code of each client whose evaluation is missing.
+    `failures` holds the failure code of each client whose evaluation is missing. `summed` is the sum over clients where
+    a secure sum hides each client's own.
     """
 
     by_client: Mapping[str, Evaluation] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    summed: Evaluation | None = None
 
     @property
     def exact(self) -> dict[str, Counts]:
         """Exact counts of the final model by client name."""
         return {name: part.counts for name, part in self.by_client.items() if part.counts is not None}
+
+    @property
+    def counts(self) -> Counts | None:
+        """Exact counts of the final model, summed over clients."""
+        return total(part.counts for part in self._parts if part.counts is not None)
+
+    @property
+    def _parts(self) -> list[Evaluation]:
+        return [*self.by_client.values(), *([] if self.summed is None else [self.summed])]
 
     @property
     def personal(self) -> dict[str, Counts]:
@@ -37,12 +52,12 @@ class ClosingEvaluation:
     @property
     def noised(self) -> NoisedCounts | None:
         """Noised counts of the final model, summed over clients."""
-        return total(part.noised for part in self.by_client.values() if part.noised is not None)
+        return total(part.noised for part in self._parts if part.noised is not None)
 
     @property
     def histograms(self) -> ScoreHistograms | None:
         """Histograms of the final model's scores, summed over clients."""
-        return total(part.histograms for part in self.by_client.values() if part.histograms is not None)
+        return total(part.histograms for part in self._parts if part.histograms is not None)
 
     def with_exact(self, counts: Mapping[str, Counts]) -> "ClosingEvaluation":
         """Return this evaluation with exact counts that a simulation made outside the clients."""
@@ -50,19 +65,32 @@ class ClosingEvaluation:
         by_client = {
             name: replace(ours.get(name, Evaluation()), counts=counts.get(name)) for name in sorted({*counts, *ours})
         }
-        return ClosingEvaluation(by_client, self.failures)
+        return replace(self, by_client=by_client)
 
 
 def evaluate_at_clients(
-    channel: Channel, strategy: Strategy, arrays: Arrays, clients: Mapping[str, EnrolledClient], server_round: int
+    channel: Channel,
+    strategy: Strategy,
+    arrays: Arrays,
+    clients: Mapping[str, EnrolledClient],
+    server_round: int,
+    secure: SecureRounds | None = None,
 ) -> ClosingEvaluation:
     """Ask every client to evaluate a model."""
-    collector = ReplyCollector(channel, clients, arrays)
+    if secure is not None:
+        clients = secure.reachable(clients)
+    collector = ReplyCollector(channel, clients, arrays, None if secure is None else secure.num_words(None))
     if not collector.nodes:
         return ClosingEvaluation(failures=collector.replies([])[1])
     config = run_config(channel.run_id)
-    messages = strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid)
-    replies, failures = collector.replies(list(messages))
+    messages = list(strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid))
+    replies, failures = collector.replies(messages)
+    if secure is not None:
+        opened = secure.open(channel, clients, messages[0].content, replies, {}, server_round=None)
+        if opened is None:
+            # Nobody's counts were learnt, so all are missing.
+            return ClosingEvaluation(failures=failures | dict.fromkeys(replies, NOT_OPENED))
+        return ClosingEvaluation(failures=failures, summed=opened.evaluation)
     evaluations = {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}
     return ClosingEvaluation(evaluations, failures)
 

@@ -22,6 +22,7 @@ from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import DECIDED, NOT_FINITE, wait_for_nodes
 from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector, content_bytes
 from server.rounds.round_record import RoundRecord
+from server.rounds.secure_rounds import OpenedSum, SecureRounds
 from server.rounds.update_filter import OUTLIER, drop_outliers
 
 Evaluate = Callable[[Arrays], Counts | None]
@@ -54,6 +55,7 @@ class RoundSettings:
         retries: How often a round is tried again before it is skipped.
         max_update_norm: Longest accepted update, in weight units; None compares with the round's median alone.
         skipped_before: Of each earlier round of a resumed run, whether it was skipped.
+        secure: Opens each round's sum, where the server sees no single update; None where updates come one by one.
         before_round: Called with each round's number before it starts; may add late clients.
         stream: Makes the stream of the server's noise. Production code never sets it; None is fresh keys.
     """
@@ -68,6 +70,7 @@ class RoundSettings:
     retries: int = 0
     max_update_norm: float | None = None
     skipped_before: Sequence[bool] = ()
+    secure: SecureRounds | None = None
     before_round: Callable[[int], None] = lambda _: None
     stream: Callable[[], ByteStream] | None = None
 
@@ -91,13 +94,13 @@ def run_rounds(
         settings.before_round(number)
         started = time.perf_counter()
         exchange = _Exchange(channel, strategy, arrays, settings, number)
-        if len(exchange.accepted) < settings.min_clients:
+        if len(exchange.accepted) < settings.min_clients or not exchange.open_sum(arrays, settings):
             skipped += 1
             if skipped == _MAX_SKIPPED or (number == last and not released):
                 raise FederationError(_too_few(exchange, settings))
             yield RoundResult(arrays, _record(exchange, settings, None, started))
             continue
-        merged = _aggregate(strategy, number, arrays, exchange.accepted, settings)
+        merged = _aggregate(strategy, number, arrays, exchange, settings)
         if merged is None:
             raise FederationError(f"round {number}: the strategy could not aggregate {len(exchange.accepted)} updates")
         # After noise at the server the model is released anyway, so this check could not take it back.
@@ -116,12 +119,18 @@ class _Exchange:
         self.number = number
         self.accepted: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
+        self.opened: OpenedSum | None = None
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        collector = ReplyCollector(replace(channel, releases=channel.releases.in_round(number)), cohort, arrays)
+        num_words = None
+        if settings.secure is not None:
+            cohort, num_words = settings.secure.reachable(cohort), settings.secure.num_words(number)
+        self._channel, self._cohort = replace(channel, releases=channel.releases.in_round(number)), cohort
+        collector = ReplyCollector(self._channel, cohort, arrays, num_words)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
             messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, collector.cohort_grid))
+        self._messages = messages
         self.bytes_down = _mean(map(content_bytes, messages))
         self._ask(collector, messages, arrays, settings)
         for _ in range(settings.retries):
@@ -133,6 +142,29 @@ class _Exchange:
             self._ask(collector, repeated, arrays, settings)
         self.bytes_up = _mean(collector.received[name] for name in self.accepted)
 
+    def open_sum(self, arrays: Arrays, settings: RoundSettings) -> bool:
+        """Open the sum of a secure round and return whether there is an aggregate.
+
+        Plain updates need no opening.
+        """
+        if settings.secure is None:
+            return True
+        asked = self._messages[0].content
+        self.opened = settings.secure.open(
+            self._channel, self._cohort, asked, self.accepted, arrays, server_round=self.number
+        )
+        if self.opened is None:
+            return False
+        self.failures = dict(sorted((dict(self.opened.failures) | self.failures).items()))
+        self.bytes_up += self.opened.bytes_up
+        return True
+
+    def evaluations(self) -> list[Evaluation]:
+        """Return the counts that came, of each client or of their sum."""
+        if self.opened is not None:
+            return [] if self.opened.evaluation is None else [self.opened.evaluation]
+        return [part for _, part in self.accepted.values() if part is not None]
+
     def _ask(
         self, collector: ReplyCollector, messages: Sequence[Message], arrays: Arrays, settings: RoundSettings
     ) -> None:
@@ -141,7 +173,7 @@ class _Exchange:
         self.failures = {name: code for name, code in (self.failures | failed).items() if name not in self.accepted}
         # The filter compares clients with each other. Before noise at the server this would let one client
         # decide whether another is counted, and the sensitivity would be more than one clipping bound.
-        if settings.central is None:
+        if settings.central is None and settings.secure is None:
             drop_outliers(self.accepted, self.failures, arrays, max_update_norm=settings.max_update_norm)
         self.failures = dict(sorted(self.failures.items()))
 
@@ -156,7 +188,7 @@ def _record(exchange: _Exchange, settings: RoundSettings, arrays: Arrays | None,
     evaluate = settings.evaluate if arrays is not None else None
     public_test = settings.public_test if exchange.number % settings.public_every == 0 else None
     # Counts of fewer than `min_clients` clients are not published.
-    evaluations = [] if arrays is None else [part for _, part in exchange.accepted.values() if part is not None]
+    evaluations = [] if arrays is None else exchange.evaluations()
     return RoundRecord(
         server_round=exchange.number,
         num_clients=len(exchange.accepted),
@@ -188,9 +220,11 @@ def _too_few(exchange: _Exchange, settings: RoundSettings) -> str:
 
 
 def _aggregate(
-    strategy: Strategy, number: int, arrays: Arrays, replies: AcceptedReplies, settings: RoundSettings
+    strategy: Strategy, number: int, arrays: Arrays, exchange: _Exchange, settings: RoundSettings
 ) -> Arrays | None:
-    messages = [reply for reply, _ in replies.values()]
+    messages = [reply for reply, _ in exchange.accepted.values()]
+    if exchange.opened is not None:
+        messages = [_as_one_message(messages, exchange.opened.arrays)]
     if settings.central is not None:
         # A fresh stream a round, because noise that is used twice could be subtracted.
         stream = SecureStream() if settings.stream is None else settings.stream()
@@ -202,7 +236,10 @@ def _aggregate(
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:
     """Return the noised average as a single client's message for any strategy."""
     ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
-    average = noised_average(arrays, ended, central, stream=stream)
+    return _as_one_message(messages, noised_average(arrays, ended, central, stream=stream))
+
+
+def _as_one_message(messages: Sequence[Message], average: Arrays) -> Message:
     metrics = messages[0].content.metric_records[METRICS]
     return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
 

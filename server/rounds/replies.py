@@ -14,7 +14,7 @@ from common.errors import ClientFailure, FederationError, NotFiniteError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
 from common.messages.codec import Evaluation, arrays_to_record, decode_head
-from common.messages.fields import ARRAYS, LEDGER, Releases
+from common.messages.fields import ARRAYS, LEDGER, WORDS, Releases
 from common.messages.rounded_update import restore_model
 from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
@@ -48,15 +48,24 @@ class ReplyCollector:
     """Sender of messages to some clients that keeps the replies which pass all checks.
 
     A client without a node is not asked. `model` holds the tensors that are sent, in order. Accepted replies hold
-    float32 tensors, also where updates come rounded. `received` has the bytes of each reply as it came, by name.
+    float32 tensors, also where updates come rounded, or `num_words` masked words. `received` has the bytes of each
+    reply as it came, by name.
     """
 
-    def __init__(self, channel: Channel, clients: Mapping[str, EnrolledClient], model: Arrays) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        clients: Mapping[str, EnrolledClient],
+        model: Arrays,
+        num_words: int | None = None,
+    ) -> None:
         self._clients = clients
         self.nodes = {name: client.node_id for name, client in clients.items() if client.node_id is not None}
         self.cohort_grid = cast(Grid, CohortNodes(self.nodes.values()))
         self._channel = channel
         self._model = model
+        shapes = {key: array.shape for key, array in model.items()}
+        self._shapes = shapes if num_words is None else {WORDS: (num_words,)}
         self.received: dict[str, int] = {}
 
     def replies(self, messages: Sequence[Message]) -> tuple[AcceptedReplies, dict[str, str]]:
@@ -92,7 +101,7 @@ class ReplyCollector:
             self._clients[name].declaration,
             message_type=message_type,
             releases=releases,
-            travelling={key: array.shape for key, array in self._model.items()},
+            travelling=self._shapes,
         )
         if releases.signed:
             # Decode the head here: a malformed one must fail this client, not the whole round.

@@ -13,6 +13,7 @@ from server.rounds.closing_evaluation import ClosingEvaluation
 from server.rounds.cohorts import join_cohorts
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
+from server.rounds.secure_setup import SecureSession
 from server.run_context import RunContext
 from server.state.early_stopping import EarlyStopping
 from server.state.privacy_spent import RunPrivacyCost, account, epsilon_so_far
@@ -28,8 +29,9 @@ class RunState:
     before its last round, by choice). `refusals` says why others do not take part, by "node N" or "client NAME", and
     `LateJoinHandler` extends it. `earlier_bundles` are pinned bundles that clients declared before the run was resumed,
     or before they came back. `privacy_cost` is that of the whole plan until `finish`. `sampler` is the noise sampler
-    that the run began with, `initial` what is stated of an earlier model that it started from.
-    `closing_public_test` are figures of the final model on the server's public images, None where a round has them.
+    that the run began with, `initial` what is stated of an earlier model that it started from. `secure_session` is the
+    finished set-up of secure sums. `closing_public_test` are figures of the final model on the server's public images,
+    None where a round has them.
     """
 
     config: RunConfig
@@ -50,6 +52,7 @@ class RunState:
     status: str = "interrupted"
     sampler: int = CURRENT_SAMPLER
     initial: Mapping[str, Any] | None = None
+    secure_session: SecureSession | None = None
     early_stopping: EarlyStopping = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,7 +169,7 @@ class RunState:
 
     def counts(self) -> Counts | None:
         """Return exact counts of the final model or else of the latest round."""
-        return total(self.closing.exact.values()) or self.latest.counts
+        return self.closing.counts or self.latest.counts
 
     def personal_counts(self) -> Counts | None:
         """Return exact counts of the clients' own models, None without any."""
@@ -175,7 +178,7 @@ class RunState:
     @property
     def evaluated_model(self) -> int | None:
         """Number of the round that made the evaluated model, None before any evaluation."""
-        if self.closing.exact:
+        if self.closing.counts:
             return self.final_round
         evaluated = [line["evaluated_model"] for line in self.rounds if "evaluated_model" in line]
         return evaluated[-1] if evaluated else None

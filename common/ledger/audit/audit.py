@@ -182,7 +182,8 @@ def _notes(entries: Sequence[Entry], kind: str) -> tuple[LedgerNote, ...]:
             entry.seq, entry.time, str(entry.event.get("run")), str(entry.event.get("client")), _text(entry.event)
         )
         for entry in entries
-        if entry.kind == kind and entry.event.get("note") != CLOSED
+        # Markers of secure sums, one or two a round, say nothing to a reader.
+        if entry.kind == kind and entry.event.get("note") != CLOSED and "about" not in entry.event
     )
 
 

@@ -1,0 +1,158 @@
+"""A client's answers in the exchanges of a secure sum."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import RecordDict
+
+from client.session import ClientSession
+from common.arrays import Arrays
+from common.errors import FederationError, PolicyError
+from common.ledger.signed_heads import SignedHead
+from common.messages.codec import Evaluation, run_id_of, server_round_of
+from common.messages.fields import WORDS, Releases
+from common.messages.secure_messages import (
+    announcement_values,
+    answer_values,
+    box_values,
+    boxes_in,
+    delivered,
+    reply_content,
+    setup_request,
+    unmask_request,
+    words_content,
+)
+from common.messages.secure_words import SecureWords
+from common.messages.serialization import digest_of
+from common.secagg.protocol.client import ClientState
+
+Answer = tuple[RecordDict, SignedHead | None]
+
+
+def advertise(content: RecordDict, session: ClientSession) -> Answer:
+    """Draw the secrets of a run's rounds and announce their public halves.
+
+    Raises:
+        PolicyError: Sums of the run have begun, or the same set-up was begun before.
+        FederationError: The request does not fit what this client declared.
+        SecureSumError: The constants do not fit the roster.
+    """
+    run, request = run_id_of(content), setup_request(content)
+    config, party = session.trainer.config, session.party
+    if config.secure is None or party is None:
+        raise FederationError("a set-up for secure sums was asked for, and the run has none")
+    # A size that the server made up would give this client another weight than the one it declared.
+    if request.sizes.get(session.name) != session.rows.num_units or not set(request.sizes) <= set(party.roster.names):
+        raise FederationError("a set-up names clients or sizes that are not those of the roster or the declaration")
+    words = words_of(session, request.sizes)
+    terms = words.terms(config.secure, party.roster, run=run, attempt=request.attempt, num_rounds=config.num_rounds)
+    file = session.secrets(run)
+    # A round that was masked has been seen. Fresh masks for the rest would let a server mix two set-ups.
+    if file.file.exists() and file.load()[0].next_round > 1:
+        raise PolicyError("another set-up was asked for after sums of the run had begun")
+    state, announcement = ClientState.begin(terms, party.roster, session.name, party.identity)
+    session.guard(run).begin_sums(run, terms.session)
+    file.save(state, request.sizes)
+    return reply_content(announcement_values(announcement, party.roster)), None
+
+
+def deal(content: RecordDict, session: ClientSession) -> Answer:
+    """Check who is present and deal shares of this client's secrets.
+
+    Raises:
+        SecureSumError: An announcement is forged or missing, or too few are present.
+    """
+    if session.party is None:
+        raise FederationError("shares were asked for, and the run has no secure sums")
+    file = session.secrets(run_id_of(content))
+    state, sizes = file.load()
+    boxes = state.deal(session.party.roster, delivered(content))
+    file.save(state, sizes)
+    return reply_content(box_values(boxes)), None
+
+
+def accept(content: RecordDict, session: ClientSession) -> Answer:
+    """Open and keep the shares that the others have dealt.
+
+    Raises:
+        SecureSumError: A share is missing or does not open.
+    """
+    file = session.secrets(run_id_of(content))
+    state, sizes = file.load()
+    if state.awaits_boxes:
+        state.accept(boxes_in(content))
+        file.save(state, sizes)
+    return RecordDict(), None
+
+
+def unmask(content: RecordDict, session: ClientSession) -> Answer:
+    """Give this member's part in opening the sum over one set of survivors.
+
+    Raises:
+        PolicyError: Another set was answered in this round.
+        SecureSumError: The set is too small, or not of those present.
+    """
+    run, request = run_id_of(content), unmask_request(content)
+    file = session.secrets(run)
+    state, sizes = file.load()
+    reply = state.unmask(request)
+    # Before the file and before anything leaves: after a crash no other set may be answered in this round.
+    session.guard(run).open_sum(run, request.round_number, request.survivor_digest(state.terms))
+    file.save(state, sizes)
+    return reply_content(answer_values(reply)), None
+
+
+class MaskedReply:
+    """The reply of a round under this client's masks."""
+
+    def __init__(self, session: ClientSession, run: str, asked: RecordDict) -> None:
+        self._session, self._file = session, session.secrets(run)
+        self._context = bytes.fromhex(digest_of(asked))
+        self._state, self._sizes = self._file.load()
+        self._masked = False
+
+    def update(
+        self, trained: Arrays, incoming: Arrays, evaluation: Evaluation | None, *, server_round: int
+    ) -> RecordDict:
+        """Return the masked words of a round's update and counts.
+
+        Raises:
+            NotFiniteError: The update is not finite, or too long.
+            SecureSumError: The round's secrets are used or erased.
+        """
+        words = words_of(self._session, self._sizes)
+        update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
+        encoded = words.encode_update(update, self._session.name)
+        counted = words.encode_counts(evaluation, server_round=server_round)
+        return self._under_masks(server_round, np.concatenate([encoded, counted]))
+
+    def closing(self, evaluation: Evaluation | None) -> RecordDict:
+        """Return the masked words of the closing counts."""
+        counted = words_of(self._session, self._sizes).encode_counts(evaluation, server_round=None)
+        return self._under_masks(self._session.trainer.config.num_rounds + 1, counted)
+
+    def _under_masks(self, number: int, encoded: np.ndarray) -> RecordDict:
+        masked = self._state.mask(number, self._context, encoded)
+        self._masked = True
+        return words_content(masked, self._session.rows.num_units)
+
+    def keep(self) -> None:
+        """Erase the round's secrets after its reply is in the ledger."""
+        if self._masked:
+            self._file.save(self._state, self._sizes)
+
+
+def leaving_shapes(session: ClientSession, kind: str, asked: RecordDict) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors in a reply."""
+    config = session.trainer.config
+    if config.secure is None or kind not in ("train", "evaluate"):
+        return session.travelling
+    lengths = words_of(session, {}).lengths(config.num_rounds)
+    return {WORDS: (lengths[server_round_of(asked) - 1 if kind == "train" else -1],)}
+
+
+def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
+    """Return the layout of this run's vectors."""
+    trainer = session.trainer
+    releases = Releases.of(trainer.config)
+    return SecureWords(session.travelling, len(trainer.classes), releases, sizes, trainer.config.num_clients)

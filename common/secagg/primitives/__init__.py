@@ -1,0 +1,1 @@
+"""Building blocks of secure aggregation that know nothing of clients and rounds."""

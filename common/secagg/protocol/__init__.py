@@ -1,0 +1,1 @@
+"""The two sides of secure aggregation as states that take messages."""

@@ -1,0 +1,34 @@
+"""Statement on secure aggregation in `privacy.json`."""
+
+from typing import Any
+
+from common.config.secure_sum import SecureSum
+from common.secagg.primitives.domains import PROTOCOL
+from server.rounds.secure_setup import SecureSession
+
+
+def aggregation_statement(constants: SecureSum, session: SecureSession | None) -> dict[str, Any]:
+    """Return what is stated of a run whose updates leave in sums alone.
+
+    `session` is None before the set-up.
+    """
+    most = constants.colluding
+    return {
+        "kind": "secure",
+        "protocol": PROTOCOL.decode(),
+        "num_clients": constants.num_clients,
+        "colluding": most,
+        "honest": constants.honest,
+        "min_survivors": constants.min_survivors,
+        "roster": None if session is None else session.roster.digest.hex(),
+        "present": None if session is None else sorted(session.present),
+        "statement": f"the server saw sums over at least {constants.min_survivors} clients, and no client's own update "
+        f"or counts, unless more than {most} of {constants.num_clients} clients colluded with it",
+        "not_protected": [
+            "each sum: a value that one client alone contributes to, such as a class that it alone holds, is in it",
+            "how many units each client declares, and which clients took part in which round",
+            "a client whose roster came from the server, or who did not compare its digest with the other holders",
+            "backups of a client's file of mask secrets that were made during the run",
+        ],
+        "not_checked": "the server can neither filter nor clip a single update: one client can spoil the model",
+    }

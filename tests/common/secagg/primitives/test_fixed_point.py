@@ -1,0 +1,170 @@
+"""Numbers become words and come back as their exact sum, and what cannot fit is refused.
+
+Drives `common.secagg.primitives.fixed_point` and `common.secagg.primitives.ring`.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
+from common.secagg.primitives.ring import Ring
+from common.secagg.refusals import Refusal, SecureSumError
+
+
+def point_of(num_clients: int = 10, norm: float = 1.0, noise: float = 4.0, bits: int = 32) -> FixedPoint:
+    return choose_scale(
+        num_clients=num_clients, clipping_norm=norm, noise_bound=noise, word_bits=bits, largest_step=norm
+    )
+
+
+def steps_of(point: FixedPoint, values: np.ndarray) -> list[int]:
+    return list(map(int, point.ring.signed(point.encode(values))))
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("num_clients", [3, 100, 1000])
+@pytest.mark.parametrize("norm", [1e-3, 0.1, 1.0, 777.7])
+def test_the_sum_of_all_extremes_stays_in_the_ring(bits: int, num_clients: int, norm: float) -> None:
+    point = point_of(num_clients, norm, noise=5.5 * norm, bits=bits)
+    worst = np.array([point.largest, -point.largest], dtype=np.int64)
+    noise = np.array([point.noise_bound, -point.noise_bound], dtype=np.int64)
+
+    total = point.ring.zeros(2)
+    for _ in range(num_clients):
+        total += point.ring.words_of(worst + noise)
+
+    expected = num_clients * (point.largest + point.noise_bound)
+    assert list(map(int, point.ring.signed(total))) == [expected, -expected]
+
+
+@pytest.mark.parametrize("num_clients", [3, 100, 1000])
+def test_no_finer_step_would_fit(num_clients: int) -> None:
+    point = point_of(num_clients)
+    finer = Fraction(2) ** (point.scale_bits + 1)
+
+    assert point.fits
+    assert num_clients * (math.floor(finer) + math.ceil(4 * finer)) >= 2**31 - num_clients
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"largest_step": 2.0**-40},
+        {"num_clients": 0},
+        {"clipping_norm": 0.0},
+        {"clipping_norm": math.inf},
+        {"noise_bound": -1.0},
+        {"noise_bound": math.nan},
+        {"noise_bound": 1e9},
+        {"num_clients": 2**31},
+        {"clipping_norm": 5e-324, "noise_bound": 0.0, "largest_step": 1e-300},
+    ],
+    ids=str,
+)
+def test_choose_scale_refuses_what_cannot_fit(changes: dict[str, float]) -> None:
+    asked = {"num_clients": 10, "clipping_norm": 1.0, "noise_bound": 4.0, "word_bits": 32, "largest_step": 2.0**-20}
+
+    with pytest.raises(SecureSumError) as refused:
+        choose_scale(**(asked | changes))  # type: ignore[arg-type]
+
+    assert refused.value.refusal is Refusal.RANGE
+
+
+def test_an_encoding_whose_sum_could_wrap_is_refused() -> None:
+    FixedPoint.of_counts(word_bits=32, num_clients=4, largest=2**29 - 1, noise_bound=0)
+
+    with pytest.raises(SecureSumError):
+        FixedPoint.of_counts(word_bits=32, num_clients=4, largest=2**29 - 1, noise_bound=1)
+
+
+@given(
+    values=st.lists(st.floats(-2, 2), min_size=1, max_size=20),
+    clients=st.integers(1, 1000),
+    norm=st.sampled_from([0.1, 1.0, 3.3]),
+    bits=st.sampled_from([32, 64]),
+)
+@settings(max_examples=60, deadline=None)
+def test_rounded_vectors_keep_the_clip_exactly(values: list[float], clients: int, norm: float, bits: int) -> None:
+    point = point_of(clients, norm, bits=bits)
+
+    steps = steps_of(point, np.array(values))
+
+    bound = (Fraction(norm) * Fraction(2) ** point.scale_bits) ** 2
+    assert sum(step * step for step in steps) <= bound
+
+
+def test_a_vector_that_the_clip_rounded_up_is_shortened() -> None:
+    """A float32 clip can leave a norm a little above the bound."""
+    point = point_of(norm=0.1)
+    values = np.full(64, np.float32(0.1) / 8, dtype=np.float64)
+
+    steps = steps_of(point, values * 1.001)
+
+    norm = math.sqrt(sum(step * step for step in steps)) * point.step
+    assert 0.1 * 0.9999 < norm <= 0.1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_vector_with_a_value_that_is_not_finite_becomes_zero(bad: float) -> None:
+    assert steps_of(point_of(), np.array([0.5, bad])) == [0, 0]
+
+
+def test_huge_values_are_clipped_and_tiny_ones_vanish() -> None:
+    point = point_of()
+
+    first, second = steps_of(point, np.array([1e300, 5e-324]))
+
+    assert 0 < first <= point.largest
+    assert second == 0
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_decoding_returns_the_exact_sum(bits: int) -> None:
+    point = point_of(5, bits=bits)
+    stream = np.random.default_rng(0)
+    vectors = [stream.normal(size=8) / 9 for _ in range(5)]
+
+    total = point.ring.zeros(8)
+    for vector in vectors:
+        total += point.encode(vector)
+
+    steps = [np.trunc(vector * 2.0**point.scale_bits).astype(np.int64) for vector in vectors]
+    assert np.array_equal(point.decode(total), np.sum(steps, axis=0).astype(np.float64) * point.step)
+
+
+def test_noise_is_added_in_whole_steps_and_kept_to_its_bound() -> None:
+    point = point_of()
+    noise = np.array([point.noise_bound, -point.noise_bound], dtype=np.int64)
+
+    words = point.encode(np.zeros(2), noise)
+
+    assert np.array_equal(point.ring.signed(words), noise)
+    wrong = [noise + [1, 0], noise - [0, 1], noise[:1], noise.astype(np.float64), np.full(2, np.iinfo(np.int64).min)]
+    for other in wrong:
+        with pytest.raises(SecureSumError):
+            point.encode(np.zeros(2), other)
+
+
+def test_counts_are_encoded_as_they_are_or_refused() -> None:
+    point = FixedPoint.of_counts(word_bits=32, num_clients=3, largest=100, noise_bound=50)
+
+    assert list(point.decode(point.encode_counts(np.array([0, 100]), np.array([-50, 50])))) == [-50, 150]
+    for wrong in (np.array([-1]), np.array([101]), np.array([0.5])):
+        with pytest.raises(SecureSumError):
+            point.encode_counts(wrong)
+    with pytest.raises(SecureSumError):
+        point.encode(np.zeros(2))
+
+
+def test_a_ring_has_32_or_64_bits() -> None:
+    with pytest.raises(SecureSumError):
+        Ring(31)
+    with pytest.raises(SecureSumError):
+        Ring(32).checked(np.zeros(3, dtype=np.uint64), 3)
+    with pytest.raises(SecureSumError):
+        Ring(32).checked(np.zeros(3, dtype=np.uint32), 4)
