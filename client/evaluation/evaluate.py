@@ -1,14 +1,16 @@
 """A client's evaluation of an incoming model, as far as it may leave."""
 
+import numpy as np
+
 from client.evaluation.private_counts import noised_histograms, noised_matrix, noised_pair
 from client.session import ClientSession
 from common.arrays import Arrays
 from common.errors import PrivacyError
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases
-from common.metrics import Counts, count
+from common.metrics import Counts, NoisedCounts, count
 from common.privacy.plan import PrivacyPlan
-from common.score_histograms import score_histograms
+from common.score_histograms import ScoreHistograms, score_histograms
 
 
 def evaluate_incoming(
@@ -38,6 +40,8 @@ def evaluate_incoming(
     labels = session.rows.test_labels[evaluation_units]
     logits = session.trainer.logits(model, session.rows.test_inputs[evaluation_units], apart=True)
     counts, fresh = count(logits, labels), session.streams.for_counts
+    if plan.counts.noise_shares:
+        return _for_shares(counts, score_histograms(logits, labels) if config.releases_histograms else None, closing)
     if not closing:
         return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=fresh()))
     matrix = noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=fresh())
@@ -48,6 +52,14 @@ def evaluate_incoming(
         score_histograms(logits, labels), plan.counts, of_scores=fresh(), of_confidence=fresh()
     )
     return Evaluation(noised=matrix, histograms=histograms)
+
+
+def _for_shares(counts: Counts, histograms: ScoreHistograms | None, closing: bool) -> Evaluation:
+    """Return counts that get this client's share of the noise where they become words of a secure sum."""
+    if closing:
+        return Evaluation(noised=NoisedCounts(counts.confusion), histograms=histograms)
+    right = int(np.trace(counts.confusion))
+    return Evaluation(noised=NoisedCounts(np.array([right, counts.num_examples - right])))
 
 
 def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bool) -> Evaluation:

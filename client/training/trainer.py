@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.training.class_weights import balanced_weights, check_class_weights, private_weights
-from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, head_gradient_sum, train_head_privately
 from client.training.head_sgd import train_head
-from client.training.round_settings import settings_of
+from client.training.round_settings import LocalSettings, settings_of
 from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.config.sections import BALANCED
@@ -111,12 +111,9 @@ class Trainer:
             raise PrivacyError("training was asked for under another mechanism than the run's")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
+        settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
-        if self.config.training.class_weights == BALANCED:
-            exact = np.bincount(labels, minlength=len(self.classes))
-            weights = balanced_weights(exact) if plan is None else private_weights(label_counts, plan)
-            settings = replace(settings, class_weights=weights)
         if self.config.needs_no_torch:
             if plan is not None:
                 fresh = streams.for_training()
@@ -131,6 +128,33 @@ class Trainer:
             fresh = streams.for_training()
             return train_network_privately(self._network(), ordered, training_set, plan, settings, fresh)
         return train_network(self._network(), ordered, training_set, settings, rng)
+
+    def gradient_sum(
+        self, arrays: Arrays, shard: Shard, *, server_round: int, plan: PrivacyPlan, label_counts: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the clipped sum of a client's gradients at a model, without noise, (p,) float64.
+
+        Arguments are as in `train`. It may leave only with the client's share of the noise, in a secure sum.
+
+        Raises:
+            PrivacyError: The plan has no noise in shares, or is not for a linear head.
+        """
+        if not self.config.needs_no_torch:
+            raise PrivacyError("gradient sums are built for linear heads only")
+        settings = settings_of(self.config, server_round=server_round, plan=plan)
+        settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
+        features, labels = shard.train_inputs, shard.train_labels
+        return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
+
+    def _class_weights(
+        self, shard: Shard, settings: LocalSettings, plan: PrivacyPlan | None, label_counts: np.ndarray | None
+    ) -> tuple[float, ...]:
+        """Return the factors of a round's losses, by noised counts of labels under a plan."""
+        if self.config.training.class_weights != BALANCED:
+            return settings.class_weights
+        if plan is not None:
+            return private_weights(label_counts, plan)
+        return balanced_weights(np.bincount(shard.train_labels, minlength=len(self.classes)))
 
     def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:
         """Return the scores (n, classes) of images.

@@ -175,6 +175,7 @@ class RunConfig(Section):
             (self.cohort_size != self.num_clients, "client-fraction", "leave it at 1, as every client takes part"),
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
+            *(self._not_summed() if self.is_local_dp else ()),
         )
         for is_wrong, key, remedy in wrong:
             if is_wrong:
@@ -186,6 +187,18 @@ class RunConfig(Section):
             self.secure  # noqa: B018 -- refuses numbers that no secure sum can keep
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    def _not_summed(self) -> tuple[tuple[bool, str, str], ...]:
+        """Return what clients cannot do where they send one gradient sum a round."""
+        training = self.training
+        return (
+            (not self.needs_no_torch, "model.tuning", "train a linear head on stored features"),
+            (self.batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
+            (self.local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),
+            (training.optimizer != "sgd", "training.optimizer", "use sgd"),
+            (training.weight_decay != 0, "training.weight-decay", "leave it at 0"),
+            (training.schedule != "constant" or training.warmup_rounds > 0, "training.schedule", "leave it constant"),
+        )
 
     def _check_evaluation(self) -> None:
         every = self.evaluation.every

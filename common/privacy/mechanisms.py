@@ -151,7 +151,6 @@ class DpSgd(Mechanism):
     noise_at_client = True
     units = ("image", "group")
     metrics = ("private", "exact", "none")
-    secure_sum = False
     trust = "each client adds its own noise"
     trust_warning = ""
     noise_place = "noise added at its own client"

@@ -90,7 +90,7 @@ def counts_scale(noise_stddev: float, noise_shares: int, *, total_units: int, nu
 
 def _share(noise_stddev: float, noise_shares: int) -> float:
     # Without this check a plan whose noise is drawn in one place would be noised by every client in full, or by none.
-    if noise_shares < 1:
+    if not (noise_shares >= 1 and noise_stddev > 0):
         raise PrivacyError("a plan without noise in shares cannot go into a secure sum")
     # Rounded up: t shares have at least the declared variance.
     return math.nextafter(noise_stddev / math.sqrt(noise_shares), math.inf)

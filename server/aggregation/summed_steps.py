@@ -21,17 +21,28 @@ class SummedSteps:
         plan: The plan that all clients share but for their sizes.
         total_units: Declared number of units of all clients of the run.
         num_clients: Clients of the run.
+        rate: Learning rate that was set; None for rate and momentum by the public rule.
+        factor: Momentum that goes with a rate that was set.
     """
 
-    def __init__(self, plan: PrivacyPlan, *, total_units: int, num_clients: int) -> None:
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        *,
+        total_units: int,
+        num_clients: int,
+        rate: float | None = None,
+        factor: float = 0.0,
+    ) -> None:
         # Each client adds its share, also those beyond the accounted ones.
         noise = plan.noise_stddev * math.sqrt(num_clients / plan.noise_shares)
-        self.rate, self.factor = summed_steps(
+        by_rule = summed_steps(
             noise_stddev=noise,
             max_grad_norm=plan.max_grad_norm,
             total_units=total_units,
             num_rounds=plan.num_rounds,
         )
+        self.rate, self.factor = by_rule if rate is None else (rate, factor)
         self.momentum = np.zeros(0)
 
     def step(self, start: Arrays, words: np.ndarray, scale: ShareScale, *, num_units: int) -> Arrays:
