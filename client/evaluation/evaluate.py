@@ -55,7 +55,10 @@ def evaluate_incoming(
 
 
 def _for_shares(counts: Counts, histograms: ScoreHistograms | None, closing: bool) -> Evaluation:
-    """Return counts that get this client's share of the noise where they become words of a secure sum."""
+    """Return exact counts for a secure sum.
+
+    This client's share of the noise is added where they become words, and nothing else of them may leave.
+    """
     if closing:
         return Evaluation(noised=NoisedCounts(counts.confusion), histograms=histograms)
     right = int(np.trace(counts.confusion))

@@ -128,7 +128,9 @@ class MaskedReply:
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def gradient(self, total: np.ndarray, evaluation: Evaluation | None, *, server_round: int) -> RecordDict:
-        """Return the masked words of a clipped gradient sum and counts, each with this client's share of the noise.
+        """Return the masked words of a clipped gradient sum and counts.
+
+        This client's share of the noise is in each of them.
 
         Raises:
             PrivacyError: The plan has no noise in shares.
@@ -140,7 +142,7 @@ class MaskedReply:
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def _shares(self, words: SecureWords) -> dict[str, Any]:
-        """Return name and stream for the noise of counts, none where counts have no noise."""
+        """Return what counts need for their noise, nothing if they have none."""
         if not words.counts_in_shares:
             return {}
         return {"name": self._session.name, "stream": self._session.streams.for_counts()}

@@ -158,7 +158,7 @@ def head_gradient_sum(
     *,
     units: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the clipped sum of a linear head's gradients over all of a client's units.
+    """Return the clipped sum of a linear head's gradients over all units.
 
     The result is (classes * d,) float64 and has no noise: it may leave only with this client's share of it, in a secure
     sum. Arguments are as in `train_head_privately`.

@@ -109,6 +109,9 @@ class Trainer:
         # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.is_local_dp:
             raise PrivacyError("training was asked for under another mechanism than the run's")
+        # A trained model would take the noise of all honest clients from one of them, and leave outside of a sum.
+        if plan is not None and plan.noise_shares:
+            raise PrivacyError("clients with noise in shares send gradient sums: use privacy.aggregation=plain here")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
         settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
@@ -132,9 +135,10 @@ class Trainer:
     def gradient_sum(
         self, arrays: Arrays, shard: Shard, *, server_round: int, plan: PrivacyPlan, label_counts: np.ndarray | None
     ) -> np.ndarray:
-        """Return the clipped sum of a client's gradients at a model, without noise, (p,) float64.
+        """Return the clipped sum of a client's gradients, without noise.
 
-        Arguments are as in `train`. It may leave only with the client's share of the noise, in a secure sum.
+        It is (p,) float64, and may leave only with the client's share of the noise, in a secure sum. Arguments are
+        as in `train`.
 
         Raises:
             PrivacyError: The plan has no noise in shares, or is not for a linear head.
@@ -149,7 +153,7 @@ class Trainer:
     def _class_weights(
         self, shard: Shard, settings: LocalSettings, plan: PrivacyPlan | None, label_counts: np.ndarray | None
     ) -> tuple[float, ...]:
-        """Return the factors of a round's losses, by noised counts of labels under a plan."""
+        """Return the factor of each class's losses in a round."""
         if self.config.training.class_weights != BALANCED:
             return settings.class_weights
         if plan is not None:

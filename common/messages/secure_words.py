@@ -34,9 +34,9 @@ from common.messages.fields import (
     Releases,
 )
 from common.privacy.discrete_gaussian import ByteStream
-from common.privacy.noise_shares import ShareScale, counts_scale, gradient_scale, share_words, values_of_sum
 from common.privacy.plan import PrivacyPlan
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS
+from common.secagg.noise_shares import ShareScale, counts_scale, gradient_scale, share_words, values_of_sum
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.roster import Roster

@@ -89,7 +89,7 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
 
 
 def spent_alone(events: Iterable[Event], *, delta: float, fresh: bool = False) -> Spent:
-    """Return what events cost if each client's own share of a noise were all of it.
+    """Return what events cost under a client's own share of the noise.
 
     That is the bound against a server with which all other clients collude. It is `NO_PROTECTION` above `MAX_EPSILON`.
     Without noise in shares it is what `spent_by` returns.

@@ -44,7 +44,7 @@ class DpSgdEvent:
 
 @dataclass(frozen=True, order=True)
 class CountsEvent:
-    """Releases of integer counts under discrete Gaussian noise, or under shares of noise.
+    """Releases of integer counts under discrete Gaussian noise or shares of noise.
 
     One unit changes one count by 1 in each of K histograms, so the L2 sensitivity is sqrt(K), and 1 for a single
     histogram. `noise_stddev` is the parameter of the discrete Gaussian, in counts. `group_size` and `noise_shares` are

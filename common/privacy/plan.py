@@ -130,6 +130,10 @@ class CountsPlan:
         histograms = histogram_events(self.scores_noise_stddev, self.calibration_noise_stddev, self.num_classes)
         return (matrix, *(replace(event, noise_shares=self.noise_shares) for event in histograms))
 
+    def of_one_client(self, noise_stddev: float) -> float:
+        """Return the part of a noise that one client adds."""
+        return noise_stddev / math.sqrt(self.noise_shares or 1)
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without later fields at their old values."""
         values = asdict(self)
@@ -196,6 +200,11 @@ class PrivacyPlan:
         """
         return self.noise_multiplier * self.max_grad_norm * (1 + SENSITIVITY_SLACK)
 
+    @property
+    def client_noise_stddev(self) -> float:
+        """The absolute noise that one client adds to a step's sum."""
+        return self.noise_stddev / math.sqrt(self.noise_shares or 1)
+
     def event(self, num_rounds: int | None = None) -> DpSgdEvent:
         """Return the event of some rounds on a trained unit.
 
@@ -259,7 +268,7 @@ class PrivacyPlan:
         return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
 
     def spent_alone(self) -> Spent:
-        """Return the bounds of the whole plan if all other clients collude with the server.
+        """Return the whole plan's bounds if all other clients collude.
 
         Without noise in shares they are those of `spent`.
 

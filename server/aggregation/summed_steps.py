@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from common.arrays import Arrays
-from common.privacy.noise_shares import ShareScale, values_of_sum
 from common.privacy.plan import PrivacyPlan
 from common.privacy.step_rule import summed_steps
+from common.secagg.noise_shares import ShareScale, values_of_sum
 
 
 class SummedSteps:

@@ -159,7 +159,8 @@ def _noise(runs: Sequence[RunEntries], remarks: Remarks) -> str:
 
     The error is charged as if one image had been in all of them.
     """
-    events = [event for run in runs if run.reserves for event in planned_events(run.agreed.plan)["training"]]
+    plans = [planned_events(run.agreed.plan) for run in runs if run.reserves]
+    events = [event for plan in plans for listed in plan.values() for event in listed]
     with remarks.about("the error of the noise"):
         return in_words([events]) if events else ""
     return ""

@@ -48,7 +48,7 @@ class ShareScale:
         return math.ceil(Fraction(num_units * self.most_of_unit) / Fraction(self.step))
 
     def check_rounding(self, num_values: int) -> None:
-        """Refuse a grid on which rounding moves a sum by more than the plan covers.
+        """Refuse a grid on which rounding breaks the clip bound.
 
         Raises:
             PrivacyError: The grid is too coarse for so many values.
@@ -61,7 +61,7 @@ class ShareScale:
 
 
 def gradient_scale(plan: PrivacyPlan, num_values: int, *, total_units: int, num_clients: int) -> ShareScale:
-    """Return the scale of a sum of clipped gradients, or of clipped updates.
+    """Return the scale of a sum of clipped gradients or updates.
 
     `total_units` is the declared number of units of all `num_clients` clients.
 
@@ -75,9 +75,9 @@ def gradient_scale(plan: PrivacyPlan, num_values: int, *, total_units: int, num_
 
 
 def counts_scale(noise_stddev: float, noise_shares: int, *, total_units: int, num_clients: int) -> ShareScale:
-    """Return the scale of a sum of counts, of which one unit changes one by 1.
+    """Return the scale of a sum of counts.
 
-    Counts lie on the grid, so that rounding does not change them.
+    One unit changes a count by 1. Counts lie on the grid, so that rounding does not change them.
 
     Raises:
         ConfigError: No word is long enough for the sum.
@@ -138,7 +138,7 @@ def share_words(values: np.ndarray, scale: ShareScale, *, num_units: int, stream
 
 
 def client_words(update: np.ndarray, scale: ShareScale, *, stream: ByteStream) -> np.ndarray:
-    """Round one client's clipped update to the grid and add its share of the noise.
+    """Round a client's update to the grid and add its share of the noise.
 
     The unit is the client itself, and `update`, (p,) float64, has at most the norm `most_of_unit`. Guarantee: the norm
     is checked again after rounding. The rest is as in `share_words`.

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from common.privacy.events import CountsEvent, DpSgdEvent, as_json, from_json
 from common.privacy.gaussian_table import TABLE_STDDEV, TOTAL_VARIATION, factors
 from common.privacy.noise import SecureStream
 from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS, total_variation
-from common.privacy.noise_shares import (
+from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
+from common.privacy.policy import ANYTHING, Policy
+from common.secagg.noise_shares import (
     ShareScale,
     client_words,
     counts_scale,
@@ -26,8 +29,6 @@ from common.privacy.noise_shares import (
     share_words,
     values_of_sum,
 )
-from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
-from common.privacy.policy import ANYTHING, Policy
 from tests.support.ledger.builders import PLAN
 
 DELTA, SIZE = 1e-5, 12_810
@@ -146,8 +147,9 @@ def test_counts_in_shares_are_whole_before_the_noise() -> None:
     words = [share_words(each, scale, num_units=12_000, stream=Silent()) for each in counts]
     silent = [share_words(np.zeros(2), scale, num_units=12_000, stream=Silent()) for _ in counts]
 
-    assert noise_of(words, scale).tolist() == (noise_of(silent, scale) + [5_000, 85]).tolist()
-    assert scale.share_stddev == pytest.approx(25 / 2) and scale.bits <= 56
+    assert noise_of(words, scale).tolist() == np.add(noise_of(silent, scale), [5_000, 85]).tolist()
+    assert scale.share_stddev == pytest.approx(25 / 2)
+    assert scale.bits <= 56
 
 
 @pytest.mark.parametrize("shares", [1, 4, 1_000])
@@ -159,7 +161,7 @@ def test_a_sum_of_shares_is_as_near_to_a_normal_as_it_is_charged(shares: int, st
         for _ in range(shares):
             reached += factor**2
             norms.append(reached)
-    widths = [TABLE_STDDEV * math.sqrt(before / after) for before, after in zip(norms, norms[1:], strict=False)]
+    widths = [TABLE_STDDEV * math.sqrt(before / after) for before, after in pairwise(norms)]
 
     # Every width is at least 4, the one that the bound of one value is stated for, so each draw adds as little.
     assert min(widths, default=4.0) >= 4
@@ -212,7 +214,8 @@ def test_an_event_in_shares_without_a_bound_on_its_error_is_refused() -> None:
 
 def test_events_and_plans_without_shares_are_stored_as_before() -> None:
     assert as_json(DpSgdEvent(1.0, 4.0, 2)).keys() == {"kind", "sample-rate", "noise-multiplier", "steps", "group-size"}
-    assert "noise_shares" not in PLAN.as_json() and "noise_shares" not in (PLAN.as_json()["counts"] or {})
+    assert "noise_shares" not in PLAN.as_json()
+    assert "noise_shares" not in PLAN.as_json()["counts"]
     assert from_json(as_json(shared_event())) == shared_event()
     assert PrivacyPlan.from_json(SHARED.as_json()) == replace(SHARED, sampler=0)
     assert SHARED.digest != replace(SHARED, noise_shares=T + 1).digest
