@@ -192,10 +192,10 @@ class RunConfig(Section):
         """Return what clients cannot do where they send one gradient sum a round."""
         training = self.training
         return (
+            (training.optimizer != "sgd", "training.optimizer", "use sgd"),
             (not self.needs_no_torch, "model.tuning", "train a linear head on stored features"),
             (self.batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
             (self.local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),
-            (training.optimizer != "sgd", "training.optimizer", "use sgd"),
             (training.weight_decay != 0, "training.weight-decay", "leave it at 0"),
             (training.schedule != "constant" or training.warmup_rounds > 0, "training.schedule", "leave it constant"),
         )
