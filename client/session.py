@@ -121,6 +121,14 @@ class ClientSession:
             label_counts=label_counts,
         )
 
+    def gradient_sum(
+        self, arrays: Arrays, *, server_round: int, plan: PrivacyPlan, label_counts: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the clipped gradient sum over the client's rows by `Trainer.gradient_sum`."""
+        return self.trainer.gradient_sum(
+            arrays, self.rows, server_round=server_round, plan=plan, label_counts=label_counts
+        )
+
     def draw_labels(self, plan: PrivacyPlan) -> np.ndarray:
         """Count the client's training labels by `noised_label_counts`."""
         return noised_label_counts(self.rows, len(self.trainer.classes), plan, self.streams)

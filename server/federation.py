@@ -24,6 +24,7 @@ from common.system.files import write_atomic
 from common.system.paths import bract_home
 from server.aggregation.statistics_head import head_solver
 from server.aggregation.strategies import build_strategy, check_strategy
+from server.aggregation.summed_steps import SummedSteps
 from server.late_joining import LateJoinHandler, rejection_reason
 from server.reporting.artifacts import draw_outcome, save_checkpoint_of, save_progress, save_readme, save_statement
 from server.reporting.counts_file import save_counts
@@ -206,11 +207,13 @@ class _Run:
             return None
         sizes = {name: client.declaration.num_units for name, client in state.clients.items()}
         shapes = {name: array.shape for name, array in state.arrays.items()}
-        words = SecureWords(shapes, len(state.classes), self.channel.releases, sizes, config.num_clients)
+        # All that is used of a plan is equal for all clients. The largest has the strictest check.
+        plan = config.plan(max(sizes.values())) if config.is_local_dp else None
+        words = SecureWords(shapes, len(state.classes), self.channel.releases, sizes, config.num_clients, plan)
         # The clients of a resumed run still hold the secrets of the rounds that are left.
         if file.exists():
             state.secure_session = SecureSession.from_bytes(file.read_bytes(), words)
-            return SecureRounds(state.secure_session, config.num_rounds)
+            return self._rounds_of(state.secure_session)
         seconds = None if state.context.simulated else config.join_deadline
         exchange = SetupExchange(self.channel, state.clients, words, config.secure, config.num_rounds, seconds)
         with self.clock.phase("secure_setup"):
@@ -218,7 +221,18 @@ class _Run:
         state.refusals |= {f"client {name}": code for name, code in failures.items()}
         write_atomic(file, state.secure_session.to_bytes(), durable=not state.context.simulated, mode=0o600)
         self._save_registration()
-        return SecureRounds(state.secure_session, config.num_rounds)
+        return self._rounds_of(state.secure_session)
+
+    def _rounds_of(self, session: SecureSession) -> SecureRounds:
+        config, plan, sizes = self.state.config, session.words.plan, session.words.sizes
+        steps = None
+        if plan is not None:
+            present, training = session.present, config.training
+            total = sum(sizes[name] for name in present)
+            steps = SummedSteps(
+                plan, total_units=total, num_clients=len(present), rate=training.learning_rate, factor=training.momentum
+            )
+        return SecureRounds(session, config.num_rounds, steps)
 
     def _evaluate_final_model(self) -> ClosingEvaluation:
         """Evaluate the final model at the clients.

@@ -41,6 +41,9 @@ def train_baselines(config: RunConfig, progress: TerminalProgress) -> dict[str, 
     Raises:
         ConfigError: The settings allow no privacy plan for the pooled data.
     """
+    # Nobody adds to the sum of one client, so it draws all of its noise itself.
+    plain = config.privacy.model_copy(update={"aggregation": "plain"})
+    config = config.model_copy(update={"privacy": plain})
     prepared = prepare(config)
     partition = load_or_make_partition(config, prepared)
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)

@@ -1,14 +1,16 @@
 """A client's evaluation of an incoming model, as far as it may leave."""
 
+import numpy as np
+
 from client.evaluation.private_counts import noised_histograms, noised_matrix, noised_pair, noised_subgroups
 from client.session import ClientSession
 from common.arrays import Arrays
 from common.errors import PrivacyError
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases
-from common.metrics import Counts, count
+from common.metrics import Counts, NoisedCounts, count
 from common.privacy.plan import PrivacyPlan
-from common.score_histograms import score_histograms
+from common.score_histograms import ScoreHistograms, score_histograms
 from common.subgroup_counts import subgroup_counts
 
 
@@ -39,6 +41,8 @@ def evaluate_incoming(
     labels = session.rows.test_labels[evaluation_units]
     logits = session.trainer.logits(model, session.rows.test_inputs[evaluation_units], apart=True)
     counts, fresh = count(logits, labels), session.streams.for_counts
+    if plan.counts.noise_shares:
+        return _for_shares(counts, score_histograms(logits, labels) if config.releases_histograms else None, closing)
     if not closing:
         return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=fresh()))
     matrix = noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=fresh())
@@ -53,6 +57,17 @@ def evaluate_incoming(
         of_units = session.rows.test_subgroups[evaluation_units]
         subgroups = noised_subgroups(subgroup_counts(logits, labels, of_units, len(names)), plan.counts, stream=fresh())
     return Evaluation(noised=matrix, histograms=histograms, subgroups=subgroups)
+
+
+def _for_shares(counts: Counts, histograms: ScoreHistograms | None, closing: bool) -> Evaluation:
+    """Return exact counts for a secure sum.
+
+    This client's share of the noise is added where they become words, and nothing else of them may leave.
+    """
+    if closing:
+        return Evaluation(noised=NoisedCounts(counts.confusion), histograms=histograms)
+    right = int(np.trace(counts.confusion))
+    return Evaluation(noised=NoisedCounts(np.array([right, counts.num_examples - right])))
 
 
 def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bool) -> Evaluation:

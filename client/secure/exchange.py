@@ -1,6 +1,7 @@
 """A client's answers in the exchanges of a secure sum."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -126,9 +127,30 @@ class MaskedReply:
         counted = words.encode_counts(evaluation, server_round=server_round)
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
+    def gradient(self, total: np.ndarray, evaluation: Evaluation | None, *, server_round: int) -> RecordDict:
+        """Return the masked words of a clipped gradient sum and counts.
+
+        This client's share of the noise is in each of them.
+
+        Raises:
+            PrivacyError: The plan has no noise in shares.
+            SecureSumError: The round's secrets are used or erased.
+        """
+        words, streams = words_of(self._session, self._sizes), self._session.streams
+        encoded = words.encode_sum(total, self._session.name, streams.for_training().noise)
+        counted = words.encode_counts(evaluation, server_round=server_round, **self._shares(words))
+        return self._under_masks(server_round, np.concatenate([encoded, counted]))
+
+    def _shares(self, words: SecureWords) -> dict[str, Any]:
+        """Return what counts need for their noise, nothing if they have none."""
+        if not words.counts_in_shares:
+            return {}
+        return {"name": self._session.name, "stream": self._session.streams.for_counts()}
+
     def closing(self, evaluation: Evaluation | None) -> RecordDict:
         """Return the masked words of the closing counts."""
-        counted = words_of(self._session, self._sizes).encode_counts(evaluation, server_round=None)
+        words = words_of(self._session, self._sizes)
+        counted = words.encode_counts(evaluation, server_round=None, **self._shares(words))
         return self._under_masks(self._session.trainer.config.num_rounds + 1, counted)
 
     def _under_masks(self, number: int, encoded: np.ndarray) -> RecordDict:
@@ -155,4 +177,6 @@ def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
     """Return the layout of this run's vectors."""
     trainer = session.trainer
     releases = Releases.of(trainer.config)
-    return SecureWords(session.travelling, len(trainer.classes), releases, sizes, trainer.config.num_clients)
+    return SecureWords(
+        session.travelling, len(trainer.classes), releases, sizes, trainer.config.num_clients, session.plan
+    )

@@ -98,7 +98,7 @@ class ClientStatus:
 
     def as_json(self) -> dict[str, Any]:
         """Return the state as values for JSON."""
-        budget = {} if self.budget is None else asdict(self.budget) | {"left": self.budget.left}
+        budget = {} if self.budget is None else self.budget.as_json()
         by_unit = budget.pop("by_unit", None)
         return {
             "client": self.site.name,
@@ -132,6 +132,7 @@ def _plain(run: RunStatus) -> dict[str, Any]:
         "sent": bounds(run.sent),
         "charged": bounds(audited.spent),
         "planned": bounds(audited.planned),
+        **({"alone": bounds(audited.alone)} if audited.plan.noise_shares else {}),
     }
 
 

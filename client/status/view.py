@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from client.status.status import ClientStatus, RunStatus
-from common.system.console import format_epsilon, plain, say
+from common.system.console import format_alone, format_epsilon, plain, say
 
 _MAX_SHOWN = 10
 _STATES = {
@@ -53,6 +53,8 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
         f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: the image that has spent most, of {budget.images}, "
         "over all clients of this user; a plan that was begun counts in full",
     )
+    if budget.alone != budget.spent:
+        say(console, f"Alone   {format_alone(budget.alone)} if all other clients of its secure sums collude")
 
 
 def _show_run(run: RunStatus, console: Console) -> None:
@@ -73,6 +75,13 @@ def _show_run(run: RunStatus, console: Console) -> None:
         f"{format_epsilon(audited.planned.pld)} the whole plan",
         depth=4,
     )
+    if plan.noise_shares:
+        say(
+            console,
+            f"noise in shares: these hold while {plan.noise_shares} clients of each sum are honest, this one among "
+            f"them; if all others collude, the whole plan gives {format_alone(audited.alone.pld)}",
+            depth=4,
+        )
 
 
 def _show_notes(status: ClientStatus, console: Console) -> None:

@@ -141,8 +141,49 @@ def train_head_privately(
     (n,) int64; n may be 0. Rows with equal `units`, (n,) int64, are clipped together; each row alone if None.
     `streams` must be fresh, for this message alone.
     """
-    shape, bound = arrays[HEAD_WEIGHT].shape, plan.max_grad_norm
+    shape = arrays[HEAD_WEIGHT].shape
     members = UnitRows(np.arange(len(labels)) if units is None else units)
+    clipped = _head_sum(shape, features, labels, members, plan, settings)
+    start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()
+    weights = private_steps(start, members.count, clipped, plan, settings, streams)
+    return {HEAD_WEIGHT: weights.reshape(shape).astype(np.float32)}
+
+
+def head_gradient_sum(
+    arrays: Arrays,
+    features: np.ndarray,
+    labels: np.ndarray,
+    plan: PrivacyPlan,
+    settings: LocalSettings,
+    *,
+    units: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the clipped sum of a linear head's gradients over all units.
+
+    The result is (classes * d,) float64 and has no noise: it may leave only with this client's share of it, in a secure
+    sum. Arguments are as in `train_head_privately`.
+
+    Raises:
+        PrivacyError: The plan is not for one sum a round with every unit in it, or its noise is not in shares.
+    """
+    # The events of shares are priced without sampling, and a second step would need a second sum.
+    if not (plan.noise_shares and plan.sample_rate == 1 and plan.steps_per_round == 1):
+        raise PrivacyError("a gradient sum was asked for under a plan that has none")
+    members = UnitRows(np.arange(len(labels)) if units is None else units)
+    clipped = _head_sum(arrays[HEAD_WEIGHT].shape, features, labels, members, plan, settings)
+    return clipped(arrays[HEAD_WEIGHT].astype(np.float64).ravel(), np.arange(members.count))
+
+
+def _head_sum(
+    shape: tuple[int, ...],
+    features: np.ndarray,
+    labels: np.ndarray,
+    members: UnitRows,
+    plan: PrivacyPlan,
+    settings: LocalSettings,
+) -> ClippedSum:
+    """Return how a head's clipped gradients are summed over a batch of units."""
+    bound = plan.max_grad_norm
     buffer, feature_norms = BatchBuffer(features, len(labels)), row_norms(features)
     # BLAS may round differently for other alignments, so the weight always has the same.
     weight = aligned(shape[0], shape[1], np.float32)
@@ -167,6 +208,4 @@ def train_head_privately(
             return clipped_head_group_sum(drawn, logit_gradients, members.units(rows), max_grad_norm=bound).ravel()
         return clipped_head_sum(drawn, logit_gradients, max_grad_norm=bound, feature_norms=feature_norms[rows]).ravel()
 
-    start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()
-    weights = private_steps(start, members.count, clipped, plan, settings, streams)
-    return {HEAD_WEIGHT: weights.reshape(shape).astype(np.float32)}
+    return clipped

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.training.class_weights import balanced_weights, check_class_weights, private_weights
-from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, train_head_privately
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, head_gradient_sum, train_head_privately
 from client.training.head_sgd import train_head
-from client.training.round_settings import settings_of
+from client.training.round_settings import LocalSettings, settings_of
 from client.training.statistics import private_statistics
 from common.arrays import Arrays
 from common.config.listed_values import BALANCED
@@ -114,14 +114,14 @@ class Trainer:
             raise PrivacyError("training was asked for under another mechanism than the run's")
         if self.config.takes_statistics:
             return self._statistics(shard, plan, streams)
+        # A trained model would take the noise of all honest clients from one of them, and leave outside of a sum.
+        if plan is not None and plan.noise_shares:
+            raise PrivacyError("clients with noise in shares send gradient sums: use privacy.aggregation=plain here")
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
+        settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
-        if self.config.training.class_weights == BALANCED:
-            exact = np.bincount(labels, minlength=len(self.classes))
-            weights = balanced_weights(exact) if plan is None else private_weights(label_counts, plan)
-            settings = replace(settings, class_weights=weights)
         if self.config.needs_no_torch:
             if plan is not None:
                 fresh = streams.for_training()
@@ -144,6 +144,34 @@ class Trainer:
             return statistics_of(kind, features, labels, num_classes)
         fresh = streams.for_training()
         return private_statistics(kind, features, labels, num_classes, plan, fresh, units=shard.train_units)
+
+    def gradient_sum(
+        self, arrays: Arrays, shard: Shard, *, server_round: int, plan: PrivacyPlan, label_counts: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the clipped sum of a client's gradients, without noise.
+
+        It is (p,) float64, and may leave only with the client's share of the noise, in a secure sum. Arguments are
+        as in `train`.
+
+        Raises:
+            PrivacyError: The plan has no noise in shares, or is not for a linear head.
+        """
+        if not self.config.needs_no_torch:
+            raise PrivacyError("gradient sums are built for linear heads only")
+        settings = settings_of(self.config, server_round=server_round, plan=plan)
+        settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
+        features, labels = shard.train_inputs, shard.train_labels
+        return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
+
+    def _class_weights(
+        self, shard: Shard, settings: LocalSettings, plan: PrivacyPlan | None, label_counts: np.ndarray | None
+    ) -> tuple[float, ...]:
+        """Return the factor of each class's losses in a round."""
+        if self.config.training.class_weights != BALANCED:
+            return settings.class_weights
+        if plan is not None:
+            return private_weights(label_counts, plan)
+        return balanced_weights(np.bincount(shard.train_labels, minlength=len(self.classes)))
 
     def logits(self, arrays: Arrays, inputs: np.ndarray, *, apart: bool = False) -> np.ndarray:
         """Return the scores (n, classes) of images.

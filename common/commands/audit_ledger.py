@@ -10,7 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import LedgerError
-from common.system.console import busy, format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
+from common.system.console import (
+    busy,
+    format_alone,
+    format_epsilon,
+    plain,
+    plain_errors,
+    say,
+    show_remarks,
+    show_verdict,
+)
 
 if TYPE_CHECKING:
     from common.ledger.audit.audit import Heads
@@ -117,6 +126,8 @@ def _show_worst(report: "LedgerReport", console: Console) -> None:
         f"{format_epsilon(worst.spent.rdp)} (RDP) at delta {worst.delta:g}, over {runs}; "
         "a plan that was begun counts in full",
     )
+    if worst.alone != worst.spent:
+        say(console, f"If all other clients of its secure sums collude: {format_alone(worst.alone.pld)} (PLD)")
     if report.noise:
         say(console, f"Noise of all runs: {report.noise}")
 

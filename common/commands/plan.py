@@ -14,7 +14,7 @@ from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
-from common.privacy.plan_table import as_json, every_round, make_table, milestones
+from common.privacy.plan_table import PlanTable, as_json, every_round, make_table, milestones
 from common.system.console import bar_factory, plain_errors
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ Examples:
   bract plan --set data.source=photos/ --set num-clients=10 --json
 
   bract plan --set privacy.mechanism=client-dp --set num-clients=1000
+
+  bract plan --sizes 300,300,500,500,900 --epsilon 2 --aggregation secure
 """
 
 
@@ -56,6 +58,7 @@ def plan_command(
     batch_size: Annotated[
         int | None, typer.Option(help="training.batch-size, the expected one; `all` through --set.")
     ] = None,
+    aggregation: Annotated[str | None, typer.Option(help="privacy.aggregation; `secure`: noise in shares.")] = None,
     parameters: Annotated[
         int | None, typer.Option(min=1, help="How many values are trained; else worked out where torch is not needed.")
     ] = None,
@@ -78,21 +81,19 @@ def plan_command(
         "--rounds": ("num-rounds", rounds),
         "--epochs": ("training.local-epochs", epochs),
         "--batch-size": ("training.batch-size", batch_size),
+        "--aggregation": ("privacy.aggregation", aggregation),
     }
     console = Console(stderr=as_json_)
     with plain_errors():
         run, known, entries = _run_and_sizes(given_settings(set_ or [], config, options), sizes, console)
         check_picture("--plot", plot, run.data)
         check_packages(run.model)
-        policy = policy_of(run.privacy)
-        policy.check_run(run)
+        policy_of(run.privacy).check_run(run)
         trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:
             table = make_table(run, known, num_parameters=trained, rounds=moments, progress=progress)
-        for row in table.rows if run.is_local_dp else ():
-            policy.check_plan(row.plan)
-            policy.check_spent(row.spent)
+        _check_policy(table)
         if plot is not None:
             draw_plan(plot, table)
         if as_json_:
@@ -101,6 +102,18 @@ def plan_command(
             show_plan(table, console, missing)
         if plot is not None:
             console.print(f"Picture: {plot}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_policy(table: PlanTable) -> None:
+    """Refuse a plan beyond the policy of simulated clients.
+
+    Raises:
+        PolicyError: A plan is beyond it.
+    """
+    policy = policy_of(table.config.privacy)
+    for row in table.rows if table.config.is_local_dp else ():
+        policy.check_plan(row.plan)
+        policy.check_spent(row.spent, row.alone)
 
 
 def _run_and_sizes(

@@ -12,7 +12,7 @@ from rich.text import Text
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, spent_by
 from common.privacy.plan import PrivacyPlan
 from common.privacy.plan_table import PlanTable, held_out, milestones
-from common.system.console import format_epsilon
+from common.system.console import format_alone, format_epsilon
 
 _COLOURS = ("#2a6f4e", "#b4552d", "#3f6fa3", "#a08320", "#7a4f8a")
 
@@ -57,6 +57,8 @@ def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
         ("noise multiplier", [f"{row.plan.noise_multiplier:.4g}" for row in rows]),
         ("noise stddev, absolute", [f"{row.plan.noise_stddev:.4g}" for row in rows]),
     ]
+    if rows[0].plan.noise_shares:
+        lines.append(("  of which one client adds", [f"{row.plan.client_noise_stddev:.4g}" for row in rows]))
     if rows[0].plan.learning_rate is not None:
         lines.append(("learning rate, by rule", [f"{row.plan.learning_rate:g}" for row in rows]))
     if table.config.clip_by_rule:
@@ -74,6 +76,8 @@ def _epsilon_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     for number in milestones(rows[0].plan.num_rounds):
         name = f"epsilon after {number:,} round{'s' if number > 1 else ''}"
         lines.append((name, [format_epsilon(row.after_rounds[number].pld) for row in rows]))
+    if rows[0].plan.noise_shares:
+        lines.append(("if all other clients collude", [format_alone(row.alone.pld) for row in rows]))
     return [*lines, ("the whole plan by RDP", [format_epsilon(row.spent.rdp) for row in rows])]
 
 
@@ -121,6 +125,12 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
             f"each client counts its training labels once, with noise and one vote a {plan.privacy_unit}, weighs its "
             f"classes by the counts, and sends none of them. They alone cost epsilon {format_epsilon(labels.pld)}; the "
             "table has them and the steps together.",
+        )
+    if plan.noise_shares:
+        yield (
+            "Shares",
+            f"each client adds a share of the noise to a secure sum. The epsilons hold while {plan.noise_shares} "
+            "clients of each sum are honest, a unit's own client among them. The server steps along the sum.",
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."

@@ -189,6 +189,7 @@ class RunConfig(Section):
             ),
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
+            *(self._not_summed() if self.is_local_dp else ()),
         )
         for is_wrong, key, remedy in wrong:
             if is_wrong:
@@ -200,6 +201,18 @@ class RunConfig(Section):
             self.secure  # noqa: B018 -- refuses numbers that no secure sum can keep
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    def _not_summed(self) -> tuple[tuple[bool, str, str], ...]:
+        """Return what clients cannot do where they send one gradient sum a round."""
+        training = self.training
+        return (
+            (training.optimizer != "sgd", "training.optimizer", "use sgd"),
+            (not self.needs_no_torch, "model.tuning", "train a linear head on stored features"),
+            (self.batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
+            (self.local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),
+            (training.weight_decay != 0, "training.weight-decay", "leave it at 0"),
+            (training.schedule != "constant" or training.warmup_rounds > 0, "training.schedule", "leave it constant"),
+        )
 
     def _check_evaluation(self) -> None:
         every = self.evaluation.every
@@ -377,6 +390,7 @@ class RunConfig(Section):
             cohort_size=self.cohort_size,
             num_rounds=self.num_rounds,
             participations=self.participations,
+            noise_shares=self.secure.honest if self.secure is not None and self.private else 0,
         )
 
     def plan(self, num_units: int) -> PrivacyPlan:

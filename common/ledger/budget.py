@@ -14,7 +14,7 @@ import numpy as np
 from common.config.sections import Unit
 from common.errors import ConfigError
 from common.ledger.image_index import Members
-from common.privacy.accounting import NOTHING, Spent, spent_by
+from common.privacy.accounting import NOTHING, Spent, spent_alone, spent_by
 from common.privacy.events import Event, events_of_group
 
 Parts = Mapping[str, Members]
@@ -47,10 +47,12 @@ class Charge:
 class WorstUnit:
     """The unit that would have spent the most.
 
-    `group_bound` says whether a group bound was used, because earlier runs charged the images of a group one by one.
+    `alone` is what it would have spent if all other clients of its secure sums colluded. `group_bound` says whether a
+    group bound was used, because earlier runs charged the images of a group one by one.
     """
 
     spent: Spent
+    alone: Spent
     group_bound: bool
 
 
@@ -68,7 +70,7 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
         ConfigError: Epsilon is above `MAX_EPSILON`, so it promises nothing.
         PrivacyError: The accountants disagree.
     """
-    worst, grouped = NOTHING, False
+    worst, alone, grouped = NOTHING, NOTHING, False
     for part, members in new.parts.items():
         for history in _histories(members, past):
             planned, filtered = list(new.planned[part]), list(new.planned[part])
@@ -77,12 +79,15 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
                 filtered += events_of_group(past[index].filtered()[charged_part], size)
             pld, rdp = (spent_by(events, delta=delta) for events in (planned, filtered))
             worst = Spent(max(worst.pld, pld.pld), max(worst.rdp, rdp.rdp))
+            # Over the whole history too: a colluding client may subtract its shares from the sums of all runs.
+            pld, rdp = (spent_alone(events, delta=delta) for events in (planned, filtered))
+            alone = Spent(max(alone.pld, pld.pld), max(alone.rdp, rdp.rdp))
             grouped = grouped or (new.unit == "group" and any(size > 1 for *_, size in history))
-    return WorstUnit(worst, grouped)
+    return WorstUnit(worst, alone, grouped)
 
 
-def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> list[tuple[Spent, int]]:
-    """Return the cost of each distinct history with its number of units.
+def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> list[tuple[Spent, Spent, int]]:
+    """Return the cost of each distinct history, that if all other clients colluded, and its number of units.
 
     It is what `spent_with` would add a further plan to. An epsilon that promises nothing is infinite.
 
@@ -97,7 +102,8 @@ def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> li
             spent = Spent(spent_by(planned, delta=delta).pld, spent_by(filtered, delta=delta).rdp)
         except ConfigError:
             spent = Spent(math.inf, math.inf)
-        priced.append((spent, units))
+        alone = Spent(spent_alone(planned, delta=delta).pld, spent_alone(filtered, delta=delta).rdp)
+        priced.append((spent, alone, units))
     return priced
 
 

@@ -5,8 +5,9 @@ Reading neither changes the ledger nor delays a running client.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ from common.privacy.policy import Policy
 _MIN_USEFUL_SHARE = 0.01
 # Share of max-epsilon. An image with less than this left is near the cap.
 NEARLY_SPENT = 0.25
-# Cost of a history, and how many units share it.
-_Priced = list[tuple[Spent, int]]
+# Cost of a history, the cost if all other clients colluded, and how many units share it.
+_Priced = list[tuple[Spent, Spent, int]]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ class Budget:
     """Epsilon spent by the image that has spent the most.
 
     Each plan that was begun counts in full. `spent` is at the policy's delta and by its accountant. `images` is how
-    many images were ever charged.
+    many images were ever charged. `alone` is what was spent if all other clients of its secure sums colluded. Unless
+    the policy accepts that some are honest, it is what `spent` is too.
     """
 
     spent: float
     limit: float
     images: int
+    alone: float
     by_unit: tuple[UnitBudget, ...] = ()
 
     @property
@@ -62,6 +65,13 @@ class Budget:
         Epsilons do not add up, so the exact figure depends on the plan.
         """
         return max(0.0, self.limit - self.spent)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the budget as plain values, with None for more than can be computed."""
+        values = asdict(self) | {"left": self.left}
+        # Without noise in shares there is one figure.
+        shown = {name: value for name, value in values.items() if name != "alone" or self.alone != self.spent}
+        return {name: value if name != "alone" or math.isfinite(value) else None for name, value in shown.items()}
 
     @property
     def nothing_left(self) -> bool:
@@ -79,12 +89,13 @@ def budget_of(file: Path, policy: Policy) -> Budget:
     with open_read_only(file) as ledger:
         charges = charges_in(ledger)
     priced = price_histories(charges, delta=policy.delta)
-    images = [(history.spent, history.images) for history in priced if "image" in history.units]
+    images = [(history.spent, history.alone, history.images) for history in priced if "image" in history.units]
     groups = _price_groups(charges, policy.delta)
     return Budget(
-        max((policy.capped_figure(history.spent) for history in priced), default=0.0),
+        max((policy.official_figure(history.spent, history.alone) for history in priced), default=0.0),
         policy.max_epsilon,
         sum(history.images for history in priced),
+        max((policy.capped_figure(history.alone) for history in priced), default=0.0),
         (
             *((_of_unit("image", images, policy),) if images else ()),
             *((_of_unit("group", groups, policy),) if groups else ()),
@@ -110,7 +121,7 @@ def _price_groups(charges: Sequence[Charge], delta: float) -> _Priced:
 
 
 def _of_unit(unit: Unit, priced: _Priced, policy: Policy) -> UnitBudget:
-    spent = [(policy.capped_figure(epsilon), units) for epsilon, units in priced]
+    spent = [(policy.official_figure(cost, alone), units) for cost, alone, units in priced]
     cap = policy.max_epsilon
     return UnitBudget(
         unit,

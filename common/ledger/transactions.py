@@ -120,7 +120,7 @@ class LedgerSession:
         except ConfigError as error:
             # The epsilon is too large to compute, so it is above any cap that a policy can have.
             raise PolicyError(str(error)) from None
-        policy.check_spent(worst.spent)
+        policy.check_spent(worst.spent, worst.alone)
         # A group's bound grows with its number of images, so the holder must have accepted that.
         if worst.group_bound and not policy.accept_group_bound:
             raise PolicyError(

@@ -8,15 +8,16 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from flwr.app import MetricRecord, RecordDict
 
 from common.arrays import Arrays
 from common.config.secure_sum import SecureSum
-from common.errors import FederationError, NotFiniteError
+from common.errors import FederationError, NotFiniteError, PrivacyError
 from common.messages.codec import Evaluation, decode_evaluation, encode_evaluation
 from common.messages.fields import (
     CONFIDENCE_COUNTS,
@@ -32,7 +33,10 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
+from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.plan import PrivacyPlan
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS
+from common.secagg.noise_shares import ShareScale, counts_scale, gradient_scale, share_words, values_of_sum
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.roster import Roster
@@ -56,6 +60,7 @@ class SecureWords:
         releases: What leaves in the sum.
         sizes: Declared number of units of each client, by name.
         num_clients: Most clients that can be in one sum.
+        plan: A client's privacy plan, where its noise is in shares. Only what all clients' plans share is used.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -63,6 +68,7 @@ class SecureWords:
     releases: Releases
     sizes: Mapping[str, int]
     num_clients: int
+    plan: PrivacyPlan | None = None
 
     def lengths(self, num_rounds: int) -> tuple[int, ...]:
         """Return the words of each round's vector, the closing evaluation as one more round."""
@@ -76,13 +82,16 @@ class SecureWords:
         Raises:
             SecureSumError: They contradict each other or the roster.
         """
-        plan = {
+        plan: dict[str, Any] = {
             "mechanism": self.releases.mechanism.name,
             "metrics": self.releases.metrics,
             "sizes": dict(sorted(self.sizes.items())),
             "tensors": {name: list(shape) for name, shape in self.shapes.items()},
             "classes": self.num_classes,
         }
+        if self.plan is not None:
+            # Clients that add noise of different scales must not end up in one sum.
+            plan["noise"] = {**asdict(self.plan), "num_units": None, "sampler": None}
         return Terms(
             run=run,
             attempt=attempt,
@@ -94,6 +103,33 @@ class SecureWords:
             word_bits=WORD_BITS,
             plan=hashlib.sha256(json.dumps(plan).encode()).digest(),
         )
+
+    @cached_property
+    def gradient_scale(self) -> ShareScale:
+        """The scale of gradient sums with noise in shares.
+
+        Raises:
+            PrivacyError: The run has no plan with noise in shares.
+        """
+        if self.plan is None:
+            raise PrivacyError("a gradient sum is for runs with noise in shares only")
+        total = sum(self.sizes.values())
+        return gradient_scale(self.plan, self._num_values, total_units=total, num_clients=self.num_clients)
+
+    @property
+    def counts_in_shares(self) -> bool:
+        """True if each client adds its share of the noise to its counts."""
+        return self.plan is not None and self.plan.counts is not None and self.plan.counts.noise_shares > 0
+
+    def encode_sum(self, total: np.ndarray, name: str, stream: ByteStream) -> Words:
+        """Return a client's gradient sum with its share of the noise, as words.
+
+        `stream` must be fresh and used for this noise only.
+
+        Raises:
+            PrivacyError: The run has no noise in shares.
+        """
+        return share_words(total, self.gradient_scale, num_units=self.sizes[name], stream=stream)
 
     @cached_property
     def point(self) -> FixedPoint:
@@ -114,10 +150,20 @@ class SecureWords:
             raise NotFiniteError("training diverged: the update is not finite, or too long for a secure sum")
         return self.point.encode(values)
 
-    def encode_counts(self, evaluation: Evaluation | None, *, server_round: int | None) -> Words:
+    def encode_counts(
+        self,
+        evaluation: Evaluation | None,
+        *,
+        server_round: int | None,
+        name: str = "",
+        stream: ByteStream | None = None,
+    ) -> Words:
         """Return counts as words, the closing ones where the round is None.
 
+        Where counts have noise in shares, `name` is the client and `stream` fresh bytes for its share.
+
         Raises:
+            PrivacyError: Counts would leave without their noise.
             FederationError: The counts are not those that leave in this round, or one is too large.
         """
         keys = self._of_round(server_round)
@@ -127,7 +173,34 @@ class SecureWords:
             metrics.setdefault(LOSS_SUM, 0.0)
         if set(metrics) != {NUM_EXAMPLES, *keys}:
             raise FederationError("counts that are not those of the round were to be summed")
-        return np.concatenate([_no_words(), *(self._words(key, metrics[key]) for key in keys)])
+        # Without this check exact counts would leave where noised ones are charged.
+        if self.counts_in_shares != (stream is not None):
+            raise PrivacyError("counts may be summed only with the noise of the plan")
+        if stream is None:
+            return np.concatenate([_no_words(), *(self._words(key, metrics[key]) for key in keys)])
+        parts = [self._noised_words(key, metrics[key], self.sizes[name], stream) for key in keys]
+        return np.concatenate([_no_words(), *parts])
+
+    def _noised_words(self, key: str, value: object, num_units: int, stream: ByteStream) -> Words:
+        counts = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        if counts.shape != (self._size(key),):
+            raise FederationError("counts of another number than agreed were to be summed")
+        return share_words(counts, self._counts_scale(key), num_units=num_units, stream=stream)
+
+    def _counts_scale(self, key: str) -> ShareScale:
+        counts = None if self.plan is None else self.plan.counts
+        if counts is None:
+            raise PrivacyError("counts may be summed only with the noise of the plan")
+        noises = {
+            CORRECT: counts.noise_stddev,
+            WRONG: counts.noise_stddev,
+            NOISED_CONFUSION: counts.closing_noise_stddev,
+            NOISED_SCORE_COUNTS: counts.scores_noise_stddev,
+            NOISED_CONFIDENCE_COUNTS: counts.calibration_noise_stddev,
+        }
+        total = sum(self.sizes.values())
+        noise = noises.get(key) or 0.0
+        return counts_scale(noise, counts.noise_shares, total_units=total, num_clients=self.num_clients)
 
     def _words(self, key: str, value: object) -> Words:
         if key == LOSS_SUM:
@@ -136,6 +209,10 @@ class SecureWords:
         if counts.shape != (self._size(key),) or (np.abs(counts) > _LARGEST_COUNT).any():
             raise FederationError("counts of another number than agreed were to be summed")
         return Ring(WORD_BITS).words_of(counts)
+
+    def part_of_sum(self, words: Words) -> Words:
+        """Return the words of the gradient sum in a round's vector."""
+        return words[: self._num_values]
 
     def average_update(self, words: Words, survivors: Iterable[str]) -> dict[str, np.ndarray]:
         """Return the survivors' weighted average update, float64."""
@@ -158,7 +235,9 @@ class SecureWords:
             if key == LOSS_SUM:
                 metrics[key] = float(_point(self.num_clients, _LARGEST_LOSS).decode(part)[0])
             else:
-                values = Ring(WORD_BITS).signed(part).tolist()
+                # Whole numbers, as counts are. Rounding the noised sum is post-processing.
+                whole = np.rint(values_of_sum(part, self._counts_scale(key))) if self.counts_in_shares else None
+                values = (Ring(WORD_BITS).signed(part) if whole is None else whole.astype(np.int64)).tolist()
                 metrics[key] = values[0] if key in (CORRECT, WRONG) else values
         summed = decode_evaluation(RecordDict({METRICS: metrics}), self.num_classes)
         if summed is None or summed.noised is None:

@@ -5,6 +5,7 @@ one unit, in the zero-out sense (dp_accounting's REPLACE_SPECIAL).
 """
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 
 from common.errors import ConfigError, PrivacyError
 from common.privacy.discrete_gaussian import LARGEST_FINE_STDDEV
-from common.privacy.events import CountsEvent, DpSgdEvent, Event, merged
+from common.privacy.events import CountsEvent, DpSgdEvent, Event, merged, own_shares
 from common.privacy.noise_error import MAX_EPSILON, delta_left
 from common.system.figure_cache import FigureCache
 
@@ -49,6 +50,8 @@ class Spent:
 
 
 NOTHING = Spent(0.0, 0.0)
+# Above every epsilon that is computed. It promises nothing.
+NO_PROTECTION = Spent(math.inf, math.inf)
 
 
 def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> Spent:
@@ -83,6 +86,21 @@ def spent_by(events: Iterable[Event], *, delta: float, fresh: bool = False) -> S
     if rdp < pld - _AGREEMENT:
         raise PrivacyError(_disagreement(history, delta, rdp, pld))
     return Spent(pld, rdp)
+
+
+def spent_alone(events: Iterable[Event], *, delta: float, fresh: bool = False) -> Spent:
+    """Return what events cost under a client's own share of the noise.
+
+    That is the bound against a server with which all other clients collude. It is `NO_PROTECTION` above `MAX_EPSILON`.
+    Without noise in shares it is what `spent_by` returns.
+
+    Raises:
+        PrivacyError: The accountants disagree, or the noise's error takes more than a tenth of delta.
+    """
+    try:
+        return spent_by(own_shares(events), delta=delta, fresh=fresh)
+    except ConfigError:
+        return NO_PROTECTION
 
 
 def _disagreement(history: tuple[Event, ...], delta: float, rdp: float, pld: float) -> str:
@@ -125,8 +143,10 @@ def _with_ideal_noise(event: Event) -> Event:
     changes one count of each of K histograms costs exactly what K releases of one histogram cost.
     """
     if isinstance(event, DpSgdEvent):
-        return replace(event, sampler=0, draws_per_step=0)
-    return replace(event, releases=event.releases * event.votes, l2_sensitivity=1.0)
+        return replace(event, sampler=0, draws_per_step=0, noise_shares=0)
+    # However many shares: 1 says that the noise is Gaussian, and not discrete.
+    shares = min(1, event.noise_shares)
+    return replace(event, releases=event.releases * event.votes, l2_sensitivity=1.0, noise_shares=shares)
 
 
 @FIGURES.in_memory(16)
@@ -137,7 +157,10 @@ def _loss_distribution(event: Event, discretization: float) -> "PrivacyLossDistr
     grid: dict[str, Any] = {"value_discretization_interval": discretization}
     relation = pld.NeighborRel.REPLACE_SPECIAL
     if not isinstance(event, DpSgdEvent):
-        return _of_discrete_gaussian(event, discretization)
+        if not event.noise_shares:
+            return _of_discrete_gaussian(event, discretization)
+        noise = event.noise_stddev / event.group_size
+        return pld.from_gaussian_mechanism(noise, neighboring_relation=relation, **grid)
     if event.group_size == 1 or event.sample_rate == 1:
         noise = event.noise_multiplier / event.group_size
         return pld.from_gaussian_mechanism(

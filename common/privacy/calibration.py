@@ -26,13 +26,18 @@ History = tuple[Event, ...]
 
 @FIGURES.in_memory(1024)
 def calibrate(
-    sample_rate: float, steps: int, target_epsilon: float, delta: float, beside: tuple[CountsEvent, ...] = ()
+    sample_rate: float,
+    steps: int,
+    target_epsilon: float,
+    delta: float,
+    beside: tuple[CountsEvent, ...] = (),
+    noise_shares: int = 0,
 ) -> float:
     """Return the least noise multiplier whose epsilon meets the target.
 
     Guarantee: the official epsilon of all `steps` of the whole run at this noise, on the grid that every report and
     every check uses, is at most `target_epsilon`. That includes the events `beside` the steps on the same units. The
-    noise is the least one to 0.1 %.
+    noise is the least one to 0.1 %. With `noise_shares` it is that of all accounted shares together.
 
     Raises:
         ConfigError: Not even a noise multiplier of 10,000 meets the target.
@@ -42,7 +47,8 @@ def calibrate(
         return (DpSgdEvent(sample_rate, noise, steps), *beside)
 
     def charged(noise: float) -> History:
-        return (DpSgdEvent(sample_rate, noise, steps, 1, CURRENT_SAMPLER, draws_of(CURRENT_SAMPLER)), *beside)
+        draws = draws_of(CURRENT_SAMPLER)
+        return (DpSgdEvent(sample_rate, noise, steps, 1, CURRENT_SAMPLER, draws, noise_shares), *beside)
 
     def compute() -> float:
         guess = max(0.3, sample_rate * math.sqrt(steps) * 4 / target_epsilon + 0.2)
@@ -54,7 +60,7 @@ def calibrate(
         return least_noise(charged, target_epsilon, delta, guess=noise)
 
     # Without events beside the steps the key is that of earlier versions, whose figures stay valid.
-    key = (sample_rate, steps, target_epsilon, delta, CURRENT_SAMPLER, *beside)
+    key = (sample_rate, steps, target_epsilon, delta, CURRENT_SAMPLER, *beside, *([noise_shares] * bool(noise_shares)))
     return FIGURES.get_or_compute("noise", key, compute)
 
 

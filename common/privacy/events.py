@@ -20,7 +20,8 @@ class DpSgdEvent:
     its L2 sensitivity. Empty batches count as steps. The protected unit consists of `group_size` of the mechanism's
     units, more than 1 if single images were units and a group of them is to be protected. `sampler` is the version of
     the noise sampler, `draws_per_step` the most values that it draws in a step. Both are 0 in events of the sampler
-    whose error has no bound.
+    whose error has no bound. If the noise is the sum of shares of independent clients, `noise_shares` is the least
+    number of honest ones, who together draw all of it; 0 for noise that is drawn in one place.
     """
 
     sample_rate: float
@@ -29,6 +30,7 @@ class DpSgdEvent:
     group_size: int = 1
     sampler: int = 0
     draws_per_step: int = 0
+    noise_shares: int = 0
 
     @property
     def count(self) -> int:
@@ -42,16 +44,18 @@ class DpSgdEvent:
 
 @dataclass(frozen=True, order=True)
 class CountsEvent:
-    """Releases of integer counts under discrete Gaussian noise.
+    """Releases of integer counts under discrete Gaussian noise or shares of noise.
 
     One unit changes one count by 1 in each of K histograms, so the L2 sensitivity is sqrt(K), and 1 for a single
-    histogram. `noise_stddev` is the parameter of the discrete Gaussian, in counts. `group_size` is as in `DpSgdEvent`.
+    histogram. `noise_stddev` is the parameter of the discrete Gaussian, in counts. `group_size` and `noise_shares` are
+    as in `DpSgdEvent`. Shares are Gaussian, of the sampler `noise_error.TABLE`, and their sum has `noise_stddev`.
     """
 
     noise_stddev: float
     releases: int
     group_size: int = 1
     l2_sensitivity: float = 1.0
+    noise_shares: int = 0
 
     @property
     def votes(self) -> int:
@@ -80,12 +84,31 @@ class CountsEvent:
 Event = DpSgdEvent | CountsEvent
 _KINDS: dict[str, type[DpSgdEvent] | type[CountsEvent]] = {"dp-sgd": DpSgdEvent, "counts": CountsEvent}
 # Fields that came later, and are left out at the value that they have in older events.
-_ADDED = {"sampler": 0, "draws_per_step": 0, "l2_sensitivity": 1.0}
+_ADDED = {"sampler": 0, "draws_per_step": 0, "l2_sensitivity": 1.0, "noise_shares": 0}
 
 
 def events_of_group(events: Iterable[Event], size: int) -> list[Event]:
     """Return the events on a unit that consists of `size` of their units."""
     return [replace(event, group_size=event.group_size * size) for event in events]
+
+
+def own_shares(events: Iterable[Event]) -> list[Event]:
+    """Return the events as if one client's own share were all the noise.
+
+    It is what holds if all other clients collude: they subtract their shares from the sum. Events without shares stay
+    as they are.
+
+    >>> [event.noise_stddev for event in own_shares([CountsEvent(6.0, 1, noise_shares=9), CountsEvent(6.0, 1)])]
+    [2.0, 6.0]
+    """
+    return [_own_share(event) if event.noise_shares else event for event in events]
+
+
+def _own_share(event: Event) -> Event:
+    part = math.sqrt(event.noise_shares)
+    if isinstance(event, DpSgdEvent):
+        return replace(event, noise_multiplier=event.noise_multiplier / part, noise_shares=1)
+    return replace(event, noise_stddev=event.noise_stddev / part, noise_shares=1)
 
 
 def as_json(event: Event) -> dict[str, Any]:
@@ -119,7 +142,7 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     Events that never ran are left out.
 
     >>> merged([CountsEvent(4.0, 2), CountsEvent(4.0, 3), CountsEvent(5.0, 0)])
-    (CountsEvent(noise_stddev=4.0, releases=5, group_size=1, l2_sensitivity=1.0),)
+    (CountsEvent(noise_stddev=4.0, releases=5, group_size=1, l2_sensitivity=1.0, noise_shares=0),)
     """
     counts: Counter[Event] = Counter()
     for event in events:

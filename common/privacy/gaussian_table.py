@@ -143,6 +143,17 @@ def factors(stddev: Fraction) -> tuple[int, ...]:
     return tuple(found)
 
 
+def largest_integer(stddev: Fraction) -> int:
+    """Return the largest magnitude that `gaussian_integers` can draw.
+
+    It is about 26 times `stddev`. The mass of a normal beyond it is a part of `TOTAL_VARIATION`.
+
+    Raises:
+        ConfigError: `stddev` is out of range.
+    """
+    return TABLE_END * sum(factors(stddev))
+
+
 def gaussian_integers(size: int, *, stddev: Fraction, stream: ByteStream) -> np.ndarray:
     """Draw Gaussian noise on whole numbers, shape (size,), float64.
 

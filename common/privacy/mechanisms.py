@@ -182,7 +182,6 @@ class DpSgd(_NoiseAtClient):
 
     name = "dp-sgd"
     methods = ("rounds",)
-    secure_sum = False
     sampling_method = "Poisson, public rate"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
@@ -193,6 +192,11 @@ class DpSgd(_NoiseAtClient):
         """
         units = "images of a client" if constants.unit == "image" else "groups of a client"
         _check_delta(constants.delta, num_units, units)
+        if constants.noise_shares and (constants.batch_size is not None or constants.local_epochs != 1):
+            raise ConfigError(
+                "noise in shares is for one sum a round with every image in it: leave training.batch-size empty, and "
+                "training.local-epochs empty or 1"
+            )
         # Rounding down would draw smaller batches than the events say. Rounding up only costs epsilon.
         rate = 1.0 if constants.batch_size is None else round_up_rate(constants.batch_size / num_units)
         steps = self.local_epochs(constants, num_units) * math.ceil(1 / rate)
@@ -210,11 +214,17 @@ class DpSgd(_NoiseAtClient):
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
             label_noise_stddev=of_labels,
+            noise_shares=constants.noise_shares,
         )
-        return replace(plan, learning_rate=_learning_rate(constants, plan)) if constants.rate_by_rule else plan
+        # In a secure sum the server makes the steps, and knows the number of units that they are divided by.
+        if not constants.rate_by_rule or constants.noise_shares:
+            return plan
+        return replace(plan, learning_rate=_learning_rate(constants, plan))
 
     def local_epochs(self, constants: PublicConstants, num_units: int) -> int:
         """Return the passes over a client's units in a round."""
+        if constants.noise_shares:
+            return 1
         # With a noise that was set, more steps would cost more than the user can see.
         if not constants.steps_by_rule or constants.noise_multiplier is not None:
             return constants.local_epochs
@@ -308,6 +318,7 @@ class ClientDp(Mechanism):
             noise_multiplier=noise,
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
+            noise_shares=constants.noise_shares,
         )
 
     def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
@@ -387,4 +398,6 @@ def _noise_multiplier(
     if constants.noise_multiplier is not None:
         return constants.noise_multiplier
     beside = () if of_labels is None else (CountsEvent(of_labels, 1),)
-    return calibrate(sample_rate, steps, constants.target_epsilon or 0.0, constants.delta, beside)
+    return calibrate(
+        sample_rate, steps, constants.target_epsilon or 0.0, constants.delta, beside, constants.noise_shares
+    )

@@ -59,20 +59,33 @@ def _sampler(version: int) -> tuple[float, int]:
 def total_variation(history: Iterable[Event]) -> float:
     """Return the total variation of all draws of a history.
 
-    Draws of the floating-point sampler count as none, see `is_bounded`. Counts are noised exactly.
+    Draws of the floating-point sampler count as none, see `is_bounded`. Counts are noised exactly, but for counts in
+    shares. Noise in shares counts the draws of all the clients that carry it.
 
     Raises:
         PrivacyError: An event names an unknown sampler, or charges too few draws of it.
     """
-    error = 0.0
-    for event in history:
-        if isinstance(event, DpSgdEvent):
-            each, least = _sampler(event.sampler)
-            # An event that names the sampler but counts no draws would be free of its error.
-            if event.draws_per_step < least:
-                raise PrivacyError("an event charges fewer draws than a step of its noise sampler may have")
-            error += each * event.steps * event.draws_per_step
-    return error
+    return sum((_variation(event) for event in history), 0.0)
+
+
+def _variation(event: Event) -> float:
+    shares = event.noise_shares
+    if not (isinstance(shares, int) and shares >= 0):
+        raise PrivacyError(f"an event says that {shares!r} clients carry its noise")
+    if not isinstance(event, DpSgdEvent):
+        return TOTAL_VARIATION * _draws(event)
+    each, least = _sampler(event.sampler)
+    # An event that names the sampler but counts no draws would be free of its error.
+    if event.draws_per_step < least or (shares and not each):
+        raise PrivacyError("an event charges fewer draws than a step of its noise sampler may have")
+    return each * _draws(event)
+
+
+def _draws(event: Event) -> int:
+    # The noise of a sum is off by no more than all of its shares together. Counts without shares are noised exactly.
+    if isinstance(event, DpSgdEvent):
+        return event.steps * event.draws_per_step * max(1, event.noise_shares)
+    return event.releases * MAX_DRAWS * event.noise_shares
 
 
 def is_bounded(history: Iterable[Event]) -> bool:
@@ -126,7 +139,7 @@ def stated(histories: Iterable[Sequence[Event]]) -> dict[str, Any]:
     figures = {
         "sampler": CURRENT_SAMPLER,
         "total_variation_per_draw": TOTAL_VARIATION,
-        "draws": sum(event.steps * event.draws_per_step for event in worst if isinstance(event, DpSgdEvent)),
+        "draws": sum(map(_draws, worst)),
         "delta_noise": charge(worst),
     }
     return {"floating_point": BOUNDED, "noise_error": figures}

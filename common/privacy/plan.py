@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from common.errors import PrivacyError
-from common.privacy.accounting import Spent, spent_by
+from common.privacy.accounting import Spent, spent_alone, spent_by
 from common.privacy.calibration import (
     LEAST_COUNTS_NOISE,
     calibrate,
@@ -76,6 +76,8 @@ class PublicConstants:
         cohort_size: Clients of a round.
         num_rounds: Rounds of the run.
         participations: The most rounds that one client takes part in.
+        noise_shares: Least number of honest clients whose shares are the noise of a secure sum; 0 where each client, or
+            the server, draws all of the noise.
     """
 
     target_epsilon: float | None
@@ -101,6 +103,7 @@ class PublicConstants:
     cohort_size: int
     num_rounds: int
     participations: int
+    noise_shares: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class CountsPlan:
     count by 1. `closing_noise_stddev` is the same for the confusion matrix, which leaves once at the end. Where
     `num_classes` is not None, score histograms, one for each class, and the calibration histogram of the likeliest
     class leave with it, each under noise of its own. Where `subgroups` are named, so do right and wrong predictions of
-    each: one unit changes one of these counts by 1.
+    each: one unit changes one of these counts by 1. `noise_shares` is that of the
+    plan.
     """
 
     num_rounds: int
@@ -124,10 +128,12 @@ class CountsPlan:
     calibration_noise_stddev: float | None = None
     subgroups: tuple[str, ...] = ()
     subgroups_noise_stddev: float | None = None
+    noise_shares: int = 0
 
     def events(self) -> tuple[CountsEvent, ...]:
         """Return the whole plan's events on a held-out unit, the rounds' first."""
-        return (CountsEvent(self.noise_stddev, self.num_rounds), *self.closing_events())
+        pairs = CountsEvent(self.noise_stddev, self.num_rounds, noise_shares=self.noise_shares)
+        return (pairs, *self.closing_events())
 
     def closing_events(self) -> tuple[CountsEvent, ...]:
         """Return the events of the closing release, one for each thing that leaves."""
@@ -142,7 +148,11 @@ class CountsPlan:
                 raise PrivacyError("a plan has counts by subgroup without noise")
             # A unit votes in one cell of one subgroup, so the L2 sensitivity is 1.
             events.append(CountsEvent(self.subgroups_noise_stddev, 1))
-        return tuple(events)
+        return tuple(replace(event, noise_shares=self.noise_shares) for event in events)
+
+    def of_one_client(self, noise_stddev: float) -> float:
+        """Return the part of a noise that one client adds."""
+        return noise_stddev / math.sqrt(self.noise_shares or 1)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without later fields at their old values."""
@@ -151,6 +161,7 @@ class CountsPlan:
         # Plans from before a field existed must keep their digests.
         of_histograms = {"num_classes": None, "scores_noise_stddev": None, "calibration_noise_stddev": None}
         added: dict[str, Any] = {"every": 1, **of_histograms, "subgroups": [], "subgroups_noise_stddev": None}
+        added |= {"noise_shares": 0}
         return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
 
@@ -176,6 +187,8 @@ class PrivacyPlan:
             that a run that an earlier version began keeps its name.
         label_noise_stddev: Noise of the training labels' counts, which balanced class weights follow from; None if
             weights do not depend on labels.
+        noise_shares: Least number of honest clients whose shares are the noise of a secure sum; 0 where the noise is
+            drawn in one place. `noise_multiplier` is that of all these shares together.
     """
 
     mechanism: str
@@ -191,6 +204,7 @@ class PrivacyPlan:
     learning_rate: float | None = None
     sampler: int = FLOATING_POINT
     label_noise_stddev: float | None = None
+    noise_shares: int = 0
 
     @property
     def expected_batch_size(self) -> float:
@@ -208,6 +222,11 @@ class PrivacyPlan:
         """
         return self.noise_multiplier * self.max_grad_norm * (1 + SENSITIVITY_SLACK)
 
+    @property
+    def client_noise_stddev(self) -> float:
+        """The absolute noise that one client adds to a step's sum."""
+        return self.noise_stddev / math.sqrt(self.noise_shares or 1)
+
     def event(self, num_rounds: int | None = None) -> DpSgdEvent:
         """Return the event of some rounds on a trained unit.
 
@@ -215,7 +234,14 @@ class PrivacyPlan:
         """
         rounds = self.num_rounds if num_rounds is None else num_rounds
         steps, draws = rounds * self.steps_per_round, draws_of(self.sampler)
-        return DpSgdEvent(self.sample_rate, self.noise_multiplier, steps, sampler=self.sampler, draws_per_step=draws)
+        return DpSgdEvent(
+            self.sample_rate,
+            self.noise_multiplier,
+            steps,
+            sampler=self.sampler,
+            draws_per_step=draws,
+            noise_shares=self.noise_shares,
+        )
 
     def label_events(self) -> tuple[CountsEvent, ...]:
         """Return the event of a run's label counts on a trained unit.
@@ -263,6 +289,18 @@ class PrivacyPlan:
         held_out = spent_by(self.counts_events(num_counted, closing=closing), delta=self.delta)
         return Spent(max(trained.pld, held_out.pld), max(trained.rdp, held_out.rdp))
 
+    def spent_alone(self) -> Spent:
+        """Return the whole plan's bounds if all other clients collude.
+
+        Without noise in shares they are those of `spent`.
+
+        Raises:
+            PrivacyError: The accountants disagree.
+        """
+        parts = (self.training_events(), self.counts_events())
+        costs = [spent_alone(events, delta=self.delta) for events in parts]
+        return Spent(max(cost.pld for cost in costs), max(cost.rdp for cost in costs))
+
     def epsilon(self, num_rounds: int | None = None) -> float:
         """Return the official bound on epsilon, by PLD.
 
@@ -277,6 +315,7 @@ class PrivacyPlan:
         values = asdict(self) | {"counts": None if self.counts is None else self.counts.as_json()}
         # Events name the sampler. Plans of before these fields existed lack them. Their digests are kept for ever.
         added = [name for name in ("learning_rate", "label_noise_stddev") if values[name] is None]
+        added += [] if self.noise_shares else ["noise_shares"]
         return {name: value for name, value in values.items() if name not in ("sampler", *added)}
 
     @classmethod
@@ -326,7 +365,7 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
         pair, matrix = pair or calibrated[0], matrix or calibrated[1]
     if pair is None or matrix is None:
         raise PrivacyError("the noise of counts is not filled in: build a RunConfig with common.config.loading.parse")
-    plan = CountsPlan(rounds, pair, matrix, constants.counted_every)
+    plan = CountsPlan(rounds, pair, matrix, constants.counted_every, noise_shares=constants.noise_shares)
     if classes is not None:
         scores, calibration = histogram_noise(matrix, classes)
         plan = replace(plan, num_classes=classes, scores_noise_stddev=scores, calibration_noise_stddev=calibration)
@@ -334,7 +373,8 @@ def counts_plan(constants: PublicConstants) -> CountsPlan | None:
         noise = subgroup_noise(matrix, divided)
         plan = replace(plan, subgroups=constants.subgroups, subgroups_noise_stddev=noise)
     factor = 1.0
-    if target is not None and (constants.counts_noise or constants.closing_noise):
+    # The calibration is for discrete noise. Shares are of another law, so their cost is checked on its own.
+    if target is not None and (constants.counts_noise or constants.closing_noise or constants.noise_shares):
         factor = counts_noise(plan.events(), target_epsilon=target, delta=delta)
     # The accountant is told the parameter that the sampler draws exactly, not the one that was asked for.
     noises = {name: getattr(plan, name) for name in _COUNTS_NOISES}

@@ -61,7 +61,8 @@ class SizePlan:
     Under `client-dp` it is the server's plan, and there is no other. `spent` is the whole plan's cost for its worst-off
     unit. `signal_to_noise` is the largest ratio of one step, None if the number of parameters is unknown.
     `after_rounds` maps the number of rounds that a client took part in to its cost. Sizes that are not shown have no
-    `after_rounds` and no `alternative`.
+    `after_rounds` and no `alternative`. `alone` is the whole plan's cost if all other clients collude, which differs
+    from `spent` under noise in shares.
     """
 
     num_clients: int
@@ -70,6 +71,7 @@ class SizePlan:
     signal_to_noise: float | None
     after_rounds: dict[int, Spent]
     alternative: Alternative | None
+    alone: Spent
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,9 @@ def _row(
         advance(1)
     alternative = _alternative(plan, target, spent) if moments else None
     advance(1 if moments else 0)
-    ratio = None if num_parameters is None else step_ratio(plan, num_parameters)
-    return SizePlan(num_clients, plan, spent, ratio, after, alternative)
+    # Shares are added to a sum over all clients, and no client's own sum has any noise that it could be compared with.
+    ratio = None if num_parameters is None or plan.noise_shares else step_ratio(plan, num_parameters)
+    return SizePlan(num_clients, plan, spent, ratio, after, alternative, plan.spent_alone())
 
 
 def _alternative(plan: PrivacyPlan, target: float | None, spent: Spent) -> Alternative:
@@ -240,12 +243,24 @@ def _row_json(row: SizePlan) -> dict[str, Any]:
         **{name: getattr(plan, name) for name in _FIELDS},
         "epsilon": row.spent.pld,
         "epsilon_rdp": row.spent.rdp,
+        **_shares(row),
         "signal_to_noise_a_step": row.signal_to_noise,
         "after_rounds": [
             {"num_rounds": number, "epsilon": spent.pld, "epsilon_rdp": spent.rdp}
             for number, spent in row.after_rounds.items()
         ],
         "alternative": None if row.alternative is None else asdict(row.alternative),
+    }
+
+
+def _shares(row: SizePlan) -> dict[str, Any]:
+    if not row.plan.noise_shares:
+        return {}
+    alone = row.alone.pld
+    return {
+        "noise_shares": row.plan.noise_shares,
+        "client_noise_stddev": row.plan.client_noise_stddev,
+        "epsilon_alone": alone if math.isfinite(alone) else None,
     }
 
 
@@ -271,7 +286,7 @@ def round_ratio(plans: Sequence[tuple[PrivacyPlan, int]], cohort_size: float, nu
     for plan, count in plans:
         signal += count * plan.num_units * plan.steps_per_round * plan.max_grad_norm
         # The noise of one step, weighted by the client's size.
-        noise = plan.num_units * plan.noise_stddev / plan.expected_batch_size
+        noise = plan.num_units * plan.client_noise_stddev / plan.expected_batch_size
         variance += count * plan.steps_per_round * noise**2
     num_clients = sum(count for _, count in plans)
     return signal / math.sqrt(variance * num_parameters) * math.sqrt(cohort_size / num_clients)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -28,6 +29,8 @@ _ADDED: Mapping[str, Any] = {
     "subgroup_columns": (),
     "aggregations": _PLAIN_ALONE,
     "roster": "",
+    "accept_honest_shares": False,
+    "max_epsilon_alone": None,
 }
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 # Keys that were renamed. Files with an old key still load.
@@ -69,6 +72,10 @@ class Policy(BaseModel):
         aggregations: Allowed values of `privacy.aggregation`. Without `plain`, no update leaves except in a secure sum.
         roster: Digest of the only list of clients and their identity keys with which a secure sum may be made; empty
             allows no secure sum. The holder gets the list from the others and not from the server.
+        accept_honest_shares: Believe that as many clients of a secure sum are honest as its plan says. `max_epsilon`
+            then caps the cost under the noise of all of their shares. Otherwise it caps the cost under this client's
+            own share alone, as if all others colluded with the server.
+        max_epsilon_alone: The most that any image may have spent if all other clients colluded; None for no such cap.
         bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle. The launcher checks
             it before any of the bundle's code runs.
     """
@@ -101,6 +108,8 @@ class Policy(BaseModel):
     bundle: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     aggregations: Annotated[tuple[Aggregation, ...], Listed] = _PLAIN_ALONE
     roster: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    accept_honest_shares: bool = False
+    max_epsilon_alone: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def digest(self) -> str:
@@ -156,23 +165,45 @@ class Policy(BaseModel):
                 f"{self.min_noise_multiplier:.4g}"
             )
 
-    def check_spent(self, spent: Spent) -> None:
-        """Refuse a total that exceeds the policy's cap.
+    def check_spent(self, spent: Spent, alone: Spent) -> None:
+        """Refuse a total that exceeds one of the policy's caps.
+
+        `alone` is what was spent if all other clients colluded, equal to `spent` without noise in shares.
 
         Raises:
-            PolicyError: The total is above `max_epsilon`.
+            PolicyError: The total is above `max_epsilon` or `max_epsilon_alone`.
         """
-        total = self.capped_figure(spent)
+        total = self.official_figure(spent, alone)
         # `not <=` also refuses NaN.
         if not total <= self.max_epsilon:
             raise PolicyError(
-                f"epsilon would come to {total:.4f} ({self.accountant.upper()}) over all runs on these images, the "
-                f"policy allows {self.max_epsilon:g}"
+                f"epsilon would come to {_figure(total)} ({self.accountant.upper()}) over all runs on these "
+                f"images{self._of_own_share(spent, alone)}, the policy allows {self.max_epsilon:g}"
+            )
+        most, total = self.max_epsilon_alone, self.capped_figure(alone)
+        if most is not None and not total <= most:
+            raise PolicyError(
+                f"epsilon would come to {_figure(total)} ({self.accountant.upper()}) over all runs on these "
+                f"images if all other clients colluded, the policy allows {most:g} (max-epsilon-alone)"
             )
 
+    def _of_own_share(self, spent: Spent, alone: Spent) -> str:
+        if self.accept_honest_shares or alone == spent:
+            return ""
+        return " under this client's own share of the noise (accept-honest-shares is false)"
+
+    def official_figure(self, spent: Spent, alone: Spent) -> float:
+        """Return the figure that `max_epsilon` caps, of two costs as in `check_spent`."""
+        # Without the holder's word, a number of honest clients that a server states must not make a run cheaper.
+        return self.capped_figure(spent if self.accept_honest_shares else alone)
+
     def capped_figure(self, spent: Spent) -> float:
-        """Return the bound that `max_epsilon` caps."""
+        """Return the bound of a cost that the policy's accountant gives."""
         return spent.rdp if self.accountant == "rdp" else spent.pld
+
+
+def _figure(epsilon: float) -> str:
+    return "more than can be computed" if math.isinf(epsilon) else f"{epsilon:.4f}"
 
 
 @lru_cache(maxsize=64)
@@ -194,6 +225,7 @@ ANYTHING = Policy(
     subgroup_columns=(_ANY_COLUMN,),
     aggregations=("plain", "secure"),
     accept_group_bound=True,
+    accept_honest_shares=True,
 )
 
 

@@ -13,6 +13,8 @@ MAX_STEP = 150.0
 # A round's total step, in units of the clip bound, that one step can make. More is divided among several steps.
 _ONE_STEP = 20.0
 _MAX_STEPS = 4
+# Longest step of a summed gradient without momentum, in units of the clip bound. Longer steps swing on the digits.
+_MAX_PLAIN_STEP = 60.0
 # Largest clip bound of one client's update. Updates at the default learning rate are 9 to 15 long in the fit.
 MAX_UPDATE = 10.0
 
@@ -58,3 +60,26 @@ def head_clipping_norm(*, noise_multiplier: float, num_rounds: int, cohort_size:
     # The noise of one round's average, for a bound of 1.
     noise = noise_multiplier / cohort_size
     return float(f"{min(LOGIT_NOISE / (noise * math.sqrt(num_rounds)), MAX_UPDATE):.3g}")
+
+
+def summed_steps(
+    *,
+    noise_stddev: float,
+    max_grad_norm: float,
+    total_units: int,
+    num_rounds: int,
+) -> tuple[float, float]:
+    """Return learning rate and momentum of a server that steps along summed gradients.
+
+    `noise_stddev` is that of the sum over all clients of the run, which is more than the accounted one if more clients
+    are honest than were accounted. Momentum replaces steps that are too long: rate / (1 - momentum) is what one
+    gradient moves the head by in the end. The final head has the noise `LOGIT_NOISE` in each weight. All arguments are
+    public constants, and the result is rounded to 3 digits.
+    """
+    noise = noise_stddev / total_units
+    whole = LOGIT_NOISE / (noise * math.sqrt(num_rounds))
+    momentum = float(f"{max(0.0, 1.0 - _MAX_PLAIN_STEP / (whole * max_grad_norm)):.3g}")
+    # A gradient of k rounds before the end has moved the head by rate x (1 + m + ... + m^(k - 1)).
+    moved = [(1 - momentum**rounds) / (1 - momentum) for rounds in range(1, num_rounds + 1)]
+    rate = LOGIT_NOISE / (noise * math.sqrt(sum(factor * factor for factor in moved)))
+    return float(f"{rate:.3g}"), momentum

@@ -130,6 +130,15 @@ def format_epsilon(epsilon: float) -> str:
     return f"{math.ceil(epsilon * 1000) / 1000:.3f}" if math.isfinite(epsilon) else "over 200"
 
 
+def format_alone(epsilon: float) -> str:
+    """Return what a client's own share of a noise gives if all others collude.
+
+    >>> format_alone(7.25), format_alone(math.inf)
+    ('epsilon 7.250', 'no protection')
+    """
+    return f"epsilon {format_epsilon(epsilon)}" if math.isfinite(epsilon) else "no protection"
+
+
 def printable(text: str, *, keep: str = "\n\t") -> str:
     r"""Return text in which control and invisible characters are written as escapes.
 

@@ -1,12 +1,13 @@
 """Checks of a run's statement against its events, configuration and signed heads."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from common.config.schema import RunConfig
 from common.errors import PrivacyError
-from common.ledger.audit.costs import cost_of
+from common.ledger.audit.costs import cost_alone, cost_of
 from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
@@ -69,9 +70,28 @@ def check_epsilons(statement: PrivacyStatement, recomputed: Mapping[str, Spent],
             remarks.doubts.append(
                 f"the run states epsilon {stated:.6g} ({accountant.upper()}), its largest is {largest:.6g}"
             )
+    _check_alone(statement, remarks)
     # Readers look at the sentence first, so it must state the same figures.
     if f"epsilon <= {statement.spent.pld:.4f} at delta {statement.delta:g} " not in statement.text["statement"]:
         remarks.doubts.append("the sentence of the statement says another epsilon or delta than its figures")
+
+
+def _check_alone(statement: PrivacyStatement, remarks: Remarks) -> None:
+    """Compare the stated epsilons of one client's own share with its events."""
+    figures = []
+    for name, client in statement.clients.items():
+        if any(event.noise_shares for events in client.events.values() for event in events):
+            cost = cost_alone(client.events, delta=statement.delta).pld
+            figures.append(cost)
+            stated = statement.text["clients"][name].get("epsilon_alone")
+            if not is_same(math.inf if stated is None else stated, cost) and not (stated is None and cost == math.inf):
+                remarks.doubts.append(
+                    f"client {name} states {stated} if all others collude, its events cost {cost:.6g}"
+                )
+    largest = max(figures, default=None)
+    stated = statement.text.get("epsilon_max_alone")
+    if largest is not None and stated != (largest if math.isfinite(largest) else None):
+        remarks.doubts.append(f"the run states epsilon {stated} if all others collude, its largest is {largest:.6g}")
 
 
 def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
@@ -258,7 +278,7 @@ def check_noise_error(statement: PrivacyStatement, remarks: Remarks) -> str:
 
     Return one sentence on the noise, as the events say it.
     """
-    histories = [client.events["training"] for client in statement.clients.values()]
+    histories = [events for client in statement.clients.values() for events in client.events.values()]
     _compare_noise(statement.text, stated_noise(histories), remarks)
     return in_words(histories)
 

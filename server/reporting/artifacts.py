@@ -12,7 +12,6 @@ from server.reporting.model_card import model_card
 from server.reporting.plots import draw_confusion, draw_curves
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.reporting.readme.model_readme import model_readme
-from server.reporting.secure_statement import aggregation_statement
 from server.reporting.summary import private_metrics, summarise
 from server.rounds.round_record import figures, personal_figures
 from server.state.checkpoint import save_checkpoint
@@ -20,6 +19,7 @@ from server.state.phase_timer import Clock
 from server.state.resume import checkpoint_of
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
+from server.state.secure_statement import aggregation_statement
 
 
 def save_progress(directory: RunDirectory, state: RunState, clock: Clock) -> None:

@@ -83,7 +83,7 @@ def _private(state: RunState) -> dict[str, Any] | None:
     summed = total(noised.values())
     if plan is None or summed is None:
         return None
-    stddev = plan.closing_noise_stddev
+    stddev = plan.of_one_client(plan.closing_noise_stddev)
     return {
         "evaluated_model": state.final_round,
         "noise_stddev": stddev,

@@ -51,13 +51,13 @@ def _at_chance(state: RunState, *, noised_only: bool) -> list[str]:
     plan = None if cost is None else cost.example_plan.counts
     if noised is None or plan is None:
         return []
-    spread = math.sqrt(noised.num_clients) * plan.closing_noise_stddev
+    spread = math.sqrt(noised.num_clients) * plan.of_one_client(plan.closing_noise_stddev)
     if not can_beat_chance(noised.cells, cell_stddev=spread):
         return ["The private counts have too much noise to tell the final model from chance, good or bad."]
     found = compare_with_chance(noised.cells, cell_stddev=spread)
     if not found.at_chance:
         return []
-    accuracy, stddev = noised.accuracy(plan.closing_noise_stddev)
+    accuracy, stddev = noised.accuracy(plan.of_one_client(plan.closing_noise_stddev))
     return [
         f"By its private counts the final model cannot be told from chance: accuracy {accuracy:.3f} +- {stddev:.3f}, "
         f"and the largest class alone is {found.largest_class:.3f} of the held-out units. {_advice(state)}"

@@ -1,5 +1,6 @@
 """Privacy statement of a run, written to `privacy.json`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -13,10 +14,13 @@ from common.privacy.events import as_json
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import stated
 from common.privacy.plan import CountsPlan
+from common.system.console import format_alone
 from server.reporting.missing_clients import missing_text
 from server.state.initial_model import stated_start
 from server.state.privacy_spent import LABELS_IN_WORDS, ClientPrivacyCost, RunPrivacyCost
 
+ALL_UNITS = "none: every unit is in every sum"
+COUNTS_IN_SHARES = "Gaussian noise in shares, on a grid, one vote a unit"
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
 
 
@@ -115,11 +119,12 @@ def _run_statement(
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
         "neighboring_relation": NEIGHBORING_RELATION,
-        "sampling_method": mechanism.sampling_method,
+        "sampling_method": ALL_UNITS if plan.noise_shares else mechanism.sampling_method,
         "accountant": ACCOUNTANT,
         "delta": config.privacy.delta,
         "epsilon_max": privacy_cost.epsilon_max,
         "epsilon_max_rdp": privacy_cost.rdp_max,
+        **in_shares(privacy_cost),
         **_parts(privacy_cost),
         "max_grad_norm": plan.max_grad_norm,
         "metrics": _metrics(config.metrics, privacy_cost),
@@ -127,7 +132,7 @@ def _run_statement(
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
         "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
-        **stated([*cost.events["training"]] for cost in privacy_cost.shares.values()),
+        **stated([*events] for cost in privacy_cost.shares.values() for events in cost.events.values()),
         "status": status,
         "not_protected": _not_protected(mechanism, privacy_cost, parties, config.metrics),
         **_clients(config.num_clients, privacy_cost, parties),
@@ -157,8 +162,32 @@ def statement_sentence(
     exact = "; EXACT COUNTS of held-out images left and are not covered" if metrics == "exact" else ""
     return (
         f"each {privacy_cost.example_plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta "
-        f"{privacy.delta:g} ({NEIGHBORING_RELATION}), {mechanism.noise_place}{exact}"
+        f"{privacy.delta:g} ({NEIGHBORING_RELATION}), {_noise_place(mechanism, privacy_cost)}{exact}"
     )
+
+
+def _noise_place(mechanism: Mechanism, privacy_cost: RunPrivacyCost) -> str:
+    shares = privacy_cost.example_plan.noise_shares
+    if not shares:
+        return mechanism.noise_place
+    return (
+        f"noise added in shares at the clients: this holds while {shares} clients of each sum are honest, its own "
+        f"client among them; if all others collude with the server: {format_alone(privacy_cost.alone_max)}"
+    )
+
+
+def in_shares(privacy_cost: RunPrivacyCost) -> dict[str, Any]:
+    """Return what holds with fewer honest clients, empty without noise in shares."""
+    shares, alone = privacy_cost.example_plan.noise_shares, privacy_cost.alone_max
+    if not shares:
+        return {}
+    words = format_alone(alone)
+    return {"noise_shares": shares, "epsilon_max_alone": _figure(alone), "if_all_others_collude": words}
+
+
+def _figure(epsilon: float) -> float | None:
+    """Return an epsilon as a plain value, None for no protection."""
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def _missing(parties: Parties) -> str:
@@ -181,7 +210,7 @@ def _metrics(release: str, privacy_cost: RunPrivacyCost) -> dict[str, Any]:
         return {"release": release}
     return {
         "release": release,
-        "mechanism": "exact discrete Gaussian, one vote a unit",
+        "mechanism": COUNTS_IN_SHARES if counts.noise_shares else "exact discrete Gaussian, one vote a unit",
         "counts_noise_stddev": counts.noise_stddev,
         "closing_noise_stddev": counts.closing_noise_stddev,
         **_histograms(counts),
@@ -211,7 +240,12 @@ def _not_protected(mechanism: Mechanism, privacy_cost: RunPrivacyCost, parties: 
     unpinned = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
     gaps = mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
-    return [*gaps, *exact]
+    plan = privacy_cost.example_plan
+    shares = (
+        f"more than `if_all_others_collude` says, once fewer than {plan.noise_shares} clients of a sum are honest: "
+        "clients that collude with the server take their shares of the noise out of the sum",
+    )
+    return [*gaps, *(shares if plan.noise_shares else ()), *exact]
 
 
 def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:
@@ -221,6 +255,7 @@ def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:
         "rounds": cost.rounds,
         "closing": cost.closing,
         "num_units": cost.plan.num_units,
+        **({"epsilon_alone": _figure(cost.alone.pld)} if cost.plan.noise_shares else {}),
         "events": {part: [as_json(event) for event in events] for part, events in cost.events.items()},
     }
     if head is not None:

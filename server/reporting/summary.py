@@ -11,7 +11,7 @@ from common.score_histograms import histogram_figures
 from server.reporting.counts_file import subgroup_metrics
 from server.reporting.missing_clients import missing_clients
 from server.reporting.outcome_warnings import outcome_warnings
-from server.reporting.privacy_statement import versions
+from server.reporting.privacy_statement import in_shares, versions
 from server.rounds.round_record import noised_figures, total_of
 from server.state.run_state import RunState
 
@@ -41,6 +41,7 @@ def summarise(state: RunState, seconds: Mapping[str, float]) -> dict[str, Any]:
         "epsilon_so_far": _epsilon_so_far(state),
         "delta": None if privacy_cost is None else config.privacy.delta,
         "epsilon_max_rdp": None if privacy_cost is None else privacy_cost.rdp_max,
+        **(in_shares(privacy_cost) if privacy_cost is not None else {}),
         "epsilon_parts": {} if privacy_cost is None else privacy_cost.parts(),
         "privacy_unit": None if privacy_cost is None else privacy_cost.example_plan.privacy_unit,
         "metrics": config.metrics,
@@ -113,7 +114,8 @@ def private_metrics(state: RunState) -> dict[str, Any] | None:
         return None
     noised = state.closing.noised
     if noised is not None:
-        noise_stddev = privacy_cost.example_plan.counts.closing_noise_stddev
+        plan = privacy_cost.example_plan.counts
+        noise_stddev = plan.of_one_client(plan.closing_noise_stddev)
         # The matrix of all clients counts the units that the pairs of all clients have counted in each round.
         total = total_of(state.rounds, len(state.clients)) if noised.num_clients == len(state.clients) else None
         return {"evaluated_model": state.final_round} | noised_figures(noised, noise_stddev, total)
@@ -128,10 +130,11 @@ def _score_metrics(state: RunState) -> dict[str, Any] | None:
         return None
     counts = None if cost is None else cost.example_plan.counts
     # Exact histograms may leave under a mechanism too, whose plan then has no counts.
-    noises = (0.0, 0.0) if counts is None else (counts.scores_noise_stddev, counts.calibration_noise_stddev)
-    figures = histogram_figures(
-        histograms, state.classes, scores_noise=noises[0] or 0.0, confidence_noise=noises[1] or 0.0
-    )
+    noises: tuple[float, ...] = (0.0, 0.0)
+    if counts is not None:
+        of_all = (counts.scores_noise_stddev or 0.0, counts.calibration_noise_stddev or 0.0)
+        noises = tuple(map(counts.of_one_client, of_all))
+    figures = histogram_figures(histograms, state.classes, scores_noise=noises[0], confidence_noise=noises[1])
     return {"evaluated_model": state.final_round, "noised": counts is not None, **figures}
 
 

@@ -140,10 +140,17 @@ def _privacy(summary: dict[str, Any]) -> str:
     return (
         f"epsilon <= {format_epsilon(summary['epsilon_max'])} at delta {summary['delta']:g} for each "
         f"{summary['privacy_unit']}, over the whole run (PLD; RDP {format_epsilon(summary['epsilon_max_rdp'])}), "
-        f"{summary['mechanism']} at {mechanism_named(summary['mechanism']).noise_place_short}"
+        f"{summary['mechanism']} at {_noise_place(summary)}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
         + ("" if ran_all_rounds else "; the run stopped early, so the whole plan is charged")
     )
+
+
+def _noise_place(summary: dict[str, Any]) -> str:
+    if not (shares := summary.get("noise_shares")):
+        return mechanism_named(summary["mechanism"]).noise_place_short
+    alone = summary["if_all_others_collude"]
+    return f"the clients in shares, of which {shares} must be honest; {alone} if all other clients collude"
 
 
 def _parts(parts: dict[str, float], unit: str) -> list[tuple[str, str]]:

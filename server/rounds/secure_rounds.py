@@ -16,6 +16,7 @@ from common.messages.secure_messages import answer_in, request_content, unmask_v
 from common.messages.serialization import digest_of
 from common.secagg.protocol.messages import UnmaskRequest
 from common.secagg.protocol.round_sum import RoundSum
+from server.aggregation.summed_steps import SummedSteps
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, deliver, failure_of
 from server.rounds.replies import AcceptedReplies, Channel, content_bytes
@@ -47,10 +48,14 @@ class OpenedSum:
 
 @dataclass(frozen=True)
 class SecureRounds:
-    """The rounds of a run in which the server sees sums alone."""
+    """The rounds of a run in which the server sees sums alone.
+
+    `steps` are the server's, where clients send gradient sums with noise in shares; None where they send updates.
+    """
 
     session: SecureSession
     num_rounds: int
+    steps: SummedSteps | None = None
 
     def reachable(self, clients: Mapping[str, EnrolledClient]) -> dict[str, EnrolledClient]:
         """Return clients, those without a part in the set-up as unreachable."""
@@ -92,7 +97,10 @@ class SecureRounds:
             return None
         survivors = tuple(accepted)
         arrays: Arrays = {}
-        if server_round is not None:
+        if server_round is not None and self.steps is not None:
+            units = sum(words.sizes[name] for name in survivors)
+            arrays = self.steps.step(incoming, words.part_of_sum(vector), words.gradient_scale, num_units=units)
+        elif server_round is not None:
             update = words.average_update(vector, survivors)
             arrays = {name: (before + update[name]).astype(np.float32) for name, before in incoming.items()}
         mean = float(np.mean(opening.received)) if opening.received else 0.0

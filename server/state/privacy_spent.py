@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.config.schema import RunConfig
-from common.privacy.accounting import Spent, rdp_epsilon, spent_by
+from common.privacy.accounting import Spent, rdp_epsilon, spent_alone, spent_by
 from common.privacy.events import Event, merged
 from common.privacy.mechanisms import mechanism_named
 from common.privacy.noise_error import CURRENT_SAMPLER
@@ -39,6 +39,15 @@ class ClientPrivacyCost:
         mechanism = mechanism_named(self.plan.mechanism)
         return mechanism.charged_events(self.plan, self.rounds, self.counted, closing=self.closing)
 
+    @property
+    def alone(self) -> Spent:
+        """Bounds if all other clients colluded.
+
+        Without noise in shares they are those of `spent`.
+        """
+        costs = [spent_alone(events, delta=self.plan.delta) for events in self.events.values()]
+        return Spent(max(cost.pld for cost in costs), max(cost.rdp for cost in costs))
+
 
 @dataclass(frozen=True)
 class RunPrivacyCost:
@@ -55,6 +64,11 @@ class RunPrivacyCost:
     def rdp_max(self) -> float:
         """Largest epsilon of any client by the RDP accountant."""
         return max(share.spent.rdp for share in self.shares.values())
+
+    @property
+    def alone_max(self) -> float:
+        """Largest epsilon of any client if all others colluded, infinite for no protection."""
+        return max(share.alone.pld for share in self.shares.values())
 
     def parts(self, *, fresh: bool = False) -> dict[str, float]:
         """Return the largest epsilon of trained and of held-out units.

@@ -165,7 +165,7 @@ class RunState:
     def counts_noise(self) -> float:
         """Standard deviation of each client's noise in one count, 0 for exact counts."""
         counts = None if self.privacy_cost is None else self.privacy_cost.example_plan.counts
-        return 0.0 if counts is None else counts.noise_stddev
+        return 0.0 if counts is None else counts.of_one_client(counts.noise_stddev)
 
     def counts(self) -> Counts | None:
         """Return exact counts of the final model or else of the latest round."""

@@ -93,7 +93,7 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
         for plan in plans.values():
             policy.check_plan(plan)
-            policy.check_spent(plan.spent())
+            policy.check_spent(plan.spent(), plan.spent_alone())
     elif config.private:
         plans = {"every": config.plan(config.cohort_size)}
     arrays = with_earlier_model(

@@ -1,7 +1,7 @@
 """Runs in which the server sees sums alone, over real clients whose network fails.
 
 Drives `client.secure.exchange`, `client.secure.party`, `client.secure.secrets_file`, `common.messages.secure_messages`,
-`server.reporting.secure_statement`, `server.rounds.secure_rounds`, `server.rounds.secure_setup`.
+`server.state.secure_statement`, `server.rounds.secure_rounds`, `server.rounds.secure_setup`.
 """
 
 import json

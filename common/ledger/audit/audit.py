@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import LedgerError
-from common.ledger.audit.costs import WorstImage, cost_of, worst_image
+from common.ledger.audit.costs import WorstImage, cost_alone, cost_of, worst_image
 from common.ledger.audit.integrity_checks import (
     Remarks,
     check_entries,
@@ -141,6 +141,7 @@ def _audited(run: RunEntries, remarks: Remarks) -> AuditedRun | None:
             events=events,
             spent=cost_of(events, delta=plan.delta),
             planned=cost_of(planned_events(plan), delta=plan.delta),
+            alone=cost_alone(planned_events(plan), delta=plan.delta),
         )
     return None
 
@@ -158,7 +159,8 @@ def _noise(runs: Sequence[RunEntries], remarks: Remarks) -> str:
 
     The error is charged as if one image had been in all of them.
     """
-    events = [event for run in runs if run.reserves for event in planned_events(run.agreed.plan)["training"]]
+    plans = [planned_events(run.agreed.plan) for run in runs if run.reserves]
+    events = [event for plan in plans for listed in plan.values() for event in listed]
     with remarks.about("the error of the noise"):
         return in_words([events]) if events else ""
     return ""

@@ -13,7 +13,7 @@ from common.errors import ConfigError
 from common.ledger.budget import Charge
 from common.ledger.image_index import Members
 from common.privacy.accounting import Spent, spent_by
-from common.privacy.events import Event, events_of_group
+from common.privacy.events import Event, events_of_group, own_shares
 
 # Index of the charge, part of the data, and the image's group size under that charge.
 _History = tuple[tuple[int, str, int], ...]
@@ -23,11 +23,13 @@ _History = tuple[tuple[int, str, int], ...]
 class WorstImage:
     """The image that has spent the most over all runs of a ledger.
 
-    `spent` is infinite if the noise was too small for a meaningful figure. `delta` is the smallest of the runs.
+    `spent` is infinite if the noise was too small for a meaningful figure. `alone` is the same if all other clients of
+    its secure sums colluded, and each one's own share were all the noise. `delta` is the smallest of the runs.
     `images` is how many images were ever charged, `runs` how many runs this image took part in.
     """
 
     spent: Spent
+    alone: Spent
     delta: float
     images: int
     runs: int
@@ -40,6 +42,15 @@ def cost_of(parts: Mapping[str, Sequence[Event]], *, delta: float) -> Spent:
         PrivacyError: The accountants disagree.
     """
     return _worse(*(_bounds(events, delta) for events in parts.values()))
+
+
+def cost_alone(parts: Mapping[str, Sequence[Event]], *, delta: float) -> Spent:
+    """Return the cost if all other clients of the secure sums colluded.
+
+    Raises:
+        PrivacyError: The accountants disagree.
+    """
+    return cost_of({name: own_shares(events) for name, events in parts.items()}, delta=delta)
 
 
 def _bounds(events: Iterable[Event], delta: float) -> Spent:
@@ -57,10 +68,12 @@ def _worse(*costs: Spent) -> Spent:
 class PricedHistory:
     """The cost of one history that `images` images share.
 
-    `units` are the kinds of units as which its runs charged them, `runs` how many runs these are.
+    `alone` is the cost if all other clients of its secure sums colluded. `units` are the kinds of units as which its
+    runs charged them, `runs` how many runs these are.
     """
 
     spent: Spent
+    alone: Spent
     images: int
     runs: int
     units: frozenset[Unit]
@@ -76,9 +89,9 @@ def worst_image(charges: Sequence[Charge], *, delta: float) -> WorstImage:
     """
     priced = price_histories(charges, delta=delta)
     worst = max(priced, key=lambda history: history.spent.pld, default=None)
-    spent = _worse(*(history.spent for history in priced))
     return WorstImage(
-        spent,
+        _worse(*(history.spent for history in priced)),
+        _worse(*(history.alone for history in priced)),
         delta,
         sum(history.images for history in priced),
         worst.runs if worst is not None and worst.spent.pld > 0 else 0,
@@ -100,8 +113,10 @@ def price_histories(charges: Sequence[Charge], *, delta: float) -> list[PricedHi
             planned += events_of_group(charges[index].planned[part], size)
             filtered += events_of_group(charges[index].filtered()[part], size)
         cost = Spent(_bounds(planned, delta).pld, _bounds(filtered, delta).rdp)
+        alone = Spent(_bounds(own_shares(planned), delta).pld, _bounds(own_shares(filtered), delta).rdp)
         runs = {index for index, *_ in history}
-        priced.append(PricedHistory(cost, images, len(runs), frozenset(charges[index].unit for index in runs)))
+        units = frozenset(charges[index].unit for index in runs)
+        priced.append(PricedHistory(cost, alone, images, len(runs), units))
     return priced
 
 

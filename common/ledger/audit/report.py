@@ -22,7 +22,7 @@ class AuditedRun:
 
     `rounds` were reserved, `closing` says whether the closing counts were. `sent` releases were committed, so they may
     have left. `events` holds what was reserved by part of the data, `spent` its cost at the plan's delta, `planned`
-    that of the whole plan.
+    that of the whole plan. `alone` is that of the whole plan if all other clients of its secure sums colluded.
     """
 
     run: str
@@ -36,6 +36,7 @@ class AuditedRun:
     events: dict[str, tuple[Event, ...]]
     spent: Spent
     planned: Spent
+    alone: Spent
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class LedgerReport:
             "warnings": self.remarks.warnings,
             **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "noise": self.noise,
-            "worst_image": None if self.worst is None else asdict(self.worst) | {"spent": bounds(self.worst.spent)},
+            "worst_image": None if self.worst is None else _worst(self.worst),
             "runs": [_run(run) for run in self.runs],
             "datasets": [asdict(dataset) for dataset in self.datasets],
             "refusals": [asdict(refusal) for refusal in self.refusals],
@@ -125,12 +126,20 @@ class LedgerReport:
 
 
 def _run(run: AuditedRun) -> dict[str, Any]:
-    return vars(run) | {
+    values = vars(run) | {
         "plan": run.plan.as_json(),
         "events": events_json(run.events),
         "spent": bounds(run.spent),
         "planned": bounds(run.planned),
+        "alone": bounds(run.alone),
     }
+    return {name: value for name, value in values.items() if name != "alone" or run.plan.noise_shares}
+
+
+def _worst(worst: WorstImage) -> dict[str, Any]:
+    values = asdict(worst) | {"spent": bounds(worst.spent), "alone": bounds(worst.alone)}
+    # Without noise in shares there is one figure.
+    return {name: value for name, value in values.items() if name != "alone" or worst.alone != worst.spent}
 
 
 def bounds(spent: Spent) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from common.ledger.budget import Charge, spent_with
 from common.ledger.image_index import Members
 from common.privacy.accounting import NOTHING, Spent, spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
+from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 from tests.support.ledger.builders import spent_so_far
 
 DELTA = 1e-5
@@ -218,3 +219,19 @@ def test_two_units_of_a_run_that_turned_out_to_be_one_image_count_twice() -> Non
     assert worst.spent == spent(TRAINED, grown(TRAINED, 2))
     assert other.spent == spent(TRAINED, TRAINED)
     assert worst_image(past, delta=DELTA).spent == spent_so_far(past, delta=DELTA) == spent(grown(TRAINED, 2))
+
+
+def test_a_clients_own_share_is_priced_over_its_whole_history() -> None:
+    """Noise of its own in one run, in shares of four clients in another: alone, only the second is cheaper by half."""
+    shared = replace(TRAINED, sampler=CURRENT_SAMPLER, draws_per_step=MAX_DRAWS, noise_shares=4)
+    past = [charge(members([1])), charge(members([1]), trained=shared, rounds_left=2, closed=True)]
+
+    worst = spent_with(charge(members([1])), past, delta=DELTA)
+    own = replace(TRAINED, noise_multiplier=TRAINED.noise_multiplier / 2)
+
+    assert worst.spent.pld == pytest.approx(spent(*[TRAINED] * 3).pld, abs=1e-9)
+    assert worst.alone.pld == pytest.approx(spent(TRAINED, TRAINED, own).pld, abs=1e-9)
+    assert worst.alone.rdp == pytest.approx(spent(TRAINED, TRAINED, replace(own, steps=own.steps - 2)).rdp, abs=1e-9)
+    found = worst_image([*past, charge(members([1]))], delta=DELTA)
+    assert (found.spent, found.alone) == (worst.spent, worst.alone)
+    assert spent_with(charge(members([1])), past[:1], delta=DELTA).alone == spent(TRAINED, TRAINED)

@@ -34,6 +34,8 @@ expires = 2031-02-03
 classes = ["tumour", "normal"]
 bundle = "abababababababababababababababababababababababababababababababab"
 aggregations = ["secure"]
+accept-honest-shares = true
+max-epsilon-alone = 20
 roster = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
 """
 
@@ -69,6 +71,8 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         bundle="ab" * 32,
         aggregations=("secure",),
         roster="cd" * 32,
+        accept_honest_shares=True,
+        max_epsilon_alone=20.0,
     )
     assert {name.replace("_", "-") for name in Policy.model_fields} == {
         line.partition(" =")[0] for line in EVERY_KEY.split("\n") if line
@@ -264,18 +268,18 @@ def test_check_plan_takes_its_limits_and_refuses_beyond() -> None:
 @pytest.mark.parametrize(("accountant", "spent"), [("pld", Spent(3.0, 99.0)), ("rdp", Spent(2.0, 3.0))])
 def test_check_spent_caps_the_figure_that_the_policy_names(accountant: str, spent: Spent) -> None:
     policy = Policy.model_validate({"max-epsilon": 3.0, "delta": 1e-5, "accountant": accountant})
-    policy.check_spent(spent)
+    policy.check_spent(spent, spent)
 
     for more in (3.0 + 1e-9, float("inf"), float("nan")):
         with pytest.raises(PolicyError, match=f"{accountant.upper()}.*allows 3"):
-            policy.check_spent(replace(spent, **{accountant: more}))
+            policy.check_spent(costs := replace(spent, **{accountant: more}), costs)
 
 
 def test_anything_refuses_no_figure_but_one_that_is_none() -> None:
-    ANYTHING.check_spent(Spent(1e9, 1e9))
+    ANYTHING.check_spent(Spent(1e9, 1e9), Spent(1e9, 1e9))
 
     with pytest.raises(PolicyError):
-        ANYTHING.check_spent(Spent(float("nan"), 1.0))
+        ANYTHING.check_spent(Spent(float("nan"), 1.0), Spent(1.0, 1.0))
 
 
 def test_policy_cannot_be_changed() -> None:
