@@ -32,6 +32,8 @@ def test_the_deployment_runtime_gives_the_bits_of_the_in_process_engine(
     assert json.loads((tmp_path / "deployed" / "summary.json").read_text())["status"] == "complete", streamed
     assert [line["clients"] for line in lines(tmp_path / "deployed")] == [3, 3]
     for file in ("model.safetensors", "card.json"):
-        assert (tmp_path / "deployed" / "model" / file).read_bytes() == (tmp_path / "near" / "model" / file).read_bytes()
+        assert (tmp_path / "deployed" / "model" / file).read_bytes() == (
+            tmp_path / "near" / "model" / file
+        ).read_bytes()
     for home in homes:
         assert not list((home / "holder" / "secure-sums").glob("*/*"))

@@ -68,9 +68,7 @@ def _end(started: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def federation(
-    home: Path, node_configs: Sequence[str], *, homes: Sequence[Path] = (), **more: str
-) -> Iterator[str]:
+def federation(home: Path, node_configs: Sequence[str], *, homes: Sequence[Path] = (), **more: str) -> Iterator[str]:
     """A SuperLink and one SuperNode for each node configuration; gives the SuperLink's address.
 
     `homes` are the homes of the nodes' holders, where each has its own.
