@@ -89,7 +89,7 @@ def make_context(
 
 
 def _checked_record(data: DataConfig, prepared: Prepared, resumed: Path | None) -> ImageRecord:
-    """Return the record of a run's images, which are those that a resumed run began with.
+    """Return the record of a run's images, once they are checked.
 
     Raises:
         ConfigError: The images are others, or the subgroups cannot be read.

@@ -20,7 +20,6 @@ from server.reporting.run_page.report import try_report
 from server.reporting.terminal_progress import TerminalProgress
 from server.reporting.tracking.registry import trackers
 from server.reporting.tracking.tracked_run import tracked
-from server.run_context import RunContext
 from server.state.run_directory import RunDirectory, check_free, fresh_path
 
 
@@ -49,11 +48,7 @@ def run_job(
             f"data.source={OWN_IMAGES!r} cannot be simulated, because real clients hold the images: "
             "`bract run` runs and resumes over them"
         )
-    folder = (
-        Path(config.output_dir)
-        if config.output_dir
-        else fresh_path(config.data, config.model, config.privacy).resolve()
-    )
+    folder = Path(config.output_dir or fresh_path(config.data, config.model, config.privacy).resolve())
     if not config.resume:
         check_free(folder, config.data)
     config = config.model_copy(update={"output_dir": str(folder)})
@@ -117,10 +112,10 @@ def _in_process(
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    def context_of(config: RunConfig) -> RunContext:
-        made = make_context(config, tracker=progress, progress=progress.work, warn=progress.warn)
-        # `run_job` adds to the summary and writes the report then. Written here too, it would cost its time twice.
-        return replace(made, reports=False)
-
-    server_app = create_app(context_of)
+    # `run_job` adds to the summary and writes the report then. Written here too, it would cost its time twice.
+    server_app = create_app(
+        lambda config: replace(
+            make_context(config, tracker=progress, progress=progress.work, warn=progress.warn), reports=False
+        )
+    )
     run_in_process(server_app, client_app, run_config, num_clients=num_clients, num_workers=num_workers)

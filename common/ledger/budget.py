@@ -87,9 +87,9 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
 
 
 def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> list[tuple[Spent, Spent, int]]:
-    """Return the cost of each distinct history, that if all other clients colluded, and its number of units.
+    """Return two costs of each distinct history, and its number of units.
 
-    It is what `spent_with` would add a further plan to. An epsilon that promises nothing is infinite.
+    The second cost holds if all other clients of its secure sums colluded. It is what `spent_with` would add a further plan to. An epsilon that promises nothing is infinite.
 
     Raises:
         PrivacyError: The accountants disagree.
