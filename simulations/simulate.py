@@ -71,11 +71,6 @@ def run_job(
     except KeyboardInterrupt:
         try_report(folder)
         raise KeyboardInterrupt(_left_by(folder)) from None
-    except Exception as error:
-        # The app reports what a user can put right, and leaves a folder alone whose resume is refused.
-        if not isinstance(error, BractError):
-            try_report(folder)
-        raise
     finally:
         progress.stop()
         # After closing, each ledger is one complete file, which can be copied.
@@ -112,10 +107,13 @@ def _in_process(
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    # `run_job` adds to the summary and writes the report then. Written here too, it would cost its time twice.
-    server_app = create_app(
-        lambda config: replace(
-            make_context(config, tracker=progress, progress=progress.work, warn=progress.warn), reports=False
-        )
-    )
-    run_in_process(server_app, client_app, run_config, num_clients=num_clients, num_workers=num_workers)
+    make = partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn)
+    # `run_job` adds to the summary and writes the report then. Written by the run too, it would cost its time twice.
+    server_app = create_app(lambda config: replace(make(config), reports=False))
+    try:
+        run_in_process(server_app, client_app, run_config, num_clients=num_clients, num_workers=num_workers)
+    except Exception as error:
+        # The app reports what a user can put right, and leaves a folder alone whose resume is refused.
+        if not isinstance(error, BractError):
+            try_report(Path(str(run_config["output-dir"])))
+        raise

@@ -170,7 +170,7 @@ class DataConfig(Section):
 
     @property
     def subgroup_names(self) -> tuple[str, ...]:
-        """Subgroups in order, the last for all other values, none where counts are not divided."""
+        """Subgroups in order, the last for all other values, none without a list."""
         names = split_names(self.subgroups)
         return (*names, OTHER) if names else ()
 

@@ -44,7 +44,7 @@ def final_counts(state: RunState) -> dict[str, Any]:
 
 
 def subgroup_metrics(state: RunState) -> dict[str, Any] | None:
-    """Return counts and accuracy of the final model by subgroup, None if none were released."""
+    """Return the final model's accuracy by subgroup, None if none was released."""
     counts, cost = state.closing.subgroups, state.privacy_cost
     if counts is None:
         return None

@@ -230,7 +230,7 @@ def _histograms(counts: CountsPlan) -> dict[str, Any]:
 
 
 def _subgroups(counts: CountsPlan) -> dict[str, Any]:
-    """Return the public list and the noise of counts by subgroup, empty if none leave."""
+    """Return the list and the noise of subgroups, empty without any."""
     if not counts.subgroups:
         return {}
     return {"subgroups": list(counts.subgroups), "subgroups_noise_stddev": counts.subgroups_noise_stddev}

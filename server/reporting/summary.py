@@ -139,7 +139,7 @@ def _score_metrics(state: RunState) -> dict[str, Any] | None:
 
 
 def _subgroup_metrics(state: RunState) -> dict[str, Any]:
-    """Return the accuracy by subgroup of the final model, empty if counts are not divided."""
+    """Return the accuracy by subgroup, empty if counts are not divided."""
     if not state.config.data.subgroup_names:
         return {}
     return {"subgroup_metrics": subgroup_metrics(state)}

@@ -197,7 +197,7 @@ def _score_metrics(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _subgroups(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Return the row of the accuracy by subgroup, in the order of the public list."""
+    """Return the row of the accuracy by subgroup, in the list's order."""
     if figures is None:
         return []
     unknown = "only noise" if figures["noised"] else "no images"

@@ -32,7 +32,7 @@ def subgroups_of(data: DataConfig, count: int, *, joined: bool = False) -> np.nd
 
 
 def numbered_values(values: Sequence[str], names: Sequence[str], count: int) -> np.ndarray:
-    """Return the place of each value among names, of which the last stands for all others.
+    """Return the place of each value among names, the last for all others.
 
     >>> numbered_values(["m", "f", "", "x"], ["f", "m", "other"], 4)
     array([1, 0, 2, 2])

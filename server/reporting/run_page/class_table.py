@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of each class, and accuracy of each subgroup, with intervals."""
+"""Figures of each class and of each subgroup, with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -180,7 +180,7 @@ def _delta(delta: float) -> Cell:
 
 def _noise_terms(clients: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     """Return noise and steps of the clients' training, from the smallest to the largest."""
-    events = [event for one in clients.values() for event in one["events"]["training"] if event["kind"] == "dp-sgd"]
+    events = [event for one in clients.values() for event in one["events"]["training"] if "steps" in event]
     terms = {
         "noise multiplier": ("noise-multiplier", "of the noise in a step over what one unit can change in it"),
         "chance to be in a step": ("sample-rate", "of each unit; 1: it is in every step"),
