@@ -87,7 +87,7 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
 
 
 def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> list[tuple[Spent, Spent, int]]:
-    """Return two costs of each distinct history, and its number of units.
+    """Return two costs of each distinct history with its number of units.
 
     The second cost holds if all other clients of its secure sums colluded. These are what `spent_with` would add a
     further plan to. An epsilon that promises nothing is infinite.
