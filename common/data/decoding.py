@@ -114,6 +114,19 @@ def read_image(cell: Mapping[str, Any]) -> StoredImage:
             raise BadImage(_reason(error, head, stream)) from None
 
 
+def count_pages(cell: Mapping[str, Any]) -> int:
+    """Return the number of pages or frames of a readable image."""
+    from PIL import Image
+
+    with _open(cell) as stream, _quiet():
+        try:
+            with Image.open(stream) as image:
+                return int(getattr(image, "n_frames", 1))
+        # The first page is good. A damaged one behind it is not read anyway.
+        except Exception:
+            return 1
+
+
 def pixel_digest(image: "Image") -> bytes:
     """Return the SHA-256 of an image's size and RGB pixels, 32 bytes.
 

@@ -95,6 +95,13 @@ FOREIGN_FORMATS = (
         "unpack it and name its folder",
     ),
     ForeignFormat(
+        "IDX arrays",
+        (".idx",),
+        # Three zero bytes would also begin other files, so type and number of axes must fit.
+        _starts(rb"\0\0[\x08\x09\x0b-\x0e][\x01-\x04]\0"),
+        "MNIST's four files are read by data.source=mnist and data.path; save others as PNG",
+    ),
+    ForeignFormat(
         "arrays",
         (".npy", ".npz", ".mat", ".h5", ".hdf5", ".tfrecord", ".tfrecords"),
         None,

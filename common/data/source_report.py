@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config.sections import DataConfig
-from common.data.decoding import read_image
+from common.data.decoding import count_pages, read_image
 from common.data.duplicates import METHOD, Sketches, find_equal, find_near
 from common.data.partitioning.subgroups import subgroups_of
 from common.data.scan import Scan, scan_source
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_SHOWN = 20
 _MAX_SHOWN_CLASSES = 60
+_PAGED = ("TIFF", "GIF", "WEBP", "AVIF")  # formats whose files may hold several pages or frames
 
 
 def inspect_source(source: ImageSource, progress: ProgressFactory, tones: Tones) -> dict[str, Any]:
@@ -30,7 +31,8 @@ def inspect_source(source: ImageSource, progress: ProgressFactory, tones: Tones)
         Counts of entries; `notes` on how a table was read; `not_read` and `class_remarks` on what is left out;
         `classes` with train and test counts of usable images; `missing_classes`; `widths` and `heights`; `formats`;
         `channels`; `values`, the range of each depth; places of images that are `constant` or
-        `black_below_transparency`, and the number of `transparent` ones; `units`; `clients`; `bad`, each unusable entry
+        `black_below_transparency`, and the number of `transparent` ones; `several_pages`, files of which
+        one page is read; `units`; `clients`; `bad`, each unusable entry
         once; `duplicates` and `near_duplicates`.
 
     Raises:
@@ -85,6 +87,7 @@ def _facts(source: ImageSource, scan: Scan) -> dict[str, Any]:
         "constant": [source.entries.place(row) for row in special["constant"]],
         "transparent": len(special["transparent"]),
         "black_below_transparency": [source.entries.place(row) for row in special["black_below_transparency"]],
+        "several_pages": _several_pages(source.entries, scan),
         "units": None if scan.unit_digests is None else len(np.unique(scan.unit_digests[scan.usable], axis=0)),
         "clients": None if scan.owners is None else len(scan.client_names),
         "bad": [{"place": fault.place, "reason": fault.reason} for fault in scan.faults],
@@ -106,6 +109,13 @@ def subgroup_facts(data: DataConfig, scan: Scan) -> dict[str, dict[str, int]]:
     parts = {"train": scan.usable & in_train, "test": scan.usable & ~in_train}
     counts = {part: np.bincount(places[rows], minlength=len(data.subgroup_names)) for part, rows in parts.items()}
     return {name: {part: int(counts[part][at]) for part in parts} for at, name in enumerate(data.subgroup_names)}
+
+
+def _several_pages(entries: Entries, scan: Scan) -> list[dict[str, Any]]:
+    """Return the place and the number of pages of files that have several."""
+    rows = np.array([row for row, kind in enumerate(scan.formats) if kind in _PAGED], dtype=np.int64)
+    counts = ((row, count_pages(cell)) for row, cell in entries.cells(rows))
+    return [{"place": entries.place(row), "pages": count} for row, count in counts if count > 1]
 
 
 def _spread(values: np.ndarray) -> dict[str, int] | None:
@@ -159,6 +169,11 @@ def show_facts(facts: Mapping[str, Any], console: "Console") -> None:
         say(f"Not read: {'; '.join(facts['not_read'])}")
     for remark in facts["class_remarks"]:
         say(f"Classes: {remark}")
+    if len(used := [row["name"] for row in facts["classes"] if row["train"] + row["test"]]) == 1:
+        say(
+            f"Classes: {used[0]} is the only one, and a classifier needs at least two: name a folder with one "
+            "sub-folder per class, or a table"
+        )
     if facts["missing_classes"]:
         say(f"Classes without a usable image: {', '.join(facts['missing_classes'])}")
     for name in ("widths", "heights"):
@@ -200,6 +215,9 @@ def _problem_lines(facts: Mapping[str, Any]) -> list[str]:
     if facts["constant"]:
         lines.append(f"Images of one value everywhere: {len(facts['constant']):,}")
         lines += _shortened([f"  {place}" for place in facts["constant"]])
+    if pages := facts["several_pages"]:
+        lines.append(f"Files of several pages or frames, of which the first is read: {len(pages):,}")
+        lines += _shortened([f"  {row['place']} ({row['pages']:,})" for row in pages])
     if facts["transparent"]:
         black = facts["black_below_transparency"]
         lines.append(

@@ -12,6 +12,9 @@ from common.system.paths import holds_results
 
 # Folders that systems and archives put beside one's own. Some of them hold thumbnails.
 _OF_SYSTEMS = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
+# Catalogues of programs, which hold previews, and files that cameras and programs write beside an image.
+_CATALOGUES = (".lrdata", ".photoslibrary", ".aplibrary", ".cocatalog", ".thumbnails")
+_PREVIEWS = {".thm", ".lrprev"}
 # Labels often lie beside the images in such files, one for each: opening all of them would take seconds.
 _TEXTS = {".txt", ".csv", ".json", ".xml"}
 
@@ -96,7 +99,7 @@ def _read(path: Path, above: frozenset[tuple[int, int]]) -> Folder:
     above |= {(state.st_dev, state.st_ino)}
     images, others, folders, loops = [], [], [], []
     for item in items:
-        if item.name.startswith(".") or item.name.casefold() in _OF_SYSTEMS:
+        if item.name.startswith(".") or _is_of_system(item.name.casefold()):
             others += [_kind(path / item.name) or ""] if item.name.endswith(_AWAY) else []
             continue
         place = path / item.name
@@ -122,6 +125,10 @@ def _masks(images: Sequence[Path]) -> set[Path]:
     return {file for file in images if (match := _MASK.fullmatch(file.stem)) and match["image"] in stems}
 
 
+def _is_of_system(name: str) -> bool:
+    return name in _OF_SYSTEMS or name.endswith(_CATALOGUES)
+
+
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
@@ -139,6 +146,9 @@ def _kind(file: Path) -> str | None:
     suffix = file.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return None
+    # They are JPEG by content, and would be a second image of the same scene.
+    if suffix in _PREVIEWS:
+        return suffix
     head = b"" if suffix in _TEXTS else _head(file)
     if foreign := foreign_of(suffix, head):
         return foreign.name

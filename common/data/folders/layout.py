@@ -27,10 +27,23 @@ _PIECES = frozenset(
     [
         *("images", "image", "imgs", "img", "pictures", "pics", "photos", "files", "data", "part", "parts", "batch"),
         *("chunk", "shard", "piece", "volume", "vol", "disk", "disc", "archive", "set", "subset", "export", "upload"),
-        "folder",
+        *(
+            "folder",
+            "patient",
+            "patients",
+            "subject",
+            "sub",
+            "case",
+            "participant",
+            "study",
+            "series",
+            "session",
+            "scan",
+        ),
     ]
 )
 _CAMERA = re.compile(r"[1-9]\d\d(?!\d{5})[A-Za-z0-9_]{5}")
+_SITES = "sites, years, folds or parts"
 _MONTH = re.compile(r"0?[1-9]|1[0-2]")
 _Groups = dict[tuple[str, ...], list[tuple[Part, Folder]]]  # other words of their names -> folders of parts
 _MAX_NAMES = 5
@@ -212,9 +225,9 @@ def _doubt_of_classes(root: Folder) -> str:
             )
     dates = _are_dates(folders)
     if len(folders) > 1 and _are_pieces(folders):
-        return _doubt_of_groups(folders, "numbered pieces of one set")
+        return _doubt_of_groups(folders, "numbered pieces of one set, or patients")
     if len(folders) > 1 and (dates or (_share(folders) and not _sorted_by_date(folders))):
-        return _doubt_of_groups(folders, "years or days" if dates else "sites, years, folds or parts")
+        return _doubt_of_groups(folders, "years or days" if dates else _SITES)
     return ""
 
 
@@ -229,7 +242,8 @@ def _doubt_of_groups(folders: tuple[Folder, ...], kinds: str) -> str:
     same = "same sub-folders," if _share(folders) else "sub-folders"
     held = f"hold the {same} {', and these hold '.join(levels)}" if levels else "hold images"
     file = last[0].all_images()[0].relative_to(folders[0].path.parent)
-    row = f" (such as {file},{last[0].name})" if levels else ""
+    # Below classes too there may be such levels, and then the last folder is not a class.
+    row = f" (such as {file},{last[0].name})" if levels and kinds != _SITES else ""
     return (
         f"{_listed([folder.name for folder in folders])} {held}: they look like {kinds}, not like classes\n  name one, "
         f"such as {one.path}; for all together write a manifest with the columns path and label{row}, and client if "
@@ -267,6 +281,10 @@ def _share(folders: tuple[Folder, ...]) -> bool:
     """Return whether folders hold sub-folders of the same names, at least two."""
     if len(folders) < 2 or not all(folder.holds_folders for folder in folders):
         return False
+    # Each download of a folder in pieces has that folder inside.
+    if all(len(folder.filled) == 1 and folder.filled[0].holds_folders for folder in folders):
+        inner = _children(folders)
+        return len({folder.name for folder in inner}) == 1 and _share(inner)
     names = [{child.name.casefold() for child in folder.filled} for folder in folders]
     union = set().union(*names)
     common = {name for name in union if sum(name in some for some in names) > 1}

@@ -6,6 +6,9 @@ import unicodedata
 from collections.abc import Iterable
 
 _CUTOFF = 0.6
+_MAX_SHOWN = 5
+# What systems add to a second folder of one name.
+_COPY = re.compile(r"( -)? copy( \d+)?$| ?\(\d+\)$", re.IGNORECASE)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -23,6 +26,41 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
                 return other
     close = difflib.get_close_matches(_fold(name), folded.values(), n=1, cutoff=_CUTOFF)
     return next((other for other, text in folded.items() if text in close), None)
+
+
+def alike_names(names: Iterable[str]) -> str:
+    """Return a doubt about class names that only look different.
+
+    Single letters are left alone, because small and capital ones can be classes.
+
+    >>> alike_names(["cat", "Cat ", "a", "A", "dog"]).splitlines()[0]
+    "the classes 'Cat ' and 'cat' differ in letter case, spaces, Unicode form or the mark of a copy alone"
+    """
+    groups: dict[str, list[str]] = {}
+    known = sorted(set(names))
+    forms = {name: _form(name) for name in known}
+    for name, form in forms.items():
+        original = _form(_COPY.sub("", name))
+        groups.setdefault(original if original in forms.values() else form, []).append(name)
+    alike = [group for folded, group in groups.items() if len(group) > 1 and len(folded) > 1]
+    if not alike:
+        return ""
+    # Names that look the same are shown by the numbers of their letters.
+    shown = "; ".join(" and ".join(map(repr if _readable(group) else ascii, group)) for group in alike[:_MAX_SHOWN])
+    return (
+        f"the classes {shown} differ in letter case, spaces, Unicode form or the mark of a copy alone\n  give each "
+        "class one name, or list the classes with data.classes if these are different"
+    )
+
+
+def _form(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _readable(names: Iterable[str]) -> bool:
+    """Return whether names look different when they are printed."""
+    forms = [unicodedata.normalize("NFKC", name) for name in names]
+    return len(set(forms)) == len(forms)
 
 
 def nearest_words(found: str | None) -> str:

@@ -1,5 +1,6 @@
 """Folders of images with one sub-folder per class."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from common.config.sections import DataConfig
 from common.data.folders.folder_tree import RESULTS, Folder, read_tree
 from common.data.folders.layout import ClassFolder, Layout, read_layout
 from common.data.folders.name_labels import advice_on_names
+from common.data.folders.similar_names import alike_names, nearest
 from common.data.folders.unread import TABLE_ADVICE, TABLES, describe_faults, describe_unread
 from common.data.image_formats import FORMATS
 from common.data.sources.base_source import (
@@ -39,7 +41,7 @@ def open_folder(config: DataConfig) -> ImageSource:
     """
     root = Path(config.source)
     if not root.is_dir():
-        raise DataError(f"data.source={config.source!r}: there is no such folder")
+        raise DataError(f"data.source={config.source!r}: there is no such folder{_advice_on_place(config.source)}")
     refuse_path(config, "name the folder with data.source alone")
     tree = read_tree(root)
     layout = read_layout(tree, config.validation)
@@ -52,8 +54,33 @@ def open_folder(config: DataConfig) -> ImageSource:
         str(root.resolve()),
         not_read=describe_unread(tree, layout),
         fault=_fault(config.source, tree, layout),
-        doubt=layout.doubt and f"data.source={config.source!r}: {layout.doubt}{_advice_on_tables(tree)}",
+        doubt=_doubt(config.source, tree, layout),
     )
+
+
+def _advice_on_place(source: str) -> str:
+    """Return what to name instead of a folder that does not exist."""
+    if "://" in source:
+        return "\n  images are read from folders of this machine: mount or download them, and name the path alone"
+    if source.startswith("~"):
+        return "\n  ~ is not replaced in quotes: name the whole path"
+    if source.startswith("$") or "%" in source:
+        return "\n  variables are not replaced here: name the whole path"
+    above = Path(source).absolute().parent
+    while not above.is_dir():
+        above = above.parent
+    try:
+        near = nearest(Path(source).name, os.listdir(above)) if above == Path(source).absolute().parent else None
+    except OSError:
+        near = None
+    return f"\n  nearest: {above / near}" if near else f"\n  {above} is there, and the rest of this path is not"
+
+
+def _doubt(source: str, tree: Folder, layout: Layout) -> str:
+    if layout.doubt:
+        return f"data.source={source!r}: {layout.doubt}{_advice_on_tables(tree)}"
+    alike = alike_names(row.name for row in (*layout.train, *layout.test) if row.folder.count)
+    return alike and f"data.source={source!r}: {alike}"
 
 
 def _advice_on_tables(tree: Folder) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.config.sections import DataConfig
 from common.data.folders.layout import Validation
+from common.data.folders.similar_names import alike_names
 from common.data.folders.unread import HELD_OUT
 from common.data.sources.base_source import (
     Entries,
@@ -29,7 +30,9 @@ from common.data.sources.tables.columns import (
     Table,
     choose_split,
     find_columns,
+    flag_columns,
     missing_column,
+    paths_by_content,
 )
 from common.data.sources.tables.image_paths import FoundFiles, find_files
 from common.data.sources.tables.parquet_tables import PARQUET_SUFFIXES, read_parquet_table
@@ -98,7 +101,7 @@ def open_manifest(config: DataConfig) -> ImageSource:
         lambda: _load(manifest),
         f"{file.resolve()}\0{root.resolve()}",
         fault=_fault(manifest),
-        doubt=joined_labels(table.columns["label"], str(file)),
+        doubt=_doubt(manifest),
         notes=tuple(_notes(manifest)),
         not_read=_not_read(manifest) + describe_siblings(file),
     )
@@ -151,6 +154,8 @@ def _from_sheet(read: Callable[[Path], Sheet]) -> _Reader:
     def read_table(file: Path, further: str, roles: Sequence[str]) -> Table:
         sheet = read(file)
         found = find_columns(sheet.header, file, roles)
+        if "path" not in found and (name := paths_by_content(sheet.header, sheet.rows)):
+            found = {role: column for role, column in found.items() if column != name} | {"path": name}
         if "path" not in found:
             raise missing_column(file, "path", sheet.header)
         places = {role: sheet.header.index(name) for role, name in found.items()}
@@ -166,6 +171,8 @@ def _from_sheet(read: Callable[[Path], Sheet]) -> _Reader:
         # A column without a name is called as no column is.
         if further and further in sheet.header:
             kept[FURTHER] = [row[sheet.header.index(further)] for row in sheet.rows]
+        if "label" in roles and "label" not in found and len(flags := flag_columns(sheet.header, sheet.rows)) > 1:
+            raise missing_column(file, "label", sheet.header, flags)
         return Table(kept, found, unused, notes=sheet.notes)
 
     return read_table
@@ -222,6 +229,22 @@ def _not_read(manifest: _Manifest) -> tuple[str, ...]:
     return tuple(phrases)
 
 
+def _labelled_twice(manifest: _Manifest) -> str:
+    """Return a doubt about files to which rows give different labels."""
+    labels: dict[Path, set[str]] = {}
+    for file, label in zip(manifest.files, label_names(manifest.table.columns["label"]), strict=False):
+        if file is not None and label:
+            labels.setdefault(file, set()).add(label)
+    several = {file: found for file, found in labels.items() if len(found) > 1}
+    if not several:
+        return ""
+    first, found = next(iter(several.items()))
+    return (
+        f"{manifest.file}: {len(several):,} files have different labels in several rows, such as {first} "
+        f"({', '.join(sorted(found))})\n  keep one row for each file, or list the classes with data.classes to use all"
+    )
+
+
 def _without_missing(texts: Sequence[str]) -> list[str]:
     return ["" if text in MISSING else text for text in texts]
 
@@ -274,6 +297,15 @@ def _fault(manifest: _Manifest) -> str:
     units = _without_missing(table.columns.get("unit", [""] * len(table.columns["label"])))
     column, advice = table.used.get("unit", ""), "put all its rows into one part"
     return on_both_sides([units[row] for row in order], manifest.num_train, column, str(manifest.file), advice)
+
+
+def _doubt(manifest: _Manifest) -> str:
+    """Return why labels may not be the classes that are meant."""
+    texts = manifest.table.columns["label"]
+    alike = alike_names(set(_without_missing(texts)) - {""})
+    return (
+        joined_labels(texts, str(manifest.file)) or (alike and f"{manifest.file}: {alike}") or _labelled_twice(manifest)
+    )
 
 
 def _notes(manifest: _Manifest) -> Iterator[str]:

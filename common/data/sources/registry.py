@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config.sections import DataConfig
+from common.data.folders.similar_names import nearest, nearest_words
 from common.data.image_formats import IMAGE_SUFFIXES, foreign_of
 from common.data.sources.base_source import OWN_IMAGES, ImageSource, refuse_closed
 from common.data.sources.builtin import open_cifar10, open_cifar100, open_digits, open_fashion_mnist, open_mnist
@@ -154,8 +155,9 @@ def _kind(source: str) -> SourceKind:
         return _BY_PATTERN[_hub_pattern(source)]
     if not names_a_place(source):
         hubs = [pattern for pattern in _BY_PATTERN if ":" in pattern]
+        near = nearest_words(nearest(source, os.listdir()))
         raise DataError(
-            f"data.source={source!r} is neither a known source ({', '.join(KNOWN_SOURCES)}) nor one of "
+            f"data.source={source!r}{near} is neither a known source ({', '.join(KNOWN_SOURCES)}) nor one of "
             f"{', '.join(hubs)} nor a folder of images\n"
             "  a folder needs one sub-folder per class: data.source=/path/to/folder; `bract list sources` shows all"
         )

@@ -158,3 +158,24 @@ def test_rows_are_named_by_pillow() -> None:
     Image.init()
 
     assert {row.name for row in IMAGE_FORMATS} <= set(Image.OPEN)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\x08\x03\0\0\xea\x60", "IDX arrays"),
+        (b"\0\0\x08\x01\0\0\x27\x10", "IDX arrays"),
+        (b"\0\0\x0d\x02\0\0\0\x05", "IDX arrays"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        (b"\n  <!DOCTYPE html>", "web page"),
+        (b"<HTML>", "web page"),
+        (b"\0\0\1\0\1\0", None),
+        (b"\0\0\0\x18ftypmp42", None),
+        (b"version 1", None),
+        (b"<svg>", None),
+    ],
+)
+def test_what_stands_for_images_elsewhere_is_known_by_content(head: bytes, name: str | None) -> None:
+    found = foreign_of("", head)
+
+    assert (found and found.name) == name

@@ -261,3 +261,22 @@ def test_inspect_command_takes_any_source_and_settings() -> None:
 
     facts = json.loads(done.stdout)
     assert facts["classes"] == [{"name": "1", "train": 182, "test": 0}, {"name": "0", "train": 178, "test": 0}]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pages", "said"),
+    [("tif", 3, True), ("gif", 2, True), ("webp", 2, True), ("tif", 1, False), ("png", 1, False)],
+)
+def test_files_of_several_pages_are_named(
+    make_config: Callable[..., RunConfig], tmp_path: Path, suffix: str, pages: int, said: bool
+) -> None:
+    shades = [Image.new("L", (8, 8), 40 * shade) for shade in range(pages)]
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        shades[0].save(tmp_path / name / f"1.{suffix}", save_all=pages > 1, append_images=shades[1:])
+
+    source = open_source(make_config({"data.source": str(tmp_path)}).data)
+    facts = inspect_source(source, no_progress, Tones(16, None, "keep"))
+
+    found = [{"place": f"{name}/1.{suffix}", "pages": pages} for name in ("cat", "dog")]
+    assert facts["several_pages"] == (found if said else [])

@@ -63,6 +63,8 @@ TRAIN, TEST = frozenset({"", "train", "training"}), frozenset({"test", "testing"
 VALIDATION = frozenset({"val", "valid", "validation", "dev"})
 # As `datasets` names the finer of two label columns.
 _FIRST_LABELS = ("label", "labels", "fine_label")
+# What a column holds that says of each row whether it is of a class; CheXpert writes -1 for uncertain.
+_FLAGS = frozenset({"", "0", "1", "0.0", "1.0", "-1", "-1.0", "true", "false"})
 MAX_TITLES = 10  # rows among which a header is looked for
 _MAX_SHOWN = 12
 
@@ -145,6 +147,31 @@ def find_columns(header: Sequence[str], file: Path, roles: Sequence[str] = ROLES
     return {role: names[0] for role, names in fitting.items() if names}
 
 
+def paths_by_content(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the only column of which most cells name images.
+
+    >>> paths_by_content(["Datei", "Befund"], [["a.png", "x"], ["b.jpg", "y"]])
+    'Datei'
+    """
+    # Headers are in every language; what the cells of this column look like is not.
+    named = [
+        name
+        for place, name in enumerate(header)
+        if name and 2 * sum(row[place].lower().endswith(IMAGE_SUFFIXES) for row in rows) > len(rows)
+    ]
+    return named[0] if len(named) == 1 else ""
+
+
+def flag_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the columns that say by 0 or 1 whether a row is of a class.
+
+    >>> flag_columns(["image", "cat", "dog"], [["a.png", "1.0", "0"], ["b.png", "0.0", ""]])
+    ['cat', 'dog']
+    """
+    cells = {name: {row[place].lower() for row in rows} for place, name in enumerate(header) if name}
+    return [name for name, found in cells.items() if found - {""} and found <= _FLAGS]
+
+
 def find_label(header: Sequence[str], typed: Collection[str]) -> str:
     """Return the column of labels, "" if only synonyms are left.
 
@@ -195,12 +222,20 @@ def num_needed(header: Sequence[str], file: Path) -> int:
         return int(len(candidates(header, "path")) == 1)
 
 
-def missing_column(file: Path, role: str, header: Sequence[str]) -> DataError:
-    """Return the error for a table without a column for a role."""
+def missing_column(file: Path, role: str, header: Sequence[str], flags: Sequence[str] = ()) -> DataError:
+    """Return the error for a table without a column for a role.
+
+    `flags` are columns of single classes.
+    """
     names = [name for name in header if name]
     wanted = "path or image" if role == "path" and file.suffix.lower() == ".parquet" else role
     shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." if len(names) > _MAX_SHOWN else "")
     advice = _advice(role, names)
+    if len(flags) > 1:
+        flagged = ", ".join(flags[:_MAX_SHOWN])
+        advice = (
+            f": {flagged} say 0 or 1 for single classes, so add a column label with the class that is 1 in each row"
+        )
     return DataError(
         f"{file} lacks the column {wanted}; its columns are {shown or '(none)'}{advice}\n  a manifest has path (or "
         "image, with bytes, in Parquet) and label; unit, client and split (train or test) are optional"
@@ -213,16 +248,22 @@ def _advice(role: str, names: Sequence[str]) -> str:
     if any(word.endswith(IMAGE_SUFFIXES) or "://" in word for word in words):
         return ": its first line must hold the names of the columns, with commas between them, such as path,label"
     known = {plain_name(name): name for name in names}
-    usual = [synonym for group in _NAMES[role] for synonym in group]
-    scores = {
-        name: max(difflib.SequenceMatcher(None, plain, synonym).ratio() for synonym in usual)
-        for plain, name in known.items()
-    }
+    usual = [*chain.from_iterable(_NAMES[role])]
+    scores = {name: _likeness(plain, usual) for plain, name in known.items() if _likely_role(plain) == role}
     nearest = max(scores, key=lambda name: scores[name], default="")
     if scores.get(nearest, 0) >= 0.6:
         return f": is {nearest} the {role}? Then rename it to {role}"
-    more = "; columns of single classes must become one" if role == "label" else ""
+    more = "; columns of single classes must become one with the name of that which is 1" if role == "label" else ""
     return f": rename the column with {_MEANINGS[role]} to {role}{more}"
+
+
+def _likeness(plain: str, usual: Sequence[str]) -> float:
+    return max(difflib.SequenceMatcher(None, plain, synonym).ratio() for synonym in usual)
+
+
+def _likely_role(plain: str) -> str:
+    """Return the role whose usual names a header name resembles most."""
+    return max(ROLES, key=lambda role: _likeness(plain, [*chain.from_iterable(_NAMES[role])]))
 
 
 def choose_split(found: dict[str, str], values: Sequence[str]) -> dict[str, str]:

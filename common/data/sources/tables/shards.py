@@ -76,7 +76,9 @@ def refusal_of_missing(files: Sequence[Path]) -> str:
 
 
 def describe_siblings(file: Path) -> tuple[str, ...]:
-    """Return a phrase on the other shards of a set."""
+    """Return a phrase on the other shards or parts of a set."""
+    if parts := _other_parts(file):
+        return (f"{', '.join(parts[:_MAX_SHOWN])} beside it (one table with a column split can hold all parts)",)
     match = _numbered(file)
     if match is None or int(match["total"]) < 2:
         return ()
@@ -85,6 +87,20 @@ def describe_siblings(file: Path) -> tuple[str, ...]:
     folder = file.suffix.lower() in PARQUET_SUFFIXES
     use = "name their folder to read all" if folder else "join them into one table to read all"
     return (f"the {count} of the set that {file.name} is of ({use})",)
+
+
+def _other_parts(file: Path) -> list[str]:
+    """Return tables of other parts that lie beside a file."""
+    kind, rest = part_of(file.stem)
+    if kind is None:
+        return []
+    try:
+        beside = sorted(other for other in file.parent.iterdir() if other.suffix.lower() == file.suffix.lower())
+    # What cannot be listed can still hold the table.
+    except OSError:
+        return []
+    parts = [(part_of(other.stem), other.name) for other in beside]
+    return [name for (other, words), name in parts if other not in (None, kind) and words == rest]
 
 
 def _numbered(file: Path) -> re.Match[str] | None:

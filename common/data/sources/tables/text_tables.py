@@ -61,6 +61,10 @@ def read_text_table(file: Path) -> Sheet:
     top = find_header([cells for _, cells in records[:MAX_TITLES]], file)
     header = tuple(records[top][1]) if records else ()
     filled = [record for record in records[top + 1 :] if any(record[1])]
+    # R writes names of rows below a header that lacks a name for them.
+    # A text with a separator may make a row longer too, so each first field must be the row's number.
+    if filled and all(len(row) == len(header) + 1 and row[0] == str(at) for at, (_, row) in enumerate(filled, start=1)):
+        header = ("", *header)
     rows = [_fitted(cells, header, file, line, separator) for line, cells in filled]
     notes = [] if encoding.startswith("utf-8") else [f"{file.name} is read as {_SHOWN.get(encoding, encoding)}"]
     notes += [] if separator == "," else [f"{file.name} is separated by {_SEPARATORS.get(separator, separator)}s"]

@@ -47,6 +47,8 @@ def test_masks_of_images_beside_them_are_not_images_and_are_counted(
         ("more.tar.gz", "archive 1 (unpack it"),
         ("images.npy", "arrays 1 (save each image as PNG"),
         ("index.html", "web page 1"),
+        ("IMG_1.THM", ".thm 1"),
+        ("0.lrprev", ".lrprev 1"),
         ("._1.jpg", ""),
         (".DS_Store", ""),
     ],

@@ -50,6 +50,10 @@ def parts(train: str, test: str, *more: str) -> str:
         pytest.param("grade_1*2 grade_2*1", ({"grade_1": 2, "grade_2": 1}, {}), id="classes that end in a number"),
         pytest.param("images*2 other*1", ({"images": 2, "other": 1}, {}), id="a common word as a class"),
         pytest.param("101*2 102*1", ({"101": 2, "102": 1}, {}), id="numbers of three digits"),
+        pytest.param("cat/images/raw*2 dog/images/raw*1", CAT_DOG, id="two inner wrappers for each class"),
+        pytest.param("cat*2 dog*1 My.lrdata/A*1 x.photoslibrary/cat*1", CAT_DOG, id="catalogues of programs"),
+        pytest.param("Person_01*2 Person_02*1", ({"Person_01": 2, "Person_02": 1}, {}), id="faces"),
+        pytest.param("cat*2 dog*1 Cat/", CAT_DOG, id="an empty class that is alike"),
         pytest.param("cat/2019*1 cat/2020*1 dog/2019*1", CAT_DOG, id="years inside the classes"),
         pytest.param("cat/2019/07*1 cat/2019/12*1 dog/2019/07*1", CAT_DOG, id="months inside the classes"),
         pytest.param("1990*2 dog*1", ({"1990": 2, "dog": 1}, {}), id="a year as a class"),
@@ -97,6 +101,7 @@ def test_read_layout_takes_val_for_test_where_there_is_no_test(tmp_path: Path) -
 
 
 SITES = "site-a/cat*2 site-a/dog*1 site-b/cat*1 site-b/dog*1"
+DRIVE = "pets-001/pets/cat*2 pets-001/pets/dog*1 pets-002/pets/cat*1 pets-002/pets/dog*1"
 YEARS_MONTHS = " ".join(
     f"{year}/{month}/{name}*1" for year in (2019, 2020) for month in ("01", "02") for name in CAT_DOG[0]
 )
@@ -128,7 +133,20 @@ YEARS_MONTHS = " ".join(
         pytest.param("100CANON*2 101CANON*1", "numbered pieces of one set", id="folders of a camera"),
         pytest.param("100MSDCF*2 101_PANA*1 102APPLE*1", "numbered pieces of one set", id="folders of cameras"),
         pytest.param("Data (1)*2|Data (2)*1", "numbered pieces of one set", id="folders with numbers in brackets"),
+        pytest.param("patient01*2 patient02*1", "numbered pieces of one set, or patients", id="patients"),
+        pytest.param("train/subject-1/a*2 train/subject-2/a*1", "or patients", id="patients in a part"),
+        pytest.param("Case 1*2|Case 2*1", "or patients", id="cases"),
+        pytest.param(
+            "cat/p*1 cat/q*1 dog/p*1 dog/q*1", "the columns path and label, and client", id="no row of a guess"
+        ),
         pytest.param("train*2 test1*1", "train have no class folders", id="numbered part without classes"),
+        pytest.param(DRIVE, "name one, such as {root}/pets-001/pets; for all", id="pieces of a download"),
+        pytest.param(DRIVE.replace("pets/", "home/me/pets/"), "hold the same", id="deep pieces"),
+        pytest.param("cat*2 Cat*1", "'Cat' and 'cat' differ in letter case", id="classes alike"),
+        pytest.param("cat*2|cat (1)*1|dog*1", "'cat' and 'cat (1)' differ", id="a copy of a class"),
+        pytest.param(
+            "train/cat*2 train/dog*1 test/cat*1 test/dog*1 train/Dog*1 test/Dog*1", "differ in", id="in parts"
+        ),
         pytest.param("2019*3 2020*2", "list them with data.classes", id="years that may be classes"),
         pytest.param(
             " ".join(f"{site}/{year}/{name}*1" for site in "ab" for year in (2019, 2020) for name in CAT_DOG[0]),

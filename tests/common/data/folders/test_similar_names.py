@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from common.data.folders.similar_names import nearest, nearest_words
+from common.data.folders.similar_names import alike_names, nearest, nearest_words
 
 COMPOSED = "caf\u00e9"
 
@@ -37,3 +37,27 @@ def test_nearest_words_name_the_unicode_form() -> None:
     assert nearest_words("Dog") == " (nearest: Dog)"
     assert nearest_words(COMPOSED).endswith("in Unicode form NFC)")
     assert nearest_words(unicodedata.normalize("NFD", COMPOSED)).endswith("in Unicode form NFD)")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat", "Cat", "dog"], "'Cat' and 'cat'"),
+        (["dog", "dog "], "'dog' and 'dog '"),
+        (["grade 1", "grade  1"], "'grade  1' and 'grade 1'"),
+        (["n\u00e4vus", "na\u0308vus"], r"'na\u0308vus' and 'n\xe4vus'"),
+        (["\uff21b", "Ab"], r"'Ab' and '\uff21b'"),
+        (["cat", "cat (1)", "dog"], "'cat' and 'cat (1)'"),
+        (["cat", "cat - Copy"], "'cat' and 'cat - Copy'"),
+        (["cat", "cat copy 2", "CAT"], "'CAT' and 'cat' and 'cat copy 2'"),
+        (["grade (1)", "grade (2)"], ""),
+        (["a", "A", "b", "B"], ""),
+        (["-1", "1"], ""),
+        (["cat", "cats", "great ape", "great_ape"], ""),
+    ],
+)
+def test_alike_names_are_told_where_a_reader_may_not_see_a_difference(names: list[str], said: str) -> None:
+    doubt = alike_names(names)
+
+    assert said in doubt
+    assert bool(doubt) == bool(said)

@@ -239,3 +239,27 @@ def test_a_file_that_is_no_table_is_refused_with_the_remedy(
 
     with pytest.raises(DataError, match=re.escape(said)):
         open_named(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{root}/petz", "nearest: {root}/pets"),
+        ("{root}/pets/catt", "nearest: {root}/pets/cat"),
+        ("{root}/gone/pets", "{root} is there, and the rest of this path is not"),
+        ("file://{root}/pets", "name the path alone"),
+        ("s3://bucket/pets", "mount or download them"),
+        ("~/no-such-pets", "~ is not replaced in quotes"),
+        ("$HOME/pets", "variables are not replaced here"),
+        ("%USERPROFILE%/pets", "variables are not replaced here"),
+        ("petz", "(nearest: pets) is neither a known source"),
+    ],
+)
+def test_a_place_that_is_not_there_is_refused_with_the_likely_one(
+    open_named: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    two_classes(tmp_path / "pets")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(DataError, match=re.escape(said.format(root=tmp_path))):
+        open_named(source.format(root=tmp_path))

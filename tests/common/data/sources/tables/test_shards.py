@@ -105,6 +105,31 @@ def test_a_saved_set_that_was_copied_by_half_is_named_as_such(tmp_path: Path, li
 
 
 @pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        (
+            "train.csv val.csv test.csv",
+            "test.csv, val.csv beside it (one table with a column split can hold all parts)",
+        ),
+        ("train.csv Test.csv", "Test.csv beside it"),
+        ("train.csv train_extra.csv labels.csv", ""),
+        ("train.csv test.txt", ""),
+        ("train.csv train2.csv", ""),
+    ],
+)
+def test_tables_of_other_parts_beside_one_are_said(
+    make_config: Callable[..., RunConfig], tmp_path: Path, beside: str, said: str
+) -> None:
+    for name in ("a.png", *beside.split()):
+        (tmp_path / name).write_text("path,label\na.png,cat\n")
+
+    not_read = open_source(make_config({"data.source": str(tmp_path / "train.csv")}).data).not_read
+
+    assert said in " ".join(not_read)
+    assert bool(not_read) == bool(said)
+
+
+@pytest.mark.parametrize(
     ("name", "said"),
     [
         ("train-00000-of-00003.parquet", "the 2 other files of the set that train-00000-of-00003.parquet is of (name"),

@@ -4,6 +4,7 @@ Drives `common.data.sources.tables.columns`, `common.data.sources.tables.spreads
 """
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -245,10 +246,10 @@ def test_column_that_only_resembles_a_split_may_mean_something_else(open_table: 
         ("path,Label,LABEL\ns/0.png,a,b\n", "Label and LABEL could each be the label"),
         ("path,label,patient_id,subject_id\n", "patient_id and subject_id could each be the unit"),
         ("path,lable\ns/0.png,a\n", "lacks the column label; its columns are path, lable: is lable the label"),
-        ("pahts,label\ns/0.png,a\n", "lacks the column path; its columns are pahts, label: is pahts the path"),
+        ("pahts,label\nx,a\n", "lacks the column path; its columns are pahts, label: is pahts the path"),
         ("path,foo,bar\ns/0.png,a,b\n", r"path, foo, bar: rename the column with the classes to label; columns"),
-        ("Bild-Datei,Klasse\ns/0.png,a\n", "Bild-Datei, Klasse: rename the column with the files to path\\n"),
-        ("image,MEL,NV\ns/0.png,1.0,0.0\n", "columns of single classes must become one\\n"),
+        ("Bild-Datei,Klasse\nx,a\n", "Bild-Datei, Klasse: rename the column with the files to path\\n"),
+        ("image,MEL,NV\ns/0.png,1.0,0.0\n", "MEL, NV say 0 or 1 for single classes"),
         ("s/0.png,a\ns/1.png,b\n", "its first line must hold the names of the columns"),
         ("path,label\n", "has no rows"),
         ("path,label\n,\n", "has no rows"),
@@ -332,3 +333,62 @@ def test_workbook_without_its_package_names_the_extra(open_table: OpenTable, mon
     with pytest.raises(DataError, match=r"pip install 'bract\[xlsx\]'"):
         open_table(_workbook(one=[["path", "label"], *FOUR]), "t.xlsx")
     assert '\nxlsx = ["openpyxl' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("Bilddatei;Diagnose;label\ns/0.png;x;a\ns/1.png;y;b\n", [("s/0.png", "a"), ("s/1.png", "b")]),
+        ("fichier,classe,label\ns/0.png,x,a\n,x,b\ns/1.JPG,y,b\n", [("s/0.png", "a"), ("", "b"), ("s/1.JPG", "b")]),
+        ('"path"\t"label"\n"1"\t"s/0.png"\t"a"\n"2"\t"s/1.png"\t"b"\n', [("s/0.png", "a"), ("s/1.png", "b")]),
+        ('"","path","label"\n"1","s/0.png","a"\n"2","s/1.png","b"\n', [("s/0.png", "a"), ("s/1.png", "b")]),
+        ("path label\n1 s/0.png a\n".replace(" ", ","), [("s/0.png", "a")]),
+    ],
+)
+def test_columns_are_found_by_content_and_names_of_rows_are_passed_over(
+    open_table: OpenTable, rows_of: RowsOf, text: str, rows: list[tuple[str, str]]
+) -> None:
+    assert rows_of(open_table(text)) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,MEL,NV\ns/0.png,1.0,0.0\ns/1.png,0.0,1.0\n", "MEL, NV say 0 or 1 for single classes"),
+        ("filename, cat, dog\ns/0.png, 1, 0\ns/1.png, 0, 1\n", "cat, dog say 0 or 1"),
+        ("Path,Age,No Finding,Edema\ns/0.png,5,1.0,\ns/1.png,6,-1.0,0.0\n", "No Finding, Edema say 0 or 1"),
+        ("image,a,b\ns/0.png,True,False\n", "a, b say 0 or 1"),
+        ("image,a,b,text\ns/0.png,1,0,x\n", "a, b say 0 or 1"),
+        ("image,a\ns/0.png,1\n", "columns of single classes must become one"),
+        ("Datei,Bild\ns/0.png,s/1.png\n", "rename the column with the files to path"),
+        ("Bilddatei;Diagnose\nx;y\n", "rename the column with the files to path"),
+        ("images/0.jpg 0\nimages/1.jpg 1\n", "its first line must hold the names of the columns, with commas"),
+        ("TRAIN,gs://b/0.jpg,cat\n", "its first line must hold the names"),
+        ("path,label\n1,s/0.png,a\n2,s/1.png\n", "line 2: 3 fields under 2 columns"),
+    ],
+)
+def test_a_table_without_a_needed_column_says_which_could_become_it(
+    open_table: OpenTable, text: str, said: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(said)):
+        open_table(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,label\ns/0.png,a\ns/0.png,b\ns/1.png,b\n", "1 files have different labels in several rows"),
+        ("path,label\ns/0.png,a\ns\\0.png,b\n", "different labels"),
+        ("path,label\ns/0.png,a\nS/0.PNG,b\n", "different labels"),
+        ("path,label\ns/0.png,a\ns/0.png,a\ns/1.png,b\n", ""),
+        ("path,label\ns/0.png,1\ns/0.png,1.0\ns/1.png,0\n", ""),
+        ("path,label\ns/0.png,a\ns/0.png,\ns/1.png,b\n", ""),
+    ],
+)
+def test_files_with_several_labels_are_refused_until_the_classes_are_listed(
+    open_table: OpenTable, text: str, said: str
+) -> None:
+    if said:
+        with pytest.raises(DataError, match=said):
+            open_table(text)
+    assert open_table(text, classes="a,b,0,1").entries.num_train == text.count("\n") - 1
