@@ -1,7 +1,8 @@
 """Costs of a secure sum by the number of clients.
 
-`python -m tests.support.secagg.costs 10 100 1000` prints rows of a table. `30x100` is for 30 rounds and 100 clients. A
-last argument that ends with `.png` is a file for a plot. A thousand clients take minutes.
+`python -m tests.support.secagg.costs 10 100 1000` prints rows of a table. `100x30` is for 100 clients and 30
+rounds in place of 2, `100x30x64` for words of 64 bits. A last argument that ends with `.png` is a file for a plot. A
+thousand clients take minutes.
 
 One client's time is process time, so that other work on the machine does not count.
 """
@@ -68,10 +69,11 @@ class Costs:
     state: float
 
 
-def measure(num_clients: int, num_rounds: int = 2) -> Costs:
+def measure(num_clients: int, num_rounds: int = 2, word_bits: int = 32) -> Costs:
     """Return the costs of the 51 kB head with a tenth colluding, at most ten, and half honest."""
     colluding, honest = max(1, min(10, num_clients // 10)), max(2, num_clients // 2)
-    terms = terms_of(num_clients, honest=honest, num_colluding=colluding, lengths=(LENGTH,) * num_rounds)
+    lengths = (LENGTH,) * num_rounds
+    terms = terms_of(num_clients, honest=honest, num_colluding=colluding, lengths=lengths, word_bits=word_bits)
     made = Federation.announced_of(terms)
     graph = made.setup.topology
     set_up = []
@@ -114,7 +116,7 @@ def measure(num_clients: int, num_rounds: int = 2) -> Costs:
         client=mask * 1000 + store + (second + store) * len(graph.committee) / num_clients,
         server=server * 1000,
         server_third=server_third * 1000,
-        sent=1 + len(reply.shares) / (4 * LENGTH),
+        sent=(total.nbytes + len(reply.shares)) / (4 * LENGTH),
         state=len(stored) / num_rounds,
     )
 
@@ -143,8 +145,7 @@ def main() -> None:
     rows: list[Costs] = []
     for word in sys.argv[1:]:
         if not word.endswith(".png"):
-            *num_rounds, num_clients = map(int, word.split("x"))
-            rows.append(measure(num_clients, *num_rounds))
+            rows.append(measure(*map(int, word.split("x"))))
             _print_row(rows)
     if sys.argv[-1].endswith(".png"):
         plot(rows, sys.argv[-1])

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.errors import ClientFailure
 from common.secagg.primitives import shamir
 from common.secagg.primitives.domains import Domain, digest
 from common.secagg.primitives.keys import AgreementKey
@@ -380,6 +381,7 @@ def test_the_client_refuses(attack: Attack) -> None:
         attack()
 
     assert refused.value.refusal is ATTACKS[attack]
+    assert ClientFailure.of(refused.value) is ClientFailure.PRIVACY
     assert str(refused.value) == ATTACKS[attack].value
 
 
