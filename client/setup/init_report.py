@@ -9,7 +9,7 @@ from client.secure.roster_file import ROSTER_FILE, policy_lines, read_roster, ro
 from client.setup.ca_certificate import read_authority
 from client.setup.node_key import public_line, read_node_key
 from common.ledger.data_holder import Holder
-from common.ledger.identity_key import IDENTITY_FILE, own_identity
+from common.ledger.identity_key import own_identity
 from common.privacy.policy import load_policy
 from common.system.console import printable
 from common.system.fingerprints import certificate_fingerprint, key_fingerprint
@@ -40,8 +40,7 @@ def report_lines(
         "each run; a lost or older ledger is a lost budget",
         f"Key       {key_fingerprint(key)}: send {site.public_key_file} to the server's operator, who admits it with "
         f"`bract server admit`; {site.key_file.name} stays here",
-        f"Identity  {roster_line(site.name, own_identity().public_key)}",
-        f"          this client's line in the roster for secure sums; {IDENTITY_FILE} beside the ledger stays here",
+        f"Identity  for a roster of secure sums: {roster_line(site.name, own_identity().public_key)}",
         *_roster_lines(site),
         *_server_lines(site),
         _pin_line(site),

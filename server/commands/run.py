@@ -65,6 +65,13 @@ def run_command(
         if dry_run:
             typer.echo(json.dumps(resolved(run_config), indent=2))
             return
+        if run_config.secure is not None:
+            least = run_config.secure.min_survivors
+            console.print(
+                f"Sums      of at least {least} of {run_config.num_clients} clients, unseen one by one; no round is "
+                "tried again",
+                soft_wrap=True,
+            )
         summary, run_folder = run_on_server(home, run_config, console, track or ())
     if as_json:
         typer.echo(json.dumps(summary, indent=2))

@@ -45,7 +45,7 @@ def test_a_roster_gets_from_the_holders_into_the_policy(tmp_path: Path, images: 
     told = bract("client", "init", tmp_path / "first", "--data", images, "--name", "Ward 7")
     line, key = own_line(tmp_path / "first"), own_home / "holder" / "identity.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert f"Identity  {line}\n" in told
+    assert f"Identity  for a roster of secure sums: {line}\n" in told
     assert line == roster_line("Ward 7", own_identity().public_key)
     roster = tmp_path / "roster.txt"
     roster.write_text("\n".join(["# three wards", "", *OTHERS, line]))

@@ -41,12 +41,16 @@ def wait_for_rounds(process: "subprocess.Popen[str]", folder: Path, wanted: int)
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("backbone", "bits"), [("efficientnet_lite0", 32), ("cnn", 8)])
+@pytest.mark.parametrize(
+    ("backbone", "bits", "aggregation"),
+    [("efficientnet_lite0", 32, "plain"), ("cnn", 8, "plain"), ("efficientnet_lite0", 32, "secure")],
+)
 def test_ray_and_in_process_give_the_same_model_to_the_bit(
-    tmp_path: Path, digits: Prepared, backbone: str, bits: int
+    tmp_path: Path, digits: Prepared, backbone: str, bits: int, aggregation: str
 ) -> None:
     settings = ["--set", "privacy.mechanism=none", "--set", "num-rounds=3", "--set", "training.local-epochs=1"]
     settings += ["--set", f"model.backbone={backbone}", "--set", f"training.update-bits={bits}"]
+    settings += ["--set", f"privacy.aggregation={aggregation}"]
     for engine in ("in-process", "ray"):
         command = [*BRACT, "--engine", engine, "--out", str(tmp_path / engine), *settings]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)

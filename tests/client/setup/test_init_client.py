@@ -85,7 +85,7 @@ def test_init_says_what_to_do_next_and_what_is_still_missing(tmp_path: Path, ima
     done = init(tmp_path / "ward", images)
 
     assert [line.split()[0] for line in done.stdout.splitlines()] == (
-        ["Client", "Policy", "Ledger", "Key", "To", "Pin", "Next", "bract"]
+        ["Client", "Policy", "Ledger", "Key", "Identity", "To", "Pin", "Next", "bract"]
     )
     assert "fill in superlink and authority" in done.stdout
     assert f"Next      bract client check {tmp_path / 'ward'}" in done.stdout

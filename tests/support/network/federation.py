@@ -68,8 +68,11 @@ def _end(started: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def federation(home: Path, node_configs: Sequence[str], **more: str) -> Iterator[str]:
-    """A SuperLink and one SuperNode for each node configuration; gives the SuperLink's address."""
+def federation(home: Path, node_configs: Sequence[str], *, homes: Sequence[Path] = (), **more: str) -> Iterator[str]:
+    """A SuperLink and one SuperNode for each node configuration; gives the SuperLink's address.
+
+    `homes` are the homes of the nodes' holders, where each has its own.
+    """
     address = f"127.0.0.1:{free_port()}"
     env = environment(home, **more)
     (home / "flwr").mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,8 @@ def federation(home: Path, node_configs: Sequence[str], **more: str) -> Iterator
         for number, config in enumerate(node_configs):
             node = ["flower-supernode", "--insecure", "--superlink", address, "--host", "127.0.0.1"]
             node += ["--port", str(free_port()), "--node-config", config]
-            stack.enter_context(process(node, home / f"supernode-{number}.log", env))
+            own = {"BRACT_HOME": str(homes[number])} if homes else {}
+            stack.enter_context(process(node, home / f"supernode-{number}.log", env | own))
         yield address
 
 
