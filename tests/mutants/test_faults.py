@@ -32,6 +32,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_resumes,
     of_rounding,
     of_secure_sums,
+    of_shares,
     of_statistics,
     of_stored_ledgers,
     of_subgroups,

@@ -173,3 +173,15 @@ def test_a_holder_decides_which_figure_is_capped(images: Path, tmp_path: Path, l
 def test_what_one_sum_a_round_cannot_do_is_refused(images: Path, changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} does not go with privacy.aggregation='secure'"):
         bract.simulate(SETTINGS | {"data.source": str(images)} | changes, quiet=True)
+
+
+def test_the_noise_is_that_of_the_accounted_honest_clients_alone() -> None:
+    """Not of all five: the shares of two of them may be subtracted, or never arrive."""
+    plan = words_of_run().plan
+    plain = parse(override(defaults(), SETTINGS | {"privacy.aggregation": "plain"})).plan(10)
+
+    assert plan is not None
+    assert plan.counts is not None
+    assert (plan.noise_shares, plan.counts.noise_shares) == (HONEST, HONEST)
+    assert {event.noise_shares for event in (*plan.training_events(), *plan.counts_events())} == {HONEST}
+    assert plain.noise_shares == 0

@@ -204,12 +204,12 @@ def test_shares_that_are_no_number_of_clients_are_refused(shares: object) -> Non
     event = from_json(as_json(shared_event()) | {"noise-shares": shares})
 
     with pytest.raises(PrivacyError, match="clients carry its noise"):
-        spent_by([event], delta=DELTA)
+        total_variation([event])
 
 
 def test_an_event_in_shares_without_a_bound_on_its_error_is_refused() -> None:
     with pytest.raises(PrivacyError, match="fewer draws"):
-        spent_by([shared_event(sampler=0, draws_per_step=0)], delta=DELTA)
+        total_variation([shared_event(sampler=0, draws_per_step=0)])
 
 
 def test_events_and_plans_without_shares_are_stored_as_before() -> None:
