@@ -120,9 +120,11 @@ def test_privacy_imports_neither_flower_nor_torch() -> None:
 
 
 def test_no_seed_reaches_private_noise() -> None:
-    makers = ("noise", "discrete_gaussian", "clipping")
+    makers = ("noise", "counts/discrete_gaussian", "clipping")
     for name in (
         *(f"common/privacy/{maker}.py" for maker in makers),
+        "common/secagg/noise_shares.py",
+        "client/training/statistics.py",
         "client/training/dp_sgd.py",
         "client/evaluation/private_counts.py",
         "client/evaluation/evaluate.py",

@@ -7,8 +7,8 @@ import numpy as np
 
 from common.errors import PrivacyError
 from common.metrics import Counts, NoisedCounts
-from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
-from common.privacy.plan import CountsPlan
+from common.privacy.counts.counts_plan import CountsPlan
+from common.privacy.counts.discrete_gaussian import ByteStream, discrete_gaussian
 from common.score_histograms import ScoreHistograms
 from common.subgroup_counts import SubgroupCounts
 

@@ -12,7 +12,7 @@ from common.arrays import Arrays
 from common.errors import PrivacyError
 from common.models.linear_head import HEAD_WEIGHT, residuals
 from common.privacy.clipping import clipped_head_group_sum, clipped_head_sum, row_norms
-from common.privacy.discrete_gaussian import ByteStream, discrete_gaussian
+from common.privacy.counts.discrete_gaussian import ByteStream, discrete_gaussian
 from common.privacy.noise import SecureStream, UniformStream, add_noise, poisson_batch
 from common.privacy.plan import PrivacyPlan
 from common.system.aligned_arrays import aligned

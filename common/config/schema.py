@@ -29,7 +29,8 @@ from common.errors import ConfigError, PrivacyError
 from common.models.names import BackboneSpec
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms import MECHANISMS, Mechanism
-from common.privacy.plan import PrivacyPlan, PublicConstants
+from common.privacy.plan import PrivacyPlan
+from common.privacy.public_constants import PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
 
 

@@ -33,7 +33,7 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.plan import PrivacyPlan
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS
 from common.secagg.noise_shares import ShareScale, counts_scale, gradient_scale, share_words, values_of_sum

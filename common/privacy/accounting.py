@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.discrete_gaussian import LARGEST_FINE_STDDEV
+from common.privacy.counts.discrete_gaussian import LARGEST_FINE_STDDEV
 from common.privacy.events import CountsEvent, DpSgdEvent, Event, merged, own_shares
 from common.privacy.noise_error import MAX_EPSILON, delta_left
 from common.system.figure_cache import FigureCache

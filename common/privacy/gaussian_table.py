@@ -14,7 +14,7 @@ from math import isqrt
 import numpy as np
 
 from common.errors import ConfigError
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 
 # A draw's law and a rounded normal's differ by at most this total variation. A test recomputes it from what follows.
 TOTAL_VARIATION = 2.0**-448

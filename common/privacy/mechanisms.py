@@ -12,9 +12,11 @@ from typing import ClassVar
 
 from common.errors import ConfigError, PrivacyError
 from common.privacy.calibration import calibrate
+from common.privacy.counts.counts_plan import counts_plan, label_noise
 from common.privacy.events import CountsEvent, Event
 from common.privacy.noise_error import CURRENT_SAMPLER
-from common.privacy.plan import PrivacyPlan, PublicConstants, counts_plan, label_noise, round_up_rate
+from common.privacy.plan import PrivacyPlan, round_up_rate
+from common.privacy.public_constants import PublicConstants
 from common.privacy.step_rule import head_clipping_norm, head_learning_rate, steps_in_round
 
 _ALWAYS_VISIBLE = (

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.gaussian_table import gaussian_integers
 from common.privacy.noise_error import check_draws
 from common.privacy.plan import SENSITIVITY_SLACK

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.gaussian_table import gaussian_integers, largest_integer
 from common.privacy.noise import grid_step
 from common.privacy.noise_error import check_draws

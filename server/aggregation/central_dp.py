@@ -10,7 +10,7 @@ import numpy as np
 
 from common.arrays import Arrays
 from common.privacy.clipping import clipped_sum
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import add_noise
 from common.privacy.plan import PrivacyPlan
 

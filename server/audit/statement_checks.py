@@ -11,11 +11,13 @@ from common.ledger.audit.costs import cost_alone, cost_of
 from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
+from common.privacy.counts.counts_plan import label_noise
 from common.privacy.events import merged
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import in_words
 from common.privacy.noise_error import stated as stated_noise
-from common.privacy.plan import PrivacyPlan, PublicConstants, label_noise
+from common.privacy.plan import PrivacyPlan
+from common.privacy.public_constants import PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
 from server.state.initial_model import wrong_start

@@ -10,10 +10,10 @@ from common.config.schema import RunConfig
 from common.config.sections import PrivacyConfig
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
+from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import as_json
 from common.privacy.mechanisms import Mechanism
 from common.privacy.noise_error import stated
-from common.privacy.plan import CountsPlan
 from common.system.console import format_alone
 from server.reporting.missing_clients import missing_text
 from server.state.initial_model import stated_start

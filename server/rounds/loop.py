@@ -14,7 +14,7 @@ from common.errors import ClientFailure, FederationError
 from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
 from common.metrics import Counts, total
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average

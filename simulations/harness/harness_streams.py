@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, PrivateStreams
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import UniformStream
 from common.privacy.plan import PrivacyPlan
 

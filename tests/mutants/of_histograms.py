@@ -16,8 +16,8 @@ from common.messages import codec
 from common.messages.codec import Evaluation
 from common.privacy import accounting, calibration, events
 from common.privacy import plan as plan_module
+from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import CountsEvent
-from common.privacy.plan import CountsPlan
 from common.privacy.policy import Policy
 from common.score_histograms import ScoreHistograms
 from tests.common import test_score_histograms as plain

@@ -11,7 +11,7 @@ from client.evaluation import private_counts
 from client.training.optimizer import ArrayOptimizer
 from common.metrics import Counts, NoisedCounts
 from common.privacy import gaussian_table, noise
-from common.privacy.discrete_gaussian import ByteStream
+from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.gaussian_table import AliasTable
 from simulations.privacy_tests import noise_scale
 from tests.mutants.registry import mutant

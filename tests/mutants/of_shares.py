@@ -9,7 +9,8 @@ from common.config.schema import RunConfig
 from common.ledger import budget
 from common.messages.secure_words import SecureWords
 from common.privacy import accounting, events, noise_error
-from common.privacy.plan import CountsPlan, PrivacyPlan
+from common.privacy.counts.counts_plan import CountsPlan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
 from common.secagg import noise_shares
 from common.secagg.noise_shares import ShareScale

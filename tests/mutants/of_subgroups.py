@@ -17,8 +17,8 @@ from common.data.partitioning import subgroups as subgroups_module
 from common.messages import codec
 from common.messages.codec import Evaluation
 from common.privacy import calibration, plan
+from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import CountsEvent
-from common.privacy.plan import CountsPlan
 from common.privacy.policy import Policy
 from common.subgroup_counts import SubgroupCounts
 from tests.common import test_subgroup_counts as plain

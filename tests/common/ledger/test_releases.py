@@ -13,8 +13,8 @@ from common.ledger.hash_chain import check_chain
 from common.ledger.registrations import Release, charges_in, is_closed, releases_of
 from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import Spent, spent_by
+from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import DpSgdEvent, merged
-from common.privacy.plan import CountsPlan
 from common.privacy.policy import ANYTHING
 from tests.support.ledger.builders import ASKED, PLAN, release, spent_so_far
 from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened

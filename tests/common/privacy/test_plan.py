@@ -13,9 +13,10 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import DISCRETIZATION, pld_epsilon, spent_by
 from common.privacy.calibration import LEAST_COUNTS_NOISE, calibrate
-from common.privacy.discrete_gaussian import sampled_stddev
+from common.privacy.counts.counts_plan import CountsPlan
+from common.privacy.counts.discrete_gaussian import sampled_stddev
 from common.privacy.events import DpSgdEvent
-from common.privacy.plan import CountsPlan, PrivacyPlan, round_up_rate
+from common.privacy.plan import PrivacyPlan, round_up_rate
 
 MakeConfig = Callable[..., RunConfig]
 

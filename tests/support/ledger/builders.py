@@ -19,7 +19,8 @@ from common.ledger.registrations import Release
 from common.ledger.signed_heads import SignedHead, sign_head
 from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import Spent
-from common.privacy.plan import CountsPlan, PrivacyPlan
+from common.privacy.counts.counts_plan import CountsPlan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING
 
 PLAN = PrivacyPlan("dp-sgd", "image", 100, 1.0, 1, 3, 1.0, 4.0, 1e-5, CountsPlan(3, 25.0, 4.0))

@@ -18,7 +18,7 @@ from common.ledger.image_index import PARTS, digest_of_added, digest_of_part
 from common.ledger.registrations import Release, charges_in, request_id, run_fields
 from common.ledger.signed_heads import SignedHead
 from common.ledger.transactions import LedgerSession
-from common.privacy.plan import CountsPlan
+from common.privacy.counts.counts_plan import CountsPlan
 from tests.support.ledger.builders import KEYS, PLAN, Rewrite, Tamper, holding, release, rewrite, tamper
 
 

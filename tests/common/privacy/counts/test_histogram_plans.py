@@ -11,8 +11,9 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PolicyError, PrivacyError
 from common.privacy.accounting import FIGURES, spent_by
+from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import CountsEvent, as_json, from_json, merged
-from common.privacy.plan import CountsPlan, PrivacyPlan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
 
 MakeConfig = Callable[..., RunConfig]

@@ -11,8 +11,8 @@ from dp_accounting.pld.privacy_loss_mechanism import DiscreteGaussianPrivacyLoss
 from scipy import stats
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy import discrete_gaussian as dg
-from common.privacy.discrete_gaussian import discrete_gaussian, sampled_stddev, scaled_distance, uniform_below
+from common.privacy.counts import discrete_gaussian as dg
+from common.privacy.counts.discrete_gaussian import discrete_gaussian, sampled_stddev, scaled_distance, uniform_below
 
 DRAWS = 100_000
 

@@ -16,9 +16,10 @@ from common.config.schema import RunConfig
 from common.errors import PolicyError, PrivacyError
 from common.privacy.accounting import spent_by
 from common.privacy.calibration import subgroup_noise
-from common.privacy.discrete_gaussian import sampled_stddev
+from common.privacy.counts.counts_plan import CountsPlan
+from common.privacy.counts.discrete_gaussian import sampled_stddev
 from common.privacy.events import CountsEvent
-from common.privacy.plan import CountsPlan, PrivacyPlan
+from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
 from common.subgroup_counts import SubgroupCounts
 

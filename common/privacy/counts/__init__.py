@@ -1,0 +1,1 @@
+"""Counts of held-out units and labels: their plan and their exact noise."""
