@@ -24,7 +24,7 @@ from common.config.sections import (
     SystemConfig,
     TrainingConfig,
 )
-from common.config.secure_sum import SecureSum
+from common.config.secure_sum import SecureSum, gradient_sum_conflicts, refuse_conflicts
 from common.errors import ConfigError, PrivacyError
 from common.models.names import BackboneSpec
 from common.models.tuning import TUNINGS, parse_tuning
@@ -112,7 +112,8 @@ class RunConfig(Section):
         self._check_privacy()
         self._check_evaluation()
         self._check_method()
-        self._check_secure()
+        if self.privacy.aggregation == "secure":
+            self._check_secure()
         if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
@@ -138,14 +139,11 @@ class RunConfig(Section):
             )
         if self.stopping.max_epsilon is not None and not self.private:
             raise ValueError("stopping.max-epsilon limits what a privacy mechanism costs, and privacy.mechanism='none'")
-        if self.releases_histograms and metrics == "none":
-            raise ValueError(
-                "privacy.closing='full' adds to closing counts, and privacy.metrics='none' lets none leave"
-            )
         if bool(self.data.subgroup_column) != bool(self.data.subgroup_names):
             raise ValueError("data.subgroup-column and data.subgroups go together: give both or neither")
-        if self.data.subgroup_names and metrics == "none":
-            raise ValueError("data.subgroups divides closing counts, and privacy.metrics='none' lets none leave")
+        if metrics == "none" and (self.releases_histograms or self.data.subgroup_names):
+            asked = "privacy.closing='full'" if self.releases_histograms else "data.subgroups"
+            raise ValueError(f"{asked} adds to closing counts, and privacy.metrics='none' lets none leave")
         if self.releases_histograms and len(self.data.class_names) < 2:
             raise ValueError("privacy.closing='full' has a histogram for each class: name the classes in data.classes")
         if metrics == "none" and (self.stopping.patience or self.stopping.keep == "best"):
@@ -170,50 +168,24 @@ class RunConfig(Section):
             )
 
     def _check_secure(self) -> None:
-        if self.privacy.aggregation != "secure":
-            return
-        wrong = (
+        wrong = [
             (self.strategy.name not in UNIFORM_STRATEGIES, "strategy.name", f"use {' or '.join(UNIFORM_STRATEGIES)}"),
             (self.max_update_norm is not None, "max-update-norm", "leave it empty"),
             (self.training.update_bits != 32, "training.update-bits", "leave it at 32"),
             (bool(self.model.personal), "model.personal", "leave it empty"),
             (self.cohort_size != self.num_clients, "client-fraction", "leave it at 1, as every client takes part"),
-            (
-                self.takes_statistics,
-                "training.method",
-                "leave it empty, as sums over features are not summed under masks yet",
-            ),
-            (
-                bool(self.data.subgroup_names),
-                "data.subgroups",
-                "leave it empty, as they are not counted under masks yet",
-            ),
+            (self.takes_statistics, "training.method", "sums over features are not built for it yet, so use rounds"),
+            (bool(self.data.subgroup_names), "data.subgroups", "they are not built for it yet, so leave it empty"),
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
-            *(self._not_summed() if self.is_local_dp else ()),
-        )
-        for is_wrong, key, remedy in wrong:
-            if is_wrong:
-                raise ValueError(
-                    f"{key} does not go with privacy.aggregation='secure', under which the server sees no single "
-                    f"update: {remedy}"
-                )
+        ]
+        if self.is_local_dp:
+            wrong += gradient_sum_conflicts(self.training, self.batch_size, self.local_epochs, self.needs_no_torch)
+        refuse_conflicts(wrong)
         try:
             self.secure  # noqa: B018 -- refuses numbers that no secure sum can keep
         except ConfigError as error:
             raise ValueError(str(error)) from None
-
-    def _not_summed(self) -> tuple[tuple[bool, str, str], ...]:
-        """Return what clients cannot do where they send one gradient sum a round."""
-        training = self.training
-        return (
-            (training.optimizer != "sgd", "training.optimizer", "use sgd"),
-            (not self.needs_no_torch, "model.tuning", "train a linear head on stored features"),
-            (self.batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
-            (self.local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),
-            (training.weight_decay != 0, "training.weight-decay", "leave it at 0"),
-            (training.schedule != "constant" or training.warmup_rounds > 0, "training.schedule", "leave it constant"),
-        )
 
     def _check_evaluation(self) -> None:
         every = self.evaluation.every

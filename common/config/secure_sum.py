@@ -1,11 +1,15 @@
 """Public constants of secure aggregation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from common.config.sections import TrainingConfig
 from common.errors import ConfigError
 
 # With one honest client and a colluding one, a sum of two would show the honest update.
 _FEWEST_HONEST = 2
+# Whether a setting is wrong, its key and the remedy.
+_Conflict = tuple[bool, str, str]
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,31 @@ class SecureSum:
     def min_survivors(self) -> int:
         """Fewest clients of a sum that is opened."""
         return self.honest + self.colluding
+
+
+def gradient_sum_conflicts(
+    training: TrainingConfig, batch_size: int | None, local_epochs: int, linear_head: bool
+) -> tuple[_Conflict, ...]:
+    """Return what clients cannot do where they send one gradient sum a round."""
+    return (
+        (not linear_head, "model.tuning", "train a linear head on stored features"),
+        (training.optimizer != "sgd", "training.optimizer", "use sgd"),
+        (batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
+        (local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),
+        (training.weight_decay != 0, "training.weight-decay", "leave it at 0"),
+        (training.schedule != "constant" or training.warmup_rounds > 0, "training.schedule", "leave it constant"),
+    )
+
+
+def refuse_conflicts(conflicts: Iterable[_Conflict]) -> None:
+    """Refuse settings that do not go with a secure sum.
+
+    Raises:
+        ValueError: One of them is wrong.
+    """
+    for is_wrong, key, remedy in conflicts:
+        if is_wrong:
+            raise ValueError(
+                f"{key} does not go with privacy.aggregation='secure', under which the server sees no single update: "
+                f"{remedy}"
+            )

@@ -11,11 +11,10 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from common.errors import ConfigError, PrivacyError
-from common.privacy.calibration import calibrate
 from common.privacy.counts.counts_plan import counts_plan, label_noise
-from common.privacy.events import CountsEvent, Event
+from common.privacy.events import Event
 from common.privacy.noise_error import CURRENT_SAMPLER
-from common.privacy.plan import PrivacyPlan, round_up_rate
+from common.privacy.plan import PrivacyPlan, calibrated_noise, round_up_rate
 from common.privacy.public_constants import PublicConstants
 from common.privacy.step_rule import head_clipping_norm, head_learning_rate, steps_in_round
 
@@ -211,7 +210,7 @@ class DpSgd(_NoiseAtClient):
             steps_per_round=steps,
             num_rounds=constants.participations,
             max_grad_norm=constants.max_grad_norm,
-            noise_multiplier=_noise_multiplier(constants, rate, steps * constants.participations, of_labels),
+            noise_multiplier=calibrated_noise(constants, rate, steps * constants.participations, of_labels),
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
@@ -231,7 +230,7 @@ class DpSgd(_NoiseAtClient):
         if not constants.steps_by_rule or constants.noise_multiplier is not None:
             return constants.local_epochs
         return steps_in_round(
-            _noise_multiplier(constants, 1.0, 1, label_noise(constants, sample_rate=1.0, steps=1)),
+            calibrated_noise(constants, 1.0, 1, label_noise(constants, sample_rate=1.0, steps=1)),
             num_units=num_units,
             num_rounds=constants.num_rounds,
             cohort_size=constants.cohort_size,
@@ -267,7 +266,7 @@ class DpStatistics(_NoiseAtClient):
             steps_per_round=1,
             num_rounds=1,
             max_grad_norm=constants.max_grad_norm,
-            noise_multiplier=_noise_multiplier(constants, 1.0, 1),
+            noise_multiplier=calibrated_noise(constants, 1.0, 1),
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
@@ -304,7 +303,7 @@ class ClientDp(Mechanism):
             ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
         """
         _check_delta(constants.delta, constants.num_clients, "clients")
-        noise = _noise_multiplier(constants, 1.0, constants.participations)
+        noise = calibrated_noise(constants, 1.0, constants.participations)
         bound = constants.clipping_norm or head_clipping_norm(
             noise_multiplier=noise, num_rounds=constants.num_rounds, cohort_size=constants.cohort_size
         )
@@ -391,15 +390,4 @@ def _learning_rate(constants: PublicConstants, plan: PrivacyPlan) -> float:
         num_rounds=constants.num_rounds,
         cohort_size=constants.cohort_size,
         momentum=constants.momentum,
-    )
-
-
-def _noise_multiplier(
-    constants: PublicConstants, sample_rate: float, steps: int, of_labels: float | None = None
-) -> float:
-    if constants.noise_multiplier is not None:
-        return constants.noise_multiplier
-    beside = () if of_labels is None else (CountsEvent(of_labels, 1),)
-    return calibrate(
-        sample_rate, steps, constants.target_epsilon or 0.0, constants.delta, beside, constants.noise_shares
     )

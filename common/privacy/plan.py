@@ -13,9 +13,11 @@ from typing import Any
 
 from common.errors import PrivacyError
 from common.privacy.accounting import Spent, spent_alone, spent_by
+from common.privacy.calibration import calibrate
 from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
 from common.privacy.noise_error import FLOATING_POINT, draws_of
+from common.privacy.public_constants import PublicConstants
 
 # Rounding a clipped sum to the noise grid increases its sensitivity by at most this factor.
 SENSITIVITY_SLACK = 1e-4
@@ -215,3 +217,21 @@ def round_up_rate(rate: float) -> float:
     # The small term keeps a rate that is a power of 2^(1/16) where it is, in spite of rounding in the logarithm.
     exponent = math.floor(-math.log2(rate) * _RATES_PER_OCTAVE + 1e-9)
     return float(2.0 ** (-exponent / _RATES_PER_OCTAVE))
+
+
+def calibrated_noise(
+    constants: PublicConstants, sample_rate: float, steps: int, of_labels: float | None = None
+) -> float:
+    """Return the noise multiplier that was set, or the least one that meets the target.
+
+    `of_labels` is the noise of label counts beside the steps.
+
+    Raises:
+        ConfigError: No noise meets the target.
+    """
+    if constants.noise_multiplier is not None:
+        return constants.noise_multiplier
+    beside = () if of_labels is None else (CountsEvent(of_labels, 1),)
+    return calibrate(
+        sample_rate, steps, constants.target_epsilon or 0.0, constants.delta, beside, constants.noise_shares
+    )

@@ -1,1 +1,1 @@
-"""Counts of held-out units and labels: their plan and their exact noise."""
+"""Noise of counts and its plan."""

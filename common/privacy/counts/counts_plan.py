@@ -1,4 +1,4 @@
-"""Plans of counts, which follow from public constants."""
+"""Plans of counts from public constants."""
 
 import math
 from dataclasses import asdict, dataclass, replace
