@@ -42,8 +42,9 @@ test-avx2: $(VENV)/.installed-dev
 	$(AVX2) $(PYTEST) -m "numerical and not slow and not soak" -W ignore::ImportWarning --numprocesses auto --dist loadfile \
 		$(call marked,numerical)
 
+# Three processes, because these tests wait for a quarter of their time, for a network or a process.
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	$(PYTEST) -m "slow and not soak" --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		$(LONG) $(filter-out $(LONG),$(call marked,slow))
 
 # Takes an hour or so: fifty kills of each kind, the whole grid of accounting. Figures go into the closing note of a change.

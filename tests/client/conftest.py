@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from client.bundle_review import compare
+from client.checks import policy
+from client.runtime import start
 from client.setup.init_client import init_client
+from client.status import status
 from common.system import app_bundle as bundle
 from common.system.progress import no_progress
 from tests.support.clients.healthy_client import COUNT, Bed, _installed
@@ -19,6 +23,13 @@ def images_fixture(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images", range(COUNT))
 
 
+@pytest.fixture(autouse=True)
+def bundle_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying and packing all of Bract takes a third of a second, and a health check does it each time."""
+    for module in (bundle, compare, policy, start, status):
+        monkeypatch.setattr(module, "installed_bundle", _installed)
+
+
 @pytest.fixture(name="authority", scope="module")
 def authority_fixture() -> Authority:
     return Authority()
@@ -27,7 +38,6 @@ def authority_fixture() -> Authority:
 @pytest.fixture(name="bed")
 def bed_fixture(tmp_path: Path, own_home: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(bundle, "installed_bundle", _installed)
     folder, images = tmp_path / "ward", write_images(tmp_path / "images", range(COUNT))
     ca = tmp_path / "ca.pem"
     ca.write_bytes(authority.certificate())
