@@ -7,6 +7,7 @@ model sees of an image follows from `read_image` by `common.data.tones.rendering
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import struct
 import sys
@@ -322,11 +323,12 @@ def _reason(error: Exception, head: bytes, stream: IO[bytes]) -> str:
 _calls = 0
 _lock = threading.Lock()
 _filters = contextlib.ExitStack()
+_pillow = logging.getLogger("PIL")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings while any thread decodes."""
+    """Suppress Pillow's warnings and log while any thread decodes."""
     # Warning filters belong to the process: the first thread sets them, the last one restores them.
     global _calls  # noqa: PLW0603
     with _lock:
@@ -334,6 +336,9 @@ def _quiet() -> Iterator[None]:
         if _calls == 1:
             _filters.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            # A file of more channels than Pillow reads is an error in its log, on the terminal once a file.
+            _filters.callback(_pillow.setLevel, _pillow.level)
+            _pillow.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:

@@ -1,6 +1,9 @@
 """One image file to pixels: every format, every fault, and the digest of what is shown."""
 
+import contextlib
 import hashlib
+import logging
+import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -141,3 +144,37 @@ def test_pixel_digest_is_over_mode_size_and_pixels() -> None:
     assert pixel_digest(decode(_cell(encode(image, "BMP")))) == expected
     assert pixel_digest(image.convert("L")) != expected
     assert pixel_digest(Image.frombytes("RGB", (20, 24), image.tobytes())) != expected
+
+
+def _channels(count: int) -> bytes:
+    """A TIFF of 2 x 2 pixels with so many channels of 8 bits."""
+    pixels, sizes = bytes(4 * count), struct.pack(f"<{count}H", *[8] * count)
+    tags = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, count, 8 + len(pixels)), (259, 3, 1, 1), (262, 3, 1, 1)]
+    tags += [(273, 4, 1, 8), (277, 3, 1, count), (278, 3, 1, 2), (279, 4, 1, len(pixels)), (284, 3, 1, 1)]
+    listed = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels) + len(sizes)) + pixels + sizes + listed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _channels(6),
+        _channels(13),
+        _channels(64),
+        encode(picture(0, seed=1), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
+        encode(picture(0, seed=1))[:40] + chunk(b"iCCP", b"x\0\0broken") + encode(picture(0, seed=1))[40:],
+        encode(picture(0, seed=1), "GIF")[:-9],
+    ],
+    ids=["6 channels", "13 channels", "64 channels", "EXIF", "colour profile", "GIF"],
+)
+def test_no_file_makes_the_decoder_write_to_the_terminal(
+    content: bytes, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    level = logging.getLogger("PIL").level
+
+    with contextlib.suppress(BadImage):
+        decode({"bytes": content, "path": None})
+
+    # Without a handler, logging writes errors to the terminal.
+    assert (capfd.readouterr(), caplog.records) == (("", ""), [])
+    assert logging.getLogger("PIL").level == level
