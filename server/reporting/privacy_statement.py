@@ -204,8 +204,10 @@ def _subgroups(counts: CountsPlan) -> dict[str, Any]:
 def _not_protected(mechanism: Mechanism, privacy_cost: RunPrivacyCost, parties: Parties, metrics: str) -> list[str]:
     unpinned = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
+    counts = privacy_cost.example_plan.counts
+    subgroups = ("the list of subgroups",) if counts is not None and counts.subgroups else ()
     gaps = mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
-    return [*gaps, *exact]
+    return [*gaps, *subgroups, *exact]
 
 
 def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:
