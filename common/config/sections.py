@@ -165,7 +165,8 @@ class DataConfig(Section):
         "Empty: none."
     )
     subgroups: Annotated[str, AfterValidator(_check_subgroups)] = Field(
-        description="Public list of that column's values, joined by commas; any other value counts as `other`."
+        description="Public list of that column's values, joined by commas; any other value counts as `other`. "
+        "Empty: none."
     )
 
     @property

@@ -63,5 +63,7 @@ def missing_text(missing: Mapping[str, Any]) -> str:
         rest = sum(one["share"] for _, one in ranked[_MOST_NAMED:])
         parts.append(f"{len(ranked) - _MOST_NAMED} others in some rounds ({rest:.0%})")
     if missing["never_joined"]:
-        parts.append(f"{missing['never_joined']} planned clients in all rounds (their sizes are not known)")
+        one = missing["never_joined"] == 1
+        who, sizes = ("client", "its size is") if one else ("clients", "their sizes are")
+        parts.append(f"{missing['never_joined']} planned {who} in all rounds ({sizes} not known)")
     return ", ".join(parts)

@@ -239,13 +239,15 @@ def _subgroups(counts: CountsPlan) -> dict[str, Any]:
 def _not_protected(mechanism: Mechanism, privacy_cost: RunPrivacyCost, parties: Parties, metrics: str) -> list[str]:
     unpinned = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
+    counts = privacy_cost.example_plan.counts
+    subgroups = ("the list of subgroups",) if counts is not None and counts.subgroups else ()
     gaps = mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
     plan = privacy_cost.example_plan
     shares = (
         f"more than `if_all_others_collude` says, once fewer than {plan.noise_shares} clients of a sum are honest: "
         "clients that collude with the server take their shares of the noise out of the sum",
     )
-    return [*gaps, *(shares if plan.noise_shares else ()), *exact]
+    return [*gaps, *(shares if plan.noise_shares else ()), *subgroups, *exact]
 
 
 def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:

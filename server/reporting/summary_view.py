@@ -74,7 +74,7 @@ def _rows(summary: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     rows += _parts(summary["epsilon_parts"], summary["privacy_unit"])
     if summary["refusals"]:
         reasons = ", ".join(f"{client} ({reason})" for client, reason in list(summary["refusals"].items())[:5])
-        rows.append(("not taking part", f"{len(summary['refusals'])} clients that were online: {reasons}"))
+        rows.append(("not taking part", f"of the clients that were online {len(summary['refusals'])}: {reasons}"))
     for name, part in summary.get("baselines", {}).items():
         rows.append((part["label"], f"{part['accuracy']:.4f}  ({name})"))
     seconds = summary["seconds"]

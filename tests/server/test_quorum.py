@@ -73,7 +73,7 @@ def test_a_default_run_begins_with_four_of_five_and_says_that_one_never_came(fiv
 
     assert [line["clients"] for line in lines(output)] == [4]
     assert summary(output)["missing"] == NOBODY | {"never_joined": 1}
-    assert "1 planned clients in all rounds (their sizes are not known)" in bold_text(output)
+    assert "1 planned client in all rounds (its size is not known)" in bold_text(output)
     checked(output)
 
 

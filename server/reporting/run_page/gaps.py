@@ -28,6 +28,7 @@ _GAPS = {
     ),
     "which clients took part": Gap("negligible", "The server asks each client by name, so it knows whom it asked."),
     "the list of class names": Gap("negligible", "All clients agree on the classes before the run."),
+    "the list of subgroups": Gap("negligible", "All clients agree on the names before the run."),
     "the time each client took": Gap("theoretical", "Durations are not sent, but the network shows when a reply came."),
     "images that another client also holds": Gap(
         "theoretical", "Epsilon counts one client. Somebody with images at two clients pays at both of them."

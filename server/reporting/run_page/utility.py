@@ -1,5 +1,6 @@
 """Curves, confusion matrix and calibration of a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -245,7 +246,7 @@ _SCORES = (SUMMARY, "score_metrics")
 def calibration_section(files: RunFiles) -> Section:
     """Return what is known of the model's confidence."""
     figures = files.summary.get("score_metrics")
-    blocks = _known(figures) if figures else (_UNKNOWN,)
+    blocks = _known(figures, _confidence_noise(files, figures)) if figures else (_UNKNOWN,)
     return Section("calibration", "Calibration", blocks)
 
 
@@ -255,14 +256,23 @@ _UNKNOWN = text(
 )
 
 
-def _known(figures: dict[str, Any]) -> tuple[Block, ...]:
+def _confidence_noise(files: RunFiles, figures: dict[str, Any]) -> float:
+    """Return the noise in each count of confidence, 0 for exact counts."""
+    if not figures["noised"]:
+        return 0.0
+    return float(np.sqrt(figures["clients"]) * files.privacy["metrics"]["calibration_noise_stddev"])
+
+
+def _known(figures: dict[str, Any], noise: float) -> tuple[Block, ...]:
     said = text(
         "The expected calibration error is ",
         share_cell(figures["ece"], pointer(*_SCORES, "ece")),
         *_noise(figures),
         ": by so much the model's confidence and its share of right predictions differ on average.",
     )
-    return said, _reliability(figures["confidence"]), *_auroc(figures)
+    hidden = "A bin of which noise is half or more has no share." if noise else ""
+    note = [text(hidden, small=True)] if hidden else []
+    return said, _reliability(figures["confidence"], noise), *note, *_auroc(figures)
 
 
 def _noise(figures: dict[str, Any]) -> tuple[str | Cell, ...]:
@@ -272,13 +282,14 @@ def _noise(figures: dict[str, Any]) -> tuple[str | Cell, ...]:
     return " (the noise in the counts alone would show ", of_noise, ")"
 
 
-def _reliability(confidence: Sequence[Sequence[int]]) -> LineChart:
+def _reliability(confidence: Sequence[Sequence[int]], noise: float) -> LineChart:
     wrong, right = confidence
     bins = len(right)
     middles = tuple((place + 0.5) / bins for place in range(bins))
-    # Noise can make a count negative, and a bin without votes has no share.
+    # Noise can make a count negative, and a bin without votes, or with little but noise, has no share.
+    least = 2 * math.sqrt(2) * noise
     shares = tuple(
-        min(max(hits / (hits + misses), 0.0), 1.0) if hits + misses > 0 else None
+        min(max(hits / (hits + misses), 0.0), 1.0) if hits + misses > least else None
         for hits, misses in zip(right, wrong, strict=True)
     )
     rows = tuple(
@@ -305,9 +316,11 @@ def _reliability(confidence: Sequence[Sequence[int]]) -> LineChart:
 def _auroc(figures: dict[str, Any]) -> tuple[Block, ...]:
     if figures["macro_auroc"] is None:
         return (text("AUROC cannot be told: the histograms of scores hold too few images for their noise."),)
-    mean = text(
-        "The mean AUROC over the classes is ", share_cell(figures["macro_auroc"], pointer(*_SCORES, "macro_auroc")), "."
-    )
+    known = sum(found["auroc"] is not None for found in figures["classes"].values())
+    over = "the classes" if known == len(figures["classes"]) else f"{known} of {len(figures['classes'])} classes"
+    why = "" if known == len(figures["classes"]) else ", the others have too few images for their noise"
+    cell = share_cell(figures["macro_auroc"], pointer(*_SCORES, "macro_auroc"))
+    mean = text(f"The mean AUROC over {over} is ", cell, f"{why}.")
     rows = tuple(
         (
             name_cell(name),

@@ -10,12 +10,13 @@ from server.reporting.comparison.page import comparison_page
 from server.reporting.comparison.runs import read_runs
 from server.reporting.run_page.report import write_report
 from tests.support.browser import Tab, running_browser
+from tests.support.server.report_pages import BY_SEX
 from tests.support.server.run_folders import HOSTILE, OPEN, PRIVATE, RunOnDisk
 
 pytestmark = pytest.mark.slow
 
 RUNS = {
-    "private": RunOnDisk(PRIVATE),
+    "private": RunOnDisk(PRIVATE | BY_SEX, divided=True),
     "hostile": RunOnDisk(OPEN, clients=HOSTILE, classes=HOSTILE, failures={1: {HOSTILE[0]: "TIMEOUT"}}),
     "many": RunOnDisk(
         PRIVATE,
@@ -110,7 +111,7 @@ def test_every_chart_is_read_by_keyboard_and_mouse(name: str, tab: Tab, pages: d
             # The figures are those of the table's last row.
             assert all(words.split("\n")[0] in read for words in last if words), (read, last)
         # Not by the real mouse: where a busy browser has not painted yet, it points at nothing.
-        event = "new PointerEvent('pointermove', {clientX: box.x + 1, clientY: box.y + box.height / 2})"
+        event = "new PointerEvent('pointermove', {clientX: box.x + 1, clientY: box.y + 1})"
         tab.run(f"(box => {plot}.dispatchEvent({event}))({plot}.getBoundingClientRect())")
         pointed = tab.run(f"{figure}.querySelector('.readout').textContent")
         # A chart of one point has nothing else to read.

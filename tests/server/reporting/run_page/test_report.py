@@ -325,3 +325,18 @@ def test_largest_class_is_named_only_where_noise_leaves_it(tmp_path: Path) -> No
 
     assert ["Always guessing the largest class" in text for text in texts] == [True, False]
     assert ["most of what is shown is noise" in text for text in texts] == [False, True]
+
+
+def test_calibration_leaves_out_bins_of_noise_and_says_how_many_classes_have_an_auroc(tmp_path: Path) -> None:
+    RUNS["scored"].write(tmp_path)
+    text = write_report(tmp_path).read_text(encoding="utf-8").partition('<section id="calibration"')[2]
+    summary = json.loads((tmp_path / "summary.json").read_text())["score_metrics"]
+    noise = json.loads((tmp_path / "privacy.json").read_text())["metrics"]["calibration_noise_stddev"] * 2**0.5
+
+    rows = re.findall(r'<th scope="row">[\d.]+ to [\d.]+</th><td class="n">(.*?)</td>', text)
+    wrong, right = summary["confidence"]
+    hidden = [hits + misses <= 2 * 2**0.5 * noise for hits, misses in zip(right, wrong, strict=True)]
+    assert [row == "-" for row in rows] == hidden
+    assert any(hidden)
+    known = sum(row["auroc"] is not None for row in summary["classes"].values())
+    assert known in (0, 3) or f"over {known} of 3 classes" in text
