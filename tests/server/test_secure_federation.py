@@ -78,7 +78,9 @@ def kind_of(message: Message) -> str:
 
 def test_a_secure_run_equals_the_plain_one(wards: list[Path], homes: list[Path], tmp_path: Path) -> None:
     sent: list[Message] = []
-    grid = FailingGrid(wards, config := secure_config(tmp_path / "secure"), homes=homes)
+    asked: list[Message] = []
+    config = secure_config(tmp_path / "secure")
+    grid = FailingGrid(wards, config, homes=homes, lost=lambda number, message: asked.append(message) is not None)
     grid._observer = sent.append
     state = federation.run_federation(grid, config, lambda _: federation.RunContext())
     federate(wards, secure_config(tmp_path / "plain", privacy__aggregation="plain"), homes=homes)
@@ -96,9 +98,10 @@ def test_a_secure_run_equals_the_plain_one(wards: list[Path], homes: list[Path],
     check_what_left(sent)
     check_statement(tmp_path / "secure", roster=(wards[0] / "policy.toml").read_text())
     assert "aggregation" not in json.loads((tmp_path / "plain" / "privacy.json").read_text())
+    last = asked[-1]
     for home in homes:
         assert audit_ledger(home / "holder" / "ledger.sqlite").remarks.doubts == []
-        assert not list((home / "holder" / "secure-sums").glob("*/*"))  # erased at the end
+        assert not secrets_of(home, last)  # erased at the end
 
 
 def check_statement(output: Path, *, roster: str) -> None:
@@ -227,6 +230,12 @@ class Probe:
         return client_app.app(copy_of(message), self.grid._new_context(message.metadata.dst_node_id))
 
 
+def secrets_of(home: Path, message: Message) -> list[Path]:
+    """The file of mask secrets of a message's run; earlier runs that were never closed have left theirs."""
+    run = str(message.content.config_records["config"]["run-id"])
+    return list((home / "holder" / "secure-sums" / run).glob("*"))
+
+
 def secure_round(message: Message) -> int:
     secure = message.content.config_records.get("secure")
     return int(secure.get("round", 0)) if secure is not None else 0
@@ -251,7 +260,7 @@ class BetweenExchanges(Probe):
         again = self.ask(train).content.array_records["arrays"]["words"].data
         second = changed(opened, survivors=[0, 1, 2, 3])
         assert self.grid._homes is not None
-        (secrets,) = (self.grid._homes[0] / "holder" / "secure-sums").glob("*/*")
+        (secrets,) = secrets_of(self.grid._homes[0], train)
         copied = secrets.read_bytes()
         self.codes = {
             "the same round again": "same bytes" if before == again else "other bytes",
@@ -326,7 +335,7 @@ def test_secrets_are_readable_by_their_owner_alone_and_each_round_erases_its_own
     sizes, modes = [], set()
 
     def look(number: int, message: Message) -> bool:
-        for file in (homes[0] / "holder" / "secure-sums").glob("*/*"):
+        for file in secrets_of(homes[0], message):
             modes.add((stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)))
             if number == 0 and kind_of(message) == "train":
                 sizes.append(file.stat().st_size)
