@@ -104,6 +104,8 @@ def test_common_imports_flower_in_few_files() -> None:
     few = {
         "common/messages/codec.py",
         "common/messages/checks.py",
+        "common/messages/secure_messages.py",
+        "common/messages/secure_words.py",
         "common/messages/serialization.py",
         "common/system/app_bundle.py",
     }
