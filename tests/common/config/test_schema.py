@@ -332,7 +332,7 @@ def test_a_head_from_sums_takes_one_round(make_config: MakeConfig, settings: dic
         (SUMS | {"training.class-weights": "balanced"}, "training.class-weights='balanced' does not go with"),
         (SUMS | {"max-update-norm": 3.0}, "max-update-norm=3.0 does not go with"),
         (SUMS | {"model.initial": "runs/a"}, "model.initial='runs/a' does not go with"),
-        (SUMS | {"evaluation.every": 2}, "evaluation.every=2 counts none of the rounds"),
+        (SUMS | {"evaluation.every": 2}, "evaluation.every=2 counts none of num-rounds=1"),
     ],
 )
 def test_parse_refuses_what_sums_would_ignore(
