@@ -189,9 +189,9 @@ class RunConfig(Section):
 
     def _check_evaluation(self) -> None:
         every = self.evaluation.every
-        rounds = 1 if self.takes_statistics else self.num_rounds
-        if every > rounds:
-            raise ValueError(f"evaluation.every={every} counts none of num-rounds={rounds}: use a smaller one")
+        num_rounds = 1 if self.takes_statistics else self.num_rounds
+        if every > num_rounds:
+            raise ValueError(f"evaluation.every={every} counts none of num-rounds={num_rounds}: use a smaller one")
         if every > 1 and STRATEGIES[self.strategy.name].needs_exact_loss:
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} needs each client's loss in every round: leave "

@@ -164,8 +164,13 @@ def unit_factors(
         ends = np.cumsum(sizes)
         for unit in np.flatnonzero(sizes > 1):
             rows = order[ends[unit] - sizes[unit] : ends[unit]]
-            wide = features[rows].astype(np.float64)
-            norms[unit] = _norm(kind, (wide @ wide.T)[None], labels[rows])[0]
+            # The inner products of more images than features would take more memory than the sums themselves.
+            if len(rows) > features.shape[1]:
+                summed = statistics_of(kind, features[rows], labels[rows], int(labels.max()) + 1)
+                norms[unit] = np.linalg.norm(to_contribution(kind, summed))
+            else:
+                wide = features[rows].astype(np.float64)
+                norms[unit] = _norm(kind, (wide @ wide.T)[None], labels[rows])[0]
     return clip_factors(norms, max_grad_norm=bound)[unit_of]
 
 

@@ -82,13 +82,16 @@ def test_contributions_are_as_far_apart_as_whole_matrices_and_can_be_turned_back
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_a_unit_is_clipped_by_the_joint_norm_of_all_its_images(kind: StatisticsKind, scale: float) -> None:
+@pytest.mark.parametrize("units", [UNITS, np.array([1, 1, 1, 3, 1, 1, 1, 1, 1])], ids=["few", "more than features"])
+def test_a_unit_is_clipped_by_the_joint_norm_of_all_its_images(
+    kind: StatisticsKind, scale: float, units: np.ndarray
+) -> None:
     features = FEATURES * np.float32(scale)
 
-    factors = unit_factors(kind, features, LABELS, UNITS, bound=1.0)
+    factors = unit_factors(kind, features, LABELS, units, bound=1.0)
 
-    for unit in np.unique(UNITS):
-        rows = unit == UNITS
+    for unit in np.unique(units):
+        rows = unit == units
         norm = np.linalg.norm(whole(kind, features[rows], LABELS[rows]))
         expected = clip_factors(np.array([norm]), max_grad_norm=1.0)[0]
         np.testing.assert_allclose(factors[rows], expected, rtol=1e-12)

@@ -16,13 +16,13 @@ SUMS = {name: statistics_of("second-moments", rows, np.arange(len(rows)) % 3, 3)
 
 
 def test_the_head_is_that_of_the_clients_that_answered() -> None:
-    solve = head_solver("second-moments", UNITS, {"a": 3.0, "b": 4.0, "c": 12.0})
+    solve = head_solver("second-moments", UNITS, {"a": 30.0, "b": 40.0, "c": 120.0})
 
     found = solve({name: SUMS[name] for name in ("b", "a")})[HEAD_WEIGHT]
 
     # Independent noise adds up in squares, and that of a client that did not answer is not there.
     summed = added_up([SUMS["a"], SUMS["b"]])
-    expected = solve_head("second-moments", summed, num_examples=80, noise_stddev=5.0)[HEAD_WEIGHT]
+    expected = solve_head("second-moments", summed, num_examples=80, noise_stddev=50.0)[HEAD_WEIGHT]
     np.testing.assert_array_equal(found, expected)
 
 

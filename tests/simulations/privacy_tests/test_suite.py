@@ -85,7 +85,6 @@ SELDOM: dict[str, Scalar] = {"evaluation.every": 2, "training.class-weights": "1
 
 
 BALANCED: dict[str, Scalar] = {"training.class-weights": "balanced"}
-MEANS: dict[str, Scalar] = {"privacy.mechanism": "dp-statistics", "training.statistics": "class-means"}
 
 
 @pytest.mark.parametrize(
@@ -98,9 +97,8 @@ MEANS: dict[str, Scalar] = {"privacy.mechanism": "dp-statistics", "training.stat
         BALANCED,
         BALANCED | {"privacy.unit": "group"},
         MODES["sums"],
-        MEANS,
     ],
-    ids=["image", "client", "group", "seldom, weighted", "balanced", "balanced groups", "sums", "class means"],
+    ids=["image", "client", "group", "seldom, weighted", "balanced", "balanced groups", "sums"],
 )
 def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
     harness: ClientHarness = harness_of(tmp_path, settings)

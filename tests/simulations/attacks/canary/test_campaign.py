@@ -210,3 +210,13 @@ def test_an_attack_that_sees_nothing_says_so(tmp_path: Path) -> None:
     judged = bounds_of(*scores, plan, "final-model", threshold=0.5, confidence=0.95).judgement
 
     assert judged.verdict == Verdict.TOO_WEAK
+
+
+def test_an_attack_on_the_model_is_refused_where_clients_send_sums(
+    tmp_path: Path, make_config: Callable[..., RunConfig]
+) -> None:
+    config = make_config({"privacy.mechanism": "dp-statistics", "privacy.metrics": "none"})
+    campaign = of_config(config, canary="dirac", adversary="black-box", images=5, trials=20)
+
+    with pytest.raises(ConfigError, match="clients of this run send sums over features"):
+        attack(campaign, tmp_path / "own", workers=1, confidence=0.95, progress=no_progress)
