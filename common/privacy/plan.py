@@ -222,9 +222,10 @@ def round_up_rate(rate: float) -> float:
 def calibrated_noise(
     constants: PublicConstants, sample_rate: float, steps: int, of_labels: float | None = None
 ) -> float:
-    """Return the noise multiplier that was set, or the least one that meets the target.
+    """Return the noise multiplier of a plan's steps.
 
-    `of_labels` is the noise of label counts beside the steps.
+    It is the one that was set, or the least one that meets the target. `of_labels` is the noise of label counts beside
+    the steps.
 
     Raises:
         ConfigError: No noise meets the target.

@@ -1,4 +1,7 @@
-"""The plan: everything from public constants, never above the target."""
+"""The plan: everything from public constants, never above the target.
+
+They are those of `common.privacy.public_constants`.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Plans, events, noise and policies of counts by subgroup.
+"""Plans (`common.privacy.counts.counts_plan`), events, noise and policies of counts by subgroup.
 
 Drives `common.privacy.plan`, `common.privacy.calibration`, `client.evaluation.private_counts`.
 """
