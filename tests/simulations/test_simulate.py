@@ -27,7 +27,7 @@ from server.reporting.run_page import report
 from simulations.app import make_context
 from simulations.engines.in_process import run_in_process
 from simulations.simulate import run_job
-from tests.support.data.divided_table import BY_SEX, write_divided
+from tests.support.data.divided_table import BY_SEX, NOISY, write_divided
 
 MakeConfig = Callable[..., RunConfig]
 QUIET = Console(quiet=True)
@@ -287,6 +287,7 @@ def test_a_run_by_subgroup_states_it_and_is_verified(
 ) -> None:
     table = write_divided(tmp_path / "scans", 80)
     settings = SMALL_CNN | BY_SEX | {"data.source": str(table), "num-clients": 2, "privacy.mechanism": mechanism}
+    settings |= NOISY if mechanism == "dp-sgd" else {}
 
     summary, folder = run("divided", settings | {"data.partitioner": "iid"})
 

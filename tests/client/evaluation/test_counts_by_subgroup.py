@@ -9,7 +9,7 @@ from flwr.app import Message
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from tests.support.clients.own_clients import POLICY, SMALL, OwnClient, code
-from tests.support.data.divided_table import BY_SEX, write_divided
+from tests.support.data.divided_table import BY_SEX, NOISY, write_divided
 
 pytestmark = pytest.mark.usefixtures("own_home")
 MakeConfig = Callable[..., RunConfig]
@@ -32,7 +32,7 @@ def cells_of(reply: Message, name: str) -> list[int]:
 def test_client_without_the_column_counts_all_as_others_and_says_nothing(
     tmp_path: Path, make_config: MakeConfig, column: str, by_subgroup: bool
 ) -> None:
-    config = make_config(SMALL | BY_SEX | {"privacy.metrics": "exact"})
+    config = make_config(SMALL | BY_SEX | NOISY | {"privacy.metrics": "exact"})
 
     reply = closing(tmp_path, write_divided(tmp_path / "scans", 60, column=column), config)
 
@@ -47,7 +47,7 @@ def test_client_without_the_column_counts_all_as_others_and_says_nothing(
 def test_counts_leave_with_noise_and_only_by_a_column_that_the_policy_names(
     tmp_path: Path, make_config: MakeConfig, policy: str
 ) -> None:
-    settings: dict[str, Scalar] = SMALL | BY_SEX
+    settings: dict[str, Scalar] = SMALL | BY_SEX | NOISY
 
     reply = closing(tmp_path, write_divided(tmp_path / "scans", 60), make_config(settings), policy)
 

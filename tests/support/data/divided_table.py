@@ -7,6 +7,13 @@ from tests.support.clients.own_clients import CLASSES, picture
 
 SEXES = ("f", "m", "m", "x", "")
 BY_SEX: dict[str, Scalar] = {"data.subgroup-column": "sex", "data.subgroups": "f,m"}
+# So much noise that its accounting takes milliseconds.
+NOISY: dict[str, Scalar] = {
+    "privacy.target-epsilon": "",
+    "privacy.noise-multiplier": 40.0,
+    "privacy.counts-noise": 40.0,
+    "privacy.closing-noise": 20.0,
+}
 
 
 def write_divided(folder: Path, count: int, *, column: str = "sex") -> Path:
