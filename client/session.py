@@ -182,7 +182,7 @@ class RunClients:
         home = SimulatedHome(name, config.seed, keeps_ledger, durable, Path(config.output_dir))
         names = [client_name(other) for other in range(config.num_clients)]
         party = simulated_party(name, names, seed=config.seed) if config.secure else None
-        return ClientSession(name, rows, self._trainer, policy, home, pinned, party)
+        return ClientSession(name, rows, self._trainer, policy, home, pinned=pinned, party=party)
 
     # Shared by all simulated clients: loading the images, or building the first model, takes seconds.
     @cached_property
@@ -215,7 +215,7 @@ class RunClients:
         rows = shard(prepared, partition, 0, private=config.is_local_dp, unit=config.privacy.unit)
         trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
         party = own_party(site, load_policy(site.policy_file), config.secure) if config.secure else None
-        return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned, party)
+        return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned=pinned, party=party)
 
 
 def _own_weights(named: str, site: Site) -> str:

@@ -103,6 +103,8 @@ def test_common_imports_flower_in_few_files() -> None:
     few = {
         "common/messages/codec.py",
         "common/messages/checks.py",
+        "common/messages/secure_messages.py",
+        "common/messages/secure_words.py",
         "common/messages/serialization.py",
         "common/system/app_bundle.py",
     }
@@ -111,7 +113,7 @@ def test_common_imports_flower_in_few_files() -> None:
 
 
 def test_privacy_imports_neither_flower_nor_torch() -> None:
-    rooms = [ROOT / "common" / room for room in ("privacy", "ledger")]
+    rooms = [ROOT / "common" / room for room in ("privacy", "ledger", "secagg")]
     found = {module.split(".")[0] for room in rooms for file in room.rglob("*.py") for module in imports(file)}
 
     assert "numpy" in found

@@ -75,6 +75,8 @@ WRITTEN_OTHERWISE = {
     "server/reporting/trackers.py": "lines for those that follow the run; the checkpoint holds them too",
     "server/reporting/artifacts.py save_readme": "by `write_text` of the run's folder",
     "server/state/run_directory.py": "`write_text` of its own, and a lock",
+    "common/secagg/protocol/storage.py": "bytes in memory",
+    "client/secure/exchange.py": "by `save` of the client's file of secrets",
     "client/runtime/client_lock.py": "a lock",
     "client/runtime/reconnect.py": "an empty file whose time counts",
     "client/runtime/supernode.py": "the log of the SuperNode",

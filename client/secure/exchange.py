@@ -61,6 +61,7 @@ def deal(content: RecordDict, session: ClientSession) -> Answer:
     """Check who is present and deal shares of this client's secrets.
 
     Raises:
+        FederationError: The run has no secure sums, or no set-up has begun.
         SecureSumError: An announcement is forged or missing, or too few are present.
     """
     if session.party is None:

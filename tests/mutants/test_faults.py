@@ -30,6 +30,8 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_requests,
     of_resumes,
     of_rounding,
+    of_secure_runs,
+    of_secure_sums,
     of_shares,
     of_stored_ledgers,
 )

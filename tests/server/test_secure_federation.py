@@ -78,7 +78,18 @@ def kind_of(message: Message) -> str:
 
 def test_a_secure_run_equals_the_plain_one(wards: list[Path], homes: list[Path], tmp_path: Path) -> None:
     sent: list[Message] = []
-    grid = FailingGrid(wards, config := secure_config(tmp_path / "secure"), homes=homes)
+    asked, sizes, modes = list[Message](), list[int](), set[tuple[int, int]]()
+
+    def look(number: int, message: Message) -> bool:
+        asked.append(message)
+        for file in secrets_of(homes[0], message):
+            modes.add((stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)))
+            if number == 0 and kind_of(message) == "train":
+                sizes.append(file.stat().st_size)
+        return False
+
+    config = secure_config(tmp_path / "secure")
+    grid = FailingGrid(wards, config, homes=homes, lost=look)
     grid._observer = sent.append
     state = federation.run_federation(grid, config, lambda _: federation.RunContext())
     federate(wards, secure_config(tmp_path / "plain", privacy__aggregation="plain"), homes=homes)
@@ -96,9 +107,13 @@ def test_a_secure_run_equals_the_plain_one(wards: list[Path], homes: list[Path],
     check_what_left(sent)
     check_statement(tmp_path / "secure", roster=(wards[0] / "policy.toml").read_text())
     assert "aggregation" not in json.loads((tmp_path / "plain" / "privacy.json").read_text())
+    assert modes == {(0o600, 0o700)}
+    # Each round has erased its own secrets.
+    assert (len(sizes), sizes) == (3, sorted(set(sizes), reverse=True))
+    last = asked[-1]
     for home in homes:
         assert audit_ledger(home / "holder" / "ledger.sqlite").remarks.doubts == []
-        assert not list((home / "holder" / "secure-sums").glob("*/*"))  # erased at the end
+        assert not secrets_of(home, last)  # erased at the end
 
 
 def check_statement(output: Path, *, roster: str) -> None:
@@ -151,20 +166,23 @@ def unless(kind: str, *clients: int, in_round: int = 2) -> Callable[[int, Messag
     return fails
 
 
+SLOW = pytest.mark.slow
+GONE = {"client ward-4": "LATE"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "clients", "counted", "refused"),
+    ("kind", "clients", "counted", "refused", "lost"),
     [
-        pytest.param("advertise", (4,), [4, 4, 4], {"client ward-4": "LATE"}, marks=pytest.mark.slow),
-        ("deal", (4,), [4, 4, 4], {"client ward-4": "LATE"}),
-        pytest.param("accept", (4,), [5, 5, 5], {}, marks=pytest.mark.slow),
-        ("train", (1,), [5, 4, 5], {}),
-        ("unmask", (1,), [5, 5, 5], {}),
-        pytest.param("train", (1, 2), [5, 3, 5], {}, marks=pytest.mark.slow),
-        ("unmask", (1, 2), [5, 5, 5], {}),
+        ("unmask", (1,), [5, 5, 5], {}, "lost"),
+        pytest.param("advertise", (4,), [4, 4, 4], GONE, "lost", marks=SLOW),
+        pytest.param("deal", (4,), [4, 4, 4], GONE, "unheard", marks=SLOW),
+        pytest.param("accept", (4,), [5, 5, 5], {}, "lost", marks=SLOW),
+        pytest.param("train", (1,), [5, 4, 5], {}, "lost", marks=SLOW),
+        pytest.param("train", (1,), [5, 4, 5], {}, "unheard", marks=SLOW),
+        pytest.param("train", (1, 2), [5, 3, 5], {}, "lost", marks=SLOW),
+        pytest.param("unmask", (1, 2), [5, 5, 5], {}, "unheard", marks=SLOW),
     ],
-    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)[:9],
 )
-@pytest.mark.parametrize("lost", ["lost", pytest.param("unheard", marks=pytest.mark.slow)])
 def test_clients_that_are_gone_at_one_stage(
     wards: list[Path],
     homes: list[Path],
@@ -227,6 +245,12 @@ class Probe:
         return client_app.app(copy_of(message), self.grid._new_context(message.metadata.dst_node_id))
 
 
+def secrets_of(home: Path, message: Message) -> list[Path]:
+    """The file of mask secrets of a message's run; earlier runs that were never closed have left theirs."""
+    run = str(message.content.config_records["config"]["run-id"])
+    return list((home / "holder" / "secure-sums" / run).glob("*"))
+
+
 def secure_round(message: Message) -> int:
     secure = message.content.config_records.get("secure")
     return int(secure.get("round", 0)) if secure is not None else 0
@@ -251,7 +275,7 @@ class BetweenExchanges(Probe):
         again = self.ask(train).content.array_records["arrays"]["words"].data
         second = changed(opened, survivors=[0, 1, 2, 3])
         assert self.grid._homes is not None
-        (secrets,) = (self.grid._homes[0] / "holder" / "secure-sums").glob("*/*")
+        (secrets,) = secrets_of(self.grid._homes[0], train)
         copied = secrets.read_bytes()
         self.codes = {
             "the same round again": "same bytes" if before == again else "other bytes",
@@ -320,25 +344,6 @@ def test_a_client_refuses_what_would_show_its_update(wards: list[Path], homes: l
     assert not any(line["failures"] for line in lines(tmp_path / "run"))
 
 
-def test_secrets_are_readable_by_their_owner_alone_and_each_round_erases_its_own(
-    wards: list[Path], homes: list[Path], tmp_path: Path
-) -> None:
-    sizes, modes = [], set()
-
-    def look(number: int, message: Message) -> bool:
-        for file in (homes[0] / "holder" / "secure-sums").glob("*/*"):
-            modes.add((stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)))
-            if number == 0 and kind_of(message) == "train":
-                sizes.append(file.stat().st_size)
-        return False
-
-    federate(wards, secure_config(tmp_path / "run"), homes=homes, lost=look)
-
-    assert modes == {(0o600, 0o700)}
-    assert sizes == sorted(set(sizes), reverse=True)
-    assert len(sizes) == 3
-
-
 class AfterDeath(Probe):
     """Round 2 at client 0, which was killed after its ledger was written, and before its secrets were."""
 
@@ -359,7 +364,7 @@ class AfterDeath(Probe):
         pass
 
 
-@pytest.mark.parametrize(("stage", "counted"), [("train", [5, 4, 5]), ("unmask", [5, 5, 5])])
+@pytest.mark.parametrize(("stage", "counted"), [("train", [5, 4, 5]), pytest.param("unmask", [5, 5, 5], marks=SLOW)])
 def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
     wards: list[Path],
     homes: list[Path],
@@ -388,6 +393,7 @@ def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
     assert [line["clients"] for line in lines(tmp_path / "run")] == counted
 
 
+@SLOW
 def test_a_resumed_run_goes_on_with_the_masks_that_are_left(
     wards: list[Path], homes: list[Path], tmp_path: Path
 ) -> None:

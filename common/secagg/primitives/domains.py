@@ -24,7 +24,9 @@ class Domain(Enum):
     SURVIVORS = b"survivors"
     BOX = b"sealed shares"
     BLIND = b"blinding between members"
-    BLIND_ROUND = b"blinding of one answer"
+    BLIND_ANSWER = b"blinding of one answer"
+    BLIND_NEXT = b"blinding in the next round"
+    UNMASK_REQUEST = b"unmask request"
     PAIR = b"pair of one round"
     PAIR_MASK = b"pairwise mask"
     SELF_MASK = b"self mask"
@@ -39,8 +41,8 @@ def frame(domain: Domain, *parts: bytes | int | str) -> bytes:
     >>> frame(Domain.SEED, "a", "bc") == frame(Domain.SEED, "ab", "c")
     False
     """
-    pieces = [PROTOCOL, domain.value, *map(_encoded, parts)]
-    return b"".join(len(piece).to_bytes(8, "big") + piece for piece in pieces)
+    pieces = [domain.value, *map(_encoded, parts)]
+    return PROTOCOL + b"".join([len(piece).to_bytes(8, "big") + piece for piece in pieces])
 
 
 def digest(domain: Domain, *parts: bytes | int | str) -> bytes:

@@ -11,25 +11,31 @@ from common.secagg.refusals import Refusal, SecureSumError
 KEY_SIZE = 32
 
 
-def public_key_of(secret: bytes) -> bytes:
-    """Return the X25519 public key of a 32-byte secret."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+class AgreementKey:
+    """An X25519 key of a 32-byte secret that no representation shows."""
 
+    def __init__(self, secret: bytes) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(secret)
 
-def agree(secret: bytes, public_key: bytes) -> bytes:
-    """Return what two parties share by their X25519 keys, 32 bytes.
+    @property
+    def public_key(self) -> bytes:
+        """The public key, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
 
-    It is not a key yet. `derive_key` makes one for each purpose.
+    def agree(self, public_key: bytes) -> bytes:
+        """Return what two parties share by their keys, 32 bytes.
 
-    Raises:
-        SecureSumError: The public key is malformed, or forces a result that everybody knows.
+        It is not a key yet. `derive_key` makes one for each purpose.
 
-    Source: RFC 7748, section 6.1 (the check for zero).
-    """
-    try:
-        return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public_key))
-    except ValueError:
-        raise SecureSumError(Refusal.SETUP) from None
+        Raises:
+            SecureSumError: The public key is malformed, or forces a result that everybody knows.
+
+        Source: RFC 7748, section 6.1 (the check for zero).
+        """
+        try:
+            return self._key.exchange(X25519PublicKey.from_public_bytes(public_key))
+        except ValueError:
+            raise SecureSumError(Refusal.SETUP) from None
 
 
 def derive_key(secret: bytes, domain: Domain, *parts: bytes | int | str) -> bytes:

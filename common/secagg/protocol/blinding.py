@@ -26,7 +26,7 @@ def blinding_of(request: bytes, length: int, keys: Iterable[tuple[int, bytes]]) 
     # Limbs of 32 bits add up in 64 without loss, for any number of responders there can be.
     limbs = np.zeros((length, _LIMBS), dtype=np.int64)
     for sign, key in keys:
-        stream = keystream(derive_key(key, Domain.BLIND_ROUND, request), length * KEY_SIZE)
+        stream = keystream(derive_key(key, Domain.BLIND_ANSWER, request), length * KEY_SIZE)
         words = np.frombuffer(stream, dtype="<u4").reshape(length, _LIMBS)
         (np.add if sign > 0 else np.subtract)(limbs, words, out=limbs)
     return [sum(limb << 32 * place for place, limb in enumerate(row)) % PRIME for row in limbs.tolist()]

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.secagg.primitives import shamir
 from common.secagg.primitives.domains import Domain, digest
-from common.secagg.primitives.keys import KEY_SIZE, public_key_of, random_secret
+from common.secagg.primitives.keys import KEY_SIZE, AgreementKey, random_secret
 from common.secagg.primitives.ring import Words
 from common.secagg.protocol.blinding import blinding_of
 from common.secagg.protocol.client_secrets import ClientSecrets
@@ -60,13 +60,13 @@ class ClientState:
         secrets = ClientSecrets.drawn(terms.num_rounds)
         channel = random_secret()
         secrets.channel = np.frombuffer(bytearray(channel), dtype=np.uint8)
-        mask_keys = b"".join(map(public_key_of, secrets.mask_secrets.in_order()))
+        mask_keys = b"".join(AgreementKey(secret).public_key for secret in secrets.mask_secrets.in_order())
         commitments = b"".join(
             seed_commitment(terms, index, number, seed) for number, seed in enumerate(secrets.seeds.in_order(), 1)
         )
         unsigned = Advert(
             index,
-            public_key_of(channel),
+            AgreementKey(channel).public_key,
             digest(Domain.MASK_KEYS, terms.session, mask_keys),
             digest(Domain.SEEDS, terms.session, commitments),
         )
@@ -244,8 +244,9 @@ class ClientState:
             raise SecureSumError(Refusal.SECOND_SET)
 
     def _blinding(self, request: UnmaskRequest) -> list[int]:
+        blinds = self._secrets.blinds_of(request.round_number)
         keys = [
-            (sign_of(self.index, member), self._secrets.blinds[place].tobytes())
+            (sign_of(self.index, member), blinds[place].tobytes())
             for place, member in enumerate(self._topology.committee)
             if member in request.responders and member != self.index
         ]

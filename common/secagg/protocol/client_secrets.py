@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.secagg.primitives import shamir
-from common.secagg.primitives.keys import KEY_SIZE
+from common.secagg.primitives.domains import Domain
+from common.secagg.primitives.keys import KEY_SIZE, derive_key
 from common.secagg.protocol.round_table import RoundTable, secrets_to_rows
 
 Bytes = NDArray[np.uint8]
@@ -28,7 +29,8 @@ class ClientSecrets:
         mask_shares: Shares of each present client's mask secret, for a committee member.
         channel: X25519 secret of the channels, shape (32,), until the shares are dealt.
         inbound: Keys of the boxes from each present client, shape (present, 32), until they are opened.
-        blinds: Keys for blinding with each committee member, shape (members, 32).
+        blinds: Keys for blinding with each committee member in the first round whose shares are left, shape
+            (members, 32).
     """
 
     seeds: RoundTable
@@ -94,8 +96,21 @@ class ClientSecrets:
         for table in (self.seeds, self.pairs):
             table.erase_before(round_number + 1)
 
+    def blinds_of(self, round_number: int) -> Bytes:
+        """Return the keys for blinding in a round, shape (members, 32)."""
+        keys = [row.tobytes() for row in self.blinds]
+        for _ in range(round_number - self.seed_shares.first):
+            keys = [derive_key(key, Domain.BLIND_NEXT) for key in keys]
+        return secrets_to_rows(keys)
+
     def erase_shares_before(self, round_number: int) -> None:
-        """Erase the others' shares of all rounds before this one."""
+        """Erase the others' shares of all rounds before this one.
+
+        The keys for blinding go one way. So nobody who steals them later can read the answers of earlier rounds.
+        """
+        later = self.blinds_of(round_number)
+        _overwrite(self.blinds)
+        self.blinds = later
         for table in (self.seed_shares, self.mask_shares):
             table.erase_before(round_number)
 

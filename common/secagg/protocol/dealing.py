@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from common.secagg.primitives import shamir
 from common.secagg.primitives.domains import Domain, frame
-from common.secagg.primitives.keys import KEY_SIZE, agree, derive_key
+from common.secagg.primitives.keys import KEY_SIZE, AgreementKey, derive_key
 from common.secagg.primitives.sealing import seal, unseal
 from common.secagg.protocol.messages import Advert, Delivery, check_mask_keys, key_of_round, view_digest
 from common.secagg.protocol.pair_masks import pair_secret
@@ -49,9 +49,10 @@ class Dealing:
             check_mask_keys(self.terms, by_index[other], self.delivery.mask_keys[other])
         pairs = RoundTable.empty(self.terms.num_rounds, len(neighbours))
         for number, secret in enumerate(mask_secrets.in_order(), 1):
+            own_key = AgreementKey(secret)
             keys = [key_of_round(self.delivery.mask_keys[other], number) for other in neighbours]
             secrets = [
-                pair_secret(self.terms, number, self.own.index, secret, other, key)
+                pair_secret(self.terms, number, self.own.index, own_key, other, key)
                 for other, key in zip(neighbours, keys, strict=True)
             ]
             pairs.row(number)[:] = secrets_to_rows(secrets)
@@ -66,12 +67,12 @@ class Dealing:
         me, members = self.own.index, set(self.topology.committee)
         inbound = np.zeros((len(self.delivery.adverts) if me in members else 0, KEY_SIZE), dtype=np.uint8)
         blinds = np.zeros((len(members) if me in members else 0, KEY_SIZE), dtype=np.uint8)
-        outbound = {}
+        outbound, channel = {}, AgreementKey(secret)
         for place, advert in enumerate(self.delivery.adverts):
             other = advert.index
             if other == me or (me not in members and other not in members):
                 continue
-            shared = agree(secret, advert.channel_key)
+            shared = channel.agree(advert.channel_key)
             if me in members:
                 inbound[place] = _row(derive_key(shared, Domain.BOX, self.terms.session, self.view, other, me))
             if other in members:

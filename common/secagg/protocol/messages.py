@@ -45,6 +45,7 @@ class Advert:
         Raises:
             SecureSumError: The index is not on the roster, or the signature is wrong.
         """
+        roster.check_index(self.index)
         roster.check_signature(self.index, self.signed_bytes(terms), self.signature)
 
 
@@ -104,7 +105,7 @@ class UnmaskRequest:
 
     def digest(self, terms: Terms) -> bytes:
         """Return the digest of the whole request, 32 bytes."""
-        return digest(Domain.BLIND_ROUND, self.survivor_digest(terms), *self.responders)
+        return digest(Domain.UNMASK_REQUEST, self.survivor_digest(terms), *self.responders)
 
 
 @dataclass(frozen=True)

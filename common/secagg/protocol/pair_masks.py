@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from common.secagg.primitives.domains import Domain, digest
-from common.secagg.primitives.keys import agree, derive_key
+from common.secagg.primitives.keys import AgreementKey, derive_key
 from common.secagg.primitives.masks import mask_words
 from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.terms import Terms
@@ -16,16 +16,16 @@ def seed_commitment(terms: Terms, index: int, round_number: int, seed: bytes) ->
     return digest(Domain.SEED, terms.session, index, round_number, seed)
 
 
-def pair_secret(terms: Terms, round_number: int, index: int, secret: bytes, other: int, other_key: bytes) -> bytes:
+def pair_secret(terms: Terms, round_number: int, index: int, key: AgreementKey, other: int, other_key: bytes) -> bytes:
     """Return what two clients share in one round, 32 bytes.
 
-    It is the same from both sides. `secret` is the mask secret of the client at `index`.
+    It is the same from both sides. `key` is the mask key of the client at `index`.
 
     Raises:
         SecureSumError: The other's key forces a known result.
     """
     low, high = min(index, other), max(index, other)
-    return derive_key(agree(secret, other_key), Domain.PAIR, terms.session, round_number, low, high)
+    return derive_key(key.agree(other_key), Domain.PAIR, terms.session, round_number, low, high)
 
 
 def self_mask(terms: Terms, round_number: int, seed: bytes) -> Words:

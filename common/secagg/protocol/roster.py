@@ -75,14 +75,22 @@ class Roster:
             raise SecureSumError(Refusal.ROSTER)
         return self.names.index(name)
 
+    def check_index(self, index: int) -> None:
+        """Refuse an index that is not on the roster.
+
+        Raises:
+            SecureSumError: It is not.
+        """
+        if not 0 <= index < len(self):
+            raise SecureSumError(Refusal.ROSTER)
+
     def check_signature(self, index: int, message: bytes, signature: bytes) -> None:
         """Refuse a message that the member at an index did not sign.
 
         Raises:
             SecureSumError: The index is not on the roster, or the signature is not that member's.
         """
-        if not 0 <= index < len(self):
-            raise SecureSumError(Refusal.ROSTER)
+        self.check_index(index)
         if not _is_signed(self.keys[index], message, signature):
             raise SecureSumError(Refusal.SIGNATURE)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from common.secagg.primitives import shamir
-from common.secagg.primitives.keys import KEY_SIZE, public_key_of
+from common.secagg.primitives.keys import KEY_SIZE, AgreementKey
 from common.secagg.primitives.ring import Words
 from common.secagg.protocol.messages import UnmaskReply, UnmaskRequest, key_of_round
 from common.secagg.protocol.pair_masks import add_pair_masks, pair_secret, seed_commitment, self_mask, sign_of
@@ -109,17 +109,17 @@ class RoundSum:
                 expected = key_of_round(announced.seed_commitments, self._round)
                 found = seed_commitment(terms, index, self._round, secret)
             else:
-                expected, found = key_of_round(announced.mask_keys, self._round), public_key_of(secret)
+                expected, found = key_of_round(announced.mask_keys, self._round), AgreementKey(secret).public_key
             if found != expected:
                 raise SecureSumError(Refusal.RECOVERY)
 
     def _remove_pair_masks(self, total: Words, gone: int, secret: bytes) -> None:
         """Subtract what the survivors have added for a client whose words did not come."""
         survivors = set(self._request.survivors if self._request else ())
-        pairs = []
+        pairs, gone_key = [], AgreementKey(secret)
         for other in self._setup.topology.neighbours(gone):
             if other in survivors:
                 key = key_of_round(self._setup.announcement(other).mask_keys, self._round)
-                shared = pair_secret(self._setup.terms, self._round, gone, secret, other, key)
+                shared = pair_secret(self._setup.terms, self._round, gone, gone_key, other, key)
                 pairs.append((-sign_of(other, gone), shared))
         add_pair_masks(total, self._setup.terms, self._round, self._context, pairs)

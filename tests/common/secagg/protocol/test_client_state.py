@@ -1,7 +1,7 @@
 """A client's secrets survive a restart, end with their round, and show nowhere else.
 
-Drives `common.secagg.protocol.client_secrets`, `common.secagg.protocol.round_table`, `common.secagg.protocol.storage` and
-`common.secagg.protocol.terms`.
+Drives `common.secagg.protocol.client_secrets`, `common.secagg.protocol.round_table`,
+`common.secagg.protocol.storage` and `common.secagg.protocol.terms`.
 """
 
 import io
@@ -94,6 +94,32 @@ def test_a_rounds_secrets_are_gone_from_the_bytes_once_it_is_over() -> None:
     assert not shares & secrets_in(state)
     state.close()
     assert not secrets_in(state)
+
+
+def test_each_round_has_secrets_of_its_own() -> None:
+    """What is opened in one round must say nothing about the next one."""
+    made = Federation.ready(terms_of(4, honest=2, lengths=(7,) * 5))
+    secrets = made.clients[0]._secrets
+    tables = (secrets.seeds, secrets.pairs, secrets.seed_shares, secrets.mask_shares)
+    rows = [row.tobytes() for table in tables for row in table.rows.reshape(-1, 32)]
+
+    assert len(rows) == 5 * (1 + 3 + 4 + 4)
+    assert len(set(rows)) == len(rows)
+
+
+def test_keys_for_blinding_go_one_way() -> None:
+    """A member that has missed a round blinds like the others, and old keys are gone."""
+    made = Federation.ready(terms_of(4, honest=2))
+    state, old = made.clients[0], {row.tobytes() for row in made.clients[0]._secrets.blinds} - {bytes(32)}
+    assert len(old) == 3
+    assert old <= secrets_in(state)
+    made.opened(made.masked(1, {index: own for index, own in made.words(1).items() if index != 3}, lost={3}))
+    words = made.words(2)
+
+    assert np.array_equal(made.opened(made.masked(2, words)), plain_sum(words, words))
+
+    assert not old & secrets_in(state)
+    assert len({row.tobytes() for row in state._secrets.blinds} - {bytes(32)}) >= 3
 
 
 def test_the_memory_of_erased_rounds_is_overwritten() -> None:
@@ -204,6 +230,8 @@ def test_a_refused_step_changes_nothing() -> None:
     assert secrets_in(state) == before
     assert state.next_round == 1
     assert state.is_untouched
+    state.mask(1, CONTEXT, made.words(1)[0])
+    assert not state.is_untouched
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.errors import ClientFailure
 from common.secagg.primitives import shamir
 from common.secagg.primitives.domains import Domain, digest
-from common.secagg.primitives.keys import public_key_of
+from common.secagg.primitives.keys import AgreementKey
 from common.secagg.protocol.client import ClientState
-from common.secagg.protocol.messages import Advert, Announcement, Delivery, UnmaskRequest, key_of_round
+from common.secagg.protocol.messages import Advert, Delivery, UnmaskRequest, key_of_round
 from common.secagg.protocol.pair_masks import seed_commitment
 from common.secagg.protocol.roster import Identity, Roster
 from common.secagg.refusals import Refusal, SecureSumError
@@ -29,7 +30,7 @@ def announced() -> Federation:
 
 
 def ready() -> Federation:
-    return Federation.ready(terms_of(N, honest=T, num_colluding=C))
+    return Federation.copied(terms_of(N, honest=T, num_colluding=C))
 
 
 def falsified(made: Federation, *, adverts: tuple[Advert, ...] = (), **mask_keys: bytes) -> Delivery:
@@ -380,12 +381,16 @@ def test_the_client_refuses(attack: Attack) -> None:
         attack()
 
     assert refused.value.refusal is ATTACKS[attack]
+    assert ClientFailure.of(refused.value) is ClientFailure.PRIVACY
     assert str(refused.value) == ATTACKS[attack].value
 
 
 def split_survivors(round_number: int) -> UnmaskRequest:
     """A sparse graph whose survivors fall apart if two colluding clients are taken away."""
-    made = Federation.ready(terms_of(40, honest=10, num_colluding=2))
+    made = Federation.announced_of(terms_of(40, honest=10, num_colluding=2))
+    made.clients[0].deal(made.roster, made.setup.delivery(0))
+    # The shares themselves do not matter here.
+    made.clients[0]._secrets.forget_inbound()
     circle, reach = made.setup.topology.circle, made.setup.topology.reach
     assert reach is not None
     gone = {*circle[1 : reach + 1], *circle[20 : 20 + reach]}
@@ -402,26 +407,19 @@ def test_survivors_that_show_a_part_of_the_sum_are_refused() -> None:
     assert refused.value.refusal is Refusal.SURVIVORS
 
 
-def opened_by_mixing(made: Federation, sets: dict[int, tuple[int, ...]], threshold: int) -> dict[int, set[bytes]]:
+def opened_by_mixing(made: Federation, sets: dict[int, tuple[int, ...]], threshold: int) -> dict[int, bytes]:
     """Return what a server computes for each client if it tells each member its own survivor set.
 
-    It takes the weights off the answers and puts those together that are about the same secret.
+    For each client it names those members as responders that see it the same way.
     """
-    members = tuple(sets)
-    shares: dict[int, dict[int, int]] = {}
-    for member, survivors in sets.items():
-        reply = made.clients[member].unmask(UnmaskRequest(1, survivors, members))
-        weight = pow(shamir.weight_at_zero(member + 1, [each + 1 for each in members]), -1, shamir.PRIME)
-        answers = [reply.shares[32 * place : 32 * place + 32] for place in range(len(made.clients))]
-        shares[member] = {place: shamir.to_element(raw) * weight % shamir.PRIME for place, raw in enumerate(answers)}
-    opened: dict[int, set[bytes]] = {}
-    for index in made.clients:
-        for survived in (True, False):
-            chosen = [member for member in members if (index in sets[member]) is survived][:threshold]
-            if len(chosen) == threshold:
-                points = [member + 1 for member in chosen]
-                values = (shares[m][index] * shamir.weight_at_zero(m + 1, points) for m in chosen)
-                opened.setdefault(index, set()).add(shamir.to_bytes(sum(values) % shamir.PRIME))
+    opened = {}
+    for place, index in enumerate(made.clients):
+        survived = [member for member in sets if index in sets[member]]
+        agreeing = survived if len(survived) >= threshold else [member for member in sets if member not in survived]
+        responders = tuple(agreeing[:threshold])
+        replies = [made.clients[member].unmask(UnmaskRequest(1, sets[member], responders)) for member in responders]
+        total = sum(shamir.to_element(reply.shares[32 * place : 32 * place + 32]) for reply in replies)
+        opened[index] = shamir.to_bytes(total % shamir.PRIME)
     return opened
 
 
@@ -431,7 +429,7 @@ def test_answers_to_different_survivor_sets_cannot_be_mixed() -> None:
     Each of eight clients is called lost before seven of the twelve members, which is the threshold. Four clients
     survive everywhere.
     """
-    made = Federation.ready(terms_of(12, honest=6))
+    made = Federation.copied(terms_of(12, honest=6))
     threshold = made.setup.topology.threshold
     assert threshold == 7
     lost = [{4 + (5 * member + step) % 8 for step in range(5)} for member in range(12)]
@@ -442,27 +440,41 @@ def test_answers_to_different_survivor_sets_cannot_be_mixed() -> None:
     opened = opened_by_mixing(made, sets, threshold)
 
     assert set(opened) == set(range(12))
-    for index, values in opened.items():
-        commitment = key_of_round(made.announced[index].seed_commitments, 1)
-        assert all(seed_commitment(made.terms, index, 1, value) != commitment for value in values)
-        assert all(not _is_mask_secret(made.announced[index], value) for value in values)
+    for index, value in opened.items():
+        assert not is_secret(made, index, value)
 
 
-def test_a_single_answer_says_nothing_before_all_have_answered() -> None:
-    """The same survivors, but one responder fewer is told to one member."""
+def is_secret(made: Federation, index: int, value: bytes) -> bool:
+    """Whether a value is one of the two secrets of a client in round 1."""
+    announced = made.announced[index]
+    is_seed = seed_commitment(made.terms, index, 1, value) == key_of_round(announced.seed_commitments, 1)
+    return is_seed or AgreementKey(value).public_key == key_of_round(announced.mask_keys, 1)
+
+
+def test_the_same_computation_opens_both_secrets_where_all_members_see_one_set() -> None:
+    """The attack of the test above would notice a secret."""
+    made = Federation.copied(terms_of(12, honest=6))
+    survivors = tuple(range(2, 12))
+
+    opened = opened_by_mixing(made, dict.fromkeys(range(12), survivors), 7)
+
+    assert all(is_secret(made, index, value) for index, value in opened.items())
+
+
+def test_many_questions_about_one_set_do_not_show_a_members_share() -> None:
+    """Four sets of responders, chosen so that equal blinding would cancel and leave a multiple of the share."""
     made = Federation.ready(terms_of(9, honest=2))
     members = tuple(range(9))
-    answers = [made.clients[0].unmask(UnmaskRequest(1, members, members))]
-    answers += [made.clients[index].unmask(UnmaskRequest(1, members, members[:8])) for index in range(1, 8)]
+    share = shamir.to_element(made.clients[0]._secrets.seed_shares.row(1)[0].tobytes())
 
-    total = [sum(shamir.to_element(each.shares[:32]) for each in answers) % shamir.PRIME]
+    total, factor = 0, 0
+    for sign, gone in ((1, ()), (-1, (8,)), (-1, (7,)), (1, (7, 8))):
+        responders = tuple(member for member in members if member not in gone)
+        reply = made.clients[0].unmask(UnmaskRequest(1, members, responders))
+        total += sign * shamir.to_element(reply.shares[:32])
+        factor += sign * shamir.weight_at_zero(1, [member + 1 for member in responders])
 
-    commitment = key_of_round(made.announced[0].seed_commitments, 1)
-    assert seed_commitment(made.terms, 0, 1, shamir.to_bytes(total[0])) != commitment
-
-
-def _is_mask_secret(announcement: Announcement, value: bytes) -> bool:
-    return public_key_of(value) == key_of_round(announcement.mask_keys, 1)
+    assert total * pow(factor, -1, shamir.PRIME) % shamir.PRIME != share
 
 
 def test_a_roster_has_every_key_once() -> None:

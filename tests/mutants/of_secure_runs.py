@@ -1,0 +1,79 @@
+"""Faults of runs with secure sums: their vectors, ledgers and rosters."""
+
+from functools import partial
+
+from client.secure import party, roster_file
+from common.ledger import identity_key
+from common.ledger.transactions import LedgerSession
+from common.messages.secure_words import SecureWords
+from tests.client import test_roster as rosters
+from tests.common.ledger import test_secure_markers as markers
+from tests.common.messages import test_secure_words as words
+from tests.mutants.faults import every_case, planted
+
+_SUM = every_case(words.test_a_sum_is_the_average_by_declared_sizes_within_the_grid)
+planted(
+    _SUM,
+    SecureWords.encode_update,
+    {"an update that no size weighs": ("* (self.sizes[name] / sum(self.sizes.values()))", "* 1.0")},
+)
+planted(_SUM, SecureWords.average_update, {"an average over clients that are gone": (") / share", ") / 1.0")})
+planted(
+    partial(words.test_an_update_that_does_not_fit_is_refused_and_never_shortened, value=float("nan")),
+    SecureWords.encode_update,
+    {"an update that diverged and is summed as zero": ("if not norm <= LONGEST_UPDATE:", "if norm > LONGEST_UPDATE:")},
+)
+planted(
+    words.test_counts_of_another_round_are_refused,
+    SecureWords.encode_counts,
+    {"counts of a round that is not counted": ("if set(metrics) != {NUM_EXAMPLES, *keys}:", "if False:")},
+)
+for changed, right in (
+    ("sizes", '"sizes": dict(sorted(self.sizes.items())),'),
+    ("tensors", '"tensors": {name: list(shape) for name, shape in self.shapes.items()},'),
+):
+    planted(
+        partial(words.test_terms_name_all_that_decides_the_encoding, changed=changed),
+        SecureWords.terms,
+        {f"keys that are not bound to the {changed}": (right, "")},
+    )
+planted(
+    markers.test_another_question_for_the_same_round_is_refused_and_not_computed,
+    LedgerSession._answered,
+    {"two models under the same masks": ('if before[0].event["about"] != asked:', "if False:")},
+)
+planted(
+    markers.test_a_closed_run_answers_nothing_and_keeps_no_reply,
+    LedgerSession._answered,
+    {"masked words of a run that is closed": ("kind = 'note'\", (closed,)", 'kind = \'note\'", ("",)')},
+)
+planted(
+    markers.test_of_two_processes_that_compute_at_once_the_first_one_counts,
+    LedgerSession.answer_once,
+    {"masked words of two processes": ("return reply if kept is None else kept", "return reply")},
+)
+planted(
+    markers.test_a_marker_is_about_one_thing,
+    LedgerSession.mark,
+    {"a second set of survivors in a round": ('if before and before[0].event["about"] != about:', "if False:")},
+)
+planted(
+    rosters.test_a_client_goes_by_the_roster_of_its_policy_alone,
+    party.own_party,
+    {
+        "a roster that came from nowhere": ("if not policy.roster:", "if False:"),
+        "a roster that the policy does not name": ("if roster.digest.hex() != policy.roster:", "if False:"),
+        "a run for another number of clients": ("if len(roster) != constants.num_clients:", "if False:"),
+        "another key under this client's name": (".get(site.name) != identity.public_key:", ".get(site.name) is None:"),
+    },
+)
+planted(
+    every_case(rosters.test_a_roster_that_cannot_be_used_is_refused),
+    roster_file.check_roster,
+    {"a roster without this client": ("if line not in (", "if () in (")},
+)
+planted(
+    rosters.test_an_identity_key_that_others_can_read_is_refused,
+    identity_key.own_identity,
+    {"an identity key that anybody can read": ("read_or_make_key(file)", "file.read_bytes()")},
+)
