@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +120,11 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     shard = _random_shard(trainer.input_shape, len(trainer.classes), rows)
     plan = short.config.plan(rows) if config.is_local_dp else None
     counts = label_counts_of(shard, len(trainer.classes), plan)
-    train = partial(short.train, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts)
+    train: Callable[[], object]
+    if plan is not None and plan.noise_shares:
+        train = partial(short.gradient_sum, arrays, shard, server_round=1, plan=plan, label_counts=counts)
+    else:
+        train = partial(short.train, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts)
     if not config.needs_no_torch:
         # Loading the network and warming up would be measured otherwise.
         train()

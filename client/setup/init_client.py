@@ -70,8 +70,8 @@ min-cohort = 1
 # identity keys of all clients) that the holders have exchanged without the server: `bract client roster DIR FILE`.
 AGGREGATIONS
 
-# In a secure sum with noise each client adds a share of it. true: max-epsilon caps the cost while as many clients are
-# honest as the run says. false: it caps the cost under this client's own share, as if all others colluded.
+# In a secure sum with noise each client adds a share of the noise. true: max-epsilon caps the cost while as many
+# clients are honest as the run says. false: it caps the cost under this client's own share, as if all others colluded.
 accept-honest-shares = false
 
 # The most that an image may have spent if all other clients colluded; without it only max-epsilon counts.
