@@ -163,7 +163,7 @@ def paths_by_content(header: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def flag_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the columns that tell by 0 or 1 who is of a class.
+    """Return the columns of 0 and 1 for single classes.
 
     >>> flag_columns(["image", "cat", "dog"], [["a.png", "1.0", "0"], ["b.png", "0.0", ""]])
     ['cat', 'dog']
