@@ -24,7 +24,7 @@ from common.subgroup_counts import SubgroupCounts
 from tests.common import test_subgroup_counts as plain
 from tests.common.data.partitioning import test_subgroups as tables
 from tests.common.messages import test_codec as messages
-from tests.common.privacy import test_subgroup_plans as plans
+from tests.common.privacy.counts import test_subgroup_plans as plans
 from tests.mutants.faults import every_case, planted
 from tests.mutants.of_replay import each_image_of_a_unit_votes
 from tests.mutants.registry import mutant
