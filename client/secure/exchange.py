@@ -8,6 +8,7 @@ from flwr.app import RecordDict
 
 from client.session import ClientSession
 from common.arrays import Arrays
+from common.config.loading import resolved
 from common.errors import FederationError, PolicyError
 from common.ledger.signed_heads import SignedHead
 from common.messages.codec import Evaluation, run_id_of, server_round_of
@@ -17,6 +18,7 @@ from common.messages.secure_messages import (
     answer_values,
     box_values,
     boxes_in,
+    context_of,
     delivered,
     reply_content,
     setup_request,
@@ -24,7 +26,6 @@ from common.messages.secure_messages import (
     words_content,
 )
 from common.messages.secure_words import SecureWords
-from common.messages.serialization import digest_of
 from common.secagg.protocol.client import ClientState
 
 Answer = tuple[RecordDict, SignedHead | None]
@@ -109,7 +110,7 @@ class MaskedReply:
 
     def __init__(self, session: ClientSession, run: str, asked: RecordDict) -> None:
         self._session, self._file = session, session.secrets(run)
-        self._context = bytes.fromhex(digest_of(asked))
+        self._context = context_of(asked, resolved(session.trainer.config))
         self._state, self._sizes = self._file.load()
         self._masked = False
 

@@ -5,6 +5,7 @@ from functools import partial
 from client.secure import party, roster_file
 from common.ledger import identity_key
 from common.ledger.transactions import LedgerSession
+from common.messages import secure_messages
 from common.messages.secure_words import SecureWords
 from tests.client import test_roster as rosters
 from tests.common.ledger import test_secure_markers as markers
@@ -37,6 +38,16 @@ for changed, right in (
         SecureWords.terms,
         {f"keys that are not bound to the {changed}": (right, "")},
     )
+planted(
+    partial(
+        words.test_masks_follow_from_all_settings_but_those_of_one_process,
+        key="training.learning-rate",
+        value=1e-9,
+        same=False,
+    ),
+    secure_messages.context_of,
+    {"masks that cancel under any settings": ("json.dumps(agreed, sort_keys=True).encode()", "b''")},
+)
 planted(
     markers.test_another_question_for_the_same_round_is_refused_and_not_computed,
     LedgerSession._answered,

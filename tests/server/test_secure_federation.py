@@ -21,6 +21,7 @@ from client.secure.secrets_file import SecretsFile
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
 from common.messages.codec import arrays_to_record
+from common.messages.secure_words import SecureWords
 from server import federation
 from server.audit.audit import audit_run
 from tests.support.clients.own_clients import code
@@ -342,6 +343,39 @@ def test_a_client_refuses_what_would_show_its_update(wards: list[Path], homes: l
     assert state.status == "complete"
     assert [line["clients"] for line in lines(tmp_path / "run")] == [5, 5, 5]
     assert not any(line["failures"] for line in lines(tmp_path / "run"))
+
+
+class OtherSettings(FailingGrid):
+    """A server that lets all clients but one make no step, so that the sum would be the update of that one."""
+
+    def _new_context(self, node: int) -> Any:
+        context = super()._new_context(node)
+        if node > FIRST_NODE:
+            context.run_config["training.learning-rate"] = 1e-9
+        return context
+
+
+def test_a_sum_of_clients_with_other_settings_says_nothing(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    config = secure_config(tmp_path / "run", num_rounds=1, privacy__metrics="none")
+    grid = OtherSettings(wards, config, homes=homes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        opened: list[float] = []
+        average = SecureWords.average_update
+
+        def looked_at(words: SecureWords, summed: Any, survivors: Any) -> Any:
+            update = average(words, summed, survivors)
+            opened.append(min(float(np.abs(part).max()) for part in update.values()))
+            return update
+
+        patch.setattr(SecureWords, "average_update", looked_at)
+        federation.run_federation(grid, config, lambda _: federation.RunContext())
+
+    # Masks that do not cancel leave uniform words, which are of the size of the longest update.
+    assert len(opened) == 1
+    assert opened[0] > 100
 
 
 class AfterDeath(Probe):
