@@ -40,8 +40,8 @@ planted(
     CountsPlan.closing_events,
     {
         "a matrix in shares that is charged as if each client drew all noise": (
-            "CountsEvent(self.closing_noise_stddev, 1, noise_shares=self.noise_shares)",
-            "CountsEvent(self.closing_noise_stddev, 1)",
+            "tuple(replace(event, noise_shares=self.noise_shares) for event in events)",
+            "tuple(events)",
         ),
     },
 )
