@@ -138,10 +138,14 @@ class Guard:
         """Mark a set-up of secure sums in the ledger before it leaves.
 
         Raises:
-            PolicyError: The policy does not allow the run, or the same set-up was begun before.
+            PolicyError: The policy does not allow the run, sums of it have begun, or the same set-up was begun before.
             LedgerError: The ledger cannot be used.
         """
         with self._ledger_session(run, 0, "advertise") as session:
+            # A round that was masked has been seen. Fresh masks for the rest would let a server mix two set-ups. The
+            # file of secrets cannot say so: it may have been deleted, or be older than the ledger after a crash.
+            if session is not None and session.has_summed(run, self.client):
+                raise PolicyError("another set-up was asked for after sums of the run had begun")
             # Another announcement for the same set-up could be shown to some of the others only.
             if session is not None and not session.mark(run, self.client, f"secure sum: set-up {setup.hex()}", ""):
                 raise PolicyError("the same set-up of secure sums was begun before")

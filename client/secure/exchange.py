@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from client.session import ClientSession
 from common.arrays import Arrays
 from common.config.loading import resolved
-from common.errors import FederationError, PolicyError
+from common.errors import FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages.codec import Evaluation, run_id_of, server_round_of
 from common.messages.fields import WORDS, Releases
@@ -49,9 +49,6 @@ def advertise(content: RecordDict, session: ClientSession) -> Answer:
     words = words_of(session, request.sizes)
     terms = words.terms(config.secure, party.roster, run=run, attempt=request.attempt, num_rounds=config.num_rounds)
     file = session.secrets(run)
-    # A round that was masked has been seen. Fresh masks for the rest would let a server mix two set-ups.
-    if file.file.exists() and file.load()[0].next_round > 1:
-        raise PolicyError("another set-up was asked for after sums of the run had begun")
     state, announcement = ClientState.begin(terms, party.roster, session.name, party.identity)
     session.guard(run).begin_sums(run, terms.session)
     file.save(state, request.sizes)

@@ -64,6 +64,11 @@ planted(
     {"masked words of two processes": ("return reply if kept is None else kept", "return reply")},
 )
 planted(
+    markers.test_a_set_up_is_no_sum_and_masked_words_or_an_opened_sum_are_one,
+    LedgerSession.has_summed,
+    {"a second set-up after a sum was opened": ('event.get("about")', 'event.get("reply")')},
+)
+planted(
     markers.test_a_marker_is_about_one_thing,
     LedgerSession.mark,
     {"a second set of survivors in a round": ('if before and before[0].event["about"] != about:', "if False:")},

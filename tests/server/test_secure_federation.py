@@ -295,6 +295,10 @@ class BetweenExchanges(Probe):
             "a second set of survivors": code(self.ask(second)),
             "words without a set-up": code(self.ask(wrong_run(train))),
         }
+        secrets.unlink()
+        self.codes["another set-up, after its secrets were deleted"] = code(
+            self.ask(changed(self.asked["advertise", 0], attempt=8))
+        )
         secrets.write_bytes(copied)
         self.codes["a second set, after its secrets were restored"] = code(self.ask(second))
         self.codes["the sum of all, after its secrets were restored"] = code(self.ask(opened))
@@ -335,6 +339,7 @@ def test_a_client_refuses_what_would_show_its_update(wards: list[Path], homes: l
         "the sum of all": "ok",
         "the sum of all, with other responders": "ok",
         "a second set of survivors": "PRIVACY",
+        "another set-up, after its secrets were deleted": "POLICY",  # by the marker in the ledger
         "a second set, after its secrets were restored": "POLICY",  # by the marker in the ledger
         "the sum of all, after its secrets were restored": "ok",
         "words without a set-up": "MESSAGE",
