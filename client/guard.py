@@ -151,14 +151,21 @@ class Guard:
             if session is not None and not session.mark(run, self.client, f"secure sum: set-up {setup.hex()}", ""):
                 raise PolicyError("the same set-up of secure sums was begun before")
 
-    def open_sum(self, run: str, round_number: int, survivors: bytes) -> None:
-        """Mark a round's one set of survivors before its sum is opened.
+    def open_sum(self, run: str, round_number: int, survivors: bytes, *, num_survivors: int) -> None:
+        """Mark a round's one set of survivors, by its digest, before its sum is opened.
 
         Raises:
-            PolicyError: The policy does not allow the run, or another set was answered in this round.
+            PolicyError: The policy does not allow the run or so few survivors, or another set was answered in this
+                round.
             LedgerError: The ledger cannot be used.
         """
         with self._ledger_session(run, round_number, "unmask") as session:
+            # The run's own least number is checked by the protocol. A server may promise more and then ask for less.
+            if num_survivors < self.policy.min_cohort:
+                raise PolicyError(
+                    f"a sum over {num_survivors} clients was to be opened, the policy wants at least "
+                    f"{self.policy.min_cohort} (min-cohort)"
+                )
             if session is not None:
                 session.mark(run, self.client, f"secure sum: opened round {round_number}", survivors.hex())
 

@@ -97,7 +97,8 @@ def unmask(content: RecordDict, session: ClientSession) -> Answer:
     state, sizes = file.load()
     reply = state.unmask(request)
     # Before the file and before anything leaves: after a crash no other set may be answered in this round.
-    session.guard(run).open_sum(run, request.round_number, request.survivor_digest(state.terms))
+    survivors = request.survivor_digest(state.terms)
+    session.guard(run).open_sum(run, request.round_number, survivors, num_survivors=len(request.survivors))
     file.save(state, sizes)
     return reply_content(answer_values(reply)), None
 

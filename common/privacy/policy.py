@@ -65,7 +65,8 @@ class Policy(BaseModel):
             for any. The server names the column, and could otherwise choose one that nobody thought of.
         units: Allowed privacy units, single images or groups of images.
         min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server to
-            keep to this number, as to the number of clients.
+            keep to this number, as to the number of clients. Only of a secure sum the client sees how many are in it,
+            and helps to open no smaller one.
         accept_group_bound: Allow to protect groups of images that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
         classes: The only list of classes that a run may have; empty allows any list. The holder chooses it, and it need

@@ -297,3 +297,21 @@ def test_masked_closing_counts_leave_once_whatever_round_the_server_names(make_c
     assert digest_of(first) == digest_of(again)
     with pytest.raises(PolicyError, match="again with another model"):
         guard.answer(run, 4, "closing", asked(4), lambda *_: pytest.fail("computed"))
+
+
+@pytest.mark.parametrize(("num_survivors", "allowed"), [(5, True), (4, False)])
+def test_no_sum_over_fewer_clients_than_the_policy_wants_is_opened(
+    make_config: MakeConfig, num_survivors: int, allowed: bool
+) -> None:
+    """The server promises five in its settings, and the protocol's own least number is four."""
+    secure: dict[str, Scalar] = {"privacy.mechanism": "none", "privacy.aggregation": "secure", "round-retries": 0}
+    config = make_config(secure | {"num-clients": 5, "min-clients": 5})
+    policy = ANYTHING.model_copy(update={"min_cohort": 5})
+    guard = Guard(config, "a", policy, own_holder(), None, (None, None))  # type: ignore[arg-type]
+
+    if allowed:
+        guard.open_sum("ab" * 16, 1, b"survivors", num_survivors=num_survivors)
+    else:
+        with pytest.raises(PolicyError, match="min-cohort"):
+            guard.open_sum("ab" * 16, 1, b"survivors", num_survivors=num_survivors)
+    assert kinds() == (["genesis", "note"] if allowed else ["genesis", "refuse"])
