@@ -9,7 +9,7 @@ from flwr.app import Message, RecordDict
 
 from common.arrays import Arrays
 from common.config.loading import Scalar
-from common.errors import BractError, ClientFailure
+from common.errors import BractError, ClientFailure, FederationError
 from common.messages.checks import check_release
 from common.messages.codec import Evaluation
 from common.messages.fields import ARRAYS, UNMASK, WORDS
@@ -145,7 +145,11 @@ class _Opening:
                 continue
             try:
                 check_release(reply.content, message_type=UNMASK, releases=channel.releases, travelling={})
-                summed.add_answer(answer_in(reply.content))
+                answer = answer_in(reply.content)
+                # Another's index would spoil the sum at that client's cost.
+                if answer.index != self._rounds.session.roster.index_of(name):
+                    raise FederationError("its answer has the index of another client")
+                summed.add_answer(answer)
                 self.received.append(content_bytes(reply))
             except BractError as error:
                 _log.error("client %s sent an answer that cannot be used: %s", name, error)

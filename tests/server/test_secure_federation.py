@@ -383,6 +383,21 @@ def test_a_sum_of_clients_with_other_settings_says_nothing(
     assert opened[0] > 100
 
 
+def test_a_client_that_answers_as_another_is_left_out_itself(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    def lies(message: Message) -> None:
+        if kind_of(message) == "unmask" and message.metadata.src_node_id == FIRST_NODE:
+            message.content.config_records["secure"]["index"] = 1
+
+    config = secure_config(tmp_path / "run", num_rounds=1, privacy__metrics="none")
+    grid = FailingGrid(wards, config, homes=homes)
+    grid._observer = lies
+    federation.run_federation(grid, config, lambda _: federation.RunContext())
+
+    assert [(line["clients"], line["failures"]) for line in lines(tmp_path / "run")] == [(5, {"ward-0": "MESSAGE"})]
+
+
 class AfterDeath(Probe):
     """Round 2 at client 0, which was killed after its ledger was written, and before its secrets were."""
 
