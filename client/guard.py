@@ -152,7 +152,9 @@ class Guard:
                 raise PolicyError("the same set-up of secure sums was begun before")
 
     def open_sum(self, run: str, round_number: int, survivors: bytes, *, num_survivors: int) -> None:
-        """Mark a round's one set of survivors, by its digest, before its sum is opened.
+        """Mark a round's one set of survivors before its sum is opened.
+
+        `survivors` is the set's digest.
 
         Raises:
             PolicyError: The policy does not allow the run or so few survivors, or another set was answered in this

@@ -273,7 +273,10 @@ class LedgerSession:
         return reply if kept is None else kept
 
     def has_summed(self, run: str, client: str) -> bool:
-        """Return whether masked words left in a run, or a sum of it was opened."""
+        """Return whether sums of a run have begun.
+
+        They have once masked words left, or a sum was opened.
+        """
         notes = [entry.event for entry in entries_of(self.ledger, "note", run, client)]
         commits = [entry.event for entry in entries_of(self.ledger, "commit", run, client)]
         # Label counts are committed before the first masked words, and never leave.

@@ -40,7 +40,7 @@ class SetupRequest:
 
 
 def context_of(asked: RecordDict, settings: Mapping[str, Scalar]) -> bytes:
-    """Return the 32-byte digest of everything that decides what a client computes in a round.
+    """Return the digest of everything that decides what a client computes, 32 bytes.
 
     That is the round's message and the run's settings, which travel apart from it. Without the settings a server could
     let all clients but one make no step, and the sum would be that one's update.
