@@ -127,7 +127,8 @@ class Guard:
         if self.config.secure is None or self.holder is None:
             return compute(None, None)
         # Two vectors under the same masks would give away their difference.
-        text = f"secure sum: masked {release} of round {server_round}"
+        # The closing counts have one mask, whatever round the server says they are of.
+        text = f"secure sum: masked {release}" + (f" of round {server_round}" if release == "train" else "")
         keep = self.holder.replies_kept
         sent = session.answer_once(
             run, self.client, text, digest_of(asked), lambda: pack(compute(None, None)), keep=keep
@@ -138,22 +139,35 @@ class Guard:
         """Mark a set-up of secure sums in the ledger before it leaves.
 
         Raises:
-            PolicyError: The policy does not allow the run, or the same set-up was begun before.
+            PolicyError: The policy does not allow the run, sums of it have begun, or the same set-up was begun before.
             LedgerError: The ledger cannot be used.
         """
         with self._ledger_session(run, 0, "advertise") as session:
+            # A round that was masked has been seen. Fresh masks for the rest would let a server mix two set-ups. The
+            # file of secrets cannot say so: it may have been deleted, or be older than the ledger after a crash.
+            if session is not None and session.has_summed(run, self.client):
+                raise PolicyError("another set-up was asked for after sums of the run had begun")
             # Another announcement for the same set-up could be shown to some of the others only.
             if session is not None and not session.mark(run, self.client, f"secure sum: set-up {setup.hex()}", ""):
                 raise PolicyError("the same set-up of secure sums was begun before")
 
-    def open_sum(self, run: str, round_number: int, survivors: bytes) -> None:
+    def open_sum(self, run: str, round_number: int, survivors: bytes, *, num_survivors: int) -> None:
         """Mark a round's one set of survivors before its sum is opened.
 
+        `survivors` is the set's digest.
+
         Raises:
-            PolicyError: The policy does not allow the run, or another set was answered in this round.
+            PolicyError: The policy does not allow the run or so few survivors, or another set was answered in this
+                round.
             LedgerError: The ledger cannot be used.
         """
         with self._ledger_session(run, round_number, "unmask") as session:
+            # The run's own least number is checked by the protocol. A server may promise more and then ask for less.
+            if num_survivors < self.policy.min_cohort:
+                raise PolicyError(
+                    f"a sum over {num_survivors} clients was to be opened, the policy wants at least "
+                    f"{self.policy.min_cohort} (min-cohort)"
+                )
             if session is not None:
                 session.mark(run, self.client, f"secure sum: opened round {round_number}", survivors.hex())
 

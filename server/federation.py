@@ -232,7 +232,7 @@ class _Run:
             steps = SummedSteps(
                 plan, total_units=total, num_clients=len(present), rate=training.learning_rate, factor=training.momentum
             )
-        return SecureRounds(session, config.num_rounds, steps)
+        return SecureRounds(session, config.num_rounds, resolved(config), steps)
 
     def _evaluate_final_model(self) -> ClosingEvaluation:
         """Evaluate the final model at the clients.

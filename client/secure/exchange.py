@@ -8,7 +8,8 @@ from flwr.app import RecordDict
 
 from client.session import ClientSession
 from common.arrays import Arrays
-from common.errors import FederationError, PolicyError
+from common.config.loading import resolved
+from common.errors import FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages.codec import Evaluation, run_id_of, server_round_of
 from common.messages.fields import WORDS, Releases
@@ -17,6 +18,7 @@ from common.messages.secure_messages import (
     answer_values,
     box_values,
     boxes_in,
+    context_of,
     delivered,
     reply_content,
     setup_request,
@@ -24,7 +26,6 @@ from common.messages.secure_messages import (
     words_content,
 )
 from common.messages.secure_words import SecureWords
-from common.messages.serialization import digest_of
 from common.secagg.protocol.client import ClientState
 
 Answer = tuple[RecordDict, SignedHead | None]
@@ -48,9 +49,6 @@ def advertise(content: RecordDict, session: ClientSession) -> Answer:
     words = words_of(session, request.sizes)
     terms = words.terms(config.secure, party.roster, run=run, attempt=request.attempt, num_rounds=config.num_rounds)
     file = session.secrets(run)
-    # A round that was masked has been seen. Fresh masks for the rest would let a server mix two set-ups.
-    if file.file.exists() and file.load()[0].next_round > 1:
-        raise PolicyError("another set-up was asked for after sums of the run had begun")
     state, announcement = ClientState.begin(terms, party.roster, session.name, party.identity)
     session.guard(run).begin_sums(run, terms.session)
     file.save(state, request.sizes)
@@ -99,7 +97,8 @@ def unmask(content: RecordDict, session: ClientSession) -> Answer:
     state, sizes = file.load()
     reply = state.unmask(request)
     # Before the file and before anything leaves: after a crash no other set may be answered in this round.
-    session.guard(run).open_sum(run, request.round_number, request.survivor_digest(state.terms))
+    survivors = request.survivor_digest(state.terms)
+    session.guard(run).open_sum(run, request.round_number, survivors, num_survivors=len(request.survivors))
     file.save(state, sizes)
     return reply_content(answer_values(reply)), None
 
@@ -109,7 +108,7 @@ class MaskedReply:
 
     def __init__(self, session: ClientSession, run: str, asked: RecordDict) -> None:
         self._session, self._file = session, session.secrets(run)
-        self._context = bytes.fromhex(digest_of(asked))
+        self._context = context_of(asked, resolved(session.trainer.config))
         self._state, self._sizes = self._file.load()
         self._masked = False
 

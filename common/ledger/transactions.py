@@ -272,6 +272,16 @@ class LedgerSession:
                 self.ledger.forget_replies(run, client, keep=keep)
         return reply if kept is None else kept
 
+    def has_summed(self, run: str, client: str) -> bool:
+        """Return whether sums of a run have begun.
+
+        They have once masked words left, or a sum was opened.
+        """
+        notes = [entry.event for entry in entries_of(self.ledger, "note", run, client)]
+        commits = [entry.event for entry in entries_of(self.ledger, "commit", run, client)]
+        # Label counts are committed before the first masked words, and never leave.
+        return any(event.get("about") for event in notes) or any(event["release"] != "labels" for event in commits)
+
     def _answered(self, run: str, client: str, ident: str, asked: str) -> bytes | None:
         closed = request_id(run, client, CLOSED, 0, "note")
         if self.ledger.entries("request_id = ? AND kind = 'note'", (closed,)):

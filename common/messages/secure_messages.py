@@ -4,20 +4,27 @@ Requests and replies each have one record of plain values. What they mean is dec
 every size, digest and signature.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from common.config.loading import Scalar
 from common.errors import FederationError
 from common.messages.codec import CONFIG, run_config
 from common.messages.fields import ARRAYS, METRICS, NUM_EXAMPLES, SECURE, WORDS
+from common.messages.serialization import digest_of
+from common.models.weight_files import RANDOM
 from common.secagg.primitives.ring import Words
 from common.secagg.protocol.messages import Advert, Announcement, Delivery, UnmaskReply, UnmaskRequest
 from common.secagg.protocol.roster import Roster
 
 _T = TypeVar("_T")
+# Settings of the process or the holder. They may differ between clients, and after a run is resumed.
+_OWN = ("resume", "output-dir", "data.source", "data.path", "data.validation", "privacy.policy")
 _ADVERT = ("index", "channel-key", "mask-keys-digest", "seeds-digest", "signature")
 
 
@@ -30,6 +37,24 @@ class SetupRequest:
 
     attempt: int
     sizes: Mapping[str, int]
+
+
+def context_of(asked: RecordDict, settings: Mapping[str, Scalar]) -> bytes:
+    """Return the digest of everything that decides what a client computes, 32 bytes.
+
+    That is the round's message and the run's settings, which travel apart from it. Without the settings a server could
+    let all clients but one make no step, and the sum would be that one's update.
+
+    >>> context_of(RecordDict(), {"seed": 1}) == context_of(RecordDict(), {"seed": 2})
+    False
+    """
+    agreed = {key: value for key, value in settings.items() if key not in _OWN and not key.startswith("system.")}
+    # Each client has a file of its own, whose content is declared. Whether there is one is the run's choice.
+    if agreed.get("model.weights") not in (None, "", RANDOM):
+        agreed["model.weights"] = "file"
+    digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode())
+    digest.update(bytes.fromhex(digest_of(asked)))
+    return digest.digest()
 
 
 def request_content(run_id: str, values: Mapping[str, Any]) -> RecordDict:

@@ -114,7 +114,7 @@ class SecureWords:
         if self.plan is None:
             raise PrivacyError("a gradient sum is for runs with noise in shares only")
         total = sum(self.sizes.values())
-        return gradient_scale(self.plan, self._num_values, total_units=total, num_clients=self.num_clients)
+        return _in_ring(gradient_scale(self.plan, self._num_values, total_units=total, num_clients=self.num_clients))
 
     @property
     def counts_in_shares(self) -> bool:
@@ -200,7 +200,7 @@ class SecureWords:
         }
         total = sum(self.sizes.values())
         noise = noises.get(key) or 0.0
-        return counts_scale(noise, counts.noise_shares, total_units=total, num_clients=self.num_clients)
+        return _in_ring(counts_scale(noise, counts.noise_shares, total_units=total, num_clients=self.num_clients))
 
     def _words(self, key: str, value: object) -> Words:
         if key == LOSS_SUM:
@@ -276,6 +276,12 @@ def _point(num_clients: int, longest: float) -> FixedPoint:
         word_bits=WORD_BITS,
         largest_step=_COARSEST_STEP * longest,
     )
+
+
+def _in_ring(scale: ShareScale) -> ShareScale:
+    # The sum is opened modulo 2^64. Of shorter words it would also say how many were negative, and each client's sign
+    # has the noise of one share alone.
+    return replace(scale, bits=WORD_BITS)
 
 
 def _no_words() -> Words:

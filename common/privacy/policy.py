@@ -55,7 +55,8 @@ class Policy(BaseModel):
         delta: The delta of `max_epsilon`; a plan with a larger delta is refused.
         accountant: Which bound `max_epsilon` caps: `pld` for plans that were fixed in advance, `rdp` if later plans may
             depend on earlier results.
-        min_noise_multiplier: A plan with less noise is refused, whatever its epsilon.
+        min_noise_multiplier: A plan with less noise is refused, whatever its epsilon. With noise in shares it is the
+            noise of the client's own share, unless `accept_honest_shares`.
         mechanisms: Allowed privacy mechanisms.
         tunings: Allowed ways of tuning; `last` stands for `last:<n>`.
         metrics: Allowed ways for counts of held-out images to leave.
@@ -64,7 +65,8 @@ class Policy(BaseModel):
             for any. The server names the column, and could otherwise choose one that nobody thought of.
         units: Allowed privacy units, single images or groups of images.
         min_cohort: A run that would go on with fewer clients in a round is refused. The holder trusts the server to
-            keep to this number, as to the number of clients.
+            keep to this number, as to the number of clients. Only of a secure sum the client sees how many are in it,
+            and helps to open no smaller one.
         accept_group_bound: Allow to protect groups of images that were protected one by one before.
         expires: Last day on which anything is allowed; None for no end.
         classes: The only list of classes that a run may have; empty allows any list. The holder chooses it, and it need
@@ -159,11 +161,11 @@ class Policy(BaseModel):
         """
         if plan.delta > self.delta:
             raise PolicyError(f"delta {plan.delta:g} is larger than the policy's {self.delta:g}")
-        if plan.noise_multiplier < self.min_noise_multiplier:
-            raise PolicyError(
-                f"noise multiplier {plan.noise_multiplier:.4g} is less than the policy's "
-                f"{self.min_noise_multiplier:.4g}"
-            )
+        # As with `official_figure`: a stated number of honest clients must not stand in for noise.
+        shares = 1 if self.accept_honest_shares else plan.noise_shares or 1
+        noise = plan.noise_multiplier / math.sqrt(shares)
+        if noise < self.min_noise_multiplier:
+            raise PolicyError(f"noise multiplier {noise:.4g} is less than the policy's {self.min_noise_multiplier:.4g}")
 
     def check_spent(self, spent: Spent, alone: Spent) -> None:
         """Refuse a total that exceeds one of the policy's caps.

@@ -8,12 +8,12 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from common.arrays import Arrays
-from common.errors import BractError, ClientFailure
+from common.config.loading import Scalar
+from common.errors import BractError, ClientFailure, FederationError
 from common.messages.checks import check_release
 from common.messages.codec import Evaluation
 from common.messages.fields import ARRAYS, UNMASK, WORDS
-from common.messages.secure_messages import answer_in, request_content, unmask_values
-from common.messages.serialization import digest_of
+from common.messages.secure_messages import answer_in, context_of, request_content, unmask_values
 from common.secagg.protocol.messages import UnmaskRequest
 from common.secagg.protocol.round_sum import RoundSum
 from server.aggregation.summed_steps import SummedSteps
@@ -50,11 +50,13 @@ class OpenedSum:
 class SecureRounds:
     """The rounds of a run in which the server sees sums alone.
 
-    `steps` are the server's, where clients send gradient sums with noise in shares; None where they send updates.
+    `settings` are those of the run, flat and complete. `steps` are the server's, where clients send gradient sums with
+    noise in shares; None where they send updates.
     """
 
     session: SecureSession
     num_rounds: int
+    settings: Mapping[str, Scalar]
     steps: SummedSteps | None = None
 
     def reachable(self, clients: Mapping[str, EnrolledClient]) -> dict[str, EnrolledClient]:
@@ -87,7 +89,7 @@ class SecureRounds:
         words, index_of = self.session.words, self.session.roster.index_of
         opening = _Opening(self, channel, clients)
         try:
-            summed = RoundSum(self.session.setup, self._number(server_round), bytes.fromhex(digest_of(asked)))
+            summed = RoundSum(self.session.setup, self._number(server_round), context_of(asked, self.settings))
             for name, (reply, _) in accepted.items():
                 summed.add_words(index_of(name), reply.content.array_records[ARRAYS][WORDS].numpy())
             vector = opening.ask(summed)
@@ -143,7 +145,11 @@ class _Opening:
                 continue
             try:
                 check_release(reply.content, message_type=UNMASK, releases=channel.releases, travelling={})
-                summed.add_answer(answer_in(reply.content))
+                answer = answer_in(reply.content)
+                # Another's index would spoil the sum at that client's cost.
+                if answer.index != self._rounds.session.roster.index_of(name):
+                    raise FederationError("its answer has the index of another client")
+                summed.add_answer(answer)
                 self.received.append(content_bytes(reply))
             except BractError as error:
                 _log.error("client %s sent an answer that cannot be used: %s", name, error)

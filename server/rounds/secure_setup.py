@@ -147,6 +147,8 @@ class SetupExchange:
             for name, (announcement, _) in found.items():
                 if name not in failures:
                     with self._at_the_cost_of(name, failures):
+                        if announcement.advert.index != roster.index_of(name):
+                            raise FederationError("its announcement has the index of another client")
                         setup.add_announcement(announcement)
             setup.close_announcements()
         except SecureSumError as error:

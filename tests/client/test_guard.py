@@ -4,16 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 
 import client.guard as guard_module
+from client.guard import Guard
 from client.training.trainer import Trainer
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
-from common.errors import LedgerError
+from common.errors import LedgerError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.ledger.transactions import LedgerSession
+from common.messages.secure_messages import words_content
+from common.messages.serialization import digest_of
 from common.models.initialization import initial_arrays
+from common.privacy.policy import ANYTHING
 from tests.support.clients.own_clients import CLASSES, POLICY, SMALL, MakeConfig, OwnClient, code, write_images
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -275,3 +279,39 @@ def test_heads_move_on_with_every_reply(tmp_path: Path, images: Path, make_confi
     seqs = [reply.content.config_records["ledger"]["seq"] for reply in replies]
 
     assert seqs == [2, 4]
+
+
+def test_masked_closing_counts_leave_once_whatever_round_the_server_names(make_config: MakeConfig) -> None:
+    """A killed client still holds the masks, and a second vector under them would say more than one sum."""
+    secure: dict[str, Scalar] = {"privacy.mechanism": "none", "privacy.aggregation": "secure", "round-retries": 0}
+    config = make_config(secure | {"num-clients": 5})
+    guard = Guard(config, "a", ANYTHING, own_holder(), None, (None, None))  # type: ignore[arg-type]
+    run, masked = "ab" * 16, words_content(np.zeros(3, dtype=np.uint64), 9)
+
+    def asked(server_round: int) -> RecordDict:
+        return RecordDict({"config": ConfigRecord({"server-round": server_round})})
+
+    first, _ = guard.answer(run, 3, "closing", asked(3), lambda *_: masked)
+    again, _ = guard.answer(run, 3, "closing", asked(3), lambda *_: pytest.fail("computed"))
+
+    assert digest_of(first) == digest_of(again)
+    with pytest.raises(PolicyError, match="again with another model"):
+        guard.answer(run, 4, "closing", asked(4), lambda *_: pytest.fail("computed"))
+
+
+@pytest.mark.parametrize(("num_survivors", "allowed"), [(5, True), (4, False)])
+def test_no_sum_over_fewer_clients_than_the_policy_wants_is_opened(
+    make_config: MakeConfig, num_survivors: int, allowed: bool
+) -> None:
+    """The server promises five in its settings, and the protocol's own least number is four."""
+    secure: dict[str, Scalar] = {"privacy.mechanism": "none", "privacy.aggregation": "secure", "round-retries": 0}
+    config = make_config(secure | {"num-clients": 5, "min-clients": 5})
+    policy = ANYTHING.model_copy(update={"min_cohort": 5})
+    guard = Guard(config, "a", policy, own_holder(), None, (None, None))  # type: ignore[arg-type]
+
+    if allowed:
+        guard.open_sum("ab" * 16, 1, b"survivors", num_survivors=num_survivors)
+    else:
+        with pytest.raises(PolicyError, match="min-cohort"):
+            guard.open_sum("ab" * 16, 1, b"survivors", num_survivors=num_survivors)
+    assert kinds() == (["genesis", "note"] if allowed else ["genesis", "refuse"])

@@ -22,7 +22,7 @@ from common.privacy.policy import Policy
 from common.score_histograms import ScoreHistograms
 from tests.common import test_score_histograms as plain
 from tests.common.messages import test_codec as messages
-from tests.common.privacy import test_histogram_plans as plans
+from tests.common.privacy.counts import test_histogram_plans as plans
 from tests.mutants.faults import every_case, planted
 from tests.mutants.of_replay import each_image_of_a_unit_votes
 from tests.mutants.registry import mutant

@@ -19,7 +19,6 @@ from common.data.client_dataset import Shard
 from common.ledger import registrations
 from common.ledger.audit import run_checks
 from common.ledger.transactions import LedgerSession
-from common.privacy import mechanisms
 from common.privacy import plan as plan_module
 from common.privacy.plan import PrivacyPlan
 from tests.client.training import test_class_weights as weights
@@ -193,7 +192,7 @@ planted(
 )
 planted(
     partial(plans.test_label_counts_and_steps_meet_the_target_together, target=1.0, settings={}),
-    mechanisms._noise_multiplier,
+    plan_module.calibrated_noise,
     {
         "steps that take the whole target": ("(CountsEvent(of_labels, 1),)", "()"),
     },

@@ -50,7 +50,7 @@ planted(
     {
         "a delta that must be smaller than the policy's": ("plan.delta > self.delta", "plan.delta >= self.delta"),
         "a delta that may be any": ("plan.delta > self.delta", "False"),
-        "noise that must be more than the policy's": ("plan.noise_multiplier < self", "plan.noise_multiplier <= self"),
+        "noise that must be more than the policy's": ("if noise < self", "if noise <= self"),
     },
 )
 _CAP = every_case(limits.test_check_spent_caps_the_figure_that_the_policy_names)

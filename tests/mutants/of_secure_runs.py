@@ -2,10 +2,13 @@
 
 from functools import partial
 
+from client.guard import Guard
 from client.secure import party, roster_file
 from common.ledger import identity_key
 from common.ledger.transactions import LedgerSession
+from common.messages import secure_messages
 from common.messages.secure_words import SecureWords
+from tests.client import test_guard as guards
 from tests.client import test_roster as rosters
 from tests.common.ledger import test_secure_markers as markers
 from tests.common.messages import test_secure_words as words
@@ -38,6 +41,16 @@ for changed, right in (
         {f"keys that are not bound to the {changed}": (right, "")},
     )
 planted(
+    partial(
+        words.test_masks_follow_from_all_settings_but_those_of_one_process,
+        key="training.learning-rate",
+        value=1e-9,
+        same=False,
+    ),
+    secure_messages.context_of,
+    {"masks that cancel under any settings": ("json.dumps(agreed, sort_keys=True).encode()", "b''")},
+)
+planted(
     markers.test_another_question_for_the_same_round_is_refused_and_not_computed,
     LedgerSession._answered,
     {"two models under the same masks": ('if before[0].event["about"] != asked:', "if False:")},
@@ -51,6 +64,21 @@ planted(
     markers.test_of_two_processes_that_compute_at_once_the_first_one_counts,
     LedgerSession.answer_once,
     {"masked words of two processes": ("return reply if kept is None else kept", "return reply")},
+)
+planted(
+    markers.test_a_set_up_is_no_sum_and_masked_words_or_an_opened_sum_are_one,
+    LedgerSession.has_summed,
+    {"a second set-up after a sum was opened": ('event.get("about")', 'event.get("reply")')},
+)
+planted(
+    partial(guards.test_no_sum_over_fewer_clients_than_the_policy_wants_is_opened, num_survivors=4, allowed=False),
+    Guard.open_sum,
+    {"a smaller sum than the policy wants": ("if num_survivors < self.policy.min_cohort:", "if False:")},
+)
+planted(
+    guards.test_masked_closing_counts_leave_once_whatever_round_the_server_names,
+    Guard._unaccounted,
+    {"closing counts twice under one mask": ('if release == "train" else ""', "")},
 )
 planted(
     markers.test_a_marker_is_about_one_thing,

@@ -7,6 +7,7 @@ from functools import partial
 
 from common.config.schema import RunConfig
 from common.ledger import budget
+from common.messages import secure_words
 from common.messages.secure_words import SecureWords
 from common.privacy import accounting, events, noise_error
 from common.privacy.counts.counts_plan import CountsPlan
@@ -39,8 +40,8 @@ planted(
     CountsPlan.closing_events,
     {
         "a matrix in shares that is charged as if each client drew all noise": (
-            "CountsEvent(self.closing_noise_stddev, 1, noise_shares=self.noise_shares)",
-            "CountsEvent(self.closing_noise_stddev, 1)",
+            "tuple(replace(event, noise_shares=self.noise_shares) for event in events)",
+            "tuple(events)",
         ),
     },
 )
@@ -139,6 +140,14 @@ planted(
     runs.test_counts_get_their_share_of_the_noise_where_they_become_words,
     SecureWords.encode_counts,
     {"exact counts under the masks": ("self.counts_in_shares != (stream is not None)", "False")},
+)
+planted(
+    partial(
+        runs.test_an_opened_sum_does_not_say_how_many_clients_had_a_negative_value,
+        parts=(4, -1, -2, -1, 0),
+    ),
+    secure_words._in_ring,
+    {"words that are shorter than the ring": ("replace(scale, bits=WORD_BITS)", "scale")},
 )
 planted(
     steps.test_the_server_divides_by_declared_units_of_the_survivors_and_keeps_its_momentum,

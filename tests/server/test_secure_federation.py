@@ -21,6 +21,7 @@ from client.secure.secrets_file import SecretsFile
 from common.errors import FederationError
 from common.ledger.audit.audit import audit_ledger
 from common.messages.codec import arrays_to_record
+from common.messages.secure_words import SecureWords
 from server import federation
 from server.audit.audit import audit_run
 from tests.support.clients.own_clients import code
@@ -294,6 +295,10 @@ class BetweenExchanges(Probe):
             "a second set of survivors": code(self.ask(second)),
             "words without a set-up": code(self.ask(wrong_run(train))),
         }
+        secrets.unlink()
+        self.codes["another set-up, after its secrets were deleted"] = code(
+            self.ask(changed(self.asked["advertise", 0], attempt=8))
+        )
         secrets.write_bytes(copied)
         self.codes["a second set, after its secrets were restored"] = code(self.ask(second))
         self.codes["the sum of all, after its secrets were restored"] = code(self.ask(opened))
@@ -334,6 +339,7 @@ def test_a_client_refuses_what_would_show_its_update(wards: list[Path], homes: l
         "the sum of all": "ok",
         "the sum of all, with other responders": "ok",
         "a second set of survivors": "PRIVACY",
+        "another set-up, after its secrets were deleted": "POLICY",  # by the marker in the ledger
         "a second set, after its secrets were restored": "POLICY",  # by the marker in the ledger
         "the sum of all, after its secrets were restored": "ok",
         "words without a set-up": "MESSAGE",
@@ -342,6 +348,54 @@ def test_a_client_refuses_what_would_show_its_update(wards: list[Path], homes: l
     assert state.status == "complete"
     assert [line["clients"] for line in lines(tmp_path / "run")] == [5, 5, 5]
     assert not any(line["failures"] for line in lines(tmp_path / "run"))
+
+
+class OtherSettings(FailingGrid):
+    """A server that lets all clients but one make no step, so that the sum would be the update of that one."""
+
+    def _new_context(self, node: int) -> Any:
+        context = super()._new_context(node)
+        if node > FIRST_NODE:
+            context.run_config["training.learning-rate"] = 1e-9
+        return context
+
+
+def test_a_sum_of_clients_with_other_settings_says_nothing(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    config = secure_config(tmp_path / "run", num_rounds=1, privacy__metrics="none")
+    grid = OtherSettings(wards, config, homes=homes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        opened: list[float] = []
+        average = SecureWords.average_update
+
+        def looked_at(words: SecureWords, summed: Any, survivors: Any) -> Any:
+            update = average(words, summed, survivors)
+            opened.append(min(float(np.abs(part).max()) for part in update.values()))
+            return update
+
+        patch.setattr(SecureWords, "average_update", looked_at)
+        federation.run_federation(grid, config, lambda _: federation.RunContext())
+
+    # Masks that do not cancel leave uniform words, which are of the size of the longest update.
+    assert len(opened) == 1
+    assert opened[0] > 100
+
+
+def test_a_client_that_answers_as_another_is_left_out_itself(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    def lies(message: Message) -> None:
+        if kind_of(message) == "unmask" and message.metadata.src_node_id == FIRST_NODE:
+            message.content.config_records["secure"]["index"] = 1
+
+    config = secure_config(tmp_path / "run", num_rounds=1, privacy__metrics="none")
+    grid = FailingGrid(wards, config, homes=homes)
+    grid._observer = lies
+    federation.run_federation(grid, config, lambda _: federation.RunContext())
+
+    assert [(line["clients"], line["failures"]) for line in lines(tmp_path / "run")] == [(5, {"ward-0": "MESSAGE"})]
 
 
 class AfterDeath(Probe):

@@ -19,11 +19,12 @@ from common.errors import BractError, ConfigError, PrivacyError
 from common.ledger.audit.audit import audit_ledger
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases
-from common.messages.secure_words import SecureWords
+from common.messages.secure_words import WORD_BITS, SecureWords
 from common.metrics import NoisedCounts
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.noise import SecureStream
 from common.secagg.noise_shares import ShareScale, ring_sum, values_of_sum
+from common.secagg.primitives.ring import Ring
 from server.aggregation.summed_steps import SummedSteps
 from server.audit.audit import audit_run
 from tests.support.inference.stored_models import shaded_images
@@ -133,6 +134,29 @@ def test_counts_get_their_share_of_the_noise_where_they_become_words() -> None:
     assert abs(np.corrcoef(noise.T)[0, 1]) < 6 / math.sqrt(len(noise))
     with pytest.raises(PrivacyError, match="only with the noise of the plan"):
         words.encode_counts(exact, server_round=1)
+
+
+class Silent:
+    """Bytes of zeros, the same noise for all."""
+
+    def random_bytes(self, size: int) -> bytes:
+        return bytes(size)
+
+
+@pytest.mark.parametrize("parts", [(4, -1, -2, -1, 0), (1, -4, 2, 1, 0)])
+def test_an_opened_sum_does_not_say_how_many_clients_had_a_negative_value(parts: tuple[int, ...]) -> None:
+    """Each sign has the noise of one share alone, so it would cost what a client's own share costs."""
+    words, ring = words_of_run(), Ring(WORD_BITS)
+
+    def opened(values: tuple[int, ...]) -> list[list[int]]:
+        total = ring.zeros(8), ring.zeros(2)
+        for value, name in zip(values, words.sizes, strict=True):
+            counted = Evaluation(noised=NoisedCounts(np.array([value, value])))
+            total[0][:] += words.encode_sum(np.full(8, 0.125 * value), name, Silent())
+            total[1][:] += words.encode_counts(counted, server_round=1, name=name, stream=Silent())
+        return [part.tolist() for part in total]
+
+    assert opened(parts) == opened((0,) * CLIENTS)
 
 
 @pytest.mark.parametrize(

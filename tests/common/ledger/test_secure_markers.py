@@ -65,3 +65,13 @@ def test_a_marker_is_about_one_thing(session: LedgerSession) -> None:
     assert session.mark("run", "a", "secure sum: opened round 2", "survivors 2")
     with pytest.raises(PolicyError, match="answered before for something else"):
         session.mark("run", "a", "secure sum: opened round 1", "survivors 2")
+
+
+def test_a_set_up_is_no_sum_and_masked_words_or_an_opened_sum_are_one(session: LedgerSession) -> None:
+    session.mark("run", "a", "secure sum: set-up ab", "")
+    session.note("run", "a", "took part")
+    assert not session.has_summed("run", "a")
+
+    answered(session, "model 1", b"first")
+    session.mark("run", "b", "secure sum: opened round 1", "survivors 1")
+    assert [session.has_summed("run", client) for client in "abc"] == [True, True, False]

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flwr.app import RecordDict
 
+from common.config.loading import defaults, parse, resolved
 from common.config.secure_sum import SecureSum
 from common.errors import FederationError, NotFiniteError
 from common.ledger.identity_key import simulated_roster
 from common.messages.codec import Evaluation
 from common.messages.fields import Releases
+from common.messages.secure_messages import context_of
 from common.messages.secure_words import LONGEST_UPDATE, SecureWords
 from common.metrics import Counts, NoisedCounts
 from common.privacy.mechanisms import MECHANISMS
@@ -142,3 +145,25 @@ def test_terms_name_all_that_decides_the_encoding(changed: str) -> None:
     }
     assert session() == session()
     assert session(**other[changed]) != session()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [
+        ("training.learning-rate", 1e-9, False),
+        ("training.local-epochs", 0, False),
+        ("seed", 8, False),
+        ("model.weights", "random", False),
+        ("model.weights", "/other/place.npz", True),
+        ("data.path", "/my/images", True),
+        ("data.validation", "drop", True),
+        ("output-dir", "elsewhere", True),
+        ("system.device", "cuda", True),
+    ],
+)
+def test_masks_follow_from_all_settings_but_those_of_one_process(key: str, value: str | float, same: bool) -> None:
+    settings = resolved(parse(defaults())) | {"model.weights": "/place.npz"}
+
+    found = context_of(RecordDict(), settings | {key: value})
+
+    assert (found == context_of(RecordDict(), settings)) == same

@@ -239,3 +239,15 @@ def test_a_policy_believes_in_honest_clients_only_if_its_holder_does() -> None:
         both = Policy(max_epsilon=99.0, delta=DELTA, accept_honest_shares=accepts, max_epsilon_alone=cap)
         with pytest.raises(PolicyError, match="max-epsilon-alone"):
             both.check_spent(spent, alone)
+
+
+@pytest.mark.parametrize(("accepts", "least", "allowed"), [(False, 5.0, True), (False, 5.1, False), (True, 9.9, True)])
+def test_the_least_noise_of_a_policy_is_that_of_the_figure_it_caps(accepts: bool, least: float, allowed: bool) -> None:
+    """The noise multiplier is 10 for all shares, and 5 for the share of one of four clients."""
+    policy = Policy(max_epsilon=9.0, delta=DELTA, min_noise_multiplier=least, accept_honest_shares=accepts)
+
+    if allowed:
+        policy.check_plan(SHARED)
+    else:
+        with pytest.raises(PolicyError, match="noise multiplier 5 is less than"):
+            policy.check_plan(SHARED)
