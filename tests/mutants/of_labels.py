@@ -193,7 +193,7 @@ planted(
 )
 planted(
     partial(plans.test_label_counts_and_steps_meet_the_target_together, target=1.0, settings={}),
-    mechanisms._noise_multiplier,
+    mechanisms.calibrated_noise,
     {
         "steps that take the whole target": ("(CountsEvent(of_labels, 1),)", "()"),
     },

@@ -16,7 +16,8 @@ from common.config.loading import Scalar
 from common.data.partitioning import subgroups as subgroups_module
 from common.messages import codec
 from common.messages.codec import Evaluation
-from common.privacy import calibration, plan
+from common.privacy import calibration
+from common.privacy.counts import counts_plan
 from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import CountsEvent
 from common.privacy.policy import Policy
@@ -24,7 +25,7 @@ from common.subgroup_counts import SubgroupCounts
 from tests.common import test_subgroup_counts as plain
 from tests.common.data.partitioning import test_subgroups as tables
 from tests.common.messages import test_codec as messages
-from tests.common.privacy import test_subgroup_plans as plans
+from tests.common.privacy.counts import test_subgroup_plans as plans
 from tests.mutants.faults import every_case, planted
 from tests.mutants.of_replay import each_image_of_a_unit_votes
 from tests.mutants.registry import mutant
@@ -121,7 +122,7 @@ planted(
 )
 planted(
     plans.test_noise_is_what_the_sampler_draws,
-    plan.counts_plan,
+    counts_plan.counts_plan,
     {"noise of subgroups that the sampler does not draw": ("float(sampled_stddev(factor * of))", "factor * of")},
 )
 planted(
