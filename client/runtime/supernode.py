@@ -56,6 +56,7 @@ class SuperNode:
         self._read += len(whole) + len(end)
         # A client runs for months, and its disk must not fill up.
         # A client runs for months, and its disk must not fill up.
+        # A client runs for months, and its disk must not fill up.
         if self._read > _LOG_BYTES:
             os.truncate(self._log, 0)
             self._read = 0

@@ -187,10 +187,15 @@ planted(
     },
 )
 _CALIBRATED = figures.test_every_calibration_is_kept_under_all_that_it_depends_on
-_NOISE_KEY = "(sample_rate, steps, target_epsilon, delta, CURRENT_SAMPLER, *beside)\n"
+_NOISE_KEY = "(sample_rate, steps, target_epsilon, delta, CURRENT_SAMPLER, *beside, *("
 for _part in ("sample_rate", "steps", "target_epsilon", "delta", "CURRENT_SAMPLER", "*beside"):
     _shorter = _NOISE_KEY.replace(_part, "0")
     planted(_CALIBRATED, calibration.calibrate, {f"noise of another {_part}": (_NOISE_KEY, _shorter)})
+planted(
+    _CALIBRATED,
+    calibration.calibrate,
+    {"noise of another number of shares": ("*([noise_shares] * bool(noise_shares))", "")},
+)
 
 _KINDS = figures.test_figures_of_another_kind_or_other_libraries_are_others
 planted(

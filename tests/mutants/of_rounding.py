@@ -145,7 +145,7 @@ planted(
     {
         "scales that are not finite where the server clips": ("and not releases.rounded", ""),
         "codes of any type": ("types=_BYTES if codes else _FLOATS", 'types=("|i1", "|u1", "<i2", "<f4")'),
-        "scales of 64 bits": ("not codes and values.dtype != np.float32", "False"),
+        "scales of 64 bits": ("not codes and values.dtype != wanted", "False"),
     },
 )
 planted(

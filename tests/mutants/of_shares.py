@@ -39,8 +39,8 @@ planted(
     CountsPlan.closing_events,
     {
         "a matrix in shares that is charged as if each client drew all noise": (
-            "CountsEvent(self.closing_noise_stddev, 1, noise_shares=self.noise_shares)",
-            "CountsEvent(self.closing_noise_stddev, 1)",
+            "replace(event, noise_shares=self.noise_shares)",
+            "event",
         ),
     },
 )
