@@ -33,7 +33,7 @@ from server.reporting.trackers import FileTracker, Tracker, Trackers
 from server.rounds.closing_evaluation import ClosingEvaluation, close_at_clients, evaluate_at_clients
 from server.rounds.cohorts import draw_cohorts, shrunk_cohort
 from server.rounds.enrollment import EnrolledClient, Enrollment, enroll_clients
-from server.rounds.loop import RoundSettings, SolveHead, run_rounds
+from server.rounds.loop import RoundSettings, run_rounds
 from server.rounds.node_registry import NODES_FILE, NodeRegistry
 from server.rounds.replies import Channel
 from server.rounds.secure_rounds import SecureRounds
@@ -173,7 +173,7 @@ class _Run:
             secure=self._secure_rounds,
             # The clients of a simulation are never late.
             before_round=(lambda _: None) if context.simulated else late_joining.poll,
-            solve=self._solver(),
+            solve=self._solve if config.takes_statistics else None,
         )
         # Some of Flower's strategies run the garbage collector for every array. Freezing spares it from
         # walking all modules and features that are loaded by now, none of which is garbage.
@@ -189,15 +189,14 @@ class _Run:
                 if state.early:
                     break
 
-    def _solver(self) -> SolveHead | None:
-        """Return what makes the model from the clients' sums, None where they send models."""
-        state, config = self.state, self.state.config
-        if not config.takes_statistics:
-            return None
+    def _solve(self, sums: Mapping[str, Arrays]) -> Arrays:
+        """Return the head that follows from the clients' sums."""
+        # Looked up when the sums are there: a late client may have come after the rounds' settings were made.
+        state = self.state
         units = {name: client.declaration.num_units for name, client in state.clients.items()}
         shares = {} if state.privacy_cost is None else state.privacy_cost.shares
         noise = {name: share.plan.noise_stddev for name, share in shares.items()}
-        return head_solver(config.training.statistics, units, noise)
+        return head_solver(state.config.training.statistics, units, noise)(sums)
 
     @cached_property
     def _secure_rounds(self) -> SecureRounds | None:

@@ -2,25 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import ClientFailure, PrivacyError
 from common.messages.fields import (
+    ADVERTISE,
     ARRAYS,
     CODES,
     CONFIDENCE_COUNTS,
     CONFUSION,
     CORRECT,
+    DEAL,
     LEDGER_FIELDS,
     LOSS_SUM,
     NOISED_CONFIDENCE_COUNTS,
     NOISED_CONFUSION,
     NOISED_SCORE_COUNTS,
+    NOISED_SUBGROUP_COUNTS,
     NUM_EXAMPLES,
     PERSONAL_CONFUSION,
     PERSONAL_LOSS_SUM,
     SCALES,
     SCORE_COUNTS,
+    SECURE,
+    SUBGROUP_COUNTS,
     TRAIN_LOSS,
+    UNMASK,
+    WORDS,
     WRONG,
     Releases,
 )
@@ -43,6 +51,9 @@ _WORDS = {
     CONFIDENCE_COUNTS: "exact histograms of confidence",
     NOISED_SCORE_COUNTS: "histograms of scores, with noise",
     NOISED_CONFIDENCE_COUNTS: "histograms of confidence, with noise",
+    SUBGROUP_COUNTS: "exact counts of right and wrong answers by subgroup",
+    NOISED_SUBGROUP_COUNTS: "counts of right and wrong answers by subgroup, with noise",
+    WORDS: "update and counts under masks, of which the server learns the sum over clients alone",
     TRAIN_LOSS: "the exact mean loss on training images",
     "name": "the client's name",
     "num-units": "the declared number of images or groups",
@@ -52,12 +63,17 @@ _WORDS = {
     "bundle": "the digest of the pinned code",
 }
 _UPDATES = (ARRAYS, CODES)
+_SUMS = "sums over the features of the training images"
+_OF_MASKS = "names, public keys, and mask secrets that are sealed for other clients or that open the round's sum"
 _HEAD = "the ledger's id, newest entry number and hash, public key and signature"
 _KINDS = {
     "query": "agreement to a run, once",
     "train": "each round",
     "evaluate": "the end of a run",
     "query.close": "the closing of a run",
+    ADVERTISE: "the set-up of secure sums",
+    DEAL: "the set-up of secure sums, continued",
+    UNMASK: "the opening of a secure sum",
 }
 # Codes of the closed list, which are all that leaves with a failure.
 FAILURE_WORDS = {
@@ -108,21 +124,37 @@ def _fields(kind: str, mechanism: Mechanism, policy: Policy) -> list[str]:
         for record, keys in records.items():
             if keys == LEDGER_FIELDS:
                 words[_HEAD] = None
+            elif record == SECURE:
+                words[_OF_MASKS] = None
             else:
                 # A field that was added since is shown under its own name, and never left out.
                 for key in (record,) if keys is None else keys:
                     place = f" ({mechanism.noise_place})" if key in _UPDATES else ""
-                    words[_WORDS.get(key, key) + place] = None
+                    word = _SUMS if key == ARRAYS and releases.statistics else _WORDS.get(key, key)
+                    words[word + place] = None
     return list(words)
 
 
 def _allowed(mechanism: Mechanism, policy: Policy) -> Sequence[Releases]:
-    open_losses = mechanism.releases_losses
-    return [
-        Releases(mechanism, metrics, histograms=histograms, train_loss=loss, personal=loss, update_bits=bits)
-        for metrics in policy.metrics
-        if metrics in mechanism.metrics
-        for histograms in ([False, True] if "full" in policy.closing else [False])
-        for loss in ([False, True] if open_losses else [False])
-        for bits in (32, 8)
-    ]
+    """Return the releases of all runs that the policy allows."""
+    allowed = [metrics for metrics in policy.metrics if metrics in mechanism.metrics]
+    found = []
+    if "plain" in policy.aggregations:
+        updates: list[dict[str, Any]] = []
+        if "rounds" in mechanism.methods:
+            updates += [{"update_bits": bits} for bits in (32, 8)]
+        if "statistics" in mechanism.methods:
+            updates.append({"statistics": "second-moments"})
+        found += [
+            Releases(
+                mechanism, metrics, histograms=histograms, train_loss=loss, personal=loss, subgroups=subgroups, **update
+            )
+            for metrics in allowed
+            for histograms in ([False, True] if "full" in policy.closing else [False])
+            for subgroups in ([0, 2] if policy.subgroup_columns else [0])
+            for loss in ([False, True] if mechanism.releases_losses else [False])
+            for update in updates
+        ]
+    if "secure" in policy.aggregations and mechanism.secure_sum:
+        found += [Releases(mechanism, metrics, secure=True) for metrics in allowed]
+    return found

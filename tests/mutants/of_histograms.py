@@ -3,6 +3,7 @@
 The faults at the end are noticed by plain tests.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from common.config.loading import Scalar
 from common.messages import codec
 from common.messages.codec import Evaluation
 from common.privacy import accounting, calibration, events
-from common.privacy import plan as plan_module
+from common.privacy.counts import counts_plan
 from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import CountsEvent
 from common.privacy.policy import Policy
@@ -34,7 +35,7 @@ _FULL: dict[str, Scalar] = {"privacy.closing": "full", "data.classes": "a,b,c"}
 def scores_are_accounted_at_sensitivity_1(patch: pytest.MonkeyPatch) -> None:
     """One unit changes a count in the histogram of each class, not one count alone."""
     patch.setattr(
-        plan_module,
+        counts_plan,
         "histogram_events",
         lambda scores, calibrated, _: (CountsEvent(scores, 1), CountsEvent(calibrated, 1)),
     )
@@ -53,7 +54,7 @@ def scores_share_one_noise_among_the_classes(patch: pytest.MonkeyPatch) -> None:
 
     def noised(exact: ScoreHistograms, plan: CountsPlan, **more: Any) -> ScoreHistograms:
         assert plan.scores_noise_stddev is not None
-        other = plan_module.replace(plan, scores_noise_stddev=plan.scores_noise_stddev / plan.num_classes)
+        other = replace(plan, scores_noise_stddev=plan.scores_noise_stddev / plan.num_classes)
         return genuine(exact, other, **more)
 
     genuine = evaluation.noised_histograms

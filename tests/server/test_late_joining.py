@@ -7,8 +7,10 @@ import pytest
 from flwr.app import Message
 from safetensors.numpy import load_file
 
+from common.config.loading import Scalar, parse, resolved
 from common.errors import ConfigError
 from server import late_joining as latecomers
+from tests.support.clients.own_clients import POLICY
 from tests.support.server.failing_federation import (
     charged,
     checked,
@@ -218,3 +220,25 @@ def test_a_run_that_goes_on_cannot_be_resumed_beside_itself(folders: list[Path],
     assert len(said) == 1
     assert state.status == "complete"
     assert [line["clients"] for line in lines(output)] == [3, 3, 3, 3]
+
+
+def test_sums_of_a_client_that_comes_before_the_only_round_are_in_the_model(folders: list[Path], output: Path) -> None:
+    allowed = POLICY.replace('["full"]', '["head"]') + 'mechanisms = ["dp-statistics"]\n'
+    for folder in folders:
+        (folder / "policy.toml").write_text(allowed)
+    own: dict[str, Scalar] = {"privacy.mechanism": "dp-statistics", "model.backbone": "timm:test_resnet"}
+    own |= {"model.tuning": "head", "model.weights": "random", "data.image-size": 32}
+    config = parse(resolved(survival_config(output)) | own)
+    asked: list[int] = []
+
+    def note(number: int, _: Message) -> bool:
+        asked.append(number)
+        return False
+
+    # The third node comes once the other two were asked what they have.
+    state, _ = federate(folders, config, lost=note, there=lambda n: n != 2 or 1 in asked)
+
+    assert (state.joined, [line["clients"] for line in lines(output)]) == ({"ward-2": 1}, [3])
+    assert state.privacy_cost is not None
+    assert set(state.privacy_cost.shares) == {"ward-0", "ward-1", "ward-2"}
+    checked(output)

@@ -254,7 +254,13 @@ def test_names_of_others_harm_nothing(client: OwnClient) -> None:
 def test_every_field_that_may_leave_is_on_the_page(client: OwnClient) -> None:
     """The rows follow the list that guards each reply, so that no field is left out in words either."""
     policy = load_policy(client.folder / "policy.toml").model_copy(
-        update={"mechanisms": tuple(MECHANISMS), "metrics": ("exact", "private", "none"), "closing": ("matrix", "full")}
+        update={
+            "mechanisms": tuple(MECHANISMS),
+            "metrics": ("exact", "private", "none"),
+            "closing": ("matrix", "full"),
+            "subgroup_columns": ("sex",),
+            "aggregations": ("plain", "secure"),
+        }
     )
     rows = {(row.mechanism, row.reply): row.fields for row in leaving_under(policy)}
 
@@ -262,19 +268,31 @@ def test_every_field_that_may_leave_is_on_the_page(client: OwnClient) -> None:
     assert "exact counts" in rows["dp-sgd", "each round"]  # this policy allows them
     assert "no noise" in rows["none", "each round"]
     assert "histograms of scores, with noise" in rows["dp-sgd", "the end of a run"]
+    assert "by subgroup, with noise" in rows["dp-sgd", "the end of a run"]
+    assert "exact counts of right and wrong answers by subgroup" in rows["none", "the end of a run"]
+    assert "under masks" in rows["dp-sgd", "each round"]
+    assert "mask secrets" in rows["none", "the opening of a secure sum"]
+    assert "sums over the features" in rows["dp-statistics", "each round"]
+    assert "trained tensors" not in rows["dp-statistics", "each round"]
     narrow = {
         (row.mechanism, row.reply): row.fields for row in leaving_under(load_policy(client.folder / "policy.toml"))
     }
-    assert set(narrow) == {("dp-sgd", reply) for _, reply in rows}
+    assert set(narrow) == {("dp-sgd", reply) for _, reply in rows if "secure" not in reply}
     assert "exact" not in " ".join(narrow.values())
-    assert "histograms" not in " ".join(narrow.values())
+    assert not any(word in " ".join(narrow.values()) for word in ("histograms", "subgroup", "masks", "features"))
+    only = {"aggregations": ("secure",), "mechanisms": ("dp-sgd", "dp-statistics")}
+    masked = [
+        row.fields for row in leaving_under(policy.model_copy(update=only)) if row.reply != "agreement to a run, once"
+    ]
+    assert masked
+    assert not any("trained tensors" in fields or "answers" in fields for fields in masked)
     from client.status import leaving_fields
 
     for mechanism in MECHANISMS.values():
         for kind in ("query", "train", "evaluate", "query.close"):
             for metrics in mechanism.metrics:
                 try:
-                    found = Releases(mechanism, metrics, histograms=True).fields(kind)
+                    found = Releases(mechanism, metrics, histograms=True, subgroups=2).fields(kind)
                 except PrivacyError:
                     continue
                 keys = {key for record, keys in found.items() for key in (keys or (record,))} - set(LEDGER_FIELDS)

@@ -52,6 +52,7 @@ def test_every_figure_is_kept_under_all_that_it_depends_on(monkeypatch: pytest.M
 def test_every_calibration_is_kept_under_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     found, given = Asked(), {"sample_rate": 0.5, "steps": 10, "target_epsilon": 4.0, "delta": 1e-5}
     other = {"sample_rate": 0.25, "steps": 20, "target_epsilon": 2.0, "delta": 1e-6, "beside": (CountsEvent(4.0, 1),)}
+    other |= {"noise_shares": 3}
     FIGURES.clear()  # what was calibrated in this process is not asked for again
     with monkeypatch.context() as patch:
         patch.setattr(FigureCache, "get_or_compute", lambda _, *args, **more: found.get_or_compute(*args, **more))
