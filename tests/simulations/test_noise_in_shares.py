@@ -130,7 +130,7 @@ def test_a_run_that_was_stopped_twice_goes_on_with_its_momentum(
                 raise KeyboardInterrupt
             yield result
 
-    steps = {"training.learning-rate": 0.5, "training.momentum": 0.9, "privacy.metrics": "none"}
+    steps = {"round-retries": 0, "training.learning-rate": 0.5, "training.momentum": 0.9, "privacy.metrics": "none"}
     given = SETTINGS | steps | {"data.source": str(images), "privacy.counts-noise": "", "privacy.closing-noise": ""}
     ends = []
     for name, stops in (("whole", 0), ("stopped", 2)):
