@@ -182,6 +182,8 @@ class _Run:
             first = len(state.cohorts) + 1 if state.early else len(state.rounds) + 1
             for result in run_rounds(self.channel, self.strategy, state.arrays, settings, first=first):
                 state.add(result)
+                if settings.secure is not None and settings.secure.steps is not None:
+                    state.momentum = settings.secure.steps.momentum
                 # The checkpoint comes first. A round that is not in it has been shown to no one and may be repeated.
                 self._save_checkpoint()
                 tracker.round_done(state.rounds[-1])
@@ -231,6 +233,8 @@ class _Run:
             steps = SummedSteps(
                 plan, total_units=total, num_clients=len(present), rate=training.learning_rate, factor=training.momentum
             )
+            # A resumed run goes on with the momentum of its last complete round.
+            steps.momentum = self.state.momentum
         return SecureRounds(session, config.num_rounds, resolved(config), steps)
 
     def _evaluate_final_model(self) -> ClosingEvaluation:

@@ -6,7 +6,7 @@ It never holds the state of private noise. A round that is repeated draws fresh 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _FORMAT, _UNCHECKED = "3", "2"
 # The checksum is taken with this text in its place.
 _NO_CHECKSUM = "0" * 64
 _MODEL, _BEST, _STRATEGY = "model", "best", "strategy"
+# Only in checkpoints of runs with such steps. Those of before have none.
+_STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,14 @@ class Checkpoint:
     """State of a run after a complete round.
 
     `facts` holds plain values, such as the run's name and the lines of its rounds. `best` is empty if no best model is
-    kept. `strategy` is the strategy's own state.
+    kept. `strategy` is the strategy's own state, `steps` that of the server's steps along noised sums, if it makes any.
     """
 
     facts: dict[str, Any]
     model: Mapping[str, np.ndarray]
     best: Mapping[str, np.ndarray]
     strategy: Mapping[str, np.ndarray]
+    steps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -45,6 +48,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     from safetensors.numpy import save
 
     groups = {_MODEL: checkpoint.model, _BEST: checkpoint.best, _STRATEGY: checkpoint.strategy}
+    if checkpoint.steps:
+        groups[_STEPS] = checkpoint.steps
     tensors = {
         f"{group}/{name}": np.asarray(array, order="C")
         for group, named in groups.items()
@@ -85,11 +90,11 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
             groups = {
                 group: {name: opened.get_tensor(f"{group}/{name}") for name in order[group]}
-                for group in (_MODEL, _BEST, _STRATEGY)
+                for group in (_MODEL, _BEST, _STRATEGY, *([_STEPS] if _STEPS in order else []))
             }
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({type(error).__name__})") from None
-    return Checkpoint(facts, groups[_MODEL], groups[_BEST], groups[_STRATEGY])
+    return Checkpoint(facts, groups[_MODEL], groups[_BEST], groups[_STRATEGY], groups.get(_STEPS, {}))
 
 
 def _check(file: Path, metadata: Mapping[str, str]) -> None:

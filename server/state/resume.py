@@ -49,6 +49,7 @@ _ADDED: dict[str, Scalar] = {
 }
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.
 _REWRITTEN: dict[str, tuple[Scalar, Scalar]] = {"min-clients": (0, "")}
+_MOMENTUM = "momentum"
 
 
 def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoint:
@@ -77,7 +78,8 @@ def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoi
         "strategy": layout,
         "seconds": clock.seconds(),
     }
-    return Checkpoint(facts, state.arrays, early_stopping.arrays, tensors)
+    steps = {_MOMENTUM: state.momentum} if state.momentum.size else {}
+    return Checkpoint(facts, state.arrays, early_stopping.arrays, tensors, steps)
 
 
 def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: Clock) -> None:
@@ -92,6 +94,7 @@ def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: 
     facts = checkpoint.facts
     write_state(strategy, checkpoint.strategy, facts["strategy"])
     state.arrays = dict(checkpoint.model)
+    state.momentum = checkpoint.steps.get(_MOMENTUM, state.momentum)
     state.rounds, state.early = list(facts["rounds"]), bool(facts["early"])
     noised = facts["last_noised"]
     state.latest = Evaluation(

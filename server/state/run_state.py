@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from common.arrays import Arrays
 from common.config.schema import RunConfig
 from common.messages.codec import Evaluation
@@ -30,8 +32,9 @@ class RunState:
     `LateJoinHandler` extends it. `earlier_bundles` are pinned bundles that clients declared before the run was resumed,
     or before they came back. `privacy_cost` is that of the whole plan until `finish`. `sampler` is the noise sampler
     that the run began with, `initial` what is stated of an earlier model that it started from. `secure_session` is the
-    finished set-up of secure sums. `closing_public_test` are figures of the final model on the server's public images,
-    None where a round has them.
+    finished set-up of secure sums, `momentum` that of the server's steps after the last complete round, empty without
+    any. `closing_public_test` are figures of the final model on the server's public images, None where a round has
+    them.
     """
 
     config: RunConfig
@@ -53,6 +56,7 @@ class RunState:
     sampler: int = CURRENT_SAMPLER
     initial: Mapping[str, Any] | None = None
     secure_session: SecureSession | None = None
+    momentum: np.ndarray = field(default_factory=lambda: np.zeros(0))
     early_stopping: EarlyStopping = field(init=False)
 
     def __post_init__(self) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 import bract
 import client.training.trainer as trainer_module
+from client.training.dp_sgd import FreshStreams, PrivateStreams
 from common.config.loading import defaults, override, parse
 from common.errors import BractError, ConfigError, PrivacyError
 from common.ledger.audit.audit import audit_ledger
@@ -25,8 +27,11 @@ from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.noise import SecureStream
 from common.secagg.noise_shares import ShareScale, ring_sum, values_of_sum
 from common.secagg.primitives.ring import Ring
+from server import federation
 from server.aggregation.summed_steps import SummedSteps
 from server.audit.audit import audit_run
+from server.state.checkpoint import load_checkpoint
+from simulations.simulate import run_job
 from tests.support.inference.stored_models import shaded_images
 
 ROUNDS, CLIENTS, HONEST, NOISE = 4, 5, 3, 40.0
@@ -104,6 +109,45 @@ def check_statement(output: Path) -> None:
     assert report.worst is not None
     assert report.worst.alone.pld == pytest.approx(stated["epsilon_max_alone"])
     assert report.as_json()["runs"][0]["alone"]["pld"] == pytest.approx(stated["epsilon_max_alone"])
+
+
+class Still:
+    """Bytes of zeros, so that runs can be compared to the bit."""
+
+    def random_bytes(self, size: int) -> bytes:
+        return bytes(size)
+
+
+def test_a_run_that_was_stopped_twice_goes_on_with_its_momentum(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time before any round was complete, when only the checkpoint had the momentum."""
+    monkeypatch.setattr(FreshStreams, "for_training", lambda _: PrivateStreams(SecureStream(), Still()))
+    genuine = federation.run_rounds
+
+    def stopped(*args: Any, **more: Any) -> Any:
+        for result in genuine(*args, **more):
+            if result.record.server_round == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    steps = {"round-retries": 0, "training.learning-rate": 0.5, "training.momentum": 0.9, "privacy.metrics": "none"}
+    given = SETTINGS | steps | {"data.source": str(images), "privacy.counts-noise": "", "privacy.closing-noise": ""}
+    ends = []
+    for name, stops in (("whole", 0), ("stopped", 2)):
+        for attempt in range(stops + 1):
+            monkeypatch.setattr(federation, "run_rounds", stopped if attempt < stops else genuine)
+            settings = given | {"output-dir": str(tmp_path / name), "resume": attempt > 0}
+            run_job(
+                parse(override(defaults(), settings)), engine="in-process", baselines=False, console=Console(quiet=True)
+            )
+        last = load_checkpoint(tmp_path / name)
+        assert last is not None
+        assert (last.facts["status"], len(last.facts["rounds"])) == ("complete", ROUNDS)
+        ends.append((last.steps["momentum"].tobytes(), last.model[HEAD_WEIGHT].tobytes()))
+
+    assert ends[0] == ends[1]
+    assert audit_run(tmp_path / "stopped").remarks.doubts == []
 
 
 def lighter(clients: dict[str, Any]) -> dict[str, Any]:

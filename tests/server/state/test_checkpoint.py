@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,18 @@ def test_arrays_keep_their_shape_and_values_whatever_lies_in_memory(tmp_path: Pa
     assert found is not None
     for name, array in odd.items():
         assert (found.model[name].shape, found.model[name].tolist()) == (array.shape, array.tolist())
+
+
+def test_the_state_of_steps_is_carried_where_there_is_one(tmp_path: Path) -> None:
+    momentum = np.array([1 / 3, -2.0])
+    save_checkpoint(tmp_path, checkpoint())
+    without = load_checkpoint(tmp_path)
+    # A run without such steps writes the checkpoint of before.
+    assert b"steps" not in (tmp_path / CHECKPOINT).read_bytes()
+    save_checkpoint(tmp_path, replace(checkpoint(), steps={"momentum": momentum}))
+    found = load_checkpoint(tmp_path)
+
+    assert without is not None
+    assert found is not None
+    assert without.steps == {}
+    assert found.steps["momentum"].tobytes() == momentum.tobytes()

@@ -20,20 +20,20 @@ def homes_of(root: Path, count: int) -> list[Path]:
     return [root / f"home-{number}" for number in range(count)]
 
 
-def secure_clients(root: Path, homes: list[Path]) -> list[Path]:
+def secure_clients(root: Path, homes: list[Path], policy: str = POLICY) -> list[Path]:
     """One client a home, each with the roster of all in its policy."""
     folders, lines = [], []
     for number, home in enumerate(homes):
         os.environ["BRACT_HOME"] = str(home)
         images = write_images(root / f"images-{number}", range(60 * number, 60 * number + 20 + 8 * number))
-        folders.append(OwnClient(root, images, policy=POLICY, name=f"ward-{number}").folder)
+        folders.append(OwnClient(root, images, policy=policy, name=f"ward-{number}").folder)
         lines.append(roster_line(f"ward-{number}", own_identity().public_key))
     file = root / "roster.txt"
     file.write_text("# all wards\n" + "\n".join(reversed(lines)) + "\n")
     for home, folder in zip(homes, folders, strict=True):
         os.environ["BRACT_HOME"] = str(home)
         take_roster(load_site(folder), file)
-        (folder / "policy.toml").write_text(POLICY + "\n".join(policy_lines(read_roster(file))) + "\n")
+        (folder / "policy.toml").write_text(policy + "\n".join(policy_lines(read_roster(file))) + "\n")
     return folders
 
 
