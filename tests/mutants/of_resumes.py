@@ -1,8 +1,7 @@
 """Runs that go on as another run, or with other clients."""
 
 from server.state import resume
-from tests.mutants.faults import planted, planted_value
-from tests.server.state import test_resume as moments
+from tests.mutants.faults import every_case, planted, planted_value
 from tests.server.state import test_resumed_clients as resumed
 
 _RESUMED = resumed.test_a_resumed_run_is_the_same_run_with_the_same_clients
@@ -38,7 +37,7 @@ planted(
 planted_value("a privacy setting that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.delta"))
 planted_value("noise that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.noise-multiplier"))
 planted(
-    moments.test_restore_gives_strategy_and_steps_their_moments,
+    every_case(resumed.test_a_resumed_run_has_the_momentum_of_before),
     resume.restore,
     {"a resumed run without its momentum": ("checkpoint.steps.get(_MOMENTUM, state.momentum)", "state.momentum")},
 )

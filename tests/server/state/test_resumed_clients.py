@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.config.loading import resolved
@@ -16,7 +17,7 @@ from server.aggregation.strategies import build_strategy
 from server.rounds.enrollment import Enrollment
 from server.state.checkpoint import save_checkpoint
 from server.state.phase_timer import Clock
-from server.state.resume import checkpoint_of, match_clients, mismatched_clients, open_checkpoint
+from server.state.resume import checkpoint_of, match_clients, mismatched_clients, open_checkpoint, restore
 from tests.server.state.test_resume import outcome_of, result
 
 
@@ -58,3 +59,20 @@ def test_a_resumed_run_is_the_same_run_with_the_same_clients(
         with pytest.raises(FederationError, match="cannot be resumed"):
             match_clients(checkpoint, came, min_clients=None)
         assert set(mismatched_clients(checkpoint, came)) == {"client y"}
+
+
+@pytest.mark.parametrize("momentum", [np.array([1 / 3, -2.0]), np.zeros(0)], ids=["steps", "none"])
+def test_a_resumed_run_has_the_momentum_of_before(
+    make_config: Callable[..., RunConfig], tmp_path: Path, momentum: np.ndarray
+) -> None:
+    """Empty in a run without such steps, and after a checkpoint of before that lacks it."""
+    config = make_config({"num-clients": 2, "num-rounds": 9, "output-dir": str(tmp_path)})
+    state, fresh = outcome_of(config), outcome_of(config)
+    state.momentum = momentum
+    save_checkpoint(tmp_path, checkpoint_of(state, build_strategy(config), Clock()))
+    checkpoint = open_checkpoint(tmp_path, resolved(config))
+    assert checkpoint is not None
+
+    restore(checkpoint, fresh, build_strategy(config), Clock())
+
+    assert fresh.momentum.tobytes() == momentum.tobytes()
