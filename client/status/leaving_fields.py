@@ -5,22 +5,28 @@ from dataclasses import dataclass
 
 from common.errors import ClientFailure, PrivacyError
 from common.messages.fields import (
+    ADVERTISE,
     ARRAYS,
     CODES,
     CONFIDENCE_COUNTS,
     CONFUSION,
     CORRECT,
+    DEAL,
     LEDGER_FIELDS,
     LOSS_SUM,
     NOISED_CONFIDENCE_COUNTS,
     NOISED_CONFUSION,
     NOISED_SCORE_COUNTS,
+    NOISED_SUBGROUP_COUNTS,
     NUM_EXAMPLES,
     PERSONAL_CONFUSION,
     PERSONAL_LOSS_SUM,
     SCALES,
     SCORE_COUNTS,
+    SUBGROUP_COUNTS,
     TRAIN_LOSS,
+    UNMASK,
+    WORDS,
     WRONG,
     Releases,
 )
@@ -43,6 +49,22 @@ _WORDS = {
     CONFIDENCE_COUNTS: "exact histograms of confidence",
     NOISED_SCORE_COUNTS: "histograms of scores, with noise",
     NOISED_CONFIDENCE_COUNTS: "histograms of confidence, with noise",
+    SUBGROUP_COUNTS: "exact counts of right and wrong answers by subgroup",
+    NOISED_SUBGROUP_COUNTS: "counts of right and wrong answers by subgroup, with noise",
+    WORDS: "update and counts under masks, of which the sum over clients is opened",
+    "index": "the client's place on the roster",
+    "channel-key": "a public key for this run",
+    "mask-keys-digest": "the digest of public keys of masks",
+    "seeds-digest": "the digest of commitments to masks",
+    "signature": "a signature",
+    "mask-keys": "public keys of masks",
+    "seed-commitments": "commitments to masks",
+    "members": "places on the roster",
+    "request": "the digest of the question",
+    "boxes": "shares of mask secrets, sealed for other clients",
+    "shares": "blinded shares of mask secrets",
+    "names": "the names on the roster",
+    "identity-keys": "the public keys on the roster",
     TRAIN_LOSS: "the exact mean loss on training images",
     "name": "the client's name",
     "num-units": "the declared number of images or groups",
@@ -58,6 +80,9 @@ _KINDS = {
     "train": "each round",
     "evaluate": "the end of a run",
     "query.close": "the closing of a run",
+    ADVERTISE: "the set-up of secure sums",
+    DEAL: "the sharing of mask secrets",
+    UNMASK: "the opening of a secure sum",
 }
 # Codes of the closed list, which are all that leaves with a failure.
 FAILURE_WORDS = {
@@ -119,10 +144,22 @@ def _fields(kind: str, mechanism: Mechanism, policy: Policy) -> list[str]:
 def _allowed(mechanism: Mechanism, policy: Policy) -> Sequence[Releases]:
     open_losses = mechanism.releases_losses
     return [
-        Releases(mechanism, metrics, histograms=histograms, train_loss=loss, personal=loss, update_bits=bits)
+        Releases(
+            mechanism,
+            metrics,
+            histograms=histograms,
+            train_loss=loss,
+            personal=loss,
+            update_bits=bits,
+            subgroups=subgroups,
+            secure=aggregation == "secure",
+        )
         for metrics in policy.metrics
         if metrics in mechanism.metrics
         for histograms in ([False, True] if "full" in policy.closing else [False])
         for loss in ([False, True] if open_losses else [False])
         for bits in (32, 8)
+        for subgroups in (range(2) if policy.subgroup_columns else range(1))
+        for aggregation in policy.aggregations
+        if aggregation == "plain" or mechanism.secure_sum
     ]

@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,7 @@ def test_every_field_that_may_leave_is_on_the_page(client: OwnClient) -> None:
     """The rows follow the list that guards each reply, so that no field is left out in words either."""
     policy = load_policy(client.folder / "policy.toml").model_copy(
         update={"mechanisms": tuple(MECHANISMS), "metrics": ("exact", "private", "none"), "closing": ("matrix", "full")}
+        | {"aggregations": ("plain", "secure"), "subgroup_columns": ("sex",)}
     )
     rows = {(row.mechanism, row.reply): row.fields for row in leaving_under(policy)}
 
@@ -265,16 +267,21 @@ def test_every_field_that_may_leave_is_on_the_page(client: OwnClient) -> None:
     narrow = {
         (row.mechanism, row.reply): row.fields for row in leaving_under(load_policy(client.folder / "policy.toml"))
     }
-    assert set(narrow) == {("dp-sgd", reply) for _, reply in rows}
+    of_sums = {reply for _, reply in rows if "secure" in reply or "secrets" in reply}
+    assert len(of_sums) == 3
+    assert set(narrow) == {("dp-sgd", reply) for _, reply in rows if reply not in of_sums}
+    assert "under masks" in rows["none", "each round"]
+    assert "by subgroup, with noise" in rows["dp-sgd", "the end of a run"]
+    assert not any(words in " ".join(narrow.values()) for words in ("masks", "subgroup"))
     assert "exact" not in " ".join(narrow.values())
     assert "histograms" not in " ".join(narrow.values())
     from client.status import leaving_fields
 
     for mechanism in MECHANISMS.values():
-        for kind in ("query", "train", "evaluate", "query.close"):
+        for kind, secure in product(leaving_fields._KINDS, (False, True)):
             for metrics in mechanism.metrics:
                 try:
-                    found = Releases(mechanism, metrics, histograms=True).fields(kind)
+                    found = Releases(mechanism, metrics, histograms=True, subgroups=1, secure=secure).fields(kind)
                 except PrivacyError:
                     continue
                 keys = {key for record, keys in found.items() for key in (keys or (record,))} - set(LEDGER_FIELDS)
