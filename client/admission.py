@@ -6,7 +6,9 @@ from pathlib import Path
 
 from client.client_config import BUNDLE_KEY, NODE_KEY, SIMULATION_KEY, load_site
 from client.guard import note_refusal
+from client.home import OwnHome
 from client.secure.party import own_party
+from client.secure.secrets_file import SecretsFile
 from client.session import ClientRef
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PolicyError
@@ -84,6 +86,9 @@ def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str)
         with own_holder().open_session() as session:
             note_refusal(session, run, site.name, 0, kind, error)
             # A policy that became stricter must not keep a run open. Closing it releases nothing.
-            if kind == _CLOSE and session.registration(run, site.name) is not None:
-                session.close(run, site.name)
+            if kind == _CLOSE:
+                home = OwnHome()
+                SecretsFile.of(home.folder(run), run, site.name, durable=home.durable).erase()
+                if session.registration(run, site.name) is not None or session.has_summed(run, site.name):
+                    session.close(run, site.name)
         raise

@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from client.session import ClientSession
 from common.arrays import Arrays
 from common.config.loading import resolved
-from common.errors import FederationError
+from common.errors import FederationError, PolicyError
 from common.ledger.signed_heads import SignedHead
 from common.messages.codec import Evaluation, run_id_of, server_round_of
 from common.messages.fields import WORDS, Releases
@@ -27,6 +27,7 @@ from common.messages.secure_messages import (
 )
 from common.messages.secure_words import SecureWords
 from common.secagg.protocol.client import ClientState
+from common.secagg.protocol.terms import Terms
 
 Answer = tuple[RecordDict, SignedHead | None]
 
@@ -46,9 +47,7 @@ def advertise(content: RecordDict, session: ClientSession) -> Answer:
     # A size that the server made up would give this client another weight than the one it declared.
     if request.sizes.get(session.name) != session.rows.num_units or not set(request.sizes) <= set(party.roster.names):
         raise FederationError("a set-up names clients or sizes that are not those of the roster or the declaration")
-    words = words_of(session, request.sizes)
-    terms = words.terms(config.secure, party.roster, run=run, attempt=request.attempt, num_rounds=config.num_rounds)
-    file = session.secrets(run)
+    terms, file = _terms(session, run, request.attempt, request.sizes), session.secrets(run)
     state, announcement = ClientState.begin(terms, party.roster, session.name, party.identity)
     session.guard(run).begin_sums(run, terms.session)
     file.save(state, request.sizes)
@@ -104,12 +103,22 @@ def unmask(content: RecordDict, session: ClientSession) -> Answer:
 
 
 class MaskedReply:
-    """The reply of a round under this client's masks."""
+    """The reply of a round under this client's masks.
+
+    Raises:
+        PolicyError: The set-up was for another plan or other constants than the run has now.
+        FederationError: There is no set-up.
+    """
 
     def __init__(self, session: ClientSession, run: str, asked: RecordDict) -> None:
         self._session, self._file = session, session.secrets(run)
         self._context = context_of(asked, resolved(session.trainer.config))
         self._state, self._sizes = self._file.load()
+        # The settings come with each message. With a set-up for fewer honest clients than the registered plan counts
+        # on, sums with too little noise would be opened.
+        terms = _terms(session, run, self._state.terms.attempt, self._sizes)
+        if terms != self._state.terms:
+            raise PolicyError("the set-up of secure sums was for another plan or other constants than the run's")
         self._masked = False
 
     def update(
@@ -171,6 +180,20 @@ def leaving_shapes(session: ClientSession, kind: str, asked: RecordDict) -> dict
         return session.travelling
     lengths = words_of(session, {}).lengths(config.num_rounds)
     return {WORDS: (lengths[server_round_of(asked) - 1 if kind == "train" else -1],)}
+
+
+def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, int]) -> Terms:
+    """Return the constants of a set-up that fit this client's run.
+
+    Raises:
+        FederationError: The run has no secure sums.
+        SecureSumError: The constants do not fit the roster.
+    """
+    config, party = session.trainer.config, session.party
+    if config.secure is None or party is None:
+        raise FederationError("a set-up for secure sums was asked for, and the run has none")
+    words = words_of(session, sizes)
+    return words.terms(config.secure, party.roster, run=run, attempt=attempt, num_rounds=config.num_rounds)
 
 
 def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:

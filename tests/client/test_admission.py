@@ -8,6 +8,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import client.app as client_app
 from client.admission import admit
+from client.client_config import load_site
+from client.home import OwnHome
+from client.secure.secrets_file import SecretsFile
 from client.session import SessionCache
 from common.config.loading import Scalar, resolved
 from common.errors import ConfigError
@@ -271,10 +274,16 @@ def test_a_run_is_closed_though_the_policy_allows_nothing_any_more(
     client, config = OwnClient(tmp_path, images), make_config(SMALL)
     if took_part:
         assert code(client.ask(config, "train", run="first")) == "ok"
+    secrets = SecretsFile.of(
+        OwnHome().folder(""), run_named("first"), load_site(client.folder).name, durable=False
+    ).file
+    secrets.parent.mkdir(parents=True)
+    secrets.touch()
     (client.folder / "policy.toml").write_text(f"{POLICY}mechanisms = []\n")
 
     assert code(client.ask(config, "query.close", run="first")) == "POLICY"
 
+    assert not secrets.exists()
     with own_holder().open_session() as session:
         notes = [entry.event["note"] for entry in session.ledger.entries("kind = 'note'")]
     assert notes == (["closed"] if took_part else [])

@@ -383,6 +383,28 @@ def test_a_sum_of_clients_with_other_settings_says_nothing(
     assert opened[0] > 100
 
 
+def test_no_words_leave_in_a_sum_of_fewer_honest_clients_than_were_agreed_on(
+    wards: list[Path], homes: list[Path], tmp_path: Path
+) -> None:
+    """Each share of noise is for three honest clients. A set-up for two would open sums with too little of it."""
+    config = secure_config(tmp_path / "run", num_rounds=1, privacy__metrics="none", privacy__secure_honest=2)
+    grid = FailingGrid(wards, config, homes=homes)
+    answers: list[Message] = []
+    grid._observer = answers.append
+
+    def asked(message: Message, context: Any) -> Message:
+        honest = 2 if kind_of(message) in ("advertise", "deal", "accept", "unmask") else 3
+        context.run_config["privacy.secure-honest"] = honest
+        return client_app.app(message, context)
+
+    grid._client_app = asked
+    with pytest.raises(FederationError):
+        federation.run_federation(grid, config, lambda _: federation.RunContext())
+
+    assert {code(answer) for answer in answers if kind_of(answer) == "deal"} == {"ok"}
+    assert {code(answer) for answer in answers if kind_of(answer) == "train"} == {"POLICY"}
+
+
 def test_a_client_that_answers_as_another_is_left_out_itself(
     wards: list[Path], homes: list[Path], tmp_path: Path
 ) -> None:
