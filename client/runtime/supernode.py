@@ -55,8 +55,6 @@ class SuperNode:
             whole, end, _ = stream.read().rpartition(b"\n")
         self._read += len(whole) + len(end)
         # A client runs for months, and its disk must not fill up.
-        # A client runs for months, and its disk must not fill up.
-        # A client runs for months, and its disk must not fill up.
         if self._read > _LOG_BYTES:
             os.truncate(self._log, 0)
             self._read = 0

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from common.arrays import Arrays
+from common.errors import FederationError
 from common.statistics.head import added_up, solve_head
 from common.statistics.sums import StatisticsKind
 
@@ -12,6 +15,8 @@ def head_solver(
     kind: StatisticsKind, num_units: Mapping[str, int], noise_stddevs: Mapping[str, float]
 ) -> Callable[[Mapping[str, Arrays]], Arrays]:
     """Return a function from the clients' sums to the head that follows from them.
+
+    The function raises `FederationError` where the sums of all clients are too large for a number.
 
     Args:
         kind: What the clients sum.
@@ -24,6 +29,11 @@ def head_solver(
         names = sorted(sums)
         noise = math.sqrt(sum(noise_stddevs.get(name, 0.0) ** 2 for name in names))
         units = sum(num_units[name] for name in names)
-        return solve_head(kind, added_up([sums[name] for name in names]), num_examples=units, noise_stddev=noise)
+        with np.errstate(over="ignore"):
+            added = added_up([sums[name] for name in names])
+        # The solver itself would fail with an error of linear algebra.
+        if not all(np.isfinite(values).all() for values in added.values()):
+            raise FederationError("the sums of the clients are not finite together; no model follows from them")
+        return solve_head(kind, added, num_examples=units, noise_stddev=noise)
 
     return solve

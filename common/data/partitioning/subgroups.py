@@ -24,8 +24,9 @@ def subgroups_of(data: DataConfig, count: int, *, joined: bool = False) -> np.nd
         return None
     try:
         return numbered_values(read_column(data, data.subgroup_column), names, count)
-    except (DataError, OSError):
-        # The server chooses the column, and must not learn from a refusal which ones a client has.
+    except Exception:
+        # The server chooses the column, and must not learn from a refusal which ones a client has, or what is in them:
+        # dates that Python cannot hold raise errors of their own.
         if not joined:
             raise
         return np.full(count, len(names) - 1, dtype=np.int64)

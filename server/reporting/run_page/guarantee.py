@@ -98,6 +98,7 @@ _AGAIN = (
     "policy says how large it may become. The epsilon of this page is of this run alone."
 )
 _UNKNOWN = "This version does not know the run's mechanism."
+_SUMS = "sums over the features of the training images, for all and by class"
 _COUNTS = {"private": "as counts with noise", "exact": "as exact counts"}
 
 
@@ -126,9 +127,12 @@ def _left(files: RunFiles) -> str:
     except ConfigError:
         return _UNKNOWN
     counts = _COUNTS.get(_release(files), "")
+    method = files.config.get("training.method") or mechanism.methods[0]
+    update = _SUMS if method == "statistics" else "the changes that training made to the model"
+    groups = "by class and by subgroup" if files.config.get("data.subgroups") else "by class"
     parts = [
-        f"the changes that training made to the model, with{'' if mechanism.noise_at_client else 'out'} noise",
-        *([f"how many predictions were right, by class, {counts}"] if counts else []),
+        f"{update}, with{'' if mechanism.noise_at_client else 'out'} noise",
+        *([f"how many predictions were right, {groups}, {counts}"] if counts else []),
         "each client's name and declared number of images",
         *(["the signed head of its ledger"] if mechanism.noise_at_client else []),
     ]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from common.errors import FederationError
 from common.models.linear_head import HEAD_WEIGHT
 from common.statistics.head import added_up, solve_head
-from common.statistics.sums import statistics_of
+from common.statistics.sums import StatisticsKind, statistics_of
 from server.aggregation.statistics_head import head_solver
 
 pytestmark = pytest.mark.numerical
@@ -24,6 +25,16 @@ def test_the_head_is_that_of_the_clients_that_answered() -> None:
     summed = added_up([SUMS["a"], SUMS["b"]])
     expected = solve_head("second-moments", summed, num_examples=80, noise_stddev=50.0)[HEAD_WEIGHT]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["second-moments", "class-means"])
+def test_sums_that_are_too_large_together_make_no_model(kind: StatisticsKind) -> None:
+    """Each client's own are finite, which is all that is checked of one reply."""
+    sums = statistics_of(kind, FEATURES["a"], np.arange(30) % 3, 3)
+    huge = {name: np.full_like(values, 1.7e308) for name, values in sums.items()}
+
+    with pytest.raises(FederationError, match="not finite"):
+        head_solver(kind, UNITS, {})({"a": huge, "b": huge})
 
 
 def test_the_order_of_arrival_changes_no_bit() -> None:

@@ -39,6 +39,8 @@ RUNS = {
     "scored-open": RunOnDisk(OPEN | {"privacy.closing": "full", "data.classes": "cat,dog,owl"}, scored=True),
     "divided": RunOnDisk(PRIVATE | BY_SEX, divided=True),
     "divided-open": RunOnDisk(OPEN | BY_SEX, divided=True),
+    "sums": RunOnDisk(PRIVATE | {"privacy.mechanism": "dp-statistics"}, rounds=1, planned=1),
+    "sums-open": RunOnDisk(OPEN | {"training.method": "statistics"}, rounds=1, planned=1),
     "hostile": RunOnDisk(OPEN, clients=HOSTILE, classes=HOSTILE, failures={1: {HOSTILE[2]: "TIMEOUT"}}),
     "many-classes": RunOnDisk(PRIVATE, classes=[f"class {number}" for number in range(30)], rounds=2, planned=2),
 }

@@ -48,14 +48,19 @@ def find_files(names: Sequence[str], root: Path) -> FoundFiles:
     fitting = {name: tree.below(_keys(name)) for name in missing if not _ABSOLUTE.match(name)}
     foreign = [name for name in dict.fromkeys(missing) if _ABSOLUTE.match(name)]
     # A table may have been written in a folder above: the first folder of its paths is then the root itself.
-    foreign = foreign or [name for name, found in fitting.items() if not found]
-    start = _foreign_start([_keys(name) for name in foreign[:_SAMPLE]], tree)
+    above = [] if foreign else [name for name, found in fitting.items() if not found]
+    start = _foreign_start([_keys(name) for name in (foreign or above)[:_SAMPLE]], tree)
     if start is not None:
-        fitting |= {name: tree.at(_keys(name)[len(start) :]) for name in foreign if _keys(name)[: len(start)] == start}
+        moved = {n: tree.at(_keys(n)[len(start) :]) for n in foreign or above if _keys(n)[: len(start)] == start}
+        taken = {root.joinpath(*_split(name)) for name in names}.union(*fitting.values())
+        # A file that another row names says that this folder is missing, and is not one above the root.
+        if above and any(taken.intersection(found) for found in moved.values()):
+            start, moved = None, {}
+        fitting |= moved
     files = [
         fitting[name][0] if len(fitting.get(name, ())) == 1 else file for name, file in zip(names, files, strict=True)
     ]
-    shown = next((_split(name) for name in foreign if start and len(fitting.get(name, ())) == 1), [])
+    shown = next((_split(name) for name in foreign or above if start and len(fitting.get(name, ())) == 1), [])
     left_out = "/".join(shown[: len(start or ())])
     unclear = {name: found for name, found in fitting.items() if len(found) > 1}
     # Only of a table of which no file is there is the place in doubt, and not the rows.

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
@@ -61,6 +63,19 @@ def test_missing_column_is_named_and_a_joined_client_is_silent(
     found = subgroups_of(data, 3, joined=True)
     assert found is not None
     assert found.tolist() == [2, 2, 2]
+
+
+def test_joined_client_is_silent_about_a_column_that_python_cannot_hold(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    columns = {"path": ["a.png"], "label": ["cat"], "sex": pa.array([2**62], pa.timestamp("us"))}
+    parquet.write_table(pa.table(columns), tmp_path / "scans.parquet")
+    data = make_config(BY_SEX | {"data.source": str(tmp_path / "scans.parquet")}).data
+
+    found = subgroups_of(data, 1, joined=True)
+
+    assert found is not None
+    assert found.tolist() == [2]
 
 
 def test_table_that_changed_since_it_was_read_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:

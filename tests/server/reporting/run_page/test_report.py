@@ -299,6 +299,9 @@ def test_loss_on_public_images_has_a_curve_of_its_own(tmp_path: Path) -> None:
         ("open", ["without noise; how many", "as exact counts", "are critical: 2"], ["Does another run cost more?"]),
         ("client-level", ["without noise; each client", "with all of its images"], ["head of its ledger"]),
         ("without-counts", ["with noise; each client"], ["how many predictions"]),
+        ("sums", ["sums over the features of the training images, for all and by class, with noise"], ["the changes"]),
+        ("sums-open", ["for all and by class, without noise"], ["the changes"]),
+        ("divided", ["right, by class and by subgroup, as counts with noise"], []),
     ],
 )
 def test_newcomers_are_told_what_left_and_what_it_means(
@@ -312,7 +315,7 @@ def test_newcomers_are_told_what_left_and_what_it_means(
         assert part in table
     for part in unsaid:
         assert part not in table
-    assert ("73.11 %" in table or "73.12 %" in table) == (name != "open"), "what epsilon 1 would mean"
+    assert ("73.11 %" in table or "73.12 %" in table) == (not name.endswith("open")), "what epsilon 1 would mean"
 
 
 def test_largest_class_is_named_only_where_noise_leaves_it(tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ def test_start_that_is_left_out_is_said(open_table: OpenTable) -> None:
         ("train/a.jpg", "SET\\Train\\A.JPG", "train/a.jpg"),
         # A start of its own for each path would lead to a file that another one means.
         ("a.jpg x/b.jpg", "one/a.jpg two/x/b.jpg", "a.jpg two/x/b.jpg"),
+        # A folder that was not copied: its paths must not lead to the files of others.
+        ("c/1.jpg d/2.jpg", "c/1.jpg d/2.jpg more/c/1.jpg more/d/2.jpg", "c/1.jpg d/2.jpg more/c/1.jpg more/d/2.jpg"),
+        ("c/1.jpg", "C\\1.jpg more/c/1.jpg", "c/1.jpg more/c/1.jpg"),
     ],
 )
 def test_a_relative_path_from_a_folder_above_is_found(tmp_path: Path, images: str, written: str, found: str) -> None:
