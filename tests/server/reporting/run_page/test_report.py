@@ -340,3 +340,14 @@ def test_calibration_leaves_out_bins_of_noise_and_says_how_many_classes_have_an_
     assert any(hidden)
     known = sum(row["auroc"] is not None for row in summary["classes"].values())
     assert known in (0, 3) or f"over {known} of 3 classes" in text
+
+
+def test_the_matrix_of_a_secure_sum_is_shown_though_no_clients_own_is_known(tmp_path: Path) -> None:
+    state = in_sums(PRIVATE).write(tmp_path)
+    summed = NoisedCounts(np.diag([70, 80, 90]), 4)
+    state.closing = ClosingEvaluation(summed=Evaluation(None, noised=summed))
+
+    private = final_counts(state)["private"]
+
+    assert (private["confusion"], private["num_clients"]) == (summed.cells.tolist(), 4)
+    assert private["clients"] == {}
