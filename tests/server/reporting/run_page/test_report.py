@@ -19,12 +19,16 @@ import pytest
 from typer.testing import CliRunner
 
 import bract
+from common.messages.codec import Evaluation
+from common.metrics import NoisedCounts
+from server.reporting.counts_file import final_counts
 from server.reporting.run_page import clients_table, report
 from server.reporting.run_page.clients_table import clients_section
 from server.reporting.run_page.report import REPORT, try_report, write_report
 from server.reporting.run_page.rounds_csv import ROUNDS_CSV
 from server.reporting.run_page.run_files import read_run
-from tests.support.server.report_pages import FAULTY, RUNS, page_of, rows_of, value_at
+from server.rounds.closing_evaluation import ClosingEvaluation
+from tests.support.server.report_pages import FAULTY, RUNS, in_sums, page_of, rows_of, value_at
 from tests.support.server.run_folders import OPEN, PRIVATE, RunOnDisk
 
 SECTIONS = [
