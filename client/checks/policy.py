@@ -1,11 +1,13 @@
 """Checks of a client's policy and its pin."""
 
 import math
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from shlex import quote
 
 from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import Site
+from client.secure.roster_file import ROSTER_FILE, check_roster, read_roster
 from common.errors import BractError, ConfigError
 from common.privacy.mechanisms import mechanism_named
 from common.privacy.policy import Policy, load_policy
@@ -55,6 +57,28 @@ def check_pin(site: Site, policy: Policy) -> Finding:
             f"if Bract was updated on purpose, {review} ends with the line for {site.policy_file}",
         )
     return ok("pin", f"{policy.bundle[:16]}, the Bract installed here: no other code runs")
+
+
+def check_roster_of(site: Site, policy: Policy) -> Iterator[Finding]:
+    """Check the roster of a policy that allows secure sums."""
+    if "secure" not in policy.aggregations:
+        return
+    take = f"`bract client roster {quote(str(site.folder))} FILE`"
+    try:
+        roster = read_roster(site.folder / ROSTER_FILE)
+        check_roster(roster, site.name, site.folder / ROSTER_FILE)
+    except BractError as error:
+        yield fail("roster", str(error), f"{take} takes the file that the holders have exchanged")
+        return
+    if roster.digest.hex() != policy.roster:
+        yield fail(
+            "roster",
+            f"{site.policy_file} names {policy.roster[:16] or 'no roster'}, the client's folder holds "
+            f"{roster.digest.hex()[:16]}: runs with secure sums are refused",
+            f"{take} shows the line for the policy; compare its digest with the other holders",
+        )
+        return
+    yield ok("roster", f"{len(roster)} clients, {policy.roster[:16]}: the other holders must have the same")
 
 
 def _judge_policy(policy: Policy, site: Site) -> Finding:

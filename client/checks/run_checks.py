@@ -10,7 +10,7 @@ from client.checks.budget import check_budget, check_ledger
 from client.checks.check_result import Finding, fail, ok
 from client.checks.connection import check_key, check_server
 from client.checks.inputs import check_data, check_disk, check_subgroups, check_values, check_weights
-from client.checks.policy import check_pin, check_policy
+from client.checks.policy import check_pin, check_policy, check_roster_of
 from client.client_config import SITE_FILE, load_site
 from client.runtime.client_lock import is_running
 from common.errors import ConfigError
@@ -44,6 +44,7 @@ def examine(folder: Path, progress: ProgressFactory) -> Iterator[Finding]:
     yield finding
     if policy is not None:
         yield check_pin(site, policy)
+        yield from check_roster_of(site, policy)
     key, finding = check_key(site)
     yield finding
     classes = () if policy is None else policy.classes

@@ -21,6 +21,7 @@ from common.system.files import write_atomic
 from server.deployment.server_folder import ServerHome
 from server.deployment.superlink_control import UNREGISTERED, Control, NotRunningError, control
 from server.reporting.follow_run import follow_run, run_status
+from server.reporting.run_page.report import REPORT
 from server.reporting.terminal_progress import TerminalProgress
 from server.reporting.tracking.registry import trackers
 from server.reporting.tracking.tracked_run import tracked
@@ -29,6 +30,8 @@ from server.state.run_directory import STOPPED, RunDirectory, check_free, fresh_
 _SECONDS_BETWEEN_POLLS = 2.0
 # The server reports the end of a run a little earlier or later than the run writes its last file.
 _SECONDS_AFTER_END = 3.0
+_SECONDS_FOR_REPORT = 20.0
+_PAUSE = 0.2
 BUNDLE = "bundle.fab"
 _SERVER_STOPPED = "server gone"
 
@@ -100,12 +103,19 @@ class Follower:
         progress = TerminalProgress(self.console)
         try:
             follow_run(self.folder, progress, num_rounds=num_rounds, num_clients=num_clients, ended=self.ended)
+            self._await_report()
         except KeyboardInterrupt:
             self.console.print("Stopping the run on the server ...")
             with control(self.home) as server:
                 server.stop_run(self.run_id)
         finally:
             progress.stop()
+
+    def _await_report(self) -> None:
+        """Wait for the page that the final table names."""
+        until = time.monotonic() + _SECONDS_FOR_REPORT
+        while not (self.folder / REPORT).is_file() and time.monotonic() < until and not self.ended():
+            time.sleep(_PAUSE)
 
     def ended(self) -> bool:
         """Return whether the run can write no more files."""

@@ -52,7 +52,9 @@ def save_statement(directory: RunDirectory, state: RunState, keeper: HeadKeeper 
         simulated=state.context.simulated,
         early=state.early,
         initial=state.initial,
-        aggregation=None if secure is None else aggregation_statement(secure, state.secure_session),
+        aggregation=None
+        if secure is None
+        else aggregation_statement(secure, state.secure_session, noised=state.config.private),
     )
     directory.write_json("privacy.json", statement)
     return statement

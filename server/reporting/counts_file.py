@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.messages.codec import Evaluation
-from common.metrics import Counts, NoisedCounts, total
+from common.metrics import Counts, NoisedCounts
 from common.subgroup_counts import subgroup_figures
 from server.reporting.missing_clients import participation
 from server.state.run_directory import RunDirectory
@@ -80,7 +80,8 @@ def _of_client(counts: Counts, personal: Counts | None) -> dict[str, Any]:
 def _private(state: RunState) -> dict[str, Any] | None:
     plan = None if state.privacy_cost is None else state.privacy_cost.example_plan.counts
     noised = {name: part.noised for name, part in state.closing.by_client.items() if part.noised is not None}
-    summed = total(noised.values())
+    # In a secure sum no client's own counts are known, and the sum is.
+    summed = state.closing.noised
     if plan is None or summed is None:
         return None
     stddev = plan.of_one_client(plan.closing_noise_stddev)

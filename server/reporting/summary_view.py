@@ -134,6 +134,8 @@ def _network_problems(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _privacy(summary: dict[str, Any]) -> str:
+    if not summary["private"] and summary["config"].get("privacy.aggregation") == "secure":
+        return "NOT PRIVATE: exact sums of updates and counts left, and no client's own"
     if not summary["private"]:
         return "NOT PRIVATE: updates and exact counts left every client"
     ran_all_rounds = summary["status"] == "complete" and not summary["stopped_early"]

@@ -82,6 +82,8 @@ class TerminalProgress:
             text += f"  public test {line['public_test']['accuracy']:.3f}"
         if line["failures"]:
             text += f"  [red]{len(line['failures'])} failed[/red] ({_causes(line['failures'])})"
+        if lost := line.get("lost_after"):
+            text += f"  {len(lost)} lost after the masked update, which is in the sum ({_causes(lost)})"
         self._console.print(text, highlight=False, soft_wrap=True)
         if self._bar is not None:
             self._bar.update(self._task, completed=line["round"])

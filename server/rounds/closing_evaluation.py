@@ -63,7 +63,7 @@ class ClosingEvaluation:
     @property
     def subgroups(self) -> SubgroupCounts | None:
         """Right and wrong predictions of the final model by subgroup, summed over clients."""
-        return total(part.subgroups for part in self.by_client.values() if part.subgroups is not None)
+        return total(part.subgroups for part in self._parts if part.subgroups is not None)
 
     def with_exact(self, counts: Mapping[str, Counts]) -> "ClosingEvaluation":
         """Return this evaluation with exact counts that a simulation made outside the clients."""

@@ -123,6 +123,7 @@ class _Exchange:
         self.number = number
         self.accepted: AcceptedReplies = {}
         self.failures: dict[str, str] = {}
+        self.lost_after: dict[str, str] = {}
         self.opened: OpenedSum | None = None
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
         num_words = None
@@ -161,7 +162,8 @@ class _Exchange:
         )
         if self.opened is None:
             return False
-        self.failures = dict(sorted((dict(self.opened.failures) | self.failures).items()))
+        # Their updates are in the sum, so they are not missing from the model.
+        self.lost_after = {name: code for name, code in sorted(self.opened.failures.items()) if name in self.accepted}
         self.bytes_up += self.opened.bytes_up
         return True
 
@@ -200,6 +202,7 @@ def _record(exchange: _Exchange, settings: RoundSettings, arrays: Arrays | None,
         server_round=exchange.number,
         num_clients=len(exchange.accepted),
         failures=exchange.failures,
+        lost_after=exchange.lost_after,
         counts=evaluate(arrays) if evaluate and arrays is not None else total(_present(evaluations, "counts")),
         personal=total(_present(evaluations, "personal")),
         noised=total(_present(evaluations, "noised")),

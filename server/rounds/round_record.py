@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class RoundRecord:
     tensors stay with clients, or under a mechanism. `bytes_up` and `bytes_down` are means over clients. In a `skipped`
     round too few updates came, so nothing was aggregated and the model did not change. `public_test` are the figures of
     the model that left the round on the server's own public images, None where it was not evaluated on them.
+    `lost_after` has failure codes of clients that were lost after their masked update had come, so it is in the sum.
     """
 
     server_round: int
@@ -34,6 +35,7 @@ class RoundRecord:
     noised: NoisedCounts | None = None
     skipped: bool = False
     public_test: Mapping[str, Any] | None = None
+    lost_after: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self, counts_noise: float = 0.0) -> dict[str, Any]:
         """Return the round's line of `rounds.jsonl`.
@@ -49,6 +51,8 @@ class RoundRecord:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
+        if self.lost_after:
+            line["lost_after"] = dict(self.lost_after)
         if self.skipped:
             line["skipped"] = True
         if self.counts is not None and self.counts.num_examples:

@@ -6,11 +6,18 @@ from common.config.secure_sum import SecureSum
 from common.secagg.primitives.domains import PROTOCOL
 from server.rounds.secure_setup import SecureSession
 
+_ALONE_IN_A_SUM = (
+    "each sum: a value that one client alone contributes to, such as a class that it alone holds, is in it"
+)
 
-def aggregation_statement(constants: SecureSum, session: SecureSession | None) -> dict[str, Any]:
+
+def aggregation_statement(constants: SecureSum, session: SecureSession | None, *, noised: bool) -> dict[str, Any]:
     """Return what is stated of a run whose updates leave in sums alone.
 
-    `session` is None before the set-up.
+    Args:
+        constants: Numbers of clients that may collude and must be honest.
+        session: Set-up of the run; None before it.
+        noised: Whether each sum has noise.
     """
     most = constants.colluding
     return {
@@ -25,7 +32,7 @@ def aggregation_statement(constants: SecureSum, session: SecureSession | None) -
         "statement": f"the server saw sums over at least {constants.min_survivors} clients, and no client's own update "
         f"or counts, unless more than {most} of {constants.num_clients} clients colluded with it",
         "not_protected": [
-            "each sum: a value that one client alone contributes to, such as a class that it alone holds, is in it",
+            *([] if noised else [_ALONE_IN_A_SUM]),
             "how many units each client declares, and which clients took part in which round",
             "a client whose roster came from the server, or who did not compare its digest with the other holders",
             "backups of a client's file of mask secrets that were made during the run",

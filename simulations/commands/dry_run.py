@@ -167,7 +167,13 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         f"{facts['model']['bytes_a_client_and_round'] / 1e6:.2f} MB a round",
     ]
     if facts["plan"] is None:
-        lines.append("Privacy   NOT PRIVATE: updates and exact counts leave every client")
+        secure = facts["config"]["privacy.aggregation"] == "secure"
+        left = (
+            "exact sums of updates and counts leave, and no client's own"
+            if secure
+            else ("updates and exact counts leave every client")
+        )
+        lines.append(f"Privacy   NOT PRIVATE: {left}")
     for which, plan in (facts["plan"] or {}).items():
         lines.append(
             f"Privacy   {which} client: noise multiplier {plan['noise_multiplier']:.4g}, sample rate "

@@ -200,6 +200,11 @@ def test_clients_that_are_gone_at_one_stage(
     assert state.status == "complete"
     assert state.refusals == refused
     assert [line["clients"] for line in lines(output)] == counted
+    # Whoever is lost after its words is in the sum, and so not missing from the model.
+    ones = {f"ward-{number}" for number in clients}
+    second = lines(output)[1]
+    assert {*second.get("lost_after", {})} == (ones if kind == "unmask" and len(clients) == 1 else set())
+    assert {*second["failures"]} == (ones if kind == "train" or counted[1] == 4 else set())
     # Of five with one colluding, four must be in a sum, and four must open it.
     aborted = len(clients) == 2
     assert [line.get("skipped", False) for line in lines(output)] == [False, aborted, False]

@@ -120,5 +120,5 @@ def clients_section(clients: Sequence[Client], problem: str, newest: Mapping[str
 def _part_in_run(client: Client, newest: Mapping[str, Any], awaited: set[int]) -> Cell:
     if client.node_id in awaited:
         return Cell("is waited for")
-    failure = newest.get("failures", {}).get(client.name)
+    failure = (newest.get("lost_after", {}) | newest.get("failures", {})).get(client.name)
     return MISSING if failure is None else Cell(words(f"{failure} in round {newest.get('round')}"))

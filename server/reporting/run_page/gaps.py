@@ -51,12 +51,30 @@ _GAPS = {
         "Whoever sees an update can test whether an image took part, and rebuild some images in part. "
         "`bract audit membership` and `bract audit inversion` measure how well.",
     ),
+    "exact sums of updates and counts": Gap(
+        "critical",
+        "A sum over few clients carries no noise. Whoever sees it, and the model, can test whether an image took part.",
+    ),
+    "each sum: a value that one client alone": Gap(
+        "critical", "Where one client alone has a class, the sum's row for this class is that client's own update."
+    ),
+    "more than `if_all_others_collude` says": Gap(
+        "theoretical",
+        "The run's epsilon counts the noise of several honest clients. With fewer of them the second figure holds.",
+    ),
+    "a client whose roster came from the server": Gap(
+        "critical", "The server could have put clients of its own on the roster, and they count as colluding ones."
+    ),
+    "backups of a client's file of mask secrets": Gap(
+        "theoretical", "Together with what the server received, such a backup opens what the client masked."
+    ),
     "exact counts of held-out images": Gap(
         "critical", "Counts over few images tell how the model did on single ones of them."
     ),
 }
 # Gaps of a run without a mechanism, whose statement lists none.
 NOT_PRIVATE = ("each client's exact update", "exact counts of held-out images", "how many units each client declares")
+NOT_PRIVATE_SUMS = ("exact sums of updates and counts",)
 
 
 def gap_of(stated: str) -> Gap | None:

@@ -20,7 +20,7 @@ from common.page.blocks import (
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms import mechanism_named
 from server.reporting.run_page.cost import epsilon_chart
-from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, gap_of
+from server.reporting.run_page.gaps import GRADES, gap_of
 from server.reporting.run_page.run_files import PRIVACY, RunFiles
 
 _PARTS = {
@@ -58,9 +58,11 @@ def privacy_section(files: RunFiles, spent: Sequence[Spent]) -> Section:
         blocks.append(
             text("This was a simulation: one machine held all images. Real clients would have got this statement.")
         )
-    blocks += [_answers(files), _gaps(privacy.get("not_protected", NOT_PRIVATE))]
+    blocks += [_answers(files), _gaps(files.not_protected)]
     if files.private:
         blocks.append(_terms(files))
+    if files.sums:
+        blocks.append(_sums(files.sums))
     if spent and privacy.get("clients"):
         blocks.append(epsilon_chart(files, spent))
         note = (
@@ -86,7 +88,7 @@ def _answers(files: RunFiles) -> Table:
         ("Who is protected?", whose),
         ("Who must be trusted?", _trust(files)),
         ("What could somebody learn?", learn),
-        ("What could still leak?", _leaks(privacy.get("not_protected", NOT_PRIVATE))),
+        ("What could still leak?", _leaks(files.not_protected)),
         *([("Does another run cost more?", _AGAIN)] if files.private else []),
     )
     rows = tuple((Cell(question), Cell(answer)) for question, answer in asked)
@@ -127,12 +129,13 @@ def _left(files: RunFiles) -> str:
     except ConfigError:
         return _UNKNOWN
     counts = _COUNTS.get(_release(files), "")
+    masked = " under masks that cancel in the sum of all clients" if files.sums else ""
     method = files.config.get("training.method") or mechanism.methods[0]
     update = _SUMS if method == "statistics" else "the changes that training made to the model"
     groups = "by class and by subgroup" if files.config.get("data.subgroups") else "by class"
     parts = [
-        f"{update}, with{'' if mechanism.noise_at_client else 'out'} noise",
-        *([f"how many predictions were right, {groups}, {counts}"] if counts else []),
+        f"{update}, with{'' if mechanism.noise_at_client else 'out'} noise{masked}",
+        *([f"how many predictions were right, {groups}, {counts}{masked}"] if counts else []),
         "each client's name and declared number of images",
         *(["the signed head of its ledger"] if mechanism.noise_at_client else []),
     ]
@@ -161,6 +164,7 @@ def _terms(files: RunFiles) -> Table:
     charged = "; ".join(filter(None, (charged_words(files), privacy.get("scope"))))
     rows = [
         ("epsilon of the whole run (PLD)", epsilon_cell(bound, pointer(PRIVACY, "epsilon_max"))),
+        *_alone_term(privacy),
         ("epsilon by a second accountant (RDP)", epsilon_cell(by_rdp, pointer(PRIVACY, "epsilon_max_rdp"))),
         ("delta, about the chance that epsilon does not hold", _delta(privacy["delta"])),
         *(
@@ -176,6 +180,30 @@ def _terms(files: RunFiles) -> Table:
     ]
     table_rows = tuple((Cell(term), value) for term, value in rows)
     return Table("Terms of the guarantee", ("term", "value"), table_rows, (False, False))
+
+
+def _alone_term(privacy: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """Return the row without other honest clients, empty without noise in shares."""
+    if not privacy.get("noise_shares"):
+        return []
+    return [("if all other clients collude with the server", Cell(privacy["if_all_others_collude"]))]
+
+
+def _sums(stated: Mapping[str, Any]) -> Table:
+    """Return what secure sums rest on."""
+    present = stated["present"]
+    rows = (
+        ("what the server saw", words(stated["statement"])),
+        ("clients on the roster", str(stated["num_clients"])),
+        ("clients that may collude with the server", f"at most {stated['colluding']}"),
+        ("clients that must be honest in each sum", f"at least {stated['honest']}"),
+        ("least clients in a sum", str(stated["min_survivors"])),
+        ("digest of the roster", stated["roster"] or "not known before the set-up"),
+        ("clients at the set-up", MISSING if present is None else words(", ".join(present))),
+        ("not checked", words(stated["not_checked"])),
+    )
+    table_rows = tuple((Cell(term), value if isinstance(value, Cell) else Cell(value)) for term, value in rows)
+    return Table("Secure sums", ("term", "value"), table_rows, (False, False))
 
 
 def _delta(delta: float) -> Cell:
@@ -206,6 +234,12 @@ def _trust(files: RunFiles) -> str:
         mechanism = mechanism_named(files.privacy["mechanism"])
     except ConfigError:
         return _UNKNOWN
+    sums = files.sums
+    if not mechanism.private and sums:
+        return (
+            "Everybody who sees a sum or the model: nothing bounds what these say. And the other clients: if more than "
+            f"{sums['colluding']} of {sums['num_clients']} collude with the server, they see a client's own update."
+        )
     if not mechanism.private:
         return "Everybody who sees a message of a client: the server, and whoever runs or breaks into it."
     if mechanism.noise_at_server:
@@ -213,6 +247,12 @@ def _trust(files: RunFiles) -> str:
     bundles = files.privacy.get("bundles", {})
     unpinned = sum(not digest for digest in bundles.values())
     own = "Each client adds its noise before anything leaves, so nobody who gets its messages must be trusted"
+    if shares := files.privacy.get("noise_shares"):
+        alone = files.privacy["if_all_others_collude"]
+        own = (
+            f"Each client adds a share of the noise, so {shares} clients of each sum must be honest, its own among "
+            f"them. If all others collude with the server: {alone}. The server need not be trusted"
+        )
     if not unpinned:
         return f"{own}, and each client runs only code that it has pinned."
     return f"{own}. But {unpinned} of {len(bundles)} clients run whatever code the server sends."

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from common.inference.card import CARD_FILE
 from common.privacy.mechanisms import MECHANISMS
 from server.audit.attached_attacks import AUDITS
 from server.reporting.counts_file import COUNTS_FILE
+from server.reporting.run_page.gaps import NOT_PRIVATE, NOT_PRIVATE_SUMS
 from server.state.checkpoint import CHECKPOINT
 from server.state.initial_model import INITIAL_FILE
 from server.state.run_directory import RUN_ID, STOPPED
@@ -65,6 +66,18 @@ class RunFiles:
         # Without both files the settings tell. A page that cannot know hides too much, and never too little.
         named = MECHANISMS.get(str(self.config.get("privacy.mechanism")))
         return bool(told) if told is not None else named is None or named.private
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """Statement on secure sums, empty where updates left one by one."""
+        return dict(self.privacy.get("aggregation") or {})
+
+    @property
+    def not_protected(self) -> list[str]:
+        """Gaps of the guarantee as the statement names them."""
+        own: Sequence[str] = () if self.private else NOT_PRIVATE_SUMS if self.sums else NOT_PRIVATE
+        stated = (*self.privacy.get("not_protected", own), *self.sums.get("not_protected", ()))
+        return list(dict.fromkeys(stated))
 
     @property
     def simulated(self) -> bool:

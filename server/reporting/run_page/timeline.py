@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from common.page.blocks import MISSING, Block, Cell, Section, Table, TimeLine, name_cell, text
 from server.reporting.run_page.run_files import RunFiles
 
-_LANES = ("refused", "update missing", "round skipped", "joined late", "missing at the close", "stopped")
+_LANES = ("refused", "update missing", "lost later", "round skipped", "joined late", "missing at the close", "stopped")
 _MAX_ROWS = 500
 
 
@@ -28,6 +28,9 @@ def happenings(files: RunFiles) -> list[Happening]:
         found.append(Happening(first, "joined late", client, f"from round {first}"))
     for line in files.rounds:
         found += [Happening(line["round"], "update missing", name, code) for name, code in line["failures"].items()]
+        found += [
+            Happening(line["round"], "lost later", name, code) for name, code in line.get("lost_after", {}).items()
+        ]
         if line.get("skipped"):
             found.append(
                 Happening(line["round"], "round skipped", "", "too few updates came, the model did not change")

@@ -175,19 +175,26 @@ def _cost(files: RunFiles) -> tuple[Part, ...]:
     if not privacy:
         return ("It has cost nobody anything yet: no client has agreed to the run.",)
     if not files.private:
+        left = (
+            "exact sums of updates and counts left the clients"
+            if files.sums
+            else ("updates and exact counts left every client")
+        )
         return (
             Cell("NOT PRIVATE", strong=True),
-            ": updates and exact counts left every client, so whoever saw them may learn about single images, and "
-            "nothing bounds how much.",
+            f": {left}, so whoever saw them may learn about single images, and nothing bounds how much.",
         )
-    mechanism = mechanism_named(privacy["mechanism"])
+    place = mechanism_named(privacy["mechanism"]).noise_place_short
+    if shares := privacy.get("noise_shares"):
+        alone = privacy["if_all_others_collude"]
+        place = f"the clients in shares, of which {shares} in each sum must be honest ({alone} if all others collude)"
     charged = "" if privacy["charged"] == "rounds sent" else f" ({charged_words(files)})"
     return (
         f"It cost each {privacy['privacy_unit']} epsilon of at most ",
         epsilon_cell(privacy["epsilon_max"], pointer(PRIVACY, "epsilon_max")),
         " at delta ",
         Cell(f"{privacy['delta']:g}", privacy["delta"], pointer(PRIVACY, "delta")),
-        f"{charged}, with noise added by {mechanism.noise_place_short}; the privacy section says what that means.",
+        f"{charged}, with noise added by {place}; the privacy section says what that means.",
     )
 
 

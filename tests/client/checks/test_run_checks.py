@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.client_config import load_site
+from client.secure.roster_file import ROSTER_FILE, roster_line
 from client.setup.node_key import public_line
+from common.ledger.identity_key import own_identity
 from common.models import loading as weights
 from tests.support.clients.healthy_client import COUNT, Bed
 from tests.support.clients.own_clients import write_images
@@ -132,6 +135,20 @@ def policy_that_allows_nothing(bed: Bed) -> None:
 def _pin(bed: Bed) -> str:
     text = (bed.folder / "policy.toml").read_text()
     return text.rpartition('bundle = "')[2].partition('"')[0]
+
+
+def _allow_sums(bed: Bed) -> None:
+    bed.edit("policy.toml", 'aggregations = ["plain"]', 'aggregations = ["plain", "secure"]')
+
+
+def sums_without_a_roster(bed: Bed) -> None:
+    _allow_sums(bed)
+
+
+def sums_with_another_roster(bed: Bed) -> None:
+    _allow_sums(bed)
+    name = load_site(bed.folder).name
+    (bed.folder / ROSTER_FILE).write_text(roster_line(name, own_identity().public_key) + "\n")
 
 
 def no_pin(bed: Bed) -> None:
@@ -297,6 +314,8 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (ledger_changed, "ledger", "FAIL", "entry 1 is not written", "newest backup"),
     (ledger_beyond_reading, "ledger", "FAIL", "malformed", "newest backup"),
     (ledger_gone, "ledger", "FAIL", "there is no ledger", "BRACT_HOME"),
+    (sums_without_a_roster, "roster", "FAIL", "cannot be read", "bract client roster"),
+    (sums_with_another_roster, "roster", "FAIL", "names no roster", "compare its digest"),
     (older_ledger, "ledger", "FAIL", "older copy", "newest backup"),
     (ledger_key_open, "ledger", "FAIL", "mode 0640", "chmod 600"),
     (budget_used_up, "budget", "FAIL", "used up", "Raise max-epsilon only if"),

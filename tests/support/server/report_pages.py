@@ -46,6 +46,12 @@ RUNS = {
 }
 
 
+def in_sums(settings: dict[str, Scalar]) -> RunOnDisk:
+    """Return a run of five clients whose updates left in secure sums alone."""
+    secure: dict[str, Scalar] = {"privacy.aggregation": "secure", "round-retries": 0, "min-clients": 4}
+    return RunOnDisk(settings | secure, clients=("north", "south", "east", "west", "centre"), simulated=False)
+
+
 class Page(HTMLParser):
     """Figures, texts and addresses of a page."""
 

@@ -1,9 +1,15 @@
 """Every gap that a statement can name has a grade."""
 
+from pathlib import Path
+
 import pytest
 
+from common.config.loading import Scalar
 from common.privacy.mechanisms import MECHANISMS
-from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, gap_of
+from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, NOT_PRIVATE_SUMS, gap_of
+from server.reporting.run_page.run_files import read_run
+from tests.support.server.report_pages import in_sums
+from tests.support.server.run_folders import OPEN, PRIVATE
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
@@ -15,6 +21,19 @@ def test_every_gap_of_every_mechanism_is_graded(name: str) -> None:
         assert found is not None, gap
         assert found.grade in GRADES
         assert found.meaning.endswith(".")
+
+
+@pytest.mark.parametrize("settings", [OPEN, PRIVATE], ids=["exact", "noised"])
+def test_every_gap_of_secure_sums_is_graded(settings: dict[str, Scalar], tmp_path: Path) -> None:
+    in_sums(settings).write(tmp_path)
+    files = read_run(tmp_path)
+
+    assert [gap for gap in files.not_protected if gap_of(gap) is None] == []
+    assert any(gap.startswith("a client whose roster") for gap in files.not_protected)
+    alone = [gap for gap in files.not_protected if "one client alone" in gap]
+    assert len(alone) == (settings is OPEN), "under noise no value is in the sum as it is"
+    assert not any("exact update" in gap for gap in files.not_protected)
+    assert (NOT_PRIVATE_SUMS[0] in files.not_protected) == (settings is OPEN)
 
 
 def test_a_gap_that_this_version_does_not_know_is_not_graded() -> None:

@@ -19,12 +19,16 @@ import pytest
 from typer.testing import CliRunner
 
 import bract
+from common.messages.codec import Evaluation
+from common.metrics import NoisedCounts
+from server.reporting.counts_file import final_counts
 from server.reporting.run_page import clients_table, report
 from server.reporting.run_page.clients_table import clients_section
 from server.reporting.run_page.report import REPORT, try_report, write_report
 from server.reporting.run_page.rounds_csv import ROUNDS_CSV
 from server.reporting.run_page.run_files import read_run
-from tests.support.server.report_pages import FAULTY, RUNS, page_of, rows_of, value_at
+from server.rounds.closing_evaluation import ClosingEvaluation
+from tests.support.server.report_pages import FAULTY, RUNS, in_sums, page_of, rows_of, value_at
 from tests.support.server.run_folders import OPEN, PRIVATE, RunOnDisk
 
 SECTIONS = [
@@ -343,3 +347,14 @@ def test_calibration_leaves_out_bins_of_noise_and_says_how_many_classes_have_an_
     assert any(hidden)
     known = sum(row["auroc"] is not None for row in summary["classes"].values())
     assert known in (0, 3) or f"over {known} of 3 classes" in text
+
+
+def test_the_matrix_of_a_secure_sum_is_shown_though_no_clients_own_is_known(tmp_path: Path) -> None:
+    state = in_sums(PRIVATE).write(tmp_path)
+    summed = NoisedCounts(np.diag([70, 80, 90]), 4)
+    state.closing = ClosingEvaluation(summed=Evaluation(None, noised=summed))
+
+    private = final_counts(state)["private"]
+
+    assert (private["confusion"], private["num_clients"]) == (summed.cells.tolist(), 4)
+    assert private["clients"] == {}

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from common.config.loading import Scalar
 from server.reporting.run_page.report import REPORT, write_report
 from server.reporting.run_page.rounds_csv import COLUMNS, ROUNDS_CSV
 from server.reporting.run_page.run_files import read_run
-from tests.support.server.report_pages import RUNS, Page, outside_boxes, rows_of
+from tests.support.server.report_pages import RUNS, Page, in_sums, outside_boxes, rows_of
 from tests.support.server.run_folders import OPEN, PRIVATE, RunOnDisk
 
 
@@ -117,3 +118,29 @@ def test_warnings_of_a_private_simulation_are_a_simulations_own(name: str, boxed
 
     assert "accuracy 0.067" in page
     assert ("accuracy 0.067" not in outside_boxes(page)) is boxed
+
+
+SUMS = ["under masks that cancel", "Secure sums", "clients that must be honest in each sum"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (OPEN, ["exact sums of updates and counts left the clients", "if more than 1 of 5 collude"]),
+        (
+            PRIVATE,
+            ["in shares, of which 3 in each sum must be honest", "adds a share of the noise"],
+        ),
+    ],
+    ids=["exact", "noised"],
+)
+def test_a_page_of_secure_sums_says_what_they_rest_on(
+    settings: dict[str, Scalar], said: list[str], tmp_path: Path
+) -> None:
+    in_sums(settings).write(tmp_path)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+
+    for part in (*SUMS, *said):
+        assert part in page
+    for part in ("left every client", "exact update", "sees a message of a client", "This version does not know"):
+        assert part not in page
