@@ -105,7 +105,8 @@ def test_values_are_rounded_before_the_noise_and_never_after() -> None:
 @pytest.mark.parametrize("sizes", [(20, 20, 10), (1, 1, 1)])
 def test_the_ring_holds_the_largest_sum_that_there_can_be(sizes: tuple[int, ...]) -> None:
     scale = scale_of(total_units=sum(sizes), num_clients=len(sizes))
-    most = np.full(3, 1e9)
+    # Its digits on the grid do not vanish modulo the ring, as those of a round number would.
+    most = np.full(3, 1234.567)
 
     words = [share_words(most, scale, num_units=size, stream=SecureStream()) for size in sizes]
     found = noise_of(words, scale)
