@@ -128,7 +128,7 @@ def _left(files: RunFiles) -> str:
     except ConfigError:
         return _UNKNOWN
     counts = _COUNTS.get(_release(files), "")
-    masked = " under masks that cancel in the sum of all clients" if files.sums else ""
+    masked = ", under masks that cancel in the sum of all clients" if files.sums else ""
     parts = [
         f"the changes that training made to the model, with{'' if mechanism.noise_at_client else 'out'} noise{masked}",
         *([f"how many predictions were right, by class, {counts}{masked}"] if counts else []),
