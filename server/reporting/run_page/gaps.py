@@ -60,7 +60,7 @@ _GAPS = {
     ),
     "more than `if_all_others_collude` says": Gap(
         "theoretical",
-        "The run's epsilon counts the noise of several honest clients. With fewer of them the second figure holds.",
+        "Epsilon counts the noise of several honest clients on the roster. With fewer of them the second figure holds.",
     ),
     "a client whose roster came from the server": Gap(
         "critical", "The server could have put clients of its own on the roster, and they count as colluding ones."

@@ -129,7 +129,7 @@ def _left(files: RunFiles) -> str:
     except ConfigError:
         return _UNKNOWN
     counts = _COUNTS.get(_release(files), "")
-    masked = " under masks that cancel in the sum of all clients" if files.sums else ""
+    masked = ", under masks that cancel in the sum of all clients" if files.sums else ""
     method = files.config.get("training.method") or mechanism.methods[0]
     update = _SUMS if method == "statistics" else "the changes that training made to the model"
     groups = "by class and by subgroup" if files.config.get("data.subgroups") else "by class"
