@@ -422,7 +422,8 @@ def test_a_client_that_answers_as_another_is_left_out_itself(
     grid._observer = lies
     federation.run_federation(grid, config, lambda _: federation.RunContext())
 
-    assert [(line["clients"], line["failures"]) for line in lines(tmp_path / "run")] == [(5, {"ward-0": "MESSAGE"})]
+    # Its masked update had come, so the model has it.
+    assert [(line["clients"], line["lost_after"]) for line in lines(tmp_path / "run")] == [(5, {"ward-0": "MESSAGE"})]
 
 
 class AfterDeath(Probe):
