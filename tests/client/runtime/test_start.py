@@ -140,7 +140,7 @@ def test_the_supernode_ends_with_the_client(site: Site, number: int, code: int) 
         assert (site.folder / "flwr" / "superexec.secret").stat().st_mode & 0o777 == 0o600
 
         watched = WatchedClient(site.folder)
-        assert "Nobody answers at" in render(watched.page())
+        until(lambda: "Nobody answers at" in render(watched.page()))
         process.send_signal(number)
         process.communicate(timeout=30)
 
