@@ -13,6 +13,7 @@ from client.status.status import ClientStatus, client_status
 from common.errors import BractError, LedgerError
 from common.ledger.data_holder import LEDGER_FILE
 from common.page.blocks import Page
+from common.system.files import file_state
 from common.system.paths import bract_home
 
 _WATCHED = (SITE_FILE, POLICY_FILE, ACTIVITY_FILE, PINS_FILE)
@@ -40,7 +41,7 @@ class WatchedClient:
         # Entries are in the log until SQLite moves them into the file.
         files = [self._folder / name for name in _WATCHED] + [ledger, ledger.with_name(ledger.name + "-wal")]
         today = datetime.now(UTC).date()
-        return repr([today, is_running(self._folder / LOCK_FILE), *map(_state, files)])
+        return repr([today, is_running(self._folder / LOCK_FILE), *map(file_state, files)])
 
     def page(self) -> Page:
         """Return the page as the files are now.
@@ -64,11 +65,3 @@ class WatchedClient:
         except LedgerError:
             # A running client may have written during the audit, so try once more.
             return client_status(self._folder)
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size

@@ -137,22 +137,6 @@ def share_words(values: np.ndarray, scale: ShareScale, *, num_units: int, stream
     return _to_ring(whole.astype(np.int64) + noise.astype(np.int64), scale.bits)
 
 
-def client_words(update: np.ndarray, scale: ShareScale, *, stream: ByteStream) -> np.ndarray:
-    """Round a client's update to the grid and add its share of the noise.
-
-    The unit is the client itself, and `update`, (p,) float64, has at most the norm `most_of_unit`. Guarantee: the norm
-    is checked again after rounding. The rest is as in `share_words`.
-
-    Raises:
-        PrivacyError: The rounded update is longer than the plan covers.
-    """
-    rounded = np.rint(update / scale.step)
-    # `not <=` also refuses NaN.
-    if not np.linalg.norm(rounded) * scale.step <= scale.most_of_unit * (1 + SENSITIVITY_SLACK):
-        raise PrivacyError("an update is longer than its clip bound after rounding")
-    return share_words(update, scale, num_units=1, stream=stream)
-
-
 def ring_sum(words: Iterable[np.ndarray], bits: int) -> np.ndarray:
     """Return the sum of words modulo 2^bits, (d,) uint64."""
     total = np.sum(np.stack(list(words)), axis=0, dtype=np.uint64)

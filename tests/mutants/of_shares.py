@@ -91,11 +91,6 @@ planted(
     {"a sensitivity that is not checked after rounding": ("if not self.step", "if False and self.step")},
 )
 planted(
-    shares.test_an_update_is_checked_again_after_rounding,
-    noise_shares.client_words,
-    {"an update that is not checked after rounding": ("if not np.linalg", "if False and np.linalg")},
-)
-planted(
     shares.test_a_sum_that_fits_in_no_word_and_a_plan_without_shares_are_refused,
     noise_shares._with_ring,
     {"a sum that wraps": ("if bits > _MAX_BITS", "if False")},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.errors import BractError, ConfigError
 from common.page.blocks import Page
+from common.system.files import file_state
 from server.deployment.client_list import Client, list_clients
 from server.deployment.server_folder import SERVER_FILE, load_home
 from server.reporting.live.federation_sections import clients_section, waiting_section
@@ -52,7 +53,7 @@ class WatchedFolder:
         run = self.run()
         files = [] if run is None else [run / name for name in (*HASHED, STOPPED)]
         # Of the record of a wait its content counts: it is written again and again while nothing changes.
-        return repr([run, *map(_state, files), self._clients(), None if run is None else _wait_of(run)])
+        return repr([run, *map(file_state, files), self._clients(), None if run is None else _wait_of(run)])
 
     def page(self) -> Page:
         """Return the page as the files are now."""
@@ -84,11 +85,3 @@ def _wait_of(run: Path) -> tuple[Wait, bool] | None:
     """Return whom a run waits for and whether it still says so."""
     found = read_wait(run)
     return None if found is None else (found[0], found[1] < MAX_SILENCE)
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
