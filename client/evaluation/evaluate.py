@@ -10,7 +10,7 @@ from common.messages.codec import Evaluation
 from common.messages.fields import Releases
 from common.metrics import Counts, NoisedCounts, count
 from common.privacy.plan import PrivacyPlan
-from common.score_histograms import ScoreHistograms, score_histograms
+from common.score_histograms import score_histograms
 from common.subgroup_counts import subgroup_counts
 
 
@@ -41,33 +41,28 @@ def evaluate_incoming(
     labels = session.rows.test_labels[evaluation_units]
     logits = session.trainer.logits(model, session.rows.test_inputs[evaluation_units], apart=True)
     counts, fresh = count(logits, labels), session.streams.for_counts
-    if plan.counts.noise_shares:
-        return _for_shares(counts, score_histograms(logits, labels) if config.releases_histograms else None, closing)
     if not closing:
+        if plan.counts.noise_shares:
+            right = int(np.trace(counts.confusion))
+            return Evaluation(noised=NoisedCounts(np.array([right, counts.num_examples - right])))
         return Evaluation(noised=noised_pair(counts, noise_stddev=plan.counts.noise_stddev, stream=fresh()))
-    matrix = noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=fresh())
-    histograms = subgroups = None
-    # The plan decides, too: without its noise nothing may leave.
-    if config.releases_histograms:
-        histograms = noised_histograms(
-            score_histograms(logits, labels), plan.counts, of_scores=fresh(), of_confidence=fresh()
-        )
+    histograms = score_histograms(logits, labels) if config.releases_histograms else None
+    subgroups = None
     if names := config.data.subgroup_names:
         # The subgroup of the image that votes, whatever the unit's other images are of.
         of_units = session.rows.test_subgroups[evaluation_units]
-        subgroups = noised_subgroups(subgroup_counts(logits, labels, of_units, len(names)), plan.counts, stream=fresh())
+        subgroups = subgroup_counts(logits, labels, of_units, len(names))
+    # Exact, for a secure sum: the client's share of the noise is added where they become words, and nothing else of
+    # them may leave.
+    if plan.counts.noise_shares:
+        return Evaluation(noised=NoisedCounts(counts.confusion), histograms=histograms, subgroups=subgroups)
+    matrix = noised_matrix(counts, noise_stddev=plan.counts.closing_noise_stddev, stream=fresh())
+    # The plan decides, too: without its noise nothing may leave.
+    if histograms is not None:
+        histograms = noised_histograms(histograms, plan.counts, of_scores=fresh(), of_confidence=fresh())
+    if subgroups is not None:
+        subgroups = noised_subgroups(subgroups, plan.counts, stream=fresh())
     return Evaluation(noised=matrix, histograms=histograms, subgroups=subgroups)
-
-
-def _for_shares(counts: Counts, histograms: ScoreHistograms | None, closing: bool) -> Evaluation:
-    """Return exact counts for a secure sum.
-
-    This client's share of the noise is added where they become words, and nothing else of them may leave.
-    """
-    if closing:
-        return Evaluation(noised=NoisedCounts(counts.confusion), histograms=histograms)
-    right = int(np.trace(counts.confusion))
-    return Evaluation(noised=NoisedCounts(np.array([right, counts.num_examples - right])))
 
 
 def _exact(session: ClientSession, incoming: Arrays, own: Arrays, *, closing: bool) -> Evaluation:

@@ -28,8 +28,10 @@ from common.messages.fields import (
     NOISED_CONFIDENCE_COUNTS,
     NOISED_CONFUSION,
     NOISED_SCORE_COUNTS,
+    NOISED_SUBGROUP_COUNTS,
     NUM_EXAMPLES,
     SCORE_COUNTS,
+    SUBGROUP_COUNTS,
     WRONG,
     Releases,
 )
@@ -197,6 +199,7 @@ class SecureWords:
             NOISED_CONFUSION: counts.closing_noise_stddev,
             NOISED_SCORE_COUNTS: counts.scores_noise_stddev,
             NOISED_CONFIDENCE_COUNTS: counts.calibration_noise_stddev,
+            NOISED_SUBGROUP_COUNTS: counts.subgroups_noise_stddev,
         }
         total = sum(self.sizes.values())
         noise = noises.get(key) or 0.0
@@ -239,10 +242,15 @@ class SecureWords:
                 whole = np.rint(values_of_sum(part, self._counts_scale(key))) if self.counts_in_shares else None
                 values = (Ring(WORD_BITS).signed(part) if whole is None else whole.astype(np.int64)).tolist()
                 metrics[key] = values[0] if key in (CORRECT, WRONG) else values
-        summed = decode_evaluation(RecordDict({METRICS: metrics}), self.num_classes)
-        if summed is None or summed.noised is None:
-            return summed
-        return replace(summed, noised=replace(summed.noised, num_clients=num_survivors))
+        summed = decode_evaluation(RecordDict({METRICS: metrics}), self.num_classes, self.releases.subgroups)
+        if summed is None:
+            return None
+        noised, divided = summed.noised, summed.subgroups
+        return replace(
+            summed,
+            noised=None if noised is None else replace(noised, num_clients=num_survivors),
+            subgroups=None if divided is None else replace(divided, num_clients=num_survivors),
+        )
 
     def _of_round(self, server_round: int | None) -> tuple[str, ...]:
         if server_round is None:
@@ -265,6 +273,8 @@ class SecureWords:
             NOISED_SCORE_COUNTS: 2 * classes * NUM_SCORE_BINS,
             CONFIDENCE_COUNTS: 2 * NUM_CONFIDENCE_BINS,
             NOISED_CONFIDENCE_COUNTS: 2 * NUM_CONFIDENCE_BINS,
+            SUBGROUP_COUNTS: 2 * self.releases.subgroups,
+            NOISED_SUBGROUP_COUNTS: 2 * self.releases.subgroups,
         }.get(key, 1)
 
 

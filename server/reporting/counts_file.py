@@ -50,7 +50,7 @@ def subgroup_metrics(state: RunState) -> dict[str, Any] | None:
         return None
     plan = None if cost is None else cost.example_plan.counts
     # Exact counts may leave under a mechanism too, whose plan then has no counts.
-    noise = 0.0 if plan is None else plan.subgroups_noise_stddev or 0.0
+    noise = 0.0 if plan is None else plan.of_one_client(plan.subgroups_noise_stddev or 0.0)
     data = state.config.data
     return {
         "evaluated_model": state.final_round,

@@ -16,6 +16,7 @@ from common.config.loading import Scalar
 from common.data.partitioning import subgroups as subgroups_module
 from common.messages import codec
 from common.messages.codec import Evaluation
+from common.messages.secure_words import SecureWords
 from common.privacy import calibration
 from common.privacy.counts import counts_plan
 from common.privacy.counts.counts_plan import CountsPlan
@@ -29,6 +30,7 @@ from tests.common.privacy.counts import test_subgroup_plans as plans
 from tests.mutants.faults import every_case, planted
 from tests.mutants.of_replay import each_image_of_a_unit_votes
 from tests.mutants.registry import mutant
+from tests.simulations import test_subgroups_in_sums as sums
 
 _BY_SEX: dict[str, Scalar] = {"data.subgroup-column": "sex", "data.subgroups": "f,m"}
 
@@ -173,4 +175,34 @@ planted(
     tables.test_table_that_changed_since_it_was_read_is_refused,
     subgroups_module.numbered_values,
     {"subgroups of other rows": ("if len(values) != count:", "if False:")},
+)
+planted(
+    sums.test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too,
+    SecureWords._counts_scale,
+    {
+        "subgroups under masks with the noise of the matrix": (
+            "NOISED_SUBGROUP_COUNTS: counts.subgroups_noise_stddev",
+            "NOISED_SUBGROUP_COUNTS: counts.closing_noise_stddev",
+        ),
+        "subgroups under masks with shares for all clients": (
+            "counts_scale(noise, counts.noise_shares",
+            "counts_scale(noise, self.num_clients",
+        ),
+    },
+)
+planted(
+    sums.test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too,
+    SecureWords._noised_words,
+    {
+        "exact counts by subgroup under the masks": (
+            "stream=stream)",
+            "stream=stream if key != NOISED_SUBGROUP_COUNTS else type('Zeros', (), "
+            "{'random_bytes': lambda _, n: bytes(n)})())",
+        )
+    },
+)
+planted(
+    sums.test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too,
+    SecureWords.summed_counts,
+    {"subgroups that are read as those of one client": ("replace(divided, num_clients=num_survivors)", "divided")},
 )
