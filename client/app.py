@@ -145,10 +145,12 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
         own = (personal.before(server_round) or session.common_start()) if session.trainer.personal else {}
         counted = server_round % config.evaluation.every == 0
         evaluation = evaluate_incoming(session, incoming, own, plan, closing=False) if counted else None
-        if masked is not None and plan is not None:
+        if masked is not None and plan is not None and config.mechanism.clips_units:
             total = session.gradient_sum(incoming, server_round=server_round, plan=plan, label_counts=labels)
             return masked.gradient(total, evaluation, server_round=server_round)
-        trained = session.train(own | incoming, server_round=server_round, plan=plan, label_counts=labels)
+        # A plan for whole clients says nothing about training: the finished update is clipped and noised.
+        of_units = plan if config.mechanism.clips_units else None
+        trained = session.train(own | incoming, server_round=server_round, plan=of_units, label_counts=labels)
         if own:
             personal.keep(server_round, {name: trained[name] for name in own})
         if masked is not None:

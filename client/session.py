@@ -84,6 +84,9 @@ class ClientSession:
         """
         config = self.trainer.config
         digests = (self.rows.train_holdings, self.rows.test_holdings)
+        if config.mechanism.clips_clients:
+            # All of the client's images are one unit: a server that sees two of its sums sees both through one client.
+            digests = (digests[0].as_one_unit(), digests[1].as_one_unit())
         # Read the policy for each message: its holder may have tightened it since the last one.
         policy = ANYTHING if self.policy_file is None else load_policy(self.policy_file)
         return Guard(config, self.name, policy, self.home.holder(run), self.plan, digests)
@@ -179,7 +182,7 @@ class RunClients:
             prepared,
             partition,
             number,
-            private=config.is_local_dp,
+            private=config.mechanism.clips_units,
             unit=config.privacy.unit,
             subgroups=self._subgroups,
         )
@@ -226,7 +229,9 @@ class RunClients:
         prepared = prepare(config, shows_nothing=True)
         partition = _everything(prepared, site)
         subgroups = subgroups_of(data, len(prepared.scan.labels), joined=True)
-        rows = shard(prepared, partition, 0, private=config.is_local_dp, unit=config.privacy.unit, subgroups=subgroups)
+        rows = shard(
+            prepared, partition, 0, private=config.mechanism.clips_units, unit=config.privacy.unit, subgroups=subgroups
+        )
         trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
         party = own_party(site, load_policy(site.policy_file), config.secure) if config.secure else None
         return ClientSession(site.name, rows, trainer, site.policy_file, OwnHome(), pinned=pinned, party=party)

@@ -118,7 +118,7 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     training = config.training.model_copy(update={"local_epochs": epochs})
     short = Trainer(config.model_copy(update={"training": training}), trainer.input_shape, trainer.classes)
     shard = _random_shard(trainer.input_shape, len(trainer.classes), rows)
-    plan = short.config.plan(rows) if config.is_local_dp else None
+    plan = short.config.plan(rows) if config.mechanism.clips_units else None
     counts = label_counts_of(shard, len(trainer.classes), plan)
     train: Callable[[], object]
     if plan is not None and plan.noise_shares:

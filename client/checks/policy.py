@@ -9,7 +9,7 @@ from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import Site
 from client.secure.roster_file import ROSTER_FILE, check_roster, read_roster
 from common.errors import BractError, ConfigError
-from common.privacy.mechanisms.registry import mechanism_named
+from common.privacy.mechanisms.registry import mechanisms_under
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_digest, installed_bundle
 
@@ -43,7 +43,8 @@ def check_pin(site: Site, policy: Policy) -> Finding:
         return fail("pin", f"the installed Bract is damaged: {error}", "reinstall bract")
     if not policy.bundle:
         # `bract client start` refuses to start without a pin where noise is promised.
-        promises_noise = any(mechanism_named(name).noise_at_client for name in policy.mechanisms)
+        allowed = mechanisms_under(policy.mechanisms, policy.aggregations)
+        promises_noise = any(mechanism.noise_at_client for mechanism in allowed)
         return (fail if promises_noise else warn)(
             "pin",
             "no code is pinned: any code that a server sends would be trusted with the images",
@@ -93,7 +94,8 @@ def _judge_policy(policy: Policy, site: Site) -> Finding:
     allowed = f"at most epsilon {policy.max_epsilon:g} at delta {policy.delta:g}, {', '.join(policy.mechanisms)}" + (
         f", until {policy.expires}" if policy.expires else ""
     )
-    warnings = [text for name in policy.mechanisms if (text := mechanism_named(name).trust_warning)]
+    mechanisms = mechanisms_under(policy.mechanisms, policy.aggregations)
+    warnings = [text for mechanism in mechanisms if (text := mechanism.trust_warning)]
     if not math.isfinite(policy.max_epsilon):
         warnings.append("max-epsilon sets no limit")
     if warnings:

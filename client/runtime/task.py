@@ -20,7 +20,7 @@ from client.runtime.task_protocol import Order, Report
 from common.errors import BractError, BundleError, ClientFailure, FederationError, LedgerError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.messages.codec import failure_reply, server_round_of
-from common.privacy.mechanisms.registry import names_where
+from common.privacy.mechanisms.registry import mechanisms_under
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_files, files_digest
 
@@ -129,7 +129,8 @@ def check_pinned(policy: Policy) -> None:
     Raises:
         BundleError: The policy allows a mechanism that protects images from the server, and pins no bundle.
     """
-    local = [name for name in names_where("noise_at_client") if name in policy.mechanisms]
+    allowed = mechanisms_under(policy.mechanisms, policy.aggregations)
+    local = list(dict.fromkeys(mechanism.name for mechanism in allowed if mechanism.noise_at_client))
     if local and not policy.bundle:
         raise BundleError(
             f'policy.toml allows {" and ".join(local)} but pins no code (bundle = ""): unpinned code from the server '

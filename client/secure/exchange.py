@@ -126,13 +126,18 @@ class MaskedReply:
     ) -> RecordDict:
         """Return the masked words of a round's update and counts.
 
+        Where whole clients are protected, the update is clipped and has this client's share of the noise.
+
         Raises:
             NotFiniteError: The update is not finite, or too long.
             SecureSumError: The round's secrets are used or erased.
         """
         words = words_of(self._session, self._sizes)
         update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
-        encoded = words.encode_update(update, self._session.name)
+        if self._session.trainer.config.mechanism.clips_clients:
+            encoded = words.encode_clipped(update, self._session.streams.for_training().noise)
+        else:
+            encoded = words.encode_update(update, self._session.name)
         counted = words.encode_counts(evaluation, server_round=server_round)
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 

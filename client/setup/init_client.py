@@ -174,7 +174,7 @@ def _policy_text(grouped: bool, classes: Sequence[str] = (), secure: Sequence[st
     from common.system.app_bundle import bundle_digest, installed_bundle
 
     units = '["group"]' if grouped else '["image", "group"]'
-    trust = "\n".join(f'# "{name}": {mechanism_named(name).trust}.' for name in MECHANISMS)
+    trust = "\n".join(map(_trust, MECHANISMS))
     text = _POLICY.replace("UNITS", units).replace("TRUST", trust)
     text = text.replace("MECHANISMS", json.dumps([DEFAULT_MECHANISM]))
     text = text.replace("PINNED", bundle_digest(installed_bundle()))
@@ -182,6 +182,12 @@ def _policy_text(grouped: bool, classes: Sequence[str] = (), secure: Sequence[st
     # Last, because a class may have one of the names above.
     allowed = f"classes = {json.dumps(list(classes), ensure_ascii=False)}" if classes else _ANY_CLASSES
     return text.replace("ANY-CLASSES", allowed)
+
+
+def _trust(name: str) -> str:
+    """Return the policy's comment on whom a mechanism trusts."""
+    plain, summed = (mechanism_named(name, summed=summed).trust for summed in (False, True))
+    return f'# "{name}": {plain}.' + ("" if summed == plain else f"\n#   In a secure sum: {summed}.")
 
 
 def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...], roster: Path | None = None) -> None:

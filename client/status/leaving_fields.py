@@ -157,5 +157,5 @@ def _allowed(mechanism: Mechanism, policy: Policy) -> Sequence[Releases]:
             for update in updates
         ]
     if "secure" in policy.aggregations and mechanism.secure_sum:
-        found += [Releases(mechanism, metrics, secure=True) for metrics in allowed]
+        found += [Releases(mechanism.in_sums(), metrics, secure=True) for metrics in allowed]
     return found

@@ -30,7 +30,7 @@ from common.page.blocks import (
     time_cell,
     words,
 )
-from common.privacy.mechanisms.registry import mechanism_named
+from common.privacy.mechanisms.registry import mechanisms_under
 from common.system.console import format_epsilon
 
 _FOOTER = (
@@ -38,7 +38,7 @@ _FOOTER = (
     "goes to the server."
 )
 _MAX_ROWS = 100
-_UNITS = {"image": "single images", "group": "groups of images"}
+_UNITS = {"image": "single images", "group": "groups of images, or the whole client"}
 _ASKED = {
     "query": "to agree to a run",
     "query.close": "to close a run",
@@ -280,9 +280,9 @@ def _leaving(status: ClientStatus) -> Section:
     rows = tuple((Cell(row.reply), Cell(row.mechanism), Cell(row.fields)) for row in leaving_under(policy))
     columns = ("with the reply to", "mechanism", "what leaves")
     gaps: dict[str, None] = {}
-    for name in policy.mechanisms:
+    for mechanism in mechanisms_under(policy.mechanisms, policy.aggregations):
         unpinned = 0 if policy.bundle else 1
-        gaps |= dict.fromkeys(mechanism_named(name).not_protected(num_clients=1, num_unpinned=unpinned))
+        gaps |= dict.fromkeys(mechanism.not_protected(num_clients=1, num_unpinned=unpinned))
     failures = tuple((Cell(code), Cell(meaning)) for code, meaning in FAILURE_WORDS.items())
     blocks: tuple[Block, ...] = (
         text("This is all that a run may get under policy.toml. A run that asks for more is refused."),

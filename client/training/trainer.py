@@ -102,15 +102,15 @@ class Trainer:
 
         `arrays` holds the values of all trained tensors, personal ones included. The new arrays have the same names and
         shapes, or they are the sums that `training.statistics` names. `plan` is the one that the client agreed to, None
-        without noise at the client. Only audits pass their own `streams`. `label_counts` are the run's noised counts of
-        labels, where its plan has them.
+        where no unit's gradients are clipped. Only audits pass their own `streams`. `label_counts` are the run's noised
+        counts of labels, where its plan has them.
 
         Raises:
-            PrivacyError: The run needs noise at the client and there is no plan, or there is a plan and the run needs
-                none. Or class weights are to follow from labels, and there are no noised counts of them.
+            PrivacyError: The run clips units' gradients and there is no plan, or there is a plan and it clips none. Or
+                class weights are to follow from labels, and there are no noised counts of them.
         """
         # Without this check a missing plan would train on private images without noise.
-        if (plan is not None) != self.config.is_local_dp:
+        if (plan is not None) != self.config.mechanism.clips_units:
             raise PrivacyError("training was asked for under another mechanism than the run's")
         if self.config.takes_statistics:
             return self._statistics(shard, plan, streams)
@@ -202,7 +202,14 @@ class Trainer:
         from common.models.classifier import build_network
 
         config, num_classes = self.config, len(self.classes)
-        key = (config.backbone_spec, config.model, config.is_local_dp, config.training, self.input_shape, num_classes)
+        key = (
+            config.backbone_spec,
+            config.model,
+            config.mechanism.clips_units,
+            config.training,
+            self.input_shape,
+            num_classes,
+        )
         # Built once, because that takes seconds. One for each thread, because training overwrites
         # the parameters in place.
         if getattr(_local, "key", None) != key:

@@ -208,7 +208,7 @@ class _Fitting:
         config, most = self.config, self.config.stopping.max_epsilon
         if most is None:
             return
-        plans = {config.plan(config.cohort_size if config.mechanism.noise_at_server else size) for size in sizes}
+        plans = {config.plan(config.cohort_size if config.mechanism.clips_clients else size) for size in sizes}
         target = config.privacy.target_epsilon
         # With a target the counts of the shorter run get other noise, so that training alone decides.
         least = min(_rounds_within(plan, most, counts=target is None) for plan in plans)
@@ -233,7 +233,7 @@ class _Fitting:
     def fit_delta(self, num_units: int = 0) -> None:
         """Take a delta below 1 / the number of protected units."""
         config = self.config
-        number = config.num_clients if config.mechanism.noise_at_server else num_units
+        number = config.num_clients if config.mechanism.clips_clients else num_units
         if config.private and "privacy.delta" not in self._written and number * config.privacy.delta >= 1:
             self._give_way({"privacy.delta": 10.0 ** -len(str(number))}, f"it must be below 1 / {number}")
 

@@ -134,7 +134,7 @@ def _run_and_sizes(
         entries = opener(run.data).entries
         check_batch(run.training, entries.num_train)
         check_unit(run.privacy.unit, has_groups=entries.units is not None)
-        if not run.is_local_dp:
+        if not run.mechanism.clips_units:
             return run, (), entries
         units, _ = client_sizes(entries, run.data, num_clients=run.num_clients, seed=run.seed, unit=run.privacy.unit)
         return run, tuple(units.tolist()), entries

@@ -42,7 +42,7 @@ def show_plan(table: PlanTable, console: Console, missing: str = "") -> None:
 
 
 def _size_name(table: PlanTable) -> str:
-    if table.config.mechanism.noise_at_server:
+    if table.config.mechanism.clips_clients:
         return "Clients in a round"
     return f"{table.rows[0].plan.privacy_unit.capitalize()}s of a client"
 
@@ -67,7 +67,7 @@ def _noise_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
         lines.append(("noise of the label counts", [f"{row.plan.label_noise_stddev:.4g}" for row in rows]))
     ratios = [f"{row.signal_to_noise:.3g}" for row in rows if row.signal_to_noise is not None]
     lines += [("signal / noise a step, at most", ratios)] if ratios else []
-    return lines[table.config.mechanism.noise_at_server :]
+    return lines[table.config.mechanism.clips_clients :]
 
 
 def _epsilon_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
@@ -130,7 +130,8 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         yield (
             "Shares",
             f"each client adds a share of the noise to a secure sum. The epsilons hold while {plan.noise_shares} "
-            "clients of each sum are honest, a unit's own client among them. The server steps along the sum.",
+            "clients of each sum are honest, a unit's own client among them. The server "
+            + ("adds no noise." if config.mechanism.clips_clients else "steps along the sum."),
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."
@@ -155,7 +156,7 @@ def _clients_note(table: PlanTable) -> str:
     config = table.config
     cohort = "all" if config.cohort_size == config.num_clients else f"{config.cohort_size:,}"
     note = f"{config.num_clients:,}, {cohort} of them in each of {config.num_rounds:,} rounds"
-    if config.is_local_dp and table.num_sizes < config.num_clients:
+    if config.mechanism.clips_units and table.num_sizes < config.num_clients:
         note += f"; the sizes of {table.num_sizes:,} are known, the others are assumed to be similar"
     if len(table.shown) < len(table.rows):
         note += f"; the table shows {len(table.shown)} of {len(table.rows)} different sizes (--json has all)"

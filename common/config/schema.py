@@ -13,7 +13,7 @@ from common.errors import ConfigError, PrivacyError
 from common.models.names import BackboneSpec
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.mechanisms.contract import Mechanism
-from common.privacy.mechanisms.registry import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS, mechanism_named
 from common.privacy.plan import PrivacyPlan
 from common.privacy.public_constants import PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
@@ -126,7 +126,7 @@ class RunConfig(RunFields):
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
         ]
-        if self.is_local_dp:
+        if self.mechanism.clips_units:
             wrong += gradient_sum_conflicts(self.training, self.batch_size, self.local_epochs, self.needs_no_torch)
         refuse_conflicts(wrong)
         try:
@@ -189,7 +189,7 @@ class RunConfig(RunFields):
     def cnn_depth(self) -> int | None:
         """Number of convolutions of `cnn`, None where it follows from the images' size."""
         # Clipped gradients cannot diverge, and the normalised network learns more slowly from them.
-        return self.model.cnn_depth or (2 if self.is_local_dp else None)
+        return self.model.cnn_depth or (2 if self.mechanism.clips_units else None)
 
     @property
     def backbone_spec(self) -> BackboneSpec:
@@ -246,11 +246,11 @@ class RunConfig(RunFields):
     def clip_by_rule(self) -> bool:
         """True if the clip bound of a client's update follows from the plan."""
         head = self.open_kind.startswith("head-")
-        return self.privacy.clipping_norm is None and self.mechanism.noise_at_server and head
+        return self.privacy.clipping_norm is None and self.mechanism.clips_clients and head
 
     @property
     def _steps_follow_from_plan(self) -> bool:
-        in_rounds = self.is_local_dp and not self.takes_statistics
+        in_rounds = self.mechanism.clips_units and not self.takes_statistics
         return self.needs_no_torch and in_rounds and self.training.optimizer == "sgd"
 
     @property
@@ -266,7 +266,7 @@ class RunConfig(RunFields):
     @property
     def counts_labels(self) -> bool:
         """True if class weights follow from noised counts of each client's labels."""
-        return self.is_local_dp and self.training.class_weights == BALANCED
+        return self.mechanism.clips_units and self.training.class_weights == BALANCED
 
     @property
     def releases_histograms(self) -> bool:
@@ -276,7 +276,7 @@ class RunConfig(RunFields):
     @property
     def mechanism(self) -> Mechanism:
         """The privacy mechanism of the run."""
-        return MECHANISMS[self.privacy.mechanism]
+        return mechanism_named(self.privacy.mechanism, summed=self.privacy.aggregation == "secure")
 
     @property
     def public_constants(self) -> PublicConstants:

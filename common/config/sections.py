@@ -295,7 +295,7 @@ class PrivacyConfig(Section):
 
     mechanism: MechanismName = Field(
         description="Who adds noise: each client in rounds (`dp-sgd`) or once to sums over its features "
-        "(`dp-statistics`), the server (`client-dp`), or nobody (`none`)."
+        "(`dp-statistics`), the server (`client-dp`; each client in a secure sum), or nobody (`none`)."
     )
     unit: Unit = Field(description="What is protected: each image, or all images of a group such as a patient.")
     # More than 100 promises nothing, and costs the accountant gigabytes.

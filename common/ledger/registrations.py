@@ -136,8 +136,11 @@ def released_events(plan: PrivacyPlan, releases: Releases) -> Mapping[str, Seque
 
 
 def unit_of(plan: PrivacyPlan) -> Unit:
-    """Return the unit that a ledger charges under a plan."""
-    return "group" if plan.privacy_unit == "group" else "image"
+    """Return the unit that a ledger charges under a plan.
+
+    A whole client is a group of all its images.
+    """
+    return "image" if plan.privacy_unit == "image" else "group"
 
 
 def charge_of(

@@ -38,7 +38,14 @@ from common.messages.fields import (
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.plan import PrivacyPlan
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS
-from common.secagg.noise_shares import ShareScale, counts_scale, gradient_scale, share_words, values_of_sum
+from common.secagg.noise_shares import (
+    ShareScale,
+    clipped_words,
+    counts_scale,
+    gradient_scale,
+    share_words,
+    values_of_sum,
+)
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.roster import Roster
@@ -108,14 +115,15 @@ class SecureWords:
 
     @cached_property
     def gradient_scale(self) -> ShareScale:
-        """The scale of gradient sums with noise in shares.
+        """The scale of gradient sums or of whole updates with noise in shares.
 
         Raises:
             PrivacyError: The run has no plan with noise in shares.
         """
         if self.plan is None:
             raise PrivacyError("a gradient sum is for runs with noise in shares only")
-        total = sum(self.sizes.values())
+        # Where whole clients are protected, each is one unit.
+        total = self.num_clients if self.releases.mechanism.clips_clients else sum(self.sizes.values())
         return _in_ring(gradient_scale(self.plan, self._num_values, total_units=total, num_clients=self.num_clients))
 
     @property
@@ -133,6 +141,16 @@ class SecureWords:
         """
         return share_words(total, self.gradient_scale, num_units=self.sizes[name], stream=stream)
 
+    def encode_clipped(self, update: Arrays, stream: ByteStream) -> Words:
+        """Return a client's clipped update with its share of the noise, as words.
+
+        No size weighs it. `stream` must be fresh and used for this noise only.
+
+        Raises:
+            PrivacyError: The run has no noise in shares.
+        """
+        return clipped_words(_flat(update, self.shapes), self.gradient_scale, stream=stream)
+
     @cached_property
     def point(self) -> FixedPoint:
         """The encoding of weighted updates, whose sum over all clients fits the ring."""
@@ -143,7 +161,11 @@ class SecureWords:
 
         Raises:
             NotFiniteError: It is not finite, or too long for the ring. Nothing may be summed then.
+            PrivacyError: The run's mechanism wants noise in it.
         """
+        # Without this check an exact update would leave where a noised one is charged.
+        if self.releases.mechanism.private:
+            raise PrivacyError("an update may be summed only with the noise of the plan")
         values = _flat(update, self.shapes) * (self.sizes[name] / sum(self.sizes.values()))
         with np.errstate(over="ignore", invalid="ignore"):
             norm = float(np.linalg.norm(values))
@@ -218,9 +240,18 @@ class SecureWords:
         return words[: self._num_values]
 
     def average_update(self, words: Words, survivors: Iterable[str]) -> dict[str, np.ndarray]:
-        """Return the survivors' weighted average update, float64."""
-        share = sum(self.sizes[name] for name in survivors) / sum(self.sizes.values())
-        values = self.point.decode(words[: self._num_values]) / share
+        """Return the survivors' average update, float64.
+
+        It is weighted by their sizes. Under a mechanism for whole clients it is their noised sum over the planned
+        number of clients.
+        """
+        part = self.part_of_sum(words)
+        if self.plan is not None:
+            # However many survived: the divisor of a noised sum depends on nothing that happened.
+            values = values_of_sum(part, self.gradient_scale) / self.plan.expected_batch_size
+        else:
+            share = sum(self.sizes[name] for name in survivors) / sum(self.sizes.values())
+            values = self.point.decode(part) / share
         parts = np.split(values, np.cumsum([math.prod(shape) for shape in self.shapes.values()])[:-1])
         return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 

@@ -148,7 +148,7 @@ def build_network(config: RunConfig, input_shape: tuple[int, ...], num_classes: 
     if not config.caches_features:
         body, facts = load_backbone(spec), backbone_info(spec)
         size = facts.num_flattened if flat else facts.num_features
-        if config.is_local_dp:
+        if config.mechanism.clips_units:
             _unfuse_attention(body)
         prepare = parse_tuning(config.tuning)[0].prepare
         if prepare is not None:

@@ -32,9 +32,9 @@ class PrivacyPlan:
     Every field is a public constant.
 
     Attributes:
-        mechanism: `dp-sgd` or `dp-statistics` at one client, or `client-dp` at the server.
+        mechanism: `dp-sgd` or `dp-statistics` at one client, or `client-dp` at the server or at all clients of a sum.
         privacy_unit: What the guarantee is for: `image`, `group` of images, or `client`.
-        num_units: Declared number of units of the client, or of clients in the server's cohort.
+        num_units: Declared number of units of the client, or of clients in a round's cohort.
         sample_rate: Chance that a unit joins a batch.
         steps_per_round: Steps in each round.
         num_rounds: The most rounds that are charged.

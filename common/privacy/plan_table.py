@@ -133,7 +133,7 @@ def make_table(
             "privacy.mechanism='none' adds no noise and promises nothing, so there is nothing to plan: use "
             "privacy.mechanism=dp-sgd (each client adds noise) or client-dp (the server does)"
         )
-    central = config.plan(config.cohort_size) if config.mechanism.noise_at_server else None
+    central = config.plan(config.cohort_size) if config.mechanism.clips_clients else None
     counted = Counter(map(int, sizes)) if central is None else Counter({central.num_units: config.num_clients})
     shown = _spread(sorted(counted))
     moments = tuple(rounds(config.participations))

@@ -134,7 +134,7 @@ class Policy(BaseModel):
             ("privacy.metrics", config.metrics, self.metrics),
             ("privacy.closing", config.privacy.closing, self.closing),
             ("privacy.aggregation", config.privacy.aggregation, self.aggregations),
-            *([("privacy.unit", config.privacy.unit, self.units)] if config.is_local_dp else []),
+            *([("privacy.unit", config.privacy.unit, self.units)] if config.mechanism.clips_units else []),
         )
         for setting, value, allowed in wanted:
             if value not in allowed:

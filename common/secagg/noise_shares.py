@@ -12,6 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from common.errors import ConfigError, PrivacyError
+from common.privacy.clipping import clipped_sum
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.gaussian_table import gaussian_integers, largest_integer
 from common.privacy.noise import grid_step
@@ -135,6 +136,31 @@ def share_words(values: np.ndarray, scale: ShareScale, *, num_units: int, stream
     whole = np.clip(np.rint(np.asarray(values, dtype=np.float64) / scale.step), -bound, bound)
     noise = gaussian_integers(values.size, stddev=scale.steps_of_share, stream=stream)
     return _to_ring(whole.astype(np.int64) + noise.astype(np.int64), scale.bits)
+
+
+def clipped_words(update: np.ndarray, scale: ShareScale, *, stream: ByteStream) -> np.ndarray:
+    """Clip one client's whole update and add its share of the noise.
+
+    Guarantee: without the noise the words are of norm at most `most_of_unit`, up to the slack, so an update that
+    becomes zero changes their sum by no more. An update that is not finite becomes zero.
+
+    Args:
+        update: The client's new values minus the old ones, (d,) float64.
+        scale: The release's scale, in which a client is one unit.
+        stream: As in `share_words`.
+
+    Returns:
+        Words as in `share_words`.
+
+    Raises:
+        PrivacyError: The grid is too coarse for so many values, or rounding has made the update too long.
+    """
+    clipped = clipped_sum(update[None], max_grad_norm=scale.most_of_unit)
+    # Rounding comes after the clip and may make the norm longer. The noise covers the slack and no more.
+    norm = float(np.linalg.norm(np.rint(clipped / scale.step))) * scale.step
+    if not norm <= scale.most_of_unit * (1 + SENSITIVITY_SLACK):
+        raise PrivacyError("an update is longer than the clip bound after rounding")
+    return share_words(clipped, scale, num_units=1, stream=stream)
 
 
 def ring_sum(words: Iterable[np.ndarray], bits: int) -> np.ndarray:

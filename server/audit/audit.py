@@ -14,7 +14,8 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.audit.report import LedgerReport
 from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
-from common.privacy.mechanisms.registry import MECHANISMS, names_where
+from common.privacy.mechanisms.contract import Mechanism
+from common.privacy.mechanisms.registry import MECHANISMS, mechanism_named
 from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached_attacks import check_attached
@@ -107,12 +108,16 @@ def _report(
 ) -> RunReport:
     run, mechanism, statement = (str(content.get(name, "")) for name in ("run", "mechanism", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
+    known = None
+    if mechanism in MECHANISMS:
+        known = mechanism_named(mechanism, summed=stated is not None and stated.in_sums)
     trust = (
-        (MECHANISMS[mechanism].trust if mechanism in MECHANISMS else "")
-        + _pinned_code(stated)
+        ("" if known is None else known.trust)
+        + _pinned_code(stated, known)
         + (_SIMULATED if stated and stated.simulated else "")
     )
-    return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks, noise)
+    charged = known is None or not known.noise_at_server
+    return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks, noise, charged)
 
 
 def _heads(folder: Path, remarks: Remarks) -> Heads:
@@ -161,9 +166,9 @@ def _check_copies(folder: Path, stated: PrivacyStatement, remarks: Remarks) -> N
                 raise PrivacyError(f"it says epsilon_max {epsilon}, the statement {stated.spent.pld}")
 
 
-def _pinned_code(stated: PrivacyStatement | None) -> str:
+def _pinned_code(stated: PrivacyStatement | None, mechanism: Mechanism | None) -> str:
     """Return the part of the trust sentence about pinned code."""
-    if stated is None or stated.mechanism not in names_where("noise_at_client"):
+    if stated is None or mechanism is None or not mechanism.noise_at_client:
         return ""
     unpinned = [name for name in stated.clients if not stated.text["bundles"].get(name)]
     if not unpinned:

@@ -118,8 +118,9 @@ def _check_charged(name: str, statement: PrivacyStatement, run: AuditedRun, miss
     in which the client failed.
     """
     client = statement.clients[name]
-    # The ledger lacks these rounds, and perhaps the closing counts.
-    lacking = (client.rounds - run.rounds, int(client.closing) - int(run.closing))
+    # The ledger lacks these rounds, and perhaps the closing counts. Exact ones are reserved there and cost nothing.
+    closing = run.closing and run.plan.counts is not None
+    lacking = (client.rounds - run.rounds, int(client.closing) - int(closing))
     explained = lacking[0] <= missing
     if min(lacking) < 0 or (lacking[0] and not explained and not statement.whole_plan):
         remarks.doubts.append(f"client {name} reserved {run.rounds} rounds, the statement charges {client.rounds}")

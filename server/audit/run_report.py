@@ -46,6 +46,7 @@ class RunReport:
         clients: Audited figures by client name.
         remarks: Doubts and warnings.
         noise: Sentence on the noise and its error; empty without a mechanism.
+        charged: Whether clients of such a run charge it in ledgers of their own.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class RunReport:
     clients: dict[str, AuditedClient]
     remarks: Remarks
     noise: str = ""
+    charged: bool = True
 
     @property
     def verdict(self) -> Verdict:

@@ -108,7 +108,7 @@ def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
 def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks) -> None:
     """Compare mechanism, unit, delta and number of clients with the run's configuration."""
     text, privacy = statement.text, config.privacy
-    unit = "client" if config.mechanism.noise_at_server else privacy.unit
+    unit = "client" if config.mechanism.clips_clients else privacy.unit
     terms: dict[str, tuple[Any, Any]] = {
         "mechanism": (statement.mechanism, privacy.mechanism),
         "delta": (statement.delta, privacy.delta),

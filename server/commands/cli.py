@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from common.commands.audit_ledger import audit_app
-from common.privacy.mechanisms.registry import names_where
 from common.system.console import bar_factory, format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
 from server.commands import operate as commands
 from server.commands.report import COMPARE_HELP, REPORT_HELP, compare_command, report_command
@@ -105,7 +104,7 @@ def _meaning(report: "RunReport") -> str:
         return "NOT PRIVATE: there is nothing to audit"
     if report.verdict == "verified":
         return f"its statement follows from {report.ledgers} ledgers, which hold all that their heads state"
-    if report.mechanism in names_where("noise_at_server"):
+    if not report.charged:
         return "its statement follows from its own events; clients keep no ledger of such a run"
     ledgers = "not all ledgers were read" if report.ledgers else "no ledger was read"
     return f"its statement follows from its own events and signed heads; {ledgers}"

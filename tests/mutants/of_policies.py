@@ -179,6 +179,10 @@ def a_client_starts_with_a_policy_and_a_pin_alone(tmp_path: Path, own_home: Path
         task.check_pinned(unpinned)
     task.check_pinned(ANYTHING.model_copy(update={"bundle": "ab" * 32}))
     task.check_pinned(ANYTHING.model_copy(update={"mechanisms": ("none",)}))
+    central = ANYTHING.model_copy(update={"mechanisms": ("client-dp",), "aggregations": ("plain",)})
+    task.check_pinned(central)
+    with pytest.raises(BundleError, match="allows client-dp but pins no code"):
+        task.check_pinned(central.model_copy(update={"aggregations": ("secure",)}))
     site.policy_file.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         start.start_client(client.folder, None)  # type: ignore[arg-type]
@@ -192,6 +196,10 @@ planted(
         "an unpinned client that starts where it allows another mechanism too": (
             "if local and not policy.bundle:",
             "if list(policy.mechanisms) == local and not policy.bundle:",
+        ),
+        "an unpinned client that starts where it adds the noise of whole clients": (
+            "mechanisms_under(policy.mechanisms, policy.aggregations)",
+            "mechanisms_under(policy.mechanisms, ['plain'])",
         ),
         "an unpinned client that starts": ("if local and not policy.bundle:", "if False:"),
     },

@@ -37,6 +37,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_statistics,
     of_stored_ledgers,
     of_subgroups,
+    of_summed_clients,
 )
 from tests.mutants.faults import FAULTS, Check, Fault, raised_under
 from tests.mutants.source_edit import StaleFaultError

@@ -234,7 +234,6 @@ def test_a_holder_decides_which_figure_is_capped(images: Path, tmp_path: Path, l
         ({"training.optimizer": "adamw"}, "training.optimizer"),
         ({"training.weight-decay": 0.1}, "training.weight-decay"),
         ({"training.schedule": "cosine"}, "training.schedule"),
-        ({"privacy.mechanism": "client-dp", "privacy.metrics": "none"}, "privacy.mechanism"),
     ],
     ids=str,
 )

@@ -87,7 +87,11 @@ def _check_plan(plan: PrivacyPlan) -> None:
     if not (0 < plan.sample_rate <= 1 and 0 < plan.delta < 1):
         raise LedgerError("its plan has a sample rate or a delta that is out of range")
     mechanism = MECHANISMS.get(plan.mechanism)
-    if mechanism is None or not mechanism.noise_at_client or plan.privacy_unit not in mechanism.units:
+    if mechanism is not None and plan.noise_shares:
+        mechanism = mechanism.in_sums()
+    if mechanism is None or not mechanism.noise_at_client:
+        raise LedgerError("its plan is of an unknown kind")
+    if plan.privacy_unit not in (("client",) if mechanism.clips_clients else mechanism.units):
         raise LedgerError("its plan is of an unknown kind")
     if counts is not None and (
         counts.num_rounds > plan.num_rounds or (counts.every == 1 and counts.num_rounds < plan.num_rounds)

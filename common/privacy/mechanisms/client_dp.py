@@ -1,8 +1,10 @@
-"""DP for whole clients, with noise at the server."""
+"""DP for whole clients, with noise at the server or in shares."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from common.privacy.events import Event
+from common.privacy.mechanisms.client_noise import NoiseAtClient
 from common.privacy.mechanisms.contract import ALWAYS_VISIBLE, Mechanism, check_delta
 from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan, calibrated_noise
@@ -18,9 +20,9 @@ class ClientDp(Mechanism):
 
     name = "client-dp"
     noise_at_server = True
+    clips_clients = True
     metrics = ("none", "exact")
     methods = ("rounds",)
-    secure_sum = False
     trust = "the server must be trusted: it sees each client's exact update and adds the noise itself"
     trust_warning = "mechanism client-dp trusts the server with exact updates"
     noise_place = "noise added at the server"
@@ -31,7 +33,7 @@ class ClientDp(Mechanism):
         return "" if metrics in self.metrics else "one client can change all of its counts; use none"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
-        """Return the server's one plan, the same for every client.
+        """Return the run's one plan, the same for every client.
 
         A client takes part in at most `constants.participations` rounds. Each round releases the sum over its cohort,
         divided by the cohort's planned size however many clients answered.
@@ -40,9 +42,11 @@ class ClientDp(Mechanism):
             ConfigError: delta is not below 1 / num-clients, or no noise meets the target.
         """
         check_delta(constants.delta, constants.num_clients, "clients")
-        noise = calibrated_noise(constants, 1.0, constants.participations)
+        noise, shares = calibrated_noise(constants, 1.0, constants.participations), constants.noise_shares
+        # Each client of a secure sum adds its share, also those beyond the accounted ones.
+        of_all = noise * math.sqrt(constants.cohort_size / shares) if shares else noise
         bound = constants.clipping_norm or head_clipping_norm(
-            noise_multiplier=noise, num_rounds=constants.num_rounds, cohort_size=constants.cohort_size
+            noise_multiplier=of_all, num_rounds=constants.num_rounds, cohort_size=constants.cohort_size
         )
         return PrivacyPlan(
             mechanism=self.name,
@@ -56,11 +60,11 @@ class ClientDp(Mechanism):
             noise_multiplier=noise,
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
-            noise_shares=constants.noise_shares,
+            noise_shares=shares,
         )
 
     def plans(self, constants: PublicConstants, sizes: Mapping[str, int]) -> dict[str, PrivacyPlan]:
-        """Return the server's plan under each client's name."""
+        """Return the run's plan under each client's name."""
         return dict.fromkeys(sizes, self.plan(constants, constants.cohort_size))
 
     def charged_events(
@@ -68,6 +72,10 @@ class ClientDp(Mechanism):
     ) -> Mapping[str, Sequence[Event]]:
         """Return the events that a client is charged."""
         return {"training": (plan.event(num_rounds),)}
+
+    def in_sums(self) -> Mechanism:
+        """Return the mechanism as it is under a secure sum."""
+        return _IN_SUMS
 
     def ledger_text(self, *, simulated: bool, kept: str) -> str:
         """Return where charges are kept, as the privacy statement says it."""
@@ -79,3 +87,22 @@ class ClientDp(Mechanism):
             *ALWAYS_VISIBLE,
             "anything, against the server: it sees each client's exact update and must be trusted",
         )
+
+
+class SummedClientDp(NoiseAtClient, ClientDp):
+    """DP for whole clients, with noise in shares under a secure sum.
+
+    Each client clips its own update, adds its share of the noise and charges its ledger. The server sees the sum alone
+    and adds nothing.
+    """
+
+    noise_at_server = False
+    clips_units = False
+    units = ClientDp.units
+    metrics = ClientDp.metrics
+    trust = "each client clips its own update and adds its share of the noise; the server sees the sum alone"
+    noise_place = "noise added in shares at the clients"
+    noise_place_short = "the clients in shares"
+
+
+_IN_SUMS = SummedClientDp()

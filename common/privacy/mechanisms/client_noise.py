@@ -1,5 +1,7 @@
 """Common part of the mechanisms whose clients add the noise themselves."""
 
+from typing import ClassVar
+
 from common.privacy.mechanisms.contract import ALWAYS_VISIBLE, Mechanism
 
 
@@ -7,8 +9,9 @@ class NoiseAtClient(Mechanism):
     """Common part of the mechanisms whose clients add the noise themselves."""
 
     noise_at_client = True
-    units = ("image", "group")
-    metrics = ("private", "exact", "none")
+    clips_units = True
+    units: ClassVar[tuple[str, ...]] = ("image", "group")
+    metrics: ClassVar[tuple[str, ...]] = ("private", "exact", "none")
     trust = "each client adds its own noise"
     trust_warning = ""
     noise_place = "noise added at its own client"

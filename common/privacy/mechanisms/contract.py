@@ -25,6 +25,8 @@ class Mechanism:
         name: Value of `privacy.mechanism`, stored in ledgers and statements.
         noise_at_client: Each client adds the noise itself, charges its ledger and signs its heads.
         noise_at_server: The server clips each client's update and adds the noise.
+        clips_units: Clients clip what single units contribute to what they send.
+        clips_clients: The privacy unit is a whole client, whose update is clipped, whatever `privacy.unit` says.
         units: Values of `privacy.unit` that go with it.
         metrics: Values of `privacy.metrics` that go with it; the first is the default.
         methods: Values of `training.method` that go with it; the first is the default.
@@ -39,6 +41,8 @@ class Mechanism:
     name: ClassVar[str] = "none"
     noise_at_client: ClassVar[bool] = False
     noise_at_server: ClassVar[bool] = False
+    clips_units: ClassVar[bool] = False
+    clips_clients: ClassVar[bool] = False
     units: ClassVar[tuple[str, ...]] = ("image",)
     metrics: ClassVar[tuple[str, ...]] = ("exact", "none")
     methods: ClassVar[tuple[str, ...]] = ("rounds", "statistics")
@@ -66,9 +70,13 @@ class Mechanism:
     def needs_uniform_average(self) -> bool:
         """True if the strategy must be a uniform average.
 
-        The server's noise is calibrated for that.
+        The noise of a sum of clipped updates is calibrated for that.
         """
-        return self.noise_at_server
+        return self.clips_clients
+
+    def in_sums(self) -> "Mechanism":
+        """Return the mechanism as it is under a secure sum."""
+        return self
 
     def why_not_metrics(self, metrics: str) -> str:
         """Return why counts cannot leave as `metrics` asks.

@@ -4,7 +4,7 @@ Only this room and `common.config` know mechanisms by name. All other code asks 
 `RunConfig.mechanism` returns, so that a new mechanism is a new class here and a row in `MECHANISMS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from common.errors import ConfigError
@@ -20,16 +20,28 @@ NO_PRIVACY = Mechanism.name
 DEFAULT_MECHANISM = DpSgd.name
 
 
-def mechanism_named(name: str) -> Mechanism:
+def mechanism_named(name: str, *, summed: bool = False) -> Mechanism:
     """Return the mechanism of a setting, a plan or a statement.
+
+    `summed` says that updates leave in secure sums alone.
 
     Raises:
         ConfigError: This version knows no mechanism of that name.
     """
     try:
-        return MECHANISMS[name]
+        return MECHANISMS[name].in_sums() if summed else MECHANISMS[name]
     except KeyError:
         raise ConfigError(f"{name!r} is not a privacy mechanism; there are {', '.join(MECHANISMS)}") from None
+
+
+def mechanisms_under(names: Iterable[str], aggregations: Iterable[str]) -> tuple[Mechanism, ...]:
+    """Return what the names stand for under some ways of aggregation.
+
+    >>> [mechanism.noise_at_client for mechanism in mechanisms_under(["client-dp"], ["plain", "secure"])]
+    [False, True]
+    """
+    ways = [aggregation != "plain" for aggregation in aggregations]
+    return tuple(dict.fromkeys(mechanism_named(name, summed=summed) for name in names for summed in ways))
 
 
 def names_where(attribute: str) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def _whose(files: RunFiles) -> str:
 def _left(files: RunFiles) -> str:
     """Return what left the clients, in words."""
     try:
-        mechanism = mechanism_named(files.privacy["mechanism"])
+        mechanism = mechanism_named(files.privacy["mechanism"], summed=bool(files.sums))
     except ConfigError:
         return _UNKNOWN
     counts = _COUNTS.get(_release(files), "")
@@ -231,7 +231,7 @@ def _noise_terms(clients: Mapping[str, Any]) -> list[tuple[str, Cell]]:
 def _trust(files: RunFiles) -> str:
     """Return who must be believed for the guarantee to hold."""
     try:
-        mechanism = mechanism_named(files.privacy["mechanism"])
+        mechanism = mechanism_named(files.privacy["mechanism"], summed=bool(files.sums))
     except ConfigError:
         return _UNKNOWN
     sums = files.sums

@@ -54,7 +54,6 @@ def test_honest_is_refused_beyond_n_minus_c(make_config: MakeConfig, honest: int
         ("training.update-bits", 8),
         ("client-fraction", 0.6),
         ("round-retries", 1),
-        ("privacy.mechanism", "client-dp"),
         ("num-clients", 2),
     ],
 )

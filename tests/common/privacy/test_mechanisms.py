@@ -42,10 +42,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         mechanism_named("dp")
 
 
+@pytest.mark.parametrize("summed", [False, True])
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_noise_is_added_in_one_place_at_most(name: str) -> None:
-    mechanism = MECHANISMS[name]
+def test_noise_is_added_in_one_place_at_most(name: str, summed: bool) -> None:
+    mechanism = mechanism_named(name, summed=summed)
 
+    assert mechanism.name == name
+    assert mechanism.clips_units + mechanism.clips_clients == (name != NO_PRIVACY)
+    assert not (summed and mechanism.noise_at_server)
     assert mechanism.noise_at_client + mechanism.noise_at_server == (name != NO_PRIVACY)
     assert mechanism.private == (name != NO_PRIVACY)
     assert mechanism.releases_losses == (name == NO_PRIVACY)
