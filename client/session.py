@@ -129,7 +129,7 @@ class ClientSession:
     ) -> np.ndarray:
         """Return the clipped gradient sum over the client's rows by `Trainer.gradient_sum`."""
         return self.trainer.gradient_sum(
-            arrays, self.rows, server_round=server_round, plan=plan, label_counts=label_counts
+            arrays, self.rows, name=self.name, server_round=server_round, plan=plan, label_counts=label_counts
         )
 
     def draw_labels(self, plan: PrivacyPlan) -> np.ndarray:

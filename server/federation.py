@@ -227,7 +227,7 @@ class _Run:
     def _rounds_of(self, session: SecureSession) -> SecureRounds:
         config, plan, sizes = self.state.config, session.words.plan, session.words.sizes
         steps = None
-        if plan is not None and config.mechanism.clips_units:
+        if plan is not None and config.sums_gradients:
             present, training = session.present, config.training
             total = sum(sizes[name] for name in present)
             steps = SummedSteps(

@@ -122,7 +122,9 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     counts = label_counts_of(shard, len(trainer.classes), plan)
     train: Callable[[], object]
     if plan is not None and plan.noise_shares:
-        train = partial(short.gradient_sum, arrays, shard, server_round=1, plan=plan, label_counts=counts)
+        train = partial(
+            short.gradient_sum, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts
+        )
     else:
         train = partial(short.train, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts)
     if not config.needs_no_torch:

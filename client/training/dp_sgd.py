@@ -166,12 +166,21 @@ def head_gradient_sum(
     Raises:
         PrivacyError: The plan is not for one sum a round with every unit in it, or its noise is not in shares.
     """
-    # The events of shares are priced without sampling, and a second step would need a second sum.
-    if not (plan.noise_shares and plan.sample_rate == 1 and plan.steps_per_round == 1):
-        raise PrivacyError("a gradient sum was asked for under a plan that has none")
+    check_summed(plan)
     members = UnitRows(np.arange(len(labels)) if units is None else units)
     clipped = _head_sum(arrays[HEAD_WEIGHT].shape, features, labels, members, plan, settings)
     return clipped(arrays[HEAD_WEIGHT].astype(np.float64).ravel(), np.arange(members.count))
+
+
+def check_summed(plan: PrivacyPlan) -> None:
+    """Refuse a plan without one gradient sum a round over all units.
+
+    Raises:
+        PrivacyError: Its noise is not in shares, or it has sampling or several steps.
+    """
+    # The events of shares are priced without sampling, and a second step would need a second sum.
+    if not (plan.noise_shares and plan.sample_rate == 1 and plan.steps_per_round == 1):
+        raise PrivacyError("a gradient sum was asked for under a plan that has none")
 
 
 def _head_sum(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from client.training.augmentation import augment, quarter_turns, view_seeds
-from client.training.dp_sgd import PrivateStreams, UnitRows, private_steps
+from client.training.dp_sgd import ClippedSum, PrivateStreams, UnitRows, check_summed, private_steps
 from client.training.head_sgd import shuffled_batches
 from client.training.per_example_gradients import (
     Examples,
@@ -108,8 +108,38 @@ def train_network_privately(
     Guarantee: each unit's gradient is clipped once, over all trained tensors together. Arrays are treated as in
     `train_network`. `streams` must be fresh, for this message alone.
     """
-    provide = _provider(network, training_set.images.shape[1:], settings)
     members = UnitRows(training_set.units)
+    clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
+    return _unflatten(private_steps(_flatten(arrays), members.count, clipped, plan, settings, streams), arrays)
+
+
+def network_gradient_sum(
+    network: AnyNetwork, arrays: Arrays, training_set: TrainingSet, plan: PrivacyPlan, settings: LocalSettings
+) -> np.ndarray:
+    """Return the clipped sum of a network's gradients over all units.
+
+    The result is (p,) float64, tensors in the order of `arrays`, and has no noise: it may leave only with this client's
+    share of it, in a secure sum. Arguments are as in `train_network_privately`.
+
+    Raises:
+        PrivacyError: The plan is not for one sum a round with every unit in it, or its noise is not in shares.
+    """
+    check_summed(plan)
+    members = UnitRows(training_set.units)
+    clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
+    return clipped(_flatten(arrays), np.arange(members.count))
+
+
+def _clipped_sums(
+    network: AnyNetwork,
+    arrays: Arrays,
+    training_set: TrainingSet,
+    members: UnitRows,
+    plan: PrivacyPlan,
+    settings: LocalSettings,
+) -> ClippedSum:
+    """Return how clipped gradients are summed over a batch of units."""
+    provide = _provider(network, training_set.images.shape[1:], settings)
     steps = iter(range(plan.steps_per_round))
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
@@ -121,8 +151,7 @@ def train_network_privately(
             total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
         return total
 
-    start = np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
-    return _unflatten(private_steps(start, members.count, clipped, plan, settings, streams), arrays)
+    return clipped
 
 
 Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
@@ -201,6 +230,10 @@ def network_logits(
             inputs = network.prepare(images[first : first + size]).to(device)
             chunks.append(network(inputs).float().cpu().numpy())
     return np.concatenate(chunks)
+
+
+def _flatten(arrays: Arrays) -> np.ndarray:
+    return np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
 
 
 def _unflatten(weights: np.ndarray, like: Arrays) -> Arrays:

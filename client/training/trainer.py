@@ -30,6 +30,7 @@ from common.statistics.sums import statistics_of
 from common.system.aligned_arrays import align_rows
 
 if TYPE_CHECKING:
+    from client.training.network_sgd import TrainingSet
     from common.models.classifier import AnyNetwork
 
 _local = threading.local()
@@ -117,9 +118,7 @@ class Trainer:
         # A trained model would take the noise of all honest clients from one of them, and leave outside of a sum.
         if plan is not None and plan.noise_shares:
             raise PrivacyError("clients with noise in shares send gradient sums: use privacy.aggregation=plain here")
-        stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
-        settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
-        settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
+        settings = self._settings(shard, name, server_round, plan, label_counts)
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
         if self.config.needs_no_torch:
@@ -127,11 +126,9 @@ class Trainer:
                 fresh = streams.for_training()
                 return train_head_privately(arrays, features, labels, plan, settings, fresh, units=shard.train_units)
             return train_head(arrays, features, labels, settings, rng)
-        from client.training.network_sgd import TrainingSet, train_network, train_network_privately
+        from client.training.network_sgd import train_network, train_network_privately
 
-        # In the network's order, because DP-SGD works on the flat weights of all tensors.
-        ordered = {key: arrays[key] for key in self.trainable}
-        training_set = TrainingSet(shard.train_inputs, labels, shard.train_digests, shard.train_units)
+        ordered, training_set = self._ordered(arrays), _training_set(shard)
         if plan is not None:
             fresh = streams.for_training()
             return train_network_privately(self._network(), ordered, training_set, plan, settings, fresh)
@@ -146,7 +143,14 @@ class Trainer:
         return private_statistics(kind, features, labels, num_classes, plan, fresh, units=shard.train_units)
 
     def gradient_sum(
-        self, arrays: Arrays, shard: Shard, *, server_round: int, plan: PrivacyPlan, label_counts: np.ndarray | None
+        self,
+        arrays: Arrays,
+        shard: Shard,
+        *,
+        name: str,
+        server_round: int,
+        plan: PrivacyPlan,
+        label_counts: np.ndarray | None,
     ) -> np.ndarray:
         """Return the clipped sum of a client's gradients, without noise.
 
@@ -154,14 +158,27 @@ class Trainer:
         as in `train`.
 
         Raises:
-            PrivacyError: The plan has no noise in shares, or is not for a linear head.
+            PrivacyError: The plan has no noise in shares.
         """
-        if not self.config.needs_no_torch:
-            raise PrivacyError("gradient sums are built for linear heads only")
-        settings = settings_of(self.config, server_round=server_round, plan=plan)
-        settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
+        settings = self._settings(shard, name, server_round, plan, label_counts)
         features, labels = shard.train_inputs, shard.train_labels
-        return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
+        if self.config.needs_no_torch:
+            return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
+        from client.training.network_sgd import network_gradient_sum
+
+        return network_gradient_sum(self._network(), self._ordered(arrays), _training_set(shard), plan, settings)
+
+    def _settings(
+        self, shard: Shard, name: str, server_round: int, plan: PrivacyPlan | None, label_counts: np.ndarray | None
+    ) -> LocalSettings:
+        """Return the settings of one client's training in a round."""
+        stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
+        settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
+        return replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
+
+    def _ordered(self, arrays: Arrays) -> Arrays:
+        # In the network's order, because DP-SGD works on the flat weights of all tensors.
+        return {key: arrays[key] for key in self.trainable}
 
     def _class_weights(
         self, shard: Shard, settings: LocalSettings, plan: PrivacyPlan | None, label_counts: np.ndarray | None
@@ -217,3 +234,9 @@ class Trainer:
             _local.key = key
         network: AnyNetwork = _local.network
         return network.to(choose_device(config.system.device))
+
+
+def _training_set(shard: Shard) -> "TrainingSet":
+    from client.training.network_sgd import TrainingSet
+
+    return TrainingSet(shard.train_inputs, shard.train_labels, shard.train_digests, shard.train_units)

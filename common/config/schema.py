@@ -126,8 +126,8 @@ class RunConfig(RunFields):
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
         ]
-        if self.mechanism.clips_units:
-            wrong += gradient_sum_conflicts(self.training, self.batch_size, self.local_epochs, self.needs_no_torch)
+        if self.sums_gradients:
+            wrong += gradient_sum_conflicts(self.training, self.batch_size, self.local_epochs)
         refuse_conflicts(wrong)
         try:
             self.secure  # noqa: B018 -- refuses numbers that no secure sum can keep
@@ -224,7 +224,7 @@ class RunConfig(RunFields):
     def batch_size(self) -> int | None:
         """Expected number of images in a step, None for all of them."""
         written = self.training.batch_size
-        if written is None and not self._steps_follow_from_plan:
+        if written is None and not self._steps_follow_from_plan and not self.sums_gradients:
             return default_steps()["batch-size"]
         return written if isinstance(written, int) else None
 
@@ -252,6 +252,11 @@ class RunConfig(RunFields):
     def _steps_follow_from_plan(self) -> bool:
         in_rounds = self.mechanism.clips_units and not self.takes_statistics
         return self.needs_no_torch and in_rounds and self.training.optimizer == "sgd"
+
+    @property
+    def sums_gradients(self) -> bool:
+        """True if clients send gradient sums and the server makes the steps."""
+        return self.privacy.aggregation == "secure" and self.mechanism.clips_units and not self.takes_statistics
 
     @property
     def private(self) -> bool:

@@ -68,11 +68,10 @@ class SecureSum:
 
 
 def gradient_sum_conflicts(
-    training: TrainingConfig, batch_size: int | None, local_epochs: int, linear_head: bool
+    training: TrainingConfig, batch_size: int | None, local_epochs: int
 ) -> tuple[_Conflict, ...]:
     """Return what clients cannot do where they send one gradient sum a round."""
     return (
-        (not linear_head, "model.tuning", "train a linear head on stored features"),
         (training.optimizer != "sgd", "training.optimizer", "use sgd"),
         (batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
         (local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),

@@ -101,7 +101,8 @@ class SecureRounds:
         arrays: Arrays = {}
         if server_round is not None and self.steps is not None:
             units = sum(words.sizes[name] for name in survivors)
-            arrays = self.steps.step(incoming, words.part_of_sum(vector), words.gradient_scale, num_units=units)
+            start = {name: incoming[name] for name in words.shapes}
+            arrays = self.steps.step(start, words.part_of_sum(vector), words.gradient_scale, num_units=units)
         elif server_round is not None:
             update = words.average_update(vector, survivors)
             arrays = {name: (before + update[name]).astype(np.float32) for name, before in incoming.items()}

@@ -5,6 +5,7 @@ All of these faults are noticed by plain tests.
 
 from functools import partial
 
+from client.training import dp_sgd, network_sgd
 from common.config.schema import RunConfig
 from common.ledger import budget
 from common.messages import secure_words
@@ -20,6 +21,7 @@ from tests.common.ledger import test_budget as budgets
 from tests.common.secagg import test_noise_shares as shares
 from tests.mutants.faults import every_case, planted
 from tests.server.aggregation import test_summed_steps as steps
+from tests.simulations import test_networks_in_shares as networks
 from tests.simulations import test_noise_in_shares as runs
 
 planted(
@@ -148,4 +150,29 @@ planted(
     steps.test_the_server_divides_by_declared_units_of_the_survivors_and_keeps_its_momentum,
     SummedSteps.step,
     {"a server without momentum": ("self.factor * before + gradient", "gradient")},
+)
+planted(
+    every_case(networks.test_one_unit_more_moves_a_clients_words_by_no_more_than_the_clip_bound),
+    network_sgd._clipped_sums,
+    {
+        "a network's sum that nobody clips": (
+            "clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)",
+            "gradient",
+        )
+    },
+)
+planted(
+    networks.test_the_sum_is_of_each_images_gradient_clipped_by_itself,
+    network_sgd._clipped_sums,
+    {
+        "a network's sum that is clipped as a whole": (
+            "return total",
+            "return clipped_sum(total[None], max_grad_norm=plan.max_grad_norm)",
+        )
+    },
+)
+planted(
+    every_case(networks.test_a_gradient_sum_is_refused_under_another_plan),
+    dp_sgd.check_summed,
+    {"a gradient sum under any plan": ("if not (plan.noise_shares", "if False and not (plan.noise_shares")},
 )

@@ -230,7 +230,6 @@ def test_a_holder_decides_which_figure_is_capped(images: Path, tmp_path: Path, l
     [
         ({"training.batch-size": 8}, "training.batch-size"),
         ({"training.local-epochs": 2}, "training.local-epochs"),
-        ({"model.tuning": "norm"}, "model.tuning"),
         ({"training.optimizer": "adamw"}, "training.optimizer"),
         ({"training.weight-decay": 0.1}, "training.weight-decay"),
         ({"training.schedule": "cosine"}, "training.schedule"),
