@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from common.secagg.primitives.ring import Ring, Words
 from common.secagg.refusals import Refusal, SecureSumError
 
 _MOST_BITS = 900
+_LIMB_BITS, _CHUNK = 21, 1 << 20
+_LIMB = (1 << _LIMB_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -165,5 +168,14 @@ def _floor_log2(number: Fraction) -> int:
 
 
 def _sum_of_squares(steps: NDArray[np.int64]) -> int:
-    """Return the exact sum of squares in whole numbers."""
-    return sum(value * value for value in steps.tolist())
+    """Return the exact sum of squares in whole numbers.
+
+    Each number is split into limbs of 21 bits. Products of these and their sums over a chunk fit into 64 bits.
+    """
+    total, size = 0, np.abs(steps)
+    for start in range(0, len(size), _CHUNK):
+        chunk = size[start : start + _CHUNK]
+        limbs = [chunk & _LIMB, chunk >> _LIMB_BITS & _LIMB, chunk >> 2 * _LIMB_BITS]
+        for low, high in combinations_with_replacement(range(len(limbs)), 2):
+            total += int(limbs[low] @ limbs[high]) << (low + high) * _LIMB_BITS + (low != high)
+    return total

@@ -27,7 +27,7 @@ from common.secagg.protocol.terms import Terms
 from common.secagg.protocol.topology import Topology, topology_of
 from common.secagg.refusals import Refusal, SecureSumError
 
-_KIND = "secure sum client 1"
+_KIND = "secure sum client 2"
 
 
 class ClientState:
@@ -283,7 +283,7 @@ class ClientState:
             state._present, state._view = tuple(header["present"]), bytes.fromhex(header["view"])
             state._answered = {int(number): bytes.fromhex(answer) for number, answer in header["answered"].items()}
         except (KeyError, TypeError, ValueError):
-            raise SecureSumError(Refusal.MALFORMED) from None
+            raise SecureSumError(Refusal.STORED) from None
         return state
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.secagg.primitives import fixed_point
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring
 from common.secagg.refusals import Refusal, SecureSumError
@@ -174,3 +175,13 @@ def test_a_ring_has_32_or_64_bits() -> None:
         Ring(32).checked(np.zeros(3, dtype=np.uint64), 3)
     with pytest.raises(SecureSumError):
         Ring(32).checked(np.zeros(3, dtype=np.uint32), 4)
+
+
+@pytest.mark.parametrize("most", [3, 2**31, 2**43, 2**63 - 1])
+@pytest.mark.parametrize("chunk", [1 << 20, 7])
+def test_squares_are_summed_exactly(most: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed_point, "_CHUNK", chunk)
+    steps = np.concatenate([np.random.default_rng(0).integers(-most, most, 50), np.full(15, most), np.full(3, -most)])
+
+    assert fixed_point._sum_of_squares(steps) == sum(int(step) ** 2 for step in steps.tolist())
+    assert fixed_point._sum_of_squares(steps[:0]) == 0
