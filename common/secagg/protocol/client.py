@@ -197,7 +197,8 @@ class ClientState:
         # A second vector under the same masks would give away the difference of the two.
         self._secrets.erase_own(round_number)
         self._secrets.erase_shares_before(round_number)
-        return total
+        # Words beyond the ring would show how many of a sum's values were negative.
+        return self.terms.ring.reduced(total)
 
     def unmask(self, request: UnmaskRequest) -> UnmaskReply:
         """Return this member's part in opening the sum over one survivor set.
