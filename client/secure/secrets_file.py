@@ -70,6 +70,9 @@ class SecretsFile:
         content = json.dumps(dict(sizes)).encode() + b"\n" + state.to_bytes()
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.durable:
+                # A file system may write out at once what replaces a file. A simulation need not wait for that.
+                self.erase()
             write_atomic(self.file, content, durable=self.durable, mode=0o600)
         except OSError as error:
             raise LedgerError(f"{self.file} cannot be written ({error.strerror})") from None

@@ -223,7 +223,12 @@ planted(
 planted(
     numbers.test_parts_of_a_bound_fit_together_and_no_part_exceeds_its_share,
     FixedPoint.part,
-    {"a part that is the whole": ("math.floor(self.largest * share)", "self.largest")},
+    {
+        "a part that is the whole": (
+            "replace(self, largest=math.floor(self.largest * share), largest_squares=squares)",
+            "self",
+        )
+    },
 )
 planted(
     partial(numbers.test_squares_are_summed_exactly, most=2**43, chunk_size=7),
