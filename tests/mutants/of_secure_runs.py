@@ -18,13 +18,27 @@ _SUM = every_case(words.test_a_sum_is_the_average_by_declared_sizes_within_the_g
 planted(
     _SUM,
     SecureWords.encode_update,
-    {"an update that no size weighs": ("* (self.sizes[name] / sum(self.sizes.values()))", "* 1.0")},
+    {"an update that no size weighs": ("* float(self._share(name))", "* 1.0")},
 )
-planted(_SUM, SecureWords.average_update, {"an average over clients that are gone": (") / share", ") / 1.0")})
+planted(
+    _SUM,
+    SecureWords.average_update,
+    {"an average over clients that are gone": (") / float(self._share(*survivors))", ") / 1.0")},
+)
 planted(
     partial(words.test_an_update_that_does_not_fit_is_refused_and_never_shortened, value=float("nan")),
     SecureWords.encode_update,
     {"an update that diverged and is summed as zero": ("if not norm <= LONGEST_UPDATE:", "if norm > LONGEST_UPDATE:")},
+)
+planted(
+    words.test_counts_whose_sum_could_wrap_are_refused,
+    SecureWords._words,
+    {"counts whose sum leaves the ring": (" // self.num_clients", "")},
+)
+planted(
+    partial(words.test_updates_and_losses_at_their_bounds_do_not_wrap, sizes={"a": 1000, "b": 1, "c": 999}),
+    SecureWords._point,
+    {"updates that each fill the ring": ("whole if name is None else whole.part(self._share(name))", "whole")},
 )
 planted(
     words.test_counts_of_another_round_are_refused,

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from common.secagg.primitives import keys, masks, shamir
+from common.secagg.primitives import fixed_point, keys, masks, shamir
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring
 from common.secagg.protocol import blinding, client, messages, pair_masks, topology
@@ -200,6 +200,41 @@ planted(
 )
 
 # Masks.
+planted(
+    partial(states.test_masked_words_are_uniform, bits=40),
+    ClientState.mask,
+    {"words that leave the ring": ("self.terms.ring.reduced(total)", "total")},
+)
+planted(
+    partial(rounds.test_the_sum_is_exact_in_each_ring, bits=48),
+    RoundSum.finish,
+    {"a sum that is opened beyond its ring": ("self._setup.terms.ring.reduced(total)", "total")},
+)
+planted(
+    partial(numbers.test_words_of_a_ring_add_up_modulo_its_size_and_travel_in_its_bytes, bits=40),
+    Ring.packed,
+    {"words that travel with the bits above the ring": ("[:, : self.num_bytes]", "[:, -self.num_bytes :]")},
+)
+planted(
+    numbers.test_a_ring_has_whole_bytes_and_its_words_stay_inside,
+    Ring.checked,
+    {"words beyond the ring that are masked": ("if int(words.max(initial=0)) >> self.word_bits:", "if False:")},
+)
+planted(
+    numbers.test_parts_of_a_bound_fit_together_and_no_part_exceeds_its_share,
+    FixedPoint.part,
+    {
+        "a part that is the whole": (
+            "replace(self, largest=math.floor(self.largest * share), largest_squares=squares)",
+            "self",
+        )
+    },
+)
+planted(
+    partial(numbers.test_squares_are_summed_exactly, most=2**43, chunk_size=7),
+    fixed_point._sum_of_squares,
+    {"a norm without its mixed terms": (" + (low != high)", "")},
+)
 planted(
     partial(states.test_masked_words_are_uniform, bits=32),
     masks.mask_words,

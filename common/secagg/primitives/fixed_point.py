@@ -1,8 +1,9 @@
 """Fixed-point numbers whose sum over all clients cannot leave the ring."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from common.secagg.primitives.ring import Ring, Words
 from common.secagg.refusals import Refusal, SecureSumError
 
 _MOST_BITS = 900
+_LIMB_BITS, _CHUNK = 21, 1 << 20
+_LIMB = (1 << _LIMB_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,19 @@ class FixedPoint:
             SecureSumError: The sum could leave the ring.
         """
         return cls(Ring(word_bits), 0, largest, None, noise_bound, num_clients)
+
+    def part(self, share: Fraction) -> "FixedPoint":
+        """Return the encoding of one of several vectors that together have this bound.
+
+        Guarantee: the sum of any number of them lies inside the ring if their shares of the bound add up to at most 1.
+
+        Raises:
+            SecureSumError: The share is not between 0 and 1, or the encoding is one of counts.
+        """
+        if self.largest_squares is None or not 0 <= share <= 1:
+            raise SecureSumError(Refusal.RANGE)
+        squares = math.floor(self.largest_squares * share**2)
+        return replace(self, largest=math.floor(self.largest * share), largest_squares=squares)
 
     def encode(self, values: NDArray[np.float64], noise: NDArray[np.int64] | None = None) -> Words:
         """Return a clipped vector as words, with noise in whole steps added.
@@ -132,7 +148,7 @@ def choose_scale(
         num_clients: Clients that may be in one sum.
         clipping_norm: Bound on the L2 norm of one client's vector, in its own units.
         noise_bound: Public bound on one client's noise in one value, in the same units.
-        word_bits: 32 or 64.
+        word_bits: Of the ring, 32 to 64.
         largest_step: Coarsest step that the caller accepts, in the same units.
 
     Raises:
@@ -164,6 +180,15 @@ def _floor_log2(number: Fraction) -> int:
     return guess if Fraction(2) ** guess <= number else guess - 1
 
 
-def _sum_of_squares(steps: NDArray[np.int64]) -> int:
-    """Return the exact sum of squares in whole numbers."""
-    return sum(value * value for value in steps.tolist())
+def _sum_of_squares(steps: NDArray[np.int64], chunk_size: int = _CHUNK) -> int:
+    """Return the exact sum of squares in whole numbers.
+
+    Each number is split into limbs of 21 bits. Products of these and their sums over a chunk fit into 64 bits.
+    """
+    total, size = 0, np.abs(steps)
+    for start in range(0, len(size), chunk_size):
+        chunk = size[start : start + chunk_size]
+        limbs = [chunk & _LIMB, chunk >> _LIMB_BITS & _LIMB, chunk >> 2 * _LIMB_BITS]
+        for low, high in combinations_with_replacement(range(len(limbs)), 2):
+            total += int(limbs[low] @ limbs[high]) << (low + high) * _LIMB_BITS + (low != high)
+    return total

@@ -84,8 +84,15 @@ def test_few_clients_sum_without_losses(num_clients: int) -> None:
     without_words(federation(num_clients), set())
 
 
-def test_words_of_64_bits_sum_alike() -> None:
-    words_lost(federation(5, bits=64), {2})
+@pytest.mark.parametrize("bits", [40, 48, 56, 64])
+def test_the_sum_is_exact_in_each_ring(bits: int) -> None:
+    made = federation(5, bits=bits)
+    words, ring = made.words(1), made.terms.ring
+
+    total = made.opened(made.masked(1, words, lost={2}))
+
+    # A sum beyond the ring would say more than the sum in it.
+    assert np.array_equal(ring.checked(total, 7), ring.reduced(plain_sum(words, set(words) - {2})))
 
 
 @pytest.mark.parametrize("gone", [{1}, {1, 5, 7}])
