@@ -5,13 +5,16 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared, prepare
+
+if TYPE_CHECKING:
+    from tests.support.clients.secure_clients import Wards
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,3 +71,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def own_home_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(name="wards", scope="session")
+def wards_fixture(tmp_path_factory: pytest.TempPathFactory, bract_home: Path) -> "Wards":
+    """Five clients of secure sums, without a charge: made once, as it takes seconds."""
+    from tests.support.clients.secure_clients import Wards, homes_of, secure_clients
+
+    homes = homes_of(tmp_path_factory.mktemp("secure"), 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRACT_HOME", str(bract_home))
+        return Wards(secure_clients(homes[0].parent, homes), homes)

@@ -8,8 +8,10 @@ from common.ledger import identity_key
 from common.ledger.transactions import LedgerSession
 from common.messages import secure_messages
 from common.messages.secure_words import SecureWords
+from common.secagg.protocol.client import ClientState
 from tests.client import test_guard as guards
 from tests.client import test_roster as rosters
+from tests.client.secure import test_words_that_leave as leaving
 from tests.common.ledger import test_secure_markers as markers
 from tests.common.messages import test_secure_words as words
 from tests.mutants.faults import every_case, planted
@@ -49,6 +51,11 @@ planted(
     ),
     secure_messages.context_of,
     {"masks that cancel under any settings": ("json.dumps(agreed, sort_keys=True).encode()", "b''")},
+)
+planted(
+    leaving.test_words_are_uniform_and_no_mask_and_no_key_comes_twice,
+    ClientState.mask,
+    {"words without their masks": ("return total", "return words")},
 )
 planted(
     markers.test_another_question_for_the_same_round_is_refused_and_not_computed,
