@@ -33,7 +33,7 @@ SETTINGS: dict[str, object] = {
     "join-deadline": 150,
 }
 GONE = {"LATE", "UNREACHABLE"}
-SECONDS = 180
+SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,14 @@ def test_a_client_is_killed_and_nothing_of_it_is_shown_or_charged_twice(
     closing = stage.task == "evaluate"
 
     program = server.run(run, SETTINGS | stage.settings)
-    strike(stage, victim, other, program)
-    died = (victim.entries(), victim.state())
-    if not closing:
-        come_back(victim, other, program, max(1, stage.skipped))
-    assert program.wait(seconds=600) == 0, program.text()
+    try:
+        strike(stage, victim, other, program)
+        died = (victim.entries(), victim.state())
+        if not closing:
+            come_back(victim, other, program, max(1, stage.skipped))
+        assert program.wait(seconds=SECONDS) == 0, program.text()
+    finally:
+        program.kill()
 
     with capsys.disabled():
         print(f"\n{name} ({victim.name}):", *(shown(line) for line in lines(run)), sep="\n  ")  # noqa: T201

@@ -23,9 +23,8 @@ from tests.support.server.secure_probes import kind_of, secure_round
 SIZE = 4000
 
 
-@pytest.fixture(name="hidden")
-def hidden_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Words]:
-    """Each vector before it is masked, in the order of the replies."""
+def hidden_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Words]:
+    """Each vector before it is masked, in the order of the replies, as they will come."""
     found: list[Words] = []
     genuine = MaskedReply._under_masks
 
@@ -56,8 +55,10 @@ def check_masks(words: list[Words], hidden: list[Words]) -> None:
 
 
 def test_words_are_uniform_and_no_mask_and_no_key_comes_twice(
-    wards: Wards, hidden: list[Words], tmp_path: Path
+    wards: Wards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hidden = hidden_words(tmp_path, monkeypatch)
+
     sent = sent_in(objects_of(run(wards, tmp_path / "run", lambda *_: False, privacy__metrics="none")))
 
     assert len(sent.words) == 2 * 5
@@ -68,8 +69,10 @@ def test_words_are_uniform_and_no_mask_and_no_key_comes_twice(
 
 @pytest.mark.slow
 def test_no_mask_and_no_key_comes_twice_over_a_restart_a_resume_and_another_run(
-    wards: Wards, hidden: list[Words], tmp_path: Path
+    wards: Wards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hidden = hidden_words(tmp_path, monkeypatch)
+
     def stopped(number: int, message: Message) -> bool:
         if kind_of(message) == "unmask" and secure_round(message) == 2 and number == 3:
             raise KeyboardInterrupt
