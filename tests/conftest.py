@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,12 @@ def bract_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["BRACT_HOME"]
     else:
         os.environ["BRACT_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def an_interrupt_is_heard() -> None:
+    """A shell that starts tests in the background lets them, and all that they start, ignore the signal of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,9 @@
 """A server and five clients on machines of their own: one model, nothing readable on the wire, no stranger let in."""
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from server.audit.audit import audit_run
 from tests.support.network.federation_machines import CLASSES, PORT, ClientSide, ServerSide, make_clients, one_manifest
 from tests.support.network.network_lab import BRACT, Bed, Program, machines, needs, wait_until
+from tests.support.network.secure_wards import Ward, exchange_roster
 from tests.support.network.wire_capture import check_wire, middle_of
 
 pytestmark = pytest.mark.slow
@@ -169,6 +173,38 @@ def test_a_run_without_a_class_list_is_refused_before_any_client_is_asked(federa
     assert program.wait(seconds=60) != 0
     assert "data.classes must name the classes" in program.text()
     assert not run.exists()
+
+
+def test_a_client_killed_while_it_helps_to_open_a_secure_sum_is_replaced_by_the_others(federation: Federation) -> None:
+    """Each other stage is in `test_secure_kills`."""
+    server, run = federation.server, federation.server.machine.folder / "secure"
+    exchange_roster(federation.clients, federation.parts / "roster.txt")
+    for client in federation.clients:
+        client.policy(mechanisms='["none", "dp-sgd"]', metrics='["none", "exact"]', accept_honest_shares="true")
+    wards = [Ward.before(client, run) for client in federation.clients]
+    own = {
+        key: value for key, value in SETTINGS.items() if key not in ("training.local-epochs", "training.update-bits")
+    }
+    more = {"privacy.mechanism": "dp-sgd", "privacy.aggregation": "secure", "privacy.metrics": "none"}
+    program = server.run(run, own | more | {"num-clients": 5, "round-retries": 0})
+
+    victim = wards[2]
+    watched = [program, victim.program]
+    task = victim.stop_task_when("query.unmask", lambda ward: ward.opened(1), seconds=120, programs=watched)
+    os.kill(task, signal.SIGKILL)
+    assert program.wait(seconds=120) == 0, program.text()
+
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    # Its words had left, so they are in the sum. The client itself goes on with a new process.
+    assert [(line["clients"], line.get("lost_after", {})) for line in lines] == [
+        (5, {victim.name: "INTERNAL"}),
+        (5, {}),
+    ]
+    for ward in wards:
+        assert ward.charged("reserve") == ward.charged("commit") == [1, 2]
+        assert [note for note in ward.notes if "opened" in note] == [f"secure sum: opened round {n}" for n in (1, 2)]
+        assert not ward.secrets
+    assert audit_run(run).remarks.doubts == []
 
 
 def test_clients_with_other_weights_another_pin_or_other_classes_are_left_out(federation: Federation) -> None:

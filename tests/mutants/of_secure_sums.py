@@ -195,11 +195,6 @@ planted(
         )
     },
 )
-planted(
-    states.test_a_refused_step_changes_nothing,
-    ClientState.is_untouched,
-    {"another attempt after a masked round": ("self.next_round == 1", "True")},
-)
 
 # Masks.
 planted(
