@@ -1,6 +1,7 @@
 """Five clients of a secure sum on machines of their own, one of which is killed with -9 in each stage of it."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ import pytest
 from common.ledger.audit.audit import audit_ledger, kept_heads
 from server.audit.audit import audit_run
 from tests.support.clients.own_clients import CLASSES, write_images
-from tests.support.network.federation_machines import ClientSide, ServerSide, make_clients
-from tests.support.network.network_lab import Program, machines, needs, wait_until
-from tests.support.network.secure_wards import Ward, exchange_roster
+from tests.support.network.federation_machines import PORT, ClientSide, ServerSide, make_clients
+from tests.support.network.network_lab import Bed, Program, machines, needs, wait_until
+from tests.support.network.secure_wards import Ward, exchange_roster, sent_by
+from tests.support.secagg.words_that_leave import check_masked
 from tests.support.server.failing_federation import lines
 
 pytestmark = pytest.mark.soak
@@ -88,17 +90,21 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Federation:
-    """The server and five clients that have exchanged their roster."""
+    """The server and five clients that have exchanged their roster, and a capture of all that they send."""
 
+    bed: Bed
     server: ServerSide
     clients: Sequence[ClientSide]
+    wire: Path
+    capture: "subprocess.Popen[str]"
 
 
 @pytest.fixture(name="federation", scope="module")
 def federation_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    needs("ip", "tc")
+    needs("ip", "tc", "tcpdump")
     root = tmp_path_factory.mktemp("secure")
     with machines(root, ["server", *NAMES]) as bed:
+        capture = bed.capture(root / "wire.pcap")
         server, clients = ServerSide(bed["server"]), [ClientSide(bed[name]) for name in NAMES]
         folders = [write_images(root / name, range(60 * at, 60 * at + 60)) for at, name in enumerate(NAMES)]
         server.init()
@@ -108,7 +114,7 @@ def federation_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed
         for client in clients:
             client.policy(max_epsilon="1000.0", accept_honest_shares="true")
             client.start()
-        yield Federation(server, clients)
+        yield Federation(bed, server, clients, root / "wire.pcap", capture)
 
 
 def strike(stage: Stage, victim: Ward, other: Ward, program: Program) -> None:
@@ -170,6 +176,18 @@ def test_a_client_is_killed_and_nothing_of_it_is_shown_or_charged_twice(
     for ward in wards:
         # A client that is not there at the end keeps its file. It holds no secret of a round that it has answered.
         assert bool(ward.secrets) == (closing and ward is victim), ward.name
+
+
+def test_no_client_has_sent_anything_but_uniform_words_and_no_mask_or_key_twice(federation: Federation) -> None:
+    """All runs above, as they crossed the wire: the clients' keys open TLS."""
+    federation.bed.end_capture(federation.capture)
+    found = sent_by(federation.wire, (federation.server.machine.address, PORT), federation.clients)
+
+    assert sum(len(sent.words) for sent in found.values()) > 5 * 3
+    # A reply that was asked for again leaves in the same bytes.
+    check_masked(list({vector.tobytes(): vector for sent in found.values() for vector in sent.words}.values()))
+    keys = [key for sent in found.values() for key in sent.keys]
+    assert len(keys) == len(set(keys)) > 0
 
 
 def shown(line: dict[str, Any]) -> dict[str, Any]:

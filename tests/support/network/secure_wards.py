@@ -23,6 +23,9 @@ from common.secagg.protocol.client import ClientState
 from server.state.run_directory import RUN_ID
 from tests.support.network.federation_machines import ClientSide
 from tests.support.network.network_lab import BRACT, Program, wait_until
+from tests.support.network.tls_decryption import decrypted, read_keys
+from tests.support.network.wire_capture import Endpoint, frames, tcp_streams
+from tests.support.secagg.words_that_leave import Sent, objects_on_wire, sent_in
 
 _SLICE = 0.002
 
@@ -36,6 +39,23 @@ def exchange_roster(clients: Sequence[ClientSide], file: Path) -> None:
         wanted = policy_lines(read_roster(client.folder / ROSTER_FILE))
         assert all(line in said for line in wanted), said
         client.policy(**{name.strip(): value.strip() for name, _, value in (line.partition("=") for line in wanted)})
+
+
+def sent_by(capture: Path, server: Endpoint, clients: Iterable[ClientSide]) -> dict[str, Sent]:
+    """Return what each client has sent the server, read from the wire with the keys of its connections.
+
+    Args:
+        capture: Of all that crossed, from before the clients' first connection on.
+        server: Address and port.
+        clients: Everybody that has talked to the server.
+    """
+    streams = [stream for stream in tcp_streams(frames(capture), server) if stream.target == server]
+    found: dict[str, Sent] = {}
+    for client in clients:
+        own = [stream.payload() for stream in streams if stream.source[0] == client.machine.address]
+        keys = read_keys(client.tls_keys)
+        found[client.name] = sent_in(part for payload in own for part in objects_on_wire(decrypted(payload, keys)))
+    return found
 
 
 @dataclass(frozen=True)
