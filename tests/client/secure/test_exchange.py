@@ -1,18 +1,26 @@
 """What a client of a secure sum refuses, whatever its server asks: through the handlers that answer messages."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 import client.app as client_app
+from client.secure.exchange import MaskedReply
 from client.secure.secrets_file import SecretsFile
+from client.training.dp_sgd import FRESH_STREAMS
 from common.errors import FederationError
+from common.messages.fields import Releases
+from common.messages.secure_words import SecureWords
+from common.secagg.protocol.client import ClientState
 from common.secagg.protocol.roster import Identity
 from server import federation
 from tests.support.clients.own_clients import code
 from tests.support.clients.secure_clients import Wards, secure_config
+from tests.support.secagg.federation import Federation, roster_of
 from tests.support.server.failing_federation import FailingGrid, lines, round_of
 from tests.support.server.secure_probes import Probe, changed, kind_of, other_model, secrets_of, secure_round, wrong_run
 
@@ -236,6 +244,44 @@ def test_no_words_leave_in_a_sum_of_fewer_honest_clients_than_were_agreed_on(war
 
     assert {code(answer) for answer in answers if kind_of(answer) == "deal"} == {"ok"}
     assert {code(answer) for answer in answers if kind_of(answer) == "train"} == {"POLICY"}
+
+
+def masked_afresh(attempt: int) -> list[np.ndarray]:
+    """What a client sends for round 1 of zero gradients, twice under one set-up: as if it was killed in between."""
+    private = {"privacy__mechanism": "dp-sgd", "model__backbone": "timm:test_resnet", "training__batch_size": ""}
+    config = secure_config(Path("run"), privacy__metrics="none", **private)
+    weight, sizes = {"head.weight": (2, 500)}, dict.fromkeys(roster_of(5).names, 20)
+    words = SecureWords(weight, 2, Releases.of(config), sizes, 5, config.plan(20))
+    assert config.secure is not None
+    terms = words.terms(config.secure, roster_of(5), run="run", attempt=attempt, num_rounds=config.num_rounds)
+    state, sent = Federation.copied(terms).clients[0].to_bytes(), []
+    for _ in range(2):
+        session = SimpleNamespace(
+            trainer=SimpleNamespace(config=config, classes=("a", "b")),
+            secrets=lambda _: SimpleNamespace(load=lambda: (ClientState.from_bytes(state), sizes)),
+            party=SimpleNamespace(roster=roster_of(5)),
+            rows=SimpleNamespace(num_units=20),
+            name=roster_of(5).names[0],
+            travelling=weight,
+            plan=words.plan,
+            streams=FRESH_STREAMS,
+        )
+        reply = MaskedReply(session, "run", RecordDict())  # type: ignore[arg-type]
+        content = reply.gradient(np.zeros(1000), None, server_round=1)
+        sent.append(content.array_records["arrays"]["words"].numpy())
+    return sent
+
+
+def test_a_round_that_is_masked_again_has_fresh_noise() -> None:
+    """Equal noise under two set-ups, in two sums that differ by one client, would show that client's vector."""
+    first, second = masked_afresh(0)
+    other, _ = masked_afresh(1)
+
+    # One set-up has one mask a round, so what differs is the noise. The first of them never left.
+    steps = (first - second).view(np.int64)
+    assert np.count_nonzero(steps) == len(steps)
+    assert np.abs(steps).max() < 2**50
+    assert np.abs((first - other).view(np.int64)).max() > 2**60
 
 
 class AfterDeath(Probe):
