@@ -4,6 +4,7 @@ Each message may be answered by a fresh process, so the secrets must be on the d
 never in it. What a round has used is erased from it by rewriting it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -80,6 +81,9 @@ class SecretsFile:
     def erase(self) -> None:
         """Remove the secrets at the end of the run."""
         self.file.unlink(missing_ok=True)
+        # Another client of this user may have its secrets of the run there.
+        with contextlib.suppress(OSError):
+            self.file.parent.rmdir()
 
 
 def file_name(client: str) -> str:

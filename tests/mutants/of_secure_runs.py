@@ -4,12 +4,16 @@ from functools import partial
 
 from client.guard import Guard
 from client.secure import party, roster_file
+from client.secure.exchange import MaskedReply
 from common.ledger import identity_key
 from common.ledger.transactions import LedgerSession
 from common.messages import secure_messages
 from common.messages.secure_words import SecureWords
+from common.secagg.protocol.client import ClientState
 from tests.client import test_guard as guards
 from tests.client import test_roster as rosters
+from tests.client.secure import test_exchange as exchanges
+from tests.client.secure import test_words_that_leave as leaving
 from tests.common.ledger import test_secure_markers as markers
 from tests.common.messages import test_secure_words as words
 from tests.mutants.faults import every_case, planted
@@ -63,6 +67,22 @@ planted(
     ),
     secure_messages.context_of,
     {"masks that cancel under any settings": ("json.dumps(agreed, sort_keys=True).encode()", "b''")},
+)
+planted(
+    exchanges.test_a_round_that_is_masked_again_has_fresh_noise,
+    MaskedReply.gradient,
+    {
+        "the same noise under fresh masks when a round is tried again": (
+            "streams.for_training().noise",
+            "__import__('types').SimpleNamespace(random_bytes="
+            "lambda size: __import__('hashlib').shake_256(bytes([server_round])).digest(size))",
+        )
+    },
+)
+planted(
+    leaving.test_words_are_uniform_and_no_mask_and_no_key_comes_twice,
+    ClientState.mask,
+    {"words without their masks": ("return total", "return words")},
 )
 planted(
     markers.test_another_question_for_the_same_round_is_refused_and_not_computed,

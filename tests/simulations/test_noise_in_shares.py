@@ -26,7 +26,7 @@ from common.messages.secure_words import SecureWords
 from common.metrics import NoisedCounts
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.noise import SecureStream
-from common.secagg.noise_shares import ShareScale, ring_sum, values_of_sum
+from common.secagg.noise_shares import ShareScale, values_of_sum
 from common.secagg.primitives.ring import Ring
 from server import federation
 from server.aggregation.summed_steps import SummedSteps
@@ -34,6 +34,7 @@ from server.audit.audit import audit_run
 from server.state.checkpoint import load_checkpoint
 from simulations.simulate import run_job
 from tests.support.inference.stored_models import shaded_images
+from tests.support.secagg.ring_sums import ring_sum
 
 ROUNDS, CLIENTS, HONEST, NOISE = 4, 5, 3, 40.0
 SETTINGS: dict[str, Any] = {
@@ -102,7 +103,11 @@ def check_statement(output: Path) -> None:
     for client in stated["clients"].values():
         assert client["epsilon_alone"] == stated["epsilon_max_alone"]
         assert all(event["noise-shares"] == HONEST for events in client["events"].values() for event in events)
-    assert audit_run(output).remarks.doubts == []
+    audited = audit_run(output)
+    assert audited.remarks.doubts == []
+    assert audited.trust.startswith(
+        f"each client adds a share of the noise; {HONEST} of {CLIENTS} clients must be honest"
+    )
     for changes in ({"epsilon_max_alone": stated["epsilon_max"]}, {"clients": lighter(stated["clients"])}):
         (output / "privacy.json").write_text(json.dumps(stated | changes))
         assert any("if all others collude" in doubt for doubt in audit_run(output).remarks.doubts)

@@ -28,7 +28,7 @@ class FixedPoint:
         ring: The words.
         scale_bits: Binary digits after the point, possibly negative.
         largest: Bound on the size of one client's value, in steps, without noise.
-        largest_squares: Bound on the sum of one client's squared values, in squared steps. None for counts.
+        largest_squares: Bound on the sum of one client's squared values, in squared steps.
         noise_bound: Bound on the size of one client's noise in one value, in steps.
         num_clients: Clients that may be in one sum.
 
@@ -39,7 +39,7 @@ class FixedPoint:
     ring: Ring
     scale_bits: int
     largest: int
-    largest_squares: int | None
+    largest_squares: int
     noise_bound: int
     num_clients: int
 
@@ -57,24 +57,15 @@ class FixedPoint:
         """An answer to whether the largest possible sum stays inside the ring."""
         return bool(self.num_clients * (self.largest + self.noise_bound) < 2 ** (self.ring.word_bits - 1))
 
-    @classmethod
-    def of_counts(cls, *, word_bits: int, num_clients: int, largest: int, noise_bound: int) -> "FixedPoint":
-        """Return the encoding of whole numbers between 0 and `largest`.
-
-        Raises:
-            SecureSumError: The sum could leave the ring.
-        """
-        return cls(Ring(word_bits), 0, largest, None, noise_bound, num_clients)
-
     def part(self, share: Fraction) -> "FixedPoint":
         """Return the encoding of one of several vectors that together have this bound.
 
         Guarantee: the sum of any number of them lies inside the ring if their shares of the bound add up to at most 1.
 
         Raises:
-            SecureSumError: The share is not between 0 and 1, or the encoding is one of counts.
+            SecureSumError: The share is not between 0 and 1.
         """
-        if self.largest_squares is None or not 0 <= share <= 1:
+        if not 0 <= share <= 1:
             raise SecureSumError(Refusal.RANGE)
         squares = math.floor(self.largest_squares * share**2)
         return replace(self, largest=math.floor(self.largest * share), largest_squares=squares)
@@ -90,22 +81,9 @@ class FixedPoint:
             noise: Shape (d,), int64, in steps. None adds nothing.
 
         Raises:
-            SecureSumError: The encoding is one of counts, or the noise has the wrong shape or exceeds its bound.
+            SecureSumError: The noise has the wrong shape or exceeds its bound.
         """
-        if self.largest_squares is None:
-            raise SecureSumError(Refusal.RANGE)
-        return self._with_noise(self._clipped_steps(np.asarray(values, dtype=np.float64), self.largest_squares), noise)
-
-    def encode_counts(self, counts: NDArray[np.int64], noise: NDArray[np.int64] | None = None) -> Words:
-        """Return whole numbers as words, with whole noise added.
-
-        Raises:
-            SecureSumError: A count is negative or exceeds its bound, or the noise does.
-        """
-        counts = np.asarray(counts)
-        if counts.dtype.kind not in "iu" or np.any(counts < 0) or np.any(counts > self.largest):
-            raise SecureSumError(Refusal.RANGE)
-        return self._with_noise(counts.astype(np.int64), noise)
+        return self._with_noise(self._clipped_steps(np.asarray(values, dtype=np.float64)), noise)
 
     def decode(self, words: Words) -> NDArray[np.float64]:
         """Return a sum of encoded vectors as numbers, float64.
@@ -124,7 +102,8 @@ class FixedPoint:
             raise SecureSumError(Refusal.RANGE)
         return self.ring.words_of(steps + noise)
 
-    def _clipped_steps(self, values: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    def _clipped_steps(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        most = self.largest_squares
         if not np.all(np.isfinite(values)) or self.largest == 0:
             return np.zeros(values.shape, dtype=np.int64)
         peak = float(np.max(np.abs(values), initial=0.0))

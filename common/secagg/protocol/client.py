@@ -94,15 +94,6 @@ class ClientState:
         return self.is_member and len(self._secrets.inbound) > 0
 
     @property
-    def is_untouched(self) -> bool:
-        """An answer to whether no round has been masked or opened.
-
-        Only then may the client take part in another attempt. Otherwise a server could open one round's values twice,
-        with two sets of survivors.
-        """
-        return self.next_round == 1
-
-    @property
     def next_round(self) -> int:
         """The first round whose words the client can still mask."""
         return self._secrets.seeds.first

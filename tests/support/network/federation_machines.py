@@ -118,9 +118,15 @@ class ClientSide:
         _set_lines(self.folder / "client.toml", lines)
 
     def start(self) -> Program:
-        """Begin to answer the server."""
-        self.program = self.machine.popen([*BRACT, "client", "start", self.folder])
+        """Begin to answer the server. The keys of its connections are written down: see `tls_decryption`."""
+        keys = {"SSLKEYLOGFILE": str(self.tls_keys)}
+        self.program = self.machine.popen([*BRACT, "client", "start", self.folder], keys)
         return self.program
+
+    @property
+    def tls_keys(self) -> Path:
+        """Secrets of its connections with the server."""
+        return self.machine.folder / "tls-keys.txt"
 
     @property
     def connected(self) -> bool:

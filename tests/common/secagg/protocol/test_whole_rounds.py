@@ -112,7 +112,7 @@ def test_one_that_announced_and_did_not_deal_needs_another_attempt() -> None:
 
     assert refused.value.refusal is Refusal.SETUP
     assert made.setup.missing == (4,)
-    assert all(state.is_untouched for state in made.clients.values())
+    assert all(state.next_round == 1 for state in made.clients.values())
     without_words(Federation.ready(terms_of(5, honest=2, attempt=1), range(4)), set())
 
 
