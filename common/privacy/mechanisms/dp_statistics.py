@@ -40,4 +40,5 @@ class DpStatistics(NoiseAtClient):
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
+            noise_shares=constants.noise_shares,
         )
