@@ -141,7 +141,7 @@ class SecureWords:
 
     @cached_property
     def point(self) -> FixedPoint:
-        """The encoding of what leaves without noise, whose sum over all clients fits the ring.
+        """The encoding of what leaves without noise, whose sum fits the ring.
 
         These are weighted updates, or contributions where the run takes statistics.
 

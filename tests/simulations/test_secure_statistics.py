@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.noise import SecureStream
 from common.secagg.noise_shares import ring_sum
 from common.statistics.sums import StatisticsKind, statistic_shapes, statistics_of, symmetric_of, to_contribution
+from server.aggregation import statistics_head as head_of
 from server.audit.audit import audit_run
 from server.state.checkpoint import load_checkpoint
 from tests.simulations.test_noise_in_shares import Silent, check_statement
@@ -110,7 +112,7 @@ def test_the_opened_sum_has_the_noise_of_all_shares(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T2 on a whole run. Shares for n and not t would be 0.77 of it, a client without noise 0.89."""
-    opened, real = list[np.ndarray](), SecureWords.summed_statistics
+    opened, real, declared, solve = list[np.ndarray](), SecureWords.summed_statistics, list[float](), head_of.solve_head
 
     def summed(words: SecureWords, vector: np.ndarray) -> Arrays:
         sums = real(words, vector)
@@ -121,11 +123,18 @@ def test_the_opened_sum_has_the_noise_of_all_shares(
         return 0.0 * clipped_contribution(*args, **more)
 
     monkeypatch.setattr(SecureWords, "summed_statistics", summed)
+
+    def solved(*args: Any, noise_stddev: float, **more: Any) -> Arrays:
+        declared.append(noise_stddev)
+        return solve(*args, noise_stddev=noise_stddev, **more)
+
+    monkeypatch.setattr(head_of, "solve_head", solved)
     monkeypatch.setattr(trainer_module, "clipped_contribution", nothing)
     bract.simulate(SETTINGS | NOISED | {"data.source": str(images)}, out=tmp_path / "run", quiet=True)
 
     (noise,) = opened
-    energy = float((noise**2).sum()) / (NOISE * (1 + 1e-4)) ** 2 / (CLIENTS / HONEST)
+    assert declared == pytest.approx([NOISE * (1 + 1e-4) * math.sqrt(CLIENTS / HONEST)])
+    energy = float((noise**2).sum()) / declared[0] ** 2
     assert 2 * min(stats.chi2.sf(energy, noise.size), stats.chi2.cdf(energy, noise.size)) > 1e-7
     check_statement(tmp_path / "run")
 
@@ -161,15 +170,20 @@ def test_one_unit_moves_the_opened_sum_by_at_most_the_bound(kind: StatisticsKind
     assert 0.999 < moved <= 1 + 1e-4
 
 
+def as_docs_say(sums: Arrays) -> np.ndarray:
+    """The vector of docs/privacy.md, in which values above the diagonal have the root of 2."""
+    rows, columns = np.triu_indices(FEATURES)
+    moment = np.where(rows == columns, 1.0, math.sqrt(2)) * sums["second-moment"]
+    return np.concatenate([moment, sums["class-sums"].ravel()]) / math.sqrt(2)
+
+
 def test_noise_differs_between_clients_and_is_that_of_one_share() -> None:
     """T2 and T3 for one client's words."""
     words = words_of(config_of())
     size = sum(math.prod(shape) for shape in statistic_shapes("second-moments", CLASSES, FEATURES).values())
 
     drawn = [
-        to_contribution(
-            "second-moments", words.summed_statistics(words.encode_sum(np.zeros(size), name, SecureStream()))
-        )
+        as_docs_say(words.summed_statistics(words.encode_sum(np.zeros(size), name, SecureStream())))
         for name in words.sizes
         for _ in range(20)
     ]
@@ -213,8 +227,9 @@ def test_a_trainer_never_makes_a_reply_of_its_own_from_noise_in_shares() -> None
     config = config_of()
     trainer = trainer_module.Trainer(config, (FEATURES,), ("a", "b", "c"))
 
+    shard: Any = SimpleNamespace(train_inputs=ROWS, train_labels=LABELS, train_units=UNITS)
     with pytest.raises(PrivacyError, match=r"use privacy\.aggregation=plain here"):
-        trainer.train({}, None, name="ward-0", server_round=1, plan=config.plan(10))  # type: ignore[arg-type]
+        trainer.train({}, shard, name="ward-0", server_round=1, plan=config.plan(10))
 
 
 def test_keys_are_bound_to_what_is_summed_and_a_sum_that_does_not_fit_is_refused_before_them() -> None:
@@ -222,14 +237,14 @@ def test_keys_are_bound_to_what_is_summed_and_a_sum_that_does_not_fit_is_refused
         roster = simulated_roster(0, words.sizes)
         return words.terms(SecureSum.of(CLIENTS, 1), roster, run="r", attempt=0, num_rounds=1).session
 
-    found = {session(words_of(config_of(training__statistics=kind))) for kind in KINDS}
-    found |= {
-        session(words_of(parse(override(defaults(), SETTINGS | EXACT | {"training.statistics": kind}))))
-        for kind in KINDS
-    }
+    # Six classes and three features make vectors of equal length.
+    equal = {HEAD_WEIGHT: (6, 3)}
+    found = {session(replace(words_of(config_of(training__statistics=kind)), shapes=equal)) for kind in KINDS}
+    exact = [parse(override(defaults(), SETTINGS | EXACT | {"training.statistics": kind})) for kind in KINDS]
+    found |= {session(replace(words_of(config), shapes=equal)) for config in exact}
 
     assert len(found) == 4
-    for words in (words_of(config_of()), words_of(parse(override(defaults(), SETTINGS | EXACT)))):
+    for words in (words_of(config_of()), words_of(exact[0])):
         with pytest.raises(ConfigError, match=r"raise the noise|take fewer clients"):
             session(replace(words, sizes=dict.fromkeys(words.sizes, 10**14), num_clients=10**10))
 
