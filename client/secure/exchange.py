@@ -126,18 +126,23 @@ class MaskedReply:
     ) -> RecordDict:
         """Return the masked words of a round's update and counts.
 
+        Where the run takes statistics, `trained` are the sums over features and no model.
+
         Raises:
-            NotFiniteError: The update is not finite, or too long.
+            NotFiniteError: The update or the sums are not finite, or too long.
             SecureSumError: The round's secrets are used or erased.
         """
         words = words_of(self._session, self._sizes)
-        update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
-        encoded = words.encode_update(update, self._session.name)
+        if self._session.trainer.config.takes_statistics:
+            encoded = words.encode_statistics(trained, self._session.name)
+        else:
+            update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
+            encoded = words.encode_update(update, self._session.name)
         counted = words.encode_counts(evaluation, server_round=server_round, **self._counted(words))
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def gradient(self, total: np.ndarray, evaluation: Evaluation | None, *, server_round: int) -> RecordDict:
-        """Return the masked words of a clipped gradient sum and counts.
+        """Return the masked words of a clipped sum and counts.
 
         This client's share of the noise is in each of them.
 

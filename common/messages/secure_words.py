@@ -34,6 +34,7 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
+from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.plan import PrivacyPlan
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS
@@ -42,9 +43,13 @@ from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.roster import Roster
 from common.secagg.protocol.terms import Terms
+from common.statistics.fixed_sums import contribution_point, fits
+from common.statistics.sums import from_contribution, statistic_shapes, to_contribution
 
 # Words of sums without noise. A step of an update is then 2^-34, to which float32 rounds values near 2^-10.
 _EXACT_BITS = 48
+# Words of exact sums over features, whose values reach from one image's to those of all.
+_STATISTICS_BITS = 64
 # Sums of noised values need more than 32 bits, because a step is at most a 2^24th of the noise.
 _FEWEST_BITS = 40
 # No useful update is longer. A longer one could leave the ring, and the sum would be another number.
@@ -59,7 +64,7 @@ class SecureWords:
     """The layout of the vectors of one run.
 
     Attributes:
-        shapes: Names and shapes of the tensors that travel.
+        shapes: Names and shapes of the tensors of the model that travels.
         num_classes: Number of classes.
         releases: What leaves in the sum.
         sizes: Declared number of units of each client, by name.
@@ -84,6 +89,7 @@ class SecureWords:
         """Return the constants that every key and signature of a set-up is bound to.
 
         Raises:
+            ConfigError: No word is long enough for sums over features.
             SecureSumError: They contradict each other or the roster.
         """
         plan: dict[str, Any] = {
@@ -93,6 +99,10 @@ class SecureWords:
             "tensors": {name: list(shape) for name, shape in self.shapes.items()},
             "classes": self.num_classes,
         }
+        if self.releases.statistics is not None:
+            plan["statistics"] = self.releases.statistics
+            # Before any secret is drawn. In the round itself a refusal would come after its charge.
+            _ = self.point if self.plan is None else self.gradient_scale
         if self.plan is not None:
             # Clients that add noise of different scales must not end up in one sum.
             plan["noise"] = {**asdict(self.plan), "num_units": None, "sampler": None}
@@ -116,7 +126,7 @@ class SecureWords:
             ConfigError: No ring is large enough.
         """
         if self.plan is None:
-            return Ring(_EXACT_BITS)
+            return Ring(_EXACT_BITS if self.releases.statistics is None else _STATISTICS_BITS)
         keys = {*self.releases.summed(closing=False), *self.releases.summed(closing=True)}
         counts = [self._counts_scale(key) for key in keys] if self.counts_in_shares else []
         return Ring.holding(max(_FEWEST_BITS, self._gradient_scale.bits, *(scale.bits for scale in counts)))
@@ -159,8 +169,22 @@ class SecureWords:
 
     @property
     def point(self) -> FixedPoint:
-        """The encoding of the sum of weighted updates."""
-        return self._point(None, LONGEST_UPDATE)
+        """The encoding of what leaves without noise, whose sum fits the ring.
+
+        These are weighted updates, or contributions where the run takes statistics.
+
+        Raises:
+            ConfigError: No word is long enough for sums over features.
+        """
+        if self.releases.statistics is None:
+            return self._point(None, LONGEST_UPDATE)
+        return contribution_point(
+            self.releases.statistics,
+            self._num_values,
+            total_units=sum(self.sizes.values()),
+            num_clients=self.num_clients,
+            word_bits=self.ring.word_bits,
+        )
 
     def _point(self, name: str | None, longest: float) -> FixedPoint:
         """Return the encoding of a client's part of a sum with a bound, of the whole sum for no client."""
@@ -180,6 +204,22 @@ class SecureWords:
     def _share(self, *names: str) -> Fraction:
         """Return how much of all declared units some clients have."""
         return Fraction(sum(self.sizes[name] for name in names), sum(self.sizes.values()))
+
+    def encode_statistics(self, sums: Arrays, name: str) -> Words:
+        """Return a client's exact sums over features as words.
+
+        Raises:
+            PrivacyError: The run sums no features, or only with noise.
+            NotFiniteError: They are not finite, or of far more images than the client declares.
+        """
+        # Without this check exact sums would leave where noised ones are charged.
+        if self.releases.statistics is None or self.plan is not None:
+            raise PrivacyError("exact sums over features are for runs without a mechanism only")
+        contribution = to_contribution(self.releases.statistics, sums)
+        # Encoding would shorten it, and the head would be another one than that of plain sums.
+        if not fits(contribution, self.sizes[name]):
+            raise NotFiniteError("the sums over features are not finite, or of far more images than were declared")
+        return self.point.encode(contribution)
 
     def encode_update(self, update: Arrays, name: str) -> Words:
         """Return a client's weighted update as words.
@@ -259,8 +299,21 @@ class SecureWords:
         return self.ring.words_of(counts)
 
     def part_of_sum(self, words: Words) -> Words:
-        """Return the words of the gradient sum in a round's vector."""
+        """Return the words before the counts in a round's vector."""
         return words[: self._num_values]
+
+    def summed_statistics(self, words: Words) -> Arrays:
+        """Return the sums over features in a round's vector, added up over clients, float64.
+
+        Raises:
+            PrivacyError: The run sums no features.
+        """
+        kind, (classes, features) = self.releases.statistics, self.shapes[HEAD_WEIGHT]
+        if kind is None:
+            raise PrivacyError("the run sums no features")
+        part = self.part_of_sum(words)
+        values = self.point.decode(part) if self.plan is None else values_of_sum(part, self.gradient_scale)
+        return from_contribution(kind, values, classes, features)
 
     def average_update(self, words: Words, survivors: Iterable[str]) -> dict[str, np.ndarray]:
         """Return the survivors' weighted average update, float64."""
@@ -303,7 +356,9 @@ class SecureWords:
 
     @cached_property
     def _num_values(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        kind = self.releases.statistics
+        shapes = self.shapes if kind is None else statistic_shapes(kind, *self.shapes[HEAD_WEIGHT])
+        return sum(math.prod(shape) for shape in shapes.values())
 
     def _num_counts(self, keys: Iterable[str]) -> int:
         return sum(map(self._size, keys))

@@ -32,7 +32,7 @@ class OpenedSum:
     """The opened sum of a round.
 
     Attributes:
-        arrays: The survivors' weighted average model; empty for the closing evaluation.
+        arrays: The survivors' weighted average model, or their sums over features; empty for the closing evaluation.
         evaluation: Their summed counts; None where none leave.
         survivors: Names of the clients in the sum.
         failures: Failure codes of clients that did not help to open it.
@@ -104,6 +104,8 @@ class SecureRounds:
         if server_round is not None and self.steps is not None:
             units = sum(words.sizes[name] for name in survivors)
             arrays = self.steps.step(incoming, words.part_of_sum(vector), words.gradient_scale, num_units=units)
+        elif server_round is not None and words.releases.statistics is not None:
+            arrays = words.summed_statistics(vector)
         elif server_round is not None:
             update = words.average_update(vector, survivors)
             arrays = {name: (before + update[name]).astype(np.float32) for name, before in incoming.items()}

@@ -288,6 +288,7 @@ def test_every_field_that_may_leave_is_on_the_page(client: OwnClient) -> None:
         row.fields for row in leaving_under(policy.model_copy(update=only)) if row.reply != "agreement to a run, once"
     ]
     assert masked
+    assert any("sums over the features of the training images, and counts, under masks" in fields for fields in masked)
     assert not any("trained tensors" in fields or "answers" in fields for fields in masked)
     from client.status import leaving_fields
 
