@@ -47,7 +47,7 @@ class Runner:
         missing = [package for package in variant.needs if not is_installed(package)]
         return f"needs {', '.join(missing)}: install {variant.install}" if missing else ""
 
-    def measure(self, variant: Variant, repeat: int) -> dict[str, float]:
+    def measure(self, variant: Variant, repeat: int) -> dict[str, Any]:
         """Run a variant in a fresh process and return its figures.
 
         Raises:
@@ -139,8 +139,15 @@ def _run_case(
     for repeat in range(pairs):
         # Turned round in every second pair, so that a machine that grows busier favours neither.
         for place in places[:: -1 if repeat % 2 else 1]:
-            samples[place].append(runner.measure(case.variants[place], repeat))
+            if skipped[case.variants[place].name]:
+                advance(1)
+                continue
+            found = runner.measure(case.variants[place], repeat)
             advance(1)
+            if "not_possible" in found:
+                skipped[case.variants[place].name] = found["not_possible"]
+                continue
+            samples[place].append(found)
     names: Sequence[str] = [variant.name for variant in case.variants]
     own = {figure.key for figure in benchmark.figures}
     figures = (*benchmark.figures, *(figure for figure in OF_PROCESS if figure.key not in own))

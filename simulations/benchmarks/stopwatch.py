@@ -9,7 +9,7 @@ from types import TracebackType
 class Stopwatch:
     """A context that measures what happens inside it.
 
-    `wall` and `cpu` are seconds; `cpu` counts all threads of this process.
+    `wall` and `cpu` are seconds; `cpu` counts all threads of this process, and its children that have ended.
     """
 
     wall = 0.0
@@ -39,5 +39,5 @@ def seconds_of(call: Callable[[], object], *, least: float, warm_up: int = 1) ->
 
 
 def _cpu() -> float:
-    used = os.times()
-    return used.user + used.system
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system

@@ -68,7 +68,7 @@ def print_results(benchmark: Benchmark, results: Mapping[str, Any], console: Con
             for place, cells in enumerate(_lines_of(benchmark, row)):
                 table.add_row(row["name"] if place == 0 else "", *cells)
             if row["skipped"]:
-                skipped[f"{row['name']} is left out: it {row['skipped']}"] = None
+                skipped[f"{row['name']} is not measured: it {row['skipped']}"] = None
         console.print(table)
     for line in (*_remarks(benchmark, results), *skipped):
         say(console, line, depth=0)

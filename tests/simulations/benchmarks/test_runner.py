@@ -1,7 +1,9 @@
 """A benchmark from its command to its files, in real processes.
 
-Drives `simulations.benchmarks.registry`, `simulations.benchmarks.engine`, `simulations.benchmarks.measured_process`,
-`simulations.benchmarks.stopwatch`, `simulations.benchmarks.variant_process`, `simulations.commands.bench`.
+Drives `simulations.benchmarks.registry`, `simulations.benchmarks.engine`, `simulations.benchmarks.features`,
+`simulations.benchmarks.scale`, `simulations.benchmarks.dp`, `simulations.benchmarks.synthetic`,
+`simulations.benchmarks.measured_process`, `simulations.benchmarks.variant_process`,
+`simulations.benchmarks.stopwatch`, `simulations.commands.bench`.
 """
 
 import json
@@ -87,11 +89,18 @@ def test_a_failed_variant_shows_the_end_of_its_output(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
 def test_cost_counts_processes_that_a_command_leaves_behind(tmp_path: Path) -> None:
-    work = "import os, time\nwhile sum(os.times()[:2]) < 0.3: pass\ntime.sleep(60)"
-    leaver = (
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {work!r}], start_new_session=True); "
-        "time.sleep(0.8)"
-    )
+    mark = tmp_path / "worked"
+    work = f"""
+import os, pathlib, time
+while sum(os.times()[:2]) < 0.3: pass
+pathlib.Path({str(mark)!r}).touch()
+time.sleep(60)
+"""
+    leaver = f"""
+import pathlib, subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', {work!r}], start_new_session=True)
+while not pathlib.Path({str(mark)!r}).exists(): time.sleep(0.01)
+"""
     command = [
         sys.executable,
         "-P",
@@ -105,3 +114,21 @@ def test_cost_counts_processes_that_a_command_leaves_behind(tmp_path: Path) -> N
     subprocess.run(command, check=True, timeout=30)
 
     assert json.loads((tmp_path / "cost.json").read_text())["cpu_seconds"] >= 0.25
+
+
+def test_a_job_that_cannot_be_done_one_way_is_said_and_measured_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, calls = Runner(tmp_path, {}), list[str]()
+
+    def measure(variant: Variant, repeat: int) -> dict[str, object]:
+        calls.append(f"{variant.name}{repeat}")
+        return {"not_possible": "fails with an error"} if variant.name == "b" else {"engine_seconds": 1.0}
+
+    monkeypatch.setattr(runner, "measure", measure)
+    variants = [Variant(name, "") for name in "abc"]
+
+    results = run_benchmark(benchmark_of(*variants), Options(), runner, pairs=3, progress=no_progress)
+
+    assert calls == ["a0", "b0", "c0", "c1", "a1", "a2", "c2"]
+    assert [row["skipped"] for row in results["cases"][0]["variants"]] == ["", "fails with an error", ""]
