@@ -197,9 +197,12 @@ def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, i
 
 
 def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
-    """Return the layout of this run's vectors."""
-    trainer = session.trainer
-    releases = Releases.of(trainer.config)
-    return SecureWords(
-        session.travelling, len(trainer.classes), releases, sizes, trainer.config.num_clients, session.plan
-    )
+    """Return the layout of this run's vectors, made once for each set of declared sizes."""
+    key = tuple(sizes.items())
+    if key not in session.words:
+        config, classes = session.trainer.config, session.trainer.classes
+        releases = Releases.of(config)
+        session.words[key] = SecureWords(
+            session.travelling, len(classes), releases, sizes, config.num_clients, session.plan
+        )
+    return session.words[key]

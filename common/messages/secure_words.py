@@ -76,9 +76,16 @@ class SecureWords:
 
     def lengths(self, num_rounds: int) -> tuple[int, ...]:
         """Return the words of each round's vector, the closing evaluation as one more round."""
-        counted = [self._num_values + self._num_counts(self._of_round(number)) for number in range(1, num_rounds + 1)]
-        closing = self._num_counts(self.releases.summed(closing=True))
-        return tuple([*counted, closing] if closing else counted)
+        if num_rounds not in self._lengths:
+            rounds = (self._of_round(number) for number in range(1, num_rounds + 1))
+            counted = [self._num_values + self._num_counts(keys) for keys in rounds]
+            closing = self._num_counts(self.releases.summed(closing=True))
+            self._lengths[num_rounds] = tuple([*counted, closing] if closing else counted)
+        return self._lengths[num_rounds]
+
+    @cached_property
+    def _lengths(self) -> dict[int, tuple[int, ...]]:
+        return {}
 
     def terms(self, constants: SecureSum, roster: Roster, *, run: str, attempt: int, num_rounds: int) -> Terms:
         """Return the constants that every key and signature of a set-up is bound to.
@@ -86,6 +93,21 @@ class SecureWords:
         Raises:
             SecureSumError: They contradict each other or the roster.
         """
+        return Terms(
+            run=run,
+            attempt=attempt,
+            roster=roster.digest,
+            num_clients=constants.num_clients,
+            num_colluding=constants.colluding,
+            num_honest=constants.honest,
+            lengths=self.lengths(num_rounds),
+            word_bits=self.ring.word_bits,
+            plan=self._digest,
+        )
+
+    @cached_property
+    def _digest(self) -> bytes:
+        """The digest of all that clients have agreed on besides the constants."""
         plan: dict[str, Any] = {
             "mechanism": self.releases.mechanism.name,
             "metrics": self.releases.metrics,
@@ -96,17 +118,7 @@ class SecureWords:
         if self.plan is not None:
             # Clients that add noise of different scales must not end up in one sum.
             plan["noise"] = {**asdict(self.plan), "num_units": None, "sampler": None}
-        return Terms(
-            run=run,
-            attempt=attempt,
-            roster=roster.digest,
-            num_clients=constants.num_clients,
-            num_colluding=constants.colluding,
-            num_honest=constants.honest,
-            lengths=self.lengths(num_rounds),
-            word_bits=self.ring.word_bits,
-            plan=hashlib.sha256(json.dumps(plan).encode()).digest(),
-        )
+        return hashlib.sha256(json.dumps(plan).encode()).digest()
 
     @cached_property
     def ring(self) -> Ring:
