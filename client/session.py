@@ -136,7 +136,7 @@ class ClientSession:
 
     @cached_property
     def words(self) -> dict[tuple[tuple[str, int], ...], SecureWords]:
-        """Layouts of secure sums that were made for this session, by the declared sizes of all clients."""
+        """Layouts of secure sums made so far, by declared sizes."""
         return {}
 
     def secrets(self, run: str) -> SecretsFile:

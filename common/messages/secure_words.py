@@ -122,7 +122,9 @@ class SecureWords:
 
     @cached_property
     def ring(self) -> Ring:
-        """The one ring of all words of the run, the smallest that holds each of its sums.
+        """The smallest ring that holds each sum of the run.
+
+        It is one for all words.
 
         Raises:
             ConfigError: No ring is large enough.
@@ -175,7 +177,10 @@ class SecureWords:
         return self._point(None, LONGEST_UPDATE)
 
     def _point(self, name: str | None, longest: float) -> FixedPoint:
-        """Return the encoding of a client's part of a sum with a bound, of the whole sum for no client."""
+        """Return the encoding of a client's part of a sum, of the whole for None.
+
+        `longest` bounds the norm of the whole sum.
+        """
         whole = choose_scale(
             num_clients=1,
             clipping_norm=longest,
