@@ -151,7 +151,7 @@ class MaskedReply:
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def _counted(self, words: SecureWords) -> dict[str, Any]:
-        """Return whose counts they are, and the stream of their noise if they have any."""
+        """Return the name and the noise stream that counts are encoded with."""
         stream = self._session.streams.for_counts() if words.counts_in_shares else None
         return {"name": self._session.name, "stream": stream}
 
@@ -197,7 +197,10 @@ def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, i
 
 
 def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
-    """Return the layout of this run's vectors, made once for each set of declared sizes."""
+    """Return the layout of this run's vectors.
+
+    A session makes it once for equal sizes.
+    """
     key = tuple(sizes.items())
     if key not in session.words:
         config, classes = session.trainer.config, session.trainer.classes

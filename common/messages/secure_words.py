@@ -177,9 +177,9 @@ class SecureWords:
         return self._point(None, LONGEST_UPDATE)
 
     def _point(self, name: str | None, longest: float) -> FixedPoint:
-        """Return the encoding of a client's part of a sum, of the whole for None.
+        """Return the encoding of a client's part of a sum.
 
-        `longest` bounds the norm of the whole sum.
+        None stands for the whole sum. `longest` bounds its norm.
         """
         whole = choose_scale(
             num_clients=1,
