@@ -156,7 +156,7 @@ class MaskedReply:
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def _counted(self, words: SecureWords) -> dict[str, Any]:
-        """Return whose counts they are, and the stream of their noise if they have any."""
+        """Return the name and the noise stream that counts are encoded with."""
         stream = self._session.streams.for_counts() if words.counts_in_shares else None
         return {"name": self._session.name, "stream": stream}
 
@@ -202,9 +202,15 @@ def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, i
 
 
 def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
-    """Return the layout of this run's vectors."""
-    trainer = session.trainer
-    releases = Releases.of(trainer.config)
-    return SecureWords(
-        session.travelling, len(trainer.classes), releases, sizes, trainer.config.num_clients, session.plan
-    )
+    """Return the layout of this run's vectors.
+
+    A session makes it once for equal sizes.
+    """
+    key = tuple(sizes.items())
+    if key not in session.words:
+        config, classes = session.trainer.config, session.trainer.classes
+        releases = Releases.of(config)
+        session.words[key] = SecureWords(
+            session.travelling, len(classes), releases, sizes, config.num_clients, session.plan
+        )
+    return session.words[key]

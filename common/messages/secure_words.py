@@ -81,9 +81,16 @@ class SecureWords:
 
     def lengths(self, num_rounds: int) -> tuple[int, ...]:
         """Return the words of each round's vector, the closing evaluation as one more round."""
-        counted = [self._num_values + self._num_counts(self._of_round(number)) for number in range(1, num_rounds + 1)]
-        closing = self._num_counts(self.releases.summed(closing=True))
-        return tuple([*counted, closing] if closing else counted)
+        if num_rounds not in self._lengths:
+            rounds = (self._of_round(number) for number in range(1, num_rounds + 1))
+            counted = [self._num_values + self._num_counts(keys) for keys in rounds]
+            closing = self._num_counts(self.releases.summed(closing=True))
+            self._lengths[num_rounds] = tuple([*counted, closing] if closing else counted)
+        return self._lengths[num_rounds]
+
+    @cached_property
+    def _lengths(self) -> dict[int, tuple[int, ...]]:
+        return {}
 
     def terms(self, constants: SecureSum, roster: Roster, *, run: str, attempt: int, num_rounds: int) -> Terms:
         """Return the constants that every key and signature of a set-up is bound to.
@@ -92,6 +99,21 @@ class SecureWords:
             ConfigError: No word is long enough for sums over features.
             SecureSumError: They contradict each other or the roster.
         """
+        return Terms(
+            run=run,
+            attempt=attempt,
+            roster=roster.digest,
+            num_clients=constants.num_clients,
+            num_colluding=constants.colluding,
+            num_honest=constants.honest,
+            lengths=self.lengths(num_rounds),
+            word_bits=self.ring.word_bits,
+            plan=self._digest,
+        )
+
+    @cached_property
+    def _digest(self) -> bytes:
+        """The digest of all that clients have agreed on besides the constants."""
         plan: dict[str, Any] = {
             "mechanism": self.releases.mechanism.name,
             "metrics": self.releases.metrics,
@@ -106,21 +128,13 @@ class SecureWords:
         if self.plan is not None:
             # Clients that add noise of different scales must not end up in one sum.
             plan["noise"] = {**asdict(self.plan), "num_units": None, "sampler": None}
-        return Terms(
-            run=run,
-            attempt=attempt,
-            roster=roster.digest,
-            num_clients=constants.num_clients,
-            num_colluding=constants.colluding,
-            num_honest=constants.honest,
-            lengths=self.lengths(num_rounds),
-            word_bits=self.ring.word_bits,
-            plan=hashlib.sha256(json.dumps(plan).encode()).digest(),
-        )
+        return hashlib.sha256(json.dumps(plan).encode()).digest()
 
     @cached_property
     def ring(self) -> Ring:
-        """The one ring of all words of the run, the smallest that holds each of its sums.
+        """The smallest ring that holds each sum of the run.
+
+        It is one for all words.
 
         Raises:
             ConfigError: No ring is large enough.
@@ -187,7 +201,10 @@ class SecureWords:
         )
 
     def _point(self, name: str | None, longest: float) -> FixedPoint:
-        """Return the encoding of a client's part of a sum with a bound, of the whole sum for no client."""
+        """Return the encoding of a client's part of a sum.
+
+        None stands for the whole sum. `longest` bounds its norm.
+        """
         whole = choose_scale(
             num_clients=1,
             clipping_norm=longest,

@@ -65,7 +65,7 @@ class SecureRounds:
         return {name: client if name in present else replace(client, node_id=None) for name, client in clients.items()}
 
     def num_bytes(self, server_round: int | None) -> int:
-        """Return the bytes of a packed vector, of the closing one where the round is None."""
+        """Return the bytes of a packed vector, the closing one for None."""
         terms = self.session.setup.terms
         return terms.lengths[self._number(server_round) - 1] * terms.ring.num_bytes
 

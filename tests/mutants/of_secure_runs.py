@@ -55,7 +55,7 @@ for changed, right in (
 ):
     planted(
         partial(words.test_terms_name_all_that_decides_the_encoding, changed=changed),
-        SecureWords.terms,
+        SecureWords._digest,
         {f"keys that are not bound to the {changed}": (right, "")},
     )
 planted(

@@ -20,7 +20,10 @@ def keystream(key: bytes, num_bytes: int) -> bytes:
 
 
 def mask_words(key: bytes, ring: Ring, length: int) -> Words:
-    """Return the mask of one key, uniform in the ring and not reduced to it, shape (length,)."""
+    """Return the mask of one key, uniform words of shape (length,).
+
+    They are not reduced to the ring. Their sums are, before they leave.
+    """
     return np.frombuffer(keystream(key, length * ring.dtype.itemsize), dtype=ring.dtype)
 
 

@@ -286,3 +286,6 @@ def test_a_state_of_an_earlier_version_is_refused() -> None:
         with pytest.raises(SecureSumError) as refused:
             ClientState.from_bytes(raw)
         assert refused.value.refusal is Refusal.STORED
+    with pytest.raises(SecureSumError) as refused:
+        ServerSetup.from_bytes(earlier.getvalue(), roster_of(3))
+    assert refused.value.refusal is Refusal.STORED
