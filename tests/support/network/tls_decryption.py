@@ -1,9 +1,10 @@
 """What one side of a captured TLS connection said, for who has its keys.
 
-A client that runs with SSLKEYLOGFILE set writes the secrets of its connections to that file. Reads TLS 1.3 (RFC 8446)
-with AES-256-GCM, which is what Python and OpenSSL agree on.
+A program that runs with the environment of `writing_keys_to` writes down the secrets of its connections. Reads TLS 1.3
+(RFC 8446) with AES-256-GCM, which is what Python and OpenSSL agree on.
 """
 
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,12 @@ _SECRET_SIZE = 48
 _PHASES = ("CLIENT_HANDSHAKE_TRAFFIC_SECRET", "CLIENT_TRAFFIC_SECRET_0")
 # Random number of a connection's first message -> name of a secret -> secret.
 TlsKeys = Mapping[bytes, Mapping[str, bytes]]
+
+
+def writing_keys_to(file: Path) -> dict[str, str]:
+    """Return an environment under which a Python program writes the secrets of its connections to a file."""
+    path = filter(None, [str(Path(__file__).with_name("tls_keylog")), os.environ.get("PYTHONPATH")])
+    return {"SSLKEYLOGFILE": str(file), "PYTHONPATH": os.pathsep.join(path)}
 
 
 def read_keys(file: Path) -> TlsKeys:

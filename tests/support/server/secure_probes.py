@@ -60,8 +60,11 @@ class Probe:
 
 def secrets_of(home: Path, message: Message) -> list[Path]:
     """The file of mask secrets of a message's run; earlier runs that were never closed have left theirs."""
-    run = str(message.content.config_records["config"]["run-id"])
-    return list((home / "holder" / "secure-sums" / run).glob("*"))
+    return list(folder_of(home, message).glob("*"))
+
+
+def folder_of(home: Path, message: Message) -> Path:
+    return home / "holder" / "secure-sums" / str(message.content.config_records["config"]["run-id"])
 
 
 def secure_round(message: Message) -> int:
