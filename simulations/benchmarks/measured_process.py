@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def measure(command: list[str]) -> dict[str, float]:
@@ -24,11 +24,17 @@ def measure(command: list[str]) -> dict[str, float]:
     behind, as Ray does. They are ended.
     """
     adopts = sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    start = time.perf_counter()
-    code = subprocess.run(command, check=False).returncode  # noqa: S603
-    wall = time.perf_counter() - start
     if adopts:
-        _end_orphans()
+        # Nothing may go on computing after whoever measures has gone.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    start = time.perf_counter()
+    try:
+        code = subprocess.run(command, check=False).returncode  # noqa: S603
+        wall = time.perf_counter() - start
+    finally:
+        if adopts:
+            _end_orphans()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024

@@ -7,14 +7,17 @@ Drives `simulations.benchmarks.contract`, `simulations.benchmarks.tables`, `simu
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common.errors import ConfigError
 from simulations.benchmarks.contract import Figure
 from simulations.benchmarks.engine import BENCHMARK
 from simulations.benchmarks.machine import describe_machine
 from simulations.benchmarks.page import updated_page
 from simulations.benchmarks.pictures import draw_bars
 from simulations.benchmarks.results import pair_ratios, summarize
+from simulations.benchmarks.small_images import write_images
 from simulations.benchmarks.tables import markdown
 from tests.support.paths import ROOT
 
@@ -84,6 +87,20 @@ def test_the_page_of_this_project_shows_its_stored_results() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
 
     assert updated_page(page, ROOT / "docs" / "benchmarks") == page
+
+
+def test_small_images_are_the_same_in_tables_and_arrays(tmp_path: Path) -> None:
+    write_images(tmp_path, data="", num_train=12, num_test=4)
+    write_images(tmp_path / "again", data=str(tmp_path), num_train=12, num_test=4)
+
+    with np.load(tmp_path / "images.npz") as first, np.load(tmp_path / "again" / "images.npz") as second:
+        assert first["train_x"].shape == (12, 32, 32, 3)
+        for part in ("train", "test"):
+            order = np.random.default_rng(0).permutation(len(first[f"{part}_y"]))
+            assert (second[f"{part}_x"] == first[f"{part}_x"][order]).all()
+            assert (second[f"{part}_y"] == first[f"{part}_y"][order]).all()
+    with pytest.raises(ConfigError, match="has 4 images and 5 are needed"):
+        write_images(tmp_path / "more", data=str(tmp_path), num_train=12, num_test=5)
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 Drives `simulations.benchmarks.registry`, `simulations.benchmarks.engine`, `simulations.benchmarks.features`,
 `simulations.benchmarks.scale`, `simulations.benchmarks.dp`, `simulations.benchmarks.synthetic`,
 `simulations.benchmarks.measured_process`, `simulations.benchmarks.variant_process`,
-`simulations.benchmarks.stopwatch`, `simulations.commands.bench`.
+`simulations.benchmarks.stopwatch`, `simulations.benchmarks.end_to_end`, `simulations.benchmarks.cross_device`,
+`simulations.benchmarks.small_images`, `simulations.commands.bench`. The programs of others, run by hand only, are
+`simulations.benchmarks.peers.flower_opacus`, `simulations.benchmarks.peers.pfl_rounds`,
+`simulations.benchmarks.peers.blazefl_rounds`, with `simulations.benchmarks.peers.networks`.
 """
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +118,29 @@ while not pathlib.Path({str(mark)!r}).exists(): time.sleep(0.01)
     subprocess.run(command, check=True, timeout=30)
 
     assert json.loads((tmp_path / "cost.json").read_text())["cpu_seconds"] >= 0.25
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_nothing_goes_on_when_the_measuring_program_is_killed(tmp_path: Path) -> None:
+    work = f"""
+import os, pathlib, time
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+    command = [sys.executable, "-P", measured_process.__file__, str(tmp_path / "cost.json"), sys.executable, "-c", work]
+    start = f"import subprocess; subprocess.run({command!r})"
+    measuring = subprocess.Popen([sys.executable, "-c", start])
+    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()):
+        assert measuring.poll() is None
+        time.sleep(0.01)
+
+    measuring.kill()
+    measuring.wait()
+
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
 
 
 def test_a_job_that_cannot_be_done_one_way_is_said_and_measured_no_further(
