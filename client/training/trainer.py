@@ -15,7 +15,7 @@ from client.training.class_weights import balanced_weights, check_class_weights,
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, head_gradient_sum, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import LocalSettings, settings_of
-from client.training.statistics import private_statistics
+from client.training.statistics import clipped_contribution, private_statistics
 from common.arrays import Arrays
 from common.config.listed_values import BALANCED
 from common.config.schema import RunConfig
@@ -113,11 +113,11 @@ class Trainer:
         # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.mechanism.clips_units:
             raise PrivacyError("training was asked for under another mechanism than the run's")
-        if self.config.takes_statistics:
-            return self._statistics(shard, plan, streams)
         # A trained model would take the noise of all honest clients from one of them, and leave outside of a sum.
         if plan is not None and plan.noise_shares:
             raise PrivacyError("clients with noise in shares send gradient sums: use privacy.aggregation=plain here")
+        if self.config.takes_statistics:
+            return self._statistics(shard, plan, streams)
         settings = self._settings(shard, name, server_round, plan, label_counts)
         rng = public_stream(self.config.seed, "batches", name, server_round)
         features, labels = shard.train_inputs, shard.train_labels
@@ -154,14 +154,17 @@ class Trainer:
     ) -> np.ndarray:
         """Return the clipped sum of a client's gradients, without noise.
 
-        It is (p,) float64, and may leave only with the client's share of the noise, in a secure sum. Arguments are
-        as in `train`.
+        Where the run takes statistics it is the clipped contribution of its features. It is (p,) float64, and may leave
+        only with the client's share of the noise, in a secure sum. Arguments are as in `train`.
 
         Raises:
             PrivacyError: The plan has no noise in shares.
         """
-        settings = self._settings(shard, name, server_round, plan, label_counts)
         features, labels = shard.train_inputs, shard.train_labels
+        if self.config.takes_statistics:
+            kind, num_classes = self.config.training.statistics, len(self.classes)
+            return clipped_contribution(kind, features, labels, num_classes, plan, units=shard.train_units)
+        settings = self._settings(shard, name, server_round, plan, label_counts)
         if self.config.needs_no_torch:
             return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
         from client.training.network_sgd import network_gradient_sum

@@ -130,11 +130,17 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         yield (
             "Shares",
             f"each client adds a share of the noise to a secure sum. The epsilons hold while {plan.noise_shares} "
-            "clients of each sum are honest, a unit's own client among them. The server "
-            + ("adds no noise." if config.mechanism.clips_clients else "steps along the sum."),
+            "clients of each sum are honest, a unit's own client among them. " + _server_of_sums(table),
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."
+
+
+def _server_of_sums(table: PlanTable) -> str:
+    config = table.config
+    if config.mechanism.clips_clients:
+        return "The server adds no noise."
+    return "The head follows from the sum." if config.takes_statistics else "The server steps along the sum."
 
 
 def _histograms(counts: Mapping[str, float]) -> str:

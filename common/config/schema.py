@@ -122,7 +122,6 @@ class RunConfig(RunFields):
             (self.training.update_bits != 32, "training.update-bits", "leave it at 32"),
             (bool(self.model.personal), "model.personal", "leave it empty"),
             (self.cohort_size != self.num_clients, "client-fraction", "leave it at 1, as every client takes part"),
-            (self.takes_statistics, "training.method", "sums over features are not built for it yet, so use rounds"),
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
         ]

@@ -6,6 +6,7 @@ to the noised update, its scales included, which makes it post-processing of a r
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,9 +24,9 @@ _LARGEST_CODE = 127
 def leaving_shapes(travelling: Mapping[str, tuple[int, ...]], releases: Releases) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the tensors in a reply to a training message.
 
-    `travelling` are those of the model that travels.
+    `travelling` are those of the model that travels, in a secure sum those of the masked words.
     """
-    if releases.statistics is not None:
+    if releases.statistics is not None and not releases.secure:
         # Replies without tensors are checked as well.
         return statistic_shapes(releases.statistics, *travelling[HEAD_WEIGHT]) if travelling else {}
     if not releases.rounded:
@@ -39,8 +40,9 @@ def update_bytes(travelling: Mapping[str, tuple[int, ...]], releases: Releases) 
 
     Names and headers are not in it.
     """
-    shapes = leaving_shapes(travelling, releases)
-    if releases.statistics is not None:
+    # Words are as many as the values that they hide.
+    shapes = leaving_shapes(travelling, replace(releases, secure=False))
+    if releases.secure or releases.statistics is not None:
         return sum(8 * math.prod(shape) for shape in shapes.values())
     return sum(math.prod(shape) * (1 if releases.rounded and name == CODES else 4) for name, shape in shapes.items())
 

@@ -5,7 +5,6 @@ together have the declared noise. docs/privacy.md has the proof.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -163,12 +162,6 @@ def clipped_words(update: np.ndarray, scale: ShareScale, *, stream: ByteStream) 
     return share_words(clipped, scale, num_units=1, stream=stream)
 
 
-def ring_sum(words: Iterable[np.ndarray], bits: int) -> np.ndarray:
-    """Return the sum of words modulo 2^bits, (d,) uint64."""
-    total = np.sum(np.stack(list(words)), axis=0, dtype=np.uint64)
-    return np.asarray(total & _mask(bits))
-
-
 def values_of_sum(words: np.ndarray, scale: ShareScale) -> np.ndarray:
     """Return the noised sum that summed words stand for, (d,) float64."""
     shift = np.uint64(_MAX_BITS - scale.bits)
@@ -178,8 +171,4 @@ def values_of_sum(words: np.ndarray, scale: ShareScale) -> np.ndarray:
 
 
 def _to_ring(whole: np.ndarray, bits: int) -> np.ndarray:
-    return whole.view(np.uint64) & _mask(bits)
-
-
-def _mask(bits: int) -> np.uint64:
-    return np.uint64((1 << bits) - 1)
+    return whole.view(np.uint64) & np.uint64((1 << bits) - 1)

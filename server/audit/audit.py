@@ -112,12 +112,23 @@ def _report(
     if mechanism in MECHANISMS:
         known = mechanism_named(mechanism, summed=stated is not None and stated.in_sums)
     trust = (
-        ("" if known is None else known.trust)
+        _who_adds_noise(known, content.get("aggregation"))
         + _pinned_code(stated, known)
         + (_SIMULATED if stated and stated.simulated else "")
     )
     charged = known is None or not known.noise_at_server
     return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks, noise, charged)
+
+
+def _who_adds_noise(mechanism: Mechanism | None, aggregation: Any) -> str:
+    """Return the part of the trust sentence about the noise."""
+    if mechanism is None:
+        return ""
+    if mechanism.noise_at_client and isinstance(aggregation, dict):
+        needed, planned = aggregation.get("honest"), aggregation.get("num_clients")
+        clip = "clips its own update and " if mechanism.clips_clients else ""
+        return f"each client {clip}adds a share of the noise; {needed} of {planned} clients must be honest in each sum"
+    return mechanism.trust
 
 
 def _heads(folder: Path, remarks: Remarks) -> Heads:

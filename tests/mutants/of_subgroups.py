@@ -14,7 +14,7 @@ from client.training.dp_sgd import FreshStreams, SecureStream
 from common import subgroup_counts as counts_module
 from common.config.loading import Scalar
 from common.data.partitioning import subgroups as subgroups_module
-from common.messages import codec
+from common.messages import codec, counts_in_sums
 from common.messages.codec import Evaluation
 from common.messages.secure_words import SecureWords
 from common.privacy import calibration
@@ -178,17 +178,18 @@ planted(
 )
 planted(
     sums.test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too,
-    SecureWords._counts_scale,
+    counts_in_sums.noise_of,
     {
         "subgroups under masks with the noise of the matrix": (
-            "NOISED_SUBGROUP_COUNTS: counts.subgroups_noise_stddev",
-            "NOISED_SUBGROUP_COUNTS: counts.closing_noise_stddev",
-        ),
-        "subgroups under masks with shares for all clients": (
-            "counts_scale(noise, counts.noise_shares",
-            "counts_scale(noise, self.num_clients",
+            "NOISED_SUBGROUP_COUNTS: plan.subgroups_noise_stddev",
+            "NOISED_SUBGROUP_COUNTS: plan.closing_noise_stddev",
         ),
     },
+)
+planted(
+    sums.test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too,
+    SecureWords._counts_scale,
+    {"subgroups under masks with shares for all clients": ("counts_scale(noise, shares", "counts_scale(noise, 5")},
 )
 planted(
     sums.test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too,
@@ -196,8 +197,7 @@ planted(
     {
         "exact counts by subgroup under the masks": (
             "stream=stream)",
-            "stream=stream if key != NOISED_SUBGROUP_COUNTS else type('Zeros', (), "
-            "{'random_bytes': lambda _, n: bytes(n)})())",
+            "stream=stream if 'subgroup' not in key else type('Zeros', (), {'random_bytes': lambda _, n: bytes(n)})())",
         )
     },
 )

@@ -24,10 +24,11 @@ from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.accounting import spent_by
 from common.privacy.noise import SecureStream
 from common.privacy.plan import SENSITIVITY_SLACK
-from common.secagg.noise_shares import ShareScale, clipped_words, ring_sum, values_of_sum
+from common.secagg.noise_shares import ShareScale, clipped_words, values_of_sum
 from server import federation
 from server.audit.audit import audit_run
 from tests.simulations.test_noise_in_shares import CLIENTS, HONEST, SETTINGS, Silent, images_fixture  # noqa: F401
+from tests.support.secagg.ring_sums import ring_sum
 
 NOISE, BOUND = 3.0, 0.5
 WHOLE: dict[str, Any] = SETTINGS | {
@@ -73,7 +74,7 @@ def test_a_client_moves_the_sum_by_the_clip_bound_at_most_and_never_its_noise(le
 def test_the_average_is_over_the_planned_clients_with_the_noise_of_all_shares() -> None:
     """T2. Shares for n would be 0.77 of the noise, and a divisor of four survivors 1.25 of it."""
     words, survivors = words_of_run(), [f"ward-{number}" for number in range(4)]
-    opened = ring_sum([words.encode_clipped(update_of(0.0), SecureStream()) for _ in survivors], 64)
+    opened = ring_sum([words.encode_clipped(update_of(0.0), SecureStream()) for _ in survivors], words.ring.word_bits)
 
     noise = words.average_update(opened, survivors)[HEAD_WEIGHT]
 
@@ -89,8 +90,9 @@ def test_sizes_weigh_nothing_and_updates_add_up() -> None:
     words, frozen = words_of_run(), Silent()
     updates = [update_of(length, seed) for seed, length in enumerate((0.2, 0.4, 3.0))]
 
-    opened = ring_sum([words.encode_clipped(update, frozen) for update in updates], 64)
-    opened = opened - ring_sum([words.encode_clipped(update_of(0.0), frozen) for _ in updates], 64)
+    bits = words.ring.word_bits
+    opened = ring_sum([words.encode_clipped(update, frozen) for update in updates], bits)
+    opened = opened - ring_sum([words.encode_clipped(update_of(0.0), frozen) for _ in updates], bits)
     average = words.average_update(opened, list(words.sizes)[:3])[HEAD_WEIGHT]
 
     clipped = [update[HEAD_WEIGHT] * min(1.0, BOUND / np.linalg.norm(update[HEAD_WEIGHT])) for update in updates]
@@ -133,7 +135,7 @@ def test_a_run_adds_the_noise_of_its_clients_and_charges_each_client(
     assert not [gap for gap in stated["not_protected"] if "must be trusted" in gap]
     report = audit_run(tmp_path / "run")
     assert (report.verdict, report.remarks.doubts) == ("verified", [])
-    assert report.trust.startswith("each client clips its own update and adds its share of the noise")
+    assert report.trust.startswith("each client clips its own update and adds a share of the noise; 3 of 5")
     check_ledger(next((tmp_path / "run").rglob("*.sqlite")), stated)
 
 

@@ -1,6 +1,7 @@
 """Counts by subgroup in a secure sum: their noise in shares, what is charged, and what the run states.
 
-Drives `common.messages.secure_words`, `client.evaluation.evaluate`, `server.reporting.counts_file`.
+Drives `common.messages.counts_in_sums`, `common.messages.secure_words`, `client.evaluation.evaluate`,
+`server.reporting.counts_file`.
 """
 
 import json
@@ -21,11 +22,11 @@ from common.messages.secure_words import SecureWords
 from common.metrics import Counts, NoisedCounts
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.noise import SecureStream
-from common.secagg.noise_shares import ring_sum
 from common.subgroup_counts import SubgroupCounts
 from server.audit.audit import audit_run
 from tests.simulations.test_noise_in_shares import CLIENTS, HONEST, SETTINGS
 from tests.support.data.divided_table import BY_SEX, write_divided
+from tests.support.secagg.ring_sums import ring_sum
 
 EXACT: dict[str, Any] = {
     "privacy.mechanism": "none",
@@ -55,7 +56,7 @@ def test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too() -> None:
         vectors = [
             words.encode_counts(closing, server_round=None, name=name, stream=SecureStream()) for name in words.sizes
         ]
-        summed = words.summed_counts(ring_sum(vectors, 64), CLIENTS, server_round=None)
+        summed = words.summed_counts(ring_sum(vectors, words.ring.word_bits), CLIENTS, server_round=None)
         assert summed is not None
         assert summed.subgroups is not None
         assert summed.subgroups.num_clients == CLIENTS
@@ -75,8 +76,8 @@ def test_exact_subgroups_are_summed_as_they_are() -> None:
     words = words_of(EXACT)
     closing = Evaluation(Counts(np.array([[8, 1], [2, 4]]), 1.0), subgroups=SubgroupCounts(CELLS))
 
-    vectors = [words.encode_counts(closing, server_round=None) for _ in range(3)]
-    summed = words.summed_counts(ring_sum(vectors, 64), 3, server_round=None)
+    vectors = [words.encode_counts(closing, server_round=None, name="ward-1") for _ in range(3)]
+    summed = words.summed_counts(ring_sum(vectors, words.ring.word_bits), 3, server_round=None)
 
     assert summed is not None
     assert summed.subgroups is not None

@@ -15,6 +15,7 @@ from common.messages.rounded_update import (
     round_update,
     update_bytes,
 )
+from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.mechanisms.registry import MECHANISMS
 from common.randomness import public_stream
 
@@ -129,6 +130,16 @@ def test_shapes_and_bytes_follow_from_the_model_alone() -> None:
     assert leaving_shapes(SHAPES, ROUNDED) == {CODES: (557,), SCALES: (4,)}
     assert update_bytes(SHAPES, ROUNDED) == sum(array.nbytes for array in update.values()) == 557 + 4 * 4
     assert leaving_shapes({}, ROUNDED) == {name: array.shape for name, array in rounded({}, {}).items()}
+
+
+def test_words_are_as_many_as_the_values_that_they_hide() -> None:
+    head = {HEAD_WEIGHT: (3, 12)}
+
+    assert update_bytes(head, Releases(secure=True)) == 8 * 36
+    for kind, size in (("second-moments", 78 + 36), ("class-means", 36 + 3)):
+        for secure in (True, False):
+            assert update_bytes(head, Releases(statistics=kind, secure=secure)) == 8 * size  # type: ignore[arg-type]
+    assert leaving_shapes({"words": (7,)}, Releases(statistics="class-means", secure=True)) == {"words": (7,)}
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
