@@ -15,7 +15,7 @@ from common.config.sections import DataConfig
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
 from common.data.partitioning.subgroups import subgroups_of
-from common.data.preprocessing import Prepared, prepare
+from common.data.preprocessing import Preparation, Scanned
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.tones.range_report import unused_ranges
 from common.data.tones.rendering import tones_of
@@ -57,49 +57,53 @@ def make_context(
     # Real clients hold the images, and the server cannot read them.
     if config.data.source == OWN_IMAGES:
         return _context(Trainer(config, (), config.data.class_names), tracker, progress)
-    prepared = prepare(config, progress)
-    record = _checked_record(config.data, prepared, Path(config.output_dir) if config.resume else None)
-    partition = load_or_make_partition(config, prepared)
+    # Plans and partition need the scan alone, and are made while another process computes features.
+    with Preparation(config, progress, ahead=True) as preparation:
+        scanned = preparation.scanned
+        record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
+        partition = load_or_make_partition(config, scanned)
+        started = time.perf_counter()
+        # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
+        # could answer with an error code only.
+        if config.is_local_dp:
+            sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
+            for size in np.unique(sizes).tolist():
+                config.plan(size).spent()
+        elif config.private:
+            config.plan(config.cohort_size).spent()
+        accounting = time.perf_counter() - started
+        prepared = preparation.finish()
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
     data_warnings = tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data)))
     for warning in data_warnings:
         warn(warning)
-    started = time.perf_counter()
-    # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
-    # could answer with an error code only.
-    if config.is_local_dp:
-        sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
-        for size in np.unique(sizes).tolist():
-            config.plan(size).spent()
-    elif config.private:
-        config.plan(config.cohort_size).spent()
     return replace(
         context,
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
         class_counts=class_counts(prepared.scan, partition),
-        seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
+        seconds={"features": prepared.seconds, "accounting": accounting},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
     )
 
 
-def _checked_record(data: DataConfig, prepared: Prepared, resumed: Path | None) -> ImageRecord:
+def _checked_record(data: DataConfig, scanned: Scanned, resumed: Path | None) -> ImageRecord:
     """Return the record of a run's images, once they are checked.
 
     Raises:
         ConfigError: The images are others, or the subgroups cannot be read.
     """
-    record = ImageRecord.of(prepared, data)
+    record = ImageRecord.of(scanned, data)
     if resumed is not None:
-        not_read = () if prepared.source is None else prepared.source.not_read
+        not_read = () if scanned.source is None else scanned.source.not_read
         refuse_changed_images(resumed, data, record, not_read)
     # Now, and not at a client, whose failure would be a code without words.
-    subgroups_of(data, len(prepared.scan.labels))
+    subgroups_of(data, len(scanned.scan.labels))
     return record
 
 

@@ -126,11 +126,11 @@ class _Exchange:
         self.lost_after: dict[str, str] = {}
         self.opened: OpenedSum | None = None
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        num_words = None
+        num_bytes = None
         if settings.secure is not None:
-            cohort, num_words = settings.secure.reachable(cohort), settings.secure.num_words(number)
+            cohort, num_bytes = settings.secure.reachable(cohort), settings.secure.num_bytes(number)
         self._channel, self._cohort = replace(channel, releases=channel.releases.in_round(number)), cohort
-        collector = ReplyCollector(self._channel, cohort, arrays, num_words, server_round=number)
+        collector = ReplyCollector(self._channel, cohort, arrays, num_bytes, server_round=number)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)

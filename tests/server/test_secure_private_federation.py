@@ -14,10 +14,10 @@ from client.secure.secrets_file import SecretsFile
 from common.ledger.audit.read_only import open_read_only
 from common.ledger.transactions import LedgerSession
 from server import federation
-from tests.server.test_secure_federation import Probe, copy_of, kind_of, other_model, secure_round
 from tests.support.clients.own_clients import code
 from tests.support.clients.secure_clients import POLICY, homes_of, secure_clients, secure_config
 from tests.support.server.failing_federation import FailingGrid, charged, lines, round_of
+from tests.support.server.secure_probes import Probe, copy_of, kind_of, other_model, secure_round
 
 PRIVATE = POLICY.replace('["full"]', '["head"]') + "accept-honest-shares = true\n"
 SETTINGS: dict[str, Any] = {

@@ -152,6 +152,9 @@ def test_a_group_pays_for_the_images_that_were_charged_one_by_one(client: OwnCli
     twice, once = planned_events(PLAN)["training"], planned_events(PLAN)["training"]
     assert groups.spent == spent_by([*once, *events_of_group(twice, 2)], delta=1e-5).pld
     assert (groups.units, groups.used_up, images.units) == (3, 1, 4)
+    shown = CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output
+    said = "Groups epsilon 4.217, used up: the group of images that has spent most, of 3"
+    assert said in " ".join(shown.split())
 
 
 def test_a_budget_that_is_used_up_is_said_first(client: OwnClient) -> None:
