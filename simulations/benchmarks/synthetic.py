@@ -32,7 +32,7 @@ def synthetic_features(folder: Path, *, number: int, width: int) -> Prepared:
             rows[start : start + _CHUNK] = values / np.linalg.norm(values, axis=1, keepdims=True)
         rows.flush()
     features = StoredRows(np.load(file, mmap_mode="r"), np.arange(number))
-    return Prepared(features, _scan(labels), 0.0, f"synthetic-{number}-{width}")
+    return Prepared(inputs=features, scan=_scan(labels), seconds=0.0, key=f"synthetic-{number}-{width}")
 
 
 def _scan(labels: np.ndarray) -> Scan:
