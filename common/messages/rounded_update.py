@@ -6,7 +6,6 @@ to the noised update, its scales included, which makes it post-processing of a r
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -38,11 +37,10 @@ def leaving_shapes(travelling: Mapping[str, tuple[int, ...]], releases: Releases
 def update_bytes(travelling: Mapping[str, tuple[int, ...]], releases: Releases) -> int:
     """Return the bytes of the values that a client sends in a round.
 
-    Names and headers are not in it.
+    Names and headers are not in it. The vector of a secure sum has another size, see `SecureWords.num_bytes`.
     """
-    # Words are as many as the values that they hide.
-    shapes = leaving_shapes(travelling, replace(releases, secure=False))
-    if releases.secure or releases.statistics is not None:
+    shapes = leaving_shapes(travelling, releases)
+    if releases.statistics is not None:
         return sum(8 * math.prod(shape) for shape in shapes.values())
     return sum(math.prod(shape) * (1 if releases.rounded and name == CODES else 4) for name, shape in shapes.items())
 

@@ -82,6 +82,10 @@ class SecureWords:
             self._lengths[num_rounds] = tuple([*counted, closing] if closing else counted)
         return self._lengths[num_rounds]
 
+    def num_bytes(self, num_rounds: int) -> int:
+        """Return the bytes of the longest vector of a round."""
+        return max(self.lengths(num_rounds)[:num_rounds]) * self.ring.word_bits // 8
+
     @cached_property
     def _lengths(self) -> dict[int, tuple[int, ...]]:
         return {}

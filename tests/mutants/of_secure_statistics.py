@@ -101,7 +101,7 @@ planted(
     {"a contribution that is not finite": ("np.linalg.norm(contribution) <=", "not np.linalg.norm(contribution) >")},
 )
 planted(
-    updates.test_words_are_as_many_as_the_values_that_they_hide,
-    rounded_update.update_bytes,
-    {"words of sums that are counted as those of a model": ("replace(releases, secure=False)", "releases")},
+    updates.test_sums_over_features_have_shapes_of_their_own_unless_they_are_under_masks,
+    rounded_update.leaving_shapes,
+    {"masked words that are checked as sums": (" and not releases.secure", "")},
 )

@@ -29,13 +29,13 @@ from common.messages.fields import Releases
 from common.messages.secure_words import SecureWords
 from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.noise import SecureStream
-from common.secagg.noise_shares import ring_sum
 from common.statistics.sums import StatisticsKind, statistic_shapes, statistics_of, symmetric_of, to_contribution
 from server.aggregation import statistics_head as head_of
 from server.audit.audit import audit_run
 from server.state.checkpoint import load_checkpoint
 from tests.simulations.test_noise_in_shares import Silent, check_statement
 from tests.support.inference.stored_models import shaded_images
+from tests.support.secagg.ring_sums import ring_sum
 
 CLIENTS, HONEST, NOISE, CLASSES, FEATURES = 5, 3, 40.0, 3, 12
 SETTINGS: dict[str, Any] = {
@@ -201,7 +201,9 @@ def test_words_add_up_to_the_sums_of_all_clients(kind: StatisticsKind) -> None:
     unit = ROWS / np.float32(np.linalg.norm(ROWS, axis=1).max())
     sums = statistics_of(kind, unit, LABELS, CLASSES)
 
-    opened = words.summed_statistics(ring_sum([words.encode_statistics(sums, name) for name in words.sizes], 64))
+    opened = words.summed_statistics(
+        ring_sum([words.encode_statistics(sums, name) for name in words.sizes], words.ring.word_bits)
+    )
 
     assert list(opened) == list(sums)
     for name, values in opened.items():

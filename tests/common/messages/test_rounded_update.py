@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,14 +133,12 @@ def test_shapes_and_bytes_follow_from_the_model_alone() -> None:
     assert leaving_shapes({}, ROUNDED) == {name: array.shape for name, array in rounded({}, {}).items()}
 
 
-def test_words_are_as_many_as_the_values_that_they_hide() -> None:
-    head = {HEAD_WEIGHT: (3, 12)}
+def test_sums_over_features_have_shapes_of_their_own_unless_they_are_under_masks() -> None:
+    head, sums = {HEAD_WEIGHT: (3, 12)}, Releases(statistics="second-moments")
 
-    assert update_bytes(head, Releases(secure=True)) == 8 * 36
-    for kind, size in (("second-moments", 78 + 36), ("class-means", 36 + 3)):
-        for secure in (True, False):
-            assert update_bytes(head, Releases(statistics=kind, secure=secure)) == 8 * size  # type: ignore[arg-type]
-    assert leaving_shapes({"words": (7,)}, Releases(statistics="class-means", secure=True)) == {"words": (7,)}
+    assert leaving_shapes(head, sums) == {"second-moment": (78,), "class-sums": (3, 12)}
+    assert update_bytes(head, sums) == 8 * (78 + 36)
+    assert leaving_shapes({"words": (7,)}, replace(sums, secure=True)) == {"words": (7,)}
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
