@@ -36,7 +36,7 @@ def check_given(given: Mapping[str, Scalar], plot: Path | None) -> None:
         raise ConfigError("--advise draws no picture: leave --plot out")
 
 
-def head_shape(num_classes: int, trained: int | None, missing: str, *, linear: bool) -> tuple[int, int]:
+def head_shape(num_classes: int, trained: int | None, missing: str, linear: bool) -> tuple[int, int]:
     """Return the number of classes and of features of a linear head.
 
     `trained` is the number of its values, and `missing` the option for an unknown one.

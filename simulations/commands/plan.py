@@ -100,8 +100,9 @@ def plan_command(
         trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         if advice:
             check_given(given, plot)
-            number = _num_classes(run.data.class_names, entries, classes)
-            shape = head_shape(number, trained, missing, linear=run.needs_no_torch)
+            shape = head_shape(
+                _num_classes(run.data.class_names, entries, classes), trained, missing, run.needs_no_torch
+            )
             print_advice(given, known, run.num_clients, shape, console, as_json=as_json_)
             return
         check_picture("--plot", plot, run.data)
