@@ -1,4 +1,4 @@
-"""The command groups of this room and the command `bract plan`."""
+"""The commands of this room."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from common.commands.models.explain import EXPLAIN_HELP, explain_command
 from common.commands.models.export import EXPORT_HELP, export_command
 from common.commands.models.predict import PREDICT_HELP, predict_command
 from common.commands.partition import PARTITION_HELP, partition_command
-from common.commands.plan import PLAN_HELP, plan_command
 from common.commands.tunings import TABLE_HELP, table_command
 from common.system.console import busy, plain_errors
 
@@ -39,7 +38,6 @@ def mount(app: typer.Typer) -> None:
     data = typer.Typer(no_args_is_help=True, help="Look at a source of images, or divide it into folders.")
     data.command("inspect", help=INSPECT_HELP)(inspect_command)
     data.command("partition", help=PARTITION_HELP)(partition_command)
-    app.command("plan", help=PLAN_HELP)(plan_command)
     app.command("evaluate", help=EVALUATE_HELP)(evaluate_command)
     app.command("explain", help=EXPLAIN_HELP)(explain_command)
     app.command("export", help=EXPORT_HELP)(export_command)

@@ -58,7 +58,10 @@ class SummedSteps:
         Returns:
             New float32 arrays, with the names and shapes of `start`.
         """
-        gradient = values_of_sum(words, scale) / num_units
+        return self.along(start, values_of_sum(words, scale) / num_units)
+
+    def along(self, start: Arrays, gradient: np.ndarray) -> Arrays:
+        """Return the model after one step along a noised mean gradient, (p,) float64."""
         before = self.momentum if self.momentum.size else np.zeros_like(gradient)
         self.momentum = self.factor * before + gradient
         return _moved(start, self.rate * self.momentum)

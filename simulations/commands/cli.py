@@ -1,4 +1,4 @@
-"""The command `bract simulate` and the attacks among the `bract audit` commands."""
+"""The commands `bract simulate` and `bract plan` with the attacks of `bract audit`."""
 
 import json
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from simulations.commands.audit_inversion import INVERSION_HELP, inversion_comma
 from simulations.commands.audit_layers import LAYERS_HELP, layers_command
 from simulations.commands.audit_membership import MEMBERSHIP_HELP, membership_command
 from simulations.commands.bench import BENCH_HELP, bench_command
+from simulations.commands.plan import PLAN_HELP, plan_command
 
 _Source = Annotated[
     str | None,
@@ -57,6 +58,7 @@ def mount(app: typer.Typer) -> None:
     """Add the commands of this room to the command line."""
     app.command("simulate", help=_HELP)(simulate)
     app.command("bench", help=BENCH_HELP)(bench_command)
+    app.command("plan", help=PLAN_HELP)(plan_command)
     audit_app.command("layers", help=LAYERS_HELP)(layers_command)
     audit_app.command("empirical", help=EMPIRICAL_HELP)(empirical_command)
     audit_app.command("membership", help=MEMBERSHIP_HELP)(membership_command)

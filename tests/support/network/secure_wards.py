@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,13 @@ class Ward:
         client: The client.
         run: The run's folder at the server.
         log_size: Bytes of its log before the run.
+        patience: Seconds in which a ledger that is locked must become free.
     """
 
     client: ClientSide
     run: Path
     log_size: int
+    patience: float = 10.0
 
     @classmethod
     def before(cls, client: ClientSide, run: Path) -> "Ward":
@@ -95,7 +97,9 @@ class Ward:
         """Kind and event of the ledger's entries of the run, read while others write to it."""
         if not self.client.ledger.is_file() or not self.run_id:
             return []
-        with closing(sqlite3.connect(f"file:{self.client.ledger}?mode=ro", uri=True, timeout=10.0)) as connection:
+        with closing(
+            sqlite3.connect(f"file:{self.client.ledger}?mode=ro", uri=True, timeout=self.patience)
+        ) as connection:
             rows = connection.execute(
                 "SELECT kind, event FROM entry WHERE json_extract(event, '$.run') = ? ORDER BY seq", (self.run_id,)
             ).fetchall()
@@ -159,14 +163,16 @@ class Ward:
             Number of the process, which stays stopped.
         """
         wait_until(lambda: label in self.task, seconds=seconds, what=f"{self.name} on {label}", programs=programs)
-        deadline = time.monotonic() + seconds
+        deadline, hasty = time.monotonic() + seconds, replace(self, patience=0.0)
         while time.monotonic() < deadline:
             pid = self._task_process()
             if pid is None or not _halt(pid):
                 assert label in self.task, f"{self.name} has answered {label} before it was stopped"
                 continue
-            if reached(self):
-                return pid
+            # A process that was stopped in the middle of a transaction must go on before its ledger can be read.
+            with contextlib.suppress(sqlite3.OperationalError):
+                if reached(hasty):
+                    return pid
             os.kill(pid, signal.SIGCONT)
             time.sleep(_SLICE)
         raise AssertionError(f"{self.name} on {label} took more than {seconds:.0f} s\n{self.program.tail()}")

@@ -1,6 +1,7 @@
 """The command `bract plan`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
 from common.privacy.plan_table import PlanTable, as_json, every_round, make_table, milestones
 from common.system.console import bar_factory, plain_errors
+from simulations.commands.advise import check_given, head_shape, print_advice
 
 if TYPE_CHECKING:
     from common.data.sources.base_source import Entries
@@ -40,6 +42,11 @@ Examples:
   bract plan --set privacy.mechanism=client-dp --set num-clients=1000
 
   bract plan --sizes 300,300,500,500,900 --epsilon 2 --aggregation secure
+
+With --advise: which mechanism, aggregation and number of rounds leads to the
+smallest error, by trials on synthetic features, with the command to run it.
+
+  bract plan --advise --sizes 500,500,500,500,500 --classes 10 --epsilon 2
 """
 
 
@@ -71,6 +78,9 @@ def plan_command(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; options win over it.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw epsilon over the rounds.")] = None,
+    advice: Annotated[
+        bool, typer.Option("--advise", help="Rank mechanisms, aggregations and rounds by their expected error.")
+    ] = False,
     as_json_: Annotated[bool, typer.Option("--json", help="Print JSON with every round, nothing else.")] = False,
 ) -> None:
     """Show noise, sampling and cost of a private run before it starts."""
@@ -85,23 +95,35 @@ def plan_command(
     }
     console = Console(stderr=as_json_)
     with plain_errors():
-        run, known, entries = _run_and_sizes(given_settings(set_ or [], config, options), sizes, console)
+        given = given_settings(set_ or [], config, options)
+        run, known, entries = _run_and_sizes(dict(given), sizes, console)
+        trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
+        if advice:
+            check_given(given, plot)
+            shape = head_shape(
+                _num_classes(run.data.class_names, entries, classes), trained, missing, run.needs_no_torch
+            )
+            print_advice(given, known, run.num_clients, shape, console, as_json=as_json_)
+            return
         check_picture("--plot", plot, run.data)
         check_packages(run.model)
         policy_of(run.privacy).check_run(run)
-        trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:
             table = make_table(run, known, num_parameters=trained, rounds=moments, progress=progress)
         _check_policy(table)
-        if plot is not None:
-            draw_plan(plot, table)
-        if as_json_:
-            typer.echo(json.dumps(as_json(table), indent=2))
-        else:
-            show_plan(table, console, missing)
-        if plot is not None:
-            console.print(f"Picture: {plot}", markup=False, highlight=False, soft_wrap=True)
+        _print_table(table, console, missing, plot, in_json=as_json_)
+
+
+def _print_table(table: PlanTable, console: Console, missing: str, plot: Path | None, *, in_json: bool) -> None:
+    if plot is not None:
+        draw_plan(plot, table)
+    if in_json:
+        typer.echo(json.dumps(as_json(table), indent=2))
+    else:
+        show_plan(table, console, missing)
+    if plot is not None:
+        console.print(f"Picture: {plot}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_policy(table: PlanTable) -> None:
@@ -147,12 +169,16 @@ def _run_and_sizes(
     return run, sizes, None
 
 
+def _num_classes(names: Sequence[str], entries: "Entries | None", classes: int | None) -> int:
+    return classes or len(names) or (len(entries.classes) if entries else 0)
+
+
 def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | None) -> tuple[int | None, str]:
     """Return the number of trained values and the option for an unknown one."""
     # Nothing is downloaded or loaded for this: a plan must work before weights are there.
     if not run.needs_no_torch:
         return None, "--parameters N (`bract simulate --dry-run` counts them)"
-    number = classes or len(run.data.class_names) or (len(entries.classes) if entries else 0)
+    number = _num_classes(run.data.class_names, entries, classes)
     if not number:
         return None, "--classes N (or --parameters N)"
     from common.models.backbone_info import backbone_info

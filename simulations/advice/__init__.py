@@ -1,0 +1,1 @@
+"""Ranking of mechanisms, aggregations and rounds on synthetic features."""
