@@ -76,7 +76,7 @@ planted(
 _KEYS = runs.test_keys_are_bound_to_what_is_summed_and_a_sum_that_does_not_fit_is_refused_before_them
 planted(
     _KEYS,
-    SecureWords.terms,
+    SecureWords._digest,
     {
         "keys that are not bound to the kind of sums": ('plan["statistics"] = self.releases.statistics', "pass"),
         "a sum that turns out not to fit after its charge": (

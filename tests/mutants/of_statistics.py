@@ -142,7 +142,7 @@ def sums_are_released_again_in_a_later_round(patch: pytest.MonkeyPatch) -> None:
 
 planted(
     every_case(of_client.test_a_plan_of_more_than_one_release_is_refused),
-    client_statistics.private_statistics,
+    client_statistics.clipped_contribution,
     {"sums under a plan of several releases": ("!= (1.0, 1, 1)", "== ()")},
 )
 planted(

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
 
@@ -143,9 +144,19 @@ def test_real_clients_sum_their_features_once(tmp_path: Path, monkeypatch: pytes
     state = federation.run_federation(probe.grid, config, lambda _: federation.RunContext())
 
     assert (state.status, [line["clients"] for line in lines(output)]) == ("complete", [5])
-    left = [words_in(message) for message in sent if kind_of(message) == "train" and not message.has_error()]
+    replies = [message for message in sent if kind_of(message) == "train" and not message.has_error()]
+    left = [words_in(message) for message in replies]
     assert len(set(left)) == 5
     assert {words_in(message) for message in probe.again} <= set(left)
     assert probe.codes == {"a second round": "MESSAGE", "another model": "POLICY"}
+    for reply in replies:
+        # T6, by a second list of what may leave. Masked bytes are as good as random: 255 degrees of freedom.
+        assert {name: set(record) for name, record in reply.content.items() if name != "ledger"} == {
+            "arrays": {"words"},
+            "metrics": {"num-examples"},
+        }
+        masked = reply.content.array_records["arrays"]["words"].numpy().view(np.uint8)
+        expected = masked.size / 256
+        assert ((np.bincount(masked, minlength=256) - expected) ** 2 / expected).sum() < 255 + 6 * (2 * 255) ** 0.5
     if mechanism != "none":
         assert [charged(home, output) for home in homes] == [{f"ward-{number}": (1, 1)} for number in range(5)]
