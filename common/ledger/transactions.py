@@ -300,6 +300,9 @@ class LedgerSession:
             self.ledger.forget_replies(run, client, keep=0)
 
     def _write_once(self, kind: Literal["refuse", "note"], ident: str, event: dict[str, Any]) -> None:
+        # Entries are never deleted, so what is there already needs no lock. Most messages repeat a note of their run.
+        if self.ledger.entries("request_id = ? AND kind = ?", (ident, kind)):
+            return
         with self.ledger.transaction():
             if not self.ledger.entries("request_id = ? AND kind = ?", (ident, kind)):
                 self.ledger.append(kind, ident, event)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -118,6 +119,7 @@ class FixedPoint:
         return steps
 
 
+@lru_cache(maxsize=64)
 def choose_scale(
     *, num_clients: int, clipping_norm: float, noise_bound: float, word_bits: int, largest_step: float
 ) -> FixedPoint:

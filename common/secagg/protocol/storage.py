@@ -6,6 +6,7 @@ import operator
 import zlib
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,13 @@ def terms_to_json(terms: Terms) -> dict[str, Any]:
 
 def terms_from_json(stored: Mapping[str, Any]) -> Terms:
     """Return the constants of plain JSON."""
+    return _terms_of(json.dumps(dict(stored)))
+
+
+# The same constants stand in each state of a run, and their digest is made once for each object.
+@lru_cache(maxsize=16)
+def _terms_of(text: str) -> Terms:
+    stored = json.loads(text)
     texts = {name: bytes.fromhex(stored[name]) for name in ("roster", "plan")}
     return Terms(**(dict(stored) | texts | {"lengths": tuple(stored["lengths"])}))
 
