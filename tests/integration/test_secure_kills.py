@@ -173,7 +173,7 @@ def test_a_client_is_killed_and_nothing_of_it_is_shown_or_charged_twice(
     check_death(stage, victim, *died)
     check_rounds(stage, victim, run)
     check_charges(stage, victim, wards, run, server)
-    # A client that is not there at the end keeps its file. The others may still be answering when the run's command ends.
+    # A client that is not there at the end keeps its file. The others may still be answering when the command ends.
     there = [ward for ward in wards if not (closing and ward is victim)]
     wait_until(lambda: not any(ward.secrets for ward in there), seconds=60, what="erasing the secrets")
     assert bool(victim.secrets) == closing
