@@ -71,7 +71,7 @@ class SecretsFile:
             self.file.parent.rmdir()
 
     def _erase_parts(self) -> None:
-        """Remove files that a process began to write and was killed before it renamed them."""
+        """Remove files that a killed process had begun to write."""
         # They hold secrets of rounds that the file itself has erased since. A client's messages come one by one, so
         # nobody else is writing now.
         for part in self.file.parent.glob(f".{self.file.name}.*"):
