@@ -71,6 +71,7 @@ class SecretsFile:
         content = json.dumps(dict(sizes)).encode() + b"\n" + state.to_bytes()
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._erase_parts()
             if not self.durable:
                 # A file system may write out at once what replaces a file. A simulation need not wait for that.
                 self.file.unlink(missing_ok=True)
@@ -81,9 +82,17 @@ class SecretsFile:
     def erase(self) -> None:
         """Remove the secrets at the end of the run."""
         self.file.unlink(missing_ok=True)
+        self._erase_parts()
         # Another client of this user may have its secrets of the run there.
         with contextlib.suppress(OSError):
             self.file.parent.rmdir()
+
+    def _erase_parts(self) -> None:
+        """Remove files that a killed process had begun to write."""
+        # They hold secrets of rounds that the file itself has erased since. A client's messages come one by one, so
+        # nobody else is writing now.
+        for part in self.file.parent.glob(f".{self.file.name}.*"):
+            part.unlink(missing_ok=True)
 
 
 def file_name(client: str) -> str:

@@ -173,9 +173,10 @@ def test_a_client_is_killed_and_nothing_of_it_is_shown_or_charged_twice(
     check_death(stage, victim, *died)
     check_rounds(stage, victim, run)
     check_charges(stage, victim, wards, run, server)
-    for ward in wards:
-        # A client that is not there at the end keeps its file. It holds no secret of a round that it has answered.
-        assert bool(ward.secrets) == (closing and ward is victim), ward.name
+    # A client that is not there at the end keeps its file. The others may still be answering when the command ends.
+    there = [ward for ward in wards if not (closing and ward is victim)]
+    wait_until(lambda: not any(ward.secrets for ward in there), seconds=60, what="erasing the secrets")
+    assert bool(victim.secrets) == closing
 
 
 def test_no_client_has_sent_anything_but_uniform_words_and_no_mask_or_key_twice(federation: Federation) -> None:

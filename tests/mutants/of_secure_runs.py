@@ -5,6 +5,7 @@ from functools import partial
 from client.guard import Guard
 from client.secure import party, roster_file
 from client.secure.exchange import MaskedReply
+from client.secure.secrets_file import SecretsFile
 from common.ledger import identity_key
 from common.ledger.transactions import LedgerSession
 from common.messages import secure_messages
@@ -13,6 +14,7 @@ from common.secagg.protocol.client import ClientState
 from tests.client import test_guard as guards
 from tests.client import test_roster as rosters
 from tests.client.secure import test_exchange as exchanges
+from tests.client.secure import test_secrets_file as secrets_files
 from tests.client.secure import test_words_that_leave as leaving
 from tests.common.ledger import test_secure_markers as markers
 from tests.common.messages import test_secure_words as words
@@ -68,6 +70,12 @@ planted(
     secure_messages.context_of,
     {"masks that cancel under any settings": ("json.dumps(agreed, sort_keys=True).encode()", "b''")},
 )
+for step in (secrets_files.saved, secrets_files.erased):
+    planted(
+        partial(secrets_files.test_what_a_killed_process_began_to_write_goes_with_the_next_step, step=step),
+        {secrets_files.saved: SecretsFile.save, secrets_files.erased: SecretsFile.erase}[step],
+        {f"secrets that a killed process leaves on the disk, {step.__name__}": ("self._erase_parts()", "pass")},
+    )
 planted(
     exchanges.test_a_round_that_is_masked_again_has_fresh_noise,
     MaskedReply.gradient,
