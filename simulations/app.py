@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from client.training.trainer import Trainer
-from common.commands.early_checks import refuse_missing_folder
+from common.commands.early_checks import refuse_missing_folder, refuse_unknown_rows
 from common.config.schema import RunConfig
 from common.config.sections import DataConfig
 from common.data.partitioning.assignment import load_or_make_partition
@@ -23,6 +23,7 @@ from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
+from simulations.class_holders import exposed_rows
 from simulations.image_record import FILE, PUBLIC_FILE, ImageRecord, refuse_changed_images, refuse_changed_public_images
 from simulations.pooled_evaluator import PooledEvaluator
 from simulations.public_evaluator import PublicEvaluator, refuse_shared_images
@@ -56,6 +57,7 @@ def make_context(
     refuse_missing_folder(config.evaluation.folder)
     # Real clients hold the images, and the server cannot read them.
     if config.data.source == OWN_IMAGES:
+        refuse_unknown_rows(config.privacy, exact_sums=config.sums_exactly)
         return _context(Trainer(config, (), config.data.class_names), tracker, progress)
     prepared = prepare(config, progress)
     record = _checked_record(config.data, prepared, Path(config.output_dir) if config.resume else None)
@@ -63,7 +65,10 @@ def make_context(
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
-    data_warnings = tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data)))
+    held = class_counts(prepared.scan, partition)
+    exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
+    few = exposed_rows(held, prepared.scan.classes, exact_sum, strict=strict)
+    data_warnings = (*unused_ranges(prepared.scan, partition.owner, tones_of(config.data)), *few)
     for warning in data_warnings:
         warn(warning)
     started = time.perf_counter()
@@ -80,7 +85,7 @@ def make_context(
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
-        class_counts=class_counts(prepared.scan, partition),
+        class_counts=held,
         seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
