@@ -1,7 +1,7 @@
 """Whole federated run, from enrollment to the closing evaluation."""
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -191,14 +191,14 @@ class _Run:
                 if state.early:
                     break
 
-    def _solve(self, sums: Mapping[str, Arrays]) -> Arrays:
+    def _solve(self, names: Sequence[str], sums: Sequence[Arrays]) -> Arrays:
         """Return the head that follows from the clients' sums."""
         # Looked up when the sums are there: a late client may have come after the rounds' settings were made.
         state = self.state
         units = {name: client.declaration.num_units for name, client in state.clients.items()}
         shares = {} if state.privacy_cost is None else state.privacy_cost.shares
-        noise = {name: share.plan.noise_stddev for name, share in shares.items()}
-        return head_solver(state.config.training.statistics, units, noise)(sums)
+        noise = {name: share.plan.client_noise_stddev for name, share in shares.items()}
+        return head_solver(state.config.training.statistics, units, noise)(names, sums)
 
     @cached_property
     def _secure_rounds(self) -> SecureRounds | None:
@@ -227,7 +227,7 @@ class _Run:
     def _rounds_of(self, session: SecureSession) -> SecureRounds:
         config, plan, sizes = self.state.config, session.words.plan, session.words.sizes
         steps = None
-        if plan is not None:
+        if plan is not None and not config.takes_statistics:
             present, training = session.present, config.training
             total = sum(sizes[name] for name in present)
             steps = SummedSteps(

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from common.config.sections import DataConfig
 from common.data.partitioning.assignment import load_or_make_partition
 from common.data.partitioning.partition import class_counts
 from common.data.partitioning.subgroups import subgroups_of
-from common.data.preprocessing import Prepared, prepare
+from common.data.preprocessing import Preparation, Scanned
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.tones.range_report import unused_ranges
 from common.data.tones.rendering import tones_of
+from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
@@ -49,7 +50,7 @@ def make_context(
         warn: Called with each warning about the images' values, before anything is trained.
 
     Raises:
-        ConfigError: The settings allow no privacy plan for some client.
+        ConfigError: The settings allow no privacy plan for some client, or refuse a row of a secure sum.
         DataError: The source is missing or unusable, cannot be partitioned as configured, or is not the one that a
             resumed run began with.
         WeightsError: Pretrained weights are missing or wrong.
@@ -59,52 +60,61 @@ def make_context(
     if config.data.source == OWN_IMAGES:
         refuse_unknown_rows(config.privacy, exact_sums=config.sums_exactly)
         return _context(Trainer(config, (), config.data.class_names), tracker, progress)
-    prepared = prepare(config, progress)
-    record = _checked_record(config.data, prepared, Path(config.output_dir) if config.resume else None)
-    partition = load_or_make_partition(config, prepared)
+    # Plans and partition need the scan alone, and are made while another process computes features.
+    with Preparation(config, progress, ahead=True) as preparation:
+        scanned = preparation.scanned
+        record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
+        partition = load_or_make_partition(config, scanned)
+        held = class_counts(scanned.scan, partition)
+        exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
+        few = exposed_rows(held, scanned.scan.classes, exact_sum, strict=strict)
+        sizes = [config.cohort_size] if config.private else []
+        if config.is_local_dp:
+            sizes = np.unique(partition.num_groups if config.privacy.unit == "group" else partition.num_units).tolist()
+        accounting = _account(config.plan, sizes)
+        prepared = preparation.finish()
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
-    held = class_counts(prepared.scan, partition)
-    exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
-    few = exposed_rows(held, prepared.scan.classes, exact_sum, strict=strict)
     data_warnings = (*unused_ranges(prepared.scan, partition.owner, tones_of(config.data)), *few)
     for warning in data_warnings:
         warn(warning)
-    started = time.perf_counter()
-    # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
-    # could answer with an error code only.
-    if config.is_local_dp:
-        sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
-        for size in np.unique(sizes).tolist():
-            config.plan(size).spent()
-    elif config.private:
-        config.plan(config.cohort_size).spent()
     return replace(
         context,
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
         class_counts=held,
-        seconds={"features": prepared.seconds, "accounting": time.perf_counter() - started},
+        seconds={"features": prepared.seconds, "accounting": accounting},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
     )
 
 
-def _checked_record(data: DataConfig, prepared: Prepared, resumed: Path | None) -> ImageRecord:
+def _account(plan: Callable[[int], PrivacyPlan], sizes: Iterable[int]) -> float:
+    """Compute what the plan of every client size costs and return the seconds.
+
+    A setting without a plan fails here with its message. Later, a client could answer with an error code only.
+    """
+    started = time.perf_counter()
+    for size in sizes:
+        plan(size).spent()
+    return time.perf_counter() - started
+
+
+def _checked_record(data: DataConfig, scanned: Scanned, resumed: Path | None) -> ImageRecord:
     """Return the record of a run's images, once they are checked.
 
     Raises:
         ConfigError: The images are others, or the subgroups cannot be read.
     """
-    record = ImageRecord.of(prepared, data)
+    record = ImageRecord.of(scanned, data)
     if resumed is not None:
-        not_read = () if prepared.source is None else prepared.source.not_read
+        not_read = () if scanned.source is None else scanned.source.not_read
         refuse_changed_images(resumed, data, record, not_read)
     # Now, and not at a client, whose failure would be a code without words.
-    subgroups_of(data, len(prepared.scan.labels))
+    subgroups_of(data, len(scanned.scan.labels))
     return record
 
 

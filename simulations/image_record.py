@@ -12,7 +12,7 @@ from common.config.loading import load_file
 from common.config.sections import DataConfig
 from common.data.array_files import save_arrays
 from common.data.folders.unread import HELD_OUT
-from common.data.preprocessing import Prepared
+from common.data.preprocessing import Scanned
 from common.data.sources.base_source import Entries
 from common.data.sources.registry import names_a_place
 from common.errors import ConfigError, DataError
@@ -36,9 +36,9 @@ class ImageRecord:
     pixels: np.ndarray
 
     @classmethod
-    def of(cls, prepared: Prepared, data: DataConfig) -> "ImageRecord":
+    def of(cls, scanned: Scanned, data: DataConfig) -> "ImageRecord":
         """Return the record of a run's images."""
-        scan, source = prepared.scan, prepared.source
+        scan, source = scanned.scan, scanned.source
         has_files = names_a_place(data.source) and source is not None and source.entries.item_keys is not None
         names = _names(source.entries) if has_files and source is not None else _numbers(len(scan.labels))
         classes = ("", *scan.classes)

@@ -3,15 +3,19 @@
 import gc
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared, prepare
+
+if TYPE_CHECKING:
+    from tests.support.clients.secure_clients import Wards
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +29,12 @@ def bract_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["BRACT_HOME"]
     else:
         os.environ["BRACT_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def an_interrupt_is_heard() -> None:
+    """A shell that starts tests in the background lets them, and all that they start, ignore the signal of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,3 +78,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def own_home_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BRACT_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(name="wards", scope="session")
+def wards_fixture(tmp_path_factory: pytest.TempPathFactory, bract_home: Path) -> "Wards":
+    """Five clients of secure sums, without a charge: made once, as it takes seconds."""
+    from tests.support.clients.secure_clients import Wards, homes_of, secure_clients
+
+    homes = homes_of(tmp_path_factory.mktemp("secure"), 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRACT_HOME", str(bract_home))
+        return Wards(secure_clients(homes[0].parent, homes), homes)

@@ -126,18 +126,23 @@ class MaskedReply:
     ) -> RecordDict:
         """Return the masked words of a round's update and counts.
 
+        Where the run takes statistics, `trained` are the sums over features and no model.
+
         Raises:
-            NotFiniteError: The update is not finite, or too long.
+            NotFiniteError: The update or the sums are not finite, or too long.
             SecureSumError: The round's secrets are used or erased.
         """
         words = words_of(self._session, self._sizes)
-        update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
-        encoded = words.encode_update(update, self._session.name)
-        counted = words.encode_counts(evaluation, server_round=server_round)
+        if self._session.trainer.config.takes_statistics:
+            encoded = words.encode_statistics(trained, self._session.name)
+        else:
+            update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
+            encoded = words.encode_update(update, self._session.name)
+        counted = words.encode_counts(evaluation, server_round=server_round, **self._counted(words))
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def gradient(self, total: np.ndarray, evaluation: Evaluation | None, *, server_round: int) -> RecordDict:
-        """Return the masked words of a clipped gradient sum and counts.
+        """Return the masked words of a clipped sum and counts.
 
         This client's share of the noise is in each of them.
 
@@ -147,25 +152,24 @@ class MaskedReply:
         """
         words, streams = words_of(self._session, self._sizes), self._session.streams
         encoded = words.encode_sum(total, self._session.name, streams.for_training().noise)
-        counted = words.encode_counts(evaluation, server_round=server_round, **self._shares(words))
+        counted = words.encode_counts(evaluation, server_round=server_round, **self._counted(words))
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
-    def _shares(self, words: SecureWords) -> dict[str, Any]:
-        """Return what counts need for their noise, nothing if they have none."""
-        if not words.counts_in_shares:
-            return {}
-        return {"name": self._session.name, "stream": self._session.streams.for_counts()}
+    def _counted(self, words: SecureWords) -> dict[str, Any]:
+        """Return the name and the noise stream that counts are encoded with."""
+        stream = self._session.streams.for_counts() if words.counts_in_shares else None
+        return {"name": self._session.name, "stream": stream}
 
     def closing(self, evaluation: Evaluation | None) -> RecordDict:
         """Return the masked words of the closing counts."""
         words = words_of(self._session, self._sizes)
-        counted = words.encode_counts(evaluation, server_round=None, **self._shares(words))
+        counted = words.encode_counts(evaluation, server_round=None, **self._counted(words))
         return self._under_masks(self._session.trainer.config.num_rounds + 1, counted)
 
     def _under_masks(self, number: int, encoded: np.ndarray) -> RecordDict:
         masked = self._state.mask(number, self._context, encoded)
         self._masked = True
-        return words_content(masked, self._session.rows.num_units)
+        return words_content(self._state.terms.ring.packed(masked), self._session.rows.num_units)
 
     def keep(self) -> None:
         """Erase the round's secrets after its reply is in the ledger."""
@@ -178,8 +182,9 @@ def leaving_shapes(session: ClientSession, kind: str, asked: RecordDict) -> dict
     config = session.trainer.config
     if config.secure is None or kind not in ("train", "evaluate"):
         return session.travelling
-    lengths = words_of(session, {}).lengths(config.num_rounds)
-    return {WORDS: (lengths[server_round_of(asked) - 1 if kind == "train" else -1],)}
+    words = words_of(session, session.secrets(run_id_of(asked)).sizes())
+    length = words.lengths(config.num_rounds)[server_round_of(asked) - 1 if kind == "train" else -1]
+    return {WORDS: (length * words.ring.num_bytes,)}
 
 
 def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, int]) -> Terms:
@@ -197,9 +202,15 @@ def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, i
 
 
 def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
-    """Return the layout of this run's vectors."""
-    trainer = session.trainer
-    releases = Releases.of(trainer.config)
-    return SecureWords(
-        session.travelling, len(trainer.classes), releases, sizes, trainer.config.num_clients, session.plan
-    )
+    """Return the layout of this run's vectors.
+
+    A session makes it once for equal sizes.
+    """
+    key = tuple(sizes.items())
+    if key not in session.words:
+        config, classes = session.trainer.config, session.trainer.classes
+        releases = Releases.of(config)
+        session.words[key] = SecureWords(
+            session.travelling, len(classes), releases, sizes, config.num_clients, session.plan
+        )
+    return session.words[key]

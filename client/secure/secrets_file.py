@@ -4,11 +4,13 @@ Each message may be answered by a fresh process, so the secrets must be on the d
 never in it. What a round has used is erased from it by rewriting it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import FederationError, LedgerError
 from common.secagg.protocol.client import ClientState
@@ -41,11 +43,24 @@ class SecretsFile:
             FederationError: There are none, so that nothing can be answered.
             SecureSumError: The file is damaged.
         """
+        with self._open() as stream:
+            sizes = json.loads(stream.readline())
+            return ClientState.from_bytes(stream.read()), sizes
+
+    def sizes(self) -> dict[str, int]:
+        """Return the declared sizes alone.
+
+        Raises:
+            FederationError: There are no secrets.
+        """
+        with self._open() as stream:
+            return dict(json.loads(stream.readline()))
+
+    def _open(self) -> BinaryIO:
         try:
-            header, _, secrets = self.file.read_bytes().partition(b"\n")
+            return self.file.open("rb")
         except OSError:
             raise FederationError("the secrets of this secure sum are not here: no set-up, or it is over") from None
-        return ClientState.from_bytes(secrets), json.loads(header)
 
     def save(self, state: ClientState, sizes: Mapping[str, int]) -> None:
         """Write the secrets over the earlier ones.
@@ -56,6 +71,9 @@ class SecretsFile:
         content = json.dumps(dict(sizes)).encode() + b"\n" + state.to_bytes()
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.durable:
+                # A file system may write out at once what replaces a file. A simulation need not wait for that.
+                self.erase()
             write_atomic(self.file, content, durable=self.durable, mode=0o600)
         except OSError as error:
             raise LedgerError(f"{self.file} cannot be written ({error.strerror})") from None
@@ -63,6 +81,9 @@ class SecretsFile:
     def erase(self) -> None:
         """Remove the secrets at the end of the run."""
         self.file.unlink(missing_ok=True)
+        # Another client of this user may have its secrets of the run there.
+        with contextlib.suppress(OSError):
+            self.file.parent.rmdir()
 
 
 def file_name(client: str) -> str:

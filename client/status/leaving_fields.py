@@ -65,6 +65,7 @@ _WORDS = {
 }
 _UPDATES = (ARRAYS, CODES)
 _SUMS = "sums over the features of the training images"
+_MASKED_SUMS = f"{_SUMS}, and counts, under masks, of which the server learns the sum over clients alone"
 _OF_MASKS = "names, public keys, and mask secrets that are sealed for other clients or that open the round's sum"
 _HEAD = "the ledger's id, newest entry number and hash, public key and signature"
 _KINDS = {
@@ -131,8 +132,8 @@ def _fields(kind: str, mechanism: Mechanism, policy: Policy) -> list[str]:
                 # A field that was added since is shown under its own name, and never left out.
                 for key in (record,) if keys is None else keys:
                     place = f" ({mechanism.noise_place})" if key in _UPDATES else ""
-                    word = _SUMS if key == ARRAYS and releases.statistics else _WORDS.get(key, key)
-                    words[word + place] = None
+                    of_features = {ARRAYS: _SUMS, WORDS: _MASKED_SUMS} if releases.statistics else {}
+                    words[of_features.get(key, _WORDS.get(key, key)) + place] = None
     return list(words)
 
 
@@ -157,5 +158,9 @@ def _allowed(mechanism: Mechanism, policy: Policy) -> Sequence[Releases]:
             for update in updates
         ]
     if "secure" in policy.aggregations and mechanism.secure_sum:
-        found += [Releases(mechanism, metrics, secure=True) for metrics in allowed]
+        found += [
+            Releases(mechanism, metrics, secure=True, statistics="second-moments" if method == "statistics" else None)
+            for metrics in allowed
+            for method in mechanism.methods
+        ]
     return found

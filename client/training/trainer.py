@@ -15,7 +15,7 @@ from client.training.class_weights import balanced_weights, check_class_weights,
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams, head_gradient_sum, train_head_privately
 from client.training.head_sgd import train_head
 from client.training.round_settings import LocalSettings, settings_of
-from client.training.statistics import private_statistics
+from client.training.statistics import clipped_contribution, private_statistics
 from common.arrays import Arrays
 from common.config.listed_values import BALANCED
 from common.config.schema import RunConfig
@@ -112,11 +112,11 @@ class Trainer:
         # Without this check a missing plan would train on private images without noise.
         if (plan is not None) != self.config.is_local_dp:
             raise PrivacyError("training was asked for under another mechanism than the run's")
-        if self.config.takes_statistics:
-            return self._statistics(shard, plan, streams)
         # A trained model would take the noise of all honest clients from one of them, and leave outside of a sum.
         if plan is not None and plan.noise_shares:
             raise PrivacyError("clients with noise in shares send gradient sums: use privacy.aggregation=plain here")
+        if self.config.takes_statistics:
+            return self._statistics(shard, plan, streams)
         stream = hashlib.sha256(f"views\x1f{self.config.seed}\x1f{name}\x1f{server_round}".encode()).digest()
         settings = settings_of(self.config, server_round=server_round, stream=stream, plan=plan)
         settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
@@ -150,17 +150,20 @@ class Trainer:
     ) -> np.ndarray:
         """Return the clipped sum of a client's gradients, without noise.
 
-        It is (p,) float64, and may leave only with the client's share of the noise, in a secure sum. Arguments are
-        as in `train`.
+        Where the run takes statistics it is the clipped contribution of its features. It is (p,) float64, and may leave
+        only with the client's share of the noise, in a secure sum. Arguments are as in `train`.
 
         Raises:
             PrivacyError: The plan has no noise in shares, or is not for a linear head.
         """
         if not self.config.needs_no_torch:
             raise PrivacyError("gradient sums are built for linear heads only")
+        features, labels = shard.train_inputs, shard.train_labels
+        if self.config.takes_statistics:
+            kind, num_classes = self.config.training.statistics, len(self.classes)
+            return clipped_contribution(kind, features, labels, num_classes, plan, units=shard.train_units)
         settings = settings_of(self.config, server_round=server_round, plan=plan)
         settings = replace(settings, class_weights=self._class_weights(shard, settings, plan, label_counts))
-        features, labels = shard.train_inputs, shard.train_labels
         return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
 
     def _class_weights(

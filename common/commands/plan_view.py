@@ -130,7 +130,8 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         yield (
             "Shares",
             f"each client adds a share of the noise to a secure sum. The epsilons hold while {plan.noise_shares} "
-            "clients of each sum are honest, a unit's own client among them. The server steps along the sum.",
+            "clients of each sum are honest, a unit's own client among them. "
+            + ("The head follows from the sum." if config.takes_statistics else "The server steps along the sum."),
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."

@@ -122,12 +122,11 @@ class RunConfig(RunFields):
             (self.training.update_bits != 32, "training.update-bits", "leave it at 32"),
             (bool(self.model.personal), "model.personal", "leave it empty"),
             (self.cohort_size != self.num_clients, "client-fraction", "leave it at 1, as every client takes part"),
-            (self.takes_statistics, "training.method", "sums over features are not built for it yet, so use rounds"),
             (bool(self.data.subgroup_names), "data.subgroups", "they are not built for it yet, so leave it empty"),
             (self.round_retries != 0, "round-retries", "set it to 0, as an aborted round is never repeated"),
             (not self.mechanism.secure_sum, "privacy.mechanism", "use one that a secure sum is built for"),
         ]
-        if self.is_local_dp:
+        if self.is_local_dp and not self.takes_statistics:
             wrong += gradient_sum_conflicts(self.training, self.batch_size, self.local_epochs, self.needs_no_torch)
         refuse_conflicts(wrong)
         try:

@@ -63,6 +63,12 @@ def square(image: "Image", side: int, interpolation: str = "bicubic") -> "Image"
     return ImageOps.fit(image, (side, side), method=method)
 
 
+def scaled(image: "Image", side: int, channels: int, interpolation: str) -> np.ndarray:
+    """Return an image as models take it, (side, side, channels) uint8."""
+    pixels = np.asarray(square(image, side, interpolation).convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(side, side, channels)
+
+
 class FeatureExtractor:
     """Context manager that stores the features of images, chunk by chunk.
 
@@ -89,7 +95,7 @@ class FeatureExtractor:
         self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._store, self._side, self._interpolation = store, side, interpolation
         self._device, self._progress = device, progress
-        self._channels, self._mode = channels, "L" if channels == 1 else "RGB"
+        self._channels = channels
         self._head, self._low = head, dtype == "bfloat16"
         # Many chunks on one thread each are faster than one chunk on many threads, above all on a busy machine.
         self._workers = (os.cpu_count() or 1) if device == "cpu" else 1
@@ -111,16 +117,23 @@ class FeatureExtractor:
         """Add one decoded image, unless an equal one was added before."""
         if digest in self._store or digest in self._seen:
             self._progress(1)
+        else:
+            self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
+
+    def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
+        """Add one image that is scaled already, as `push` does."""
+        if digest in self._store or digest in self._seen:
+            self._progress(1)
             return
         self._seen.add(digest)
-        self._images.append(np.asarray(square(image, self._side, self._interpolation).convert(self._mode)))
+        self._images.append(pixels)
         self._digests.append(digest)
         if len(self._images) == CHUNK:
             self._submit()
 
     def _submit(self) -> None:
         chunk = np.zeros((CHUNK, self._side, self._side, self._channels), dtype=np.uint8)
-        chunk[: len(self._images)] = np.reshape(self._images, (len(self._images), *chunk.shape[1:]))
+        chunk[: len(self._images)] = self._images
         self._pending[self._pool.submit(self._forward, chunk)] = self._digests
         self._images, self._digests = [], []
         self._collect(2 * self._workers)
@@ -168,7 +181,7 @@ class PixelCollector:
         self, store: ContentStore, *, side: int, channels: int, interpolation: str, progress: Progress
     ) -> None:
         self._store, self._side, self._interpolation = store, side, interpolation
-        self._mode, self._shape = ("L" if channels == 1 else "RGB"), (side, side, channels)
+        self._channels = channels
         self._progress = progress
         self._waiting: dict[bytes, np.ndarray] = {}
 
@@ -177,11 +190,14 @@ class PixelCollector:
 
     def push(self, image: "Image", digest: bytes) -> None:
         """Add one decoded image, as `FeatureExtractor.push` does."""
+        self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
+
+    def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
+        """Add one image that is scaled already."""
         self._progress(1)
         if digest in self._store or digest in self._waiting:
             return
-        pixels = np.asarray(square(image, self._side, self._interpolation).convert(self._mode))
-        self._waiting[digest] = pixels.reshape(self._shape)
+        self._waiting[digest] = pixels
         if len(self._waiting) == 8 * CHUNK:
             self._flush()
 

@@ -1,73 +1,82 @@
 """Preparation of a source's images as the inputs that models are trained on.
 
-Each image is decoded once to learn what it is (`common.data.scan`) and passes the backbone once
-(`common.data.feature_extraction`). Both results are cached by content, so a new seed, partition or run re-uses them,
-and a changed image invalidates only itself. A client process whose images are cached needs NumPy and nothing heavier.
+Each image is decoded to learn what it is (`common.data.scan`), and passes the backbone once
+(`common.data.feature_extraction`). A scaled copy waits in memory in between; without room for it, the image is decoded
+again. Both results are cached by content, so a new seed, partition or run re-uses them, and a changed image invalidates
+only itself. A client process whose images are cached needs NumPy and nothing heavier.
 """
 
+import contextlib
 import hashlib
-import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.config.schema import RunConfig
-from common.config.sections import DataConfig, ModelConfig
+from common.config.sections import DataConfig
 from common.data.decoding import BadImage, read_image
-from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
+from common.data.feature_extraction import scaled
+from common.data.inputs.feature_process import FeatureProcess
+from common.data.inputs.input_format import (
+    InputFormat,
+    cnn_format,
+    features_format,
+    open_collector,
+    open_store,
+    pixels_format,
+    public_cnn_format,
+)
+from common.data.inputs.scaled_copies import ScaledCopies
+from common.data.scan import Keep, Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import ImageSource
 from common.data.sources.joined import open_joined, without_images
 from common.data.sources.registry import open_source
 from common.data.tones.rendering import FULL_DEPTH, Tones, render, tones_of
 from common.data.tones.value_facts import OPAQUE
-from common.errors import ConfigError, DataError
+from common.errors import DataError
 from common.system.content_store import ContentStore, StoredRows
-from common.system.files import write_atomic
-from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory, no_progress
+from common.system.threads import in_order
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from common.data.feature_extraction import FeatureExtractor, PixelCollector, Progress
-    from common.models.backbone_info import BackboneInfo
+    from common.data.feature_extraction import FeatureExtractor, PixelCollector
     from common.models.classifier import Network
 
 _logger = logging.getLogger("bract")
 # What the inputs of files that were closed after their scan are stored under.
 _CLOSED = np.frombuffer(hashlib.sha256(b"a file that was closed").digest(), np.uint8)
-FORMAT = 4  # raise it when the same images would give other inputs
+# Seconds between two looks at what another process has stored.
+_GLANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A source together with the inputs that models are trained on.
+class Scanned:
+    """A source with the scan of its n entries, unusable ones included.
 
-    The inputs are (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed. The scan has
-    the n entries, unusable ones included. The key names the source's content and its class list. Images that no file
-    holds have no source.
+    The key names the source's content and its class list. Images that no file holds have no source.
     """
 
-    inputs: StoredRows
     scan: Scan
-    seconds: float
     key: str
     source: ImageSource | None = None
 
 
-@dataclass(frozen=True)
-class _InputFormat:
-    """The format of the inputs with the key of their cache."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Scanned):
+    """A scanned source together with the inputs that models are trained on.
 
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-    interpolation: str
-    side: int
+    The inputs are (n, d) float32 features, or (n, side, side, channels) uint8 pixels, read when indexed. `seconds` is
+    the time for which the preparation kept its caller waiting.
+    """
+
+    inputs: StoredRows
+    seconds: float
 
 
 def prepare(
@@ -88,78 +97,234 @@ def prepare(
         DataError: The source is missing or unusable, or too many of its files are bad.
         WeightsError: The backbone's weights are missing or wrong.
     """
-    started = time.perf_counter()
-    source, info = (open_joined if shows_nothing else open_source)(config.data), None
-    # Before the scan, which may take minutes: wrong weights should stop a run at once.
-    if config.model.backbone != "cnn":
+    with Preparation(config, progress, shows_nothing=shows_nothing, shape=shape) as preparation:
+        return preparation.finish()
+
+
+@dataclass
+class Preparation:
+    """A preparation in two steps.
+
+    Entering it scans the source, and `finish` returns the inputs; the arguments and errors are those of `prepare`. In
+    between its caller can do what needs the scan alone.
+    With `ahead` another process loads the backbone from the beginning and computes the features. It is not started
+    where this process has torch already, or needs it later anyway.
+    """
+
+    config: RunConfig
+    progress: ProgressFactory = no_progress
+    shows_nothing: bool = False
+    shape: tuple[int, ...] | None = None
+    ahead: bool = False
+
+    def __post_init__(self) -> None:
+        self._process: FeatureProcess | None = None
+        self._known: InputFormat | None = None
+        self._copies = ScaledCopies(self._format_so_far)
+        # Rows that the process computes, and rows that were stored before.
+        self._wanted, self._before = 0, 0
+        self.ahead = self.ahead and self.config.needs_no_torch and not _has_torch()
+
+    def __enter__(self) -> "Preparation":
+        started = time.perf_counter()
+        try:
+            self._scan()
+        except BaseException:
+            self.__exit__()
+            raise
+        self._seconds = time.perf_counter() - started
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+        self._copies.clear()
+
+    def _scan(self) -> None:
+        config, shows_nothing = self.config, self.shows_nothing
+        source = (open_joined if shows_nothing else open_source)(config.data)
+        # Before the scan, which may take minutes: wrong weights should stop a run at once.
+        if config.model.backbone != "cnn":
+            from common.models.backbone_info import has_facts
+
+            if self.ahead and not has_facts(config.backbone_spec):
+                self._start_process()
+            else:
+                self._known = self._format()
+        source, scan = _scanned(source, config.data, self._guarded, self._copies.offer, shows_nothing=shows_nothing)
+        if not shows_nothing:
+            _log_remarks(source)
+            refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
+            refuse_single_class(scan)
+        self._source = source
+        self.scanned = Scanned(scan, content_key(scan), source)
+        self._names = _row_names(scan, tones_of(config.data))
+        if self.ahead and self._process is None and len(self._missing(self._store().rows_of(self._names))):
+            self._start_process()
+        if self._process is not None:
+            self._process.start(self._feed)
+
+    def finish(self) -> Prepared:
+        """Return the inputs, once all are there.
+
+        Raises:
+            ConfigError: As in `prepare`.
+            DataError: As in `prepare`.
+            WeightsError: As in `prepare`.
+        """
+        started = time.perf_counter()
+        if self._process is not None:
+            self._await_process(self._process)
+        store = self._store()
+        inputs = store.rows_of(self._names)
+        missing = self._missing(inputs)
+        if len(missing):
+            if self._process is not None:
+                _logger.warning("The process of the backbone pass has ended early: this one does the rest")
+            progress = self.progress(len(missing), self._label)
+            with open_collector(store, self._format(), self._network, self.config.system.device, progress) as collector:
+                self._fill(collector, missing)
+            inputs = store.rows_of(self._names)
+        seconds = self._seconds + time.perf_counter() - started
+        return Prepared(**vars(self.scanned), inputs=inputs, seconds=seconds)
+
+    def _network(self) -> "Network":
+        from common.models.classifier import feature_network
+
+        return feature_network(self.config.model, self.config.backbone_spec)
+
+    @property
+    def _label(self) -> str:
+        scaled_only = self.config.model.backbone == "cnn" or not self.config.caches_features
+        return "Scaling images" if scaled_only else f"Backbone pass ({self.config.model.backbone})"
+
+    def _format(self) -> InputFormat:
+        """Return the format of the inputs.
+
+        It depends on the scan for the small network alone.
+        """
+        config, side = self.config, self.config.data.image_size
+        if config.model.backbone == "cnn":
+            return public_cnn_format(side) if self.shows_nothing else cnn_format(side, self.scanned.scan, self.shape)
         from common.models.backbone_info import backbone_info
 
         info = backbone_info(config.backbone_spec)
-    source, scan = _scanned(source, config.data, progress, shows_nothing=shows_nothing)
-    if not shows_nothing:
-        _log_remarks(source)
-        refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
-        refuse_single_class(scan)
-    if info is None:
-        side = config.data.image_size
-        wanted = _public_cnn_pixels(side) if shows_nothing else _cnn_pixels(side, scan, shape)
-    elif config.caches_features:
-        wanted = _features(info, config.model, config.system.device)
-    else:
-        wanted = _pixels(info.image_size, 3, info.interpolation)
+        if config.caches_features:
+            return features_format(info, config.model, config.system.device)
+        return pixels_format(info.image_size, 3, info.interpolation)
 
-    def network() -> "Network":
-        from common.models.classifier import feature_network
+    def _format_so_far(self) -> InputFormat | None:
+        if self._known is None and self._process is not None and self._process.ready:
+            self._known = self._format()
+        return self._known
 
-        return feature_network(config.model, config.backbone_spec)
+    def _store(self) -> ContentStore:
+        return open_store(self._format(), self.config.model.backbone)
 
-    tones = tones_of(config.data)
-    names = _row_names(scan, tones)
-    store = ContentStore(cache_folder("inputs", wanted.key), wanted.shape, np.dtype(wanted.dtype))
-    _describe(store, config.model.backbone, wanted)
-    inputs = store.rows_of(names)
-    missing = np.flatnonzero(scan.usable & inputs.absent)
-    if len(missing):
-        label = "Scaling images" if wanted.dtype == "uint8" else f"Backbone pass ({config.model.backbone})"
-        with _collector(store, wanted, network, config.system.device, progress(len(missing), label)) as collector:
-            for row, cell in source.entries.cells(missing):
-                image = _rendered(cell, tones, or_black=shows_nothing)
+    def _missing(self, inputs: StoredRows) -> np.ndarray:
+        return np.flatnonzero(self.scanned.scan.usable & inputs.absent)
+
+    def _fill(self, collector: "FeatureExtractor | PixelCollector | FeatureProcess", missing: np.ndarray) -> None:
+        """Push the images of rows that have no inputs.
+
+        Those come first whose copies the scan has left.
+        """
+        wanted = self._format()
+        # Copies have the tones of the canonical decode. An image that is shown in others has another name.
+        copied = np.array([self._names[row].tobytes() in self._copies for row in missing], dtype=bool)
+        for row in missing[copied]:
+            name = self._names[row].tobytes()
+            collector.push_pixels(self._copies.scaled(name, wanted), name)
+        shown = partial(_shown, tones=tones_of(self.config.data), wanted=wanted, or_black=self.shows_nothing)
+        for row, pixels in in_order(shown, self._source.entries.cells(missing[~copied])):
+            if pixels is None:
                 # Black pixels under the image's own name would stay in the cache when the file is open again.
-                names[row] = _CLOSED if image is None else names[row]
-                collector.push(image or _black(), names[row].tobytes())
-        inputs = store.rows_of(names)
-    key = hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
-    return Prepared(inputs, scan, time.perf_counter() - started, key, source)
+                self._names[row] = _CLOSED
+            black = np.zeros((wanted.side, wanted.side, wanted.channels), np.uint8)
+            collector.push_pixels(black if pixels is None else pixels, self._names[row].tobytes())
+
+    def _start_process(self) -> None:
+        config = self.config
+        # Where no process can be started, this one does the work.
+        with contextlib.suppress(OSError):
+            self._process = FeatureProcess(config.model, config.backbone_spec, config.system.device)
+
+    def _feed(self, process: FeatureProcess) -> None:
+        store = self._store()
+        missing = self._missing(store.rows_of(self._names))
+        self._before, self._wanted = len(store), len(missing)
+        self._fill(process, missing)
+
+    def _await_process(self, process: FeatureProcess) -> None:
+        """Wait for the process and show how far it is."""
+        done, advance = 0, None
+        while not process.wait(_GLANCE):
+            if self._wanted and advance is None:
+                advance, store = self.progress(self._wanted, self._label), self._store()
+            if advance is not None:
+                store.refresh()
+                stored = min(self._wanted, len(store) - self._before)
+                advance(stored - done)
+                done = stored
+        if process.failed:
+            return
+        if advance is None and self._wanted:
+            advance = self.progress(self._wanted, self._label)
+        if advance is not None:
+            # Equal images have one row.
+            advance(self._wanted - done)
+
+    def _guarded(self, total: int, label: str) -> Callable[[int], None]:
+        """Show progress.
+
+        Each step notices whether the process has ended.
+        """
+        advance = self.progress(total, label)
+
+        def step(amount: int) -> None:
+            advance(amount)
+            if self._process is not None and self._process.failed and self._known is None:
+                # This raises the error that the process had, if it was one.
+                self._known = self._format()
+
+        return step
+
+
+def _has_torch() -> bool:
+    return "torch" in sys.modules
+
+
+def content_key(scan: Scan) -> str:
+    """Return the key of a source's content and class list."""
+    return hashlib.sha256(f"{scan.fingerprint}\x1f{scan.classes}".encode()).hexdigest()[:24]
 
 
 def _scanned(
-    source: ImageSource, data: DataConfig, progress: ProgressFactory, *, shows_nothing: bool
+    source: ImageSource, data: DataConfig, progress: ProgressFactory, keep: Keep, *, shows_nothing: bool
 ) -> tuple[ImageSource, Scan]:
     """Scan a source, without any image where a fault must not show."""
     try:
-        return source, scan_source(source, progress=progress)
+        return source, scan_source(source, progress=progress, keep=keep)
     except DataError as error:
         if not shows_nothing:
             raise
         source = without_images(data, error)
-        return source, scan_source(source, progress=progress)
+        return source, scan_source(source, progress=progress, keep=keep)
 
 
-def _rendered(cell: Mapping[str, Any], tones: Tones, *, or_black: bool) -> "Image | None":
-    """Return an image as models see it, None for one that shall be black."""
+def _shown(cell: Mapping[str, Any], *, tones: Tones, wanted: InputFormat, or_black: bool) -> np.ndarray | None:
+    """Return a scaled image as models see it.
+
+    None stands for one that shall be black.
+    """
     try:
-        return render(read_image(cell), tones)
+        image = render(read_image(cell), tones)
     except BadImage:
         if not or_black:
             raise
         # The file was closed after its scan. Another answer would tell a server so, for some settings only.
         return None
-
-
-def _black() -> "Image":
-    from PIL import Image
-
-    return Image.new("L", (8, 8))
+    return scaled(image, wanted.side, wanted.channels, wanted.interpolation)
 
 
 def _log_remarks(source: ImageSource) -> None:
@@ -183,77 +348,3 @@ def _row_names(scan: Scan, tones: Tones) -> np.ndarray:
         named = hashlib.sha256(repr(tones).encode() + scan.file_digests[row].tobytes())
         names[row] = np.frombuffer(named.digest(), np.uint8)
     return names
-
-
-def _features(info: "BackboneInfo", model: ModelConfig, device: str) -> _InputFormat:
-    """Return the format of cached features."""
-    size = info.num_flattened if model.head == "mlp" else info.num_features
-    # Device and engine belong to the key, because features differ in their last bits between them.
-    scaling = (info.image_size, info.mean, info.std, info.interpolation)
-    key = _key(FORMAT, "features", info.sha256, *scaling, model.head, model.backbone, device, info.engine)
-    return _InputFormat(key, (size,), "float32", info.interpolation, info.image_size)
-
-
-def _pixels(side: int, channels: int, interpolation: str = "bicubic") -> _InputFormat:
-    """Return the format of square images that a network is trained on."""
-    key = _key(FORMAT, "pixels", side, channels, interpolation)
-    return _InputFormat(key, (side, side, channels), "uint8", interpolation, side)
-
-
-def _cnn_pixels(side: int | None, scan: Scan, shape: tuple[int, ...] | None) -> _InputFormat:
-    """Return the format of images for the small network."""
-    if shape is not None:
-        return _pixels(shape[0], shape[2])
-    widths, heights = scan.widths[scan.usable], scan.heights[scan.usable]
-    if side is None:
-        if len(np.unique(widths)) > 1 or len(np.unique(heights)) > 1:
-            raise DataError("the images differ in size: set data.image-size to the side that all of them shall get")
-        if widths[0] != heights[0] or widths[0] < 4:
-            raise DataError(
-                f"images of {widths[0]} x {heights[0]} pixels: set data.image-size to the side of the squares "
-                "(at least 4) that they shall become"
-            )
-        side = int(widths[0])
-    return _pixels(side, int(scan.channels[scan.usable].max()))
-
-
-def _public_cnn_pixels(side: int | None) -> _InputFormat:
-    """Return a format that depends on no image."""
-    if side is None:
-        raise ConfigError(
-            "a run over clients with images of their own needs data.image-size with model.backbone='cnn': the server "
-            "must not learn the size from the images"
-        )
-    return _pixels(side, 3)
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:24]
-
-
-def _describe(store: ContentStore, backbone: str, wanted: _InputFormat) -> None:
-    """Write a description beside the rows for `bract cache list`."""
-    file = store.folder / "about.json"
-    if not file.is_file():
-        kind = f"features of {backbone}" if wanted.dtype == "float32" else "pixels"
-        about: dict[str, Any] = {"kind": kind, "side": wanted.side, "shape": wanted.shape, "dtype": wanted.dtype}
-        write_atomic(file, json.dumps(about), durable=False, mode=0o600)
-
-
-def _collector(
-    store: ContentStore, wanted: _InputFormat, network: Callable[[], "Network"], device: str, progress: "Progress"
-) -> "FeatureExtractor | PixelCollector":
-    from common.data.feature_extraction import FeatureExtractor, PixelCollector, choose_device
-
-    side, interpolation = wanted.side, wanted.interpolation
-    if wanted.dtype == "uint8":
-        return PixelCollector(
-            store, side=side, channels=wanted.shape[2], interpolation=interpolation, progress=progress
-        )
-    from common.models.engines.acceleration import accelerated
-
-    device = choose_device(device)
-    fast, dtype = accelerated(network(), device)
-    return FeatureExtractor(
-        fast, store, side=side, interpolation=interpolation, device=device, progress=progress, dtype=dtype
-    )

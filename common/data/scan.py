@@ -6,13 +6,11 @@ run reads them back and decodes only the files that have changed.
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from common.data.tones.value_facts import ValueFacts, value_facts
 from common.errors import DataError
 from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory
+from common.system.threads import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +33,7 @@ FORMAT = 4  # raise it when the same file would give another digest, or the stor
 _MAX_SHOWN = 20
 
 Sink = Callable[[int, "Image", bytes], None]
+Keep = Callable[["Image", bytes], None]
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,14 @@ _ARRAYS = ("labels", *_DECODED_ARRAYS)
 _OPTIONAL_ARRAYS = ("unit_digests", "owners")
 
 
-def scan_source(source: ImageSource, *, progress: ProgressFactory, sink: Sink | None = None) -> Scan:
+def scan_source(
+    source: ImageSource, *, progress: ProgressFactory, sink: Sink | None = None, keep: Keep | None = None
+) -> Scan:
     """Decode every entry that no earlier scan has decoded.
 
     Guarantee: one bad file is a `Fault`, never an exception. A process that stops half-way leaves no broken file. Of
-    several processes one scans and the others read. `sink` gets each good image that had to be decoded, in row order.
+    several processes one scans and the others read. `sink` gets each good image that had to be decoded, in row order;
+    `keep` gets it in the thread that decoded it.
 
     Raises:
         DataError: The source as a whole cannot be read.
@@ -140,7 +143,7 @@ def scan_source(source: ImageSource, *, progress: ProgressFactory, sink: Sink | 
         if stored is not None and stored[0].fingerprint == source.fingerprint:
             source.refuse_fault(stored[0].fault)
             return stored[0]
-        scan = _scan_entries(source, stored, progress, sink)
+        scan = _scan_entries(source, stored, progress, sink, keep)
         _write(file, scan, source.entries.item_keys)
     return scan
 
@@ -237,13 +240,15 @@ class _Draft:
 _Stored = tuple[Scan, np.ndarray | None]
 
 
-def _scan_entries(source: ImageSource, stored: _Stored | None, progress: ProgressFactory, sink: Sink | None) -> Scan:
+def _scan_entries(
+    source: ImageSource, stored: _Stored | None, progress: ProgressFactory, sink: Sink | None, keep: Keep | None
+) -> Scan:
     entries = source.entries
     draft = _Draft(len(entries.labels), entries.label_faults)
     # An entry without a label cannot be used, whatever its image shows, so it is not decoded.
     wanted = [row for row in _changed_rows(draft, entries, stored) if entries.labels[row] >= 0]
     advance = progress(len(wanted), "Reading images")
-    for row, decoded in _decode_rows(entries, np.array(wanted, dtype=np.int64)):
+    for row, decoded in in_order(partial(_decode_cell, keep=keep), entries.cells(np.array(wanted, dtype=np.int64))):
         if isinstance(decoded, BadImage):
             draft.reasons[row] = str(decoded)
         else:
@@ -284,27 +289,14 @@ class _Decoded:
     file_digest: bytes
 
 
-def _decode_rows(entries: Entries, rows: np.ndarray) -> Iterator[tuple[int, _Decoded | BadImage]]:
-    """Decode rows in several threads and yield them in order."""
-    # Pillow releases the interpreter lock while it decodes, so the threads do run side by side.
-    workers = min(8, os.cpu_count() or 1)
-    pending: deque[tuple[int, Future[Any]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for row, cell in entries.cells(rows):
-            pending.append((row, pool.submit(_decode_cell, cell)))
-            # Decoded images are large: only a few may wait in memory.
-            if len(pending) > 2 * workers:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
-            first, future = pending.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _decode_cell(cell: Mapping[str, Any], keep: Keep | None) -> _Decoded | BadImage:
+    decoded = _decoded(cell)
+    if keep is not None and isinstance(decoded, _Decoded):
+        keep(decoded.image, decoded.digest)
+    return decoded
 
 
-def _decode_cell(cell: Mapping[str, Any]) -> _Decoded | BadImage:
+def _decoded(cell: Mapping[str, Any]) -> _Decoded | BadImage:
     try:
         stored = read_image(cell)
         pixels, deep = pixel_digest(stored.canonical), deep_digest(stored)

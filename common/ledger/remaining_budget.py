@@ -42,6 +42,14 @@ class UnitBudget:
     near: int
     used_up: int
 
+    def left(self, limit: float) -> float:
+        """Return the epsilon left for a further plan, roughly."""
+        return max(0.0, limit - self.spent)
+
+    def nothing_left(self, limit: float) -> bool:
+        """Return whether no further plan for such units is worth a run."""
+        return _is_below(self.spent, limit, _MIN_USEFUL_SHARE)
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -30,7 +30,7 @@ from common.messages.rounded_update import leaving_shapes
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord, SECURE: ConfigRecord}
 _NUMPY = "numpy.ndarray"
-_FLOATS, _BYTES, _RING_WORDS = ("<f4", "<f8"), ("|i1",), ("<u8",)
+_FLOATS, _BYTES, _RING_WORDS = ("<f4", "<f8"), ("|i1",), ("|u1",)
 
 
 def check_request(content: RecordDict, *, message_type: str) -> None:

@@ -23,7 +23,7 @@ CONFIG = "config"
 SERVER_ROUND = "server-round"
 RUN_ID = "run-id"
 # Only queries carry it: the digest of a round's request is in ledgers, and must stay what it was.
-PROTOCOL, PROTOCOL_VERSION = "protocol", 3
+PROTOCOL, PROTOCOL_VERSION = "protocol", 4
 # Limits on what one client can make the server hold, far above anything real.
 _LONGEST_HEX, _MOST_CLASSES, _LONGEST_CLASS = 128, 100_000, 1000
 _LARGEST_COUNT = 1 << 40

@@ -23,9 +23,9 @@ _LARGEST_CODE = 127
 def leaving_shapes(travelling: Mapping[str, tuple[int, ...]], releases: Releases) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the tensors in a reply to a training message.
 
-    `travelling` are those of the model that travels.
+    `travelling` are those of the model that travels, in a secure sum those of the masked words.
     """
-    if releases.statistics is not None:
+    if releases.statistics is not None and not releases.secure:
         # Replies without tensors are checked as well.
         return statistic_shapes(releases.statistics, *travelling[HEAD_WEIGHT]) if travelling else {}
     if not releases.rounded:
@@ -37,7 +37,7 @@ def leaving_shapes(travelling: Mapping[str, tuple[int, ...]], releases: Releases
 def update_bytes(travelling: Mapping[str, tuple[int, ...]], releases: Releases) -> int:
     """Return the bytes of the values that a client sends in a round.
 
-    Names and headers are not in it.
+    Names and headers are not in it. The vector of a secure sum has another size, see `SecureWords.num_bytes`.
     """
     shapes = leaving_shapes(travelling, releases)
     if releases.statistics is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from common.config.loading import Scalar
@@ -18,7 +19,6 @@ from common.messages.codec import CONFIG, run_config
 from common.messages.fields import ARRAYS, METRICS, NUM_EXAMPLES, SECURE, WORDS
 from common.messages.serialization import digest_of
 from common.models.weight_files import RANDOM
-from common.secagg.primitives.ring import Words
 from common.secagg.protocol.messages import Advert, Announcement, Delivery, UnmaskReply, UnmaskRequest
 from common.secagg.protocol.roster import Roster
 
@@ -67,8 +67,8 @@ def reply_content(values: Mapping[str, Any]) -> RecordDict:
     return RecordDict({SECURE: ConfigRecord(dict(values))})
 
 
-def words_content(words: Words, num_units: int) -> RecordDict:
-    """Return the masked reply of a round."""
+def words_content(words: np.ndarray, num_units: int) -> RecordDict:
+    """Return the masked reply of a round, of words packed into bytes."""
     metrics = MetricRecord({NUM_EXAMPLES: num_units})
     return RecordDict({ARRAYS: ArrayRecord({WORDS: Array(words)}), METRICS: metrics})
 

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +34,7 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
+from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.plan import PrivacyPlan
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS
@@ -41,13 +43,20 @@ from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.roster import Roster
 from common.secagg.protocol.terms import Terms
+from common.statistics.fixed_sums import contribution_point, fits
+from common.statistics.sums import from_contribution, statistic_shapes, to_contribution
 
-WORD_BITS = 64
+# Words of sums without noise. A step of an update is then 2^-34, to which float32 rounds values near 2^-10.
+_EXACT_BITS = 48
+# Words of exact sums over features, whose values reach from one image's to those of all.
+_STATISTICS_BITS = 64
+# Sums of noised values need more than 32 bits, because a step is at most a 2^24th of the noise.
+_FEWEST_BITS = 40
 # No useful update is longer. A longer one could leave the ring, and the sum would be another number.
-LONGEST_UPDATE = float(1 << 16)
-_LARGEST_LOSS = float(1 << 32)
+LONGEST_UPDATE = float(1 << 12)
+# Of the losses of all held-out images, a unit of the declared sizes.
+_LARGEST_LOSS = float(1 << 16)
 _COARSEST_STEP = 1e-6
-_LARGEST_COUNT = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class SecureWords:
     """The layout of the vectors of one run.
 
     Attributes:
-        shapes: Names and shapes of the tensors that travel.
+        shapes: Names and shapes of the tensors of the model that travels.
         num_classes: Number of classes.
         releases: What leaves in the sum.
         sizes: Declared number of units of each client, by name.
@@ -72,26 +81,28 @@ class SecureWords:
 
     def lengths(self, num_rounds: int) -> tuple[int, ...]:
         """Return the words of each round's vector, the closing evaluation as one more round."""
-        counted = [self._num_values + self._num_counts(self._of_round(number)) for number in range(1, num_rounds + 1)]
-        closing = self._num_counts(self.releases.summed(closing=True))
-        return tuple([*counted, closing] if closing else counted)
+        if num_rounds not in self._lengths:
+            rounds = (self._of_round(number) for number in range(1, num_rounds + 1))
+            counted = [self._num_values + self._num_counts(keys) for keys in rounds]
+            closing = self._num_counts(self.releases.summed(closing=True))
+            self._lengths[num_rounds] = tuple([*counted, closing] if closing else counted)
+        return self._lengths[num_rounds]
+
+    def num_bytes(self, num_rounds: int) -> int:
+        """Return the bytes of the longest vector of a round."""
+        return max(self.lengths(num_rounds)[:num_rounds]) * self.ring.word_bits // 8
+
+    @cached_property
+    def _lengths(self) -> dict[int, tuple[int, ...]]:
+        return {}
 
     def terms(self, constants: SecureSum, roster: Roster, *, run: str, attempt: int, num_rounds: int) -> Terms:
         """Return the constants that every key and signature of a set-up is bound to.
 
         Raises:
+            ConfigError: No word is long enough for sums over features.
             SecureSumError: They contradict each other or the roster.
         """
-        plan: dict[str, Any] = {
-            "mechanism": self.releases.mechanism.name,
-            "metrics": self.releases.metrics,
-            "sizes": dict(sorted(self.sizes.items())),
-            "tensors": {name: list(shape) for name, shape in self.shapes.items()},
-            "classes": self.num_classes,
-        }
-        if self.plan is not None:
-            # Clients that add noise of different scales must not end up in one sum.
-            plan["noise"] = {**asdict(self.plan), "num_units": None, "sampler": None}
         return Terms(
             run=run,
             attempt=attempt,
@@ -100,21 +111,64 @@ class SecureWords:
             num_colluding=constants.colluding,
             num_honest=constants.honest,
             lengths=self.lengths(num_rounds),
-            word_bits=WORD_BITS,
-            plan=hashlib.sha256(json.dumps(plan).encode()).digest(),
+            word_bits=self.ring.word_bits,
+            plan=self._digest,
         )
 
     @cached_property
+    def _digest(self) -> bytes:
+        """The digest of all that clients have agreed on besides the constants."""
+        plan: dict[str, Any] = {
+            "mechanism": self.releases.mechanism.name,
+            "metrics": self.releases.metrics,
+            "sizes": dict(sorted(self.sizes.items())),
+            "tensors": {name: list(shape) for name, shape in self.shapes.items()},
+            "classes": self.num_classes,
+        }
+        if self.releases.statistics is not None:
+            plan["statistics"] = self.releases.statistics
+            # Before any secret is drawn. In the round itself a refusal would come after its charge.
+            _ = self.point if self.plan is None else self.gradient_scale
+        if self.plan is not None:
+            # Clients that add noise of different scales must not end up in one sum.
+            plan["noise"] = {**asdict(self.plan), "num_units": None, "sampler": None}
+        return hashlib.sha256(json.dumps(plan).encode()).digest()
+
+    @cached_property
+    def ring(self) -> Ring:
+        """The smallest ring that holds each sum of the run.
+
+        It is one for all words.
+
+        Raises:
+            ConfigError: No ring is large enough.
+        """
+        if self.plan is None:
+            return Ring(_EXACT_BITS if self.releases.statistics is None else _STATISTICS_BITS)
+        keys = {*self.releases.summed(closing=False), *self.releases.summed(closing=True)}
+        counts = [self._counts_scale(key) for key in keys] if self.counts_in_shares else []
+        return Ring.holding(max(_FEWEST_BITS, self._gradient_scale.bits, *(scale.bits for scale in counts)))
+
+    def _in_ring(self, scale: ShareScale) -> ShareScale:
+        # A sum is opened modulo the ring's size. Of words that wrap earlier it would also say how many were negative,
+        # and each client's sign has the noise of one share alone.
+        return replace(scale, bits=self.ring.word_bits)
+
+    @property
     def gradient_scale(self) -> ShareScale:
         """The scale of gradient sums with noise in shares.
 
         Raises:
             PrivacyError: The run has no plan with noise in shares.
         """
+        return self._in_ring(self._gradient_scale)
+
+    @cached_property
+    def _gradient_scale(self) -> ShareScale:
         if self.plan is None:
             raise PrivacyError("a gradient sum is for runs with noise in shares only")
         total = sum(self.sizes.values())
-        return _in_ring(gradient_scale(self.plan, self._num_values, total_units=total, num_clients=self.num_clients))
+        return gradient_scale(self.plan, self._num_values, total_units=total, num_clients=self.num_clients)
 
     @property
     def counts_in_shares(self) -> bool:
@@ -131,10 +185,62 @@ class SecureWords:
         """
         return share_words(total, self.gradient_scale, num_units=self.sizes[name], stream=stream)
 
-    @cached_property
+    @property
     def point(self) -> FixedPoint:
-        """The encoding of weighted updates, whose sum over all clients fits the ring."""
-        return _point(self.num_clients, LONGEST_UPDATE)
+        """The encoding of what leaves without noise, whose sum fits the ring.
+
+        These are weighted updates, or contributions where the run takes statistics.
+
+        Raises:
+            ConfigError: No word is long enough for sums over features.
+        """
+        if self.releases.statistics is None:
+            return self._point(None, LONGEST_UPDATE)
+        return contribution_point(
+            self.releases.statistics,
+            self._num_values,
+            total_units=sum(self.sizes.values()),
+            num_clients=self.num_clients,
+            word_bits=self.ring.word_bits,
+        )
+
+    def _point(self, name: str | None, longest: float) -> FixedPoint:
+        """Return the encoding of a client's part of a sum.
+
+        None stands for the whole sum. `longest` bounds its norm.
+        """
+        whole = choose_scale(
+            num_clients=1,
+            clipping_norm=longest,
+            noise_bound=0.0,
+            word_bits=self.ring.word_bits,
+            largest_step=_COARSEST_STEP * longest,
+        )
+        return whole if name is None else whole.part(self._share(name))
+
+    @property
+    def _largest_loss(self) -> float:
+        return _LARGEST_LOSS * sum(self.sizes.values())
+
+    def _share(self, *names: str) -> Fraction:
+        """Return how much of all declared units some clients have."""
+        return Fraction(sum(self.sizes[name] for name in names), sum(self.sizes.values()))
+
+    def encode_statistics(self, sums: Arrays, name: str) -> Words:
+        """Return a client's exact sums over features as words.
+
+        Raises:
+            PrivacyError: The run sums no features, or only with noise.
+            NotFiniteError: They are not finite, or of far more images than the client declares.
+        """
+        # Without this check exact sums would leave where noised ones are charged.
+        if self.releases.statistics is None or self.plan is not None:
+            raise PrivacyError("exact sums over features are for runs without a mechanism only")
+        contribution = to_contribution(self.releases.statistics, sums)
+        # Encoding would shorten it, and the head would be another one than that of plain sums.
+        if not fits(contribution, self.sizes[name]):
+            raise NotFiniteError("the sums over features are not finite, or of far more images than were declared")
+        return self.point.encode(contribution)
 
     def encode_update(self, update: Arrays, name: str) -> Words:
         """Return a client's weighted update as words.
@@ -142,13 +248,13 @@ class SecureWords:
         Raises:
             NotFiniteError: It is not finite, or too long for the ring. Nothing may be summed then.
         """
-        values = _flat(update, self.shapes) * (self.sizes[name] / sum(self.sizes.values()))
+        values = _flat(update, self.shapes)
         with np.errstate(over="ignore", invalid="ignore"):
             norm = float(np.linalg.norm(values))
         # Encoding would shorten it. Without a clip in the run's settings this is another update than the plain one.
         if not norm <= LONGEST_UPDATE:
             raise NotFiniteError("training diverged: the update is not finite, or too long for a secure sum")
-        return self.point.encode(values)
+        return self._point(name, LONGEST_UPDATE).encode(values * float(self._share(name)))
 
     def encode_counts(
         self,
@@ -177,15 +283,15 @@ class SecureWords:
         if self.counts_in_shares != (stream is not None):
             raise PrivacyError("counts may be summed only with the noise of the plan")
         if stream is None:
-            return np.concatenate([_no_words(), *(self._words(key, metrics[key]) for key in keys)])
+            return np.concatenate([self.ring.zeros(0), *(self._words(key, metrics[key], name) for key in keys)])
         parts = [self._noised_words(key, metrics[key], self.sizes[name], stream) for key in keys]
-        return np.concatenate([_no_words(), *parts])
+        return np.concatenate([self.ring.zeros(0), *parts])
 
     def _noised_words(self, key: str, value: object, num_units: int, stream: ByteStream) -> Words:
         counts = np.atleast_1d(np.asarray(value, dtype=np.float64))
         if counts.shape != (self._size(key),):
             raise FederationError("counts of another number than agreed were to be summed")
-        return share_words(counts, self._counts_scale(key), num_units=num_units, stream=stream)
+        return share_words(counts, self._in_ring(self._counts_scale(key)), num_units=num_units, stream=stream)
 
     def _counts_scale(self, key: str) -> ShareScale:
         counts = None if self.plan is None else self.plan.counts
@@ -200,24 +306,39 @@ class SecureWords:
         }
         total = sum(self.sizes.values())
         noise = noises.get(key) or 0.0
-        return _in_ring(counts_scale(noise, counts.noise_shares, total_units=total, num_clients=self.num_clients))
+        return counts_scale(noise, counts.noise_shares, total_units=total, num_clients=self.num_clients)
 
-    def _words(self, key: str, value: object) -> Words:
+    def _words(self, key: str, value: object, name: str) -> Words:
         if key == LOSS_SUM:
-            return _point(self.num_clients, _LARGEST_LOSS).encode(np.atleast_1d(np.asarray(value, dtype=np.float64)))
+            values = np.atleast_1d(np.asarray(value, dtype=np.float64))
+            return self._point(name, self._largest_loss).encode(values)
         counts = np.atleast_1d(np.asarray(value, dtype=np.int64))
-        if counts.shape != (self._size(key),) or (np.abs(counts) > _LARGEST_COUNT).any():
+        # All clients may have as many, and the sum must not wrap.
+        largest = (2 ** (self.ring.word_bits - 1) - 1) // self.num_clients
+        if counts.shape != (self._size(key),) or (np.abs(counts) > largest).any():
             raise FederationError("counts of another number than agreed were to be summed")
-        return Ring(WORD_BITS).words_of(counts)
+        return self.ring.words_of(counts)
 
     def part_of_sum(self, words: Words) -> Words:
-        """Return the words of the gradient sum in a round's vector."""
+        """Return the words before the counts in a round's vector."""
         return words[: self._num_values]
+
+    def summed_statistics(self, words: Words) -> Arrays:
+        """Return the sums over features in a round's vector, added up over clients, float64.
+
+        Raises:
+            PrivacyError: The run sums no features.
+        """
+        kind, (classes, features) = self.releases.statistics, self.shapes[HEAD_WEIGHT]
+        if kind is None:
+            raise PrivacyError("the run sums no features")
+        part = self.part_of_sum(words)
+        values = self.point.decode(part) if self.plan is None else values_of_sum(part, self.gradient_scale)
+        return from_contribution(kind, values, classes, features)
 
     def average_update(self, words: Words, survivors: Iterable[str]) -> dict[str, np.ndarray]:
         """Return the survivors' weighted average update, float64."""
-        share = sum(self.sizes[name] for name in survivors) / sum(self.sizes.values())
-        values = self.point.decode(words[: self._num_values]) / share
+        values = self.point.decode(words[: self._num_values]) / float(self._share(*survivors))
         parts = np.split(values, np.cumsum([math.prod(shape) for shape in self.shapes.values()])[:-1])
         return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
@@ -233,16 +354,21 @@ class SecureWords:
         metrics = MetricRecord()
         for key, part in zip(keys, parts, strict=False):
             if key == LOSS_SUM:
-                metrics[key] = float(_point(self.num_clients, _LARGEST_LOSS).decode(part)[0])
+                metrics[key] = float(self._point(None, self._largest_loss).decode(part)[0])
             else:
-                # Whole numbers, as counts are. Rounding the noised sum is post-processing.
-                whole = np.rint(values_of_sum(part, self._counts_scale(key))) if self.counts_in_shares else None
-                values = (Ring(WORD_BITS).signed(part) if whole is None else whole.astype(np.int64)).tolist()
+                values = self._whole_counts(key, part).tolist()
                 metrics[key] = values[0] if key in (CORRECT, WRONG) else values
         summed = decode_evaluation(RecordDict({METRICS: metrics}), self.num_classes)
         if summed is None or summed.noised is None:
             return summed
         return replace(summed, noised=replace(summed.noised, num_clients=num_survivors))
+
+    def _whole_counts(self, key: str, words: Words) -> np.ndarray:
+        if not self.counts_in_shares:
+            return self.ring.signed(words)
+        # Whole numbers, as counts are. Rounding the noised sum is post-processing.
+        whole: np.ndarray = np.rint(values_of_sum(words, self._in_ring(self._counts_scale(key))))
+        return whole.astype(np.int64)
 
     def _of_round(self, server_round: int | None) -> tuple[str, ...]:
         if server_round is None:
@@ -251,7 +377,9 @@ class SecureWords:
 
     @cached_property
     def _num_values(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        kind = self.releases.statistics
+        shapes = self.shapes if kind is None else statistic_shapes(kind, *self.shapes[HEAD_WEIGHT])
+        return sum(math.prod(shape) for shape in shapes.values())
 
     def _num_counts(self, keys: Iterable[str]) -> int:
         return sum(map(self._size, keys))
@@ -266,26 +394,6 @@ class SecureWords:
             CONFIDENCE_COUNTS: 2 * NUM_CONFIDENCE_BINS,
             NOISED_CONFIDENCE_COUNTS: 2 * NUM_CONFIDENCE_BINS,
         }.get(key, 1)
-
-
-def _point(num_clients: int, longest: float) -> FixedPoint:
-    return choose_scale(
-        num_clients=num_clients,
-        clipping_norm=longest,
-        noise_bound=0.0,
-        word_bits=WORD_BITS,
-        largest_step=_COARSEST_STEP * longest,
-    )
-
-
-def _in_ring(scale: ShareScale) -> ShareScale:
-    # The sum is opened modulo 2^64. Of shorter words it would also say how many were negative, and each client's sign
-    # has the noise of one share alone.
-    return replace(scale, bits=WORD_BITS)
-
-
-def _no_words() -> Words:
-    return Ring(WORD_BITS).zeros(0)
 
 
 def _flat(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:

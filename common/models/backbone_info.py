@@ -71,10 +71,23 @@ def backbone_info(spec: BackboneSpec) -> BackboneInfo:
         ConfigError: The backbone is unknown or cannot take such images.
         WeightsError: The weights are missing, do not fit, or are not the agreed ones.
     """
-    check_weights_file(spec.weights)
-    facts = _remembered(cache_folder("backbones") / f"{_request(spec)}.json", spec)
+    facts = _remembered(_file_of(spec), spec)
     _check_pin(spec, facts.sha256)
     return facts
+
+
+def has_facts(spec: BackboneSpec) -> bool:
+    """Return whether the facts of `backbone_info` are stored.
+
+    Raises:
+        WeightsError: The weights are a file that is missing.
+    """
+    return _file_of(spec).is_file()
+
+
+def _file_of(spec: BackboneSpec) -> Path:
+    check_weights_file(spec.weights)
+    return cache_folder("backbones") / f"{_request(spec)}.json"
 
 
 def _load(spec: BackboneSpec) -> "tuple[Backbone, str]":

@@ -5,7 +5,6 @@ together have the declared noise. docs/privacy.md has the proof.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -137,12 +136,6 @@ def share_words(values: np.ndarray, scale: ShareScale, *, num_units: int, stream
     return _to_ring(whole.astype(np.int64) + noise.astype(np.int64), scale.bits)
 
 
-def ring_sum(words: Iterable[np.ndarray], bits: int) -> np.ndarray:
-    """Return the sum of words modulo 2^bits, (d,) uint64."""
-    total = np.sum(np.stack(list(words)), axis=0, dtype=np.uint64)
-    return np.asarray(total & _mask(bits))
-
-
 def values_of_sum(words: np.ndarray, scale: ShareScale) -> np.ndarray:
     """Return the noised sum that summed words stand for, (d,) float64."""
     shift = np.uint64(_MAX_BITS - scale.bits)
@@ -152,8 +145,4 @@ def values_of_sum(words: np.ndarray, scale: ShareScale) -> np.ndarray:
 
 
 def _to_ring(whole: np.ndarray, bits: int) -> np.ndarray:
-    return whole.view(np.uint64) & _mask(bits)
-
-
-def _mask(bits: int) -> np.uint64:
-    return np.uint64((1 << bits) - 1)
+    return whole.view(np.uint64) & np.uint64((1 << bits) - 1)

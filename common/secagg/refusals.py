@@ -21,7 +21,8 @@ class Refusal(StrEnum):
     SECOND_SET = "another survivor set was answered in this round"
     ROUND = "the secrets of this round have been used or erased"
     RANGE = "the values do not fit into the words of the secure sum"
-    MALFORMED = "a message or a stored state has the wrong size or type"
+    MALFORMED = "a message has the wrong size or type"
+    STORED = "the stored state of a secure sum is damaged or of another version of Bract: start the run anew"
     RECOVERY = "the opened secrets are not those that were promised in the set-up"
 
 

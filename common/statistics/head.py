@@ -4,6 +4,7 @@ Everything here follows from released sums and public constants, so it costs no 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from common.statistics.sums import (
 from common.system.threads import pin_to_one_thread
 
 # Ridge penalty for each example, in squared lengths of a feature. Fitted on digits and CIFAR-10 without noise.
-_PENALTY = 1e-5
+PENALTY = 1e-5
 # Floor of the second moment's eigenvalues, in sqrt(d) standard deviations of the noise on its diagonal. Noise alone
 # has eigenvalues up to sqrt(2). Fitted on digits and CIFAR-10.
 _FLOOR = 0.5
@@ -29,7 +30,7 @@ _FLOOR = 0.5
 _LOGITS = 10.0
 
 
-def added_up(parts: list[Arrays]) -> Arrays:
+def added_up(parts: Sequence[Arrays]) -> Arrays:
     """Return the sums of all clients, float64.
 
     The order of the clients decides the last bits.
@@ -64,6 +65,6 @@ def solve_head(kind: StatisticsKind, sums: Arrays, *, num_examples: int, noise_s
         # The number of threads changes the last bits, and every engine is to give the same model.
         pin_to_one_thread()
         values, vectors = np.linalg.eigh(symmetric_of(sums[SECOND_MOMENT], size))
-        inverse = 1.0 / (np.maximum(values, floor) + _PENALTY * num_examples)
+        inverse = 1.0 / (np.maximum(values, floor) + PENALTY * num_examples)
         weight = ((class_sums @ vectors) * inverse) @ vectors.T
     return {HEAD_WEIGHT: (_LOGITS * weight).astype(np.float32)}

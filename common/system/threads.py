@@ -1,12 +1,20 @@
-"""The limit of one thread for each client.
+"""Limits of threads and work in several threads.
 
-Small steps are faster with one thread, and give the same bits on every engine.
+Small steps of a client are faster with one thread, and give the same bits on every engine.
 """
 
+import os
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
+
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @cache
@@ -41,3 +49,28 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[tuple[_Key, _Item]]
+) -> Iterator[tuple[_Key, _Result]]:
+    """Yield each key with the result of its item, in order.
+
+    Several threads compute the results, a few ahead of what is taken.
+    """
+    # Pillow releases the interpreter lock while it decodes, so the threads do run side by side.
+    workers = min(8, os.cpu_count() or 1)
+    pending: deque[tuple[_Key, Future[_Result]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for key, item in items:
+            pending.append((key, pool.submit(function, item)))
+            # Decoded images are large: only a few may wait in memory.
+            if len(pending) > 2 * workers:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

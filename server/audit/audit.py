@@ -108,11 +108,21 @@ def _report(
     run, mechanism, statement = (str(content.get(name, "")) for name in ("run", "mechanism", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
     trust = (
-        (MECHANISMS[mechanism].trust if mechanism in MECHANISMS else "")
+        _who_adds_noise(mechanism, content.get("aggregation"))
         + _pinned_code(stated)
         + (_SIMULATED if stated and stated.simulated else "")
     )
     return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks, noise)
+
+
+def _who_adds_noise(mechanism: str, aggregation: Any) -> str:
+    """Return the part of the trust sentence about the noise."""
+    if mechanism not in MECHANISMS:
+        return ""
+    if MECHANISMS[mechanism].noise_at_client and isinstance(aggregation, dict):
+        needed, planned = aggregation.get("honest"), aggregation.get("num_clients")
+        return f"each client adds a share of the noise; {needed} of {planned} clients must be honest in each sum"
+    return MECHANISMS[mechanism].trust
 
 
 def _heads(folder: Path, remarks: Remarks) -> Heads:

@@ -116,12 +116,17 @@ def _unused_images(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _network_problems(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Return rows about failures, late clients and missing evaluations."""
     rows = []
     if summary["failures"] or summary["rounds_skipped"]:
-        skipped = f", {summary['rounds_skipped']} rounds skipped" if summary["rounds_skipped"] else ""
-        rows.append(("failures", f"{summary['failures']} updates missing{skipped}: rounds.jsonl names each"))
+        skipped = f", {_counted(summary['rounds_skipped'], 'round')} skipped" if summary["rounds_skipped"] else ""
+        missing = _counted(summary["failures"], "update")
+        rows.append(("failures", f"{missing} missing{skipped}: rounds.jsonl names each"))
     if summary["joined_late"]:
         late = ", ".join(f"{name} from round {first}" for name, first in list(summary["joined_late"].items())[:5])
         rows.append(("joined late", late))

@@ -85,7 +85,7 @@ def evaluate_at_clients(
     """Ask every client to evaluate a model."""
     if secure is not None:
         clients = secure.reachable(clients)
-    collector = ReplyCollector(channel, clients, arrays, None if secure is None else secure.num_words(None))
+    collector = ReplyCollector(channel, clients, arrays, None if secure is None else secure.num_bytes(None))
     if not collector.nodes:
         return ClosingEvaluation(failures=collector.replies([])[1])
     config = run_config(channel.run_id)

@@ -26,8 +26,8 @@ from server.rounds.secure_rounds import OpenedSum, SecureRounds
 from server.rounds.update_filter import OUTLIER, drop_outliers
 
 Evaluate = Callable[[Arrays], Counts | None]
-# Client name -> its sums over features. It returns the head that follows from them.
-SolveHead = Callable[[Mapping[str, Arrays]], Arrays]
+# (clients in the sums over features, sums of each or of all together) -> head that follows from them.
+SolveHead = Callable[[Sequence[str], Sequence[Arrays]], Arrays]
 # After so many skipped rounds in a row the run stops. It can be resumed when the clients are back.
 _MAX_SKIPPED = 3
 # Failures that a second try would only repeat.
@@ -126,11 +126,11 @@ class _Exchange:
         self.lost_after: dict[str, str] = {}
         self.opened: OpenedSum | None = None
         cohort = {name: settings.clients[name] for name in settings.cohorts[number - 1]}
-        num_words = None
+        num_bytes = None
         if settings.secure is not None:
-            cohort, num_words = settings.secure.reachable(cohort), settings.secure.num_words(number)
+            cohort, num_bytes = settings.secure.reachable(cohort), settings.secure.num_bytes(number)
         self._channel, self._cohort = replace(channel, releases=channel.releases.in_round(number)), cohort
-        collector = ReplyCollector(self._channel, cohort, arrays, num_words, server_round=number)
+        collector = ReplyCollector(self._channel, cohort, arrays, num_bytes, server_round=number)
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
@@ -233,7 +233,10 @@ def _aggregate(
     strategy: Strategy, number: int, arrays: Arrays, exchange: _Exchange, settings: RoundSettings
 ) -> Arrays | None:
     if settings.solve is not None:
-        return settings.solve({name: _sums_in(reply) for name, (reply, _) in exchange.accepted.items()})
+        # Sorted by name, because the order of the clients decides the last bits.
+        accepted, opened = exchange.accepted, exchange.opened
+        sums = [_sums_in(reply) for reply, _ in accepted.values()] if opened is None else [opened.arrays]
+        return settings.solve(list(accepted), sums)
     messages = [reply for reply, _ in exchange.accepted.values()]
     if exchange.opened is not None:
         messages = [_as_one_message(messages, exchange.opened.arrays)]

@@ -53,7 +53,7 @@ class ReplyCollector:
     """Sender of messages to some clients that keeps the replies which pass all checks.
 
     A client without a node is not asked. `model` holds the tensors that are sent, in order. Accepted replies hold
-    float32 tensors, also where updates come rounded, or `num_words` masked words. `server_round` is for those who
+    float32 tensors, also where updates come rounded, or `num_bytes` of masked words. `server_round` is for those who
     watch, 0 outside of rounds. `received` has the bytes of each reply as it came, by name.
     """
 
@@ -62,7 +62,7 @@ class ReplyCollector:
         channel: Channel,
         clients: Mapping[str, EnrolledClient],
         model: Arrays,
-        num_words: int | None = None,
+        num_bytes: int | None = None,
         *,
         server_round: int = 0,
     ) -> None:
@@ -72,7 +72,7 @@ class ReplyCollector:
         self._channel = channel
         self._model, self._server_round = model, server_round
         shapes = {key: array.shape for key, array in model.items()}
-        self._shapes = shapes if num_words is None else {WORDS: (num_words,)}
+        self._shapes = shapes if num_bytes is None else {WORDS: (num_bytes,)}
         self.received: dict[str, int] = {}
 
     def replies(self, messages: Sequence[Message]) -> tuple[AcceptedReplies, dict[str, str]]:

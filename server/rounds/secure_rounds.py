@@ -32,7 +32,7 @@ class OpenedSum:
     """The opened sum of a round.
 
     Attributes:
-        arrays: The survivors' weighted average model; empty for the closing evaluation.
+        arrays: The survivors' weighted average model, or their sums over features; empty for the closing evaluation.
         evaluation: Their summed counts; None where none leave.
         survivors: Names of the clients in the sum.
         failures: Failure codes of clients that did not help to open it.
@@ -64,9 +64,10 @@ class SecureRounds:
         present = self.session.present
         return {name: client if name in present else replace(client, node_id=None) for name, client in clients.items()}
 
-    def num_words(self, server_round: int | None) -> int:
-        """Return the length of a vector, the closing one where the round is None."""
-        return self.session.setup.terms.lengths[self._number(server_round) - 1]
+    def num_bytes(self, server_round: int | None) -> int:
+        """Return the bytes of a packed vector, the closing one for None."""
+        terms = self.session.setup.terms
+        return terms.lengths[self._number(server_round) - 1] * terms.ring.num_bytes
 
     def _number(self, server_round: int | None) -> int:
         return self.num_rounds + 1 if server_round is None else server_round
@@ -86,12 +87,13 @@ class SecureRounds:
         Then nothing is learnt of any client, and the round is over. The closing evaluation has no round. `asked` is
         the content of the round's message, `incoming` the model in it.
         """
-        words, index_of = self.session.words, self.session.roster.index_of
+        words, index_of, ring = self.session.words, self.session.roster.index_of, self.session.setup.terms.ring
         opening = _Opening(self, channel, clients)
         try:
             summed = RoundSum(self.session.setup, self._number(server_round), context_of(asked, self.settings))
             for name, (reply, _) in accepted.items():
-                summed.add_words(index_of(name), reply.content.array_records[ARRAYS][WORDS].numpy())
+                packed = reply.content.array_records[ARRAYS][WORDS].numpy()
+                summed.add_words(index_of(name), ring.unpacked(packed))
             vector = opening.ask(summed)
             counts = words.summed_counts(vector, len(accepted), server_round=server_round)
         except BractError as error:
@@ -102,6 +104,8 @@ class SecureRounds:
         if server_round is not None and self.steps is not None:
             units = sum(words.sizes[name] for name in survivors)
             arrays = self.steps.step(incoming, words.part_of_sum(vector), words.gradient_scale, num_units=units)
+        elif server_round is not None and words.releases.statistics is not None:
+            arrays = words.summed_statistics(vector)
         elif server_round is not None:
             update = words.average_update(vector, survivors)
             arrays = {name: (before + update[name]).astype(np.float32) for name, before in incoming.items()}

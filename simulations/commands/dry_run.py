@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from common.data.sources.registry import OpenSource, open_source
 from common.inference.earlier_model import with_earlier_model
 from common.messages.fields import Releases
 from common.messages.rounded_update import update_bytes
+from common.messages.secure_words import SecureWords
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
@@ -88,6 +89,7 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
         network = feature_network(config.model, config.backbone_spec)
         pass_seconds = backbone_seconds(network, backbone, entries, shape=shape, device=config.system.device)
     plans: dict[str, PrivacyPlan] = {}
+    units = sizes
     if config.is_local_dp:
         units = sizes_of(unit=config.privacy.unit)[0]
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
@@ -107,7 +109,7 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
         "classes": list(entries.classes),
         "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
-        "model": _model(trainer, arrays),
+        "model": _model(trainer, arrays, units.tolist(), plans.get("largest")),
         "plan": {which: _facts_of(plan) for which, plan in plans.items()} or None,
         "seconds": {
             "backbone_pass_if_not_cached": pass_seconds,
@@ -141,13 +143,19 @@ def _rate(plan: Mapping[str, Any]) -> str:
     return "" if plan["learning_rate"] is None else f" of learning rate {plan['learning_rate']:g}"
 
 
-def _model(trainer: Trainer, arrays: Arrays) -> dict[str, Any]:
+def _model(trainer: Trainer, arrays: Arrays, sizes: Sequence[int], plan: PrivacyPlan | None) -> dict[str, Any]:
+    config, releases = trainer.config, Releases.of(trainer.config)
     travelling = {name: array.shape for name, array in arrays.items() if name not in trainer.personal}
+    sent = update_bytes(travelling, releases)
+    if releases.secure:
+        named = {str(number): size for number, size in enumerate(sizes)}
+        words = SecureWords(travelling, len(trainer.classes), releases, named, config.num_clients, plan)
+        sent = words.num_bytes(config.num_rounds)
     return {
         "tensors": len(arrays),
         "trained_parameters": int(sum(array.size for array in arrays.values())),
-        "bytes_a_client_and_round": update_bytes(travelling, Releases.of(trainer.config)),
-        "tuning": trainer.config.tuning,
+        "bytes_a_client_and_round": sent,
+        "tuning": config.tuning,
     }
 
 

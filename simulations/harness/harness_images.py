@@ -124,7 +124,7 @@ class Images:
             faults=(),
         )
         # Plain arrays are indexed like stored ones.
-        prepared = Prepared(cast(StoredRows, self.inputs), scan, seconds=0.0, key="bench")
+        prepared = Prepared(scan, "bench", inputs=cast(StoredRows, self.inputs), seconds=0.0)
         sizes = np.array([num_units])
         everything = Partition(np.zeros(count, dtype=np.int32), self.held_out, sizes, sizes, images_unused=0)
         subgroups = np.arange(count) % num_subgroups if num_subgroups else None

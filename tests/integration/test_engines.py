@@ -31,10 +31,6 @@ def model_bytes(folder: Path) -> list[bytes]:
     return [(folder / "model" / name).read_bytes() for name in ("model.safetensors", "card.json")]
 
 
-def interrupt_by_default() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def wait_for_rounds(process: "subprocess.Popen[str]", folder: Path, wanted: int) -> None:
     file = folder / "rounds.jsonl"
     while not file.is_file() or len(file.read_text().splitlines()) < wanted:
@@ -87,9 +83,7 @@ def test_ray_under_dp_states_the_same_epsilon(tmp_path: Path, digits: Prepared) 
 def test_ctrl_c_keeps_complete_rounds_and_says_so(tmp_path: Path, digits: Prepared, engine: str) -> None:
     command = [*BRACT, "--engine", engine, "--out", str(tmp_path / "run"), "--set", "num-rounds=400"]
     command += ["--set", "privacy.noise-multiplier=8"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=interrupt_by_default
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_rounds(process, tmp_path / "run", 2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)

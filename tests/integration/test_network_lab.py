@@ -1,12 +1,14 @@
 """The bed of separate machines: it does what its faults say, sees what crosses, and leaves nothing behind."""
 
+import contextlib
 import os
 import signal
+import ssl
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.network.namespaces import left_behind, remove_left_behind, started_at
 from tests.support.network.network_lab import Bed, Machine, Program, machines, needs, wait_until
+from tests.support.network.tls_decryption import decrypted, read_keys
 from tests.support.network.wire_capture import WireError, check_tls, check_wire
 from tests.support.paths import ROOT
 
@@ -268,6 +271,34 @@ def test_what_is_no_tls_record_is_found_wherever_it_stands() -> None:
     ):
         with pytest.raises(WireError):
             check_tls(wrong, "a")
+
+
+def test_what_a_client_said_is_read_with_its_keys(tmp_path: Path) -> None:
+    pem, keys = certificate(tmp_path / "server.pem"), tmp_path / "keys.txt"
+    server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=str(pem))
+    server_side.load_cert_chain(pem)
+    client_side.keylog_filename = str(keys)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_side.wrap_bio(down, up, server_hostname="10.77.0.1")
+    server, sent = server_side.wrap_bio(up_again := ssl.MemoryBIO(), down, server_side=True), bytearray()
+
+    def exchange(step: Callable[[], object]) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            step()
+        piece = up.read()
+        sent.extend(piece)
+        up_again.write(piece)
+
+    for step in (client.do_handshake, server.do_handshake, client.do_handshake, server.do_handshake):
+        exchange(step)
+    for text in (b"patient-4711" * 3000, b"the end"):
+        exchange(lambda text=text: client.write(text))  # type: ignore[misc]
+
+    assert b"patient" not in sent
+    assert decrypted(bytes(sent), read_keys(keys)) == b"patient-4711" * 3000 + b"the end"
+    assert decrypted(bytes(sent[:-3]), read_keys(keys)) == b"patient-4711" * 3000
+    with pytest.raises(WireError, match="were not written down"):
+        decrypted(bytes(sent), {})
 
 
 def test_what_a_killed_test_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How long a round takes with five real clients, against Flower's own app that does nothing, on the same runtime."""
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from client.secure.roster_file import policy_lines, read_roster
 from common.config.loading import Scalar
 from tests.support.network.federation import environment, free_port, process, wait_for
 from tests.support.network.tls_superlink import free_address, secure_link, write_certificates
@@ -61,6 +64,7 @@ MODES: dict[str, dict[str, Scalar]] = {
     "mlp head, dp-sgd": {"model.head": "mlp", "num-rounds": 4},
     "full cnn, dp-sgd": {"model.backbone": "cnn", "num-rounds": 4},
 }
+SECURE: dict[str, Scalar] = {"privacy.aggregation": "secure", "round-retries": 0}
 
 
 @dataclass
@@ -69,6 +73,11 @@ class Bed:
 
     home: Path
     address: str
+
+    def processor_seconds(self) -> float:
+        """Seconds of processor time of all processes of this test so far, those that have ended included."""
+        own = psutil.Process()
+        return sum(sum(each.cpu_times()[:4]) for each in (own, *own.children(recursive=True)))
 
     def flower(self, out: Path) -> list[float]:
         """Seconds of each round of Flower's app."""
@@ -119,29 +128,40 @@ def flower_bed(home: Path) -> Iterator[Bed]:
 def bract_bed(home: Path) -> Iterator[Bed]:
     env, port = environment(home), free_port()
 
-    def bract(*words: object, **more: str) -> None:
-        subprocess.run([*BRACT, *map(str, words)], env=env | more, check=True, capture_output=True, timeout=300)
+    def bract(*words: object, **more: str) -> str:
+        command, place = [*BRACT, *map(str, words)], env | more
+        return subprocess.run(command, env=place, check=True, capture_output=True, timeout=300, text=True).stdout
 
     parts = home.parent / "parts"
     bract("data", "partition", "digits", "--clients", CLIENTS, "--out", parts)
     bract("server", "init", home, "--name", "127.0.0.1", "--port", port)
+    folders = [home.parent / f"ward-{number}" for number in range(CLIENTS)]
+    owns = [{"BRACT_HOME": str(home.parent / f"home-{number}")} for number in range(CLIENTS)]
     with ExitStack() as stack:
         stack.enter_context(process([*BRACT, "server", "start", str(home)], home / "server.log", env))
         wait_for(f"127.0.0.1:{port}")
-        for number in range(CLIENTS):
-            folder, own = home.parent / f"ward-{number}", {"BRACT_HOME": str(home.parent / f"home-{number}")}
+        for number, (folder, own) in enumerate(zip(folders, owns, strict=True)):
             settings = ["--server", f"127.0.0.1:{port}", "--authority", home / "ca.pem"]
             bract("client", "init", folder, "--data", parts / f"client-{number:05d}", *settings, **own)
-            loosen(folder / "policy.toml")
             bract("server", "admit", folder / "node.pub", "--server", home)
+        roster = home.parent / "roster.txt"
+        roster.write_text(
+            "".join(bract("client", "identity", folder, **own) for folder, own in zip(folders, owns, strict=True))
+        )
+        for folder, own in zip(folders, owns, strict=True):
+            bract("client", "roster", folder, roster, **own)
+            loosen(folder / "policy.toml", roster)
             start = [*BRACT, "client", "start", str(folder)]
-            stack.enter_context(process(start, home.parent / f"ward-{number}.log", env | own))
+            stack.enter_context(process(start, folder.with_suffix(".log"), env | own))
         yield Bed(home, f"127.0.0.1:{port}")
 
 
-def loosen(policy: Path) -> None:
+def loosen(policy: Path, roster: Path) -> None:
     """So many runs over one set of images are for measuring only."""
-    text = policy.read_text().replace("max-epsilon = 8.0", "max-epsilon = 1e6")
+    text = re.sub(r"(?m)^(aggregations|roster) = .*\n", "", policy.read_text())
+    text = "\n".join([*policy_lines(read_roster(roster)), text])
+    text = text.replace("accept-honest-shares = false", "accept-honest-shares = true")
+    text = text.replace("max-epsilon = 8.0", "max-epsilon = 1e6")
     text = text.replace('mechanisms = ["dp-sgd"]', 'mechanisms = ["dp-sgd", "none"]')
     policy.write_text(text.replace('metrics = ["none", "private"]', 'metrics = ["none", "private", "exact"]'))
 
@@ -169,3 +189,32 @@ def test_a_round_takes_at_most_a_third_longer_than_flowers_app_that_does_nothing
         sys.stdout.write("\n" + "\n".join([shown("Flower, nothing", theirs), *(shown(*item) for item in ours.items())]))
     ratio = statistics.median(ours["head, dp-sgd"]) / statistics.median(theirs)
     assert ratio <= 1.3, ratio
+
+
+def test_a_secure_round_takes_at_most_two_and_a_half_times_a_plain_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Set-up apart. Runs with and without take turns, so that both find the machine as busy."""
+    modes = [(name, more) for name in list(MODES)[:2] for more in ({}, SECURE)]
+    seconds: dict[str, list[float]] = {}
+    processor: dict[str, list[float]] = {}
+    with bract_bed(tmp_path / "bract") as bed:
+        bed.bract(tmp_path / "warm", {})
+        for repeat in range(REPEATS):
+            for place, (name, more) in enumerate(modes):
+                label, before = name + (", secure" if more else ""), bed.processor_seconds()
+                taken = bed.bract(tmp_path / f"{repeat}-{place}", MODES[name] | more)[1:]
+                seconds.setdefault(label, []).extend(taken)
+                processor.setdefault(label, []).append(bed.processor_seconds() - before)
+
+    ratios = {
+        name: statistics.median(seconds[f"{name}, secure"]) / statistics.median(seconds[name]) for name, more in modes
+    }
+    with capsys.disabled():
+        lines = [shown(*item) for item in seconds.items()]
+        lines += [
+            f"{label:>20}: {statistics.median(each):6.1f} s of processor a run" for label, each in processor.items()
+        ]
+        lines += [f"{name:>20}: {ratio:.2f} x with secure sums" for name, ratio in ratios.items()]
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
+    assert max(ratios.values()) <= 2.5, ratios

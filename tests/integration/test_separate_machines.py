@@ -1,18 +1,24 @@
 """A server and five clients on machines of their own: one model, nothing readable on the wire, no stranger let in."""
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from server.audit.audit import audit_run
 from tests.support.network.federation_machines import CLASSES, PORT, ClientSide, ServerSide, make_clients, one_manifest
 from tests.support.network.network_lab import BRACT, Bed, Program, machines, needs, wait_until
+from tests.support.network.secure_wards import Ward, exchange_roster, sent_by
 from tests.support.network.wire_capture import check_wire, middle_of
+from tests.support.secagg.words_that_leave import check_masked, check_uniform
 
 pytestmark = pytest.mark.slow
 # As a simulation calls its clients, so that both draw the same batches.
@@ -39,6 +45,8 @@ class Federation:
     parts: Path
     wire: Path
     run: Path
+    secure: Path
+    wards: Sequence[Ward]
     simulation: Path
 
 
@@ -47,6 +55,26 @@ def simulate(bed: Bed, parts: Path, out: Path) -> Program:
     own = SETTINGS | {"data.source": one_manifest(parts, NAMES), "data.partitioner": "natural"}
     words = [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
     return bed["researcher"].popen([*BRACT, "simulate", "--quiet", "--out", out, *words])
+
+
+def secure_run(server: ServerSide, clients: Sequence[ClientSide], roster: Path) -> list[Ward]:
+    """A run with noise in shares, in which the third client's process is killed while it helps to open the first sum.
+
+    Each other stage is in `test_secure_kills`.
+    """
+    exchange_roster(clients, roster)
+    for client in clients:
+        client.policy(mechanisms='["none", "dp-sgd"]', metrics='["none", "exact"]', accept_honest_shares="true")
+    run = server.machine.folder / "secure"
+    wards = [Ward.before(client, run) for client in clients]
+    own = {key: SETTINGS[key] for key in ("data.classes", "data.image-size", "num-rounds")}
+    more = {"privacy.aggregation": "secure", "privacy.metrics": "none", "num-clients": 5, "round-retries": 0}
+    program = server.run(run, own | more)
+    watched = [program, wards[2].program]
+    task = wards[2].stop_task_when("query.unmask", lambda ward: ward.opened(1), seconds=400, programs=watched)
+    os.kill(task, signal.SIGKILL)
+    assert program.wait(seconds=240) == 0, program.text()
+    return wards
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +99,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         run = server.machine.folder / "run"
         program = server.run(run, SETTINGS)
         assert program.wait(seconds=240) == 0, "\n".join([program.text(), *(client.tail() for client in clients)])
+        wards = secure_run(server, clients, root / "roster.txt")
         bed.end_capture(capture)
         assert simulating.wait(seconds=120) == 0, simulating.text()
-        yield Federation(bed, server, clients, parts, wire, run, simulation)
+        yield Federation(bed, server, clients, parts, wire, run, wards[0].run, wards, simulation)
 
 
 def test_separate_machines_give_the_simulations_model_to_the_bit(federation: Federation) -> None:
@@ -105,7 +134,7 @@ def test_the_server_was_not_told_how_long_clients_computed(federation: Federatio
     with closing(sqlite3.connect(federation.server.folder / "superlink.sqlite")) as database:
         told = [runtime for (runtime,) in database.execute("SELECT clientapp_runtime FROM run")]
 
-    assert told == [0.0]
+    assert told == [0.0, 0.0]
 
 
 def ended(client: ClientSide) -> str:
@@ -169,6 +198,37 @@ def test_a_run_without_a_class_list_is_refused_before_any_client_is_asked(federa
     assert program.wait(seconds=60) != 0
     assert "data.classes must name the classes" in program.text()
     assert not run.exists()
+
+
+def test_a_client_killed_while_it_helps_to_open_a_secure_sum_is_replaced_by_the_others(federation: Federation) -> None:
+    run, wards = federation.secure, federation.wards
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+
+    # Its words had left, so they are in the sum. The client itself goes on with a new process.
+    found = [(line["clients"], line.get("lost_after", {})) for line in lines]
+    assert found == [(5, {wards[2].name: "INTERNAL"}), (5, {})]
+    for ward in wards:
+        assert ward.charged("reserve") == ward.charged("commit") == [1, 2]
+        assert [note for note in ward.notes if "opened" in note] == [f"secure sum: opened round {n}" for n in (1, 2)]
+        assert not ward.secrets
+    assert audit_run(run).remarks.doubts == []
+
+
+def test_masked_words_on_the_wire_are_uniform_and_plain_updates_are_not(federation: Federation) -> None:
+    """Read from the captured wire with the keys that the clients have written down."""
+    found = sent_by(federation.wire, (federation.server.machine.address, PORT), federation.clients)
+
+    words = [vector for sent in found.values() for vector in sent.words]
+    masked = [vector for vector in words if vector.dtype == np.uint64]
+    assert len(masked) == 5 * 2
+    check_masked(masked)
+    # The run before, without secure sums, crossed the same wire.
+    plain = [vector for vector in words if vector.dtype != np.uint64 and vector.nbytes > 1280]
+    assert len(plain) >= 5 * 2
+    with pytest.raises(AssertionError, match="not uniform"):
+        check_uniform(plain[0].ravel())
+    keys = [key for sent in found.values() for key in sent.keys]
+    assert len(keys) == len(set(keys)) == 5 * (1 + 2)
 
 
 def test_clients_with_other_weights_another_pin_or_other_classes_are_left_out(federation: Federation) -> None:

@@ -4,6 +4,7 @@ from functools import partial
 
 import common.data.scan as scanning
 from common.data import preprocessing
+from common.data.inputs import input_format
 from common.data.partitioning import assignment
 from common.data.sources import base_source
 from common.ledger import image_index
@@ -23,7 +24,7 @@ from tests.common.system import test_content_store as stores
 from tests.mutants.faults import every_case, planted
 from tests.support.ledger.builders import KEYS, holding
 
-_FEATURES, _FACTS = preprocessing._features, inputs.test_feature_key_changes_with_every_fact_about_the_backbone
+_FEATURES, _FACTS = input_format.features_format, inputs.test_feature_key_changes_with_every_fact_about_the_backbone
 planted(
     _FACTS,
     _FEATURES,
@@ -53,7 +54,7 @@ planted(
 _PIXELS = inputs.test_pixel_key_changes_with_side_channels_interpolation_and_format
 planted(
     _PIXELS,
-    preprocessing._pixels,
+    input_format.pixels_format,
     {
         "a pixel key without the side": ('"pixels", side, ', '"pixels", '),
         "a pixel key without the channels": ("side, channels, inter", "side, inter"),
@@ -62,7 +63,7 @@ planted(
 )
 planted(
     _PIXELS,
-    preprocessing._key,
+    input_format._key,
     {
         "a key whose parts run together": ("repr(list(parts))", '"".join(map(str, parts))'),
     },
@@ -71,7 +72,7 @@ planted(
 _PREPARED = inputs.test_prepared_key_changes_with_the_content_and_the_class_list
 planted(
     _PREPARED,
-    preprocessing.prepare,
+    preprocessing.content_key,
     {
         "a content key without the class list": ("\\x1f{scan.classes}", ""),
         "a content key without the content": ("{scan.fingerprint}\\x1f", ""),
@@ -164,7 +165,7 @@ planted(
     partitions.test_deal_is_computed_anew_for_other_content,
     _PARTITION,
     {
-        "a partition of other content": ("[prepared.key, hash", "[hash"),
+        "a partition of other content": ("[scanned.key, hash", "[hash"),
     },
 )
 planted(

@@ -53,7 +53,7 @@ def a_joined_client_refuses_no_folder(tmp_path: Path, own_home: Path, make_confi
 
 planted(
     a_joined_client_refuses_no_folder,
-    preprocessing.prepare,
+    preprocessing.Preparation._scan,
     {"a folder that a joined client refuses": ("open_joined if shows_nothing else open_source", "open_source")},
 )
 _OWN = a_run_says_nothing_about_a_clients_place

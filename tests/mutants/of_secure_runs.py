@@ -4,12 +4,16 @@ from functools import partial
 
 from client.guard import Guard
 from client.secure import party, roster_file
+from client.secure.exchange import MaskedReply
 from common.ledger import identity_key
 from common.ledger.transactions import LedgerSession
 from common.messages import secure_messages
 from common.messages.secure_words import SecureWords
+from common.secagg.protocol.client import ClientState
 from tests.client import test_guard as guards
 from tests.client import test_roster as rosters
+from tests.client.secure import test_exchange as exchanges
+from tests.client.secure import test_words_that_leave as leaving
 from tests.common.ledger import test_secure_markers as markers
 from tests.common.messages import test_secure_words as words
 from tests.mutants.faults import every_case, planted
@@ -18,13 +22,27 @@ _SUM = every_case(words.test_a_sum_is_the_average_by_declared_sizes_within_the_g
 planted(
     _SUM,
     SecureWords.encode_update,
-    {"an update that no size weighs": ("* (self.sizes[name] / sum(self.sizes.values()))", "* 1.0")},
+    {"an update that no size weighs": ("* float(self._share(name))", "* 1.0")},
 )
-planted(_SUM, SecureWords.average_update, {"an average over clients that are gone": (") / share", ") / 1.0")})
+planted(
+    _SUM,
+    SecureWords.average_update,
+    {"an average over clients that are gone": (") / float(self._share(*survivors))", ") / 1.0")},
+)
 planted(
     partial(words.test_an_update_that_does_not_fit_is_refused_and_never_shortened, value=float("nan")),
     SecureWords.encode_update,
     {"an update that diverged and is summed as zero": ("if not norm <= LONGEST_UPDATE:", "if norm > LONGEST_UPDATE:")},
+)
+planted(
+    words.test_counts_whose_sum_could_wrap_are_refused,
+    SecureWords._words,
+    {"counts whose sum leaves the ring": (" // self.num_clients", "")},
+)
+planted(
+    partial(words.test_updates_and_losses_at_their_bounds_do_not_wrap, sizes={"a": 1000, "b": 1, "c": 999}),
+    SecureWords._point,
+    {"updates that each fill the ring": ("whole if name is None else whole.part(self._share(name))", "whole")},
 )
 planted(
     words.test_counts_of_another_round_are_refused,
@@ -37,7 +55,7 @@ for changed, right in (
 ):
     planted(
         partial(words.test_terms_name_all_that_decides_the_encoding, changed=changed),
-        SecureWords.terms,
+        SecureWords._digest,
         {f"keys that are not bound to the {changed}": (right, "")},
     )
 planted(
@@ -49,6 +67,22 @@ planted(
     ),
     secure_messages.context_of,
     {"masks that cancel under any settings": ("json.dumps(agreed, sort_keys=True).encode()", "b''")},
+)
+planted(
+    exchanges.test_a_round_that_is_masked_again_has_fresh_noise,
+    MaskedReply.gradient,
+    {
+        "the same noise under fresh masks when a round is tried again": (
+            "streams.for_training().noise",
+            "__import__('types').SimpleNamespace(random_bytes="
+            "lambda size: __import__('hashlib').shake_256(bytes([server_round])).digest(size))",
+        )
+    },
+)
+planted(
+    leaving.test_words_are_uniform_and_no_mask_and_no_key_comes_twice,
+    ClientState.mask,
+    {"words without their masks": ("return total", "return words")},
 )
 planted(
     markers.test_another_question_for_the_same_round_is_refused_and_not_computed,

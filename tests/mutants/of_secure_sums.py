@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from common.secagg.primitives import keys, masks, shamir
+from common.secagg.primitives import fixed_point, keys, masks, shamir
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring
 from common.secagg.protocol import blinding, client, messages, pair_masks, topology
@@ -20,6 +20,8 @@ from tests.common.secagg.primitives import test_fixed_point as numbers
 from tests.common.secagg.primitives import test_shamir as sharing
 from tests.common.secagg.protocol import test_client_state as states
 from tests.common.secagg.protocol import test_malicious_server as lies
+from tests.common.secagg.protocol import test_roster as rosters
+from tests.common.secagg.protocol import test_survivor_sets as sets
 from tests.common.secagg.protocol import test_topology as graphs
 from tests.common.secagg.protocol import test_whole_rounds as rounds
 from tests.mutants.faults import Check, planted, planted_value
@@ -99,14 +101,14 @@ planted(
     ClientState.to_bytes,
     {"a survivor set that is forgotten by a restart": ("in self._answered.items()", "in ()")},
 )
-_MIXING = lies.test_answers_to_different_survivor_sets_cannot_be_mixed
+_MIXING = sets.test_answers_to_different_survivor_sets_cannot_be_mixed
 planted(
     _MIXING,
     UnmaskRequest.digest,
     {"blinding that is not bound to the survivors": ("self.survivor_digest(terms), *", "*")},
 )
 planted(
-    lies.test_many_questions_about_one_set_do_not_show_a_members_share,
+    sets.test_many_questions_about_one_set_do_not_show_a_members_share,
     UnmaskRequest.digest,
     {"blinding that is not bound to the responders": (", *self.responders", "")},
 )
@@ -193,13 +195,43 @@ planted(
         )
     },
 )
-planted(
-    states.test_a_refused_step_changes_nothing,
-    ClientState.is_untouched,
-    {"another attempt after a masked round": ("self.next_round == 1", "True")},
-)
 
 # Masks.
+planted(
+    partial(states.test_masked_words_are_uniform, bits=40),
+    ClientState.mask,
+    {"words that leave the ring": ("self.terms.ring.reduced(total)", "total")},
+)
+planted(
+    partial(rounds.test_the_sum_is_exact_in_each_ring, bits=48),
+    RoundSum.finish,
+    {"a sum that is opened beyond its ring": ("self._setup.terms.ring.reduced(total)", "total")},
+)
+planted(
+    partial(numbers.test_words_of_a_ring_add_up_modulo_its_size_and_travel_in_its_bytes, bits=40),
+    Ring.packed,
+    {"words that travel with the bits above the ring": ("[:, : self.num_bytes]", "[:, -self.num_bytes :]")},
+)
+planted(
+    numbers.test_a_ring_has_whole_bytes_and_its_words_stay_inside,
+    Ring.checked,
+    {"words beyond the ring that are masked": ("if int(words.max(initial=0)) >> self.word_bits:", "if False:")},
+)
+planted(
+    numbers.test_parts_of_a_bound_fit_together_and_no_part_exceeds_its_share,
+    FixedPoint.part,
+    {
+        "a part that is the whole": (
+            "replace(self, largest=math.floor(self.largest * share), largest_squares=squares)",
+            "self",
+        )
+    },
+)
+planted(
+    partial(numbers.test_squares_are_summed_exactly, most=2**43, chunk_size=7),
+    fixed_point._sum_of_squares,
+    {"a norm without its mixed terms": (" + (low != high)", "")},
+)
 planted(
     partial(states.test_masked_words_are_uniform, bits=32),
     masks.mask_words,
@@ -221,7 +253,7 @@ planted(
     {"masks of a pair that do not cancel": ("1 if index < other else -1", "1")},
 )
 planted(
-    lies.test_survivors_that_show_a_part_of_the_sum_are_refused,
+    sets.test_survivors_that_show_a_part_of_the_sum_are_refused,
     ClientState._check_survivors,
     {"survivors that nobody looks at": ("if not topology.hides(set(request.survivors)):", "if False:")},
 )
@@ -246,7 +278,7 @@ planted(
     {"a roster of the server's own": ("roster.digest != self.roster or", "")},
 )
 planted(
-    lies.test_a_roster_has_every_key_once,
+    rosters.test_a_roster_has_every_key_once,
     Roster.of,
     {"one holder with two seats": ("len(set(keys)) != len(keys) or", "")},
 )
@@ -316,7 +348,7 @@ planted(
     },
 )
 planted(
-    lies.test_an_identity_must_be_that_of_the_name,
+    rosters.test_an_identity_must_be_that_of_the_name,
     ClientState.begin,
     {"a name with another's key": ("if roster.keys[index] != identity.public_key:", "if False:")},
 )

@@ -7,7 +7,6 @@ from functools import partial
 
 from common.config.schema import RunConfig
 from common.ledger import budget
-from common.messages import secure_words
 from common.messages.secure_words import SecureWords
 from common.privacy import accounting, events, noise_error
 from common.privacy.counts.counts_plan import CountsPlan
@@ -140,9 +139,15 @@ planted(
     partial(
         runs.test_an_opened_sum_does_not_say_how_many_clients_had_a_negative_value,
         parts=(4, -1, -2, -1, 0),
+        bits=56,
     ),
-    secure_words._in_ring,
-    {"words that are shorter than the ring": ("replace(scale, bits=WORD_BITS)", "scale")},
+    SecureWords._in_ring,
+    {"words that are shorter than the ring": ("replace(scale, bits=self.ring.word_bits)", "scale")},
+)
+planted(
+    runs.test_the_ring_holds_each_sum_of_a_run,
+    SecureWords.ring,
+    {"a ring that is too small for counts": (", *(scale.bits for scale in counts)", "")},
 )
 planted(
     steps.test_the_server_divides_by_declared_units_of_the_survivors_and_keeps_its_momentum,

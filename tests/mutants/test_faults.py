@@ -32,6 +32,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_resumes,
     of_rounding,
     of_secure_runs,
+    of_secure_statistics,
     of_secure_sums,
     of_shares,
     of_statistics,

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 
 from client.secure.secrets_file import SecretsFile
 from common.ledger.audit.read_only import open_read_only
 from common.ledger.transactions import LedgerSession
 from server import federation
-from tests.server.test_secure_federation import Probe, kind_of, other_model, secure_round
 from tests.support.clients.own_clients import code
 from tests.support.clients.secure_clients import POLICY, homes_of, secure_clients, secure_config
 from tests.support.server.failing_federation import FailingGrid, charged, lines, round_of
+from tests.support.server.secure_probes import Probe, copy_of, kind_of, other_model, secure_round
 
 PRIVATE = POLICY.replace('["full"]', '["head"]') + "accept-honest-shares = true\n"
 SETTINGS: dict[str, Any] = {
@@ -99,3 +99,53 @@ def test_a_round_is_charged_once_wherever_a_client_is_killed(tmp_path: Path, mon
         assert Counter((entry.kind, entry.event["round"]) for entry in entries) == Counter(
             (kind, server_round) for kind in ("reserve", "commit") for server_round in (1, 2, 3)
         )
+
+
+class AskedAgain(Probe):
+    """Client 0 is asked for its sums again when the others open them, and for those of a second round."""
+
+    def __init__(self) -> None:
+        super().__init__(number=-1, kind="", in_round=0)
+        self.first: list[Message] = []
+        self.again: list[Message] = []
+
+    def __call__(self, number: int, message: Message) -> bool:
+        if kind_of(message) == "train" and number == 0:
+            self.first.append(message)
+        if kind_of(message) == "unmask" and not self.again:
+            self.grid._contexts.clear()
+            later = copy_of(self.first[0])
+            config = later.content.config_records["config"]
+            later.content["config"] = ConfigRecord(dict(config) | {"server-round": 2})
+            self.again += [self.ask(self.first[0]), self.ask(self.first[0])]
+            self.codes["a second round"] = code(self.ask(later))
+            self.codes["another model"] = code(self.ask(other_model(self.first[0])))
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", ["dp-statistics", "none"])
+def test_real_clients_sum_their_features_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str) -> None:
+    homes = homes_of(tmp_path, 5)
+    monkeypatch.setenv("BRACT_HOME", "")
+    policy = PRIVATE.replace('"dp-sgd"', '"dp-sgd", "dp-statistics"')
+    wards, output, probe, sent = (
+        secure_clients(tmp_path, homes, policy),
+        tmp_path / "run",
+        AskedAgain(),
+        list[Message](),
+    )
+    settings = SETTINGS | {"privacy__mechanism": mechanism, "training__method": "statistics"}
+    config = secure_config(output, **settings)
+    probe.grid = FailingGrid(wards, config, homes=homes, lost=probe)
+    probe.grid._observer = sent.append
+
+    state = federation.run_federation(probe.grid, config, lambda _: federation.RunContext())
+
+    assert (state.status, [line["clients"] for line in lines(output)]) == ("complete", [5])
+    left = [words_in(message) for message in sent if kind_of(message) == "train" and not message.has_error()]
+    assert len(set(left)) == 5
+    assert {words_in(message) for message in probe.again} <= set(left)
+    assert probe.codes == {"a second round": "MESSAGE", "another model": "POLICY"}
+    if mechanism != "none":
+        assert [charged(home, output) for home in homes] == [{f"ward-{number}": (1, 1)} for number in range(5)]

@@ -13,23 +13,23 @@ from common.errors import ConfigError
 from common.system.paths import cache_folder
 
 if TYPE_CHECKING:
-    from common.data.preprocessing import Prepared
+    from common.data.preprocessing import Scanned
     from common.data.scan import Scan
 
 FORMAT = 5  # raise it when the same settings would give another partition
 
 
-def load_or_make_partition(config: RunConfig, prepared: "Prepared") -> Partition:
+def load_or_make_partition(config: RunConfig, scanned: "Scanned") -> Partition:
     """Return a run's partition, read from the cache if it was made before.
 
     Raises:
         ConfigError: The batch is larger than all training images together.
         DataError: The images cannot be divided as the settings ask.
     """
-    scan, data, run = prepared.scan, config.data, (config.seed, config.num_clients)
+    scan, data, run = scanned.scan, config.data, (config.seed, config.num_clients)
     check_batch(config.training, scan.num_train)
     # Which files are usable belongs to the key: unusable images are never held out.
-    content = [prepared.key, hashlib.sha256(np.packbits(scan.usable).tobytes()).hexdigest()]
+    content = [scanned.key, hashlib.sha256(np.packbits(scan.usable).tobytes()).hexdigest()]
     settings = [data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client, data.size_skew]
     parts = (FORMAT, *run, settings, data.min_client_size, data.test_fraction, content)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

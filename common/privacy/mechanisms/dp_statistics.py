@@ -18,7 +18,6 @@ class DpStatistics(NoiseAtClient):
 
     name = "dp-statistics"
     methods = ("statistics",)
-    secure_sum = False
     sampling_method = "none: every unit counts once"
 
     def plan(self, constants: PublicConstants, num_units: int) -> PrivacyPlan:
@@ -41,4 +40,5 @@ class DpStatistics(NoiseAtClient):
             delta=constants.delta,
             sampler=CURRENT_SAMPLER,
             counts=counts_plan(constants),
+            noise_shares=constants.noise_shares,
         )

@@ -1,8 +1,9 @@
 """Fixed-point numbers whose sum over all clients cannot leave the ring."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from common.secagg.primitives.ring import Ring, Words
 from common.secagg.refusals import Refusal, SecureSumError
 
 _MOST_BITS = 900
+_LIMB_BITS, _CHUNK = 21, 1 << 20
+_LIMB = (1 << _LIMB_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class FixedPoint:
         ring: The words.
         scale_bits: Binary digits after the point, possibly negative.
         largest: Bound on the size of one client's value, in steps, without noise.
-        largest_squares: Bound on the sum of one client's squared values, in squared steps. None for counts.
+        largest_squares: Bound on the sum of one client's squared values, in squared steps.
         noise_bound: Bound on the size of one client's noise in one value, in steps.
         num_clients: Clients that may be in one sum.
 
@@ -36,7 +39,7 @@ class FixedPoint:
     ring: Ring
     scale_bits: int
     largest: int
-    largest_squares: int | None
+    largest_squares: int
     noise_bound: int
     num_clients: int
 
@@ -54,14 +57,18 @@ class FixedPoint:
         """An answer to whether the largest possible sum stays inside the ring."""
         return bool(self.num_clients * (self.largest + self.noise_bound) < 2 ** (self.ring.word_bits - 1))
 
-    @classmethod
-    def of_counts(cls, *, word_bits: int, num_clients: int, largest: int, noise_bound: int) -> "FixedPoint":
-        """Return the encoding of whole numbers between 0 and `largest`.
+    def part(self, share: Fraction) -> "FixedPoint":
+        """Return the encoding of one of several vectors that together have this bound.
+
+        Guarantee: the sum of any number of them lies inside the ring if their shares of the bound add up to at most 1.
 
         Raises:
-            SecureSumError: The sum could leave the ring.
+            SecureSumError: The share is not between 0 and 1.
         """
-        return cls(Ring(word_bits), 0, largest, None, noise_bound, num_clients)
+        if not 0 <= share <= 1:
+            raise SecureSumError(Refusal.RANGE)
+        squares = math.floor(self.largest_squares * share**2)
+        return replace(self, largest=math.floor(self.largest * share), largest_squares=squares)
 
     def encode(self, values: NDArray[np.float64], noise: NDArray[np.int64] | None = None) -> Words:
         """Return a clipped vector as words, with noise in whole steps added.
@@ -74,22 +81,9 @@ class FixedPoint:
             noise: Shape (d,), int64, in steps. None adds nothing.
 
         Raises:
-            SecureSumError: The encoding is one of counts, or the noise has the wrong shape or exceeds its bound.
+            SecureSumError: The noise has the wrong shape or exceeds its bound.
         """
-        if self.largest_squares is None:
-            raise SecureSumError(Refusal.RANGE)
-        return self._with_noise(self._clipped_steps(np.asarray(values, dtype=np.float64), self.largest_squares), noise)
-
-    def encode_counts(self, counts: NDArray[np.int64], noise: NDArray[np.int64] | None = None) -> Words:
-        """Return whole numbers as words, with whole noise added.
-
-        Raises:
-            SecureSumError: A count is negative or exceeds its bound, or the noise does.
-        """
-        counts = np.asarray(counts)
-        if counts.dtype.kind not in "iu" or np.any(counts < 0) or np.any(counts > self.largest):
-            raise SecureSumError(Refusal.RANGE)
-        return self._with_noise(counts.astype(np.int64), noise)
+        return self._with_noise(self._clipped_steps(np.asarray(values, dtype=np.float64)), noise)
 
     def decode(self, words: Words) -> NDArray[np.float64]:
         """Return a sum of encoded vectors as numbers, float64.
@@ -108,7 +102,8 @@ class FixedPoint:
             raise SecureSumError(Refusal.RANGE)
         return self.ring.words_of(steps + noise)
 
-    def _clipped_steps(self, values: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    def _clipped_steps(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        most = self.largest_squares
         if not np.all(np.isfinite(values)) or self.largest == 0:
             return np.zeros(values.shape, dtype=np.int64)
         peak = float(np.max(np.abs(values), initial=0.0))
@@ -132,7 +127,7 @@ def choose_scale(
         num_clients: Clients that may be in one sum.
         clipping_norm: Bound on the L2 norm of one client's vector, in its own units.
         noise_bound: Public bound on one client's noise in one value, in the same units.
-        word_bits: 32 or 64.
+        word_bits: Of the ring, 32 to 64.
         largest_step: Coarsest step that the caller accepts, in the same units.
 
     Raises:
@@ -164,6 +159,15 @@ def _floor_log2(number: Fraction) -> int:
     return guess if Fraction(2) ** guess <= number else guess - 1
 
 
-def _sum_of_squares(steps: NDArray[np.int64]) -> int:
-    """Return the exact sum of squares in whole numbers."""
-    return sum(value * value for value in steps.tolist())
+def _sum_of_squares(steps: NDArray[np.int64], chunk_size: int = _CHUNK) -> int:
+    """Return the exact sum of squares in whole numbers.
+
+    Each number is split into limbs of 21 bits. Products of these and their sums over a chunk fit into 64 bits.
+    """
+    total, size = 0, np.abs(steps)
+    for start in range(0, len(size), chunk_size):
+        chunk = size[start : start + chunk_size]
+        limbs = [chunk & _LIMB, chunk >> _LIMB_BITS & _LIMB, chunk >> 2 * _LIMB_BITS]
+        for low, high in combinations_with_replacement(range(len(limbs)), 2):
+            total += int(limbs[low] @ limbs[high]) << (low + high) * _LIMB_BITS + (low != high)
+    return total

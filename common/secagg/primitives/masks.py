@@ -20,8 +20,11 @@ def keystream(key: bytes, num_bytes: int) -> bytes:
 
 
 def mask_words(key: bytes, ring: Ring, length: int) -> Words:
-    """Return the mask of one key, uniform words of shape (length,)."""
-    return np.frombuffer(keystream(key, length * ring.word_bits // 8), dtype=ring.dtype)
+    """Return the mask of one key, uniform words of shape (length,).
+
+    They are not reduced to the ring. Their sums are, before they leave.
+    """
+    return np.frombuffer(keystream(key, length * ring.dtype.itemsize), dtype=ring.dtype)
 
 
 @lru_cache(maxsize=4)

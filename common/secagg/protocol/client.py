@@ -27,7 +27,7 @@ from common.secagg.protocol.terms import Terms
 from common.secagg.protocol.topology import Topology, topology_of
 from common.secagg.refusals import Refusal, SecureSumError
 
-_KIND = "secure sum client 1"
+_KIND = "secure sum client 2"
 
 
 class ClientState:
@@ -92,15 +92,6 @@ class ClientState:
     def awaits_boxes(self) -> bool:
         """An answer to whether sealed shares are needed before it can unmask."""
         return self.is_member and len(self._secrets.inbound) > 0
-
-    @property
-    def is_untouched(self) -> bool:
-        """An answer to whether no round has been masked or opened.
-
-        Only then may the client take part in another attempt. Otherwise a server could open one round's values twice,
-        with two sets of survivors.
-        """
-        return self.next_round == 1
 
     @property
     def next_round(self) -> int:
@@ -197,7 +188,8 @@ class ClientState:
         # A second vector under the same masks would give away the difference of the two.
         self._secrets.erase_own(round_number)
         self._secrets.erase_shares_before(round_number)
-        return total
+        # Words beyond the ring would show how many of a sum's values were negative.
+        return self.terms.ring.reduced(total)
 
     def unmask(self, request: UnmaskRequest) -> UnmaskReply:
         """Return this member's part in opening the sum over one survivor set.
@@ -283,7 +275,7 @@ class ClientState:
             state._present, state._view = tuple(header["present"]), bytes.fromhex(header["view"])
             state._answered = {int(number): bytes.fromhex(answer) for number, answer in header["answered"].items()}
         except (KeyError, TypeError, ValueError):
-            raise SecureSumError(Refusal.MALFORMED) from None
+            raise SecureSumError(Refusal.STORED) from None
         return state
 
 

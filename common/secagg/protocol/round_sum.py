@@ -98,7 +98,7 @@ class RoundSum:
             total -= self_mask(self._setup.terms, self._round, secrets[index])
         for index in sorted(set(secrets) - set(self._request.survivors)):
             self._remove_pair_masks(total, index, secrets[index])
-        return total
+        return self._setup.terms.ring.reduced(total)
 
     def _check_opened(self, secrets: Mapping[int, bytes]) -> None:
         """Refuse secrets that differ from what their owners announced."""

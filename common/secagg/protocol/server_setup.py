@@ -19,7 +19,7 @@ from common.secagg.protocol.terms import Terms
 from common.secagg.protocol.topology import Topology, topology_of
 from common.secagg.refusals import Refusal, SecureSumError
 
-_KIND = "secure sum server 1"
+_KIND = "secure sum server 2"
 # Nonce and tag of a sealed box.
 _OVERHEAD = 28
 
@@ -141,7 +141,7 @@ class ServerSetup:
             for dealer, members in header["boxes"].items():
                 setup.add_boxes(int(dealer), {member: next(boxes) for member in members})
         except (KeyError, TypeError, ValueError, StopIteration):
-            raise SecureSumError(Refusal.MALFORMED) from None
+            raise SecureSumError(Refusal.STORED) from None
         return setup
 
 

@@ -22,7 +22,7 @@ class Terms:
         num_honest: Honest clients whose words must be in every opened sum, at least 2. A sum over one honest client
             would be that client's own words.
         lengths: Words of each round's vector. Rounds are numbered from 1.
-        word_bits: 32 or 64.
+        word_bits: Of the ring, 32 to 64.
         plan: Digest of whatever else the clients have agreed on.
 
     Raises:

@@ -152,6 +152,9 @@ def test_a_group_pays_for_the_images_that_were_charged_one_by_one(client: OwnCli
     twice, once = planned_events(PLAN)["training"], planned_events(PLAN)["training"]
     assert groups.spent == spent_by([*once, *events_of_group(twice, 2)], delta=1e-5).pld
     assert (groups.units, groups.used_up, images.units) == (3, 1, 4)
+    shown = CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output
+    said = "Groups epsilon 4.217, used up: the group of images that has spent most, of 3"
+    assert said in " ".join(shown.split())
 
 
 def test_a_budget_that_is_used_up_is_said_first(client: OwnClient) -> None:
@@ -285,6 +288,7 @@ def test_every_field_that_may_leave_is_on_the_page(client: OwnClient) -> None:
         row.fields for row in leaving_under(policy.model_copy(update=only)) if row.reply != "agreement to a run, once"
     ]
     assert masked
+    assert any("sums over the features of the training images, and counts, under masks" in fields for fields in masked)
     assert not any("trained tensors" in fields or "answers" in fields for fields in masked)
     from client.status import leaving_fields
 

@@ -16,6 +16,7 @@ import pytest
 
 from common.config.schema import RunConfig
 from common.data import preprocessing, scan
+from common.data.inputs import input_format
 from common.data.preprocessing import prepare
 from common.data.sources import base_source
 from common.data.sources.base_source import ImageSource
@@ -46,10 +47,12 @@ NO_IMAGES: dict[str, Any] = {
 def test_feature_key_changes_with_every_fact_about_the_backbone(make_config: MakeConfig) -> None:
     model = make_config().model
 
-    keys = {field: preprocessing._features(replace(INFO, **{field: OTHER[field]}), model, "cpu").key for field in OTHER}
+    keys = {
+        field: input_format.features_format(replace(INFO, **{field: OTHER[field]}), model, "cpu").key for field in OTHER
+    }
 
     assert {field.name for field in fields(BackboneInfo)} == set(OTHER) | FOLLOWS, "a new fact belongs to the key, too"
-    assert len({*keys.values(), preprocessing._features(INFO, model, "cpu").key}) == 1 + len(OTHER)
+    assert len({*keys.values(), input_format.features_format(INFO, model, "cpu").key}) == 1 + len(OTHER)
 
 
 def test_feature_key_changes_with_backbone_head_device_and_format(
@@ -59,10 +62,10 @@ def test_feature_key_changes_with_backbone_head_device_and_format(
         make_config(settings).model for settings in ({}, {"model.head": "mlp"}, {"model.backbone": "timm:test_resnet"})
     ]
 
-    keys = [preprocessing._features(INFO, model, "cpu").key for model in models]
-    keys.append(preprocessing._features(INFO, models[0], "cuda").key)
-    monkeypatch.setattr(preprocessing, "FORMAT", preprocessing.FORMAT + 1)
-    keys.append(preprocessing._features(INFO, models[0], "cpu").key)
+    keys = [input_format.features_format(INFO, model, "cpu").key for model in models]
+    keys.append(input_format.features_format(INFO, models[0], "cuda").key)
+    monkeypatch.setattr(input_format, "FORMAT", input_format.FORMAT + 1)
+    keys.append(input_format.features_format(INFO, models[0], "cpu").key)
 
     assert len(set(keys)) == 5
 
@@ -71,9 +74,9 @@ def test_pixel_key_changes_with_side_channels_interpolation_and_format(monkeypat
     # 12 and 3 make the same digits as 1 and 23.
     wanted = [(12, 3, "bicubic"), (1, 23, "bicubic"), (12, 1, "bicubic"), (8, 3, "bicubic"), (12, 3, "bilinear")]
 
-    keys = [preprocessing._pixels(*parts).key for parts in wanted]
-    monkeypatch.setattr(preprocessing, "FORMAT", preprocessing.FORMAT + 1)
-    keys.append(preprocessing._pixels(*wanted[0]).key)
+    keys = [input_format.pixels_format(*parts).key for parts in wanted]
+    monkeypatch.setattr(input_format, "FORMAT", input_format.FORMAT + 1)
+    keys.append(input_format.pixels_format(*wanted[0]).key)
 
     assert len(set(keys)) == 6
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from common.messages.rounded_update import (
     round_update,
     update_bytes,
 )
+from common.models.linear_head import HEAD_WEIGHT
 from common.privacy.mechanisms.registry import MECHANISMS
 from common.randomness import public_stream
 
@@ -129,6 +131,14 @@ def test_shapes_and_bytes_follow_from_the_model_alone() -> None:
     assert leaving_shapes(SHAPES, ROUNDED) == {CODES: (557,), SCALES: (4,)}
     assert update_bytes(SHAPES, ROUNDED) == sum(array.nbytes for array in update.values()) == 557 + 4 * 4
     assert leaving_shapes({}, ROUNDED) == {name: array.shape for name, array in rounded({}, {}).items()}
+
+
+def test_sums_over_features_have_shapes_of_their_own_unless_they_are_under_masks() -> None:
+    head, sums = {HEAD_WEIGHT: (3, 12)}, Releases(statistics="second-moments")
+
+    assert leaving_shapes(head, sums) == {"second-moment": (78,), "class-sums": (3, 12)}
+    assert update_bytes(head, sums) == 8 * (78 + 36)
+    assert leaving_shapes({"words": (7,)}, replace(sums, secure=True)) == {"words": (7,)}
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])

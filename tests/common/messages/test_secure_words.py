@@ -43,12 +43,12 @@ def test_a_sum_is_the_average_by_declared_sizes_within_the_grid(survivors: str, 
         np.concatenate(
             [
                 OPEN.encode_update(updates[name], name),
-                OPEN.encode_counts(Evaluation(counted[name]), server_round=2),
+                OPEN.encode_counts(Evaluation(counted[name]), server_round=2, name=name),
             ]
         )
         for name in survivors
     ]
-    total = np.sum(vectors, axis=0, dtype=np.uint64)
+    total = OPEN.ring.reduced(np.sum(vectors, axis=0, dtype=np.uint64))
 
     weights = sum(SIZES[name] for name in survivors)
     # Each client's value is cut off at a step, and the sum is divided by the survivors' share.
@@ -64,8 +64,8 @@ def test_a_sum_is_the_average_by_declared_sizes_within_the_grid(survivors: str, 
     assert len(total) == OPEN.lengths(3)[1]
 
 
-def test_a_step_is_so_fine_that_no_float32_notices() -> None:
-    assert OPEN.point.step <= 2.0**-44
+def test_a_step_is_so_fine_that_float32_hardly_notices() -> None:
+    assert OPEN.point.step <= 2.0**-34
 
 
 def test_rounds_that_are_not_counted_hold_the_update_alone_and_the_closing_one_the_counts() -> None:
@@ -75,7 +75,7 @@ def test_rounds_that_are_not_counted_hold_the_update_alone_and_the_closing_one_t
     confusion = np.zeros((3, 3), dtype=np.int64)
     np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
 
-    closing = OPEN.encode_counts(Evaluation(Counts(confusion, 1.5), histograms=histograms), server_round=None)
+    closing = OPEN.encode_counts(Evaluation(Counts(confusion, 1.5), histograms=histograms), server_round=None, name="a")
     found = OPEN.summed_counts(closing, 1, server_round=None)
 
     assert OPEN.lengths(3) == (15, 15 + 10, 15, len(closing))
@@ -89,16 +89,53 @@ def test_rounds_that_are_not_counted_hold_the_update_alone_and_the_closing_one_t
 
 def test_noised_counts_keep_their_signs() -> None:
     noised = replace(OPEN, releases=Releases(MECHANISMS["dp-sgd"], "private", secure=True))
+    ring = noised.ring
     pairs = [np.array([-7, 3]), np.array([2, -40])]
 
     vectors = [noised.encode_counts(Evaluation(noised=NoisedCounts(pair)), server_round=1) for pair in pairs]
     found = noised.summed_counts(
-        np.concatenate([noised.encode_update(update_of(0), "a"), vectors[0] + vectors[1]]), 2, server_round=1
+        np.concatenate([noised.encode_update(update_of(0), "a"), ring.reduced(vectors[0] + vectors[1])]),
+        2,
+        server_round=1,
     )
 
     assert found is not None
     assert found.noised is not None
     assert (found.noised.cells.tolist(), found.noised.num_clients) == ([-5, -37], 2)
+
+
+@pytest.mark.parametrize("sizes", [{"a": 1}, {"a": 1, "b": 1, "c": 1}, {"a": 1000, "b": 1, "c": 999}, SIZES])
+def test_updates_and_losses_at_their_bounds_do_not_wrap(sizes: dict[str, int]) -> None:
+    words = replace(OPEN, shapes={"weight": (1,)}, sizes=sizes, num_clients=len(sizes))
+    worst = Evaluation(Counts(np.zeros((3, 3), dtype=np.int64), 1e300))
+
+    for sign in (1, -1):
+        update = {"weight": np.array([sign * LONGEST_UPDATE])}
+        parts = [
+            np.concatenate([words.encode_update(update, name), words.encode_counts(worst, server_round=2, name=name)])
+            for name in sizes
+        ]
+        total = words.ring.reduced(np.sum(parts, axis=0, dtype=np.uint64))
+
+        assert words.average_update(total, sizes)["weight"] == pytest.approx(sign * LONGEST_UPDATE, rel=1e-6)
+        summed = words.summed_counts(total, len(sizes), server_round=2)
+        assert summed is not None
+        assert summed.counts is not None
+        assert summed.counts.loss_sum == pytest.approx(2**16 * sum(sizes.values()), rel=1e-6)
+
+
+def test_counts_whose_sum_could_wrap_are_refused() -> None:
+    most = (2 ** (OPEN.ring.word_bits - 1) - 1) // OPEN.num_clients
+    confusion = np.full((3, 3), most)
+    words = OPEN.encode_counts(Evaluation(Counts(confusion, 0.0)), server_round=2, name="a")
+
+    total = OPEN.ring.reduced(np.concatenate([OPEN.ring.zeros(15), words * np.uint64(OPEN.num_clients)]))
+    summed = OPEN.summed_counts(total, 4, server_round=2)
+    assert summed is not None
+    assert summed.counts is not None
+    assert (summed.counts.confusion == most * OPEN.num_clients).all()
+    with pytest.raises(FederationError, match="another number than agreed"):
+        OPEN.encode_counts(Evaluation(Counts(confusion + 1, 0.0)), server_round=2, name="a")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 40 * LONGEST_UPDATE])
@@ -118,8 +155,8 @@ def test_counts_of_another_round_are_refused() -> None:
 
 
 def test_a_sum_that_no_counts_can_have_is_refused() -> None:
-    words = OPEN.encode_counts(Evaluation(counts_of(0)), server_round=2)
-    words[0] = np.uint64(2**64 - 1000)
+    words = OPEN.encode_counts(Evaluation(counts_of(0)), server_round=2, name="a")
+    words[0] = np.uint64(2**OPEN.ring.word_bits - 1000)
 
     with pytest.raises(FederationError, match="not a confusion matrix"):
         OPEN.summed_counts(np.concatenate([OPEN.encode_update(update_of(0), "a"), words]), 2, server_round=2)

@@ -24,11 +24,11 @@ from common.secagg.noise_shares import (
     ShareScale,
     counts_scale,
     gradient_scale,
-    ring_sum,
     share_words,
     values_of_sum,
 )
 from tests.support.ledger.builders import PLAN
+from tests.support.secagg.ring_sums import ring_sum
 
 DELTA, SIZE = 1e-5, 12_810
 T, N = 4, 5

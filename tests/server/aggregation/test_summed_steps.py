@@ -12,9 +12,10 @@ from common.errors import PrivacyError
 from common.models.linear_head import HEAD_WEIGHT, initial_head
 from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
 from common.privacy.step_rule import LOGIT_NOISE, summed_steps
-from common.secagg.noise_shares import gradient_scale, ring_sum, share_words, values_of_sum
+from common.secagg.noise_shares import gradient_scale, share_words, values_of_sum
 from server.aggregation.summed_steps import SummedSteps
 from tests.support.ledger.builders import PLAN
+from tests.support.secagg.ring_sums import ring_sum
 
 CLASSES, SIZE, CLIENTS, SHARES = 3, 8, 5, 4
 SHARED = replace(

@@ -93,6 +93,22 @@ def test_summary_and_table_say_what_was_left_out(
 
 
 @pytest.mark.parametrize(
+    ("failures", "skipped", "said"),
+    [
+        (1, 0, "1 update missing: rounds.jsonl"),
+        (2, 1, "2 updates missing, 1 round skipped: rounds.jsonl"),
+        (9, 3, "9 updates missing, 3 rounds skipped: rounds.jsonl"),
+    ],
+)
+def test_table_counts_what_was_missing(
+    make_config: MakeConfig, tmp_path: Path, failures: int, skipped: int, said: str
+) -> None:
+    summary = summarise(outcome_of(make_config(OPEN)), {"total": 1.0})
+
+    assert said in shown(summary | {"failures": failures, "rounds_skipped": skipped}, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("weights", "said"), [("", ""), ("random", "random"), ("/home/ward-7/secret/vgg.pth", "vgg.pth")]
 )
 def test_model_card_names_the_weights_but_no_place(

@@ -50,6 +50,11 @@ def test_foresee_counts_what_is_trained_and_what_travels(make_config: MakeConfig
     scales = rounded["bytes_a_client_and_round"] - rounded["trained_parameters"]
     assert 0 <= scales - 4 * rounded["trained_parameters"] / 256 <= 4 * rounded["tensors"]
 
+    masked = foresee(make_config(CNN | {"privacy.aggregation": "secure", "round-retries": 0}))["model"]
+
+    # Words of 48 bits, with ten times ten counts and a loss.
+    assert masked["bytes_a_client_and_round"] == 6 * (masked["trained_parameters"] + 101)
+
 
 def test_foresee_tells_the_clip_bound_of_the_servers_plan(make_config: MakeConfig) -> None:
     config = make_config({"privacy.mechanism": "client-dp", "num-clients": 40, "privacy.noise-multiplier": 5.0})

@@ -1,6 +1,7 @@
 """Clients with images and homes of their own that know each other by a roster."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.client_config import load_site
@@ -14,6 +15,14 @@ POLICY = (
     'max-epsilon = 5.0\ndelta = 1e-5\ntunings = ["full"]\nmetrics = ["none", "private", "exact"]\n'
     'mechanisms = ["none", "dp-sgd"]\n'
 )
+
+
+@dataclass(frozen=True)
+class Wards:
+    """Five clients that know each other by a roster: their folders, and the homes of their holders."""
+
+    folders: list[Path]
+    homes: list[Path]
 
 
 def homes_of(root: Path, count: int) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.network.network_lab import BRACT, Machine, Program, wait_until
+from tests.support.network.tls_decryption import writing_keys_to
 
 PORT = 9443
 # Long enough to be no accident where they are found on a wire.
@@ -118,9 +119,14 @@ class ClientSide:
         _set_lines(self.folder / "client.toml", lines)
 
     def start(self) -> Program:
-        """Begin to answer the server."""
-        self.program = self.machine.popen([*BRACT, "client", "start", self.folder])
+        """Begin to answer the server. The keys of its connections are written down: see `tls_decryption`."""
+        self.program = self.machine.popen([*BRACT, "client", "start", self.folder], writing_keys_to(self.tls_keys))
         return self.program
+
+    @property
+    def tls_keys(self) -> Path:
+        """Secrets of its connections with the server."""
+        return self.machine.folder / "tls-keys.txt"
 
     @property
     def connected(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.secagg.primitives import fixed_point
 from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
 from common.secagg.primitives.ring import Ring
 from common.secagg.refusals import Refusal, SecureSumError
@@ -76,10 +77,11 @@ def test_choose_scale_refuses_what_cannot_fit(changes: dict[str, float]) -> None
 
 
 def test_an_encoding_whose_sum_could_wrap_is_refused() -> None:
-    FixedPoint.of_counts(word_bits=32, num_clients=4, largest=2**29 - 1, noise_bound=0)
+    largest = 2**29 - 1
+    FixedPoint(Ring(32), 0, largest, largest**2, noise_bound=0, num_clients=4)
 
     with pytest.raises(SecureSumError):
-        FixedPoint.of_counts(word_bits=32, num_clients=4, largest=2**29 - 1, noise_bound=1)
+        FixedPoint(Ring(32), 0, largest, largest**2, noise_bound=1, num_clients=4)
 
 
 @given(
@@ -156,21 +158,56 @@ def test_noise_is_added_in_whole_steps_and_kept_to_its_bound() -> None:
             point.encode(np.zeros(2), other)
 
 
-def test_counts_are_encoded_as_they_are_or_refused() -> None:
-    point = FixedPoint.of_counts(word_bits=32, num_clients=3, largest=100, noise_bound=50)
+@pytest.mark.parametrize("bits", [32, 40, 48, 56, 64])
+def test_words_of_a_ring_add_up_modulo_its_size_and_travel_in_its_bytes(bits: int) -> None:
+    """Against Python's own whole numbers."""
+    ring, half = Ring(bits), 2 ** (bits - 1)
+    numbers = [0, 1, -1, half - 1, -half, 5, -7]
+    first, second = ring.words_of(np.array(numbers)), ring.words_of(np.array(numbers[::-1]))
+    total = ring.checked(ring.reduced(first + second), len(numbers))
+    packed = ring.packed(total)
 
-    assert list(point.decode(point.encode_counts(np.array([0, 100]), np.array([-50, 50])))) == [-50, 150]
-    for wrong in (np.array([-1]), np.array([101]), np.array([0.5])):
+    sums = [(one + other) % (2 * half) for one, other in zip(numbers, reversed(numbers), strict=True)]
+    assert total.tolist() == sums
+    assert ring.signed(total).tolist() == [each - 2 * half if each >= half else each for each in sums]
+    assert packed.tobytes() == b"".join(each.to_bytes(bits // 8, "little") for each in sums)
+    assert ring.unpacked(packed).tolist() == sums
+    assert Ring.holding(bits) == Ring.holding(bits - 7) == ring
+    with pytest.raises(SecureSumError):
+        ring.unpacked(packed[:-1])
+
+
+def test_a_ring_has_whole_bytes_and_its_words_stay_inside() -> None:
+    for bits in (24, 31, 33, 72):
         with pytest.raises(SecureSumError):
-            point.encode_counts(wrong)
+            Ring(bits)
     with pytest.raises(SecureSumError):
-        point.encode(np.zeros(2))
-
-
-def test_a_ring_has_32_or_64_bits() -> None:
+        Ring.holding(65)
     with pytest.raises(SecureSumError):
-        Ring(31)
+        Ring(40).checked(np.array([2**40], dtype=np.uint64), 1)
     with pytest.raises(SecureSumError):
         Ring(32).checked(np.zeros(3, dtype=np.uint64), 3)
     with pytest.raises(SecureSumError):
         Ring(32).checked(np.zeros(3, dtype=np.uint32), 4)
+
+
+def test_parts_of_a_bound_fit_together_and_no_part_exceeds_its_share() -> None:
+    whole = choose_scale(num_clients=1, clipping_norm=1.0, noise_bound=0.0, word_bits=40, largest_step=1.0)
+    shares = [Fraction(1, 3), Fraction(1, 7), Fraction(11, 21)]
+    parts = [whole.part(share).encode(np.array([9.0])) for share in shares]
+
+    assert whole.decode(whole.ring.reduced(np.sum(parts, axis=0)))[0] == pytest.approx(1.0, abs=4 * whole.step)
+    for share, part in zip(shares, parts, strict=True):
+        assert whole.decode(part)[0] <= share
+    for share in (Fraction(-1, 3), Fraction(4, 3)):
+        with pytest.raises(SecureSumError):
+            whole.part(share)
+
+
+@pytest.mark.parametrize("most", [3, 2**31, 2**43, 2**63 - 1])
+@pytest.mark.parametrize("chunk_size", [1 << 20, 7])
+def test_squares_are_summed_exactly(most: int, chunk_size: int) -> None:
+    steps = np.concatenate([np.random.default_rng(0).integers(-most, most, 50), np.full(15, most), np.full(3, -most)])
+
+    assert fixed_point._sum_of_squares(steps, chunk_size) == sum(int(step) ** 2 for step in steps.tolist())
+    assert fixed_point._sum_of_squares(steps[:0]) == 0

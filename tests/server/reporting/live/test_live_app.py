@@ -31,11 +31,6 @@ from server.reporting.live.watched_folder import WatchedFolder
 HOSTILE = "<script>alert(1)</script>\u202e"
 
 
-def interrupt_by_default() -> None:
-    # A shell that starts tests in the background lets its processes ignore the signal.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def write_round(run: Path, number: int) -> None:
     line = {
         "round": number,
@@ -62,9 +57,7 @@ def run_folder(tmp_path: Path) -> Path:
 def served(run: Path) -> Iterator[str]:
     """Address of the page that the real command serves."""
     command = [sys.executable, "-m", "bract", "watch", str(run)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interrupt_by_default
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         found = re.search(r"http://\S+", process.stdout.readline())

@@ -1,0 +1,1 @@
+"""Inputs that models are trained on, from scaled images to their store."""

@@ -1,0 +1,43 @@
+"""Copies of decoded images: as many as there is memory for, scaled as models take them.
+
+Drives `common.data.inputs.input_format`.
+"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data.feature_extraction import scaled
+from common.data.inputs.input_format import InputFormat, pixels_format
+from common.data.inputs.scaled_copies import ScaledCopies
+
+WANTED = pixels_format(8, 3, "bilinear")
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 20, 3)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("known", [WANTED, None], ids=["format known", "format not known yet"])
+def test_a_copy_is_scaled_as_the_image_itself_would_be(known: InputFormat | None) -> None:
+    copies = ScaledCopies(lambda: known)
+
+    copies.offer(picture(1), b"one")
+
+    assert np.array_equal(copies.scaled(b"one", WANTED), scaled(picture(1), 8, 3, "bilinear"))
+    assert (b"one" in copies, b"two" in copies) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("known", "one"), [(WANTED, 8 * 8 * 3), (None, 12 * 20 * 4)], ids=["format known", "format not known yet"]
+)
+def test_copies_end_where_memory_does(known: InputFormat | None, one: int) -> None:
+    copies = ScaledCopies(lambda: known, memory_bytes=2 * one + 1)
+
+    for number in (1, 1, 2, 3):
+        copies.offer(picture(number), b"%d" % number)
+
+    assert [b"%d" % number in copies for number in (1, 2, 3)] == [True, True, False]
+    copies.clear()
+    copies.offer(picture(1), b"1")
+    assert b"1" not in copies

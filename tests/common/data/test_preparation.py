@@ -1,0 +1,256 @@
+"""A preparation in two steps: no image is decoded twice, and no result depends on a second process.
+
+Drives `common.data.preprocessing`.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config.loading import Scalar
+from common.config.schema import RunConfig
+from common.data import preprocessing, scan
+from common.data.inputs.scaled_copies import ScaledCopies
+from common.data.preprocessing import Preparation, Prepared, prepare
+from common.errors import DataError, WeightsError
+from tests.common.data.test_preprocessing import Announced
+from tests.support.paths import ROOT
+
+MakeConfig = Callable[..., RunConfig]
+COUNT = 40
+TINY: dict[str, Scalar] = {"model.backbone": "timm:test_resnet", "model.weights": "random", "data.image-size": 32}
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(tmp_path: Path, own_home: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        file = tmp_path / "shapes" / f"{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (50, 40, 3)).astype(np.uint8)).save(file)
+    return tmp_path / "shapes"
+
+
+@pytest.fixture(name="config")
+def config_fixture(folder: Path, make_config: MakeConfig) -> RunConfig:
+    return make_config({"data.source": str(folder), "num-clients": 2} | TINY)
+
+
+@pytest.fixture(name="decoded")
+def decoded_fixture(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often the scan has decoded an image, and how often the pass has."""
+    counts = {"scan": 0, "pass": 0}
+
+    def counting(name: str, read: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(cell: Any) -> Any:
+            counts[name] += 1
+            return read(cell)
+
+        return counted
+
+    monkeypatch.setattr(scan, "read_image", counting("scan", scan.read_image))
+    monkeypatch.setattr(preprocessing, "read_image", counting("pass", preprocessing.read_image))
+    return counts
+
+
+class Fake:
+    """Stands for a process that fails once it got `most` images, and before it gets any if that is negative."""
+
+    most: ClassVar[int] = 0
+    started: ClassVar[list["Fake"]]
+
+    def __init__(self, *_: object) -> None:
+        self.failed, self.killed, self.rows = self.most < 0, False, 0
+        self.ready = not self.failed
+        self.feed: Callable[[Any], None] | None = None
+        self.started.append(self)
+
+    def start(self, feed: Callable[[Any], None]) -> None:
+        self.feed = feed
+
+    def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
+        assert (pixels.shape, len(digest)) == ((32, 32, 3), 32)
+        if self.rows == self.most:
+            raise BrokenPipeError
+        self.rows += 1
+
+    def wait(self, _: float) -> bool:
+        if self.feed is not None:
+            feed, self.feed = self.feed, None
+            try:
+                feed(self)
+            except BrokenPipeError:
+                self.failed = True
+        return True
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture(name="fake")
+def fake_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
+    class Own(Fake):
+        started: ClassVar[list[Fake]] = []
+
+    monkeypatch.setattr(preprocessing, "FeatureProcess", Own)
+    monkeypatch.setattr(preprocessing, "_has_torch", lambda: False)
+    yield Own
+    assert all(process.killed for process in Own.started), "no process must be left behind"
+
+
+def rows_of(prepared: Prepared) -> np.ndarray:
+    return prepared.inputs[np.arange(COUNT)]
+
+
+def test_each_image_is_decoded_once(config: RunConfig, decoded: dict[str, int]) -> None:
+    prepare(config)
+
+    assert decoded == {"scan": COUNT, "pass": 0}
+
+
+def test_images_without_room_are_decoded_again_to_the_same_bits(
+    config: RunConfig, decoded: dict[str, int], own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = rows_of(prepare(config))
+    room = 5 * 32 * 32 * 3
+    monkeypatch.setattr(preprocessing, "ScaledCopies", lambda wanted: ScaledCopies(wanted, room))
+    monkeypatch.setenv("BRACT_HOME", str(own_home / "other"))
+
+    again = rows_of(prepare(config))
+
+    assert decoded == {"scan": 2 * COUNT, "pass": COUNT - 5}
+    assert np.array_equal(again, copied)
+
+
+@pytest.mark.parametrize("tones", [{"data.background": "white"}, {"data.gray-window": "0, 100"}])
+def test_an_image_shown_otherwise_is_not_taken_from_the_scan(
+    folder: Path, make_config: MakeConfig, decoded: dict[str, int], tones: dict[str, Scalar]
+) -> None:
+    for number in (0, 1):
+        pixels = np.full((50, 40), 77 + number, np.uint8)
+        pixels[:9] = number
+        shown = Image.fromarray(pixels).convert("LA" if "data.background" in tones else "L")
+        if shown.mode == "LA":
+            shown.putalpha(Image.fromarray(np.where(pixels == number, 0, 255).astype(np.uint8)))
+        shown.save(folder / f"{number}" / f"gray{number}.png")
+
+    prepare(make_config({"data.source": str(folder), "num-clients": 2} | TINY | tones))
+
+    assert decoded == {"scan": COUNT + 2, "pass": 2}
+
+
+@pytest.mark.parametrize("most", [0, 7])
+def test_what_a_failed_process_leaves_is_computed_here(
+    config: RunConfig, fake: type[Fake], most: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.most = most
+
+    with caplog.at_level(logging.WARNING, "bract"), Preparation(config, ahead=True) as preparation:
+        found = preparation.finish()
+
+    assert len(fake.started) == 1
+    assert np.array_equal(rows_of(found), rows_of(prepare(config)))
+    assert "ended early" in caplog.text
+
+
+def test_the_errors_of_a_failed_process_are_told_during_the_scan(
+    folder: Path, make_config: MakeConfig, fake: type[Fake], decoded: dict[str, int]
+) -> None:
+    config = make_config({"data.source": str(folder), "num-clients": 2} | TINY | {"model.weights-sha256": "0" * 64})
+    fake.most = -1
+
+    with pytest.raises(WeightsError, match="weights-sha256"), Preparation(config, ahead=True):
+        pass
+
+    assert decoded["scan"] < COUNT, "it did not wait for the end of the scan"
+
+
+def test_a_process_is_started_only_where_features_are_missing(config: RunConfig, fake: type[Fake]) -> None:
+    prepare(config)
+
+    announced = Announced()
+    with Preparation(config, announced, ahead=True) as preparation:
+        preparation.finish()
+    assert (fake.started, announced.work) == ([], [])
+
+
+@pytest.mark.parametrize("more", [{"model.head": "mlp"}, {"model.tuning": "full"}, {"model.backbone": "cnn"}])
+def test_a_run_that_needs_torch_itself_starts_no_process(
+    config: RunConfig, fake: type[Fake], make_config: MakeConfig, more: dict[str, Scalar]
+) -> None:
+    settings = {"data.source": config.data.source, "num-clients": 2, "privacy.mechanism": "none"} | TINY | more
+
+    with Preparation(make_config(settings), ahead=True):
+        pass
+
+    assert fake.started == []
+
+
+def test_an_interruption_between_the_steps_ends_the_process(config: RunConfig, fake: type[Fake]) -> None:
+    with pytest.raises(KeyboardInterrupt), Preparation(config, ahead=True):
+        raise KeyboardInterrupt
+
+    assert [process.killed for process in fake.started] == [True]
+
+
+def test_an_unusable_source_ends_the_process(config: RunConfig, fake: type[Fake], folder: Path) -> None:
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"no image")
+
+    with pytest.raises(DataError, match="cannot be used"), Preparation(config, ahead=True):
+        pass
+
+    assert [process.killed for process in fake.started] == [True]
+
+
+_AHEAD = """
+import sys
+from common.config.loading import defaults, override, parse
+from common.data.preprocessing import Preparation
+told = []
+def progress(total, label):
+    told.append([label, total, 0])
+    def advance(amount):
+        told[-1][2] += amount
+    return advance
+config = parse(override(defaults(), {settings!r}))
+with Preparation(config, progress, ahead=True) as preparation:
+    assert preparation._process is not None
+    found = preparation.finish()
+    assert not preparation._process.failed
+assert "torch" not in sys.modules
+print(told)
+"""
+
+
+@pytest.mark.slow
+def test_features_of_the_process_are_those_of_this_one_to_the_bit(
+    config: RunConfig, own_home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data.source": str(folder), "num-clients": 2} | TINY
+
+    told = subprocess.run(
+        [sys.executable, "-c", _AHEAD.replace("{settings!r}", repr(settings))],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"BRACT_HOME": str(own_home / "other")},
+        check=False,
+    )
+
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == f"[['Reading images', {COUNT}, {COUNT}], ['Backbone pass (timm:test_resnet)', 40, 40]]\n"
+    own = prepare(config)
+    monkeypatch.setenv("BRACT_HOME", str(own_home / "other"))
+    announced = Announced()
+    stored = prepare(config, announced)
+    assert announced.work == [], "the process has stored all"
+    assert np.array_equal(rows_of(stored), rows_of(own))
