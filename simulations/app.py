@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from client.training.trainer import Trainer
-from common.commands.early_checks import refuse_missing_folder
+from common.commands.early_checks import refuse_missing_folder, refuse_unknown_rows
 from common.config.schema import RunConfig
 from common.config.sections import DataConfig
 from common.data.partitioning.assignment import load_or_make_partition
@@ -19,10 +19,12 @@ from common.data.preprocessing import Preparation, Scanned
 from common.data.sources.base_source import OWN_IMAGES
 from common.data.tones.range_report import unused_ranges
 from common.data.tones.rendering import tones_of
+from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
+from simulations.class_holders import exposed_rows
 from simulations.image_record import FILE, PUBLIC_FILE, ImageRecord, refuse_changed_images, refuse_changed_public_images
 from simulations.pooled_evaluator import PooledEvaluator
 from simulations.public_evaluator import PublicEvaluator, refuse_shared_images
@@ -48,7 +50,7 @@ def make_context(
         warn: Called with each warning about the images' values, before anything is trained.
 
     Raises:
-        ConfigError: The settings allow no privacy plan for some client.
+        ConfigError: The settings allow no privacy plan for some client, or refuse a row of a secure sum.
         DataError: The source is missing or unusable, cannot be partitioned as configured, or is not the one that a
             resumed run began with.
         WeightsError: Pretrained weights are missing or wrong.
@@ -56,27 +58,25 @@ def make_context(
     refuse_missing_folder(config.evaluation.folder)
     # Real clients hold the images, and the server cannot read them.
     if config.data.source == OWN_IMAGES:
+        refuse_unknown_rows(config.privacy, exact_sums=config.sums_exactly)
         return _context(Trainer(config, (), config.data.class_names), tracker, progress)
     # Plans and partition need the scan alone, and are made while another process computes features.
     with Preparation(config, progress, ahead=True) as preparation:
         scanned = preparation.scanned
         record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
         partition = load_or_make_partition(config, scanned)
-        started = time.perf_counter()
-        # Make the plan of every client size now. A setting without a plan then fails with its message; later, a client
-        # could answer with an error code only.
+        held = class_counts(scanned.scan, partition)
+        exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
+        few = exposed_rows(held, scanned.scan.classes, exact_sum, strict=strict)
+        sizes = [config.cohort_size] if config.private else []
         if config.is_local_dp:
-            sizes = partition.num_groups if config.privacy.unit == "group" else partition.num_units
-            for size in np.unique(sizes).tolist():
-                config.plan(size).spent()
-        elif config.private:
-            config.plan(config.cohort_size).spent()
-        accounting = time.perf_counter() - started
+            sizes = np.unique(partition.num_groups if config.privacy.unit == "group" else partition.num_units).tolist()
+        accounting = _account(config.plan, sizes)
         prepared = preparation.finish()
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
-    data_warnings = tuple(unused_ranges(prepared.scan, partition.owner, tones_of(config.data)))
+    data_warnings = (*unused_ranges(prepared.scan, partition.owner, tones_of(config.data)), *few)
     for warning in data_warnings:
         warn(warning)
     return replace(
@@ -84,12 +84,23 @@ def make_context(
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
-        class_counts=class_counts(prepared.scan, partition),
+        class_counts=held,
         seconds={"features": prepared.seconds, "accounting": accounting},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
     )
+
+
+def _account(plan: Callable[[int], PrivacyPlan], sizes: Iterable[int]) -> float:
+    """Compute what the plan of every client size costs and return the seconds.
+
+    A setting without a plan fails here with its message. Later, a client could answer with an error code only.
+    """
+    started = time.perf_counter()
+    for size in sizes:
+        plan(size).spent()
+    return time.perf_counter() - started
 
 
 def _checked_record(data: DataConfig, scanned: Scanned, resumed: Path | None) -> ImageRecord:

@@ -74,6 +74,7 @@ class SecretsFile:
             self._erase_parts()
             if not self.durable:
                 # A file system may write out at once what replaces a file. A simulation need not wait for that.
+                # Not `erase`, which also removes the folder that the new file goes into.
                 self.file.unlink(missing_ok=True)
             write_atomic(self.file, content, durable=self.durable, mode=0o600)
         except OSError as error:

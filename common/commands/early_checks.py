@@ -36,6 +36,20 @@ def refuse_missing_folder(folder: str) -> None:
         raise DataError(f"evaluation.folder={folder!r}: there is no such folder or table")
 
 
+def refuse_unknown_rows(privacy: PrivacyConfig, *, exact_sums: bool) -> None:
+    """Refuse exact sums over real clients under `privacy.strict-rows`.
+
+    Raises:
+        ConfigError: The settings ask for strict rows, and sums have no noise.
+    """
+    # A client that refused because of its classes would tell the server of them, and so would counts of holders.
+    if privacy.strict_rows and exact_sums:
+        raise ConfigError(
+            "privacy.strict-rows refuses secure sums without noise over real clients, because nobody may know which "
+            "classes they hold: use a privacy.mechanism, or leave it false"
+        )
+
+
 def policy_of(privacy: PrivacyConfig) -> Policy:
     """Return the policy that simulated clients follow.
 

@@ -340,6 +340,11 @@ class RunConfig(RunFields):
         return SecureSum.of(self.num_clients, self.privacy.secure_colluding, self.privacy.secure_honest)
 
     @property
+    def sums_exactly(self) -> bool:
+        """True if the server sees sums of updates without noise."""
+        return self.privacy.aggregation == "secure" and not self.private
+
+    @property
     def min_updates(self) -> int:
         """Fewest usable updates with which a round counts."""
         return max(self.min_clients or 1, self.secure.min_survivors if self.secure else 1)

@@ -341,6 +341,10 @@ class PrivacyConfig(Section):
     secure_honest: OpenInt = Field(
         description="Fewest honest clients that a secure sum must hold. Empty: as many as the shares themselves need."
     )
+    strict_rows: bool = Field(
+        description="Refuse a secure sum without noise in which a class's row may be that of one client. Only a "
+        "simulation knows who holds which class, so over real clients every such sum is refused."
+    )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
 
 

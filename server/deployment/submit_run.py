@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from common.commands.early_checks import refuse_missing_folder
+from common.commands.early_checks import refuse_missing_folder, refuse_unknown_rows
 from common.commands.fitted_defaults import fit_to_budget
 from common.config.loading import Scalar, defaults, override, parse, resolved
 from common.config.schema import RunConfig
@@ -65,6 +65,7 @@ def run_config_of(home: ServerHome, settings: dict[str, Scalar]) -> RunConfig:
         settings["num-clients"] = admitted
     config = parse(override(defaults(), fit_to_budget(settings)))
     refuse_missing_folder(config.evaluation.folder)
+    refuse_unknown_rows(config.privacy, exact_sums=config.sums_exactly)
     # Class names are a public constant. Reading them from the clients' images would release them.
     if len(config.data.class_names) < 2:
         raise ConfigError(

@@ -41,6 +41,7 @@ _ADDED: dict[str, Scalar] = {
     "privacy.closing": "matrix",
     "privacy.secure-colluding": 1,
     "privacy.secure-honest": "",
+    "privacy.strict-rows": False,
     "stopping.max-epsilon": "",
     "training.class-weights": "",
     "training.method": "",

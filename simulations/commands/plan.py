@@ -62,19 +62,14 @@ def plan_command(
     delta: Annotated[float | None, typer.Option(help="privacy.delta, below 1 / the largest size.")] = None,
     rounds: Annotated[int | None, typer.Option(help="num-rounds, of the whole run.")] = None,
     epochs: Annotated[int | None, typer.Option(help="training.local-epochs, in each round.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="training.batch-size, the expected one; `all` through --set.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="training.batch-size, expected; `all` by --set.")] = None,
     aggregation: Annotated[str | None, typer.Option(help="privacy.aggregation; `secure`: noise in shares.")] = None,
     parameters: Annotated[
         int | None, typer.Option(min=1, help="How many values are trained; else worked out where torch is not needed.")
     ] = None,
-    classes: Annotated[
-        int | None, typer.Option(min=2, help="Number of classes, to work out the parameters of a linear head.")
-    ] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Number of classes, where the head is linear.")] = None,
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of `bract simulate`; may be repeated."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of `bract simulate`; repeatable.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; options win over it.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw epsilon over the rounds.")] = None,
