@@ -9,7 +9,7 @@ from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import Site
 from client.secure.roster_file import ROSTER_FILE, check_roster, read_roster
 from common.errors import BractError, ConfigError
-from common.privacy.mechanisms import mechanism_named
+from common.privacy.mechanisms.registry import mechanism_named
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_digest, installed_bundle
 

@@ -20,7 +20,7 @@ from client.runtime.task_protocol import Order, Report
 from common.errors import BractError, BundleError, ClientFailure, FederationError, LedgerError, PolicyError
 from common.ledger.data_holder import own_holder
 from common.messages.codec import failure_reply, server_round_of
-from common.privacy.mechanisms import names_where
+from common.privacy.mechanisms.registry import names_where
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_files, files_digest
 

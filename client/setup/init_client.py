@@ -18,7 +18,7 @@ from common.data.scan import refuse_if_too_bad, refuse_nothing_usable, scan_sour
 from common.data.sources.registry import names_a_place
 from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder
-from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS, mechanism_named
+from common.privacy.mechanisms.registry import DEFAULT_MECHANISM, MECHANISMS, mechanism_named
 from common.privacy.policy import load_policy
 from common.system.files import write_atomic
 from common.system.progress import ProgressFactory

@@ -32,7 +32,8 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
-from common.privacy.mechanisms import Mechanism, mechanism_named
+from common.privacy.mechanisms.contract import Mechanism
+from common.privacy.mechanisms.registry import mechanism_named
 from common.privacy.policy import Policy
 
 _WORDS = {

@@ -30,7 +30,7 @@ from common.page.blocks import (
     time_cell,
     words,
 )
-from common.privacy.mechanisms import mechanism_named
+from common.privacy.mechanisms.registry import mechanism_named
 from common.system.console import format_epsilon
 
 _FOOTER = (

@@ -3,76 +3,24 @@
 `common.config.loading.parse` makes it, and fills in the settings that were left empty.
 """
 
-from typing import Annotated
+from pydantic import model_validator
 
-from pydantic import Field, model_validator
-
-from common.config.evaluation import EvaluationConfig, StoppingConfig
 from common.config.listed_values import BALANCED, listed_weights
 from common.config.project import default_steps
-from common.config.sections import (
-    DataConfig,
-    EmptyIsNone,
-    ModelConfig,
-    OpenFloat,
-    OpenInt,
-    PositiveFloat,
-    PositiveInt,
-    PrivacyConfig,
-    Section,
-    StrategyConfig,
-    SystemConfig,
-    TrainingConfig,
-)
+from common.config.run_fields import RunFields
 from common.config.secure_sum import SecureSum, gradient_sum_conflicts, refuse_conflicts
 from common.errors import ConfigError, PrivacyError
 from common.models.names import BackboneSpec
 from common.models.tuning import TUNINGS, parse_tuning
-from common.privacy.mechanisms import MECHANISMS, Mechanism
+from common.privacy.mechanisms.contract import Mechanism
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.plan import PrivacyPlan
 from common.privacy.public_constants import PublicConstants
 from common.strategies import STRATEGIES, UNIFORM_STRATEGIES
 
 
-class RunConfig(Section):
-    """The settings of a whole run."""
-
-    seed: int = Field(ge=0, lt=2**63, description="Root of all public random choices; private noise never uses it.")
-    num_rounds: PositiveInt = Field(description="Rounds of training.")
-    num_clients: PositiveInt = Field(description="Clients of the run.")
-    client_fraction: float = Field(
-        gt=0, le=1, description="Share of clients in each round; nobody is drawn twice before everybody was drawn once."
-    )
-    min_clients: Annotated[int | None, Field(ge=0), EmptyIsNone] = Field(
-        description="Fewest usable updates of a round, and with real clients how many are enough to begin. Empty: four "
-        "fifths of a round's planned clients, at least 2 and what the strategy needs. 0: all clients to begin, and "
-        "then one update."
-    )
-    join_deadline: PositiveFloat = Field(description="Seconds in which real clients must declare themselves.")
-    round_deadline: OpenFloat = Field(
-        description="Seconds in which real clients must send an update; a simulation waits without limit. Empty: the "
-        "default."
-    )
-    round_retries: int = Field(
-        ge=0, le=100, description="How often a round with too few usable updates is tried again before it is skipped."
-    )
-    max_update_norm: OpenFloat = Field(
-        description="Longest update, in weight units, that is used. Empty: compared with the other updates alone."
-    )
-    max_num_units: OpenInt = Field(description="Most units that a client may declare. Empty: any number.")
-    node_keys: bool = Field(
-        description="Whether each client has an admitted key, so that the server remembers it; set by `bract run`."
-    )
-    output_dir: str = Field(description="Folder for the results. Empty: a new folder in `runs/`.")
-    resume: bool = Field(description="Continue the interrupted run in `output-dir`; set by `--resume`.")
-    data: DataConfig
-    model: ModelConfig
-    training: TrainingConfig
-    strategy: StrategyConfig
-    privacy: PrivacyConfig
-    evaluation: EvaluationConfig
-    stopping: StoppingConfig
-    system: SystemConfig
+class RunConfig(RunFields):
+    """The settings of a whole run, checked against each other."""
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> "RunConfig":

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from common.config.listed_values import BALANCED, listed_weights, listed_window, split_list, split_names
 from common.models.tuning import TUNINGS, parse_tuning
 from common.privacy.calibration import LEAST_COUNTS_NOISE
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.statistics.sums import StatisticsKind
 from common.strategies import STRATEGIES, known_strategy
 from common.subgroup_counts import OTHER

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from common.config.schema import RunConfig
 from common.errors import PrivacyError
-from common.privacy.mechanisms import MECHANISMS, NO_PRIVACY, Mechanism
+from common.privacy.mechanisms.contract import Mechanism
+from common.privacy.mechanisms.registry import MECHANISMS, NO_PRIVACY
 from common.statistics.sums import StatisticsKind
 from common.strategies import STRATEGIES
 

@@ -16,7 +16,7 @@ from common.config.schema import RunConfig
 from common.config.sections import Aggregation, Closing, MechanismName, Metrics, Unit
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
-from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS
+from common.privacy.mechanisms.registry import DEFAULT_MECHANISM, MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract")

@@ -14,7 +14,7 @@ from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.audit.report import LedgerReport
 from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
-from common.privacy.mechanisms import MECHANISMS, names_where
+from common.privacy.mechanisms.registry import MECHANISMS, names_where
 from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached_attacks import check_attached

@@ -13,7 +13,7 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
 from common.privacy.counts.counts_plan import label_noise
 from common.privacy.events import merged
-from common.privacy.mechanisms import Mechanism
+from common.privacy.mechanisms.contract import Mechanism
 from common.privacy.noise_error import in_words
 from common.privacy.noise_error import stated as stated_noise
 from common.privacy.plan import PrivacyPlan

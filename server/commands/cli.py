@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.commands.audit_ledger import audit_app
-from common.privacy.mechanisms import names_where
+from common.privacy.mechanisms.registry import names_where
 from common.system.console import bar_factory, format_epsilon, plain, plain_errors, say, show_remarks, show_verdict
 from server.commands import operate as commands
 from server.commands.report import COMPARE_HELP, REPORT_HELP, compare_command, report_command

@@ -12,7 +12,7 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import as_json
-from common.privacy.mechanisms import Mechanism
+from common.privacy.mechanisms.contract import Mechanism
 from common.privacy.noise_error import stated
 from common.system.console import format_alone
 from server.reporting.missing_clients import missing_text

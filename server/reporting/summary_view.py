@@ -9,7 +9,7 @@ from rich.table import Table
 
 from common.config.listed_values import BALANCED
 from common.metrics import CONFUSION_METRICS, interval
-from common.privacy.mechanisms import mechanism_named
+from common.privacy.mechanisms.registry import mechanism_named
 from common.system.console import format_epsilon
 from server.reporting.missing_clients import missing_text
 from server.reporting.run_page.report import REPORT

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from common.config.schema import RunConfig
 from common.privacy.accounting import Spent, rdp_epsilon, spent_alone, spent_by
 from common.privacy.events import Event, merged
-from common.privacy.mechanisms import mechanism_named
+from common.privacy.mechanisms.registry import mechanism_named
 from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan
 

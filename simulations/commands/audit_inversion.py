@@ -12,7 +12,7 @@ from common.commands.run_settings import check_picture, given_settings
 from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError
-from common.privacy.mechanisms import DEFAULT_MECHANISM
+from common.privacy.mechanisms.registry import DEFAULT_MECHANISM
 from common.system.console import bar_factory, format_epsilon, plain_errors
 from simulations.commands import audit_options as options
 

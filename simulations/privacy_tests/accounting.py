@@ -22,7 +22,7 @@ from common.ledger.audit.audit import audit_ledger
 from common.ledger.data_holder import close_below
 from common.privacy.accounting import spent_by
 from common.privacy.events import CountsEvent, DpSgdEvent, Event
-from common.privacy.mechanisms import names_where
+from common.privacy.mechanisms.registry import names_where
 from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 from common.privacy.plan import PrivacyPlan
 from simulations.harness.client_harness import ClientHarness

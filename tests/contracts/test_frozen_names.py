@@ -37,7 +37,7 @@ from common.messages.codec import (
 from common.messages.fields import Releases
 from common.metrics import Counts, NoisedCounts
 from common.models.initialization import initial_arrays
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.randomness import keyed_uniform, public_stream
 from server.rounds.cohorts import draw_cohorts
 from simulations.attacks.membership.targets import members_of

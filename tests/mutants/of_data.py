@@ -12,7 +12,8 @@ from common.data.partitioning import assignment, partitioners
 from common.data.partitioning.partition import Partition
 from common.errors import DataError
 from common.messages.codec import Declaration
-from common.privacy import mechanisms, plan
+from common.privacy import plan
+from common.privacy.mechanisms import contract
 from common.privacy.plan import PrivacyPlan, round_up_rate
 from server import late_joining
 from server.rounds import cohorts
@@ -255,13 +256,13 @@ for _field in ("delta", "num_units", "counts", "privacy_unit", "max_grad_norm"):
 def a_delta_is_below_one_unit() -> None:
     for num_units in (0, 10, 11):
         with pytest.raises(Exception, match="must be below"):
-            mechanisms._check_delta(0.1, num_units, "images")
-    mechanisms._check_delta(0.1, 9, "images")
+            contract.check_delta(0.1, num_units, "images")
+    contract.check_delta(0.1, 9, "images")
 
 
 planted(
     a_delta_is_below_one_unit,
-    mechanisms._check_delta,
+    contract.check_delta,
     {
         "a delta that publishes one image in full": ("delta >= 1 / num_units", "delta > 1 / num_units"),
         "a client of no units": ("num_units < 1 or ", "num_units < 0 or num_units and "),

@@ -16,7 +16,7 @@ from common.ledger.registrations import (
     request_id,
     run_fields,
 )
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
 

@@ -18,7 +18,7 @@ from common.page.blocks import (
     words,
 )
 from common.privacy.accounting import Spent
-from common.privacy.mechanisms import mechanism_named
+from common.privacy.mechanisms.registry import mechanism_named
 from server.reporting.run_page.cost import epsilon_chart
 from server.reporting.run_page.gaps import GRADES, gap_of
 from server.reporting.run_page.run_files import PRIVACY, RunFiles

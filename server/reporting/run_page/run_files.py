@@ -12,7 +12,7 @@ from common.config.loading import Scalar, flatten
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.inference.card import CARD_FILE
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from server.audit.attached_attacks import AUDITS
 from server.reporting.counts_file import COUNTS_FILE
 from server.reporting.run_page.gaps import NOT_PRIVATE, NOT_PRIVATE_SUMS

@@ -24,7 +24,7 @@ from common.page.blocks import (
     text,
     words,
 )
-from common.privacy.mechanisms import mechanism_named
+from common.privacy.mechanisms.registry import mechanism_named
 from server.reporting.chance import compare_with_chance
 from server.reporting.missing_clients import missing_text
 from server.reporting.run_page.guarantee import charged_words

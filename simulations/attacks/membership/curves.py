@@ -12,7 +12,7 @@ from common.config.schema import RunConfig
 from common.data.partitioning.partition import Partition
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
-from common.privacy.mechanisms import NO_PRIVACY, mechanism_named, names_where
+from common.privacy.mechanisms.registry import NO_PRIVACY, mechanism_named, names_where
 
 # What may differ between runs whose scores lie in one folder.
 _FREE = ("output-dir", "resume", "privacy.target-epsilon", "privacy.noise-multiplier", "privacy.mechanism")

@@ -28,7 +28,7 @@ from common.messages.fields import LEDGER_FIELDS, Releases
 from common.page.render import render
 from common.privacy.accounting import spent_by
 from common.privacy.events import events_of_group
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.policy import ANYTHING, load_policy
 from tests.support.clients.own_clients import OwnClient
 from tests.support.ledger.builders import PLAN, holding, release

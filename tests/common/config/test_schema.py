@@ -1,6 +1,6 @@
 """Checking and completing a run's configuration.
 
-Drives `common.config.sections`, `common.config.listed_values`.
+Drives `common.config.sections`, `common.config.run_fields`, `common.config.listed_values`.
 """
 
 import math

@@ -27,7 +27,7 @@ from common.messages.fields import (
     WRONG,
     Releases,
 )
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from tests.support.server.replies import DECLARED, EVERYTHING, FOUND, LEGAL, PRIVATE, RUNS, WEIGHTS, reply
 
 MakeConfig = Callable[..., RunConfig]

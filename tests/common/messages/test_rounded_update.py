@@ -15,7 +15,7 @@ from common.messages.rounded_update import (
     round_update,
     update_bytes,
 )
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.randomness import public_stream
 
 # Runs of 256: a whole one and a part of one, a lone value, none at all, and one that is exactly full.

@@ -15,7 +15,7 @@ from common.messages.fields import Releases
 from common.messages.secure_messages import context_of
 from common.messages.secure_words import LONGEST_UPDATE, SecureWords
 from common.metrics import Counts, NoisedCounts
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.score_histograms import score_histograms
 
 SHAPES = {"weight": (3, 4), "bias": (3,)}

@@ -1,4 +1,9 @@
-"""Every mechanism keeps the contract that all other code relies on."""
+"""Every mechanism keeps the contract that all other code relies on.
+
+Tests `common.privacy.mechanisms.registry`, `common.privacy.mechanisms.contract`,
+`common.privacy.mechanisms.client_noise`, `common.privacy.mechanisms.dp_sgd`,
+`common.privacy.mechanisms.dp_statistics` and `common.privacy.mechanisms.client_dp`.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +14,7 @@ from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.errors import ConfigError, PrivacyError
 from common.privacy.events import DpSgdEvent
-from common.privacy.mechanisms import DEFAULT_MECHANISM, MECHANISMS, NO_PRIVACY, mechanism_named, names_where
+from common.privacy.mechanisms.registry import DEFAULT_MECHANISM, MECHANISMS, NO_PRIVACY, mechanism_named, names_where
 from common.privacy.noise_error import CURRENT_SAMPLER, MAX_DRAWS
 
 MakeConfig = Callable[..., RunConfig]

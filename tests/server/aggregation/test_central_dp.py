@@ -8,7 +8,7 @@ from flwr.app import Message
 
 from common.messages.codec import Declaration, encode_update
 from common.messages.fields import Releases
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation import central_dp

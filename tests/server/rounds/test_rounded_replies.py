@@ -14,7 +14,7 @@ from common.arrays import Arrays
 from common.messages.codec import Declaration, encode_update
 from common.messages.fields import ARRAYS, CODES, SCALES, Releases
 from common.messages.rounded_update import restore_model, round_update
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 from server.aggregation import central_dp

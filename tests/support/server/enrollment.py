@@ -14,7 +14,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead, sign_head
 from common.messages.codec import Declaration, Evaluation, encode_declaration, encode_head, encode_update
 from common.messages.fields import LEDGER, Releases
 from common.metrics import NoisedCounts
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from server.rounds.enrollment import Enrollment, enroll_clients
 from simulations.engines.in_process import InProcessGrid
 

@@ -19,7 +19,7 @@ from common.messages.codec import (
 from common.messages.fields import LEDGER, Releases
 from common.messages.rounded_update import leaving_arrays
 from common.metrics import Counts, NoisedCounts
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.score_histograms import score_histograms
 from common.subgroup_counts import SubgroupCounts
 

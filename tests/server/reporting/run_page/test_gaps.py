@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.config.loading import Scalar
-from common.privacy.mechanisms import MECHANISMS
+from common.privacy.mechanisms.registry import MECHANISMS
 from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, NOT_PRIVATE_SUMS, gap_of
 from server.reporting.run_page.run_files import read_run
 from tests.support.server.report_pages import in_sums

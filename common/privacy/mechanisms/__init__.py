@@ -1,0 +1,1 @@
+"""Privacy mechanisms, one class each, behind one contract."""
