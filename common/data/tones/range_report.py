@@ -90,7 +90,7 @@ def unused_ranges(scan: "Scan", owner: np.ndarray, tones: Tones) -> list[str]:
 
 
 def _ends(scan: "Scan", chosen: np.ndarray, tones: Tones) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values that the tones show as black and as white, of each chosen image."""
+    """Return the values of black and of white, one for each chosen image."""
     depths = scan.depths[chosen].astype(np.int64)
     bits = np.minimum(np.abs(depths), tones.bit_depth)
     first = np.where(depths < 0, -(1 << bits - 1), 0)
