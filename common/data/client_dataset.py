@@ -79,10 +79,10 @@ def shard(
     """
     scan = prepared.scan
     check_unit(unit, has_groups=scan.unit_digests is not None)
-    own = (partition.owner == partition_id) & scan.usable
-    in_train = np.arange(len(own)) < scan.num_train
-    train = np.flatnonzero(own & in_train & ~partition.held_out)
-    test = np.flatnonzero(own & partition.held_out)
+    own = partition.rows_of(partition_id)
+    own = own[scan.usable[own]]
+    held_out = partition.held_out[own]
+    train, test = own[(own < scan.num_train) & ~held_out], own[held_out]
     both = np.concatenate([train, test])
     # Units are numbered over both parts, so that a unit with images on both sides is recognised as one.
     grouping = scan.unit_digests if unit == "group" else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
-from simulations.benchmarks.small_images import MADE_UP
+from simulations.benchmarks.peers.small_images import MADE_UP
 
 _HERE = "simulations.benchmarks.cross_device"
 _PFL, _BLAZEFL = "pfl==0.6.0 torch", "blazefl==2.0.3 torch tqdm"
@@ -69,7 +69,7 @@ def prepare(
     import numpy as np
 
     from common.models.small_cnn import initial_cnn
-    from simulations.benchmarks.small_images import write_images
+    from simulations.benchmarks.peers.small_images import write_images
 
     place = Path(scratch) / folder
     write_images(place, data=data, num_train=num_clients * per_client, num_test=num_test)

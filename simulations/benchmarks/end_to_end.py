@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
-from simulations.benchmarks.small_images import MADE_UP
+from simulations.benchmarks.peers.small_images import MADE_UP
 from simulations.benchmarks.stopwatch import Stopwatch
 
 _HERE = "simulations.benchmarks.end_to_end"
@@ -37,13 +37,16 @@ def prepare(
         repeat: Not used.
         scratch: Where to write.
         others: Not used.
+
+    Raises:
+        RuntimeError: The default backbone has no layers.
     """
     del repeat, others
     import torch
 
     from common.config.loading import defaults, parse
     from common.models.classifier import feature_network
-    from simulations.benchmarks.small_images import write_images
+    from simulations.benchmarks.peers.small_images import write_images
 
     folder = Path(scratch) / "end-to-end"
     write_images(folder, data=data, num_train=num_clients * per_client, num_test=num_test)

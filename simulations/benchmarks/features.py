@@ -145,6 +145,9 @@ def files_of_bract(*, number: int, repeat: int, scratch: str) -> dict[str, float
         number: Number of files.
         repeat: Number of the pair.
         scratch: Parent of the files.
+
+    Raises:
+        RuntimeError: Features are missing.
     """
     import os
 

@@ -5,8 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+from simulations.benchmarks.measuring.tables import markdown
 from simulations.benchmarks.registry import benchmark_named
-from simulations.benchmarks.tables import markdown
 
 _PART = re.compile(r"<!-- begin (\S+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 

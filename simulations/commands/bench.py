@@ -62,9 +62,9 @@ def bench_command(
     console = Console()
     with plain_errors("Stopped; nothing was written."):
         from simulations.benchmarks.contract import Options
+        from simulations.benchmarks.measuring.runner import Runner, run_benchmark
+        from simulations.benchmarks.measuring.tables import print_results
         from simulations.benchmarks.registry import benchmark_named
-        from simulations.benchmarks.runner import Runner, run_benchmark
-        from simulations.benchmarks.tables import print_results
 
         if name is None:
             _list(console)
@@ -119,8 +119,8 @@ def _shown_command(arguments: list[str]) -> str:
 
 
 def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out: Path | None) -> None:
-    from simulations.benchmarks.pictures import draw_bars
-    from simulations.benchmarks.tables import markdown
+    from simulations.benchmarks.measuring.pictures import draw_bars
+    from simulations.benchmarks.measuring.tables import markdown
 
     text = json.dumps(results, indent=1) + "\n"
     if file is not None:

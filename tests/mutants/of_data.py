@@ -104,8 +104,8 @@ planted(
             "partition.num_units",
         ),
         "a bad image that is trained on": (
-            "(partition.owner == partition_id) & scan.usable",
-            "(partition.owner == partition_id)",
+            "own = own[scan.usable[own]]",
+            "own = own[:]",
         ),
         "groups that nobody has named": ("has_groups=scan.unit_digests is not None", "has_groups=True"),
         "units that are images after all": ('scan.unit_digests if unit == "group" else None', "None"),

@@ -1,6 +1,7 @@
 """The partition of images over clients, as values."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,17 @@ class Partition:
     num_units: np.ndarray
     num_groups: np.ndarray
     images_unused: int
+
+    def rows_of(self, client: int) -> np.ndarray:
+        """Return the entries of a client in increasing order, (k,) int64."""
+        order, bounds = self._by_owner
+        return order[bounds[client] : bounds[client + 1]]
+
+    @cached_property
+    def _by_owner(self) -> tuple[np.ndarray, np.ndarray]:
+        # Sorted once. Looking at every image for each client takes too long with a million images.
+        order = np.argsort(self.owner, kind="stable")
+        return order, np.searchsorted(self.owner[order], np.arange(len(self.num_units) + 1))
 
 
 def class_counts(scan: "Scan", partition: Partition) -> np.ndarray:

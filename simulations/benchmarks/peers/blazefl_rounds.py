@@ -29,6 +29,9 @@ class Clients:
         images = TensorDataset(*torch.load(self._folder / f"{cid}.pt"))
         return DataLoader(images, batch_size, shuffle=True, generator=generator)
 
+    def set_dataset(self, type_: Any, cid: int | None, dataset: Any) -> None:
+        """Keep the file of a client as it is."""
+
 
 class Selector:
     """Maker of the network by its name."""

@@ -1,5 +1,6 @@
 """The networks of the benchmark `cross-device`, importable wherever torch is."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,15 @@ NETWORKS: dict[str, type[SmallCnn]] = {"cnn": SmallCnn, "pfl's": LargeCnn}
 def initial_network(name: str, folder: Path) -> SmallCnn:
     """Return a network with the weights that all sides start from."""
     network = NETWORKS[name](32, 3, 10)
-    with np.load(folder / "initial.npz") as arrays:
-        network.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays.files})
+    network.load_state_dict(_weights(folder / "initial.npz"))
     return network
+
+
+# Some programs build a network for every client, and reading the file each time would slow them down.
+@cache
+def _weights(file: Path) -> dict[str, torch.Tensor]:
+    with np.load(file) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
 
 def clients_of(folder: Path, per_client: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

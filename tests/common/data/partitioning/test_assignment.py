@@ -361,3 +361,10 @@ def test_shard_of_a_client_without_rows_is_empty() -> None:
 
     assert (len(part.train_inputs), len(part.test_labels), part.num_units) == (0, 0, 0)
     assert part.train_digests.shape == (0, 32)
+
+
+def test_rows_of_a_client_are_its_entries_in_order() -> None:
+    owner = np.array([2, -1, 0, 2, 0, 2], dtype=np.int32)
+    partition = Partition(owner, np.zeros(6, dtype=bool), np.array([2, 0, 3]), np.array([2, 0, 3]), 1)
+
+    assert [partition.rows_of(client).tolist() for client in range(3)] == [[2, 4], [], [0, 3, 5]]

@@ -12,13 +12,13 @@ from typing import Any
 from common.errors import BractError, ConfigError
 from common.system.extras import is_installed
 from common.system.progress import ProgressFactory
-from simulations.benchmarks import measured_process
 from simulations.benchmarks.contract import Benchmark, Case, Options, Variant
-from simulations.benchmarks.machine import describe_machine
-from simulations.benchmarks.results import OF_PROCESS, summarize
+from simulations.benchmarks.measuring import measured_process
+from simulations.benchmarks.measuring.machine import describe_machine
+from simulations.benchmarks.measuring.results import OF_PROCESS, summarize
 
-_PEERS = Path(__file__).parent / "peers"
-_ROOT = Path(__file__).parents[2]
+_PEERS = Path(__file__).parents[1] / "peers"
+_ROOT = Path(__file__).parents[3]
 
 
 class Runner:
@@ -59,7 +59,7 @@ class Runner:
         parameters = json.dumps({**variant.parameters, "repeat": repeat, "scratch": str(self._scratch)})
         python = _python_of(self._environments[variant.environment]) if variant.environment else sys.executable
         if ":" in variant.run:
-            command = [python, "-m", "simulations.benchmarks.variant_process", variant.run]
+            command = [python, "-m", "simulations.benchmarks.measuring.variant_process", variant.run]
         else:
             command = [python, str(_PEERS / variant.run)]
         watcher = [sys.executable, "-P", measured_process.__file__, str(place / "cost.json")]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from common.system.console import say
 from simulations.benchmarks.contract import Benchmark, Figure
-from simulations.benchmarks.machine import in_one_line
+from simulations.benchmarks.measuring.machine import in_one_line
 
 
 def shown(value: float) -> str:

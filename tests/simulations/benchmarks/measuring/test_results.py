@@ -1,7 +1,7 @@
 """Ratios pair by pair, tables and the page of stored results.
 
-Drives `simulations.benchmarks.contract`, `simulations.benchmarks.tables`, `simulations.benchmarks.page`,
-`simulations.benchmarks.machine`, `simulations.benchmarks.pictures`.
+Drives `simulations.benchmarks.contract`, `simulations.benchmarks.measuring.tables`, `simulations.benchmarks.page`,
+`simulations.benchmarks.measuring.machine`, `simulations.benchmarks.measuring.pictures`.
 """
 
 import json
@@ -13,12 +13,12 @@ import pytest
 from common.errors import ConfigError
 from simulations.benchmarks.contract import Figure
 from simulations.benchmarks.engine import BENCHMARK
-from simulations.benchmarks.machine import describe_machine
+from simulations.benchmarks.measuring.machine import describe_machine
+from simulations.benchmarks.measuring.pictures import draw_bars
+from simulations.benchmarks.measuring.results import pair_ratios, summarize
+from simulations.benchmarks.measuring.tables import markdown
 from simulations.benchmarks.page import updated_page
-from simulations.benchmarks.pictures import draw_bars
-from simulations.benchmarks.results import pair_ratios, summarize
-from simulations.benchmarks.small_images import write_images
-from simulations.benchmarks.tables import markdown
+from simulations.benchmarks.peers.small_images import write_images
 from tests.support.paths import ROOT
 
 SECONDS, RATE = Figure("s", "seconds"), Figure("r", "images/s", larger_is_better=True)

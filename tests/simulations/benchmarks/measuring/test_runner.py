@@ -2,9 +2,9 @@
 
 Drives `simulations.benchmarks.registry`, `simulations.benchmarks.engine`, `simulations.benchmarks.features`,
 `simulations.benchmarks.scale`, `simulations.benchmarks.dp`, `simulations.benchmarks.synthetic`,
-`simulations.benchmarks.measured_process`, `simulations.benchmarks.variant_process`,
+`simulations.benchmarks.measuring.measured_process`, `simulations.benchmarks.measuring.variant_process`,
 `simulations.benchmarks.stopwatch`, `simulations.benchmarks.end_to_end`, `simulations.benchmarks.cross_device`,
-`simulations.benchmarks.small_images`, `simulations.commands.bench`. The programs of others, run by hand only, are
+`simulations.benchmarks.peers.small_images`, `simulations.commands.bench`. The programs of others, run by hand only, are
 `simulations.benchmarks.peers.flower_opacus`, `simulations.benchmarks.peers.pfl_rounds`,
 `simulations.benchmarks.peers.blazefl_rounds`, with `simulations.benchmarks.peers.networks`.
 """
@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from bract import app
 from common.errors import BractError
 from common.system.progress import no_progress
-from simulations.benchmarks import measured_process
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
 from simulations.benchmarks.engine import BENCHMARK
+from simulations.benchmarks.measuring import measured_process
+from simulations.benchmarks.measuring.runner import Runner, run_benchmark
 from simulations.benchmarks.registry import all_benchmarks
-from simulations.benchmarks.runner import Runner, run_benchmark
 
 RUNNER = CliRunner()
 ENGINE = BENCHMARK.cases(Options(quick=True))[0].variants[0]
@@ -60,7 +60,7 @@ def test_a_mistake_is_explained(arguments: list[str], said: str) -> None:
 
 
 def test_quick_benchmark_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.benchmarks.runner.is_installed", lambda _: False)
+    monkeypatch.setattr("simulations.benchmarks.measuring.runner.is_installed", lambda _: False)
 
     result = RUNNER.invoke(app, ["bench", "engine", "--quick", "--pairs", "2", "--out", str(tmp_path / "out")])
 
