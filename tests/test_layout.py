@@ -30,6 +30,9 @@ PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp
 FLOWER_INTERNALS: dict[str, set[str]] = {
     # Builds messages outside a Flower process.
     "simulations/engines/in_process.py": {"flwr.supercore.task_identity", "flwr.supercore.run"},
+    # Runs Flower's own simulation to compare with.
+    "simulations/benchmarks/engine.py": {"flwr.simulation"},
+    "simulations/benchmarks/peers/flower_opacus.py": {"flwr.simulation"},
     # Makes the bundle that `flwr run` would send.
     "common/system/app_bundle.py": {"flwr.cli.build"},
     # Runs a SuperNode, and speaks with it in place of Flower's own ClientApp process.

@@ -21,6 +21,7 @@ from simulations.commands.audit_canary import EMPIRICAL_HELP, empirical_command
 from simulations.commands.audit_inversion import INVERSION_HELP, inversion_command
 from simulations.commands.audit_layers import LAYERS_HELP, layers_command
 from simulations.commands.audit_membership import MEMBERSHIP_HELP, membership_command
+from simulations.commands.bench import BENCH_HELP, bench_command
 
 _Source = Annotated[
     str | None,
@@ -55,6 +56,7 @@ _SEED_HELP = (
 def mount(app: typer.Typer) -> None:
     """Add the commands of this room to the command line."""
     app.command("simulate", help=_HELP)(simulate)
+    app.command("bench", help=BENCH_HELP)(bench_command)
     audit_app.command("layers", help=LAYERS_HELP)(layers_command)
     audit_app.command("empirical", help=EMPIRICAL_HELP)(empirical_command)
     audit_app.command("membership", help=MEMBERSHIP_HELP)(membership_command)

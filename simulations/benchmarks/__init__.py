@@ -1,0 +1,1 @@
+"""Benchmarks that compare ways to do one job, pair by pair."""

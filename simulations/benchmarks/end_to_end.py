@@ -1,0 +1,133 @@
+"""The benchmark of a whole private run, beside a plain Flower and Opacus app."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
+from simulations.benchmarks.peers.small_images import MADE_UP
+from simulations.benchmarks.stopwatch import Stopwatch
+
+_HERE = "simulations.benchmarks.end_to_end"
+
+
+def _cases(options: Options) -> list[Case]:
+    sizes = {"num_clients": 10, "per_client": 200, "num_rounds": 30, "num_test": 1000, "batch": 50}
+    if options.quick:
+        sizes = {"num_clients": 2, "per_client": 20, "num_rounds": 2, "num_test": 20, "batch": 10}
+    parameters = {**sizes, "data": options.data, "noise": 1.0, "bound": 0.1, "learning_rate": 8.0}
+    name = f"{sizes['num_clients']} clients of {sizes['per_client']} images, {sizes['num_rounds']} rounds of one epoch"
+    variants = (
+        Variant("Bract", f"{_HERE}:run_bract", parameters),
+        Variant("Flower and Opacus", "flower_opacus.py", parameters, ("ray",), install="'bract[ray]'"),
+    )
+    return [Case(name, variants, prepare=f"{_HERE}:prepare")]
+
+
+def prepare(
+    *, data: str, num_clients: int, per_client: int, num_test: int, repeat: int, scratch: str, **others: Any
+) -> None:
+    """Write the images, with the backbone's weights beside them.
+
+    Args:
+        data: Folder with CIFAR-10, or empty.
+        num_clients: Number of clients.
+        per_client: Training images of each.
+        num_test: Test images of all.
+        repeat: Not used.
+        scratch: Where to write.
+        others: Not used.
+
+    Raises:
+        RuntimeError: The default backbone has no layers.
+    """
+    del repeat, others
+    import torch
+
+    from common.config.loading import defaults, parse
+    from common.models.classifier import feature_network
+    from simulations.benchmarks.peers.small_images import write_images
+
+    folder = Path(scratch) / "end-to-end"
+    write_images(folder, data=data, num_train=num_clients * per_client, num_test=num_test)
+    config = parse(defaults())
+    body = feature_network(config.model, config.backbone_spec).body
+    if body is None:
+        raise RuntimeError("the default backbone has no layers")
+    torch.save(body.model.state_dict(), folder / "backbone.pt")
+
+
+def run_bract(
+    *,
+    num_clients: int,
+    num_rounds: int,
+    batch: int,
+    noise: float,
+    bound: float,
+    learning_rate: float,
+    repeat: int,
+    scratch: str,
+    **others: Any,
+) -> dict[str, float]:
+    """Run a simulation with an empty cache of features.
+
+    Args:
+        num_clients: Number of clients.
+        num_rounds: Number of rounds.
+        batch: Expected images of a step.
+        noise: Noise multiplier.
+        bound: Clipping bound of an image's gradient.
+        learning_rate: Learning rate.
+        repeat: Seed.
+        scratch: Folder of the images.
+        others: Not used.
+    """
+    del others
+    import os
+
+    os.environ["BRACT_HOME"] = str(Path(scratch) / f"bract-{repeat}")
+    chosen: dict[str, Any] = {
+        "seed": repeat,
+        "data.source": "cifar10",
+        "data.path": str(Path(scratch) / "end-to-end"),
+        "data.partitioner": "iid",
+        "num-clients": num_clients,
+        "num-rounds": num_rounds,
+        "training.local-epochs": 1,
+        "training.batch-size": batch,
+        "training.learning-rate": learning_rate,
+        "privacy.noise-multiplier": noise,
+        "privacy.max-grad-norm": bound,
+        "output-dir": str(Path(scratch) / f"run-{repeat}"),
+    }
+    with Stopwatch() as watch:
+        from rich.console import Console
+
+        from common.config.loading import defaults, override, parse
+        from simulations.simulate import run_job
+
+        config = parse(override(defaults(), chosen))
+        summary, folder = run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
+    epsilon = json.loads((folder / "privacy.json").read_text())["epsilon_max"]
+    figures = {"job_seconds": watch.wall, "job_cpu_seconds": watch.cpu}
+    return {**figures, "accuracy": summary["accuracy"], "epsilon": epsilon}
+
+
+BENCHMARK = Benchmark(
+    "end-to-end",
+    "A private run from images to its model, beside a Flower and Opacus app that is written as their examples are.",
+    "an hour a pair",
+    (
+        Figure("job_seconds", "s"),
+        Figure("cpu_seconds", "CPU s"),
+        Figure("accuracy", "accuracy", larger_is_better=True, compared=False),
+        Figure("epsilon", "epsilon", compared=False),
+    ),
+    _cases,
+    notes=(
+        "Both sides train a linear head on EfficientNet-Lite0 at 128 px with the same batches, noise, bound and "
+        "learning rate. The other side computes the backbone at every step, makes a PrivacyEngine in every message and "
+        "runs under Ray. Bract's seconds include imports, features, accounting, noised counts, ledgers and its report. "
+        f"{MADE_UP}",
+    ),
+)

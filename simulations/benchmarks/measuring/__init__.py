@@ -1,0 +1,1 @@
+"""Processes that are measured, with the arithmetic and display of their figures."""

@@ -1,0 +1,164 @@
+"""The loop over cases, pairs and variants, each variant in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.errors import BractError, ConfigError
+from common.system.extras import is_installed
+from common.system.progress import ProgressFactory
+from simulations.benchmarks.contract import Benchmark, Case, Options, Variant
+from simulations.benchmarks.measuring import measured_process
+from simulations.benchmarks.measuring.machine import describe_machine
+from simulations.benchmarks.measuring.results import OF_PROCESS, summarize
+
+_PEERS = Path(__file__).parents[1] / "peers"
+_ROOT = Path(__file__).parents[3]
+
+
+class Runner:
+    """The processes of one benchmark.
+
+    Args:
+        scratch: Folder that all processes share.
+        environments: Name -> folder of a virtual environment.
+    """
+
+    def __init__(self, scratch: Path, environments: Mapping[str, Path]) -> None:
+        self._scratch = scratch
+        self._environments = environments
+        self._serial = 0
+
+    def why_not(self, variant: Variant) -> str:
+        """Return the reason why a variant cannot run here."""
+        if variant.environment and variant.environment not in self._environments:
+            advice = f"python -m venv FOLDER && FOLDER/bin/pip install {variant.install}"
+            return f"needs --environment {variant.environment}=FOLDER, made by: {advice}"
+        if variant.environment:
+            python = _python_of(self._environments[variant.environment])
+            code = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {variant.needs!r})))"
+            done = subprocess.run([python, "-c", code], check=False, capture_output=True)  # noqa: S603
+            return f"needs {', '.join(variant.needs)} in {python}: install {variant.install}" if done.returncode else ""
+        missing = [package for package in variant.needs if not is_installed(package)]
+        return f"needs {', '.join(missing)}: install {variant.install}" if missing else ""
+
+    def measure(self, variant: Variant, repeat: int) -> dict[str, Any]:
+        """Run a variant in a fresh process and return its figures.
+
+        Raises:
+            BractError: It failed. The message has the end of what it wrote.
+        """
+        self._serial += 1
+        place = self._scratch / "processes" / str(self._serial)
+        place.mkdir(parents=True)
+        parameters = json.dumps({**variant.parameters, "repeat": repeat, "scratch": str(self._scratch)})
+        python = _python_of(self._environments[variant.environment]) if variant.environment else sys.executable
+        if ":" in variant.run:
+            command = [python, "-m", "simulations.benchmarks.measuring.variant_process", variant.run]
+        else:
+            command = [python, str(_PEERS / variant.run)]
+        watcher = [sys.executable, "-P", measured_process.__file__, str(place / "cost.json")]
+        with (place / "output.log").open("wb") as log:
+            subprocess.run(  # noqa: S603
+                [*watcher, *command, parameters, str(place / "result.json")],
+                cwd=place,
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
+        cost = json.loads((place / "cost.json").read_text())
+        if cost.pop("code"):
+            end = (place / "output.log").read_text(errors="replace")[-2000:]
+            raise BractError(f"{variant.name} failed; the end of what it wrote:\n{end}")
+        return {**cost, **json.loads((place / "result.json").read_text())}
+
+    def _environment(self) -> dict[str, str]:
+        paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
+        # A home of its own keeps the holder's ledgers and caches out of what is measured.
+        home = {"BRACT_HOME": str(self._scratch / "home"), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        return {**os.environ, **home, "HF_HUB_OFFLINE": "1"}
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    options: Options,
+    runner: Runner,
+    *,
+    pairs: int,
+    wanted: str = "",
+    progress: ProgressFactory,
+) -> dict[str, Any]:
+    """Measure every case and return the results as plain values.
+
+    Args:
+        benchmark: What to measure.
+        options: What its cases follow from.
+        runner: Starts the processes.
+        pairs: Number of times that each variant runs, in turn.
+        wanted: Part of a case's name; the others are left out.
+        progress: Shows how far it is.
+
+    Raises:
+        ConfigError: No case has the wanted name.
+        BractError: A variant failed.
+    """
+    machine, started = describe_machine(), datetime.now(UTC)
+    cases = benchmark.cases(options)
+    chosen = [case for case in cases if wanted in case.name]
+    if not chosen:
+        raise ConfigError(f"{benchmark.name} has no case {wanted!r}: {', '.join(case.name for case in cases)}")
+    results = []
+    for case in chosen:
+        results.append(_run_case(benchmark, case, runner, pairs, progress))
+    return {
+        "benchmark": benchmark.name,
+        "about": benchmark.about,
+        "date": started.isoformat(timespec="seconds"),
+        "machine": machine,
+        "pairs": pairs,
+        "quick": options.quick,
+        "cases": results,
+    }
+
+
+def _run_case(
+    benchmark: Benchmark, case: Case, runner: Runner, pairs: int, progress: ProgressFactory
+) -> dict[str, Any]:
+    skipped = {variant.name: runner.why_not(variant) for variant in case.variants}
+    places = [place for place, variant in enumerate(case.variants) if not skipped[variant.name]]
+    samples: list[list[dict[str, float]]] = [[] for _ in case.variants]
+    advance = progress(pairs * len(places), f"{benchmark.name}: {case.name}")
+    if case.prepare and places:
+        runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
+    for repeat in range(pairs):
+        # Turned round in every second pair, so that a machine that grows busier favours neither.
+        for place in places[:: -1 if repeat % 2 else 1]:
+            if skipped[case.variants[place].name]:
+                advance(1)
+                continue
+            found = runner.measure(case.variants[place], repeat)
+            advance(1)
+            if "not_possible" in found:
+                skipped[case.variants[place].name] = found["not_possible"]
+                continue
+            samples[place].append(found)
+    names: Sequence[str] = [variant.name for variant in case.variants]
+    own = {figure.key for figure in benchmark.figures}
+    figures = (*benchmark.figures, *(figure for figure in OF_PROCESS if figure.key not in own))
+    summary = summarize(names, samples, figures)
+    for row in summary:
+        row["skipped"] = skipped[row["name"]]
+    return {"name": case.name, "variants": summary}
+
+
+def _python_of(environment: Path) -> str:
+    python = environment / "bin" / "python"
+    if not python.is_file():
+        raise ConfigError(f"{environment} is not a virtual environment: it has no bin/python")
+    return str(python.absolute())

@@ -1,0 +1,1 @@
+"""Programs that benchmarks compare with."""

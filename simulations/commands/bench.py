@@ -1,0 +1,134 @@
+"""The command `bract bench` that compares ways to do one job."""
+
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import ConfigError
+from common.system.console import bar_factory, plain_errors
+
+if TYPE_CHECKING:
+    from simulations.benchmarks.contract import Benchmark
+
+BENCH_HELP = """Measure how fast Bract is beside other ways to do the same job.
+
+Without a name it lists the benchmarks. Each way (a variant) runs in a fresh process, one after another: that is a
+pair. The order turns round in every second pair. The table has the median of all pairs with the least and the greatest
+value, and ratios are taken within each pair, so that a machine that is busy for a while disturbs both sides alike.
+Read CPU seconds where other programs run on the machine: they move less than wall seconds.
+
+The processes have a home of their own: your ledgers and caches are neither used nor changed.
+
+Programs of other projects run in environments of their own, which you make and name. Without one its variant is
+skipped and the output says what to install.
+
+Examples:
+
+  bract bench
+
+  bract bench engine --quick
+
+  bract bench engine --pairs 3 --case "100 clients" --out results
+
+  bract bench cross-device --data cifar10 --environment pfl=FOLDER
+"""
+
+
+def bench_command(
+    name: Annotated[str | None, typer.Argument(help="Benchmark to run; all are listed if left out.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Times that each variant runs.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, to see that everything works.")] = False,
+    case: Annotated[str, typer.Option(metavar="TEXT", help="Only cases with this text in their name.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Images for benchmarks that need some, as data.source.")
+    ] = "",
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Virtual environment of another project; may be repeated."),
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for results as JSON, Markdown and pictures.")
+    ] = None,
+) -> None:
+    """Measure Bract beside other ways to do the same job."""
+    console = Console()
+    with plain_errors("Stopped; nothing was written."):
+        from simulations.benchmarks.contract import Options
+        from simulations.benchmarks.measuring.runner import Runner, run_benchmark
+        from simulations.benchmarks.measuring.tables import print_results
+        from simulations.benchmarks.registry import benchmark_named
+
+        if name is None:
+            _list(console)
+            return
+        chosen, places = benchmark_named(name), _environments(environment or [])
+        options = Options(quick=quick, data=str(Path(data).absolute()) if data and Path(data).exists() else data)
+        with (
+            bar_factory(Console(stderr=True)) as progress,
+            tempfile.TemporaryDirectory(prefix="bract-bench-") as folder,
+        ):
+            runner = Runner(Path(folder), places)
+            results = run_benchmark(chosen, options, runner, pairs=pairs, wanted=case, progress=progress)
+        # Folders are the user's own: a page that others read names the source and the environments only.
+        results["command"] = _shown_command(sys.argv[1:])
+        _write(chosen, results, json_, out)
+        print_results(chosen, results, console)
+
+
+def _list(console: Console) -> None:
+    from simulations.benchmarks.registry import all_benchmarks
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("benchmark", "what it compares", "five pairs take about"):
+        table.add_column(title)
+    for benchmark in all_benchmarks():
+        table.add_row(benchmark.name, benchmark.about, benchmark.duration)
+    console.print(table)
+    console.print("Run one by `bract bench NAME`, a first look by `bract bench NAME --quick --pairs 1`.")
+
+
+def _environments(given: list[str]) -> dict[str, Path]:
+    pairs = [text.partition("=") for text in given]
+    for name, _, folder in pairs:
+        if not name or not folder:
+            raise ConfigError(f"--environment takes NAME=FOLDER, not {name!r}")
+    return {name: Path(folder) for name, _, folder in pairs}
+
+
+def _shown_command(arguments: list[str]) -> str:
+    """Return the command without the folders of this machine."""
+    shown, words = [], iter(arguments)
+    for word in words:
+        if word in ("--json", "--out"):
+            next(words, "")
+        elif word == "--data":
+            shown += [word, Path(next(words, "")).name]
+        elif word == "--environment":
+            shown += [word, next(words, "").partition("=")[0] + "=FOLDER"]
+        elif not word.startswith(("--json=", "--out=")):
+            shown.append(word)
+    return shlex.join(["bract", *shown])
+
+
+def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out: Path | None) -> None:
+    from simulations.benchmarks.measuring.pictures import draw_bars
+    from simulations.benchmarks.measuring.tables import markdown
+
+    text = json.dumps(results, indent=1) + "\n"
+    if file is not None:
+        file.write_text(text)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{chosen.name}.json").write_text(text)
+        (out / f"{chosen.name}.md").write_text(markdown(chosen, results))
+        draw_bars(out / f"{chosen.name}.png", chosen, results)
+        if chosen.draw is not None:
+            chosen.draw(results, out)

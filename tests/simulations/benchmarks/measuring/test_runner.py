@@ -1,0 +1,161 @@
+"""A benchmark from its command to its files, in real processes.
+
+Drives `simulations.benchmarks.registry`, `simulations.benchmarks.engine`, `simulations.benchmarks.features`,
+`simulations.benchmarks.scale`, `simulations.benchmarks.dp`, `simulations.benchmarks.synthetic`,
+`simulations.benchmarks.measuring.measured_process`, `simulations.benchmarks.measuring.variant_process`,
+`simulations.benchmarks.stopwatch`, `simulations.benchmarks.end_to_end`, `simulations.benchmarks.cross_device`,
+`simulations.benchmarks.peers.small_images`, `simulations.commands.bench`. The programs of others, run by hand only, are
+`simulations.benchmarks.peers.flower_opacus`, `simulations.benchmarks.peers.pfl_rounds`,
+`simulations.benchmarks.peers.blazefl_rounds`, with `simulations.benchmarks.peers.networks`.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bract import app
+from common.errors import BractError
+from common.system.progress import no_progress
+from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
+from simulations.benchmarks.engine import BENCHMARK
+from simulations.benchmarks.measuring import measured_process
+from simulations.benchmarks.measuring.runner import Runner, run_benchmark
+from simulations.benchmarks.registry import all_benchmarks
+
+RUNNER = CliRunner()
+ENGINE = BENCHMARK.cases(Options(quick=True))[0].variants[0]
+
+
+def benchmark_of(*variants: Variant) -> Benchmark:
+    return Benchmark("tiny", "Tiny.", "a second", (Figure("engine_seconds", "s"),), lambda _: [Case("one", variants)])
+
+
+def test_the_list_has_each_benchmark_with_its_sentence_and_duration() -> None:
+    result = RUNNER.invoke(app, ["bench"], env={"COLUMNS": "300"})
+
+    assert result.exit_code == 0
+    for benchmark in all_benchmarks():
+        assert all(text in result.output for text in (benchmark.name, benchmark.about, benchmark.duration))
+        assert benchmark.cases(Options(quick=True)), benchmark.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["engin"], "'engin' is not a benchmark: engine"),
+        (["engine", "--quick", "--case", "million"], "has no case 'million'"),
+        (["engine", "--environment", "pfl"], "takes NAME=FOLDER"),
+    ],
+)
+def test_a_mistake_is_explained(arguments: list[str], said: str) -> None:
+    result = RUNNER.invoke(app, ["bench", *arguments], env={"COLUMNS": "300"})
+
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_quick_benchmark_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulations.benchmarks.measuring.runner.is_installed", lambda _: False)
+
+    result = RUNNER.invoke(app, ["bench", "engine", "--quick", "--pairs", "2", "--out", str(tmp_path / "out")])
+
+    assert result.exit_code == 0, result.output
+    assert "needs ray: install 'bract[ray]'" in " ".join(result.output.split())
+    results = json.loads((tmp_path / "out" / "engine.json").read_text())
+    ours, theirs = results["cases"][0]["variants"]
+    assert len(ours["samples"]) == 2
+    assert ours["figures"]["messages_a_second"]["min"] > 0
+    assert theirs["samples"] == []
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"engine.json", "engine.md", "engine.png"}
+
+
+def test_a_variant_without_its_environment_is_left_out_with_advice(tmp_path: Path) -> None:
+    foreign = Variant("theirs", "no_such_script.py", needs=("pfl",), environment="pfl", install="pfl==0.6")
+
+    results = run_benchmark(benchmark_of(foreign), Options(), Runner(tmp_path, {}), pairs=1, progress=no_progress)
+
+    assert "FOLDER/bin/pip install pfl==0.6" in results["cases"][0]["variants"][0]["skipped"]
+
+
+def test_a_failed_variant_shows_the_end_of_its_output(tmp_path: Path) -> None:
+    wrong = Variant("wrong", ENGINE.run, {**ENGINE.parameters, "num_clients": "many"})
+
+    with pytest.raises(BractError, match=r"(?s)wrong failed.*TypeError") as raised:
+        run_benchmark(benchmark_of(wrong), Options(), Runner(tmp_path, {}), pairs=1, progress=no_progress)
+
+    assert "Traceback" in str(raised.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
+def test_cost_counts_processes_that_a_command_leaves_behind(tmp_path: Path) -> None:
+    mark = tmp_path / "worked"
+    work = f"""
+import os, pathlib, time
+while sum(os.times()[:2]) < 0.3: pass
+pathlib.Path({str(mark)!r}).touch()
+time.sleep(60)
+"""
+    leaver = f"""
+import pathlib, subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', {work!r}], start_new_session=True)
+while not pathlib.Path({str(mark)!r}).exists(): time.sleep(0.01)
+"""
+    command = [
+        sys.executable,
+        "-P",
+        measured_process.__file__,
+        str(tmp_path / "cost.json"),
+        sys.executable,
+        "-c",
+        leaver,
+    ]
+
+    subprocess.run(command, check=True, timeout=30)
+
+    assert json.loads((tmp_path / "cost.json").read_text())["cpu_seconds"] >= 0.25
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_nothing_goes_on_when_the_measuring_program_is_killed(tmp_path: Path) -> None:
+    work = f"""
+import os, pathlib, time
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+    command = [sys.executable, "-P", measured_process.__file__, str(tmp_path / "cost.json"), sys.executable, "-c", work]
+    start = f"import subprocess; subprocess.run({command!r})"
+    measuring = subprocess.Popen([sys.executable, "-c", start])
+    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()):
+        assert measuring.poll() is None
+        time.sleep(0.01)
+
+    measuring.kill()
+    measuring.wait()
+
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+
+
+def test_a_job_that_cannot_be_done_one_way_is_said_and_measured_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, calls = Runner(tmp_path, {}), list[str]()
+
+    def measure(variant: Variant, repeat: int) -> dict[str, object]:
+        calls.append(f"{variant.name}{repeat}")
+        return {"not_possible": "fails with an error"} if variant.name == "b" else {"engine_seconds": 1.0}
+
+    monkeypatch.setattr(runner, "measure", measure)
+    variants = [Variant(name, "") for name in "abc"]
+
+    results = run_benchmark(benchmark_of(*variants), Options(), runner, pairs=3, progress=no_progress)
+
+    assert calls == ["a0", "b0", "c0", "c1", "a1", "a2", "c2"]
+    assert [row["skipped"] for row in results["cases"][0]["variants"]] == ["", "fails with an error", ""]
