@@ -225,13 +225,16 @@ class _Run:
         return self._rounds_of(state.secure_session)
 
     def _rounds_of(self, session: SecureSession) -> SecureRounds:
-        config, plan, sizes = self.state.config, session.words.plan, session.words.sizes
+        config, words, training = self.state.config, session.words, self.state.config.training
         steps = None
-        if plan is not None and config.sums_gradients:
-            present, training = session.present, config.training
-            total = sum(sizes[name] for name in present)
+        if words.plan is not None and config.sums_gradients:
             steps = SummedSteps(
-                plan, total_units=total, num_clients=len(present), rate=training.learning_rate, factor=training.momentum
+                words.plan,
+                total_units=sum(words.sizes[name] for name in session.present),
+                num_clients=len(session.present),
+                rule=training.step_rule,
+                rate=training.learning_rate,
+                factor=training.momentum,
             )
             # A resumed run goes on with the momentum of its last complete round.
             steps.momentum = self.state.momentum

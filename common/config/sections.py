@@ -255,6 +255,10 @@ class TrainingConfig(Section):
         description="Bits of each value that a client sends. 8: the difference to the model it received, rounded at "
         "random by a public stream, after the noise under `dp-sgd`."
     )
+    step_rule: Literal[1, 2] = Field(
+        description="Version of the public rule for the server's steps along sums with noise in shares. 1: that of "
+        "earlier runs."
+    )
 
 
 class StrategyConfig(Section):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from flwr.app import MetricRecord, RecordDict
 
-from common.arrays import Arrays
+from common.arrays import Arrays, from_vector, to_vector
 from common.config.secure_sum import SecureSum
 from common.errors import FederationError, NotFiniteError, PrivacyError
 from common.messages.codec import Evaluation, decode_evaluation, encode_evaluation
@@ -188,7 +188,7 @@ class SecureWords:
         Raises:
             PrivacyError: The run has no noise in shares.
         """
-        return clipped_words(_flat(update, self.shapes), self.gradient_scale, stream=stream)
+        return clipped_words(to_vector(update, self.shapes), self.gradient_scale, stream=stream)
 
     @property
     def point(self) -> FixedPoint:
@@ -257,7 +257,7 @@ class SecureWords:
         # Without this check an exact update would leave where a noised one is charged.
         if self.releases.mechanism.private:
             raise PrivacyError("an update may be summed only with the noise of the plan")
-        values = _flat(update, self.shapes)
+        values = to_vector(update, self.shapes)
         with np.errstate(over="ignore", invalid="ignore"):
             norm = float(np.linalg.norm(values))
         # Encoding would shorten it. Without a clip in the run's settings this is another update than the plain one.
@@ -346,8 +346,7 @@ class SecureWords:
         else:
             # However many survived: the divisor of a noised sum depends on nothing that happened.
             values = values_of_sum(part, self.gradient_scale) / self.plan.expected_batch_size
-        parts = np.split(values, np.cumsum([math.prod(shape) for shape in self.shapes.values()])[:-1])
-        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return from_vector(values, self.shapes)
 
     def summed_counts(self, words: Words, num_survivors: int, *, server_round: int | None) -> Evaluation | None:
         """Return the counts that are summed in a vector, None where it has none.
@@ -398,7 +397,3 @@ class SecureWords:
 
     def _size(self, key: str) -> int:
         return num_counts(key, self.num_classes, self.releases.subgroups)
-
-
-def _flat(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    return np.concatenate([np.asarray(arrays[name], dtype=np.float64).ravel() for name in shapes])

@@ -13,8 +13,10 @@ MAX_STEP = 150.0
 # A round's total step, in units of the clip bound, that one step can make. More is divided among several steps.
 _ONE_STEP = 20.0
 _MAX_STEPS = 4
-# Longest step of a summed gradient without momentum, in units of the clip bound. Longer steps swing on the digits.
+# Longest step of a summed gradient under rule 1, in units of the clip bound.
 _MAX_PLAIN_STEP = 60.0
+# Momentum of the server's steps. Without it long steps swing, and a larger one is too slow for 60 rounds.
+_MOMENTA = [percent / 100 for percent in range(70, 91)]
 # Largest clip bound of one client's update. Updates at the default learning rate are 9 to 15 long in the fit.
 MAX_UPDATE = 10.0
 
@@ -68,18 +70,44 @@ def summed_steps(
     max_grad_norm: float,
     total_units: int,
     num_rounds: int,
+    version: int,
 ) -> tuple[float, float]:
     """Return learning rate and momentum of a server that steps along summed gradients.
 
     `noise_stddev` is that of the sum over all clients of the run, which is more than the accounted one if more clients
-    are honest than were accounted. Momentum replaces steps that are too long: rate / (1 - momentum) is what one
-    gradient moves the head by in the end. The final head has the noise `LOGIT_NOISE` in each weight. All arguments are
-    public constants, and the result is rounded to 3 digits.
+    are honest than were accounted. The final head has at most the noise `LOGIT_NOISE` in each weight. The step is the
+    longest that does not swing, with the largest momentum under which the noise stays below that. Where even the
+    least momentum leaves more, the step is shorter. All arguments are public constants, and the result is rounded to 3
+    digits. `version` is that of the rule, see `training.step-rule`.
     """
     noise = noise_stddev / total_units
-    whole = LOGIT_NOISE / (noise * math.sqrt(num_rounds))
-    momentum = float(f"{max(0.0, 1.0 - _MAX_PLAIN_STEP / (whole * max_grad_norm)):.3g}")
-    # A gradient of k rounds before the end has moved the head by rate x (1 + m + ... + m^(k - 1)).
-    moved = [(1 - momentum**rounds) / (1 - momentum) for rounds in range(1, num_rounds + 1)]
-    rate = LOGIT_NOISE / (noise * math.sqrt(sum(factor * factor for factor in moved)))
+    if version == 1:
+        # Runs that began under this rule go on with it. Its steps have no limit, so they swing in a run of few rounds.
+        whole = LOGIT_NOISE / (noise * math.sqrt(num_rounds))
+        momentum = float(f"{max(0.0, 1.0 - _MAX_PLAIN_STEP / (whole * max_grad_norm)):.3g}")
+        rate = LOGIT_NOISE / (noise * _sum_of_rounds(momentum, num_rounds))
+    else:
+        longest = longest_step(num_rounds) / max_grad_norm
+        quiet = [m for m in _MOMENTA if longest * noise * _sum_of_rounds(m, num_rounds) <= LOGIT_NOISE]
+        momentum = max(quiet, default=_MOMENTA[0])
+        rate = min(longest, LOGIT_NOISE / (noise * _sum_of_rounds(momentum, num_rounds)))
     return float(f"{rate:.3g}"), momentum
+
+
+def longest_step(num_rounds: int) -> float:
+    """Return the longest step of a summed gradient, in units of the clip bound.
+
+    A longer one swings along the mean of the features. The rounds that follow undo that, so more rounds bear longer
+    steps.
+
+    >>> longest_step(3), longest_step(30), longest_step(100)
+    (60.0, 100.0, 150.0)
+    """
+    return min(MAX_STEP, max(60.0, 40.0 + 2.0 * num_rounds))
+
+
+def _sum_of_rounds(momentum: float, num_rounds: int) -> float:
+    """Return the final head's noise where rate and each round's noise are 1."""
+    # A gradient of k rounds before the end has moved the head by 1 + m + ... + m^(k - 1).
+    moved = [(1 - momentum**rounds) / (1 - momentum) for rounds in range(1, num_rounds + 1)]
+    return math.sqrt(sum(factor * factor for factor in moved))

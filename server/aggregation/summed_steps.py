@@ -21,6 +21,7 @@ class SummedSteps:
         plan: The plan that all clients share but for their sizes.
         total_units: Declared number of units of all clients of the run.
         num_clients: Clients of the run.
+        rule: Version of the public rule for rate and momentum.
         rate: Learning rate that was set; None for rate and momentum by the public rule.
         factor: Momentum that goes with a rate that was set.
     """
@@ -31,6 +32,7 @@ class SummedSteps:
         *,
         total_units: int,
         num_clients: int,
+        rule: int,
         rate: float | None = None,
         factor: float = 0.0,
     ) -> None:
@@ -41,6 +43,7 @@ class SummedSteps:
             max_grad_norm=plan.max_grad_norm,
             total_units=total_units,
             num_rounds=plan.num_rounds,
+            version=rule,
         )
         self.rate, self.factor = by_rule if rate is None else (rate, factor)
         self.momentum = np.zeros(0)

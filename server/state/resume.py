@@ -46,6 +46,7 @@ _ADDED: dict[str, Scalar] = {
     "training.class-weights": "",
     "training.method": "",
     "training.statistics": "second-moments",
+    "training.step-rule": 1,
     "training.update-bits": 32,
 }
 # Settings whose value 0.1.0 wrote in another way -> today's value and the one that stands for it in a digest.

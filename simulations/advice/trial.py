@@ -91,7 +91,9 @@ def _head_of_own_steps(candidate: Candidate, federation: SyntheticFederation, rn
 def _head_of_sums(candidate: Candidate, federation: SyntheticFederation, rng: np.random.Generator) -> Arrays:
     """Return the head after rounds in which the server steps along a noised sum."""
     plan, units = candidate.plans[0], federation.total_units
-    steps = SummedSteps(plan, total_units=units, num_clients=federation.num_clients)
+    steps = SummedSteps(
+        plan, total_units=units, num_clients=federation.num_clients, rule=candidate.config.training.step_rule
+    )
     noise, head = candidate.noise_of_sum(federation.num_clients), federation.initial_head()
     for _ in range(plan.num_rounds):
         total = np.sum(federation.gradient_sums(head, max_grad_norm=plan.max_grad_norm), axis=0).ravel()

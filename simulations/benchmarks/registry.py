@@ -6,7 +6,7 @@ from common.errors import ConfigError
 from simulations.benchmarks.contract import Benchmark
 
 # In the order of `bract bench`.
-_MODULES = ("engine", "end_to_end", "features", "dp", "cross_device", "scale")
+_MODULES = ("engine", "end_to_end", "features", "dp", "cross_device", "accuracy", "scale")
 
 
 def all_benchmarks() -> list[Benchmark]:

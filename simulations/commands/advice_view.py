@@ -66,7 +66,9 @@ def reason_of(candidate: Candidate, total_units: int) -> str:
     if config.takes_statistics:
         return f"One release, whose sums are many more numbers than a gradient; together clients add {times}."
     if plan.noise_shares:
-        steps = SummedSteps(plan, total_units=total_units, num_clients=config.num_clients)
+        steps = SummedSteps(
+            plan, total_units=total_units, num_clients=config.num_clients, rule=config.training.step_rule
+        )
         length = f"{steps.rate * plan.max_grad_norm:.3g} clip bounds, momentum {steps.factor:.2g}"
         return f"Clients share the noise, together {times}; {candidate.num_rounds} steps of {length}."
     count, rate = plan.steps_per_round, plan.learning_rate or 0.0

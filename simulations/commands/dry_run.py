@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from common.messages.secure_words import SecureWords
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
+from common.privacy.policy import Policy
 from common.system.console import busy, format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
@@ -88,14 +89,11 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
 
         network = feature_network(config.model, config.backbone_spec)
         pass_seconds = backbone_seconds(network, backbone, entries, shape=shape, device=config.system.device)
+    units = sizes_of(unit=config.privacy.unit)[0] if config.is_local_dp else sizes
     plans: dict[str, PrivacyPlan] = {}
-    units = sizes
     if config.is_local_dp:
-        units = sizes_of(unit=config.privacy.unit)[0]
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
-        for plan in plans.values():
-            policy.check_plan(plan)
-            policy.check_spent(plan.spent(), plan.spent_alone())
+        _check_plans(plans.values(), policy)
     elif config.private:
         plans = {"every": config.plan(config.cohort_size)}
     arrays = with_earlier_model(
@@ -118,6 +116,12 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
         "disk_bytes": {"cache": item * len(entries.labels), "results_about": 400_000},
         "disk_free_bytes": shutil.disk_usage(bract_home().anchor or "/").free,
     }
+
+
+def _check_plans(plans: Iterable[PrivacyPlan], policy: Policy) -> None:
+    for plan in plans:
+        policy.check_plan(plan)
+        policy.check_spent(plan.spent(), plan.spent_alone())
 
 
 def _facts_of(plan: PrivacyPlan) -> dict[str, Any]:

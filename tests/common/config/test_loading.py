@@ -146,11 +146,14 @@ def test_load_file_says_when_there_is_no_file(tmp_path: Path) -> None:
         load_file(tmp_path)
 
 
-def test_a_run_of_before_keeps_its_network_and_a_users_own_file_gets_todays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "before", "now"), [("model.cnn-depth", 2, '""'), ("training.step-rule", 1, "2")])
+def test_a_run_of_before_keeps_what_it_did_and_a_users_own_file_gets_todays(
+    tmp_path: Path, key: str, before: int, now: str
+) -> None:
     (tmp_path / "run.toml").write_text('resume = false\n[model]\nbackbone = "cnn"\n')
     (tmp_path / "own.toml").write_text('[model]\nbackbone = "cnn"\n')
-    (tmp_path / "new.toml").write_text('resume = false\n[model]\ncnn-depth = ""\n')
+    (tmp_path / "new.toml").write_text(f"resume = false\n{key} = {now}\n")
 
-    read = {name: load_file(tmp_path / f"{name}.toml").get("model.cnn-depth") for name in ("run", "own", "new")}
+    read = {name: load_file(tmp_path / f"{name}.toml").get(key) for name in ("run", "own", "new")}
 
-    assert read == {"run": 2, "own": None, "new": ""}
+    assert read == {"run": before, "own": None, "new": "" if now == '""' else int(now)}
