@@ -183,10 +183,7 @@ class SecureWords:
     def encode_clipped(self, update: Arrays, stream: ByteStream) -> Words:
         """Return a client's clipped update with its share of the noise, as words.
 
-        No size weighs it. `stream` must be fresh and used for this noise only.
-
-        Raises:
-            PrivacyError: The run has no noise in shares.
+        No size weighs it. `stream` is as in `encode_sum`.
         """
         return clipped_words(to_vector(update, self.shapes), self.gradient_scale, stream=stream)
 
@@ -337,8 +334,7 @@ class SecureWords:
     def average_update(self, words: Words, survivors: Iterable[str]) -> dict[str, np.ndarray]:
         """Return the survivors' average update, float64.
 
-        It is weighted by their sizes. Under a mechanism for whole clients it is their noised sum over the planned
-        number of clients.
+        It is weighted by their sizes, but for whole clients under noise: then it is their sum over the planned number.
         """
         part = self.part_of_sum(words)
         if self.plan is None:
