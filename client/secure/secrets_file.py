@@ -73,7 +73,8 @@ class SecretsFile:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.durable:
                 # A file system may write out at once what replaces a file. A simulation need not wait for that.
-                self.erase()
+                # Not `erase`, which also removes the folder.
+                self.file.unlink(missing_ok=True)
             write_atomic(self.file, content, durable=self.durable, mode=0o600)
         except OSError as error:
             raise LedgerError(f"{self.file} cannot be written ({error.strerror})") from None
