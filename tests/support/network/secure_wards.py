@@ -125,7 +125,8 @@ class Ward:
 
     def state(self) -> ClientState:
         """Return the secrets that are on its disk."""
-        (file,) = self.secrets
+        # A process that was killed while it wrote has left a part of another file.
+        (file,) = (file for file in self.secrets if not file.name.startswith("."))
         return ClientState.from_bytes(file.read_bytes().partition(b"\n")[2])
 
     @property
