@@ -77,7 +77,7 @@ def accuracy_of(*, settings: Mapping[str, Any], repeat: int, scratch: str) -> di
 
 
 def accuracy_table(results: Mapping[str, Any]) -> str:
-    """Return the medians of the seeds as a Markdown table, one row for a split and a place of the noise."""
+    """Return the medians of the seeds as a Markdown table."""
     lines = ["| split | noise | " + " | ".join(f"epsilon {epsilon:g}" for epsilon in _EPSILONS) + " |"]
     lines.append("|---" * (len(_EPSILONS) + 2) + "|")
     for (split, way), by_epsilon in _curves(results).items():
@@ -87,7 +87,7 @@ def accuracy_table(results: Mapping[str, Any]) -> str:
 
 
 def _curves(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[float, float]]:
-    """Return the median accuracy by split and place of the noise, for each epsilon."""
+    """Return median accuracies by epsilon, for each split and place of the noise."""
     curves: dict[tuple[str, str], dict[float, float]] = {}
     for case in results["cases"]:
         split, _, rest = case["name"].partition(", ")
@@ -101,12 +101,13 @@ def _curves(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[float, flo
 
 
 def draw(results: Mapping[str, Any], folder: Path) -> None:
-    """Draw accuracy against epsilon, one picture for each split."""
+    """Draw accuracy against epsilon for each split, with the table in a file."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    (folder / "accuracy-table.md").write_text(accuracy_table(results))
     curves = _curves(results)
     for split in dict.fromkeys(split for split, _ in curves):
         figure, axes = pyplot.subplots(figsize=(6, 4), dpi=120)
