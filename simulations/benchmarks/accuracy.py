@@ -87,7 +87,7 @@ def accuracy_table(results: Mapping[str, Any]) -> str:
 
 
 def _curves(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[float, float]]:
-    """Return median accuracies by epsilon, for each split and place of the noise."""
+    """Return median accuracies by epsilon of each split and place of the noise."""
     curves: dict[tuple[str, str], dict[float, float]] = {}
     for case in results["cases"]:
         split, _, rest = case["name"].partition(", ")
