@@ -104,12 +104,13 @@ def _curves(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[float, flo
 
 
 def draw(results: Mapping[str, Any], folder: Path) -> None:
-    """Draw accuracy against epsilon, one picture for each split."""
+    """Draw accuracy against epsilon for each split, with the table in a file."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    (folder / "accuracy-table.md").write_text(accuracy_table(results))
     curves = _curves(results)
     for split in dict.fromkeys(split for split, _ in curves):
         figure, axes = pyplot.subplots(figsize=(6, 4), dpi=120)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def moved_by(rate: float, momentum: float, rounds: int) -> float:
 @pytest.mark.parametrize("noise", [300.0, 3.0, 0.02])
 @pytest.mark.parametrize("rounds", [1, 3, 30])
 def test_the_rule_leaves_no_more_than_its_noise_in_every_final_head(noise: float, rounds: int, rule: int) -> None:
-    public = {"max_grad_norm": 0.1, "total_units": 1_000, "num_rounds": rounds}
+    public: dict[str, Any] = {"max_grad_norm": 0.1, "total_units": 1_000, "num_rounds": rounds}
     rate, momentum = summed_steps(noise_stddev=noise, **public, version=rule)
 
     left = moved_by(rate, momentum, rounds) * noise / 1_000
@@ -128,13 +129,13 @@ def test_each_version_of_the_rule_keeps_its_steps(
     noise: float, units: int, rounds: int, first: tuple[float, float], second: tuple[float, float]
 ) -> None:
     """A run that is resumed goes on with the steps that it began with."""
-    public = {"noise_stddev": noise, "max_grad_norm": 0.1, "total_units": units, "num_rounds": rounds}
+    public: dict[str, Any] = {"noise_stddev": noise, "max_grad_norm": 0.1, "total_units": units, "num_rounds": rounds}
 
     assert [summed_steps(**public, version=version) for version in (1, 2)] == [first, second]
 
 
 def test_momentum_of_the_rule_grows_as_the_noise_falls() -> None:
-    public = {"max_grad_norm": 0.1, "total_units": 1_000, "num_rounds": 30}
+    public: dict[str, Any] = {"max_grad_norm": 0.1, "total_units": 1_000, "num_rounds": 30}
     noises = [10.0, 1.0, 0.3, 0.25, 0.2, 0.1, 0.01]
 
     steps = [summed_steps(noise_stddev=noise, **public, version=2) for noise in noises]

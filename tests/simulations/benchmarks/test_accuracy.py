@@ -47,7 +47,7 @@ def test_the_table_has_the_median_of_the_seeds_and_leaves_out_what_was_not_measu
 def test_a_picture_is_drawn_of_each_measured_split(tmp_path: Path) -> None:
     draw(RESULTS, tmp_path)
 
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["accuracy-iid.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["accuracy-iid.png", "accuracy-table.md"]
 
 
 @pytest.mark.parametrize(("released", "error"), [({"accuracy": 0.75}, 0.05), (None, 0.0)])
