@@ -89,9 +89,8 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
         network = feature_network(config.model, config.backbone_spec)
         pass_seconds = backbone_seconds(network, backbone, entries, shape=shape, device=config.system.device)
     plans: dict[str, PrivacyPlan] = {}
-    units = sizes
+    units = sizes_of(unit=config.privacy.unit)[0] if config.is_local_dp else sizes
     if config.is_local_dp:
-        units = sizes_of(unit=config.privacy.unit)[0]
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
         for plan in plans.values():
             policy.check_plan(plan)
