@@ -15,7 +15,7 @@ from server.audit.audit import audit_run
 from tests.support.clients.own_clients import CLASSES, write_images
 from tests.support.network.federation_machines import PORT, ClientSide, ServerSide, make_clients
 from tests.support.network.network_lab import Bed, Program, machines, needs, wait_until
-from tests.support.network.secure_wards import Ward, exchange_roster, sent_by
+from tests.support.network.secure_wards import WORD_BITS, Ward, exchange_roster, sent_by
 from tests.support.secagg.words_that_leave import check_masked
 from tests.support.server.failing_federation import lines
 
@@ -186,7 +186,8 @@ def test_no_client_has_sent_anything_but_uniform_words_and_no_mask_or_key_twice(
 
     assert sum(len(sent.words) for sent in found.values()) > 5 * 3
     # A reply that was asked for again leaves in the same bytes.
-    check_masked(list({vector.tobytes(): vector for sent in found.values() for vector in sent.words}.values()))
+    vectors = {vector.tobytes(): vector for sent in found.values() for vector in sent.words}
+    check_masked(list(vectors.values()), WORD_BITS)
     keys = [key for sent in found.values() for key in sent.keys]
     assert len(keys) == len(set(keys)) > 0
 

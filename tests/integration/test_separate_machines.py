@@ -16,7 +16,7 @@ import pytest
 from server.audit.audit import audit_run
 from tests.support.network.federation_machines import CLASSES, PORT, ClientSide, ServerSide, make_clients, one_manifest
 from tests.support.network.network_lab import BRACT, Bed, Program, machines, needs, wait_until
-from tests.support.network.secure_wards import Ward, exchange_roster, sent_by
+from tests.support.network.secure_wards import WORD_BITS, Ward, exchange_roster, sent_by
 from tests.support.network.wire_capture import check_wire, middle_of
 from tests.support.secagg.words_that_leave import check_masked, check_uniform
 
@@ -222,12 +222,12 @@ def test_masked_words_on_the_wire_are_uniform_and_plain_updates_are_not(federati
     words = [vector for sent in found.values() for vector in sent.words]
     masked = [vector for vector in words if vector.dtype == np.uint64]
     assert len(masked) == 5 * 2
-    check_masked(masked)
+    check_masked(masked, WORD_BITS)
     # The run before, without secure sums, crossed the same wire.
     plain = [vector for vector in words if vector.dtype != np.uint64 and vector.nbytes > 1280]
     assert len(plain) >= 5 * 2
     with pytest.raises(AssertionError, match="not uniform"):
-        check_uniform(plain[0].ravel())
+        check_uniform(plain[0].ravel(), 32)
     keys = [key for sent in found.values() for key in sent.keys]
     assert len(keys) == len(set(keys)) == 5 * (1 + 2)
 

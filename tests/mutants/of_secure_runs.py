@@ -90,7 +90,7 @@ planted(
 planted(
     leaving.test_words_are_uniform_and_no_mask_and_no_key_comes_twice,
     ClientState.mask,
-    {"words without their masks": ("return total", "return words")},
+    {"words without their masks": ("ring.reduced(total)", "ring.reduced(words)")},
 )
 planted(
     markers.test_another_question_for_the_same_round_is_refused_and_not_computed,

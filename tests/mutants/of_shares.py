@@ -153,7 +153,7 @@ planted(
 )
 planted(
     steps.test_the_server_divides_by_declared_units_of_the_survivors_and_keeps_its_momentum,
-    SummedSteps.step,
+    SummedSteps.along,
     {"a server without momentum": ("self.factor * before + gradient", "gradient")},
 )
 planted(

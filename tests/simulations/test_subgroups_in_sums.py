@@ -52,7 +52,7 @@ def test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too() -> None:
     assert words.plan is not None
     assert words.plan.counts is not None
 
-    for _ in range(200):
+    for _ in range(300):
         vectors = [
             words.encode_counts(closing, server_round=None, name=name, stream=SecureStream()) for name in words.sizes
         ]
@@ -67,6 +67,8 @@ def test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too() -> None:
     energies = (noise**2).sum(axis=0).ravel() / declared**2
     chances = 2 * np.minimum(stats.chi2.sf(energies, len(noise)), stats.chi2.cdf(energies, len(noise)))
     assert (chances > 1e-7).all()
+    # All together, because one cell alone would not always show a share that is too small.
+    assert 2 * min(stats.chi2.sf(energies.sum(), noise.size), stats.chi2.cdf(energies.sum(), noise.size)) > 1e-7
     assert len(vectors[0]) == words.lengths(2)[-1] == 4 + CELLS.size
     with pytest.raises(PrivacyError, match="only with the noise of the plan"):
         words.encode_counts(closing, server_round=None)

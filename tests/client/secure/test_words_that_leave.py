@@ -13,7 +13,7 @@ import pytest
 from flwr.app import Message
 
 from client.secure.exchange import MaskedReply
-from common.secagg.primitives.ring import Words
+from common.secagg.primitives.ring import Ring, Words
 from server import federation
 from tests.support.clients.secure_clients import Wards, secure_config
 from tests.support.secagg.words_that_leave import check_masked, check_uniform, objects_of, sent_in
@@ -21,6 +21,8 @@ from tests.support.server.failing_federation import FailingGrid
 from tests.support.server.secure_probes import kind_of, secure_round
 
 SIZE = 4000
+# Of the words of sums without noise.
+BITS = 48
 
 
 def hidden_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Words]:
@@ -49,9 +51,9 @@ def run(wards: Wards, output: Path, lost: Callable[[int, Message], bool], **more
 
 def check_masks(words: list[Words], hidden: list[Words]) -> None:
     """Each vector left once, under a mask that no other vector had."""
-    check_masked(words)
+    check_masked(words, BITS)
     assert len(words) == len(hidden)
-    check_masked([masked - plain for masked, plain in zip(words, hidden, strict=True)])
+    check_masked([masked - plain for masked, plain in zip(words, hidden, strict=True)], BITS)
 
 
 def test_words_are_uniform_and_no_mask_and_no_key_comes_twice(
@@ -59,7 +61,7 @@ def test_words_are_uniform_and_no_mask_and_no_key_comes_twice(
 ) -> None:
     hidden = hidden_words(tmp_path, monkeypatch)
 
-    sent = sent_in(objects_of(run(wards, tmp_path / "run", lambda *_: False, privacy__metrics="none")))
+    sent = sent_in(objects_of(run(wards, tmp_path / "run", lambda *_: False, privacy__metrics="none")), BITS)
 
     assert len(sent.words) == 2 * 5
     check_masks(sent.words, hidden)
@@ -80,7 +82,7 @@ def test_no_mask_and_no_key_comes_twice_over_a_restart_a_resume_and_another_run(
 
     output, never = tmp_path / "run", lambda *_: False
     sent = run(wards, output, stopped) + run(wards, output, never, resume=True) + run(wards, tmp_path / "other", never)
-    found = sent_in(objects_of(sent))
+    found = sent_in(objects_of(sent), BITS)
 
     # Two runs of two rounds and closing counts, and round 2 of the first one again: the stored bytes, not masked again.
     vectors = {vector.tobytes(): vector for vector in found.words}
@@ -90,16 +92,16 @@ def test_no_mask_and_no_key_comes_twice_over_a_restart_a_resume_and_another_run(
 
 
 def uniform(bits: int) -> Words:
-    return np.random.default_rng(1).integers(0, 2**bits, SIZE, dtype=f"<u{bits // 8}")
+    return np.random.default_rng(1).integers(0, 2**bits, SIZE, dtype=Ring(bits).dtype)
 
 
 def small(bits: int) -> Words:
     """An update in steps of 2^-44 of which most values are below 2^-20, as words."""
-    return np.random.default_rng(2).normal(0, 2**20, SIZE).astype(np.int64).astype(f"<u{bits // 8}")
+    return Ring(bits).words_of(np.random.default_rng(2).normal(0, 2**20, SIZE).astype(np.int64))
 
 
 def with_one_bit(bits: int) -> Words:
-    return uniform(bits) | (np.random.default_rng(3).random(SIZE) < 0.2).astype(f"<u{bits // 8}")
+    return uniform(bits) | (np.random.default_rng(3).random(SIZE) < 0.2).astype(Ring(bits).dtype)
 
 
 def half_plain(bits: int) -> Words:
@@ -108,23 +110,23 @@ def half_plain(bits: int) -> Words:
 
 def too_even(bits: int) -> Words:
     """Each byte value comes as often as any other, which chance does not do."""
-    return np.resize(np.arange(256, dtype=np.uint8), SIZE * bits // 8).view(f"<u{bits // 8}")
+    return Ring(bits).unpacked(np.resize(np.arange(256, dtype=np.uint8), SIZE * bits // 8))
 
 
-@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("bits", [32, 40, 64])
 @pytest.mark.parametrize("wrong", [small, with_one_bit, half_plain, too_even])
 def test_the_test_of_uniformity_has_teeth(wrong: Callable[[int], Words], bits: int) -> None:
-    check_uniform(uniform(bits))
+    check_uniform(uniform(bits), bits)
 
     with pytest.raises(AssertionError):
-        check_uniform(wrong(bits))
+        check_uniform(wrong(bits), bits)
 
 
 def test_one_mask_over_two_vectors_is_noticed() -> None:
     mask = uniform(64)
     first, second = mask + small(64), mask + small(64)[::-1]
-    check_uniform(first)
-    check_uniform(second)
+    check_uniform(first, 64)
+    check_uniform(second, 64)
 
     with pytest.raises(AssertionError):
-        check_masked([first, second])
+        check_masked([first, second], 64)

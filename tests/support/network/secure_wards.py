@@ -28,6 +28,8 @@ from tests.support.network.wire_capture import Endpoint, frames, tcp_streams
 from tests.support.secagg.words_that_leave import Sent, objects_on_wire, sent_in
 
 _SLICE = 0.002
+# Of the words of sums with noise in shares, for the models of these tests.
+WORD_BITS = 40
 
 
 def exchange_roster(clients: Sequence[ClientSide], file: Path) -> None:
@@ -54,7 +56,8 @@ def sent_by(capture: Path, server: Endpoint, clients: Iterable[ClientSide]) -> d
     for client in clients:
         own = [stream.payload() for stream in streams if stream.source[0] == client.machine.address]
         keys = read_keys(client.tls_keys)
-        found[client.name] = sent_in(part for payload in own for part in objects_on_wire(decrypted(payload, keys)))
+        objects = (part for payload in own for part in objects_on_wire(decrypted(payload, keys)))
+        found[client.name] = sent_in(objects, WORD_BITS)
     return found
 
 

@@ -14,7 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from scipy.stats import binomtest, chi2
 
-from common.secagg.primitives.ring import Words
+from common.secagg.primitives.ring import Ring, Words
 
 # A vector of uniform words is refused in one of so many cases by each of the two tests, at most.
 FALSE_ALARM = 1e-12
@@ -43,14 +43,17 @@ class Sent:
     size: int = 0
 
 
-def sent_in(contents: Iterable[bytes]) -> Sent:
-    """Read Flower's objects, in the form in which they are sent."""
+def sent_in(contents: Iterable[bytes], bits: int) -> Sent:
+    """Read Flower's objects, in the form in which they are sent, with words of so many bits."""
     found = Sent()
     for content in contents:
         found.size += len(content)
         kind = get_object_type_from_object_content(content)
         if kind == "ArrayChunk":
-            found.words.append(np.load(io.BytesIO(content[content.index(_NUMPY) :]), allow_pickle=False))
+            array = np.load(io.BytesIO(content[content.index(_NUMPY) :]), allow_pickle=False)
+            # Anything else than packed words stays as it is, and would not look uniform.
+            packed = array.dtype == np.uint8 and array.ndim == 1 and array.size % (bits // 8) == 0
+            found.words.append(Ring(bits).unpacked(array) if packed else array)
         if kind == "ConfigRecord" and "channel-key" in (record := ConfigRecord.inflate(content)):
             keys = bytes(record["channel-key"]) + bytes(record["mask-keys"])  # type: ignore[arg-type]
             found.keys += [keys[at : at + _KEY_SIZE] for at in range(0, len(keys), _KEY_SIZE)]
@@ -75,8 +78,8 @@ def objects_on_wire(payload: bytes) -> Iterator[bytes]:
             yield PushObjectRequest.FromString(body).object_content
 
 
-def check_uniform(words: Words) -> None:
-    """Check that words look like uniform ones.
+def check_uniform(words: Words, bits: int) -> None:
+    """Check that words look like uniform ones of so many bits.
 
     Two tests at `FALSE_ALARM` each: how often each byte value comes (chi-squared, too even counts as well as too odd
     ones), and how often each of a word's bits is set (binomial, with all bits counted for).
@@ -84,19 +87,19 @@ def check_uniform(words: Words) -> None:
     Raises:
         AssertionError: They do not.
     """
-    octets = words.view(np.uint8)
+    octets = np.ascontiguousarray(words.view(np.uint8).reshape(words.size, words.itemsize)[:, : bits // 8]).ravel()
     counted, expected = np.bincount(octets, minlength=256), octets.size / 256
     assert octets.size >= _FEWEST_BYTES, "too few words for the test"
     statistic = float(((counted - expected) ** 2 / expected).sum())
     likely = min(chi2.sf(statistic, 255), chi2.cdf(statistic, 255))
     assert likely > FALSE_ALARM / 2, f"byte values are not uniform: chi-squared {statistic:.0f} with 255 degrees"
-    bits = np.unpackbits(octets.reshape(words.size, words.itemsize), axis=1).sum(axis=0)
-    worst = int(bits[np.argmax(np.abs(bits - words.size / 2))])
+    set_bits = np.unpackbits(octets.reshape(words.size, bits // 8), axis=1).sum(axis=0)
+    worst = int(set_bits[np.argmax(np.abs(set_bits - words.size / 2))])
     likely = binomtest(worst, words.size).pvalue
-    assert likely > FALSE_ALARM / bits.size, f"one bit is set in {worst} of {words.size} words"
+    assert likely > FALSE_ALARM / bits, f"one bit is set in {worst} of {words.size} words"
 
 
-def check_masked(words: list[Words]) -> None:
+def check_masked(words: list[Words], bits: int) -> None:
     """Check that vectors look uniform, each alone and each less any other.
 
     Two vectors under one mask differ by what they hide. That is small, so it would not look uniform.
@@ -104,13 +107,13 @@ def check_masked(words: list[Words]) -> None:
     Raises:
         AssertionError: One does not, or a word comes twice.
     """
-    long = [vector for vector in words if vector.nbytes >= _FEWEST_BYTES]
+    long = [vector for vector in words if vector.size * bits // 8 >= _FEWEST_BYTES]
     assert long, "no vector is long enough"
     for number, vector in enumerate(long):
-        check_uniform(vector)
+        check_uniform(vector, bits)
         for other in long[:number]:
             if other.size == vector.size:
-                check_uniform((vector - other)[:_COMPARED])
+                check_uniform((vector - other)[:_COMPARED], bits)
     together = np.concatenate(words)
-    # 2^-64 for each pair of words: 2^-30 for a hundred thousand of them.
-    assert len(np.unique(together)) == len(together)
+    # By chance 0.8 pairs of equal words are among a million with 40 bits: ten in one of ten million tests.
+    assert len(together) - len(np.unique(together)) < 10
