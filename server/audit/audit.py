@@ -4,9 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.config.loading import defaults, load_file, override, parse
+from common.config.secure_sum import SecureSum
 from common.errors import ConfigError, PrivacyError
 from common.ledger.audit.audit import Heads, kept_heads
 from common.ledger.audit.costs import cost_of
@@ -15,7 +17,6 @@ from common.ledger.audit.report import LedgerReport
 from common.ledger.registrations import planned_events
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms.contract import Mechanism
-from common.privacy.mechanisms.registry import MECHANISMS, mechanism_named
 from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory, no_progress
 from server.audit.attached_attacks import check_attached
@@ -25,7 +26,6 @@ from server.audit.statement_checks import (
     check_end,
     check_epsilons,
     check_heads_of,
-    check_initial,
     check_noise_error,
     check_number_of_heads,
     check_plans,
@@ -34,6 +34,8 @@ from server.audit.statement_checks import (
     events_cost,
 )
 from server.audit.statement_reader import PrivacyStatement, read_json
+from server.audit.statement_words import check_aggregation, check_sentence, check_words
+from server.state.privacy_spent import RunPrivacyCost
 
 _SIMULATED = "; a simulation's keys follow from its seed, so they prove nothing against a person with its folder"
 
@@ -56,16 +58,17 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     remarks = Remarks()
     with remarks.about("the audits"):
         check_attached(folder, content, remarks)
+    mechanism, secure = config.mechanism, config.secure
+    check_aggregation(content, secure, noised=config.private, remarks=remarks)
     if content.get("private") is not True:
         if config.private or content.get("private") is not False:
-            name = config.privacy.mechanism
-            remarks.doubts.append(f"the statement does not say private, the run was configured for {name}")
-        return _report(folder, content, None, 0, {}, remarks)
+            remarks.doubts.append(f"the statement does not say private, the run was configured for {mechanism.name}")
+        return _report(folder, content, mechanism, secure, remarks)
     stated = None
     with remarks.about("the statement"):
         stated = PrivacyStatement.of(content)
     if stated is None:
-        return _report(folder, content, None, 0, {}, remarks)
+        return _report(folder, content, mechanism, secure, remarks)
     lines = _lines(folder)
     check_terms(stated, config, remarks)
     check_end(stated, config.num_rounds, lines, remarks)
@@ -78,56 +81,61 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         costs = events_cost(stated)
         check_epsilons(stated, costs, remarks)
     plans: Mapping[str, PrivacyPlan] = {}
+    cost: RunPrivacyCost | None = None
     with remarks.about("the plans"):
         rounds_and_seed = config.num_rounds, config.seed
-        plans = check_plans(stated, config.mechanism, config.public_constants, *rounds_and_seed, remarks)
-    with remarks.about("the model that the run started from"):
-        check_initial(content, config.model.initial, remarks)
+        plans, cost = check_plans(stated, mechanism, config.public_constants, *rounds_and_seed, remarks)
+    with remarks.about("the words of the statement"):
+        # Without a cost there is a doubt already.
+        terms = config.privacy, config.metrics
+        words = None if cost is None else check_words(content, mechanism, cost, *terms, remarks)
+        check_sentence(content, config.model.initial, words, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}
         check_target(spent, config.privacy.target_epsilon, remarks)
     reports: dict[str, LedgerReport] = {}
-    if config.mechanism.noise_at_client:
+    if mechanism.noise_at_client:
         heads = _heads(folder, remarks)
         check_heads_of(stated, heads, remarks)
         check_number_of_heads(stated, heads, remarks)
         reports = audit_ledgers(folder, stated, heads, remarks, progress)
     clients = compare_clients(stated, costs, plans, reports, _missing_replies(lines, config.cohort_size), remarks)
-    return _report(folder, content, stated, len(reports), clients, remarks, noise=noise)
+    return _report(folder, content, mechanism, secure, remarks, stated, len(reports), clients, noise)
 
 
 def _report(
     folder: Path,
     content: dict[str, Any],
-    stated: PrivacyStatement | None,
-    ledgers: int,
-    clients: dict[str, AuditedClient],
+    mechanism: Mechanism,
+    secure: SecureSum | None,
     remarks: Remarks,
-    *,
+    stated: PrivacyStatement | None = None,
+    ledgers: int = 0,
+    clients: Mapping[str, AuditedClient] = MappingProxyType({}),
     noise: str = "",
 ) -> RunReport:
-    run, mechanism, statement = (str(content.get(name, "")) for name in ("run", "mechanism", "statement"))
+    run, statement = (str(content.get(name, "")) for name in ("run", "statement"))
     delta, spent = (0.0, None) if stated is None else (stated.delta, stated.spent)
-    known = None
-    if mechanism in MECHANISMS:
-        known = mechanism_named(mechanism, summed=stated is not None and stated.in_sums)
+    # Whom the run rests on follows from its settings. A statement could name fewer.
     trust = (
-        _who_adds_noise(known, content.get("aggregation"))
-        + _pinned_code(stated, known)
+        _who_adds_noise(mechanism, secure)
+        + _pinned_code(stated, mechanism)
         + (_SIMULATED if stated and stated.simulated else "")
     )
-    charged = known is None or not known.noise_at_server
-    return RunReport(folder, run, mechanism, statement, delta, spent, trust, ledgers, clients, remarks, noise, charged)
+    charged = not mechanism.noise_at_server
+    return RunReport(
+        folder, run, mechanism.name, statement, delta, spent, trust, ledgers, dict(clients), remarks, noise, charged
+    )
 
 
-def _who_adds_noise(mechanism: Mechanism | None, aggregation: Any) -> str:
+def _who_adds_noise(mechanism: Mechanism, secure: SecureSum | None) -> str:
     """Return the part of the trust sentence about the noise."""
-    if mechanism is None:
-        return ""
-    if mechanism.noise_at_client and isinstance(aggregation, dict):
-        needed, planned = aggregation.get("honest"), aggregation.get("num_clients")
+    if mechanism.noise_at_client and secure is not None:
         clip = "clips its own update and " if mechanism.clips_clients else ""
-        return f"each client {clip}adds a share of the noise; {needed} of {planned} clients must be honest in each sum"
+        return (
+            f"each client {clip}adds a share of the noise; {secure.honest} of {secure.num_clients} clients must be "
+            "honest in each sum"
+        )
     return mechanism.trust
 
 
@@ -177,9 +185,9 @@ def _check_copies(folder: Path, stated: PrivacyStatement, remarks: Remarks) -> N
                 raise PrivacyError(f"it says epsilon_max {epsilon}, the statement {stated.spent.pld}")
 
 
-def _pinned_code(stated: PrivacyStatement | None, mechanism: Mechanism | None) -> str:
+def _pinned_code(stated: PrivacyStatement | None, mechanism: Mechanism) -> str:
     """Return the part of the trust sentence about pinned code."""
-    if stated is None or mechanism is None or not mechanism.noise_at_client:
+    if stated is None or not mechanism.noise_at_client:
         return ""
     unpinned = [name for name in stated.clients if not stated.text["bundles"].get(name)]
     if not unpinned:

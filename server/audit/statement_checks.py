@@ -20,7 +20,6 @@ from common.privacy.plan import PrivacyPlan
 from common.privacy.public_constants import PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
-from server.state.initial_model import wrong_start
 from server.state.privacy_spent import (
     LABELS_IN_WORDS,
     ClientPrivacyCost,
@@ -140,7 +139,7 @@ def check_plans(
     num_rounds: int,
     seed: int,
     remarks: Remarks,
-) -> dict[str, PrivacyPlan]:
+) -> tuple[dict[str, PrivacyPlan], RunPrivacyCost | None]:
     """Compare clip bound and events with the plans by the run's configuration.
 
     Args:
@@ -152,7 +151,8 @@ def check_plans(
         remarks: Gets a doubt for each client whose events do not follow.
 
     Returns:
-        Plan of each client by name, without the clients for which no plan follows.
+        Plan of each client by name, without the clients for which no plan follows, and the stated cost of the run if
+        it follows from the plans of all.
     """
     plans: dict[str, PrivacyPlan] = {}
     costs: dict[str, ClientPrivacyCost] = {}
@@ -166,9 +166,10 @@ def check_plans(
     for bound in {plan.max_grad_norm for plan in plans.values()}:
         if stated != bound:
             remarks.doubts.append(f"the statement says max_grad_norm {stated!r}, the run was configured for {bound!r}")
-    if len(costs) == len(statement.clients):
-        _check_parts(statement, costs, remarks)
-    return plans
+    if len(costs) < len(statement.clients):
+        return plans, None
+    _check_parts(statement, costs, remarks)
+    return plans, RunPrivacyCost(costs)
 
 
 def _check_parts(statement: PrivacyStatement, costs: Mapping[str, ClientPrivacyCost], remarks: Remarks) -> None:
@@ -300,18 +301,6 @@ def _compare_noise(text: Mapping[str, Any], expected: Mapping[str, Any], remarks
     for name, figure in figures.items():
         if type(found[name]) not in (int, float) or not is_same(found[name], figure):
             remarks.doubts.append(f"the statement has {name} {found[name]!r} of the noise, its events have {figure!r}")
-
-
-def check_initial(content: Mapping[str, Any], initial: str, remarks: Remarks) -> None:
-    """Check what a statement says of an earlier model that the run started from.
-
-    Raises:
-        PrivacyError: It cannot be read, or the accountants disagree.
-    """
-    if bool(initial) != ("initial_model" in content):
-        remarks.doubts.append("configuration and statement disagree on whether the run started from an earlier model")
-    elif initial and (doubt := wrong_start(content)):
-        remarks.doubts.append(doubt)
 
 
 def check_target(costs: Mapping[str, Spent], target: float | None, remarks: Remarks) -> None:

@@ -100,11 +100,6 @@ class PrivacyStatement:
     joined_late: dict[str, int]
     text: dict[str, Any]
 
-    @property
-    def in_sums(self) -> bool:
-        """True if updates left in secure sums, with noise in shares."""
-        return bool(self.text.get("noise_shares"))
-
     @classmethod
     def of(cls, content: dict[str, Any]) -> "PrivacyStatement":
         """Read the content of `privacy.json` of a private run.

@@ -101,7 +101,8 @@ def _run_statement(
     if privacy_cost is None:
         return {
             "private": False,
-            "statement": statement_sentence(config.mechanism, None, config.privacy, config.metrics) + _missing(parties),
+            "statement": statement_sentence(config.mechanism, None, config.privacy, config.metrics)
+            + missing_words(parties.missing),
             "mechanism": config.privacy.mechanism,
             "run": run_id,
             "status": status,
@@ -114,7 +115,8 @@ def _run_statement(
     all_rounds = status == "complete" and not early
     return {
         "private": True,
-        "statement": statement_sentence(mechanism, privacy_cost, config.privacy, config.metrics) + _missing(parties),
+        "statement": statement_sentence(mechanism, privacy_cost, config.privacy, config.metrics)
+        + missing_words(parties.missing),
         "mechanism": plan.mechanism,
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
@@ -134,7 +136,7 @@ def _run_statement(
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
         **stated([*events] for cost in privacy_cost.shares.values() for events in cost.events.values()),
         "status": status,
-        "not_protected": _not_protected(mechanism, privacy_cost, parties, config.metrics),
+        "not_protected": not_protected(mechanism, privacy_cost, parties.bundles, config.metrics),
         **_clients(config.num_clients, privacy_cost, parties),
         "versions": versions(),
     }
@@ -190,8 +192,9 @@ def _figure(epsilon: float) -> float | None:
     return epsilon if math.isfinite(epsilon) else None
 
 
-def _missing(parties: Parties) -> str:
-    text = missing_text(parties.missing) if parties.missing else ""
+def missing_words(missing: Mapping[str, Any]) -> str:
+    """Return what a statement's sentence says of `missing_clients`."""
+    text = missing_text(missing) if missing else ""
     return f"; MISSING FROM THE MODEL: {text}" if text else ""
 
 
@@ -236,8 +239,11 @@ def _subgroups(counts: CountsPlan) -> dict[str, Any]:
     return {"subgroups": list(counts.subgroups), "subgroups_noise_stddev": counts.subgroups_noise_stddev}
 
 
-def _not_protected(mechanism: Mechanism, privacy_cost: RunPrivacyCost, parties: Parties, metrics: str) -> list[str]:
-    unpinned = [name for name in privacy_cost.shares if not parties.bundles.get(name)]
+def not_protected(
+    mechanism: Mechanism, privacy_cost: RunPrivacyCost, bundles: Mapping[str, str], metrics: str
+) -> list[str]:
+    """Return what an observer may learn in spite of the run's guarantee."""
+    unpinned = [name for name in privacy_cost.shares if not bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
     counts = privacy_cost.example_plan.counts
     subgroups = ("the list of subgroups",) if counts is not None and counts.subgroups else ()

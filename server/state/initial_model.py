@@ -153,10 +153,11 @@ def keep_facts(
     return facts
 
 
-def wrong_start(statement: Mapping[str, Any]) -> str:
+def wrong_start(statement: Mapping[str, Any], before: str | None) -> str:
     """Return what is wrong with a statement's part about its start.
 
-    It is computed anew from the events; the text is empty if nothing is wrong.
+    It is computed anew from the events; the text is empty if nothing is wrong. `before` is the sentence up to that
+    part, None if it is not known.
 
     Raises:
         PrivacyError: It is not of the kind that a run writes, or the accountants disagree.
@@ -169,6 +170,9 @@ def wrong_start(statement: Mapping[str, Any]) -> str:
         raise PrivacyError("initial_model is not of the kind that a run writes") from None
     if not statement["statement"].endswith(end):
         return "the sentence of the statement says something else of the model that the run started from"
+    # A sentence that only ends well could say anything in its middle.
+    if before not in (None, statement["statement"].removesuffix(end)):
+        return f"the statement says {statement['statement']!r}, this run gives {before + end!r}"
     for key in expected.keys() - facts.keys() | stated.keys() - facts.keys():
         found, figure = stated.get(key), expected.get(key)
         if found != figure and not (found and figure and math.isclose(found, figure, rel_tol=1e-6)):

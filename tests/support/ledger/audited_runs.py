@@ -19,6 +19,7 @@ from server.audit.audit import audit_run
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.state.privacy_spent import account
 from server.state.run_directory import RunDirectory
+from server.state.secure_statement import aggregation_statement
 from tests.support.ledger.builders import ASKED, holding
 
 MakeConfig = Callable[..., RunConfig]
@@ -68,6 +69,7 @@ def write_run(
         run_id=RUN,
         parties=Parties(heads=keeper.latest(SIZES)),
         simulated=simulated,
+        aggregation=config.secure and aggregation_statement(config.secure, None, noised=config.private),
     )
     directory.write_json("privacy.json", statement)
     directory.write_json("summary.json", {"epsilon_max": privacy_cost.epsilon_max})
