@@ -116,7 +116,7 @@ def run_bract(
 BENCHMARK = Benchmark(
     "end-to-end",
     "A private run from images to its model, beside a Flower and Opacus app that is written as their examples are.",
-    "an hour a pair",
+    "5 hours",
     (
         Figure("job_seconds", "s"),
         Figure("cpu_seconds", "CPU s"),

@@ -1,6 +1,7 @@
 """The command `bract bench` that compares ways to do one job."""
 
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -11,13 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError
+from common.errors import BractError, ConfigError
 from common.system.console import bar_factory, plain_errors
 
 if TYPE_CHECKING:
     from simulations.benchmarks.contract import Benchmark
 
-BENCH_HELP = """Measure how fast Bract is beside other ways to do the same job.
+BENCH_HELP = """Measure Bract beside other ways to do the same job.
+
+Most benchmarks measure seconds. `accuracy` measures what the place of the noise costs in accuracy.
 
 Without a name it lists the benchmarks. Each way (a variant) runs in a fresh process, one after another: that is a
 pair. The order turns round in every second pair. The table has the median of all pairs with the least and the greatest
@@ -62,7 +65,7 @@ def bench_command(
     console = Console()
     with plain_errors("Stopped; nothing was written."):
         from simulations.benchmarks.contract import Options
-        from simulations.benchmarks.measuring.runner import Runner, run_benchmark
+        from simulations.benchmarks.measuring.runner import Runner, check_environments, run_benchmark
         from simulations.benchmarks.measuring.tables import print_results
         from simulations.benchmarks.registry import benchmark_named
 
@@ -71,6 +74,9 @@ def bench_command(
             return
         chosen, places = benchmark_named(name), _environments(environment or [])
         options = Options(quick=quick, data=str(Path(data).absolute()) if data and Path(data).exists() else data)
+        check_environments(chosen, options, places)
+        # Before hours are spent on what could not be kept.
+        _make_targets(json_, out)
         with (
             bar_factory(Console(stderr=True)) as progress,
             tempfile.TemporaryDirectory(prefix="bract-bench-") as folder,
@@ -79,8 +85,11 @@ def bench_command(
             results = run_benchmark(chosen, options, runner, pairs=pairs, wanted=case, progress=progress)
         # Folders are the user's own: a page that others read names the source and the environments only.
         results["command"] = _shown_command(sys.argv[1:])
-        _write(chosen, results, json_, out)
         print_results(chosen, results, console)
+        try:
+            _write(chosen, results, json_, out)
+        except OSError as error:
+            raise BractError(f"only the table above is left: {error.strerror or error} as files were written") from None
 
 
 def _list(console: Console) -> None:
@@ -118,6 +127,25 @@ def _shown_command(arguments: list[str]) -> str:
     return shlex.join(["bract", *shown])
 
 
+def _make_targets(file: Path | None, out: Path | None) -> None:
+    """Make the folders that results go into.
+
+    Raises:
+        ConfigError: A file or folder cannot be written.
+    """
+    for option, target, folder in (("--json", file, file and file.parent), ("--out", out, out)):
+        if target is None or folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{option} {target} cannot be written ({str(error.strerror).lower()})") from None
+        if target is file and target.is_dir():
+            raise ConfigError(f"{option} {target} is a folder: name a file")
+        if not os.access(target if target.exists() else folder, os.W_OK):
+            raise ConfigError(f"{option} {target} cannot be written (permission denied)")
+
+
 def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out: Path | None) -> None:
     from simulations.benchmarks.measuring.pictures import draw_bars
     from simulations.benchmarks.measuring.tables import markdown
@@ -126,7 +154,6 @@ def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out:
     if file is not None:
         file.write_text(text)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         (out / f"{chosen.name}.json").write_text(text)
         (out / f"{chosen.name}.md").write_text(markdown(chosen, results))
         draw_bars(out / f"{chosen.name}.png", chosen, results)

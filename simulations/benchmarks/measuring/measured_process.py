@@ -13,8 +13,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_STOPPING = signal.SIGINT, signal.SIGTERM
 
 
 def measure(command: list[str]) -> dict[str, float]:
@@ -24,9 +26,10 @@ def measure(command: list[str]) -> dict[str, float]:
     behind, as Ray does. They are ended.
     """
     adopts = sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    for number in _STOPPING:
+        signal.signal(number, _stop)
     if adopts:
         # Nothing may go on computing after whoever measures has gone.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     start = time.perf_counter()
     try:
@@ -40,6 +43,14 @@ def measure(command: list[str]) -> dict[str, float]:
     unit = 1 if sys.platform == "darwin" else 1024
     cpu = used.ru_utime + used.ru_stime
     return {"code": code, "wall_seconds": wall, "cpu_seconds": cpu, "peak_mb": used.ru_maxrss * unit / 1e6}
+
+
+def _stop(*_: object) -> NoReturn:
+    # A terminal's Ctrl-C and the program that measures both send a signal. The second one must not cut `_end_orphans`
+    # short.
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_orphans() -> None:

@@ -64,14 +64,20 @@ class Runner:
             command = [python, str(_PEERS / variant.run)]
         watcher = [sys.executable, "-P", measured_process.__file__, str(place / "cost.json")]
         with (place / "output.log").open("wb") as log:
-            subprocess.run(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
                 [*watcher, *command, parameters, str(place / "result.json")],
                 cwd=place,
                 env=self._environment(),
                 stdout=log,
                 stderr=log,
-                check=False,
             )
+            try:
+                process.wait()
+            except BaseException:
+                # subprocess.run would kill it here, and then nobody ends the variant and the daemons that it started.
+                process.terminate()
+                process.wait()
+                raise
         cost = json.loads((place / "cost.json").read_text())
         if cost.pop("code"):
             end = (place / "output.log").read_text(errors="replace")[-2000:]
@@ -83,6 +89,21 @@ class Runner:
         # A home of its own keeps the holder's ledgers and caches out of what is measured.
         home = {"BRACT_HOME": str(self._scratch / "home"), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         return {**os.environ, **home, "HF_HUB_OFFLINE": "1"}
+
+
+def check_environments(benchmark: Benchmark, options: Options, environments: Mapping[str, Path]) -> None:
+    """Refuse environments that a benchmark does not use or that have no Python.
+
+    Raises:
+        ConfigError: A name belongs to no variant, or a folder is not a virtual environment.
+    """
+    known = {variant.environment for case in benchmark.cases(options) for variant in case.variants} - {""}
+    for name, folder in environments.items():
+        if name not in known:
+            raise ConfigError(
+                f"{name!r} is not an environment of {benchmark.name}: it uses {', '.join(sorted(known)) or 'none'}"
+            )
+        _python_of(folder)
 
 
 def run_benchmark(

@@ -10,9 +10,12 @@ Drives `simulations.benchmarks.registry`, `simulations.benchmarks.engine`, `simu
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,13 +25,12 @@ from bract import app
 from common.errors import BractError
 from common.system.progress import no_progress
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
-from simulations.benchmarks.engine import BENCHMARK
 from simulations.benchmarks.measuring import measured_process
 from simulations.benchmarks.measuring.runner import Runner, run_benchmark
 from simulations.benchmarks.registry import all_benchmarks
+from tests.support.paths import ROOT
 
 RUNNER = CliRunner()
-ENGINE = BENCHMARK.cases(Options(quick=True))[0].variants[0]
 
 
 def benchmark_of(*variants: Variant) -> Benchmark:
@@ -50,25 +52,60 @@ def test_the_list_has_each_benchmark_with_its_sentence_and_duration() -> None:
         (["engin"], "'engin' is not a benchmark: engine"),
         (["engine", "--quick", "--case", "million"], "has no case 'million'"),
         (["engine", "--environment", "pfl"], "takes NAME=FOLDER"),
+        (["engine", "--environment", "pfl=."], "'pfl' is not an environment of engine: it uses none"),
+        (["cross-device", "--environment", "pfll=."], "'pfll' is not an environment of cross-device: it uses blazefl,"),
+        (["cross-device", "--environment", "pfl=."], "it has no bin/python"),
+        (["engine", "--json", "."], "--json . is a folder: name a file"),
+        (["engine", "--json", "/dev/null/of.json"], "--json /dev/null/of.json cannot be written (file exists)"),
+        (["engine", "--out", "/dev/null/out"], "--out /dev/null/out cannot be written (not a directory)"),
     ],
 )
-def test_a_mistake_is_explained(arguments: list[str], said: str) -> None:
+def test_a_mistake_is_explained_before_anything_is_measured(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Runner, "measure", lambda *_: pytest.fail("measured"))
+
     result = RUNNER.invoke(app, ["bench", *arguments], env={"COLUMNS": "300"})
 
     assert result.exit_code == 2
-    assert said in result.output
+    assert said in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_closed_places_for_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+    monkeypatch.setattr(Runner, "measure", lambda *_: pytest.fail("measured"))
+
+    for option, target in (("--json", tmp_path / "of.json"), ("--out", tmp_path)):
+        result = RUNNER.invoke(app, ["bench", "engine", option, str(target)])
+
+        assert result.exit_code == 2
+        assert "cannot be written (permission denied)" in " ".join(result.output.split())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_results_that_cannot_be_written_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"messages_a_second": 4321.0, "engine_seconds": 1.0, "start_up_seconds": 1.0}
+    monkeypatch.setattr(Runner, "measure", lambda *_: figures)
+
+    result = RUNNER.invoke(app, ["bench", "engine", "--pairs", "1", "--json", "/dev/full"])
+
+    assert result.exit_code == 2, result.output
+    assert "4,321" in result.output
+    assert "only the table above is left: No space left on device" in " ".join(result.output.split())
 
 
 def test_quick_benchmark_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulations.benchmarks.measuring.runner.is_installed", lambda _: False)
 
-    result = RUNNER.invoke(app, ["bench", "engine", "--quick", "--pairs", "2", "--out", str(tmp_path / "out")])
+    result = RUNNER.invoke(app, ["bench", "engine", "--quick", "--pairs", "1", "--out", str(tmp_path / "out")])
 
     assert result.exit_code == 0, result.output
     assert "needs ray: install 'bract[ray]'" in " ".join(result.output.split())
     results = json.loads((tmp_path / "out" / "engine.json").read_text())
     ours, theirs = results["cases"][0]["variants"]
-    assert len(ours["samples"]) == 2
+    assert len(ours["samples"]) == 1
     assert ours["figures"]["messages_a_second"]["min"] > 0
     assert theirs["samples"] == []
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"engine.json", "engine.md", "engine.png"}
@@ -83,7 +120,7 @@ def test_a_variant_without_its_environment_is_left_out_with_advice(tmp_path: Pat
 
 
 def test_a_failed_variant_shows_the_end_of_its_output(tmp_path: Path) -> None:
-    wrong = Variant("wrong", ENGINE.run, {**ENGINE.parameters, "num_clients": "many"})
+    wrong = Variant("wrong", "json:loads")
 
     with pytest.raises(BractError, match=r"(?s)wrong failed.*TypeError") as raised:
         run_benchmark(benchmark_of(wrong), Options(), Runner(tmp_path, {}), pairs=1, progress=no_progress)
@@ -141,6 +178,41 @@ time.sleep(60)
     while Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
+@pytest.mark.parametrize("interrupt", [os.kill, os.killpg], ids=["one process", "terminal"])
+def test_an_interruption_ends_variants_and_their_daemons(interrupt: Callable[[int, int], None], tmp_path: Path) -> None:
+    sleep = "import time; time.sleep(60)"
+    (tmp_path / "sleeper.py").write_text(f"""
+import os, pathlib, subprocess, sys, time
+def run(**_):
+    daemon = subprocess.Popen([sys.executable, '-c', {sleep!r}], start_new_session=True)
+    # Renamed so that whoever reads finds both.
+    pathlib.Path({str(tmp_path / "part")!r}).write_text(f'{{os.getpid()}} {{daemon.pid}}')
+    os.rename({str(tmp_path / "part")!r}, {str(tmp_path / "pids")!r})
+    time.sleep(60)
+""")
+    start = f"""
+import pathlib, tempfile
+from simulations.benchmarks.contract import Variant
+from simulations.benchmarks.measuring.runner import Runner
+with tempfile.TemporaryDirectory(prefix="bract-bench-", dir={str(tmp_path)!r}) as folder:
+    Runner(pathlib.Path(folder), {{}}).measure(Variant("sleeps", "sleeper:run"), 0)
+"""
+    paths = os.pathsep.join((str(ROOT), str(tmp_path)))
+    command, environment = [sys.executable, "-c", start], {**os.environ, "PYTHONPATH": paths}
+    measuring = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (tmp_path / "pids").is_file():
+        assert measuring.poll() is None
+        time.sleep(0.01)
+
+    interrupt(measuring.pid, signal.SIGINT)
+    measuring.wait(30)
+
+    # Without a wait: the measuring program ends after all that it started.
+    assert [pid for pid in (tmp_path / "pids").read_text().split() if Path("/proc", pid).exists()] == []
+    assert not list(tmp_path.glob("bract-bench-*"))
 
 
 def test_a_job_that_cannot_be_done_one_way_is_said_and_measured_no_further(
