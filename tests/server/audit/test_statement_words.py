@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from common.config.loading import Scalar
+from common.ledger.audit.integrity_checks import Remarks
 from server.audit.audit import audit_run
+from server.audit.statement_words import check_sentence
+from server.state.initial_model import OPEN_START
 from tests.support.ledger.audited_runs import SETTINGS, MakeConfig, Statement, doubts, edit, write_run
 
 SECURE: dict[str, Scalar] = SETTINGS | {
@@ -127,3 +130,13 @@ def test_audit_finds_sums_that_a_run_without_privacy_did_not_have(tmp_path: Path
     (run / "privacy.json").write_text(json.dumps({"private": False, "aggregation": {"kind": "secure"}}))
 
     assert "disagree on whether updates left in secure sums" in doubts(run)
+
+
+@pytest.mark.parametrize(("words", "num_doubts"), [("", 0), ("; audited", 1)])
+def test_audit_finds_words_before_those_on_an_earlier_model(words: str, num_doubts: int) -> None:
+    remarks = Remarks()
+    content = {"private": True, "initial_model": {"private": False}, "statement": f"epsilon{words}{OPEN_START}"}
+
+    check_sentence(content, "model", "epsilon", remarks)
+
+    assert len(remarks.doubts) == num_doubts
