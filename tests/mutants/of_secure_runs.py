@@ -88,6 +88,16 @@ planted(
     },
 )
 planted(
+    partial(
+        exchanges.test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else,
+        stage="train",
+        counted=[5, 4, 5],
+        next_rounds=(2, 3),
+    ),
+    MaskedReply.keep,
+    {"masks of a stored reply that stay on the disk": ("self._state.forget_masks(number)", "False")},
+)
+planted(
     leaving.test_words_are_uniform_and_no_mask_and_no_key_comes_twice,
     ClientState.mask,
     {"words without their masks": ("ring.reduced(total)", "ring.reduced(words)")},

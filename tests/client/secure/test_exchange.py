@@ -288,34 +288,55 @@ class AfterDeath(Probe):
     """Round 2 at client 0, which was killed after its ledger was written, and before its secrets were."""
 
     stage = ""
+    next_rounds: tuple[int, ...] = ()
 
     def __call__(self, number: int, message: Message) -> bool:
         super().__call__(number, message)
-        if number == 1 and kind_of(message) == "unmask" and secure_round(message) == 2 and self.stage == "train":
-            train = self.asked["train", 2]
-            self.codes = {"other": code(self.ask(other_model(train))), "again": code(self.ask(train))}
+        masked = {"train": 2, "evaluate": 4}.get(self.stage)
+        if number == 1 and kind_of(message) == "unmask" and secure_round(message) == masked and not self.codes:
+            words = next(asked for (kind, of), asked in self.asked.items() if kind == self.stage and of >= 2)
+            self.codes = {"other": code(self.ask(other_model(words)))}
+            before = self._next_round(words)
+            self.codes["again"] = code(self.ask(words))
+            # The words have left now, and with them goes what masked them.
+            self.next_rounds = (before, self._next_round(words))
         if number == 0 and kind_of(message) == "train" and round_of(message) == 3 and self.stage == "unmask":
             opened = self.asked["unmask", 2]
             second = changed(opened, survivors=[0, 1, 2, 3])
             self.codes = {"other": code(self.ask(second)), "again": code(self.ask(opened))}
         return False
 
+    def _next_round(self, message: Message) -> int:
+        assert self.grid._homes is not None
+        (secrets,) = secrets_of(self.grid._homes[0], message)
+        return SecretsFile(secrets, durable=False).load()[0].next_round
+
     def probe(self) -> None:
         pass
 
 
-@pytest.mark.parametrize(("stage", "counted"), [("train", [5, 4, 5]), pytest.param("unmask", [5, 5, 5], marks=SLOW)])
+@pytest.mark.parametrize(
+    ("stage", "counted", "next_rounds"),
+    [
+        ("train", [5, 4, 5], (2, 3)),
+        pytest.param("evaluate", [5, 5, 5], (4, 5), marks=SLOW),
+        pytest.param("unmask", [5, 5, 5], (), marks=SLOW),
+    ],
+)
 def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
     wards: Wards,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
     counted: list[int],
+    next_rounds: tuple[int, ...],
 ) -> None:
     genuine, killed = SecretsFile.save, list[int]()
 
     def killed_once(file: SecretsFile, state: Any, sizes: Any) -> None:
-        reached = {"train": state.next_round == 3, "unmask": 2 in state._answered}[stage]
+        reached = {"train": state.next_round == 3, "evaluate": state.next_round == 5, "unmask": 2 in state._answered}[
+            stage
+        ]
         if reached and state.index == 0 and not killed:
             killed.append(1)
             raise RuntimeError("killed")
@@ -329,4 +350,5 @@ def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
 
     assert killed
     assert probe.codes == {"again": "ok", "other": "POLICY"}
+    assert probe.next_rounds == next_rounds
     assert [line["clients"] for line in lines(tmp_path / "run")] == counted
