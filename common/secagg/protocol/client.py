@@ -192,7 +192,7 @@ class ClientState:
         return self.terms.ring.reduced(total)
 
     def forget_masks(self, round_number: int) -> bool:
-        """Erase the own secrets of a round whose words were masked, and return whether there were any."""
+        """Erase a masked round's own secrets and return whether there were any."""
         if self.next_round > round_number:
             return False
         self._secrets.erase_own(round_number)

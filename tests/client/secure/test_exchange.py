@@ -9,10 +9,11 @@ import pytest
 from flwr.app import Message, RecordDict
 
 import client.app as client_app
+from client.admission import admit
 from client.secure.exchange import MaskedReply
 from client.secure.secrets_file import SecretsFile
 from client.training.dp_sgd import FRESH_STREAMS
-from common.errors import FederationError
+from common.errors import FederationError, PolicyError
 from common.messages.fields import Releases
 from common.messages.secure_words import SecureWords
 from common.secagg.protocol.client import ClientState
@@ -244,6 +245,26 @@ def test_no_words_leave_in_a_sum_of_fewer_honest_clients_than_were_agreed_on(war
 
     assert {code(answer) for answer in answers if kind_of(answer) == "deal"} == {"ok"}
     assert {code(answer) for answer in answers if kind_of(answer) == "train"} == {"POLICY"}
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "strict", "refused"), [("none", True, 1), ("none", False, 0), ("dp-sgd", True, 0)]
+)
+def test_a_client_refuses_exact_sums_under_strict_rows_whatever_its_classes(
+    wards: Wards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str, strict: bool, refused: int
+) -> None:
+    monkeypatch.setenv("BRACT_HOME", str(wards.homes[0]))
+    more: dict[str, Any] = {"privacy__strict_rows": strict, "privacy__mechanism": mechanism}
+    more |= {"privacy__metrics": "none", "training__batch_size": ""}
+    config = secure_config(tmp_path / "run", **more)
+    place, why = str(wards.folders[0]), list[str]()
+
+    try:
+        admit(config, place, "", f"run {mechanism} {strict}", "query")
+    except PolicyError as error:
+        why.append(str(error))
+
+    assert why == ["privacy.strict-rows refuses secure sums without noise over real clients"] * refused
 
 
 def masked_afresh(attempt: int) -> list[np.ndarray]:
