@@ -78,6 +78,9 @@ def admit(config: RunConfig, place: ClientRef, pinned: str, run: str, kind: str)
     try:
         policy = load_policy(site.policy_file)
         policy.check_run(config)
+        # Whatever this client holds: a refusal because of its own classes would tell the server of them.
+        if config.privacy.strict_rows and config.sums_exactly:
+            raise PolicyError("privacy.strict-rows refuses secure sums without noise over real clients")
         if config.secure is not None:
             own_party(site, policy, config.secure)
         if policy.bundle and policy.bundle != pinned:

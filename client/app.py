@@ -168,7 +168,7 @@ def train(content: RecordDict, session: ClientSession) -> Answer:
 
     answer = session.guard(run).answer(run, server_round, "train", content, compute, session.draw_labels)
     if masked is not None:
-        masked.keep()
+        masked.keep(server_round)
     return answer
 
 
@@ -187,7 +187,7 @@ def evaluate(content: RecordDict, session: ClientSession) -> Answer:
 
     answer = session.guard(run).answer(run, server_round, "closing", content, compute)
     if masked is not None:
-        masked.keep()
+        masked.keep(session.trainer.config.num_rounds + 1)
     return answer
 
 

@@ -52,7 +52,7 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     "common/commands/models/export.py _write": (False, ALL),
     # Caches of images and facts, made again where they are missing.
     "common/data/array_files.py save_arrays": (False, OWNER),
-    "common/data/preprocessing.py _describe": (False, OWNER),
+    "common/data/inputs/input_format.py open_store": (False, OWNER),
     "common/data/sources/huggingface.py open_hugging_face": (False, OWNER),
     "common/models/backbone_info.py _remembered": (False, OWNER),
     "common/system/files.py write_atomic": (None, None),  # passes on what it is given
@@ -79,7 +79,6 @@ WRITTEN_OTHERWISE = {
     "server/reporting/trackers.py": "lines for those that follow the run; the checkpoint holds them too",
     "server/reporting/artifacts.py save_readme": "by `write_text` of the run's folder",
     "server/state/run_directory.py": "`write_text` of its own, and a lock",
-    "common/secagg/protocol/storage.py": "bytes in memory",
     "client/secure/exchange.py": "by `save` of the client's file of secrets",
     "client/runtime/client_lock.py": "a lock",
     "client/runtime/reconnect.py": "an empty file whose time counts",

@@ -177,10 +177,16 @@ class MaskedReply:
         self._masked = True
         return words_content(self._state.terms.ring.packed(masked), self._session.rows.num_units)
 
-    def keep(self) -> None:
-        """Erase the round's secrets after its reply is in the ledger."""
-        if self._masked:
-            self._file.save(self._state, self._sizes)
+    def keep(self, number: int) -> None:
+        """Erase a round's secrets after its reply is in the ledger.
+
+        The closing counts are of the round after the last one.
+        """
+        # A process that was killed after the ledger's commit left the secrets behind. The stored words leave now, so
+        # their masks must not stay on the disk, although nothing was masked here.
+        if not self._masked and not self._state.forget_masks(number):
+            return
+        self._file.save(self._state, self._sizes)
 
 
 def leaving_shapes(session: ClientSession, kind: str, asked: RecordDict) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.client_config import Site
 from client.runtime.client_lock import hold_lock
-from client.secure.secrets_file import FOLDER, file_name
+from client.secure.secrets_file import FOLDER, SecretsFile, file_name
 from common.errors import ConfigError
 from common.ledger.data_holder import LEDGER_FILE, own_holder
 from common.system.paths import bract_home
@@ -68,8 +68,9 @@ def _remove_personal_tensors(client: str) -> int:
 
 
 def _remove_mask_secrets(client: str) -> None:
-    for file in (bract_home() / "holder" / FOLDER).glob(f"*/{file_name(client)}"):
-        file.unlink()
+    for folder in (bract_home() / "holder" / FOLDER).glob("*/"):
+        # Also where there is no such file: a killed process may have left one that it had begun to write.
+        SecretsFile(folder / file_name(client), durable=True).erase()
 
 
 def _remove_caches() -> int:

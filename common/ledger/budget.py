@@ -26,7 +26,7 @@ class Charge:
 
     Each mapping goes from a part of the data (`training` or `evaluation`) to its images, with links followed, or to the
     events on them. `planned` is the whole plan. `released` is what was reserved so far. A closed run can reserve
-    nothing more.
+    nothing more. `whole_client` says whether the plan protects the client as a whole.
     """
 
     unit: Unit
@@ -34,6 +34,7 @@ class Charge:
     planned: Mapping[str, Sequence[Event]]
     released: Mapping[str, Sequence[Event]]
     closed: bool
+    whole_client: bool = False
 
     def filtered(self) -> Mapping[str, Sequence[Event]]:
         """Return the events that count for a privacy filter.
@@ -72,7 +73,7 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
     """
     worst, alone, grouped = NOTHING, NOTHING, False
     for part, members in new.parts.items():
-        for history in _histories(members, past):
+        for history in _histories(members, past, whole_client=new.whole_client):
             planned, filtered = list(new.planned[part]), list(new.planned[part])
             for index, charged_part, size in history:
                 planned += events_of_group(past[index].planned[charged_part], size)
@@ -108,14 +109,21 @@ def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> li
     return priced
 
 
-def _histories(members: Members, past: Sequence[Charge]) -> dict[_History, int]:
-    """Return the distinct histories of a part's units, with how many units share each."""
+def _histories(members: Members, past: Sequence[Charge], *, whole_client: bool = False) -> dict[_History, int]:
+    """Return the distinct histories of a part's units, with how many units share each.
+
+    A whole client is one unit, also without images.
+    """
     columns: list[tuple[int, str]] = []
     sizes: list[np.ndarray] = []
     units, unit_index = np.unique(members.units, return_inverse=True)
+    num_units = max(len(units), int(whole_client))
     for index, charge in enumerate(past):
         for part, charged in charge.parts.items():
-            group_sizes = _group_sizes(members.images, unit_index, len(units), charged, charge.unit)
+            group_sizes = _group_sizes(members.images, unit_index, num_units, charged, charge.unit)
+            if whole_client and charge.whole_client:
+                # The client stays the same unit when its images change. A fresh budget would be no bound for it.
+                group_sizes = np.maximum(group_sizes, 1)
             if group_sizes.any():
                 columns.append((index, part))
                 sizes.append(group_sizes)

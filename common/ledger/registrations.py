@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from common.config.sections import Unit
 from common.errors import LedgerError, PrivacyError
 from common.ledger import image_index as images
@@ -143,6 +145,11 @@ def unit_of(plan: PrivacyPlan) -> Unit:
     return "image" if plan.privacy_unit == "image" else "group"
 
 
+def splits_client(plan: PrivacyPlan, units: np.ndarray) -> bool:
+    """Return whether a plan for whole clients has a part with several units."""
+    return plan.privacy_unit == "client" and len(np.unique(units)) > 1
+
+
 def charge_of(
     ledger: Ledger, dataset: str, plan: PrivacyPlan, releases: Releases = (), *, closed: bool = False
 ) -> Charge:
@@ -156,7 +163,8 @@ def charge_of(
     for name in images.PARTS:
         members = images.read_part(ledger, dataset, name)[1]
         parts[name] = images.Members(images.follow_links(members.images, known_as), members.units)
-    return Charge(unit_of(plan), parts, planned_events(plan), released_events(plan, releases), closed)
+    whole_client = plan.privacy_unit == "client"
+    return Charge(unit_of(plan), parts, planned_events(plan), released_events(plan, releases), closed, whole_client)
 
 
 def charges_in(ledger: Ledger, *, without: tuple[str, str] | None = None) -> list[Charge]:

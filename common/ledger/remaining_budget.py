@@ -115,12 +115,18 @@ def _price_groups(charges: Sequence[Charge], delta: float) -> _Priced:
     """Return what each group of images that a run has protected has spent."""
     # By content, because each data set numbers its groups anew.
     groups: dict[frozenset[int], None] = {}
+    client: set[int] = set()
     for charge in charges:
         for members in charge.parts.values() if charge.unit == "group" else ():
+            # A client that is protected as a whole is one unit, whatever its images were in each run.
+            if charge.whole_client:
+                client.update(members.images.tolist())
+                continue
             images_of: dict[int, set[int]] = {}
             for image, unit in zip(members.images.tolist(), members.units.tolist(), strict=True):
                 images_of.setdefault(unit, set()).add(image)
             groups |= dict.fromkeys(map(frozenset, images_of.values()))
+    groups |= {frozenset(client): None} if client else {}
     pairs = [(image, number) for number, group in enumerate(groups) for image in sorted(group)]
     if not pairs:
         return []

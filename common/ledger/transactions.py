@@ -30,6 +30,7 @@ from common.ledger.registrations import (
     releases_of,
     request_id,
     run_fields,
+    splits_client,
     unit_of,
 )
 from common.privacy.plan import PrivacyPlan
@@ -78,8 +79,8 @@ class LedgerSession:
         the class list that a server asked for, empty where the list is the source's own.
 
         Raises:
-            PolicyError: The plan and all earlier spending together exceed the policy, or the run was registered with
-                another plan, another class list or other images. Nothing is written.
+            PolicyError: The plan and all earlier spending together exceed the policy, the run was registered with
+                another plan, another class list or other images, or a whole client is not one unit. Nothing is written.
             LedgerError: The ledger cannot be written.
         """
         unit, listed = unit_of(plan), digest_of_classes(classes)
@@ -88,6 +89,9 @@ class LedgerSession:
         if known is not None:
             return _unchanged(known, plan, dataset, listed)
         policy.check_plan(plan)
+        # Images that were charged one by one would later cost less than a client that moves as a whole.
+        if any(splits_client(plan, part.units) for part in parts):
+            raise PolicyError("a plan for whole clients has images that do not form one unit")
         with self.ledger.transaction():
             known = self.registration(run, client)
             # Another process may have registered the run since the check above.

@@ -92,6 +92,8 @@ def plan_command(
     with plain_errors():
         given = given_settings(set_ or [], config, options)
         run, known, entries = _run_and_sizes(dict(given), sizes, console)
+        # Before the weights: a backbone whose package is missing cannot say which there are.
+        check_packages(run.model)
         trained, missing = (parameters, "") if parameters else _count_parameters(run, entries, classes)
         if advice:
             check_given(given, plot)
@@ -101,7 +103,6 @@ def plan_command(
             print_advice(given, known, run.num_clients, shape, console, as_json=as_json_)
             return
         check_picture("--plot", plot, run.data)
-        check_packages(run.model)
         policy_of(run.privacy).check_run(run)
         moments = every_round if as_json_ else milestones if plot is None else curve_rounds
         with bar_factory(console) as progress:

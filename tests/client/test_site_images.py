@@ -190,7 +190,7 @@ def test_a_file_that_is_closed_after_its_scan_changes_no_answer(
         raise BadImage("permission denied")
 
     monkeypatch.setattr("common.data.preprocessing.read_image", closed)
-    monkeypatch.setattr("common.data.preprocessing.FORMAT", 99)  # nothing is cached
+    monkeypatch.setattr("common.data.inputs.input_format.FORMAT", 99)  # nothing is cached
     answers = [code(client.ask(config, kind, run="second")) for kind in ("query", "train")]
 
     assert answers == ["ok"] * 2

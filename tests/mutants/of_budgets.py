@@ -10,12 +10,15 @@ import pytest
 
 import client.session as session_module
 from common.errors import LedgerError
-from common.ledger import budget, holder_keys, image_index
+from common.ledger import budget, holder_keys, image_index, registrations
+from common.ledger.audit import integrity_checks
 from common.ledger.data_holder import Holder, simulated_holder
 from common.ledger.transactions import LedgerSession
 from tests.client import test_budget_under_tones as deep
 from tests.common.ledger import test_budget as budgets
 from tests.common.ledger import test_signed_heads as keys
+from tests.common.ledger import test_transactions as registers
+from tests.common.ledger.audit import test_integrity_checks as audits
 from tests.contracts import test_whole_digests as digests
 from tests.mutants.faults import every_case, planted
 from tests.support.ledger.builders import KEYS, PLAN, holding
@@ -49,6 +52,26 @@ planted(
     {
         "part of a group that counts once": ("else 2", "else 1"),
     },
+)
+planted(
+    lambda tmp_path: registers.test_a_whole_client_with_other_images_is_the_same_client(opened(tmp_path)),
+    budget._histories,
+    {
+        "a fresh budget for a client with other images": ("np.maximum(group_sizes, 1)", "group_sizes"),
+        "no history for a client without images": ("max(len(units), int(whole_client))", "len(units)"),
+    },
+)
+planted(
+    lambda tmp_path: registers.test_register_refuses_a_whole_client_of_several_units(opened(tmp_path), PARTS),
+    registrations.splits_client,
+    {"a whole client that is charged image by image": ("> 1", "> 99")},
+)
+planted(
+    lambda tmp_path, monkeypatch: audits.test_audit_finds_a_whole_client_of_several_units(
+        tmp_path, monkeypatch, split=True, verdict="DOUBTFUL"
+    ),
+    integrity_checks._check_data_set,
+    {"an audit that counts no units of a client": ("if splits_client(plan, members.units):", "if False:")},
 )
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from client.admission import admit
 from client.guard import Guard
 from client.secure import party, roster_file
 from client.secure.exchange import MaskedReply
@@ -86,6 +87,26 @@ planted(
             "lambda size: __import__('hashlib').shake_256(bytes([server_round])).digest(size))",
         )
     },
+)
+planted(
+    partial(
+        exchanges.test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else,
+        stage="train",
+        counted=[5, 4, 5],
+        next_rounds=(2, 3),
+    ),
+    MaskedReply.keep,
+    {"masks of a stored reply that stay on the disk": ("self._state.forget_masks(number)", "False")},
+)
+planted(
+    partial(
+        exchanges.test_a_client_refuses_exact_sums_under_strict_rows_whatever_its_classes,
+        mechanism="none",
+        strict=True,
+        refused=1,
+    ),
+    admit,
+    {"an exact sum in spite of strict rows": ("if config.privacy.strict_rows and config.sums_exactly:", "if False:")},
 )
 planted(
     leaving.test_words_are_uniform_and_no_mask_and_no_key_comes_twice,

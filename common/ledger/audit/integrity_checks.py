@@ -18,7 +18,7 @@ from common.ledger.database import Ledger
 from common.ledger.hash_chain import ENTRY_FIELDS, Entry, Kind, canonical, check_chain
 from common.ledger.holder_keys import ledger_id_of
 from common.ledger.image_index import PARTS, digest_of_added, digest_of_part, read_part
-from common.ledger.registrations import Registration, request_id, unit_of
+from common.ledger.registrations import Registration, request_id, splits_client, unit_of
 
 _WITH_CONTENT = ("reserve", "commit")
 _UNREADABLE = (BractError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
@@ -177,12 +177,15 @@ def _check_data_set(ledger: Ledger, entry: Entry, named: set[int], remarks: Rema
         remarks.doubts.append(f"the names of images that entry {entry.seq} added were changed")
     if set(entry.event["parts"]) != set(PARTS):
         remarks.doubts.append(f"entry {entry.seq} does not say which images it is about")
+    plan = Registration.of(entry).plan
     for part in PARTS:
         if digest_of_part(ledger, entry.dataset, part) != entry.event["parts"].get(part):
             remarks.doubts.append(f"the {part} images that entry {entry.seq} is about were changed")
         unit, members = read_part(ledger, entry.dataset, part)
-        if unit != unit_of(Registration.of(entry).plan):
+        if unit != unit_of(plan):
             remarks.doubts.append(f"the {part} images of entry {entry.seq} are kept as units of another kind")
+        if splits_client(plan, members.units):
+            remarks.doubts.append(f"the {part} images of entry {entry.seq} are not one unit, as its plan says")
         if not set(members.images.tolist()) <= named:
             remarks.doubts.append(f"entry {entry.seq} is about {part} images that have no name")
 

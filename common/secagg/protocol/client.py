@@ -191,6 +191,14 @@ class ClientState:
         # Words beyond the ring would show how many of a sum's values were negative.
         return self.terms.ring.reduced(total)
 
+    def forget_masks(self, round_number: int) -> bool:
+        """Erase a masked round's own secrets and return whether there were any."""
+        if self.next_round > round_number:
+            return False
+        self._secrets.erase_own(round_number)
+        self._secrets.erase_shares_before(round_number)
+        return True
+
     def unmask(self, request: UnmaskRequest) -> UnmaskReply:
         """Return this member's part in opening the sum over one survivor set.
 

@@ -9,10 +9,11 @@ import pytest
 from flwr.app import Message, RecordDict
 
 import client.app as client_app
+from client.admission import admit
 from client.secure.exchange import MaskedReply
 from client.secure.secrets_file import SecretsFile
 from client.training.dp_sgd import FRESH_STREAMS
-from common.errors import FederationError
+from common.errors import FederationError, PolicyError
 from common.messages.fields import Releases
 from common.messages.secure_words import SecureWords
 from common.secagg.protocol.client import ClientState
@@ -246,6 +247,26 @@ def test_no_words_leave_in_a_sum_of_fewer_honest_clients_than_were_agreed_on(war
     assert {code(answer) for answer in answers if kind_of(answer) == "train"} == {"POLICY"}
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "strict", "refused"), [("none", True, 1), ("none", False, 0), ("dp-sgd", True, 0)]
+)
+def test_a_client_refuses_exact_sums_under_strict_rows_whatever_its_classes(
+    wards: Wards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str, strict: bool, refused: int
+) -> None:
+    monkeypatch.setenv("BRACT_HOME", str(wards.homes[0]))
+    more: dict[str, Any] = {"privacy__strict_rows": strict, "privacy__mechanism": mechanism}
+    more |= {"privacy__metrics": "none", "training__batch_size": ""}
+    config = secure_config(tmp_path / "run", **more)
+    place, why = str(wards.folders[0]), list[str]()
+
+    try:
+        admit(config, place, "", f"run {mechanism} {strict}", "query")
+    except PolicyError as error:
+        why.append(str(error))
+
+    assert why == ["privacy.strict-rows refuses secure sums without noise over real clients"] * refused
+
+
 def masked_afresh(attempt: int) -> list[np.ndarray]:
     """What a client sends for round 1 of zero gradients, twice under one set-up: as if it was killed in between."""
     private = {"privacy__mechanism": "dp-sgd", "model__backbone": "timm:test_resnet", "training__batch_size": ""}
@@ -288,34 +309,55 @@ class AfterDeath(Probe):
     """Round 2 at client 0, which was killed after its ledger was written, and before its secrets were."""
 
     stage = ""
+    next_rounds: tuple[int, ...] = ()
 
     def __call__(self, number: int, message: Message) -> bool:
         super().__call__(number, message)
-        if number == 1 and kind_of(message) == "unmask" and secure_round(message) == 2 and self.stage == "train":
-            train = self.asked["train", 2]
-            self.codes = {"other": code(self.ask(other_model(train))), "again": code(self.ask(train))}
+        masked = {"train": 2, "evaluate": 4}.get(self.stage)
+        if number == 1 and kind_of(message) == "unmask" and secure_round(message) == masked and not self.codes:
+            words = next(asked for (kind, of), asked in self.asked.items() if kind == self.stage and of >= 2)
+            self.codes = {"other": code(self.ask(other_model(words)))}
+            before = self._next_round(words)
+            self.codes["again"] = code(self.ask(words))
+            # The words have left now, and with them goes what masked them.
+            self.next_rounds = (before, self._next_round(words))
         if number == 0 and kind_of(message) == "train" and round_of(message) == 3 and self.stage == "unmask":
             opened = self.asked["unmask", 2]
             second = changed(opened, survivors=[0, 1, 2, 3])
             self.codes = {"other": code(self.ask(second)), "again": code(self.ask(opened))}
         return False
 
+    def _next_round(self, message: Message) -> int:
+        assert self.grid._homes is not None
+        (secrets,) = secrets_of(self.grid._homes[0], message)
+        return SecretsFile(secrets, durable=False).load()[0].next_round
+
     def probe(self) -> None:
         pass
 
 
-@pytest.mark.parametrize(("stage", "counted"), [("train", [5, 4, 5]), pytest.param("unmask", [5, 5, 5], marks=SLOW)])
+@pytest.mark.parametrize(
+    ("stage", "counted", "next_rounds"),
+    [
+        ("train", [5, 4, 5], (2, 3)),
+        pytest.param("evaluate", [5, 5, 5], (4, 5), marks=SLOW),
+        pytest.param("unmask", [5, 5, 5], (), marks=SLOW),
+    ],
+)
 def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
     wards: Wards,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
     counted: list[int],
+    next_rounds: tuple[int, ...],
 ) -> None:
     genuine, killed = SecretsFile.save, list[int]()
 
     def killed_once(file: SecretsFile, state: Any, sizes: Any) -> None:
-        reached = {"train": state.next_round == 3, "unmask": 2 in state._answered}[stage]
+        reached = {"train": state.next_round == 3, "evaluate": state.next_round == 5, "unmask": 2 in state._answered}[
+            stage
+        ]
         if reached and state.index == 0 and not killed:
             killed.append(1)
             raise RuntimeError("killed")
@@ -329,4 +371,5 @@ def test_a_client_killed_before_its_secrets_are_rewritten_answers_nothing_else(
 
     assert killed
     assert probe.codes == {"again": "ok", "other": "POLICY"}
+    assert probe.next_rounds == next_rounds
     assert [line["clients"] for line in lines(tmp_path / "run")] == counted

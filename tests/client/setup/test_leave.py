@@ -8,6 +8,7 @@ from filelock import FileLock
 from typer.testing import CliRunner, Result
 
 import bract
+from client.secure.secrets_file import FOLDER, file_name
 from client.training.personal_tensors import PersonalState
 from common.errors import PolicyError
 from common.ledger.audit.audit import audit_ledger
@@ -80,6 +81,18 @@ def test_replies_of_another_client_of_the_user_stay(client: OwnClient) -> None:
     assert leave(client, "--yes").exit_code == 0
 
     assert [num_replies(name) for name in ("a", "b")] == [0, 1]
+
+
+def test_mask_secrets_go_also_those_that_a_killed_process_had_begun_to_write(client: OwnClient) -> None:
+    sums = bract_home() / "holder" / FOLDER
+    own, other = file_name("a"), file_name("b")
+    for name in (f"run 1/{own}", f"run 1/.{own}.x1.part", f"run 2/.{own}.x2.part", f"run 2/{other}"):
+        (sums / name).parent.mkdir(parents=True, exist_ok=True)
+        (sums / name).write_bytes(SECRET)
+
+    assert leave(client, "--yes").exit_code == 0
+
+    assert [path.relative_to(sums).as_posix() for path in sorted(sums.rglob("*"))] == ["run 2", f"run 2/{other}"]
 
 
 def test_a_running_client_does_not_leave(client: OwnClient) -> None:

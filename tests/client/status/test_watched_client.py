@@ -136,7 +136,7 @@ def test_the_budget_is_that_of_each_kind_of_unit(client: OwnClient) -> None:
     assert (groups.unit, groups.units, groups.near, groups.used_up) == ("group", 5, 3, 0)
     assert images.spent == groups.spent == COST
     text = part(shown(client), "Budget by the unit", "Runs")
-    assert "single images 1.699 0.302 8 6 0 groups of images 1.699 0.302 5 3 0" in text
+    assert "single images 1.699 0.302 8 6 0 groups of images, or the whole client 1.699 0.302 5 3 0" in text
 
 
 def test_a_group_pays_for_the_images_that_were_charged_one_by_one(client: OwnClient) -> None:

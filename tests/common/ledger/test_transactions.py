@@ -15,7 +15,7 @@ from common.ledger.registrations import Registration, charges_in
 from common.ledger.transactions import LedgerSession
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, Policy
-from tests.support.ledger.builders import ASKED, KEYS, PLAN, ImageDigests, holding, release
+from tests.support.ledger.builders import ASKED, KEYS, PLAN, WHOLE, ImageDigests, holding, release
 from tests.support.ledger.sessions import ONE_PLAN, OTHERS, PARTS, capped, everything, opened
 
 
@@ -121,6 +121,34 @@ def test_register_wants_the_group_bound_said(session: LedgerSession) -> None:
 
     allowed = wide.model_copy(update={"accept_group_bound": True})
     assert session.register("second", "a", grouped, parts, allowed).plan == grouped
+
+
+def whole(*parts: ImageDigests) -> tuple[ImageDigests, ...]:
+    return tuple(part.as_one_unit() for part in parts)
+
+
+def test_a_whole_client_with_other_images_is_the_same_client(session: LedgerSession) -> None:
+    once = ANYTHING.model_copy(update={"max_epsilon": WHOLE.spent().pld, "delta": WHOLE.delta})
+    agreed = session.register("first", "a", WHOLE, whole(*PARTS), once)
+    assert session.reserve(agreed, 1, "train", ASKED, once) is None
+
+    for parts in (OTHERS, (holding(20, 20), holding(20, 20)), (PARTS[1], PARTS[0])):
+        with pytest.raises(PolicyError, match="would come to"):
+            session.register("second", "a", WHOLE, whole(*parts), once)
+
+    assert session.register("third", "a", replace(WHOLE, privacy_unit="group"), OTHERS, once).run == "third"
+
+
+@pytest.mark.parametrize("parts", [PARTS, (*whole(PARTS[0]), PARTS[1]), (PARTS[0], *whole(PARTS[1]))])
+def test_register_refuses_a_whole_client_of_several_units(
+    session: LedgerSession, parts: tuple[ImageDigests, ...]
+) -> None:
+    before = everything(session)
+
+    with pytest.raises(PolicyError, match="do not form one unit"):
+        session.register("run", "a", WHOLE, parts, ANYTHING)
+
+    assert everything(session) == before
 
 
 def test_register_counts_what_was_begun_and_not_what_was_only_agreed(session: LedgerSession) -> None:

@@ -20,10 +20,12 @@ from common.ledger.signed_heads import SignedHead, sign_head
 from common.ledger.transactions import LedgerSession
 from common.privacy.accounting import Spent
 from common.privacy.counts.counts_plan import CountsPlan
+from common.privacy.noise_error import CURRENT_SAMPLER
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING
 
 PLAN = PrivacyPlan("dp-sgd", "image", 100, 1.0, 1, 3, 1.0, 4.0, 1e-5, CountsPlan(3, 25.0, 4.0))
+WHOLE = PrivacyPlan("client-dp", "client", 5, 1.0, 1, 3, 1.0, 4.0, 1e-5, sampler=CURRENT_SAMPLER, noise_shares=3)
 KEYS = HolderKeys.simulated(0, "a")
 ASKED = hashlib.sha256(b"what was asked").hexdigest()
 COLUMNS = tuple(Entry.__dataclass_fields__)

@@ -19,7 +19,7 @@ from common.ledger.registrations import Release, charges_in, request_id, run_fie
 from common.ledger.signed_heads import SignedHead
 from common.ledger.transactions import LedgerSession
 from common.privacy.counts.counts_plan import CountsPlan
-from tests.support.ledger.builders import KEYS, PLAN, Rewrite, Tamper, holding, release, rewrite, tamper
+from tests.support.ledger.builders import KEYS, PLAN, WHOLE, Rewrite, Tamper, holding, release, rewrite, tamper
 
 
 def at(entries: list[Entry], kind: str, number: int = 0) -> int:
@@ -166,6 +166,23 @@ def test_audit_finds_an_index_that_hides_what_was_charged(copy: Path, heads: lis
 
     assert report.verdict == "DOUBTFUL"
     assert "missing from index entry_of_run" in report.remarks.doubts[0]
+
+
+@pytest.mark.parametrize(("split", "verdict"), [(True, "DOUBTFUL"), (False, "internally consistent")])
+def test_audit_finds_a_whole_client_of_several_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool, verdict: str
+) -> None:
+    """A ledger that its owner's changed code wrote, with right hashes and signatures."""
+    monkeypatch.setattr("common.ledger.transactions.splits_client", lambda plan, units: False)
+    session = LedgerSession(Ledger(tmp_path / "ledger.sqlite", durable=False), KEYS, simulated=True)
+    parts = (holding(0, 6, 1 if split else 6), holding(6, 7))
+    release(session, "run", WHOLE, parts, [(1, "train"), (2, "train"), (3, "train")])
+    session.ledger.close()
+
+    report = audit_ledger(tmp_path / "ledger.sqlite")
+
+    doubts = ["the training images of entry 2 are not one unit, as its plan says"] if split else []
+    assert (report.verdict, report.remarks.doubts) == (verdict, doubts)
 
 
 def test_check_entries_finds_one_request_id_twice() -> None:
