@@ -72,13 +72,14 @@ class Runner:
                 stderr=log,
             )
             try:
-                process.wait()
+                stopped = process.wait()
             except BaseException:
                 # subprocess.run would kill it here, and then nobody ends the variant and the daemons that it started.
                 process.terminate()
                 process.wait()
                 raise
-        cost = json.loads((place / "cost.json").read_text())
+        # A watcher that was stopped has written nothing.
+        cost = {"code": stopped} if stopped else json.loads((place / "cost.json").read_text())
         if cost.pop("code"):
             end = (place / "output.log").read_text(errors="replace")[-2000:]
             raise BractError(f"{variant.name} failed; the end of what it wrote:\n{end}")

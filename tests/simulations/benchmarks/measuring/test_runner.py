@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def test_the_list_has_each_benchmark_with_its_sentence_and_duration() -> None:
         (["engine", "--environment", "pfl"], "takes NAME=FOLDER"),
         (["engine", "--environment", "pfl=."], "'pfl' is not an environment of engine: it uses none"),
         (["cross-device", "--environment", "pfll=."], "'pfll' is not an environment of cross-device: it uses blazefl,"),
-        (["cross-device", "--environment", "pfl=."], "it has no bin/python"),
+        (["cross-device", "--environment", "pfl=.", "--out", "out"], "it has no bin/python"),
         (["engine", "--json", "."], "--json . is a folder: name a file"),
         (["engine", "--json", "/dev/null/of.json"], "--json /dev/null/of.json cannot be written (file exists)"),
         (["engine", "--out", "/dev/null/out"], "--out /dev/null/out cannot be written (not a directory)"),
@@ -180,39 +179,69 @@ time.sleep(60)
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
-@pytest.mark.parametrize("interrupt", [os.kill, os.killpg], ids=["one process", "terminal"])
-def test_an_interruption_ends_variants_and_their_daemons(interrupt: Callable[[int, int], None], tmp_path: Path) -> None:
-    sleep = "import time; time.sleep(60)"
-    (tmp_path / "sleeper.py").write_text(f"""
+def test_a_variant_whose_watcher_is_killed_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "killer.py").write_text("import os\ndef run(**_):\n    os.kill(os.getppid(), 9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(BractError, match="kills failed"):
+        Runner(tmp_path, {}).measure(Variant("kills", "killer:run"), 0)
+
+
+def start_sleeper(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a command that ends up in the module `sleeper`, and return when that and its daemon sleep."""
+    part, pids, sleep = str(folder / "part"), str(folder / "pids"), "import time; time.sleep(60)"
+    (folder / "sleeper.py").write_text(f"""
 import os, pathlib, subprocess, sys, time
 def run(**_):
     daemon = subprocess.Popen([sys.executable, '-c', {sleep!r}], start_new_session=True)
     # Renamed so that whoever reads finds both.
-    pathlib.Path({str(tmp_path / "part")!r}).write_text(f'{{os.getpid()}} {{daemon.pid}}')
-    os.rename({str(tmp_path / "part")!r}, {str(tmp_path / "pids")!r})
+    pathlib.Path({part!r}).write_text(f'{{os.getpid()}} {{daemon.pid}}')
+    os.rename({part!r}, {pids!r})
     time.sleep(60)
 """)
-    start = f"""
-import pathlib, tempfile
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder)))}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while not (folder / "pids").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def still_asleep(folder: Path) -> list[str]:
+    return [pid for pid in (folder / "pids").read_text().split() if Path("/proc", pid).exists()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
+def test_an_interruption_ends_variants_and_their_daemons(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, signal, tempfile
 from simulations.benchmarks.contract import Variant
 from simulations.benchmarks.measuring.runner import Runner
+# Tests may run where interrupts are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with tempfile.TemporaryDirectory(prefix="bract-bench-", dir={str(tmp_path)!r}) as folder:
     Runner(pathlib.Path(folder), {{}}).measure(Variant("sleeps", "sleeper:run"), 0)
 """
-    paths = os.pathsep.join((str(ROOT), str(tmp_path)))
-    command, environment = [sys.executable, "-c", start], {**os.environ, "PYTHONPATH": paths}
-    measuring = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (tmp_path / "pids").is_file():
-        assert measuring.poll() is None
-        time.sleep(0.01)
+    measuring = start_sleeper(tmp_path, [sys.executable, "-c", code])
 
-    interrupt(measuring.pid, signal.SIGINT)
+    measuring.send_signal(signal.SIGINT)
     measuring.wait(30)
 
     # Without a wait: the measuring program ends after all that it started.
-    assert [pid for pid in (tmp_path / "pids").read_text().split() if Path("/proc", pid).exists()] == []
+    assert still_asleep(tmp_path) == []
     assert not list(tmp_path.glob("bract-bench-*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
+def test_more_signals_do_not_keep_a_daemon_alive(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", "import sleeper; sleeper.run()"]
+    command = [sys.executable, "-P", measured_process.__file__, str(tmp_path / "cost.json"), *call]
+    watcher = start_sleeper(tmp_path, command)
+
+    while watcher.poll() is None:
+        watcher.send_signal(signal.SIGTERM)
+
+    assert still_asleep(tmp_path) == []
 
 
 def test_a_job_that_cannot_be_done_one_way_is_said_and_measured_no_further(
