@@ -47,7 +47,7 @@ def make_context(
         config: The run.
         tracker: Receives the results of each round. The default writes them to the log.
         progress: Shows the progress of the backbone pass.
-        warn: Called with each warning about the images' values, before anything is trained.
+        warn: Called with each warning, before anything is trained.
 
     Raises:
         ConfigError: The settings allow no privacy plan for some client, or refuse a row of a secure sum.
@@ -61,7 +61,7 @@ def make_context(
         refuse_unknown_rows(config.privacy, exact_sums=config.sums_exactly)
         return _context(Trainer(config, (), config.data.class_names), tracker, progress)
     # Plans and partition need the scan alone, and are made while another process computes features.
-    with Preparation(config, progress, ahead=True) as preparation:
+    with Preparation(config, progress, ahead=True, warn=warn) as preparation:
         scanned = preparation.scanned
         record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
         partition = load_or_make_partition(config, scanned)

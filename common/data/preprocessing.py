@@ -108,7 +108,7 @@ class Preparation:
     Entering it scans the source, and `finish` returns the inputs; the arguments and errors are those of `prepare`. In
     between its caller can do what needs the scan alone.
     With `ahead` another process loads the backbone from the beginning and computes the features. It is not started
-    where this process has torch already, or needs it later anyway.
+    where this process has torch already, or needs it later anyway. `warn` is called if that process ends early.
     """
 
     config: RunConfig
@@ -116,6 +116,7 @@ class Preparation:
     shows_nothing: bool = False
     shape: tuple[int, ...] | None = None
     ahead: bool = False
+    warn: Callable[[str], object] = _logger.warning
 
     def __post_init__(self) -> None:
         self._process: FeatureProcess | None = None
@@ -180,7 +181,10 @@ class Preparation:
         missing = self._missing(inputs)
         if len(missing):
             if self._process is not None:
-                _logger.warning("The process of the backbone pass has ended early: this one does the rest")
+                self.warn(
+                    "The process of the backbone pass has ended early, and this one does the rest. A system that is "
+                    "short of memory ends processes: look at how much memory is free."
+                )
             progress = self.progress(len(missing), self._label)
             with open_collector(store, self._format(), self._network, self.config.system.device, progress) as collector:
                 self._fill(collector, missing)
@@ -263,9 +267,11 @@ class Preparation:
                 advance, store = self.progress(self._wanted, self._label), self._store()
             if advance is not None:
                 store.refresh()
-                stored = min(self._wanted, len(store) - self._before)
-                advance(stored - done)
-                done = stored
+                # The last step prints. It is left to the line after the loop, as all may be stored long before the end.
+                stored = min(self._wanted - 1, len(store) - self._before)
+                if stored > done:
+                    advance(stored - done)
+                    done = stored
         if process.failed:
             return
         if advance is None and self._wanted:

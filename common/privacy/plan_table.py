@@ -243,7 +243,7 @@ def _row_json(row: SizePlan) -> dict[str, Any]:
         **{name: getattr(plan, name) for name in _FIELDS},
         "epsilon": row.spent.pld,
         "epsilon_rdp": row.spent.rdp,
-        **_shares(row),
+        **shares_facts(plan, row.alone),
         "signal_to_noise_a_step": row.signal_to_noise,
         "after_rounds": [
             {"num_rounds": number, "epsilon": spent.pld, "epsilon_rdp": spent.rdp}
@@ -253,14 +253,17 @@ def _row_json(row: SizePlan) -> dict[str, Any]:
     }
 
 
-def _shares(row: SizePlan) -> dict[str, Any]:
-    if not row.plan.noise_shares:
+def shares_facts(plan: PrivacyPlan, alone: Spent) -> dict[str, Any]:
+    """Return what a plan's noise in shares rests on, as plain JSON values.
+
+    `alone` is the whole plan's cost if all other clients collude. The result is empty without noise in shares.
+    """
+    if not plan.noise_shares:
         return {}
-    alone = row.alone.pld
     return {
-        "noise_shares": row.plan.noise_shares,
-        "client_noise_stddev": row.plan.client_noise_stddev,
-        "epsilon_alone": alone if math.isfinite(alone) else None,
+        "noise_shares": plan.noise_shares,
+        "client_noise_stddev": plan.client_noise_stddev,
+        "epsilon_alone": alone.pld if math.isfinite(alone.pld) else None,
     }
 
 

@@ -51,7 +51,7 @@ class TerminalProgress:
         return advance
 
     def warn(self, text: str) -> None:
-        """Print a warning about the images."""
+        """Print a warning in place of the open bar."""
         self.stop()
         self._console.print(f"Warning  {text}", style="bold red", highlight=False, soft_wrap=True, markup=False)
 

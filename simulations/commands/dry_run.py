@@ -1,6 +1,7 @@
 """A dry run that shows settings, privacy plan, time and disk."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -30,8 +31,9 @@ from common.messages.secure_words import SecureWords
 from common.models.backbone_info import backbone_info
 from common.models.initialization import initial_arrays
 from common.privacy.plan import PrivacyPlan
+from common.privacy.plan_table import shares_facts
 from common.privacy.policy import Policy
-from common.system.console import busy, format_epsilon
+from common.system.console import busy, format_alone, format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
 from server.state.run_directory import check_free, fresh_path
@@ -136,11 +138,23 @@ def _facts_of(plan: PrivacyPlan) -> dict[str, Any]:
         "label_noise_stddev": plan.label_noise_stddev,
         "epsilon_whole_run": plan.epsilon(),
         "delta": plan.delta,
+        **shares_facts(plan, plan.spent_alone()),
     }
 
 
 def _labels(plan: Mapping[str, Any]) -> str:
     return "" if plan["label_noise_stddev"] is None else f", label counts with noise {plan['label_noise_stddev']:.4g}"
+
+
+def _shares(plan: Mapping[str, Any]) -> str:
+    """Return what the epsilon of noise in shares rests on."""
+    if "noise_shares" not in plan:
+        return ""
+    alone = math.inf if plan["epsilon_alone"] is None else plan["epsilon_alone"]
+    return (
+        f"; noise added in shares at the clients: the epsilon holds while {plan['noise_shares']} clients of each sum "
+        f"are honest, a unit's own client among them; if all others collude with the server: {format_alone(alone)}"
+    )
 
 
 def _rate(plan: Mapping[str, Any]) -> str:
@@ -192,6 +206,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
             f"{plan['sample_rate']:.3f}, {plan['rounds_at_most']} x {plan['steps_a_round']} steps{_rate(plan)}"
             f"{_labels(plan)}, clip bound {plan['max_grad_norm']:g}, epsilon "
             f"{format_epsilon(plan['epsilon_whole_run'])} at delta {plan['delta']:g} over the whole run"
+            f"{_shares(plan)}"
         )
     seconds, disk = facts["seconds"], facts["disk_bytes"]
     lines.append(

@@ -3,7 +3,6 @@
 Drives `common.data.preprocessing`.
 """
 
-import logging
 import os
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from common.data import preprocessing, scan
 from common.data.inputs.scaled_copies import ScaledCopies
 from common.data.preprocessing import Preparation, Prepared, prepare
 from common.errors import DataError, WeightsError
+from common.system.console import console_of_caller
+from server.reporting.terminal_progress import TerminalProgress
 from tests.common.data.test_preprocessing import Announced
 from tests.support.paths import ROOT
 
@@ -148,17 +149,44 @@ def test_an_image_shown_otherwise_is_not_taken_from_the_scan(
 
 
 @pytest.mark.parametrize("most", [0, 7])
-def test_what_a_failed_process_leaves_is_computed_here(
-    config: RunConfig, fake: type[Fake], most: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_failed_process_leaves_is_computed_here(config: RunConfig, fake: type[Fake], most: int) -> None:
     fake.most = most
+    warned: list[str] = []
 
-    with caplog.at_level(logging.WARNING, "bract"), Preparation(config, ahead=True) as preparation:
+    with Preparation(config, ahead=True, warn=warned.append) as preparation:
         found = preparation.finish()
 
     assert len(fake.started) == 1
     assert np.array_equal(rows_of(found), rows_of(prepare(config)))
-    assert "ended early" in caplog.text
+    assert [("ended early" in text, "memory" in text) for text in warned] == [(True, True)]
+
+
+def test_a_process_that_closes_long_after_its_last_row_is_said_to_be_done_once(
+    config: RunConfig, fake: type[Fake], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter(range(6))
+
+    class Closing(fake):  # type: ignore[misc, valid-type]
+        def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
+            self.digests = [*getattr(self, "digests", ()), digest]
+
+        def wait(self, seconds: float) -> bool:
+            super().wait(seconds)
+            look = next(looks)
+            stored = self.digests[: COUNT // 2 * (look + 1)]
+            store = preparation._store()
+            row = store.rows_of(np.zeros((0, 32), np.uint8)).shape[1:]
+            store.append(stored, np.zeros((len(stored), *row), np.float32))
+            return look == 5
+
+    monkeypatch.setattr(preprocessing, "FeatureProcess", Closing)
+    progress = TerminalProgress(console_of_caller(quiet=False))
+
+    with Preparation(config, progress.work, ahead=True) as preparation:
+        assert not preparation.finish().inputs.absent.any()
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"Reading images: {COUNT} done", f"Backbone pass (timm:test_resnet): {COUNT} done"]
 
 
 def test_the_errors_of_a_failed_process_are_told_during_the_scan(

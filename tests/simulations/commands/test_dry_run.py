@@ -3,9 +3,12 @@
 Drives `simulations.estimates`.
 """
 
+import io
+import json
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
@@ -13,8 +16,9 @@ from common.data.partitioning.assignment import make_partition
 from common.data.scan import scan_source
 from common.data.sources.registry import open_source
 from common.errors import ConfigError
+from common.system.console import format_alone
 from common.system.progress import no_progress
-from simulations.commands.dry_run import foresee
+from simulations.commands.dry_run import _facts_of, _shares, foresee, show
 
 MakeConfig = Callable[..., RunConfig]
 CNN: dict[str, Scalar] = {"model.backbone": "cnn", "privacy.mechanism": "none", "training.batch-size": 16}
@@ -63,6 +67,60 @@ def test_foresee_tells_the_clip_bound_of_the_servers_plan(make_config: MakeConfi
 
     # 1.4 x 40 clients over noise 5 and the root of 30 rounds.
     assert plan["max_grad_norm"] == config.plan(40).max_grad_norm == 2.04
+
+
+NOISE: dict[str, Scalar] = {
+    "num-rounds": 4,
+    "privacy.noise-multiplier": 40.0,
+    "privacy.counts-noise": 30.0,
+    "privacy.closing-noise": 30.0,
+}
+IN_SHARES = NOISE | {
+    "round-retries": 0,
+    "model.backbone": "timm:test_resnet",
+    "model.weights": "random",
+    "data.image-size": 32,
+    "privacy.aggregation": "secure",
+    "privacy.secure-honest": 3,
+}
+
+
+def test_a_dry_run_tells_what_noise_in_shares_rests_on(make_config: MakeConfig) -> None:
+    config = make_config(IN_SHARES)
+    facts = foresee(config)
+    text, printed = (io.StringIO() for _ in range(2))
+
+    show(facts, Console(file=text, width=1000), as_json=False)
+    show(facts, Console(file=printed, width=1000), as_json=True)
+
+    lines = [line for line in text.getvalue().splitlines() if line.startswith("Privacy ")]
+    plans = json.loads(printed.getvalue())["plan"]
+    assert len(lines) == len(plans) == 2
+    for line, plan in zip(lines, plans.values(), strict=True):
+        alone = config.plan(plan["num_units"]).spent_alone().pld
+        assert (plan["noise_shares"], plan["epsilon_alone"]) == (3, alone)
+        assert alone > 1.5 * plan["epsilon_whole_run"]
+        assert "while 3 clients of each sum are honest" in line
+        assert line.endswith(f"if all others collude with the server: {format_alone(alone)}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (IN_SHARES | {"privacy.mechanism": "client-dp"}, "collude with the server: epsilon "),
+        (IN_SHARES | {"privacy.noise-multiplier": 0.2}, "collude with the server: no protection"),
+        (NOISE, ""),
+    ],
+    ids=["whole clients", "a share alone is too little", "noise in one place"],
+)
+def test_each_kind_of_plan_tells_whether_it_has_a_second_epsilon(
+    make_config: MakeConfig, settings: dict[str, Scalar], told: str
+) -> None:
+    facts = _facts_of(make_config(settings).plan(5))
+
+    assert told in _shares(facts)
+    assert ("epsilon_alone" in facts) == bool(_shares(facts)) == bool(told)
+    json.dumps(facts, allow_nan=False)
 
 
 def test_foresee_refuses_what_the_run_would_refuse(make_config: MakeConfig) -> None:
