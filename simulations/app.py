@@ -67,7 +67,10 @@ def make_context(
         partition = load_or_make_partition(config, scanned)
         held = class_counts(scanned.scan, partition)
         exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
-        few = exposed_rows(held, scanned.scan.classes, exact_sum, strict=strict)
+        # An image that is held out adds nothing to a trained row, and a trained one nothing to counts, which may leave.
+        kinds = {"training": False} | ({} if config.privacy.metrics == "none" else {"held-out": True})
+        sides = {kind: class_counts(scanned.scan, partition, held_out=held_out) for kind, held_out in kinds.items()}
+        few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=strict)
         sizes = [config.cohort_size] if config.private else []
         if config.is_local_dp:
             sizes = np.unique(partition.num_groups if config.privacy.unit == "group" else partition.num_units).tolist()

@@ -3,7 +3,7 @@
 Only a simulation may look: whoever runs it has all images. Real clients never show which classes they have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,16 +14,17 @@ _SHOWN = 5
 
 
 def exposed_rows(
-    class_counts: np.ndarray, classes: Sequence[str], exact_sum: SecureSum | None, *, strict: bool
+    class_counts: Mapping[str, np.ndarray], classes: Sequence[str], exact_sum: SecureSum | None, *, strict: bool
 ) -> tuple[str, ...]:
     """Return a sentence on each class that too few clients hold.
 
-    The row of such a class in the sum is that of one client. Clients that collude with the server subtract their own
-    parts, so a row hides somebody only if at least two more clients hold its class. A class that nobody holds has no
-    such row.
+    The row of such a class in the sum may be that of one client. A sum opens without the clients that are lost, and
+    those that collude with the server subtract their own parts. So a row hides somebody only if at least two more
+    clients hold its class. A class that nobody holds has no such row.
 
     Args:
-        class_counts: (classes, clients) int64, images of each class at each client.
+        class_counts: Kind of images -> (classes, clients) int64, images of each class at each client. Training images
+            make rows of the model, held-out ones those of the confusion matrix.
         classes: Names of the classes.
         exact_sum: Constants of a secure sum without noise; None where there is none.
         strict: Whether such a row is refused.
@@ -36,15 +37,18 @@ def exposed_rows(
     if exact_sum is None:
         return ()
     lines = []
-    for name, counts in zip(classes, class_counts, strict=True):
+    of_classes = ((name, kind, table[row]) for row, name in enumerate(classes) for kind, table in class_counts.items())
+    for name, kind, counts in of_classes:
         holders = np.flatnonzero(counts).tolist()
-        if 1 <= len(holders) <= exact_sum.colluding + 1:
-            who = f"client{'s' * (len(holders) > 1)} {', '.join(map(str, holders))}"
+        if 1 <= len(holders) <= exact_sum.most_exposed:
+            more = f" and {len(holders) - _SHOWN} more" if len(holders) > _SHOWN else ""
+            who = f"client{'s' * (len(holders) > 1)} {', '.join(map(str, holders[:_SHOWN]))}{more}"
             lines.append(
-                f"Class {name!r} is held by {who} alone: its row in each secure sum without noise may be one client's"
+                f"Class {name!r} has {kind} images at {who} alone: its row in a secure sum without noise may be one "
+                "client's if others are lost or collude"
             )
     if lines and strict:
         advice = "privacy.strict-rows: add noise (privacy.mechanism), or divide the classes among more clients"
-        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise ConfigError("\n  ".join([advice, *lines[:_SHOWN], *more]))
+        rest = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        raise ConfigError("\n  ".join([advice, *lines[:_SHOWN], *rest]))
     return tuple(lines)

@@ -346,8 +346,9 @@ class PrivacyConfig(Section):
         description="Fewest honest clients that a secure sum must hold. Empty: as many as the shares themselves need."
     )
     strict_rows: bool = Field(
-        description="Refuse a secure sum without noise in which a class's row may be that of one client. Only a "
-        "simulation knows who holds which class, so over real clients every such sum is refused."
+        description="Refuse a secure sum without noise in which a class's row may be that of one client, once the most "
+        "clients are lost and collude. Only a simulation knows who holds which class, so over real clients every such "
+        "sum is refused."
     )
     policy: str = Field(description="Policy file that simulated clients follow. Empty: they allow every run.")
 

@@ -66,6 +66,12 @@ class SecureSum:
         """Fewest clients of a sum that is opened."""
         return self.honest + self.colluding
 
+    @property
+    def most_exposed(self) -> int:
+        """Most holders of a value that may be one honest client's."""
+        # Clients that are lost add nothing, and those that collude subtract their own parts.
+        return self.num_clients - self.min_survivors + self.colluding + 1
+
 
 def gradient_sum_conflicts(
     training: TrainingConfig, batch_size: int | None, local_epochs: int

@@ -47,7 +47,7 @@ class Candidate:
     @property
     def protects_clients(self) -> bool:
         """True if a unit is a whole client."""
-        return self.config.mechanism.noise_at_server
+        return self.config.mechanism.clips_clients
 
     def noise_of_sum(self, num_clients: int) -> float:
         """Return the noise in a sum over so many clients."""
@@ -79,7 +79,7 @@ def candidates(
 
 def _choices(given: Mapping[str, Scalar], num_clients: int) -> Iterator[dict[str, Scalar]]:
     for mechanism in MECHANISMS.values():
-        if not mechanism.private or (mechanism.noise_at_server and num_clients < _MANY_CLIENTS):
+        if not mechanism.private or (mechanism.clips_clients and num_clients < _MANY_CLIENTS):
             continue
         for aggregation in ("plain", "secure"):
             settings: dict[str, Scalar] = {"privacy.mechanism": mechanism.name, "privacy.aggregation": aggregation}
@@ -96,5 +96,5 @@ def _candidate(given: Mapping[str, Scalar], settings: Mapping[str, Scalar], grou
     config = parse(override(defaults(), fitted))
     # Counts are of held-out images, and do not change the noise of training. Their calibration takes a while.
     constants = replace(config.public_constants, metrics="none")
-    sizes = [config.cohort_size if config.mechanism.noise_at_server else group.num_units for group in groups]
+    sizes = [config.cohort_size if config.mechanism.clips_clients else group.num_units for group in groups]
     return Candidate(settings, config, tuple(config.mechanism.plan(constants, size) for size in sizes))

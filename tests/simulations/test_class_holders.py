@@ -5,6 +5,7 @@ Drives `simulations.class_holders`, `common.commands.early_checks`.
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.console import Console
 from common.commands.early_checks import refuse_unknown_rows
 from common.config.loading import defaults, override, parse
 from common.config.secure_sum import SecureSum
+from common.data.partitioning.partition import Partition, class_counts
 from common.errors import ConfigError
 from server.deployment.submit_run import run_config_of
 from simulations.app import make_context
@@ -36,30 +38,60 @@ EXACT: dict[str, Any] = {
 }
 
 
-def rows(*holders: int, colluding: int = 1, strict: bool = False) -> tuple[str, ...]:
+def rows(*holders: int, colluding: int = 1, lost: int = 0, strict: bool = False) -> tuple[str, ...]:
     """The sentences on classes of which the first so many of six clients have images."""
-    counts = np.array([[3] * number + [0] * (6 - number) for number in holders])
-    return exposed_rows(counts, [f"c{number}" for number in holders], SecureSum(6, colluding, 2), strict=strict)
+    counts = {"training": np.array([[3] * number + [0] * (6 - number) for number in holders])}
+    exact = SecureSum(6, colluding, 6 - lost - colluding)
+    return exposed_rows(counts, [f"c{number}" for number in holders], exact, strict=strict)
 
 
 def test_a_row_is_exposed_if_at_most_one_client_is_left_beside_the_colluding_ones() -> None:
     found = rows(0, 1, 2, 3)
 
-    assert [line.split(" is held by ")[0] for line in found] == ["Class 'c1'", "Class 'c2'"]
+    assert [line.split(" has training images at ")[0] for line in found] == ["Class 'c1'", "Class 'c2'"]
     assert "client 0 alone" in found[0]
     assert "clients 0, 1 alone" in found[1]
     # With two colluding clients, three holders hide nobody either.
     assert len(rows(0, 1, 2, 3, 4, colluding=2)) == 3
 
 
+def test_clients_that_may_be_lost_hide_nobody() -> None:
+    assert len(rows(0, 1, 2, 3, 4, 5, lost=2)) == 4
+    # Ten clients of which two collude open a sum of seven: of four holders the sum may hold one.
+    counts = {"training": np.array([[5] * 10, [5] * 4 + [0] * 6, [5] * 6 + [0] * 4])}
+    found = exposed_rows(counts, ("all", "four", "six"), SecureSum.of(10, 2), strict=False)
+    assert [line.split()[1] for line in found] == ["'four'", "'six'"]
+    assert "clients 0, 1, 2, 3, 4 and 1 more alone" in found[1]
+
+
+@pytest.mark.parametrize(("held_out_at", "kind"), [((1, 2, 3), "training"), ((0,), "held-out")])
+def test_a_holder_counts_only_where_its_images_enter_the_sum(held_out_at: tuple[int, ...], kind: str) -> None:
+    """A client whose images of a class are held out adds nothing to its trained row, and the other way round."""
+    owner = np.arange(4, dtype=np.int32).repeat(2)
+    labels, held = np.tile([0, 1], 4), np.zeros(8, dtype=bool)
+    held[[2 * client + 1 for client in held_out_at]] = True
+    scan: Any = SimpleNamespace(usable=np.ones(8, dtype=bool), classes=("a", "b"), labels=labels)
+    partition = Partition(owner, held, np.full(4, 2), np.full(4, 2), images_unused=0)
+    sides = {
+        word: class_counts(scan, partition, held_out=value) for word, value in (("training", False), ("held-out", True))
+    }
+
+    found = exposed_rows(sides, scan.classes, SecureSum(4, 1, 3), strict=False)
+
+    assert (class_counts(scan, partition) == sum(sides.values())).all()
+    assert [line.split(" images at ")[0] for line in found if "client 0 alone" in line] == [f"Class 'b' has {kind}"]
+
+
 def test_strict_rows_refuse_what_is_exposed_and_nothing_else() -> None:
     assert rows(0, 3, 6, strict=True) == ()
-    with pytest.raises(ConfigError, match=r"privacy.strict-rows: add noise .*\n  Class 'c2' is held by clients 0, 1"):
+    with pytest.raises(
+        ConfigError, match=r"privacy.strict-rows: add noise .*\n  Class 'c2' has training images at clients 0, 1"
+    ):
         rows(2, 3, strict=True)
 
 
 def test_sums_with_noise_and_plain_updates_have_no_such_row() -> None:
-    assert exposed_rows(np.eye(4, dtype=np.int64), list("abcd"), None, strict=True) == ()
+    assert exposed_rows({"training": np.eye(4, dtype=np.int64)}, list("abcd"), None, strict=True) == ()
     for settings in ({"privacy.mechanism": "dp-sgd", "privacy.metrics": ""}, {"privacy.aggregation": "plain"}):
         assert not parse(override(defaults(), EXACT | settings)).sums_exactly
     assert parse(override(defaults(), EXACT)).sums_exactly
@@ -82,7 +114,7 @@ def test_a_simulation_says_who_holds_a_class_alone_and_strict_rows_refuse_it(ima
         parse(override(defaults(), settings)), engine="in-process", baselines=False, console=Console(quiet=True)
     )
     warnings = json.loads((folder / "summary.json").read_text())["warnings"]
-    assert any("alone: its row in each secure sum without noise may be one client's" in line for line in warnings)
+    assert any("alone: its row in a secure sum without noise may be one client's" in line for line in warnings)
 
 
 def test_over_real_clients_every_exact_sum_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

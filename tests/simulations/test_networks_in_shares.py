@@ -78,7 +78,7 @@ def test_two_clients_and_the_server_make_the_step_of_one_that_holds_all_images()
     scale = gradient_scale(PLAN, flat(start()).size, total_units=20, num_clients=2)
     parts = [gradient(subset(rows)) for rows in (slice(0, 12), slice(12, 20))]
     words = [np.rint(part / scale.step).astype(np.int64).view(np.uint64) for part in parts]
-    steps = SummedSteps(PLAN, total_units=20, num_clients=2, rate=0.7)
+    steps = SummedSteps(PLAN, total_units=20, num_clients=2, rule=2, rate=0.7)
 
     found = steps.step(start(), words[0] + words[1], replace(scale, bits=64), num_units=20)
 

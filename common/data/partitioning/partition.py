@@ -41,12 +41,14 @@ class Partition:
         return order, np.searchsorted(self.owner[order], np.arange(len(self.num_units) + 1))
 
 
-def class_counts(scan: "Scan", partition: Partition) -> np.ndarray:
+def class_counts(scan: "Scan", partition: Partition, *, held_out: bool | None = None) -> np.ndarray:
     """Count the usable images of each class at each client, (classes, clients) int64.
 
-    Only simulations may call it: a real client never shows its class counts.
+    Only simulations may call it: a real client never shows its class counts. `held_out` asks for held-out images or
+    for those that are trained on; None for both.
     """
     counts = np.zeros((len(scan.classes), len(partition.num_units)), dtype=np.int64)
-    rows = np.flatnonzero(scan.usable & (partition.owner >= 0))
+    asked = scan.usable if held_out is None else scan.usable & (partition.held_out == held_out)
+    rows = np.flatnonzero(asked & (partition.owner >= 0))
     np.add.at(counts, (scan.labels[rows], partition.owner[rows]), 1)
     return counts

@@ -59,7 +59,10 @@ def test_whole_clients_are_protected_only_among_many() -> None:
 
     found, _ = candidates(given, [SizeGroup(200, 20)])
 
-    central = next(choice for choice in found if choice.protects_clients)
+    central, shared = (choice for choice in found if choice.protects_clients)
+    assert [central.name, shared.name] == ["client-dp, 5 rounds", "client-dp, secure, 5 rounds"]
+    assert shared.plans[0].num_units == 200
+    assert shared.noise_of_sum(200) > 1.1 * shared.plans[0].noise_stddev
     assert central.plans[0].num_units == 200
     # The server draws the noise once, not each of the clients.
     assert central.noise_of_sum(200) == pytest.approx(central.plans[0].noise_stddev)

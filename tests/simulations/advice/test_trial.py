@@ -77,7 +77,7 @@ def test_statistics_give_the_head_of_a_run(monkeypatch: pytest.MonkeyPatch) -> N
     sums = private_statistics(
         "second-moments", fed.features, fed.labels, 4, plan, streams, units=np.arange(len(fed.labels))
     )
-    head = head_solver("second-moments", {"a": 240}, {"a": 0.0})({"a": sums})
+    head = head_solver("second-moments", {"a": 240}, {"a": 0.0})(["a"], [sums])
     assert seen[-1] == pytest.approx(head[HEAD_WEIGHT], rel=1e-3, abs=1e-3)
 
 
