@@ -86,10 +86,7 @@ def bench_command(
         # Folders are the user's own: a page that others read names the source and the environments only.
         results["command"] = _shown_command(sys.argv[1:])
         print_results(chosen, results, console)
-        try:
-            _write(chosen, results, json_, out)
-        except OSError as error:
-            raise BractError(f"only the table above is left: {error.strerror or error} as files were written") from None
+        _write(chosen, results, json_, out)
 
 
 def _list(console: Console) -> None:
@@ -150,12 +147,15 @@ def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out:
     from simulations.benchmarks.measuring.pictures import draw_bars
     from simulations.benchmarks.measuring.tables import markdown
 
-    text = json.dumps(results, indent=1) + "\n"
-    if file is not None:
-        file.write_text(text)
-    if out is not None:
-        (out / f"{chosen.name}.json").write_text(text)
-        (out / f"{chosen.name}.md").write_text(markdown(chosen, results))
-        draw_bars(out / f"{chosen.name}.png", chosen, results)
-        if chosen.draw is not None:
-            chosen.draw(results, out)
+    try:
+        text = json.dumps(results, indent=1) + "\n"
+        if file is not None:
+            file.write_text(text)
+        if out is not None:
+            (out / f"{chosen.name}.json").write_text(text)
+            (out / f"{chosen.name}.md").write_text(markdown(chosen, results))
+            draw_bars(out / f"{chosen.name}.png", chosen, results)
+            if chosen.draw is not None:
+                chosen.draw(results, out)
+    except OSError as error:
+        raise BractError(f"only the table above is left: {error.strerror or error} as files were written") from None
