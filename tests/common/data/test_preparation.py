@@ -22,6 +22,7 @@ from common.data.preprocessing import Preparation, Prepared, prepare
 from common.errors import DataError, WeightsError
 from common.system.console import console_of_caller
 from server.reporting.terminal_progress import TerminalProgress
+from simulations.app import make_context
 from tests.common.data.test_preprocessing import Announced
 from tests.support.paths import ROOT
 
@@ -159,6 +160,14 @@ def test_what_a_failed_process_leaves_is_computed_here(config: RunConfig, fake: 
     assert len(fake.started) == 1
     assert np.array_equal(rows_of(found), rows_of(prepare(config)))
     assert [("ended early" in text, "memory" in text) for text in warned] == [(True, True)]
+
+
+def test_a_simulation_warns_its_user_of_a_process_that_ended_early(config: RunConfig, fake: type[Fake]) -> None:
+    warned: list[str] = []
+
+    make_context(config, warn=warned.append)
+
+    assert ["ended early" in text for text in warned] == [True]
 
 
 def test_a_process_that_closes_long_after_its_last_row_is_said_to_be_done_once(
