@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import sys
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -47,6 +47,8 @@ ROOMS = ("common", "client", "server", "simulations")
 DIGESTS = np.stack([np.frombuffer(hashlib.sha256(b"%d" % n).digest(), dtype=np.uint8) for n in range(16)])
 # Purpose of a public stream, `*` for what varies -> an example, and its first two values at seed 3.
 STREAMS: dict[str, tuple[tuple[str | int, ...], tuple[float, float]]] = {
+    "advice features * *": (("advice", "features", "hard", 1), (0.9715156908598734, 0.7480117937661747)),
+    "advice noise * *": (("advice", "noise", "hard", 1), (0.6319279256016364, 0.010027082622844796)),
     "backbone": (("backbone",), (0.5230474605962024, 0.09087297046052856)),
     "baselines": (("baselines",), (0.5645737683422579, 0.8886284322102395)),
     "batches * *": (("batches", "00003", 7), (0.3971965650254302, 0.579275249556229)),
@@ -204,6 +206,7 @@ def test_images_go_to_the_clients_that_had_them(partitioner: str, owners: str) -
 def test_the_views_of_a_round_keep_their_stream() -> None:
     config = parse(override(defaults(), {"privacy.mechanism": "none", "seed": 3}))
     trainer: Any = SimpleNamespace(config=config)
+    trainer._settings = partial(Trainer._settings, trainer)
     rows: Any = None
 
     asks = patch.object(sys.modules[Trainer.__module__], "settings_of", side_effect=InterruptedError)
