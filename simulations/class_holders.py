@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 def counts_by_kind(scan: Scan, partition: Partition, *, counted: bool) -> dict[str, np.ndarray]:
-    """Count the images of each class at each client, by what they add to in a sum.
+    """Count images of each class at each client by what they add to.
 
     `counted` says whether counts of held-out images leave, too.
     """
