@@ -24,7 +24,7 @@ from common.system.progress import ProgressFactory, no_progress
 from server.app import create_app
 from server.reporting.trackers import LogTracker, Tracker
 from server.run_context import RunContext
-from simulations.class_holders import exposed_rows
+from simulations.class_holders import counts_by_kind, exposed_rows
 from simulations.image_record import FILE, PUBLIC_FILE, ImageRecord, refuse_changed_images, refuse_changed_public_images
 from simulations.pooled_evaluator import PooledEvaluator
 from simulations.public_evaluator import PublicEvaluator, refuse_shared_images
@@ -67,9 +67,7 @@ def make_context(
         partition = load_or_make_partition(config, scanned)
         held = class_counts(scanned.scan, partition)
         exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
-        # An image that is held out adds nothing to a trained row, and a trained one nothing to counts, which may leave.
-        kinds = {"training": False} | ({} if config.privacy.metrics == "none" else {"held-out": True})
-        sides = {kind: class_counts(scanned.scan, partition, held_out=held_out) for kind, held_out in kinds.items()}
+        sides = counts_by_kind(scanned.scan, partition, counted=config.privacy.metrics != "none")
         few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=strict)
         sizes = [config.cohort_size] if config.private else []
         if config.is_local_dp:

@@ -8,9 +8,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from common.config.secure_sum import SecureSum
+from common.data.partitioning.partition import Partition, class_counts
+from common.data.scan import Scan
 from common.errors import ConfigError
 
 _SHOWN = 5
+
+
+def counts_by_kind(scan: Scan, partition: Partition, *, counted: bool) -> dict[str, np.ndarray]:
+    """Count images of each class at each client by what they add to.
+
+    `counted` says whether counts of held-out images leave, too.
+    """
+    # An image that is held out adds nothing to a trained row, and a trained one nothing to the confusion matrix.
+    kinds = {"training": False} | ({"held-out": True} if counted else {})
+    return {kind: class_counts(scan, partition, held_out=held_out) for kind, held_out in kinds.items()}
 
 
 def exposed_rows(

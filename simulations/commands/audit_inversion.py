@@ -120,6 +120,7 @@ def _run(pairs: list[str], file: Path | None, seed: int | None) -> RunConfig:
             "the demo shows it beside none; under client-dp a server sees "
             "the exact update, which is the picture without privacy",
         ),
+        ("privacy.aggregation", run.privacy.aggregation, "plain", "in a sum the server sees no single update"),
         ("training.optimizer", training.optimizer, "sgd", "the attack undoes one step of it"),
         ("training.local-epochs", training.local_epochs, 1, "the attack undoes one step"),
         ("training.augmentation", training.augmentation, "", "the attack would find the augmented image"),

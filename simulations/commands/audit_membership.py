@@ -89,4 +89,5 @@ def _chosen(pairs: list[str], file: Path | None, seed: int | None) -> dict[str, 
         if key in line:
             raise ConfigError(f"--set {key}: --compare names the epsilons here, such as --compare none,{line[key]}")
     chosen = given_settings(pairs, file, {"--seed": ("seed", seed)})
+    options.refuse_sums(settings.override(settings.defaults(), chosen))
     return {key: value for key, value in chosen.items() if key not in _SET_BY_COMPARE}

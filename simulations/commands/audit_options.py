@@ -1,5 +1,6 @@
 """Options that the audit commands of this room share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from common.commands.run_settings import given_settings
 from common.config import loading as settings
 from common.errors import ConfigError
+from common.privacy.mechanisms.registry import MECHANISMS
 
 Sets = Annotated[
     list[str] | None,
@@ -49,4 +51,22 @@ def audited_settings(
             raise ConfigError("--run takes the settings of that run: leave --set, --config and --seed out")
         chosen = settings.load_file(run / "config.toml", "--run")
         check_ended(run)
-    return settings.override(settings.defaults(), chosen)
+    found = settings.override(settings.defaults(), chosen)
+    refuse_sums(found)
+    return found
+
+
+def refuse_sums(found: Mapping[str, settings.Scalar]) -> None:
+    """Refuse settings under which no client's message can be audited by itself."""
+    if found["privacy.aggregation"] == "plain":
+        return
+    mechanism = MECHANISMS.get(str(found["privacy.mechanism"]))
+    raise ConfigError(
+        "audits read what one client sends, and under privacy.aggregation='secure' only sums of clients can be read: "
+        "use --set privacy.aggregation=plain"
+        + (
+            ", where the server adds the noise; the clients' noise in sums is not covered"
+            if mechanism and mechanism.clips_clients
+            else ""
+        )
+    )

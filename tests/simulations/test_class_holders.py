@@ -19,7 +19,7 @@ from common.data.partitioning.partition import Partition, class_counts
 from common.errors import ConfigError
 from server.deployment.submit_run import run_config_of
 from simulations.app import make_context
-from simulations.class_holders import exposed_rows
+from simulations.class_holders import counts_by_kind, exposed_rows
 from simulations.simulate import run_job
 from tests.support.inference.stored_models import shaded_images
 
@@ -72,12 +72,11 @@ def test_a_holder_counts_only_where_its_images_enter_the_sum(held_out_at: tuple[
     held[[2 * client + 1 for client in held_out_at]] = True
     scan: Any = SimpleNamespace(usable=np.ones(8, dtype=bool), classes=("a", "b"), labels=labels)
     partition = Partition(owner, held, np.full(4, 2), np.full(4, 2), images_unused=0)
-    sides = {
-        word: class_counts(scan, partition, held_out=value) for word, value in (("training", False), ("held-out", True))
-    }
+    sides = counts_by_kind(scan, partition, counted=True)
 
     found = exposed_rows(sides, scan.classes, SecureSum(4, 1, 3), strict=False)
 
+    assert list(counts_by_kind(scan, partition, counted=False)) == ["training"]
     assert (class_counts(scan, partition) == sum(sides.values())).all()
     assert [line.split(" images at ")[0] for line in found if "client 0 alone" in line] == [f"Class 'b' has {kind}"]
 

@@ -18,6 +18,7 @@ from simulations.advice import trial
 from simulations.advice.candidates import Candidate, candidates
 from simulations.advice.features import TASKS
 from simulations.advice.federation import SizeGroup, SyntheticFederation
+from simulations.commands.advice_view import reason_of
 from simulations.harness.harness_streams import Repeated, Silent
 
 GROUP = SizeGroup(1, 240)
@@ -102,10 +103,19 @@ def test_noise_in_shares_of_many_clients_beats_noise_of_each() -> None:
     assert trial.error_of_trial(shared, fed, rng(2)) < trial.error_of_trial(own, fed, rng(2))
 
 
-def test_updates_of_whole_clients_learn_and_noise_spoils_them() -> None:
+@pytest.mark.parametrize("aggregation", ["plain", "secure"])
+def test_updates_of_whole_clients_learn_and_noise_spoils_them(
+    aggregation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fed = federation(SizeGroup(60, 4))
     given: dict[str, Scalar] = {"num-clients": 60, "num-rounds": 30}
-    central = next(found for found in candidates(given, fed.groups)[0] if found.protects_clients)
+    both = {
+        found.config.privacy.aggregation: found for found in candidates(given, fed.groups)[0] if "client" in found.name
+    }
+    central = both[aggregation]
+    assert "hides a whole client among 60" in reason_of(central, 240)
+    # No step along a sum of images' gradients, which nothing clips here.
+    monkeypatch.setattr(SyntheticFederation, "gradient_sums", None)
 
     def error(noise: float) -> float:
         plan = dataclasses.replace(central.plans[0], noise_multiplier=noise)
