@@ -19,7 +19,7 @@ from simulations.advice.features import TASKS, FeatureTask
 from simulations.advice.federation import TEST_ROWS, SizeGroup, SyntheticFederation
 from simulations.advice.trial import error_of_trial, error_without_noise
 
-NUM_SEEDS = 3
+NUM_SEEDS = 2
 MOST_ROWS = 1_500
 # Advice repeats. The settings' own seed has nothing to do with it.
 _SEED = 0
