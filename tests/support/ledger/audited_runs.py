@@ -34,7 +34,8 @@ def keep(file: Path, plan: PrivacyPlan, name: str, rounds: int, *, closing: bool
     """A client's ledger after so many rounds."""
     keys, ledger = HolderKeys.simulated(0, name), Ledger(file, durable=False)
     session = LedgerSession(ledger, keys, simulated=True)
-    agreed = session.register(RUN, name, plan, (holding(0, 2), holding(2, 3)), ANYTHING)
+    size = 3 if plan.privacy_unit == "client" else 1
+    agreed = session.register(RUN, name, plan, (holding(0, 2, size), holding(2, 3, size)), ANYTHING)
     if plan.label_events():
         session.reserve(agreed, 0, "labels", ASKED, ANYTHING)
         session.commit(agreed, 0, "labels", b"[1, 2]", keep=2)
