@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from rich import box
@@ -16,7 +17,10 @@ from common.errors import ConfigError
 from server.aggregation.summed_steps import SummedSteps
 from simulations.advice.candidates import Candidate
 from simulations.advice.federation import TEST_ROWS
-from simulations.advice.ranking import Advice
+from simulations.advice.ranking import Advice, Ranked
+
+# Mean errors of trials that differ by less were found in the other order in measured runs.
+_CLOSE = 0.02
 
 
 def show_advice(advice: Advice, command: str, console: Console) -> None:
@@ -91,15 +95,26 @@ def _notes(advice: Advice) -> Iterator[tuple[str, str]]:
     yield (
         "Trust",
         "the order, not the errors: your images decide these. On CIFAR-10 and the digits the order of mechanisms is "
-        "that of measured runs (docs/privacy.md). Clients that differ much are not tried.",
+        "that of measured runs, but for close ranks (docs/privacy.md). Clients that differ much are not tried.",
     )
-    close = [f"{number} and {number + 1}" for number, row in enumerate(advice.ranked[:-1], 1) if not row.is_clear]
+    pairs = enumerate(pairwise(advice.ranked), 1)
+    close = [f"{number} and {number + 1}" for number, (row, after) in pairs if _are_close(row, after)]
     if close:
-        yield "Close", f"ranks {', '.join(close)}: in some trial the later one was better, so either will do."
+        yield (
+            "Close",
+            f"ranks {', '.join(close)}: the later one was better in some trial, or worse by less than {_CLOSE:g}, so "
+            "either will do.",
+        )
     for name, text in _needs(advice).items():
         yield "Needs", f"{name}: {text}"
     for name, text in advice.left_out.items():
         yield "Left out", f"{name}: {text}"
+
+
+def _are_close(row: Ranked, after: Ranked) -> bool:
+    """Return whether two neighbouring ranks may be the other way round in runs."""
+    gaps = [np.mean(after.errors[task]) - np.mean(row.errors[task]) for task in row.errors]
+    return not row.is_clear or bool(max(gaps) < _CLOSE)
 
 
 def _needs(advice: Advice) -> Mapping[str, str]:

@@ -57,7 +57,11 @@ def audited_settings(
 
 
 def refuse_sums(found: Mapping[str, settings.Scalar]) -> None:
-    """Refuse settings under which no client's message can be audited by itself."""
+    """Refuse settings under which no client's message can be audited by itself.
+
+    Raises:
+        ConfigError: Clients send to a secure sum.
+    """
     if found["privacy.aggregation"] == "plain":
         return
     mechanism = MECHANISMS.get(str(found["privacy.mechanism"]))
