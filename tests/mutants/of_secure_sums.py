@@ -2,10 +2,8 @@
 
 from functools import partial
 
-from common.secagg.primitives import fixed_point, keys, masks, shamir
-from common.secagg.primitives.fixed_point import FixedPoint, choose_scale
-from common.secagg.primitives.ring import Ring
-from common.secagg.protocol import blinding, client, messages, pair_masks, topology
+from common.secagg.primitives import keys, shamir
+from common.secagg.protocol import blinding, client, messages, topology
 from common.secagg.protocol.client import ClientState
 from common.secagg.protocol.client_secrets import ClientSecrets
 from common.secagg.protocol.dealing import Dealing
@@ -16,7 +14,6 @@ from common.secagg.protocol.round_table import RoundTable
 from common.secagg.protocol.server_setup import ServerSetup
 from common.secagg.protocol.terms import Terms
 from common.secagg.protocol.topology import Topology
-from tests.common.secagg.primitives import test_fixed_point as numbers
 from tests.common.secagg.primitives import test_shamir as sharing
 from tests.common.secagg.protocol import test_client_state as states
 from tests.common.secagg.protocol import test_malicious_server as lies
@@ -77,6 +74,19 @@ planted(
     sharing.test_fewer_shares_give_another_value,
     shamir.split,
     {"a polynomial of a lower degree": ("range(threshold - 1)", "range(threshold - 2)")},
+)
+planted(
+    sets.test_survivors_that_show_a_part_of_the_sum_are_refused,
+    ClientState._check_survivors,
+    {"survivors that nobody looks at": ("if not topology.hides(set(request.survivors)):", "if False:")},
+)
+planted(
+    graphs.test_survivors_that_could_be_split_are_refused,
+    Topology.hides,
+    {
+        "a gap that colluding clients fill": ("<= self.num_colluding // 2", "< self.num_colluding // 2"),
+        "a gap over the end of the circle": ("in range(len(alive)):", "in range(len(alive) - self.reach):"),
+    },
 )
 
 # One survivor set a round.
@@ -193,76 +203,6 @@ planted(
             "self.mask_secrets.erase_before(self.mask_secrets.first + rounds)",
             "pass",
         )
-    },
-)
-
-# Masks.
-planted(
-    partial(states.test_masked_words_are_uniform, bits=40),
-    ClientState.mask,
-    {"words that leave the ring": ("self.terms.ring.reduced(total)", "total")},
-)
-planted(
-    partial(rounds.test_the_sum_is_exact_in_each_ring, bits=48),
-    RoundSum.finish,
-    {"a sum that is opened beyond its ring": ("self._setup.terms.ring.reduced(total)", "total")},
-)
-planted(
-    partial(numbers.test_words_of_a_ring_add_up_modulo_its_size_and_travel_in_its_bytes, bits=40),
-    Ring.packed,
-    {"words that travel with the bits above the ring": ("[:, : self.num_bytes]", "[:, -self.num_bytes :]")},
-)
-planted(
-    numbers.test_a_ring_has_whole_bytes_and_its_words_stay_inside,
-    Ring.checked,
-    {"words beyond the ring that are masked": ("if int(words.max(initial=0)) >> self.word_bits:", "if False:")},
-)
-planted(
-    numbers.test_parts_of_a_bound_fit_together_and_no_part_exceeds_its_share,
-    FixedPoint.part,
-    {
-        "a part that is the whole": (
-            "replace(self, largest=math.floor(self.largest * share), largest_squares=squares)",
-            "self",
-        )
-    },
-)
-planted(
-    partial(numbers.test_squares_are_summed_exactly, most=2**43, chunk_size=7),
-    fixed_point._sum_of_squares,
-    {"a norm without its mixed terms": (" + (low != high)", "")},
-)
-planted(
-    partial(states.test_masked_words_are_uniform, bits=32),
-    masks.mask_words,
-    {"masks of whole multiples": ("dtype=ring.dtype)", "dtype=ring.dtype) * 2")},
-)
-planted(
-    rounds.test_the_words_of_a_client_that_is_called_lost_stay_hidden,
-    ClientState.mask,
-    {"words under pairwise masks alone": ("total += self_mask(self.terms, round_number, seed)", "total += 0")},
-)
-planted(
-    rounds.test_clients_that_were_asked_different_things_give_a_sum_that_says_nothing,
-    pair_masks.add_pair_masks,
-    {"masks that cancel between different models": ("Domain.PAIR_MASK, context", "Domain.PAIR_MASK")},
-)
-planted(
-    partial(rounds.test_few_clients_sum_without_losses, num_clients=3),
-    pair_masks.sign_of,
-    {"masks of a pair that do not cancel": ("1 if index < other else -1", "1")},
-)
-planted(
-    sets.test_survivors_that_show_a_part_of_the_sum_are_refused,
-    ClientState._check_survivors,
-    {"survivors that nobody looks at": ("if not topology.hides(set(request.survivors)):", "if False:")},
-)
-planted(
-    graphs.test_survivors_that_could_be_split_are_refused,
-    Topology.hides,
-    {
-        "a gap that colluding clients fill": ("<= self.num_colluding // 2", "< self.num_colluding // 2"),
-        "a gap over the end of the circle": ("in range(len(alive)):", "in range(len(alive) - self.reach):"),
     },
 )
 
@@ -383,39 +323,4 @@ planted(
     lies.test_a_server_refuses_an_announcement_that_is_not_its_clients,
     Announcement.check,
     {"commitments that nobody signed": ("!= self.advert.seeds_digest", "== b''")},
-)
-
-# Numbers.
-planted(
-    numbers.test_an_encoding_whose_sum_could_wrap_is_refused,
-    FixedPoint.fits,
-    {
-        "a ring that wraps": ("self.ring.word_bits - 1", "self.ring.word_bits"),
-        "noise that nobody left room for": ("self.largest + self.noise_bound", "self.largest"),
-    },
-)
-planted(
-    numbers.test_a_vector_that_the_clip_rounded_up_is_shortened,
-    FixedPoint._clipped_steps,
-    {"a clip that is not checked after rounding": ("> most:", "> 2 * most:")},
-)
-planted(
-    partial(numbers.test_a_vector_with_a_value_that_is_not_finite_becomes_zero, bad=float("nan")),
-    FixedPoint._clipped_steps,
-    {"a vector that is not finite": ("not np.all(np.isfinite(values)) or", "")},
-)
-planted(
-    numbers.test_noise_is_added_in_whole_steps_and_kept_to_its_bound,
-    FixedPoint._with_noise,
-    {"noise past its bound": ("or np.any(outside)", "")},
-)
-planted(
-    partial(numbers.test_no_finer_step_would_fit, num_clients=100),
-    choose_scale,
-    {"a step coarser than needed": ("_floor_log2(room / (norm + noise))", "_floor_log2(room / (norm + noise)) - 1")},
-)
-planted(
-    partial(numbers.test_decoding_returns_the_exact_sum, bits=32),
-    Ring.signed,
-    {"negative sums that come back as huge ones": ('self.dtype.str.replace("u", "i")', "self.dtype.str")},
 )

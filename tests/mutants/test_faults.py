@@ -23,6 +23,7 @@ from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_histograms,
     of_labels,
     of_live_pages,
+    of_masked_words,
     of_messages,
     of_models,
     of_own_clients,
