@@ -1,7 +1,7 @@
 """Tensors of a model and their values as one vector."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -9,9 +9,14 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-def to_vector(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    """Return all values of some tensors in the order of `shapes`, (d,) float64."""
-    return np.concatenate([np.asarray(arrays[name], dtype=np.float64).ravel() for name in shapes])
+def shapes_of(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of tensors, in order."""
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def to_vector(arrays: Arrays, names: Iterable[str]) -> np.ndarray:
+    """Return all values of the named tensors in the order of `names`, (d,) float64."""
+    return np.concatenate([np.asarray(arrays[name], dtype=np.float64).ravel() for name in names])
 
 
 def from_vector(values: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

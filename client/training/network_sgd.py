@@ -19,7 +19,7 @@ from client.training.per_example_gradients import (
     providers_agree,
 )
 from client.training.round_settings import LocalSettings
-from common.arrays import Arrays
+from common.arrays import Arrays, from_vector, shapes_of, to_vector
 from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
@@ -110,7 +110,7 @@ def train_network_privately(
     """
     members = UnitRows(training_set.units)
     clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
-    return _unflatten(private_steps(_flatten(arrays), members.count, clipped, plan, settings, streams), arrays)
+    return _unflatten(private_steps(to_vector(arrays, arrays), members.count, clipped, plan, settings, streams), arrays)
 
 
 def network_gradient_sum(
@@ -127,7 +127,7 @@ def network_gradient_sum(
     check_summed(plan)
     members = UnitRows(training_set.units)
     clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
-    return clipped(_flatten(arrays), np.arange(members.count))
+    return clipped(to_vector(arrays, arrays), np.arange(members.count))
 
 
 def _clipped_sums(
@@ -232,14 +232,5 @@ def network_logits(
     return np.concatenate(chunks)
 
 
-def _flatten(arrays: Arrays) -> np.ndarray:
-    return np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
-
-
 def _unflatten(weights: np.ndarray, like: Arrays) -> Arrays:
-    arrays: Arrays = {}
-    first = 0
-    for name, array in like.items():
-        arrays[name] = weights[first : first + array.size].reshape(array.shape).astype(np.float32)
-        first += array.size
-    return arrays
+    return {name: part.astype(np.float32) for name, part in from_vector(weights, shapes_of(like)).items()}

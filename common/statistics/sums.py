@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.arrays import Arrays
+from common.arrays import Arrays, from_vector
 from common.privacy.clipping import clip_factors
 
 StatisticsKind = Literal["second-moments", "class-means"]
@@ -108,12 +108,7 @@ def to_contribution(kind: StatisticsKind, sums: Arrays) -> np.ndarray:
 
 def from_contribution(kind: StatisticsKind, vector: np.ndarray, num_classes: int, num_features: int) -> Arrays:
     """Return the tensors whose contribution is a vector, float64."""
-    sums: Arrays = {}
-    first = 0
-    for name, shape in statistic_shapes(kind, num_classes, num_features).items():
-        last = first + math.prod(shape)
-        sums[name] = vector[first:last].reshape(shape)
-        first = last
+    sums = from_vector(vector, statistic_shapes(kind, num_classes, num_features))
     return {name: values / _factor(kind, name, sums) for name, values in sums.items()}
 
 

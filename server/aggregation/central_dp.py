@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.arrays import Arrays
+from common.arrays import Arrays, from_vector, shapes_of, to_vector
 from common.privacy.clipping import clipped_sum
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import add_noise
@@ -25,20 +25,14 @@ def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *,
 
     Source: McMahan et al. 2018, arXiv:1710.06963 (flat clipping, fixed divisor).
     """
-    before = _flat(start)
+    before = to_vector(start, start)
     total = np.zeros(before.size)
     for model in ended:
         # A hostile model may overflow here. The clipping turns such an update into zero.
         with np.errstate(over="ignore", invalid="ignore"):
-            update = _flat({name: model[name] for name in start}) - before
+            update = to_vector(model, start) - before
         total += clipped_sum(update[None], max_grad_norm=plan.max_grad_norm)
     noised = add_noise(total, noise_stddev=plan.noise_stddev, max_grad_norm=plan.max_grad_norm, stream=stream)
     # The planned size, not len(ended): how many clients answered must not change the divisor.
     after = before + noised / plan.expected_batch_size
-    ends = np.cumsum([array.size for array in start.values()])[:-1]
-    parts = zip(start.items(), np.split(after, ends), strict=True)
-    return {name: part.reshape(array.shape).astype(np.float32) for (name, array), part in parts}
-
-
-def _flat(arrays: Arrays) -> np.ndarray:
-    return np.concatenate([np.asarray(array, dtype=np.float64).ravel() for array in arrays.values()])
+    return {name: part.astype(np.float32) for name, part in from_vector(after, shapes_of(start)).items()}

@@ -1,11 +1,10 @@
 """Steps of a server along the noised gradient sum of all clients."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
-from common.arrays import Arrays
+from common.arrays import Arrays, from_vector, shapes_of
 from common.privacy.plan import PrivacyPlan
 from common.privacy.step_rule import summed_steps
 from common.secagg.noise_shares import ShareScale, values_of_sum
@@ -67,10 +66,5 @@ class SummedSteps:
         """Return the model after one step along a noised mean gradient, (p,) float64."""
         before = self.momentum if self.momentum.size else np.zeros_like(gradient)
         self.momentum = self.factor * before + gradient
-        return _moved(start, self.rate * self.momentum)
-
-
-def _moved(start: Mapping[str, np.ndarray], by: np.ndarray) -> Arrays:
-    ends = np.cumsum([array.size for array in start.values()])[:-1]
-    parts = zip(start.items(), np.split(by, ends), strict=True)
-    return {name: (array - part.reshape(array.shape)).astype(np.float32) for (name, array), part in parts}
+        moved = from_vector(self.rate * self.momentum, shapes_of(start))
+        return {name: (array - moved[name]).astype(np.float32) for name, array in start.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.arrays import Arrays
+from common.arrays import Arrays, shapes_of
 from common.errors import ClientFailure, FederationError, NotFiniteError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
@@ -71,7 +71,7 @@ class ReplyCollector:
         self.cohort_grid = cast(Grid, CohortNodes(self.nodes.values()))
         self._channel = channel
         self._model, self._server_round = model, server_round
-        shapes = {key: array.shape for key, array in model.items()}
+        shapes = shapes_of(model)
         self._shapes = shapes if num_bytes is None else {WORDS: (num_bytes,)}
         self.received: dict[str, int] = {}
 
