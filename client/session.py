@@ -32,7 +32,6 @@ from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import own_holder
 from common.ledger.image_index import charged_by_earlier_code
-from common.messages.secure_words import SecureWords
 from common.models.weight_files import RANDOM
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, load_policy
@@ -136,11 +135,6 @@ class ClientSession:
     def draw_labels(self, plan: PrivacyPlan) -> np.ndarray:
         """Count the client's training labels by `noised_label_counts`."""
         return noised_label_counts(self.rows, len(self.trainer.classes), plan, self.streams)
-
-    @cached_property
-    def words(self) -> dict[tuple[tuple[str, int], ...], SecureWords]:
-        """Layouts of secure sums made so far, by declared sizes."""
-        return {}
 
     def secrets(self, run: str) -> SecretsFile:
         """Return the file of this client's mask secrets in one run."""

@@ -1,7 +1,6 @@
 """A client's answers in the exchanges of a secure sum."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -139,7 +138,7 @@ class MaskedReply:
         else:
             update = {name: trained[name].astype(np.float64) - before for name, before in incoming.items()}
             encoded = self._encoded(words, update)
-        counted = words.encode_counts(evaluation, server_round=server_round, **self._counted(words))
+        counted = self._counted(words, evaluation, server_round)
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
     def _encoded(self, words: SecureWords, update: Arrays) -> np.ndarray:
@@ -158,18 +157,17 @@ class MaskedReply:
         """
         words, streams = words_of(self._session, self._sizes), self._session.streams
         encoded = words.encode_sum(total, self._session.name, streams.for_training().noise)
-        counted = words.encode_counts(evaluation, server_round=server_round, **self._counted(words))
+        counted = self._counted(words, evaluation, server_round)
         return self._under_masks(server_round, np.concatenate([encoded, counted]))
 
-    def _counted(self, words: SecureWords) -> dict[str, Any]:
-        """Return the name and the noise stream that counts are encoded with."""
+    def _counted(self, words: SecureWords, evaluation: Evaluation | None, server_round: int | None) -> np.ndarray:
         stream = self._session.streams.for_counts() if words.counts_in_shares else None
-        return {"name": self._session.name, "stream": stream}
+        return words.encode_counts(evaluation, server_round=server_round, name=self._session.name, stream=stream)
 
     def closing(self, evaluation: Evaluation | None) -> RecordDict:
         """Return the masked words of the closing counts."""
         words = words_of(self._session, self._sizes)
-        counted = words.encode_counts(evaluation, server_round=None, **self._counted(words))
+        counted = self._counted(words, evaluation, None)
         return self._under_masks(self._session.trainer.config.num_rounds + 1, counted)
 
     def _under_masks(self, number: int, encoded: np.ndarray) -> RecordDict:
@@ -214,15 +212,7 @@ def _terms(session: ClientSession, run: str, attempt: int, sizes: Mapping[str, i
 
 
 def words_of(session: ClientSession, sizes: Mapping[str, int]) -> SecureWords:
-    """Return the layout of this run's vectors.
-
-    A session makes it once for equal sizes.
-    """
-    key = tuple(sizes.items())
-    if key not in session.words:
-        config, classes = session.trainer.config, session.trainer.classes
-        releases = Releases.of(config)
-        session.words[key] = SecureWords(
-            session.travelling, len(classes), releases, sizes, config.num_clients, session.plan
-        )
-    return session.words[key]
+    """Return the layout of this run's vectors."""
+    config, classes = session.trainer.config, session.trainer.classes
+    releases = Releases.of(config)
+    return SecureWords(session.travelling, len(classes), releases, sizes, config.num_clients, session.plan)

@@ -38,7 +38,7 @@ from common.secagg.primitives.ring import Ring, Words
 from common.secagg.protocol.roster import Roster
 from common.secagg.protocol.terms import Terms
 from common.statistics.fixed_sums import contribution_point, fits
-from common.statistics.sums import from_contribution, statistic_shapes, to_contribution
+from common.statistics.sums import StatisticsKind, from_contribution, statistic_shapes, to_contribution
 
 # Words of sums without noise. A step of an update is then 2^-34, to which float32 rounds values near 2^-10.
 _EXACT_BITS = 48
@@ -75,20 +75,14 @@ class SecureWords:
 
     def lengths(self, num_rounds: int) -> tuple[int, ...]:
         """Return the words of each round's vector, the closing evaluation as one more round."""
-        if num_rounds not in self._lengths:
-            rounds = (self._of_round(number) for number in range(1, num_rounds + 1))
-            counted = [self._num_values + self._num_counts(keys) for keys in rounds]
-            closing = self._num_counts(self.releases.summed(closing=True))
-            self._lengths[num_rounds] = tuple([*counted, closing] if closing else counted)
-        return self._lengths[num_rounds]
+        rounds = (self._of_round(number) for number in range(1, num_rounds + 1))
+        counted = [self._num_values + self._num_counts(keys) for keys in rounds]
+        closing = self._num_counts(self.releases.summed(closing=True))
+        return tuple([*counted, closing] if closing else counted)
 
     def num_bytes(self, num_rounds: int) -> int:
         """Return the bytes of the longest vector of a round."""
-        return max(self.lengths(num_rounds)[:num_rounds]) * self.ring.word_bits // 8
-
-    @cached_property
-    def _lengths(self) -> dict[int, tuple[int, ...]]:
-        return {}
+        return max(self.lengths(num_rounds)[:num_rounds]) * self.ring.num_bytes
 
     def terms(self, constants: SecureSum, roster: Roster, *, run: str, attempt: int, num_rounds: int) -> Terms:
         """Return the constants that every key and signature of a set-up is bound to.
@@ -106,12 +100,11 @@ class SecureWords:
             num_honest=constants.honest,
             lengths=self.lengths(num_rounds),
             word_bits=self.ring.word_bits,
-            plan=self._digest,
+            plan=self._digest(),
         )
 
-    @cached_property
     def _digest(self) -> bytes:
-        """The digest of all that clients have agreed on besides the constants."""
+        """Return the digest of all that clients have agreed on besides the constants."""
         plan: dict[str, Any] = {
             "mechanism": self.releases.mechanism.name,
             "metrics": self.releases.metrics,
@@ -235,10 +228,8 @@ class SecureWords:
             PrivacyError: The run sums no features, or only with noise.
             NotFiniteError: They are not finite, or of far more images than the client declares.
         """
-        # Without this check exact sums would leave where noised ones are charged.
-        if self.releases.statistics is None or self.plan is not None:
-            raise PrivacyError("exact sums over features are for runs without a mechanism only")
-        contribution = to_contribution(self.releases.statistics, sums)
+        self._check_exact()
+        contribution = to_contribution(self._statistics, sums)
         # Encoding would shorten it, and the head would be another one than that of plain sums.
         if not fits(contribution, self.sizes[name]):
             raise NotFiniteError("the sums over features are not finite, or of far more images than were declared")
@@ -251,9 +242,7 @@ class SecureWords:
             NotFiniteError: It is not finite, or too long for the ring. Nothing may be summed then.
             PrivacyError: The run's mechanism wants noise in it.
         """
-        # Without this check an exact update would leave where a noised one is charged.
-        if self.releases.mechanism.private:
-            raise PrivacyError("an update may be summed only with the noise of the plan")
+        self._check_exact()
         values = to_vector(update, self.shapes)
         with np.errstate(over="ignore", invalid="ignore"):
             norm = float(np.linalg.norm(values))
@@ -262,17 +251,17 @@ class SecureWords:
             raise NotFiniteError("training diverged: the update is not finite, or too long for a secure sum")
         return self._point(name, LONGEST_UPDATE).encode(values * float(self._share(name)))
 
-    def encode_counts(
-        self,
-        evaluation: Evaluation | None,
-        *,
-        server_round: int | None,
-        name: str = "",
-        stream: ByteStream | None = None,
-    ) -> Words:
-        """Return counts as words, the closing ones where the round is None.
+    def _check_exact(self) -> None:
+        # Without this check exact values would leave where noised ones are charged.
+        if self.releases.mechanism.private:
+            raise PrivacyError("exact sums are for runs without a mechanism only")
 
-        Where counts have noise in shares, `name` is the client and `stream` fresh bytes for its share.
+    def encode_counts(
+        self, evaluation: Evaluation | None, *, server_round: int | None, name: str, stream: ByteStream | None = None
+    ) -> Words:
+        """Return a client's counts as words, the closing ones where the round is None.
+
+        Where counts have noise in shares, `stream` has fresh bytes for this client's share.
 
         Raises:
             PrivacyError: Counts would leave without their noise.
@@ -324,12 +313,9 @@ class SecureWords:
         Raises:
             PrivacyError: The run sums no features.
         """
-        kind, (classes, features) = self.releases.statistics, self.shapes[HEAD_WEIGHT]
-        if kind is None:
-            raise PrivacyError("the run sums no features")
-        part = self.part_of_sum(words)
+        kind, part = self._statistics, self.part_of_sum(words)
         values = self.point.decode(part) if self.plan is None else values_of_sum(part, self.gradient_scale)
-        return from_contribution(kind, values, classes, features)
+        return from_contribution(kind, values, *self.shapes[HEAD_WEIGHT])
 
     def average_update(self, words: Words, survivors: Iterable[str]) -> dict[str, np.ndarray]:
         """Return the survivors' average update, float64.
@@ -381,6 +367,12 @@ class SecureWords:
         if server_round is None:
             return self.releases.summed(closing=True)
         return self.releases.in_round(server_round).summed(closing=False)
+
+    @property
+    def _statistics(self) -> StatisticsKind:
+        if self.releases.statistics is None:
+            raise PrivacyError("the run sums no features")
+        return self.releases.statistics
 
     @cached_property
     def _num_values(self) -> int:

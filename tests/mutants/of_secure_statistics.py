@@ -64,7 +64,7 @@ planted(
     runs.test_exact_sums_leave_without_a_mechanism_only_and_whole,
     SecureWords.encode_statistics,
     {
-        "exact sums under the masks of a private run": ("or self.plan is not None", ""),
+        "exact sums under the masks of a private run": ("self._check_exact()", "pass"),
         "sums that are shortened to fit": ("if not fits(contribution, self.sizes[name]):", "if False:"),
     },
 )

@@ -183,7 +183,7 @@ def test_counts_get_their_share_of_the_noise_where_they_become_words() -> None:
     assert 2 * min(stats.chi2.sf(energy, noise.size), stats.chi2.cdf(energy, noise.size)) > 1e-7
     assert abs(np.corrcoef(noise.T)[0, 1]) < 6 / math.sqrt(len(noise))
     with pytest.raises(PrivacyError, match="only with the noise of the plan"):
-        words.encode_counts(exact, server_round=1)
+        words.encode_counts(exact, server_round=1, name="ward-1")
 
 
 class Silent:

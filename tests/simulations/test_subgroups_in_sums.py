@@ -71,7 +71,7 @@ def test_each_subgroup_has_the_noise_of_all_shares_an_empty_one_too() -> None:
     assert 2 * min(stats.chi2.sf(energies.sum(), noise.size), stats.chi2.cdf(energies.sum(), noise.size)) > 1e-7
     assert len(vectors[0]) == words.lengths(2)[-1] == 4 + CELLS.size
     with pytest.raises(PrivacyError, match="only with the noise of the plan"):
-        words.encode_counts(closing, server_round=None)
+        words.encode_counts(closing, server_round=None, name="ward-1")
 
 
 def test_exact_subgroups_are_summed_as_they_are() -> None:

@@ -79,7 +79,7 @@ def test_rounds_that_are_not_counted_hold_the_update_alone_and_the_closing_one_t
     found = OPEN.summed_counts(closing, 1, server_round=None)
 
     assert OPEN.lengths(3) == (15, 15 + 10, 15, len(closing))
-    assert not len(OPEN.encode_counts(None, server_round=1))
+    assert not len(OPEN.encode_counts(None, server_round=1, name="a"))
     assert OPEN.summed_counts(OPEN.encode_update(update_of(0), "a"), 1, server_round=1) is None
     assert found is not None
     assert found.histograms is not None
@@ -92,7 +92,7 @@ def test_noised_counts_keep_their_signs() -> None:
     ring = noised.ring
     pairs = [np.array([-7, 3]), np.array([2, -40])]
 
-    vectors = [noised.encode_counts(Evaluation(noised=NoisedCounts(pair)), server_round=1) for pair in pairs]
+    vectors = [noised.encode_counts(Evaluation(noised=NoisedCounts(pair)), server_round=1, name="a") for pair in pairs]
     found = noised.summed_counts(
         np.concatenate([ring.zeros(15), ring.reduced(vectors[0] + vectors[1])]),
         2,
@@ -149,9 +149,9 @@ def test_an_update_that_does_not_fit_is_refused_and_never_shortened(value: float
 
 def test_counts_of_another_round_are_refused() -> None:
     with pytest.raises(FederationError, match="not those of the round"):
-        OPEN.encode_counts(Evaluation(counts_of(0)), server_round=1)
+        OPEN.encode_counts(Evaluation(counts_of(0)), server_round=1, name="a")
     with pytest.raises(FederationError, match="not those of the round"):
-        OPEN.encode_counts(None, server_round=2)
+        OPEN.encode_counts(None, server_round=2, name="a")
 
 
 def test_a_sum_that_no_counts_can_have_is_refused() -> None:
