@@ -204,13 +204,7 @@ class SecureWords:
 
         None stands for the whole sum. `longest` bounds its norm.
         """
-        whole = choose_scale(
-            num_clients=1,
-            clipping_norm=longest,
-            noise_bound=0.0,
-            word_bits=self.ring.word_bits,
-            largest_step=_COARSEST_STEP * longest,
-        )
+        whole = choose_scale(longest=longest, word_bits=self.ring.word_bits, largest_step=_COARSEST_STEP * longest)
         return whole if name is None else whole.part(self._share(name))
 
     @property

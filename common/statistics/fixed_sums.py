@@ -43,13 +43,7 @@ def contribution_point(
     coarsest = _LARGEST_ERROR * penalty / (num_clients * scale_of(kind) * math.sqrt(num_values))
     try:
         # Norms add up to no more than the norm of one vector of all images, whatever the clients' sizes are.
-        return choose_scale(
-            num_clients=1,
-            clipping_norm=float(ROOM * total_units),
-            noise_bound=0.0,
-            word_bits=word_bits,
-            largest_step=coarsest,
-        )
+        return choose_scale(longest=float(ROOM * total_units), word_bits=word_bits, largest_step=coarsest)
     except SecureSumError:
         raise ConfigError(
             f"sums over features of {num_clients:,} clients do not fit in words of {word_bits} bits: take fewer "

@@ -1,4 +1,4 @@
-"""Fixed-point numbers whose sum over all clients cannot leave the ring."""
+"""Fixed-point numbers without noise whose sum over all clients cannot leave the ring."""
 
 import math
 from dataclasses import dataclass, replace
@@ -23,40 +23,31 @@ class FixedPoint:
 
     A value x becomes the whole number of steps of 2^-scale_bits next to it, towards zero.
 
-    Guarantee: the sum of `num_clients` encoded vectors, noise included, lies inside the ring and is exact.
+    Guarantee: an encoded vector lies inside the ring, and so does the sum of its parts, which is exact.
 
     Attributes:
         ring: The words.
         scale_bits: Binary digits after the point, possibly negative.
-        largest: Bound on the size of one client's value, in steps, without noise.
-        largest_squares: Bound on the sum of one client's squared values, in squared steps.
-        noise_bound: Bound on the size of one client's noise in one value, in steps.
-        num_clients: Clients that may be in one sum.
+        largest: Bound on the size of a value, in steps.
+        largest_squares: Bound on the sum of squared values, in squared steps.
 
     Raises:
-        SecureSumError: The sum could leave the ring.
+        SecureSumError: A value could leave the ring.
     """
 
     ring: Ring
     scale_bits: int
     largest: int
     largest_squares: int
-    noise_bound: int
-    num_clients: int
 
     def __post_init__(self) -> None:
-        if min(self.largest, self.noise_bound, self.num_clients - 1) < 0 or not self.fits:
+        if not 0 <= self.largest < 2 ** (self.ring.word_bits - 1):
             raise SecureSumError(Refusal.RANGE)
 
     @property
     def step(self) -> float:
         """The distance between neighbouring values."""
         return math.ldexp(1.0, -self.scale_bits)
-
-    @property
-    def fits(self) -> bool:
-        """An answer to whether the largest possible sum stays inside the ring."""
-        return bool(self.num_clients * (self.largest + self.noise_bound) < 2 ** (self.ring.word_bits - 1))
 
     def part(self, share: Fraction) -> "FixedPoint":
         """Return the encoding of one of several vectors that together have this bound.
@@ -71,20 +62,13 @@ class FixedPoint:
         squares = math.floor(self.largest_squares * share**2)
         return replace(self, largest=math.floor(self.largest * share), largest_squares=squares)
 
-    def encode(self, values: NDArray[np.float64], noise: NDArray[np.int64] | None = None) -> Words:
-        """Return a clipped vector as words, with noise in whole steps added.
+    def encode(self, values: NDArray[np.float64]) -> Words:
+        """Return a clipped vector, (d,) float64, as words.
 
-        Guarantee: the vector of steps without noise has at most the agreed norm, whatever the input. A vector that
-        exceeds it is scaled down, and one with a non-finite value becomes zero.
-
-        Args:
-            values: Shape (d,), float64, clipped by the caller.
-            noise: Shape (d,), int64, in steps. None adds nothing.
-
-        Raises:
-            SecureSumError: The noise has the wrong shape or exceeds its bound.
+        Guarantee: the vector of steps has at most the agreed norm, whatever the input. A vector that exceeds it is
+        scaled down, and one with a non-finite value becomes zero.
         """
-        return self._with_noise(self._clipped_steps(np.asarray(values, dtype=np.float64)), noise)
+        return self.ring.words_of(self._clipped_steps(np.asarray(values, dtype=np.float64)))
 
     def decode(self, words: Words) -> NDArray[np.float64]:
         """Return a sum of encoded vectors as numbers, float64.
@@ -92,16 +76,6 @@ class FixedPoint:
         Exact where the sum has at most 53 binary digits, as in every 32-bit ring. Otherwise it is rounded once.
         """
         return np.ldexp(self.ring.signed(words).astype(np.float64), -self.scale_bits)
-
-    def _with_noise(self, steps: NDArray[np.int64], noise: NDArray[np.int64] | None) -> Words:
-        if noise is None:
-            return self.ring.words_of(steps)
-        noise = np.asarray(noise)
-        # Noise past the bound could wrap the sum of all. The sampler truncates; this refuses one that does not.
-        outside = (noise < -self.noise_bound) | (noise > self.noise_bound)
-        if noise.dtype != np.int64 or noise.shape != steps.shape or np.any(outside):
-            raise SecureSumError(Refusal.RANGE)
-        return self.ring.words_of(steps + noise)
 
     def _clipped_steps(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         most = self.largest_squares
@@ -120,40 +94,27 @@ class FixedPoint:
 
 
 @lru_cache(maxsize=64)
-def choose_scale(
-    *, num_clients: int, clipping_norm: float, noise_bound: float, word_bits: int, largest_step: float
-) -> FixedPoint:
-    """Return the finest encoding whose sum over all clients fits the ring.
+def choose_scale(*, longest: float, word_bits: int, largest_step: float) -> FixedPoint:
+    """Return the finest encoding of vectors that fit the ring.
 
     Args:
-        num_clients: Clients that may be in one sum.
-        clipping_norm: Bound on the L2 norm of one client's vector, in its own units.
-        noise_bound: Public bound on one client's noise in one value, in the same units.
+        longest: Bound on the L2 norm of a vector, in its own units. It may be the sum of all clients' vectors, of which
+            each encodes its part.
         word_bits: Of the ring, 32 to 64.
         largest_step: Coarsest step that the caller accepts, in the same units.
 
     Raises:
         SecureSumError: A bound is not a positive number, or not even the coarsest accepted step fits.
     """
-    numbers = (clipping_norm, largest_step, noise_bound)
-    if not all(map(math.isfinite, numbers)) or min(numbers[:2]) <= 0 or noise_bound < 0 or num_clients < 1:
+    if not all(math.isfinite(number) and number > 0 for number in (longest, largest_step)):
         raise SecureSumError(Refusal.RANGE)
-    ring, norm, noise = Ring(word_bits), Fraction(clipping_norm), Fraction(noise_bound)
-    # Steps of one client that the ring has room for, less one for rounding the noise bound up.
-    room = Fraction(2 ** (word_bits - 1) - 1, num_clients) - 1
-    scale_bits = _floor_log2(room / (norm + noise)) if room > 0 else -_MOST_BITS
+    ring, norm = Ring(word_bits), Fraction(longest)
+    scale_bits = _floor_log2((2 ** (word_bits - 1) - 1) / norm)
     # Beyond these bits a float64 has neither such steps nor such values.
     if abs(scale_bits) >= _MOST_BITS or Fraction(2) ** -scale_bits > Fraction(largest_step):
         raise SecureSumError(Refusal.RANGE)
     scale = Fraction(2) ** scale_bits
-    return FixedPoint(
-        ring,
-        scale_bits,
-        math.floor(norm * scale),
-        math.floor((norm * scale) ** 2),
-        math.ceil(noise * scale),
-        num_clients,
-    )
+    return FixedPoint(ring, scale_bits, math.floor(norm * scale), math.floor((norm * scale) ** 2))
 
 
 def _floor_log2(number: Fraction) -> int:
