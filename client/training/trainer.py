@@ -158,7 +158,7 @@ class Trainer:
         only with the client's share of the noise, in a secure sum. Arguments are as in `train`.
 
         Raises:
-            PrivacyError: The plan has no noise in shares.
+            PrivacyError: The plan is not for one sum a round with every unit in it.
         """
         features, labels = shard.train_inputs, shard.train_labels
         if self.config.takes_statistics:

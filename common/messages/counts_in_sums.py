@@ -41,19 +41,16 @@ def noise_of(key: str, plan: CountsPlan | None) -> tuple[float, int]:
     Raises:
         PrivacyError: The plan has no noise for them.
     """
-    noises = (
-        {}
-        if plan is None
-        else {
+    noise = None
+    if plan is not None:
+        noise = {
             CORRECT: plan.noise_stddev,
             WRONG: plan.noise_stddev,
             NOISED_CONFUSION: plan.closing_noise_stddev,
             NOISED_SCORE_COUNTS: plan.scores_noise_stddev,
             NOISED_CONFIDENCE_COUNTS: plan.calibration_noise_stddev,
             NOISED_SUBGROUP_COUNTS: plan.subgroups_noise_stddev,
-        }
-    )
-    noise = noises.get(key)
+        }.get(key)
     # Without this check counts would leave that no event accounts for.
     if plan is None or noise is None:
         raise PrivacyError("counts may be summed only with the noise of the plan")

@@ -32,7 +32,8 @@ class OpenedSum:
     """The opened sum of a round.
 
     Attributes:
-        arrays: The survivors' weighted average model, or their sums over features; empty for the closing evaluation.
+        arrays: The model that follows from the sum, or the survivors' sums over features; empty for the closing
+            evaluation.
         evaluation: Their summed counts; None where none leave.
         survivors: Names of the clients in the sum.
         failures: Failure codes of clients that did not help to open it.

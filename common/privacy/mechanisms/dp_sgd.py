@@ -31,8 +31,7 @@ class DpSgd(NoiseAtClient):
         Raises:
             ConfigError: delta is not below 1 / num_units, or no noise meets the target.
         """
-        units = "images of a client" if constants.unit == "image" else "groups of a client"
-        check_delta(constants.delta, num_units, units)
+        check_delta(constants.delta, num_units, f"{constants.unit}s of a client")
         if constants.noise_shares and (constants.batch_size is not None or constants.local_epochs != 1):
             raise ConfigError(
                 "noise in shares is for one sum a round with every image in it: leave training.batch-size empty, and "

@@ -286,7 +286,6 @@ def masked_afresh(attempt: int) -> list[np.ndarray]:
             travelling=weight,
             plan=words.plan,
             streams=FRESH_STREAMS,
-            words={},
         )
         reply = MaskedReply(session, "run", RecordDict())  # type: ignore[arg-type]
         content = reply.gradient(np.zeros(1000), None, server_round=1)
