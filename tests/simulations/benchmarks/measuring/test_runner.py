@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from bract import app
@@ -27,6 +28,7 @@ from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Va
 from simulations.benchmarks.measuring import measured_process
 from simulations.benchmarks.measuring.runner import Runner, run_benchmark
 from simulations.benchmarks.registry import all_benchmarks
+from simulations.image_record import ImageRecord
 from tests.support.paths import ROOT
 
 RUNNER = CliRunner()
@@ -108,6 +110,20 @@ def test_quick_benchmark_writes_its_results(tmp_path: Path, monkeypatch: pytest.
     assert ours["figures"]["messages_a_second"]["min"] > 0
     assert theirs["samples"] == []
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"engine.json", "engine.md", "engine.png"}
+
+
+def test_a_run_of_scale_has_synthetic_images_everywhere(tmp_path: Path) -> None:
+    sizes = {"num_clients": 4, "cohort": 2, "number": 40, "width": 8, "num_rounds": 2}
+    variant = Variant("Bract", "simulations.benchmarks.scale:run", {**sizes, "settings": {"privacy.mechanism": "none"}})
+
+    figures = Runner(tmp_path, {}).measure(variant, 0)
+
+    (run,) = tmp_path.glob("run-*")
+    record = ImageRecord.load(run)
+    assert record is not None
+    assert len(record.names) == 40
+    assert load_file(run / "model" / "model.safetensors")["head.weight"].shape == (10, 8)
+    assert figures["round_seconds"] > 0
 
 
 def test_a_variant_without_its_environment_is_left_out_with_advice(tmp_path: Path) -> None:
