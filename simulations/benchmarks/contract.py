@@ -73,7 +73,7 @@ class Options:
 
     Args:
         quick: Small sizes that show that everything works.
-        data: Folder or source of images that `--data` names, or empty.
+        data: Folder with CIFAR-10 that `--data` names, or empty.
     """
 
     quick: bool = False

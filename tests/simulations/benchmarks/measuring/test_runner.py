@@ -56,6 +56,7 @@ def test_the_list_has_each_benchmark_with_its_sentence_and_duration() -> None:
         (["engine", "--environment", "pfl=."], "'pfl' is not an environment of engine: it uses none"),
         (["cross-device", "--environment", "pfll=."], "'pfll' is not an environment of cross-device: it uses blazefl,"),
         (["cross-device", "--environment", "pfl=.", "--out", "out"], "it has no bin/python"),
+        (["accuracy", "--data", "cifar10"], "--data cifar10 is not a folder: --data takes a folder with train.parquet"),
         (["engine", "--json", "."], "--json . is a folder: name a file"),
         (["engine", "--json", "/dev/null/of.json"], "--json /dev/null/of.json cannot be written (file exists)"),
         (["engine", "--out", "/dev/null/out"], "--out /dev/null/out cannot be written (not a directory)"),
@@ -83,6 +84,23 @@ def test_closed_places_for_results_are_refused(tmp_path: Path, monkeypatch: pyte
 
         assert result.exit_code == 2
         assert "cannot be written (permission denied)" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("glue", [" ", "="])
+def test_the_command_in_results_names_no_folder(glue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").touch()
+    monkeypatch.setattr(Runner, "measure", lambda *_: {"rounds_a_second": 1.0})
+    monkeypatch.setattr(Runner, "why_not", lambda *_: "")
+    options = f"--data{glue}{tmp_path} --environment{glue}pfl={tmp_path}/env --json{glue}{tmp_path}/of.json --quick"
+    arguments = ["bench", "cross-device", *options.split()]
+    monkeypatch.setattr(sys, "argv", ["bract", *arguments])
+
+    result = RUNNER.invoke(app, arguments)
+
+    assert result.exit_code == 0, result.output
+    shown = f"bract bench cross-device --data {tmp_path.name} --environment pfl=FOLDER --quick"
+    assert json.loads((tmp_path / "of.json").read_text())["command"] == shown
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
