@@ -56,7 +56,6 @@ class Advice:
         groups: The clients by size.
         num_classes: Number of classes.
         num_features: Number of features.
-        drawn_rows: How many training images each trial drew.
         tasks: Kinds of classification tasks.
     """
 
@@ -66,7 +65,6 @@ class Advice:
     groups: tuple[SizeGroup, ...]
     num_classes: int
     num_features: int
-    drawn_rows: int
     tasks: tuple[FeatureTask, ...]
 
     @property
@@ -78,6 +76,11 @@ class Advice:
     def total_units(self) -> int:
         """Declared number of units of all clients."""
         return sum(group.num_clients * group.num_units for group in self.groups)
+
+    @property
+    def drawn_rows(self) -> int:
+        """Number of training images that each trial drew."""
+        return min(self.total_units, MOST_ROWS)
 
 
 def advise(
@@ -123,17 +126,8 @@ def advise(
 
     rows = [Ranked(choice, errors_of(number)) for number, choice in enumerate(choices)]
     rows.sort(key=lambda row: row.expected_error)
-    total = sum(group.num_clients * group.num_units for group in groups)
-    return Advice(
-        tuple(_with_clearness(rows)),
-        errors_of(-1),
-        left_out,
-        tuple(groups),
-        num_classes,
-        num_features,
-        min(total, MOST_ROWS),
-        tuple(tasks),
-    )
+    ranked = tuple(_with_clearness(rows))
+    return Advice(ranked, errors_of(-1), left_out, tuple(groups), num_classes, num_features, tuple(tasks))
 
 
 def _errors_of(

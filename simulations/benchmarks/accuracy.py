@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
+from simulations.benchmarks.simulated_run import run_simulation
 
 _HERE = "simulations.benchmarks.accuracy"
 _EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -56,21 +57,13 @@ def accuracy_of(*, settings: Mapping[str, Any], repeat: int, scratch: str) -> di
     Args:
         settings: Settings that differ from the defaults.
         repeat: Seed of the run.
-        scratch: Folder for the run, which is removed afterwards.
+        scratch: Parent of the run's folder, which is removed afterwards.
 
     Returns:
         The accuracy on all held-out images, which only a simulation knows, and how far the one that the clients
         released is from it.
     """
-    from rich.console import Console
-
-    from common.config.loading import defaults, override, parse
-    from simulations.simulate import run_job
-
-    folder = Path(scratch) / f"run-{repeat}"
-    shutil.rmtree(folder, ignore_errors=True)
-    config = parse(override(defaults(), {**settings, "seed": repeat, "output-dir": str(folder)}))
-    summary, _ = run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
+    summary, folder = run_simulation({**settings, "seed": repeat}, scratch)
     shutil.rmtree(folder)
     released = summary["private_metrics"] or {"accuracy": summary["accuracy"]}
     return {"accuracy": summary["accuracy"], "released_error": abs(released["accuracy"] - summary["accuracy"])}

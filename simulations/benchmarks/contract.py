@@ -33,10 +33,10 @@ class Variant:
     Args:
         name: Shown in tables.
         run: `package.module:function`, or a script's name in the folder `peers`.
-        parameters: Plain values for it, as keyword arguments of a function. A script gets them as JSON in its first
-            argument and writes its result as JSON to the file of its second. A result is figures by their keys, or
-            `not_possible` with the reason why the job cannot be done this way. Both also get `repeat` (the
-            number of the pair, from 0) and `scratch` (a folder that all processes of one benchmark share).
+        parameters: Plain values for it, with `repeat` (the number of the pair, from 0) and `scratch` (a folder that all
+            processes of one benchmark share). A function gets those that it takes, as keyword arguments. A script gets
+            all as JSON in its first argument and writes its result as JSON to the file of its second. A result is
+            figures by their keys, or `not_possible` with the reason why the job cannot be done this way.
         needs: Packages that must be there, else the variant is skipped with a message.
         environment: Name of a separate environment whose Python runs it, given by `--environment NAME=FOLDER`.
         install: What to install where a need is missing.
@@ -73,7 +73,7 @@ class Options:
 
     Args:
         quick: Small sizes that show that everything works.
-        data: Folder or source of images that `--data` names, or empty.
+        data: Folder with CIFAR-10 that `--data` names, or empty.
     """
 
     quick: bool = False

@@ -1,11 +1,12 @@
 """The benchmark of many small clients, beside pfl and BlazeFL."""
 
-import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
 from simulations.benchmarks.peers.small_images import MADE_UP
+from simulations.benchmarks.simulated_run import run_simulation, seconds_of_rounds
 
 _HERE = "simulations.benchmarks.cross_device"
 _PFL, _BLAZEFL = "pfl==0.6.0 torch", "blazefl==2.0.3 torch tqdm"
@@ -15,11 +16,11 @@ def _cases(options: Options) -> list[Case]:
     sizes: dict[str, Any] = {"num_clients": 1000, "per_client": 50, "cohort": 50, "num_rounds": 30, "num_test": 1000}
     if options.quick:
         sizes = {"num_clients": 20, "per_client": 20, "cohort": 4, "num_rounds": 3, "num_test": 20}
+    sizes |= {"batch": 10, "learning_rate": 0.05, "data": options.data}
     cases = []
-    for name, learning_rate in (("cnn", 0.05), ("pfl's", 0.05)):
+    for name in ("cnn", "pfl's"):
         folder = f"cross-device-{'own' if name == 'cnn' else 'pfl'}"
-        parameters = {**sizes, "batch": 10, "network": name, "learning_rate": learning_rate, "folder": folder}
-        parameters["data"] = options.data
+        parameters = {**sizes, "network": name, "folder": folder}
         variants = [
             Variant("Bract", f"{_HERE}:run_bract", parameters),
             Variant("pfl", "pfl_rounds.py", parameters, ("pfl", "torch"), environment="pfl", install=_PFL),
@@ -48,9 +49,7 @@ def prepare(
     num_test: int,
     network: str,
     folder: str,
-    repeat: int,
     scratch: str,
-    **others: Any,
 ) -> None:
     """Write the images and the weights that all sides start from.
 
@@ -61,11 +60,8 @@ def prepare(
         num_test: Test images of all.
         network: Name of the network.
         folder: Where to write, in the shared folder.
-        repeat: Not used.
         scratch: The shared folder.
-        others: Not used.
     """
-    del repeat, others
     import numpy as np
 
     from common.models.small_cnn import initial_cnn
@@ -89,7 +85,6 @@ def run_bract(
     folder: str,
     repeat: int,
     scratch: str,
-    **others: Any,
 ) -> dict[str, float]:
     """Run a simulation in this process.
 
@@ -103,14 +98,7 @@ def run_bract(
         folder: Folder of the images, in the shared folder.
         repeat: Seed.
         scratch: The shared folder.
-        others: Not used.
     """
-    del others
-    from rich.console import Console
-
-    from common.config.loading import defaults, override, parse
-    from simulations.simulate import run_job
-
     place = Path(scratch) / folder
     _use_network(network)
     _use_weights(place / "initial.npz")
@@ -128,13 +116,9 @@ def run_bract(
         "training.learning-rate": learning_rate,
         "privacy.mechanism": "none",
         "evaluation.every": num_rounds,
-        "output-dir": str(Path(scratch) / f"{folder}-run-{repeat}"),
     }
-    config = parse(override(defaults(), chosen))
-    summary, run = run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
-    seconds = [json.loads(line)["seconds"] for line in (run / "rounds.jsonl").read_text().splitlines()]
-    # The first round opens the workers on all sides.
-    return {"rounds_a_second": len(seconds[1:]) / sum(seconds[1:]), "accuracy": summary["accuracy"]}
+    summary, run = run_simulation(chosen, scratch)
+    return {"rounds_a_second": 1 / mean(seconds_of_rounds(run)), "accuracy": summary["accuracy"]}
 
 
 def _use_network(name: str) -> None:
@@ -177,7 +161,7 @@ BENCHMARK = Benchmark(
     notes=(
         "All sides train the same network from the same weights with plain SGD in batches of 10 for one epoch, "
         "without privacy, and use all cores. Rounds a second leave the first round out; CPU seconds and those of the "
-        "process have everything. Bract also asks all clients who they are and evaluates the last model at each. "
-        f"{MADE_UP}",
+        "process have everything. Bract also asks all clients who they are and evaluates the last model at each.",
+        MADE_UP,
     ),
 )

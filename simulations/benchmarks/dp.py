@@ -74,7 +74,6 @@ def bract_steps(
     settings: dict[str, Any],
     private: bool,
     repeat: int,
-    scratch: str,
 ) -> dict[str, float]:
     """Time a round of a client's own training.
 
@@ -86,9 +85,7 @@ def bract_steps(
         settings: Settings of the run.
         private: Train under DP-SGD.
         repeat: Seed of the images.
-        scratch: Not used.
     """
-    del scratch
     from client.training.trainer import Trainer
     from common.config.loading import parse
     from common.models.initialization import initial_arrays
@@ -121,7 +118,6 @@ def opacus_steps(
     settings: dict[str, Any],
     mode: str,
     repeat: int,
-    scratch: str,
 ) -> dict[str, Any]:
     """Time steps of the same network under Opacus.
 
@@ -133,9 +129,7 @@ def opacus_steps(
         settings: Settings of the run.
         mode: `hooks` or `ghost`.
         repeat: Seed of the images.
-        scratch: Not used.
     """
-    del scratch
     import torch
 
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
 from simulations.benchmarks.peers.small_images import MADE_UP
+from simulations.benchmarks.simulated_run import run_simulation
 from simulations.benchmarks.stopwatch import Stopwatch
 
 _HERE = "simulations.benchmarks.end_to_end"
@@ -24,9 +25,7 @@ def _cases(options: Options) -> list[Case]:
     return [Case(name, variants, prepare=f"{_HERE}:prepare")]
 
 
-def prepare(
-    *, data: str, num_clients: int, per_client: int, num_test: int, repeat: int, scratch: str, **others: Any
-) -> None:
+def prepare(*, data: str, num_clients: int, per_client: int, num_test: int, scratch: str) -> None:
     """Write the images, with the backbone's weights beside them.
 
     Args:
@@ -34,14 +33,11 @@ def prepare(
         num_clients: Number of clients.
         per_client: Training images of each.
         num_test: Test images of all.
-        repeat: Not used.
         scratch: Where to write.
-        others: Not used.
 
     Raises:
         RuntimeError: The default backbone has no layers.
     """
-    del repeat, others
     import torch
 
     from common.config.loading import defaults, parse
@@ -67,7 +63,6 @@ def run_bract(
     learning_rate: float,
     repeat: int,
     scratch: str,
-    **others: Any,
 ) -> dict[str, float]:
     """Run a simulation with an empty cache of features.
 
@@ -80,9 +75,7 @@ def run_bract(
         learning_rate: Learning rate.
         repeat: Seed.
         scratch: Folder of the images.
-        others: Not used.
     """
-    del others
     import os
 
     os.environ["BRACT_HOME"] = str(Path(scratch) / f"bract-{repeat}")
@@ -98,16 +91,9 @@ def run_bract(
         "training.learning-rate": learning_rate,
         "privacy.noise-multiplier": noise,
         "privacy.max-grad-norm": bound,
-        "output-dir": str(Path(scratch) / f"run-{repeat}"),
     }
     with Stopwatch() as watch:
-        from rich.console import Console
-
-        from common.config.loading import defaults, override, parse
-        from simulations.simulate import run_job
-
-        config = parse(override(defaults(), chosen))
-        summary, folder = run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
+        summary, folder = run_simulation(chosen, scratch)
     epsilon = json.loads((folder / "privacy.json").read_text())["epsilon_max"]
     figures = {"job_seconds": watch.wall, "job_cpu_seconds": watch.cpu}
     return {**figures, "accuracy": summary["accuracy"], "epsilon": epsilon}
@@ -127,7 +113,7 @@ BENCHMARK = Benchmark(
     notes=(
         "Both sides train a linear head on EfficientNet-Lite0 at 128 px with the same batches, noise, bound and "
         "learning rate. The other side computes the backbone at every step, makes a PrivacyEngine in every message and "
-        "runs under Ray. Bract's seconds include imports, features, accounting, noised counts, ledgers and its report. "
-        f"{MADE_UP}",
+        "runs under Ray. Bract's seconds include imports, features, accounting, noised counts, ledgers and its report.",
+        MADE_UP,
     ),
 )

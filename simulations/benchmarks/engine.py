@@ -92,16 +92,13 @@ class _Clock:
         }
 
 
-def run_in_process_engine(*, num_clients: int, num_rounds: int, repeat: int, scratch: str) -> dict[str, float]:
+def run_in_process_engine(*, num_clients: int, num_rounds: int) -> dict[str, float]:
     """Run the app in this process.
 
     Args:
         num_clients: Number of clients.
         num_rounds: Rounds in which each gets one message.
-        repeat: Number of the pair.
-        scratch: Not used.
     """
-    del repeat, scratch
     from simulations.engines.in_process import run_in_process
 
     start, clock = time.perf_counter(), _Clock(num_clients, num_rounds)
@@ -109,16 +106,13 @@ def run_in_process_engine(*, num_clients: int, num_rounds: int, repeat: int, scr
     return clock.figures(start)
 
 
-def run_ray_engine(*, num_clients: int, num_rounds: int, repeat: int, scratch: str) -> dict[str, float]:
+def run_ray_engine(*, num_clients: int, num_rounds: int) -> dict[str, float]:
     """Run the app under Flower's own simulation with one core a client.
 
     Args:
         num_clients: Number of clients.
         num_rounds: Rounds in which each gets one message.
-        repeat: Number of the pair.
-        scratch: Not used.
     """
-    del repeat, scratch
     from flwr.simulation import run_simulation
 
     start, clock = time.perf_counter(), _Clock(num_clients, num_rounds)

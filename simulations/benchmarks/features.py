@@ -37,15 +37,12 @@ def _cases(options: Options) -> list[Case]:
     ]
 
 
-def pass_of_bract(*, seconds: float, repeat: int, scratch: str) -> dict[str, float]:
+def pass_of_bract(*, seconds: float) -> dict[str, float]:
     """Time the engine that Bract chooses for its default backbone.
 
     Args:
         seconds: How long to measure.
-        repeat: Number of the pair.
-        scratch: Not used.
     """
-    del repeat, scratch
     import torch
 
     from common.models.engines.acceleration import accelerated
@@ -54,17 +51,14 @@ def pass_of_bract(*, seconds: float, repeat: int, scratch: str) -> dict[str, flo
     return _timed(network.features, dtype, torch.channels_last, seconds)
 
 
-def pass_of_timm(*, seconds: float, channels_last: bool, dtype: str, repeat: int, scratch: str) -> dict[str, float]:
+def pass_of_timm(*, seconds: float, channels_last: bool, dtype: str) -> dict[str, float]:
     """Time the same network with PyTorch's own layers.
 
     Args:
         seconds: How long to measure.
         channels_last: Layout of images and weights.
         dtype: float32, or bfloat16 under autocast.
-        repeat: Number of the pair.
-        scratch: Not used.
     """
-    del repeat, scratch
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -117,15 +111,13 @@ def _matmul_peak(dtype: "torch.dtype", seconds: float) -> float:
     return 2 * size**3 / wall
 
 
-def write_files(*, number: int, repeat: int, scratch: str) -> None:
+def write_files(*, number: int, scratch: str) -> None:
     """Write JPEG files of smooth colours with some noise, in ten folders.
 
     Args:
         number: Number of files.
-        repeat: Not used.
         scratch: Their parent.
     """
-    del repeat
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -162,15 +154,13 @@ def files_of_bract(*, number: int, repeat: int, scratch: str) -> dict[str, float
     return {"images_a_second": number / watch.wall, "images_a_cpu_second": number / watch.cpu}
 
 
-def files_of_torchvision(*, number: int, repeat: int, scratch: str) -> dict[str, float]:
+def files_of_torchvision(*, number: int, scratch: str) -> dict[str, float]:
     """Compute features of the files with a data loader of a process a core.
 
     Args:
         number: Number of files.
-        repeat: Number of the pair.
         scratch: Parent of the files.
     """
-    del repeat
     with Stopwatch() as watch:
         _features_of_files(Path(scratch) / "images", number)
     return {"images_a_second": number / watch.wall, "images_a_cpu_second": number / watch.cpu}

@@ -1,11 +1,11 @@
 """The benchmark of large federations, on synthetic features."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
+from simulations.benchmarks.simulated_run import run_simulation, seconds_of_rounds
 
 _HERE = "simulations.benchmarks.scale"
 _PER_CLIENT = 10
@@ -17,12 +17,9 @@ def _cases(options: Options) -> list[Case]:
 
     private = str(defaults()["privacy.mechanism"])
     rounds = 3 if options.quick else 10
-    populations: tuple[int, ...]
-    cohorts: tuple[int, ...]
-    images: tuple[int, ...]
-    populations, cohorts, images = (1_000, 10_000, 100_000), (10, 100, 1_000), (1_000, 10_000, 100_000, 1_000_000)
+    populations, cohorts, images = [1_000, 10_000, 100_000], [10, 100, 1_000], [1_000, 10_000, 100_000, 1_000_000]
     if options.quick:
-        populations, cohorts, images = (200, 2_000), (10, 100), (1_000, 10_000)
+        populations, cohorts, images = [200, 2_000], [10, 100], [1_000, 10_000]
     cohort = min(100, populations[0] // 2)
 
     def variant(name: str, clients: int, cohort: int, number: int, width: int, **settings: Any) -> Variant:
@@ -77,18 +74,10 @@ def run(
         repeat: Number of the pair, and the run's seed.
         scratch: Where features are kept for all pairs.
     """
-    from rich.console import Console
+    from simulations.benchmarks.synthetic import put_in_place, synthetic_features
 
-    import client.session
-    import simulations.app
-    from common.config.loading import defaults, override, parse
-    from simulations.benchmarks.synthetic import synthetic_features
-    from simulations.simulate import run_job
-
-    prepared = synthetic_features(Path(scratch), number=number, width=width)
     # A source of so many images does not exist here. All other code is that of every simulation.
-    for module in (simulations.app, client.session):
-        module.prepare = lambda *_, **__: prepared  # type: ignore[attr-defined]
+    put_in_place(synthetic_features(Path(scratch), number=number, width=width))
     chosen: dict[str, Any] = {
         "num-clients": num_clients,
         "client-fraction": cohort / num_clients,
@@ -96,19 +85,14 @@ def run(
         "seed": repeat,
         "data.partitioner": "iid",
         "training.local-epochs": 1,
-        "output-dir": str(Path(scratch) / f"run-{num_clients}-{cohort}-{number}-{len(settings)}-{repeat}"),
     }
-    config = parse(override(defaults(), {**chosen, **settings}))
-    summary, folder = run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
-    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    # The first round opens the clients' data.
-    rounds = statistics.median(line["seconds"] for line in lines[1:])
-    seconds = summary["seconds"]
+    summary, folder = run_simulation({**chosen, **settings}, scratch)
+    rounds, seconds = statistics.median(seconds_of_rounds(folder)), summary["seconds"]
     return {
         "round_seconds": rounds,
         "message_ms": 1000 * rounds / cohort,
-        "enrolment_seconds": seconds.get("meet_clients", seconds.get("enrollment", 0.0)),
-        "closing_seconds": seconds.get("closing_evaluation", 0.0),
+        "enrolment_seconds": seconds["meet_clients"],
+        "closing_seconds": seconds["closing_evaluation"],
         "whole_seconds": seconds["total"],
         "features_mb": number * width * 4 / 1e6,
         "disk_mb": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,

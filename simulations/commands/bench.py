@@ -1,7 +1,6 @@
 """The command `bract bench` that compares ways to do one job."""
 
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.commands.run_settings import refuse_closed
 from common.errors import BractError, ConfigError
 from common.system.console import bar_factory, plain_errors
 
@@ -40,7 +40,7 @@ Examples:
 
   bract bench engine --pairs 3 --case "100 clients" --out results
 
-  bract bench cross-device --data cifar10 --environment pfl=FOLDER
+  bract bench cross-device --data FOLDER --environment pfl=FOLDER
 """
 
 
@@ -50,8 +50,8 @@ def bench_command(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, to see that everything works.")] = False,
     case: Annotated[str, typer.Option(metavar="TEXT", help="Only cases with this text in their name.")] = "",
     data: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Images for benchmarks that need some, as data.source.")
-    ] = "",
+        Path | None, typer.Option(metavar="FOLDER", help="Folder with CIFAR-10 for benchmarks that train on images.")
+    ] = None,
     environment: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="Virtual environment of another project; may be repeated."),
@@ -73,7 +73,7 @@ def bench_command(
             _list(console)
             return
         chosen, places = benchmark_named(name), _environments(environment or [])
-        options = Options(quick=quick, data=str(Path(data).absolute()) if data and Path(data).exists() else data)
+        options = Options(quick=quick, data=_existing(data) if data else "")
         check_environments(chosen, options, places)
         # Before hours are spent on what could not be kept.
         _make_targets(json_, out)
@@ -83,7 +83,7 @@ def bench_command(
         ):
             runner = Runner(Path(folder), places)
             results = run_benchmark(chosen, options, runner, pairs=pairs, wanted=case, progress=progress)
-        # Folders are the user's own: a page that others read names the source and the environments only.
+        # Folders are the user's own: a page that others read names the data and the environments only.
         results["command"] = _shown_command(sys.argv[1:])
         print_results(chosen, results, console)
         _write(chosen, results, json_, out)
@@ -101,6 +101,14 @@ def _list(console: Console) -> None:
     console.print("Run one by `bract bench NAME`, a first look by `bract bench NAME --quick --pairs 1`.")
 
 
+def _existing(data: Path) -> str:
+    from simulations.benchmarks.peers.small_images import ADVICE
+
+    if not data.is_dir():
+        raise ConfigError(f"--data {data} is not a folder: {ADVICE}")
+    return str(data.absolute())
+
+
 def _environments(given: list[str]) -> dict[str, Path]:
     pairs = [text.partition("=") for text in given]
     for name, _, folder in pairs:
@@ -113,14 +121,15 @@ def _shown_command(arguments: list[str]) -> str:
     """Return the command without the folders of this machine."""
     shown, words = [], iter(arguments)
     for word in words:
-        if word in ("--json", "--out"):
-            next(words, "")
-        elif word == "--data":
-            shown += [word, Path(next(words, "")).name]
-        elif word == "--environment":
-            shown += [word, next(words, "").partition("=")[0] + "=FOLDER"]
-        elif not word.startswith(("--json=", "--out=")):
+        option, equals, value = word.partition("=")
+        if option not in ("--json", "--out", "--data", "--environment"):
             shown.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if option == "--data":
+            shown += [option, Path(value).name]
+        elif option == "--environment":
+            shown += [option, value.partition("=")[0] + "=FOLDER"]
     return shlex.join(["bract", *shown])
 
 
@@ -139,8 +148,7 @@ def _make_targets(file: Path | None, out: Path | None) -> None:
             raise ConfigError(f"{option} {target} cannot be written ({str(error.strerror).lower()})") from None
         if target is file and target.is_dir():
             raise ConfigError(f"{option} {target} is a folder: name a file")
-        if not os.access(target if target.exists() else folder, os.W_OK):
-            raise ConfigError(f"{option} {target} cannot be written (permission denied)")
+        refuse_closed(option, target)
 
 
 def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out: Path | None) -> None:

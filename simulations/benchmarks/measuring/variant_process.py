@@ -3,14 +3,17 @@
 import json
 import sys
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 
 def main() -> None:
-    """Call the named function with the given parameters and write what it returns."""
+    """Call the named function with the parameters that it takes and write its result."""
     target, parameters, result = sys.argv[1:]
-    module, _, function = target.partition(":")
-    figures = getattr(import_module(module), function)(**json.loads(parameters))
+    module, _, name = target.partition(":")
+    function = getattr(import_module(module), name)
+    taken = signature(function).parameters
+    figures = function(**{key: value for key, value in json.loads(parameters).items() if key in taken})
     Path(result).write_text(json.dumps(figures or {}))
 
 

@@ -87,7 +87,7 @@ def _server_app(settings: dict[str, Any], found: dict[str, Any]) -> ServerApp:
         result = strategy.start(
             grid=grid,
             initial_arrays=ArrayRecord({"weight": torch.zeros(_CLASSES, _WIDTH)}),
-            train_config=ConfigRecord({key: value for key, value in settings.items() if value is not None}),
+            train_config=ConfigRecord(settings),
             num_rounds=settings["num_rounds"],
         )
         found["weight"] = result.arrays.to_torch_state_dict()["weight"]

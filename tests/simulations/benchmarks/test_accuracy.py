@@ -1,4 +1,7 @@
-"""The benchmark of accuracy, its settings and its table."""
+"""The benchmark of accuracy, its settings and its table.
+
+Drives `simulations.benchmarks.simulated_run`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -58,9 +61,7 @@ def test_accuracy_of_a_run_comes_with_the_error_of_the_released_one(
 
     def run(config: RunConfig, **options: Any) -> tuple[dict[str, Any], Path]:
         asked.append(config.seed)
-        folder = Path(config.output_dir)
-        folder.mkdir()
-        return {"accuracy": 0.8, "private_metrics": released}, folder
+        return {"accuracy": 0.8, "private_metrics": released}, Path(config.output_dir)
 
     monkeypatch.setattr("simulations.simulate.run_job", run)
 

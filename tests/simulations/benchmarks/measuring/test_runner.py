@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from bract import app
@@ -27,6 +28,7 @@ from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Va
 from simulations.benchmarks.measuring import measured_process
 from simulations.benchmarks.measuring.runner import Runner, run_benchmark
 from simulations.benchmarks.registry import all_benchmarks
+from simulations.image_record import ImageRecord
 from tests.support.paths import ROOT
 
 RUNNER = CliRunner()
@@ -54,6 +56,7 @@ def test_the_list_has_each_benchmark_with_its_sentence_and_duration() -> None:
         (["engine", "--environment", "pfl=."], "'pfl' is not an environment of engine: it uses none"),
         (["cross-device", "--environment", "pfll=."], "'pfll' is not an environment of cross-device: it uses blazefl,"),
         (["cross-device", "--environment", "pfl=.", "--out", "out"], "it has no bin/python"),
+        (["accuracy", "--data", "cifar10"], "--data cifar10 is not a folder: --data takes a folder with train.parquet"),
         (["engine", "--json", "."], "--json . is a folder: name a file"),
         (["engine", "--json", "/dev/null/of.json"], "--json /dev/null/of.json cannot be written (file exists)"),
         (["engine", "--out", "/dev/null/out"], "--out /dev/null/out cannot be written (not a directory)"),
@@ -83,6 +86,23 @@ def test_closed_places_for_results_are_refused(tmp_path: Path, monkeypatch: pyte
         assert "cannot be written (permission denied)" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("glue", [" ", "="])
+def test_the_command_in_results_names_no_folder(glue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").touch()
+    monkeypatch.setattr(Runner, "measure", lambda *_: {"rounds_a_second": 1.0})
+    monkeypatch.setattr(Runner, "why_not", lambda *_: "")
+    options = f"--data{glue}{tmp_path} --environment{glue}pfl={tmp_path}/env --json{glue}{tmp_path}/of.json --quick"
+    arguments = ["bench", "cross-device", *options.split()]
+    monkeypatch.setattr(sys, "argv", ["bract", *arguments])
+
+    result = RUNNER.invoke(app, arguments)
+
+    assert result.exit_code == 0, result.output
+    shown = f"bract bench cross-device --data {tmp_path.name} --environment pfl=FOLDER --quick"
+    assert json.loads((tmp_path / "of.json").read_text())["command"] == shown
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
 def test_results_that_cannot_be_written_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = {"messages_a_second": 4321.0, "engine_seconds": 1.0, "start_up_seconds": 1.0}
@@ -108,6 +128,20 @@ def test_quick_benchmark_writes_its_results(tmp_path: Path, monkeypatch: pytest.
     assert ours["figures"]["messages_a_second"]["min"] > 0
     assert theirs["samples"] == []
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"engine.json", "engine.md", "engine.png"}
+
+
+def test_a_run_of_scale_has_synthetic_images_everywhere(tmp_path: Path) -> None:
+    sizes = {"num_clients": 4, "cohort": 2, "number": 40, "width": 8, "num_rounds": 2}
+    variant = Variant("Bract", "simulations.benchmarks.scale:run", {**sizes, "settings": {"privacy.mechanism": "none"}})
+
+    figures = Runner(tmp_path, {}).measure(variant, 0)
+
+    (run,) = tmp_path.glob("run-*")
+    record = ImageRecord.load(run)
+    assert record is not None
+    assert len(record.names) == 40
+    assert load_file(run / "model" / "model.safetensors")["head.weight"].shape == (10, 8)
+    assert figures["round_seconds"] > 0
 
 
 def test_a_variant_without_its_environment_is_left_out_with_advice(tmp_path: Path) -> None:
