@@ -261,24 +261,19 @@ class Preparation:
 
     def _await_process(self, process: FeatureProcess) -> None:
         """Wait for the process and show how far it is."""
-        done, advance = 0, None
-        while not process.wait(_GLANCE):
+        done, advance, ended = 0, None, False
+        while not ended:
+            ended = process.wait(_GLANCE)
             if self._wanted and advance is None:
                 advance, store = self.progress(self._wanted, self._label), self._store()
             if advance is not None:
                 store.refresh()
-                # The last step prints. It is left to the line after the loop, as all may be stored long before the end.
-                stored = min(self._wanted - 1, len(store) - self._before)
+                # The last step prints, so it waits for the end. Equal images have one row.
+                last = ended and not process.failed
+                stored = self._wanted if last else min(self._wanted - 1, len(store) - self._before)
                 if stored > done:
                     advance(stored - done)
                     done = stored
-        if process.failed:
-            return
-        if advance is None and self._wanted:
-            advance = self.progress(self._wanted, self._label)
-        if advance is not None:
-            # Equal images have one row.
-            advance(self._wanted - done)
 
     def _guarded(self, total: int, label: str) -> Callable[[int], None]:
         """Show progress.
