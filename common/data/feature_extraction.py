@@ -177,20 +177,12 @@ class FeatureExtractor:
 class PixelCollector:
     """Context manager that stores the scaled pixels of images."""
 
-    def __init__(
-        self, store: ContentStore, *, side: int, channels: int, interpolation: str, progress: Progress
-    ) -> None:
-        self._store, self._side, self._interpolation = store, side, interpolation
-        self._channels = channels
-        self._progress = progress
+    def __init__(self, store: ContentStore, progress: Progress) -> None:
+        self._store, self._progress = store, progress
         self._waiting: dict[bytes, np.ndarray] = {}
 
     def __enter__(self) -> "PixelCollector":
         return self
-
-    def push(self, image: "Image", digest: bytes) -> None:
-        """Add one decoded image, as `FeatureExtractor.push` does."""
-        self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
 
     def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
         """Add one image that is scaled already."""
