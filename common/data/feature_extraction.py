@@ -114,14 +114,11 @@ class FeatureExtractor:
         return self
 
     def push(self, image: "Image", digest: bytes) -> None:
-        """Add one decoded image, unless an equal one was added before."""
-        if digest in self._store or digest in self._seen:
-            self._progress(1)
-        else:
-            self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
+        """Add one decoded image, as `push_pixels` does."""
+        self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
 
     def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
-        """Add one image that is scaled already, as `push` does."""
+        """Add one image that is scaled already, unless an equal one was added before."""
         if digest in self._store or digest in self._seen:
             self._progress(1)
             return
