@@ -114,14 +114,11 @@ class FeatureExtractor:
         return self
 
     def push(self, image: "Image", digest: bytes) -> None:
-        """Add one decoded image, unless an equal one was added before."""
-        if digest in self._store or digest in self._seen:
-            self._progress(1)
-        else:
-            self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
+        """Add one decoded image, as `push_pixels` does."""
+        self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
 
     def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
-        """Add one image that is scaled already, as `push` does."""
+        """Add one image that is scaled already, unless an equal one was added before."""
         if digest in self._store or digest in self._seen:
             self._progress(1)
             return
@@ -177,20 +174,12 @@ class FeatureExtractor:
 class PixelCollector:
     """Context manager that stores the scaled pixels of images."""
 
-    def __init__(
-        self, store: ContentStore, *, side: int, channels: int, interpolation: str, progress: Progress
-    ) -> None:
-        self._store, self._side, self._interpolation = store, side, interpolation
-        self._channels = channels
-        self._progress = progress
+    def __init__(self, store: ContentStore, progress: Progress) -> None:
+        self._store, self._progress = store, progress
         self._waiting: dict[bytes, np.ndarray] = {}
 
     def __enter__(self) -> "PixelCollector":
         return self
-
-    def push(self, image: "Image", digest: bytes) -> None:
-        """Add one decoded image, as `FeatureExtractor.push` does."""
-        self.push_pixels(scaled(image, self._side, self._channels, self._interpolation), digest)
 
     def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
         """Add one image that is scaled already."""

@@ -235,9 +235,9 @@ class Preparation:
         """
         wanted = self._format()
         # Copies have the tones of the canonical decode. An image that is shown in others has another name.
-        copied = np.array([self._names[row].tobytes() in self._copies for row in missing], dtype=bool)
+        copied = np.array([self.scanned.scan.digests[row].tobytes() in self._copies for row in missing], dtype=bool)
         for row in missing[copied]:
-            name = self._names[row].tobytes()
+            name = self.scanned.scan.digests[row].tobytes()
             collector.push_pixels(self._copies.scaled(name, wanted), name)
         shown = partial(_shown, tones=tones_of(self.config.data), wanted=wanted, or_black=self.shows_nothing)
         for row, pixels in in_order(shown, self._source.entries.cells(missing[~copied])):
@@ -261,24 +261,19 @@ class Preparation:
 
     def _await_process(self, process: FeatureProcess) -> None:
         """Wait for the process and show how far it is."""
-        done, advance = 0, None
-        while not process.wait(_GLANCE):
+        done, advance, ended = 0, None, False
+        while not ended:
+            ended = process.wait(_GLANCE)
             if self._wanted and advance is None:
                 advance, store = self.progress(self._wanted, self._label), self._store()
             if advance is not None:
                 store.refresh()
-                # The last step prints. It is left to the line after the loop, as all may be stored long before the end.
-                stored = min(self._wanted - 1, len(store) - self._before)
+                # The last step prints, so it waits for the end. Equal images have one row.
+                last = ended and not process.failed
+                stored = self._wanted if last else min(self._wanted - 1, len(store) - self._before)
                 if stored > done:
                     advance(stored - done)
                     done = stored
-        if process.failed:
-            return
-        if advance is None and self._wanted:
-            advance = self.progress(self._wanted, self._label)
-        if advance is not None:
-            # Equal images have one row.
-            advance(self._wanted - done)
 
     def _guarded(self, total: int, label: str) -> Callable[[int], None]:
         """Show progress.

@@ -89,13 +89,9 @@ class FeatureProcess:
     def kill(self) -> None:
         """End the process, unless it has ended."""
         self._process.kill()
-        self._process.wait()
         self._feeds.put(None)
         self._thread.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            # A pipe may hold bytes that nobody takes any more.
-            with contextlib.suppress(BrokenPipeError):
-                cast(IO[bytes], pipe).close()
+        cast(IO[bytes], self._process.stdout).close()
 
     def _run(self) -> None:
         # What goes wrong here goes wrong again where the caller computes what is missing, and is told there.
@@ -106,7 +102,10 @@ class FeatureProcess:
                 feed(self)
                 self._send_images()
                 self._send(bytes(_COUNT_BYTES))
-                self._process.wait()
+        # Without the message above, the end of the pipe makes the process fail. It may hold bytes that nobody takes.
+        with contextlib.suppress(BrokenPipeError):
+            cast(IO[bytes], self._process.stdin).close()
+        self._process.wait()
 
     def _send_images(self) -> None:
         if self._images:
@@ -133,7 +132,7 @@ def main() -> None:
     _logger.setLevel(level)
     try:
         _compute(ModelConfig.model_validate_json(model), BackboneSpec(**spec), device, answers)
-    except (BractError, BrokenPipeError):
+    except (BractError, OSError):
         sys.exit(1)
 
 

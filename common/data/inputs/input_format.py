@@ -117,15 +117,13 @@ def open_collector(
     """
     from common.data.feature_extraction import FeatureExtractor, PixelCollector, choose_device
 
-    side, interpolation = wanted.side, wanted.interpolation
     if wanted.dtype == "uint8":
-        return PixelCollector(
-            store, side=side, channels=wanted.channels, interpolation=interpolation, progress=progress
-        )
+        return PixelCollector(store, progress)
     from common.models.engines.acceleration import accelerated
 
     device = choose_device(device)
     fast, dtype = accelerated(network(), device)
+    side, interpolation = wanted.side, wanted.interpolation
     return FeatureExtractor(
         fast, store, side=side, interpolation=interpolation, device=device, progress=progress, dtype=dtype
     )

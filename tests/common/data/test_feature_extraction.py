@@ -17,7 +17,7 @@ from PIL import Image
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.decoding import pixel_digest
-from common.data.feature_extraction import CHUNK, FeatureExtractor, PixelCollector, choose_device, square
+from common.data.feature_extraction import CHUNK, FeatureExtractor, PixelCollector, choose_device, scaled, square
 from common.data.preprocessing import Prepared, prepare
 from common.errors import DataError
 from common.models.classifier import Network, feature_network
@@ -115,9 +115,9 @@ def test_pixels_are_kept_with_the_channels_asked_for(tmp_path: Path) -> None:
     images = pictures(3)
     for channels in (1, 3):
         store = ContentStore(tmp_path / str(channels), (8, 8, channels), np.dtype(np.uint8))
-        with PixelCollector(store, side=8, channels=channels, interpolation="bicubic", progress=lambda _: None) as to:
+        with PixelCollector(store, lambda _: None) as to:
             for image in images:
-                to.push(image, pixel_digest(image))
+                to.push_pixels(scaled(image, 8, channels, "bicubic"), pixel_digest(image))
         assert len(store) == 3
 
 

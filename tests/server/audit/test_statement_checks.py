@@ -4,7 +4,6 @@ Drives `server.audit.statement_reader`.
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,10 @@ from common.privacy.noise_error import MITIGATION
 from server.audit.audit import audit_run
 from tests.support.ledger.audited_runs import (
     SETTINGS,
+    Lie,
     MakeConfig,
     Statement,
+    assert_found,
     doubts,
     edit,
     fewer_rounds,
@@ -66,7 +67,7 @@ def larger_delta(statement: Statement) -> None:
     lie(statement)
 
 
-LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
+LIES: dict[str, Lie] = {
     "one epsilon": (lambda s: s["clients"]["00001"].update(epsilon=1.0), "client 00001 states epsilon 1 (PLD)"),
     "one epsilon by RDP": (lambda s: s["clients"]["00001"].update(epsilon_rdp=1.0), "states epsilon 1 (RDP)"),
     "a larger epsilon": (lambda s: s["clients"]["00001"].update(epsilon=9.0), "client 00001 states epsilon 9"),
@@ -118,10 +119,7 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
 
 @pytest.mark.parametrize("what", LIES)
 def test_audit_finds_a_lie(run: Path, what: str) -> None:
-    change, expected = LIES[what]
-    edit(run, change)
-
-    assert expected in doubts(run)
+    assert_found(LIES[what], run)
 
 
 def test_audit_warns_of_another_accountant(run: Path) -> None:
@@ -192,7 +190,7 @@ def more_noise_in_label_counts(statement: Statement) -> None:
     lie(statement)
 
 
-LIES_ABOUT_LABELS: dict[str, tuple[Callable[[Statement], object], str]] = {
+LIES_ABOUT_LABELS: dict[str, Lie] = {
     "no charge": (without_label_counts, "they do not follow from the run's configuration"),
     "less noise": (less_noise_in_label_counts, "its label counts have less noise than the run was configured for"),
     "more noise": (more_noise_in_label_counts, "client 00000 agreed to another plan"),
@@ -204,10 +202,8 @@ LIES_ABOUT_LABELS: dict[str, tuple[Callable[[Statement], object], str]] = {
 @pytest.mark.parametrize("what", LIES_ABOUT_LABELS)
 def test_audit_finds_a_lie_about_label_counts(balanced: Path, tmp_path: Path, what: str) -> None:
     run = Path(shutil.copytree(balanced, tmp_path / "run"))
-    change, expected = LIES_ABOUT_LABELS[what]
-    edit(run, change)
 
-    assert expected in doubts(run)
+    assert_found(LIES_ABOUT_LABELS[what], run)
 
 
 @pytest.mark.parametrize(

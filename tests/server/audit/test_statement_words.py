@@ -12,7 +12,16 @@ from common.ledger.audit.integrity_checks import Remarks
 from server.audit.audit import audit_run
 from server.audit.statement_words import check_sentence
 from server.state.initial_model import OPEN_START
-from tests.support.ledger.audited_runs import SETTINGS, MakeConfig, Statement, doubts, edit, write_run
+from tests.support.ledger.audited_runs import (
+    SETTINGS,
+    Lie,
+    MakeConfig,
+    Statement,
+    assert_found,
+    doubts,
+    edit,
+    write_run,
+)
 
 SECURE: dict[str, Scalar] = SETTINGS | {
     "privacy.mechanism": "client-dp",
@@ -48,7 +57,7 @@ def said_of_sums(**changes: object) -> Callable[[Statement], object]:
     return lambda statement: statement["aggregation"].update(changes)
 
 
-LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
+LIES: dict[str, Lie] = {
     "no condition at all": (without_shares, "the statement says noise_shares None, this run gives 2"),
     "no condition in the sentence": (unconditional, "the statement says statement 'each client: epsilon <= "),
     "a comforting end": (lambda s: s.update(statement=s["statement"] + "; audited"), "the statement says statement"),
@@ -74,10 +83,8 @@ LIES: dict[str, tuple[Callable[[Statement], object], str]] = {
 @pytest.mark.parametrize("what", LIES)
 def test_audit_finds_a_missing_condition(shared: Path, tmp_path: Path, what: str) -> None:
     run = Path(shutil.copytree(shared, tmp_path / "run"))
-    change, expected = LIES[what]
-    edit(run, change)
 
-    assert expected in doubts(run)
+    assert_found(LIES[what], run)
     # Whom a reader must trust comes from the settings, whatever the statement says.
     assert audit_run(run).trust.startswith(TRUST)
 
@@ -89,7 +96,7 @@ def test_audit_verifies_noise_in_shares(shared: Path) -> None:
     assert report.trust.startswith(TRUST)
 
 
-LIES_OF_PLAIN_RUNS: dict[str, tuple[Callable[[Statement], object], str]] = {
+LIES_OF_PLAIN_RUNS: dict[str, Lie] = {
     "shares": (lambda s: s.update(noise_shares=2), "the statement says noise_shares 2, this run gives None"),
     "sums": (lambda s: s.update(aggregation={"honest": 2}), "disagree on whether updates left in secure sums"),
     "a condition": (lambda s: s.update(if_all_others_collude="epsilon 1.000"), "says if_all_others_collude"),
@@ -108,10 +115,7 @@ LIES_OF_PLAIN_RUNS: dict[str, tuple[Callable[[Statement], object], str]] = {
 
 @pytest.mark.parametrize("what", LIES_OF_PLAIN_RUNS)
 def test_audit_finds_other_words_of_a_plain_run(run: Path, what: str) -> None:
-    change, expected = LIES_OF_PLAIN_RUNS[what]
-    edit(run, change)
-
-    assert expected in doubts(run)
+    assert_found(LIES_OF_PLAIN_RUNS[what], run)
 
 
 def test_audit_still_reads_statements_without_missing_clients(run: Path) -> None:

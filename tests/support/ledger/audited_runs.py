@@ -24,6 +24,8 @@ from tests.support.ledger.builders import ASKED, holding
 
 MakeConfig = Callable[..., RunConfig]
 Statement = dict[str, Any]
+# What a liar does to a statement, with words of the doubt that it must raise.
+Lie = tuple[Callable[[Statement], object], str]
 SIZES = {"00000": 40, "00001": 50, "00002": 60}
 SETTINGS: dict[str, Scalar] = {"num-rounds": 2, "num-clients": 3, "training.local-epochs": 1}
 ROUNDS = 2
@@ -90,6 +92,13 @@ def doubts(run: Path) -> str:
     report = audit_run(run)
     assert report.verdict == "DOUBTFUL"
     return "\n".join(report.remarks.doubts)
+
+
+def assert_found(lie: Lie, run: Path) -> None:
+    """Tell a lie about a run and fail unless its audit finds it."""
+    change, expected = lie
+    edit(run, change)
+    assert expected in doubts(run)
 
 
 def lie(statement: Statement) -> None:

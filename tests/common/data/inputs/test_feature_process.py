@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.config.schema import RunConfig
+from common.data.decoding import BadImage
 from common.data.feature_extraction import CHUNK
 from common.data.inputs import feature_process
 from common.data.inputs.feature_process import FeatureProcess
@@ -93,6 +94,19 @@ def test_a_process_that_ends_early_has_failed(start: Start, lines: str, ready: b
     assert (process.failed, process.ready) == (True, ready)
 
 
+def test_a_process_whose_images_cannot_be_read_has_failed(start: Start) -> None:
+    def feed(process: FeatureProcess) -> None:
+        send(pictures(CHUNK))(process)
+        raise BadImage("the file was closed")
+
+    process = start("os.write(1, b'ready\\n'); sys.exit(not sys.stdin.buffer.read().endswith(bytes(4)))")
+
+    process.start(feed)
+
+    assert process.wait(30)
+    assert (process.failed, process.ready) == (True, True)
+
+
 def test_kill_ends_a_process_that_is_still_loading_and_one_that_is_not_fed(start: Start) -> None:
     for lines in ("time.sleep(600)", "os.write(1, b'ready\\n'); time.sleep(600)"):
         process = start(lines)
@@ -100,11 +114,15 @@ def test_kill_ends_a_process_that_is_still_loading_and_one_that_is_not_fed(start
         assert process.wait(0)
 
 
-def test_facts_that_cannot_be_had_end_the_process_without_a_traceback(tmp_path: Path, make_config: MakeConfig) -> None:
+@pytest.mark.parametrize(
+    ("weights", "home"), [("/none/weights.pth", ""), ("random", "file")], ids=["no weights", "no folder for them"]
+)
+def test_facts_that_cannot_be_had_end_the_process_without_a_traceback(tmp_path: Path, weights: str, home: str) -> None:
+    (tmp_path / "file").touch()
     code = (
         "from common.config.loading import defaults, override, parse\n"
         "from common.data.inputs.feature_process import FeatureProcess\n"
-        "config = parse(override(defaults(), {'model.weights': '/none/weights.pth'}))\n"
+        f"config = parse(override(defaults(), {{'model.weights': {weights!r}}}))\n"
         "process = FeatureProcess(config.model, config.backbone_spec, 'cpu')\n"
         "process.wait(60)\n"
         "process._process.wait()\n"
@@ -118,7 +136,7 @@ def test_facts_that_cannot_be_had_end_the_process_without_a_traceback(tmp_path: 
         text=True,
         cwd=ROOT,
         check=True,
-        env=os.environ | {"BRACT_HOME": str(tmp_path)},
+        env=os.environ | {"BRACT_HOME": str(tmp_path / home)},
     )
 
     assert (found.stdout, found.stderr) == ("True False\n", "")
