@@ -30,7 +30,7 @@ def check_given(given: Mapping[str, Scalar], plot: Path | None) -> None:
     if wrong:
         raise ConfigError(
             "--advise compares mechanisms, aggregations and rounds under a target epsilon with the default steps: "
-            f"leave {',  '.join(wrong)} out"
+            f"leave {', '.join(wrong)} out"
         )
     if plot is not None:
         raise ConfigError("--advise draws no picture: leave --plot out")
