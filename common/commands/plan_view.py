@@ -105,8 +105,8 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         yield (
             "Signal",
             f"at most {table.signal_to_noise_a_round:.3g} x as long as the noise in the average of a round's "
-            f"{config.cohort_size:,} clients ({table.num_parameters:,} trained parameters): with all gradients as "
-            f"long as the clip bound {plan.max_grad_norm:g} and all in one direction. Real ones are shorter and "
+            f"{config.cohort_size:,} clients ({table.num_parameters:,} trained parameters): with all {_clipped(table)} "
+            f"as long as the clip bound {plan.max_grad_norm:g} and all in one direction. Real ones are shorter and "
             "differ; below 1 a round is mostly noise.",
         )
     if counts is not None:
@@ -134,6 +134,10 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         )
     yield "Promise", _promise(plan.privacy_unit, plan.delta)
     yield "", f"Accountant: {ACCOUNTANT}."
+
+
+def _clipped(table: PlanTable) -> str:
+    return "updates" if table.config.mechanism.clips_clients else "gradients"
 
 
 def _server_of_sums(table: PlanTable) -> str:

@@ -131,7 +131,7 @@ def make_table(
     if not config.private:
         raise ConfigError(
             "privacy.mechanism='none' adds no noise and promises nothing, so there is nothing to plan: use "
-            "privacy.mechanism=dp-sgd (each client adds noise) or client-dp (the server does)"
+            "privacy.mechanism=dp-sgd (protects images) or client-dp (protects whole clients)"
         )
     central = config.plan(config.cohort_size) if config.mechanism.clips_clients else None
     counted = Counter(map(int, sizes)) if central is None else Counter({central.num_units: config.num_clients})
@@ -148,6 +148,9 @@ def make_table(
     if num_parameters is not None and central is not None:
         # One step of the server is a whole round of the cohort.
         ratio = step_ratio(central, num_parameters)
+        if central.noise_shares:
+            # All clients' shares are in a secure sum, and the plan's noise is that of the honest ones alone.
+            ratio *= math.sqrt(central.noise_shares / config.num_clients)
     elif num_parameters is not None:
         ratio = round_ratio([(row.plan, row.num_clients) for row in rows], config.cohort_size, num_parameters)
     return PlanTable(config, tuple(rows), len(sizes), num_parameters, ratio)

@@ -161,6 +161,17 @@ def test_make_table_of_client_dp_is_the_servers_plan(make_config: MakeConfig) ->
     assert gaussian_delta(8.0, row.plan.noise_multiplier / math.sqrt(2)) == pytest.approx(DELTA, rel=2e-2)
 
 
+def test_make_table_compares_signal_with_the_noise_of_all_shares_under_client_dp(make_config: MakeConfig) -> None:
+    secure = {"privacy.aggregation": "secure", "round-retries": 0}
+    config = make_config({"privacy.mechanism": "client-dp", "num-clients": 5, "num-rounds": 2} | secure)
+
+    table = make_table(config, (), num_parameters=400)
+
+    (row,) = table.rows
+    noise = row.plan.client_noise_stddev * math.sqrt(5 * 400)
+    assert table.signal_to_noise_a_round == pytest.approx(5 * row.plan.max_grad_norm / noise)
+
+
 def test_make_table_shows_a_few_of_many_sizes_and_counts_equal_ones(make_config: MakeConfig) -> None:
     sizes = [9, 60, 5, *range(10, 50, 2), 60, 60]
 
