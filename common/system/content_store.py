@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
+from common.system.files import make_folder
 
 _RECORD = np.dtype([("digest", "V32"), ("checksum", "<u4")])
 
@@ -62,7 +63,7 @@ class ContentStore:
     """A folder of rows of one shape and type, shared by processes."""
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, mode=0o700)
         self.folder = folder
         self._row_shape, self._dtype = row_shape, np.dtype(dtype)
         self._places: dict[bytes, int] = {}

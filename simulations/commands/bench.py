@@ -14,6 +14,7 @@ from rich.table import Table
 from common.commands.run_settings import refuse_closed
 from common.errors import BractError, ConfigError
 from common.system.console import bar_factory, plain_errors
+from common.system.files import make_folder
 
 if TYPE_CHECKING:
     from simulations.benchmarks.contract import Benchmark
@@ -143,7 +144,7 @@ def _make_targets(file: Path | None, out: Path | None) -> None:
         if target is None or folder is None:
             continue
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise ConfigError(f"{option} {target} cannot be written ({str(error.strerror).lower()})") from None
         if target is file and target.is_dir():
