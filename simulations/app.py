@@ -66,9 +66,9 @@ def make_context(
         record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
         partition = load_or_make_partition(config, scanned)
         held = class_counts(scanned.scan, partition)
-        exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
+        strict = config.privacy.strict_rows
         sides = counts_by_kind(scanned.scan, partition, counted=config.privacy.metrics != "none")
-        few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=strict)
+        few = exposed_rows(sides, scanned.scan.classes, config.exact_sum, strict=strict)
         sizes = [config.cohort_size] if config.private else []
         if config.is_local_dp:
             sizes = np.unique(partition.num_groups if config.privacy.unit == "group" else partition.num_units).tolist()

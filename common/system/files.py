@@ -44,12 +44,12 @@ def write_atomic(file: Path, content: str | bytes, *, durable: bool, mode: int, 
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make a folder that a setting or the environment names, and those above it.
+    """Make a folder that a setting or the environment names.
 
-    A folder that is there already stays as it is.
+    Missing folders above it are made, too. A folder that is there already stays as it is.
 
     Raises:
-        OSError: The folder cannot be made.
+        OSError: The folder cannot be made. It is a PermissionError where none can be made at all.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=mode)
