@@ -88,6 +88,9 @@ def bench_command(
         results["command"] = _shown_command(sys.argv[1:])
         print_results(chosen, results, console)
         _write(chosen, results, json_, out)
+        failures = [row["failed"] for case_ in results["cases"] for row in case_["variants"] if "failed" in row]
+        if failures:
+            raise BractError("\n".join(failures))
 
 
 def _list(console: Console) -> None:
