@@ -48,9 +48,10 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
         say(console, "Spent   nothing yet")
         return
     left = "used up" if budget.nothing_left else f"about {budget.left:.3f} left"
+    units = budget.images if budget.by_unit[0].unit == "image" else budget.by_unit[0].units
     say(
         console,
-        f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: {budget.whose}, of {budget.by_unit[0].units}, "
+        f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: {budget.whose}, of {units}, "
         "over all clients of this user; a plan that was begun counts in full",
     )
     for row in budget.by_unit[1:]:

@@ -108,7 +108,8 @@ def budget_of(file: Path, policy: Policy) -> Budget:
     groups = _price_groups(charges, policy.delta)
     # One image of a group may move a sum twice as far as the whole group, so where no run has protected images, their
     # figure is nobody's: it would state twice what a whole client has spent.
-    protected = images or groups
+    every = [(history.spent, history.alone, history.images) for history in priced]
+    protected = every if images else groups
     return Budget(
         max((policy.official_figure(spent, alone) for spent, alone, _ in protected), default=0.0),
         policy.max_epsilon,
