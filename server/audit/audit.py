@@ -34,7 +34,7 @@ from server.audit.statement_checks import (
     events_cost,
 )
 from server.audit.statement_reader import PrivacyStatement, read_json
-from server.audit.statement_words import check_aggregation, check_bundles, check_sentence, check_words
+from server.audit.statement_words import check_aggregation, check_sentence, check_words
 from server.state.privacy_spent import RunPrivacyCost
 
 _SIMULATED = "; a simulation's keys follow from its seed, so they prove nothing against a person with its folder"
@@ -71,7 +71,6 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         return _report(folder, content, mechanism, secure, remarks)
     lines = _lines(folder)
     check_terms(stated, config, remarks)
-    check_bundles(stated, config.system.bundle, remarks)
     check_end(stated, config.num_rounds, lines, remarks)
     _check_copies(folder, stated, remarks)
     costs: Mapping[str, Spent] = {}
