@@ -92,7 +92,7 @@ def bench_command(
 
 
 def _refuse_failures(results: dict[str, Any]) -> None:
-    """End with an error if a variant failed, now that all other figures are kept."""
+    """Raise the errors of variants that failed, once all figures are kept."""
     failures = [row["failed"] for case in results["cases"] for row in case["variants"] if "failed" in row]
     if failures:
         raise BractError("\n".join(failures))
