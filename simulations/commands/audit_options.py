@@ -69,8 +69,8 @@ def refuse_sums(found: Mapping[str, settings.Scalar]) -> None:
         return
     mechanism = MECHANISMS.get(str(found["privacy.mechanism"]))
     raise ConfigError(
-        "audits read what one client sends, and under privacy.aggregation='secure' only sums of clients can be read: "
-        "use --set privacy.aggregation=plain"
+        "this audit reads what one client sends, and under privacy.aggregation='secure' only sums of clients can be "
+        "read: use --set privacy.aggregation=plain, or `bract audit layers` for sums with noise"
         + (
             ", where the server adds the noise; the clients' noise in sums is not covered"
             if mechanism and mechanism.clips_clients

@@ -82,7 +82,7 @@ class OpenSession(ClientSession):
 
 @dataclass(frozen=True)
 class OpenClient:
-    """One of a run's clients, asked by real messages.
+    """Client of a run that is asked by real messages.
 
     Attributes:
         harness: The configuration, whose images every client has.
@@ -115,7 +115,9 @@ class OpenClient:
 
 
 def sum_of(layout: SecureWords, *answers: Observation) -> np.ndarray:
-    """Return what a server reads in the sum of some answers, apart from counts, (d,) float64.
+    """Return the sum of some answers as a server reads it, (d,) float64.
+
+    Counts are left out.
 
     Raises:
         FederationError: A client has not answered.

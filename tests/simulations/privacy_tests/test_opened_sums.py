@@ -6,6 +6,7 @@ Drives `simulations.harness.open_sums`, `simulations.privacy_tests.opened_sums`.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,14 +44,17 @@ def harness(folder: Path, kind: str = "gradients") -> ClientHarness:
 
 
 def noise(bench: ClientHarness) -> PrivacyTestReport:
-    return run_privacy_test("T2", lambda: opened_noise(bench, draws=6_000, counts=600))
+    return run_privacy_test("T2", lambda: opened_noise(bench, draws=4_000, counts=600))
 
 
 def said(report: PrivacyTestReport) -> str:
     return "\n".join(f"{report.test}: {check.name}: {check.seen}" for check in report.failed) or report.test
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("gradients of groups", "statistics"))) for kind in KINDS],
+)
 def test_a_sum_of_honest_clients_keeps_bound_noise_and_epsilon(tmp_path: Path, kind: str) -> None:
     bench = harness(tmp_path, kind)
 
@@ -101,14 +105,17 @@ def test_counts_with_too_small_a_share_are_found(tmp_path: Path, monkeypatch: py
 def test_a_client_without_noise_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw, calls = noise_shares.gaussian_integers, list[int]()
 
-    def lazy(size: int, **more: object) -> np.ndarray:
-        calls.append(size)
-        drawn = draw(size, **more)  # type: ignore[arg-type]
-        return np.zeros_like(drawn) if len(calls) % 10 == 1 else drawn
+    def lazy(size: int, **more: Any) -> np.ndarray:
+        drawn = draw(size, **more)
+        # Of models, not of counts.
+        calls.extend([size] * (size > 100))
+        return np.zeros_like(drawn) if size > 100 and len(calls) % 5 == 0 else drawn
 
     monkeypatch.setattr(noise_shares, "gaussian_integers", lazy)
 
-    assert not noise(harness(tmp_path)).holds
+    report = noise(harness(tmp_path))
+
+    assert "noise of 5 honest clients has the declared scale" in [check.name for check in report.failed]
 
 
 def test_noise_that_is_used_again_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +131,11 @@ def test_noise_that_is_used_again_is_found(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_unit_that_is_not_clipped_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = dp_sgd.clipped_head_sum
-    monkeypatch.setattr(
-        dp_sgd,
-        "clipped_head_sum",
-        lambda *args, max_grad_norm, **more: clip(*args, max_grad_norm=1.1 * max_grad_norm, **more),
-    )
+
+    def wide(*args: Any, max_grad_norm: float, **more: Any) -> np.ndarray:
+        return clip(*args, max_grad_norm=1.1 * max_grad_norm, **more)
+
+    monkeypatch.setattr(dp_sgd, "clipped_head_sum", wide)
 
     report = run_privacy_test("T1", lambda: opened_replay(harness(tmp_path)))
 
