@@ -1,0 +1,59 @@
+"""All checks of one device, one after another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from common.data.feature_extraction import choose_device
+from common.errors import ConfigError
+from simulations.device_check.features import check_features
+from simulations.device_check.findings import Finding, Sizes
+from simulations.device_check.gradients import check_gradients
+from simulations.device_check.steps import check_steps, config_of
+from simulations.device_check.whole_run import check_whole_runs
+
+_FEATURES = 1280
+
+
+def find_device(wanted: str) -> str:
+    """Return the device to check.
+
+    Raises:
+        ConfigError: `wanted` is `auto` and PyTorch sees no GPU, so that nothing can be checked.
+        DataError: The named device is not present.
+    """
+    device = choose_device(wanted)
+    if wanted == "auto" and device == "cpu":
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        raise ConfigError(
+            f"PyTorch sees no GPU on this machine, so nothing was checked. PyTorch {torch.__version__} {built}: "
+            "install the build and the driver for your card. --device cpu tries the check itself, on the processor"
+        )
+    return device
+
+
+def name_of(device: str) -> str:
+    """Return the name of the device's hardware."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def check_device(device: str, sizes: Sizes) -> Iterator[Finding]:
+    """Yield the findings of each part."""
+    yield from check_features(device, sizes)
+    for part, settings, shape in _networks(sizes):
+        batch, number = sizes.batch, sizes.examples
+        config = config_of(settings, batch=batch, steps=2, device=device)
+        # A linear head has no gradients in slots. NumPy computes it, whatever the device is.
+        if not config.needs_no_torch:
+            yield from check_gradients(part, config, device, shape=shape, number=number)
+        yield from check_steps(part, settings, device, shape=shape, batch=batch, steps=sizes.steps)
+    yield from check_whole_runs(device, sizes)
+
+
+def _networks(sizes: Sizes) -> list[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """Return name, settings and input shape of each part that is trained."""
+    side = sizes.side
+    tuned = [(name, {"model.tuning": name, "data.image-size": side}, (side, side, 3)) for name in sizes.tunings]
+    heads = [("head (NumPy)", {}, (_FEATURES,)), ("head mlp", {"model.head": "mlp"}, (_FEATURES,))]
+    return [*heads, *tuned, ("cnn", {"model.backbone": "cnn"}, (32, 32, 3))]
