@@ -13,6 +13,7 @@ from common.commands.run_settings import refuse_closed
 from common.errors import BractError
 from common.system.console import plain_errors, say
 from simulations.benchmarks.measuring.machine import describe_machine, in_one_line
+from simulations.benchmarks.measuring.tables import shown
 from simulations.device_check.findings import QUICK, Finding, Sizes, failures, plain, table_of
 
 
@@ -41,7 +42,8 @@ def check(
         try:
             for finding in check_device(chosen, QUICK if quick else Sizes()):
                 findings.append(finding)
-                say(console, f"{finding.part}: {finding.figure}", depth=1)
+                after = f"{time.perf_counter() - began:4.0f} s"
+                say(console, f"{after}  {finding.part}: {finding.figure} {shown(finding.value)}", depth=1)
         except (BractError, RuntimeError) as error:
             # What was found so far says where the device stopped.
             stopped = f"{type(error).__name__}: {error}"

@@ -42,12 +42,11 @@ def check_device(device: str, sizes: Sizes) -> Iterator[Finding]:
     """Yield the findings of each part."""
     yield from check_features(device, sizes)
     for part, settings, shape in _networks(sizes):
-        batch, number = sizes.batch, sizes.examples
-        config = config_of(settings, batch=batch, steps=2, device=device)
+        config = config_of(settings, batch=sizes.batch, device=device)
         # A linear head has no gradients in slots. NumPy computes it, whatever the device is.
         if not config.needs_no_torch:
-            yield from check_gradients(part, config, device, shape=shape, number=number)
-        yield from check_steps(part, settings, device, shape=shape, batch=batch, steps=sizes.steps)
+            yield from check_gradients(part, config, device, shape=shape, number=sizes.examples)
+        yield from check_steps(part, settings, device, shape=shape, batch=sizes.batch)
     yield from check_whole_runs(device, sizes)
 
 

@@ -43,7 +43,6 @@ class Sizes:
         images: Images of the timed feature pass on the device; the processor takes an eighth.
         examples: Images whose gradients are compared.
         batch: Expected images of a private step.
-        steps: Timed private steps on the device; the processor takes two.
         tunings: Parts of the backbone that are trained.
         rounds: Rounds of a whole run.
     """
@@ -52,12 +51,11 @@ class Sizes:
     images: int = 2048
     examples: int = 16
     batch: int = 32
-    steps: int = 8
     tunings: tuple[str, ...] = ("norm", "full")
     rounds: int = 5
 
 
-QUICK = Sizes(side=32, images=64, examples=6, batch=4, steps=2, tunings=("norm",), rounds=1)
+QUICK = Sizes(side=32, images=64, examples=6, batch=4, tunings=("norm",), rounds=1)
 
 
 def failures(findings: Iterable[Finding]) -> list[str]:

@@ -12,9 +12,3 @@ def forget_peak(device: str) -> None:
 def peak_mb(device: str) -> float | None:
     """Return the most that was in use, in MB, None where PyTorch does not count."""
     return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None
-
-
-def wait_for(device: str) -> None:
-    """Wait until the device has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()

@@ -1,43 +1,43 @@
 """The check of a client's private training on a device."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from client.training.dp_sgd import FreshStreams
+from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from client.training.trainer import Trainer
 from common.arrays import Arrays, to_vector
 from common.config.loading import defaults, override, parse
 from common.config.schema import RunConfig
 from common.data.client_dataset import Shard
 from common.models.initialization import initial_arrays
+from simulations.benchmarks.stopwatch import seconds_of
 from simulations.device_check.findings import Finding
 from simulations.device_check.gradients import CLASSES
-from simulations.device_check.memory import forget_peak, peak_mb, wait_for
+from simulations.device_check.memory import forget_peak, peak_mb
 from simulations.estimates import random_shard
 from simulations.harness.harness_streams import Repeated, WithoutNoise
 
 _AGREEMENT = 1e-3
-# Steps that the processor takes. It computes one image at a time.
-_FEW_STEPS = 2
+_STEPS = 2
+# Rounds are repeated for so long, in seconds.
+_LEAST = 1.0
 
 
-def config_of(settings: dict[str, Any], *, batch: int, steps: int, device: str, private: bool = True) -> RunConfig:
-    """Return a run whose clients have two batches of images and take `steps` steps a round.
+def config_of(settings: dict[str, Any], *, batch: int, device: str, private: bool = True) -> RunConfig:
+    """Return a run whose clients have two batches of images and take `_STEPS` steps a round.
 
     Args:
         settings: Settings of the network.
         batch: Images of a step, the expected number where it is private.
-        steps: Steps of a round, an even number.
         device: Where networks are trained.
         private: Train under DP-SGD.
     """
     chosen = {
         "num-clients": 2,
         "training.learning-rate": 0.01,
-        "training.local-epochs": max(1, steps // 2),
+        "training.local-epochs": 1,
         "training.batch-size": batch,
         "system.device": device,
         **settings,
@@ -47,7 +47,7 @@ def config_of(settings: dict[str, Any], *, batch: int, steps: int, device: str, 
 
 
 def check_steps(
-    part: str, settings: dict[str, Any], device: str, *, shape: tuple[int, ...], batch: int, steps: int
+    part: str, settings: dict[str, Any], device: str, *, shape: tuple[int, ...], batch: int
 ) -> Iterator[Finding]:
     """Compare a private round's update with the processor's, and time private steps of both.
 
@@ -57,42 +57,43 @@ def check_steps(
         device: Where it is trained.
         shape: Shape of an image, or of its features.
         batch: Expected images of a step.
-        steps: Timed steps on the device.
     """
-    shard = random_shard(shape, len(CLASSES), 2 * batch)
-    few = [config_of(settings, batch=batch, steps=_FEW_STEPS, device=name) for name in (device, "cpu")]
-    # Without noise, which would hide a difference, and with the same batches.
-    updates, seconds = zip(*(_round(config, shard, shape, quiet=True) for config in few), strict=True)
-    distance = float(np.linalg.norm(updates[0] - updates[1]) / np.linalg.norm(updates[1]))
-    yield Finding(part, "distance of a round's update", distance, _AGREEMENT)
+    shard = random_shard(shape, len(CLASSES), _STEPS * batch)
     forget_peak(device)
-    private, plain = (
-        max(steps, _FEW_STEPS) / _round(config, shard, shape)[1]
-        for config in (
-            config_of(settings, batch=batch, steps=steps, device=device, private=private) for private in (True, False)
-        )
-    )
-    yield Finding(part, f"private steps/s, batches of {batch}", private, processor=_FEW_STEPS / seconds[1])
-    yield Finding(part, "plain steps/s", plain)
+    here, beside = (_Rounds(config_of(settings, batch=batch, device=name), shard, shape) for name in (device, "cpu"))
+    update, reference = here.update(), beside.update()
+    yield Finding(part, "distance of a round's update", float(_norm(update - reference) / _norm(reference)), _AGREEMENT)
+    rate = here.steps_a_second()
+    yield Finding(part, f"private steps/s, batches of {batch}", rate, processor=beside.steps_a_second())
     peak = peak_mb(device)
     if peak is not None:
         yield Finding(part, "peak MB of the device", peak)
+    without = _Rounds(config_of(settings, batch=batch, device=device, private=False), shard, shape)
+    yield Finding(part, "steps/s without privacy", without.steps_a_second())
 
 
-def _round(config: RunConfig, shard: Shard, shape: tuple[int, ...], *, quiet: bool = False) -> tuple[np.ndarray, float]:
-    """Return a round's update (p,) float64, and its seconds."""
-    trainer = Trainer(config, shape, CLASSES)
-    start = initial_arrays(config, shape, CLASSES)
-    plan = config.plan(len(shard.train_labels)) if config.mechanism.clips_units else None
+class _Rounds:
+    """Rounds of one client's training."""
 
-    def train() -> Arrays:
-        streams = WithoutNoise(Repeated("sampling", [])) if quiet else FreshStreams()
-        return trainer.train(start, shard, name="client-0", server_round=1, plan=plan, streams=streams)
+    def __init__(self, config: RunConfig, shard: Shard, shape: tuple[int, ...]) -> None:
+        self._trainer, self._shard = Trainer(config, shape, CLASSES), shard
+        self._start = initial_arrays(config, shape, CLASSES)
+        self._plan = config.plan(len(shard.train_labels)) if config.mechanism.clips_units else None
 
-    # The first round also loads the network, and holds its gradients in slots against those of one image at a time.
-    train()
-    started = time.perf_counter()
-    trained = train()
-    wait_for(config.system.device)
-    seconds = time.perf_counter() - started
-    return to_vector(trained, trained) - to_vector(start, start), seconds
+    def update(self) -> np.ndarray:
+        """Return a round's update (p,) float64 with repeated batches, without noise, which would hide a difference."""
+        trained = self._train(WithoutNoise(Repeated("sampling", [])))
+        return np.asarray(to_vector(trained, trained) - to_vector(self._start, self._start))
+
+    def steps_a_second(self) -> float:
+        """Return the rate of steps as users take them."""
+        return _STEPS / seconds_of(lambda: self._train(FRESH_STREAMS), least=_LEAST)[0]
+
+    def _train(self, streams: FreshStreams) -> Arrays:
+        return self._trainer.train(
+            self._start, self._shard, name="client-0", server_round=1, plan=self._plan, streams=streams
+        )
+
+
+def _norm(values: np.ndarray) -> float:
+    return float(np.linalg.norm(values))
