@@ -1,19 +1,17 @@
-"""All checks of one device, one after another."""
+"""The checks of one device in order."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from common.data.feature_extraction import choose_device
 from common.errors import ConfigError
+from simulations.device_check.examined import config_of, networks
 from simulations.device_check.features import check_features
 from simulations.device_check.findings import Finding, Sizes
 from simulations.device_check.gradients import check_gradients
-from simulations.device_check.steps import check_steps, config_of
+from simulations.device_check.steps import check_steps
 from simulations.device_check.whole_run import check_whole_runs
-
-_FEATURES = 1280
 
 
 def find_device(wanted: str) -> str:
@@ -40,19 +38,10 @@ def name_of(device: str) -> str:
 
 def check_device(device: str, sizes: Sizes) -> Iterator[Finding]:
     """Yield the findings of each part."""
-    yield from check_features(device, sizes)
-    for part, settings, shape in _networks(sizes):
-        config = config_of(settings, batch=sizes.batch, device=device)
+    yield from check_features({}, device, sizes)
+    for part, settings, shape in networks(sizes):
         # A linear head has no gradients in slots. NumPy computes it, whatever the device is.
-        if not config.needs_no_torch:
-            yield from check_gradients(part, config, device, shape=shape, number=sizes.examples)
+        if not config_of(settings, batch=sizes.batch, device=device).needs_no_torch:
+            yield from check_gradients(part, settings, device, shape=shape, number=sizes.examples)
         yield from check_steps(part, settings, device, shape=shape, batch=sizes.batch)
     yield from check_whole_runs(device, sizes)
-
-
-def _networks(sizes: Sizes) -> list[tuple[str, dict[str, Any], tuple[int, ...]]]:
-    """Return name, settings and input shape of each part that is trained."""
-    side = sizes.side
-    tuned = [(name, {"model.tuning": name, "data.image-size": side}, (side, side, 3)) for name in sizes.tunings]
-    heads = [("head (NumPy)", {}, (_FEATURES,)), ("head mlp", {"model.head": "mlp"}, (_FEATURES,))]
-    return [*heads, *tuned, ("cnn", {"model.backbone": "cnn"}, (32, 32, 3))]

@@ -1,4 +1,4 @@
-"""The figures of a device check, with their limits, as a table and as plain values."""
+"""The figures of a device check with their limits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +40,7 @@ class Sizes:
 
     Args:
         side: Pixels of an image's side for networks that are trained.
-        images: Images of the timed feature pass on the device; the processor takes an eighth.
+        images: Images of the timed feature pass on the device; the processor takes an eighth, three chunks at least.
         examples: Images whose gradients are compared.
         batch: Expected images of a private step.
         tunings: Parts of the backbone that are trained.
@@ -55,7 +55,17 @@ class Sizes:
     rounds: int = 5
 
 
-QUICK = Sizes(side=32, images=64, examples=6, batch=4, tunings=("norm",), rounds=1)
+QUICK = Sizes(side=32, images=192, examples=6, batch=4, tunings=("norm",), rounds=1)
+
+
+def in_words(found: Finding) -> str:
+    """Return a line for a figure as soon as it is found.
+
+    >>> in_words(Finding("features", "images/s", 700.0, processor=60.0))
+    'features: images/s 700 (processor 60.0)'
+    """
+    beside = "" if found.processor is None else f" (processor {shown(found.processor)})"
+    return f"{found.part}: {found.figure} {shown(found.value)}{beside}"
 
 
 def failures(findings: Iterable[Finding]) -> list[str]:

@@ -10,5 +10,8 @@ def forget_peak(device: str) -> None:
 
 
 def peak_mb(device: str) -> float | None:
-    """Return the most that was in use, in MB, None where PyTorch does not count."""
+    """Return the most memory in use, in MB.
+
+    It is None where PyTorch does not count.
+    """
     return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None

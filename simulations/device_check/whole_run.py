@@ -47,7 +47,7 @@ def check_whole_runs(device: str, sizes: Sizes) -> Iterator[Finding]:
 
 
 def _simulate(settings: dict[str, Any], device: str) -> tuple[dict[str, Any], float]:
-    """Run the command in a process of its own, with an empty cache, as a user does."""
+    """Run the command as a user does, with an empty cache."""
     with tempfile.TemporaryDirectory(prefix="bract-device-check-") as scratch:
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         command = [sys.executable, "-m", "bract", "simulate", "--json", "--device", device, "--out", f"{scratch}/run"]
