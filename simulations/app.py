@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.session import client_name
 from client.training.trainer import Trainer
 from common.commands.early_checks import refuse_missing_folder, refuse_unknown_rows
 from common.config.schema import RunConfig
@@ -38,6 +39,7 @@ def make_context(
     tracker: Tracker | None = None,
     progress: ProgressFactory = no_progress,
     warn: Callable[[str], object] = _log.warning,
+    in_order: bool = False,
 ) -> RunContext:
     """Prepare the data of a simulation, its partition and its own evaluator.
 
@@ -48,6 +50,7 @@ def make_context(
         tracker: Receives the results of each round. The default writes them to the log.
         progress: Shows the progress of the backbone pass.
         warn: Called with each warning, before anything is trained.
+        in_order: Whether the grid numbers its nodes like the clients. Then these need not tell who they are.
 
     Raises:
         ConfigError: The settings allow no privacy plan for some client, or refuse a row of a secure sum.
@@ -69,17 +72,17 @@ def make_context(
         exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
         sides = counts_by_kind(scanned.scan, partition, counted=config.privacy.metrics != "none")
         few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=strict)
+        units = partition.num_groups if config.privacy.unit == "group" else partition.num_units
         sizes = [config.cohort_size] if config.private else []
-        if config.is_local_dp:
-            sizes = np.unique(partition.num_groups if config.privacy.unit == "group" else partition.num_units).tolist()
-        accounting = _account(config.plan, sizes)
+        accounting = _account(config.plan, np.unique(units).tolist() if config.is_local_dp else sizes)
         prepared = preparation.finish()
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
+    # Others must be asked: a ledger must hold the plan, a policy can refuse it, and closing erases a sum's secrets.
+    known = in_order and not (config.private or config.secure is not None or config.privacy.policy)
     data_warnings = (*unused_ranges(prepared.scan, partition.owner, tones_of(config.data)), *few)
-    for warning in data_warnings:
-        warn(warning)
+    _warn_all(warn, data_warnings)
     return replace(
         context,
         simulated=True,
@@ -90,7 +93,13 @@ def make_context(
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
+        sizes={client_name(number): int(size) for number, size in enumerate(units)} if known else None,
     )
+
+
+def _warn_all(warn: Callable[[str], object], warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        warn(warning)
 
 
 def _account(plan: Callable[[int], PrivacyPlan], sizes: Iterable[int]) -> float:
