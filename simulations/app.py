@@ -68,19 +68,17 @@ def make_context(
         scanned = preparation.scanned
         record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
         partition = load_or_make_partition(config, scanned)
-        held = class_counts(scanned.scan, partition)
-        exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
         sides = counts_by_kind(scanned.scan, partition, counted=config.privacy.metrics != "none")
-        few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=strict)
+        exact_sum = config.secure if config.sums_exactly else None
+        few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=config.privacy.strict_rows)
         units = partition.num_groups if config.privacy.unit == "group" else partition.num_units
-        sizes = [config.cohort_size] if config.private else []
-        accounting = _account(config.plan, np.unique(units).tolist() if config.is_local_dp else sizes)
+        planned = np.unique(units).tolist() if config.is_local_dp else [config.cohort_size] * config.private
+        accounting = _account(config.plan, planned)
         prepared = preparation.finish()
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
-    # Others must be asked: a ledger must hold the plan, a policy can refuse it, and closing erases a sum's secrets.
-    known = in_order and not (config.private or config.secure is not None or config.privacy.policy)
+    keep_nothing = not (config.private or config.secure is not None or config.privacy.policy)
     data_warnings = (*unused_ranges(prepared.scan, partition.owner, tones_of(config.data)), *few)
     _warn_all(warn, data_warnings)
     return replace(
@@ -88,13 +86,19 @@ def make_context(
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
-        class_counts=held,
+        class_counts=class_counts(scanned.scan, partition),
         seconds={"features": prepared.seconds, "accounting": accounting},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
-        sizes={client_name(number): int(size) for number, size in enumerate(units)} if known else None,
+        sizes=_sizes_by_name(units) if in_order and keep_nothing else None,
     )
+
+
+def _sizes_by_name(units: np.ndarray) -> dict[str, int]:
+    # Only for clients that keep nothing. Others must agree by themselves: their ledger must hold the plan, their
+    # policy can refuse it, and closing erases the secrets of a secure sum.
+    return {client_name(number): int(size) for number, size in enumerate(units)}
 
 
 def _warn_all(warn: Callable[[str], object], warnings: Iterable[str]) -> None:

@@ -87,8 +87,8 @@ def enroll_clients(
     are enough. Others may be away, fail, or disagree with the majority, and are left out, as are those that do not
     declare `classes` (if any are named) and those for which `reject` returns a reason. Without it all must come, and a
     failure is a mistake to be fixed. `run_id` is the same when a run is resumed. `wait_seconds` passes for the clients,
-    and again for their replies. `one_by_one` is as in `deliver`. `waiting` records whom the run waits for. With `sizes`,
-    the declared number of each client by name in the order of the nodes, the first client is asked for all of them.
+    and again for their replies. `one_by_one` is as in `deliver`. `waiting` records whom the run waits for. `sizes` are
+    the declared sizes by name, in the order of the nodes. With them the first client is asked for all.
 
     Raises:
         FederationError: Too few clients came or agreed, a client failed, two have one name, or they disagree on
