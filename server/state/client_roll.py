@@ -62,7 +62,8 @@ def read_back(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content).hexdigest() != digest:
         raise ConfigError(f"{file} is missing or damaged: restore it, or start a new run")
-    return found | json.loads(content)
+    moved: dict[str, Any] = json.loads(content)
+    return found | moved
 
 
 def remove_others(folder: Path, roll: ClientRoll) -> None:
