@@ -83,7 +83,10 @@ def _rows_at_once(stored: np.ndarray) -> int:
 
 
 def release(stored: np.ndarray) -> None:
-    """Give back the memory of a mapped file's pages, which are read again when they are needed."""
+    """Give back the memory of a mapped file's pages.
+
+    They are read again when they are needed.
+    """
     mapped = getattr(stored, "_mmap", None)
     # Windows has no such call.
     if mapped is not None and hasattr(mapped, "madvise"):

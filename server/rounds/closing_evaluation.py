@@ -103,7 +103,10 @@ def evaluate_at_clients(
 def _evaluate_in_parts(
     channel: Channel, strategy: Strategy, arrays: Arrays, clients: Mapping[str, EnrolledClient], server_round: int
 ) -> ClosingEvaluation:
-    """Ask simulated clients in parts, so that few messages are in memory at once."""
+    """Ask simulated clients in parts.
+
+    Then the messages of one part alone are in memory.
+    """
     # Real clients are asked together. Each part would wait for its slowest client.
     size = max(1, len(clients)) if channel.one_by_one else _PART
     evaluations: dict[str, Evaluation] = {}
