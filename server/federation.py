@@ -104,10 +104,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
 
 
 def _reply_seconds(round_deadline: float | None, *, simulated: bool) -> float | None:
-    """Return the seconds that a round waits for replies.
-
-    None waits for all.
-    """
+    """Return the seconds that a round waits for replies, None for all."""
     # Nothing can cut off a simulated client, so waiting for it always ends.
     if simulated:
         return None
@@ -154,7 +151,7 @@ class _Run:
         if state.status == "complete":
             # The last file to be written. A process that is killed before it leaves a run that can be resumed.
             self._save_checkpoint()
-            close_at_clients(self.channel, state.clients)
+            close_at_clients(self.channel, state.clients if state.context.sizes is None else {})
 
     def _run_rounds(self, tracker: Tracker) -> None:
         state, config, context = self.state, self.state.config, self.state.context
@@ -312,6 +309,7 @@ def _begin(
             one_by_one=channel.one_by_one,
             waiting=channel.waiting,
             wait_seconds=config.join_deadline,
+            sizes=context.sizes,
         )
     clients, joined, mismatched = _clients_of(enrollment, earlier, min_clients)
     first = {name: client for name, client in clients.items() if name not in joined}

@@ -119,16 +119,18 @@ def _check_target(folder: Path, source: ImageSource) -> None:
 def _facts(name: str, scan: Scan, partition: Partition, *, natural: bool) -> dict[str, Any]:
     clients, num_clients = [], len(partition.num_units)
     for client in range(num_clients):
-        own = (partition.owner == client) & scan.usable
-        train = own & ~partition.held_out & (np.arange(len(own)) < scan.num_train)
-        if not train.any():
+        own = partition.rows_of(client)
+        own = own[scan.usable[own]]
+        held_out = partition.held_out[own]
+        train = int((~held_out & (own < scan.num_train)).sum())
+        if not train:
             raise DataError(
                 f"client {client} of {num_clients} would have no usable image to train on: raise "
                 "data.min-client-size, lower data.test-fraction or use fewer clients"
             )
         title = scan.client_names[client] if natural else None
-        test = int((own & partition.held_out).sum())
-        clients.append({"folder": f"client-{client:05d}", "name": title, "train": int(train.sum()), "test": test})
+        test = int(held_out.sum())
+        clients.append({"folder": f"client-{client:05d}", "name": title, "train": train, "test": test})
     return {
         "source": name,
         "clients": clients,
