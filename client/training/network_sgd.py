@@ -21,7 +21,7 @@ from client.training.per_example_gradients import (
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
 from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
-from common.privacy.clipping import clipped_sum
+from common.privacy.clipping import add_clipped
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract.client")
@@ -148,7 +148,7 @@ def _clipped_sums(
         total = np.zeros(weights.size)
         for gradient in _unit_gradients(network, provide, training_set, members, batch, settings, step):
             # Each unit by itself and in float64. Clipping a sum would not bound what one unit adds.
-            total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
+            add_clipped(total, gradient, max_grad_norm=plan.max_grad_norm)
         return total
 
     return clipped
@@ -166,13 +166,13 @@ def _unit_gradients(
     settings: LocalSettings,
     step: int,
 ) -> Iterator[np.ndarray]:
-    """Yield each unit's gradient, (p,) float64, the mean over its images."""
+    """Yield each unit's gradient, (p,), the mean over its images in float64."""
 
     def gradients(rows: np.ndarray) -> Iterator[np.ndarray]:
         for first in range(0, len(rows), _CHUNK):
             part = rows[first : first + _CHUNK]
             examples = training_set.batch(network, part, settings, step=step)
-            yield from (gradient.astype(np.float64) for gradient in provide(examples, training_set.digests[part]))
+            yield from provide(examples, training_set.digests[part])
 
     rows = members.rows(batch)
     if not members.grouped:
@@ -184,7 +184,7 @@ def _unit_gradients(
         # A warning about a non-finite gradient would reveal that its unit was in this batch.
         with np.errstate(over="ignore", invalid="ignore"):
             # Averaged before clipping, so that the unit as a whole is bounded and not each image.
-            yield np.asarray(sum(gradients(own)) / len(own))
+            yield np.asarray(sum(gradient.astype(np.float64) for gradient in gradients(own)) / len(own))
 
 
 def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:

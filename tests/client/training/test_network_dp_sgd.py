@@ -59,16 +59,16 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
     plan = PrivacyPlan("dp-sgd", "image", 12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     local = LocalSettings(1.0, 0.0, 1, 12, augmentation=("crop",), stream=b"r", physical_batch_size=physical)
     everyone = rows_of(12, 32, 3)
-    original = network_training.clipped_sum
+    original = network_training.add_clipped
 
     def gradients(kept: np.ndarray) -> set[bytes]:
         seen: set[bytes] = set()
 
-        def spy(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-            seen.add(gradients.tobytes())
-            return original(gradients, max_grad_norm=max_grad_norm)
+        def spy(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
+            seen.add(gradient.tobytes())
+            original(total, gradient, max_grad_norm=max_grad_norm)
 
-        monkeypatch.setattr(network_training, "clipped_sum", spy)
+        monkeypatch.setattr(network_training, "add_clipped", spy)
         rows = TrainingSet(everyone.images[kept], everyone.labels[kept], everyone.digests[kept])
         train_network_privately(network, arrays, rows, plan, local, repeating())
         return seen
