@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 
@@ -20,7 +21,7 @@ from client.training.per_example_gradients import (
 )
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
-from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
+from common.models.classifier import AnyNetwork, CnnNetwork, load_arrays, trained_arrays
 from common.privacy.clipping import clipped_sum
 from common.privacy.plan import PrivacyPlan
 
@@ -70,11 +71,34 @@ def train_network(
     new arrays are float32. The public stream `rng` orders the batches.
     """
     load_arrays(network, arrays)
+    with _channels_last(network):
+        _descend(network, training_set, settings, shuffled_batches(len(training_set.labels), settings, rng))
+    return trained_arrays(network)
+
+
+@contextmanager
+def _channels_last(network: AnyNetwork) -> Iterator[None]:
+    """Compute with the small network's convolutions in the layout that is faster on CPUs."""
+    if not isinstance(network, CnnNetwork) or next(network.parameters()).device.type != "cpu":
+        yield
+        return
+    network.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        # Gradients of single examples and predictions round by layout, and must not depend on what was trained before.
+        network.to(memory_format=torch.contiguous_format)
+
+
+def _descend(
+    network: AnyNetwork, training_set: TrainingSet, settings: LocalSettings, batches: list[np.ndarray]
+) -> None:
+    """Take one step on each batch, in place."""
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal_mu else []
     optimizer = _torch_optimizer(trained, settings)
-    for step, batch in enumerate(shuffled_batches(len(training_set.labels), settings, rng)):
+    for step, batch in enumerate(batches):
         optimizer.zero_grad()
         physical = settings.physical_batch_size or len(batch)
         for first in range(0, len(batch), physical):
@@ -84,7 +108,6 @@ def train_network(
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - origin, alpha=settings.proximal_mu)
         optimizer.step()
-    return trained_arrays(network)
 
 
 def _torch_optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer:
