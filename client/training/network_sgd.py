@@ -82,12 +82,15 @@ def _channels_last(network: AnyNetwork) -> Iterator[None]:
     if not isinstance(network, CnnNetwork) or next(network.parameters()).device.type != "cpu":
         yield
         return
-    network.to(memory_format=torch.channels_last)
+    filters = [parameter for parameter in network.parameters() if parameter.ndim == 4]
+    for parameter in filters:
+        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     try:
         yield
     finally:
         # Gradients of single examples and predictions round by layout, and must not depend on what was trained before.
-        network.to(memory_format=torch.contiguous_format)
+        for parameter in filters:
+            parameter.data = parameter.data.contiguous()
 
 
 def _descend(
