@@ -15,6 +15,7 @@ from client.secure.secrets_file import SecretsFile
 from client.session import ClientSession, client_name
 from client.training.dp_sgd import FRESH_STREAMS, FreshStreams
 from common.errors import FederationError
+from common.ledger.identity_key import simulated_roster
 from common.messages.fields import ARRAYS, WORDS
 from common.messages.secure_words import SecureWords
 from common.secagg.noise_shares import values_of_sum
@@ -97,7 +98,7 @@ class OpenClient:
         config = self.harness.config
         names = [client_name(other) for other in range(config.num_clients)]
         one = self.harness.session(images, names[self.number], streams=streams)
-        party = simulated_party(names[self.number], names, seed=config.seed)
+        party = simulated_party(names[self.number], simulated_roster(config.seed, names), seed=config.seed)
         return OpenSession(
             one.name, one.rows, one.trainer, one.policy_file, one.home, one.pinned, party, streams,
             dict.fromkeys(names, self.harness.num_units),
