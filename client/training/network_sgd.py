@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -22,7 +23,7 @@ from client.training.per_example_gradients import (
 )
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
-from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
+from common.models.classifier import AnyNetwork, CnnNetwork, load_arrays, trained_arrays
 from common.privacy.clipping import add_clipped
 from common.privacy.plan import PrivacyPlan
 
@@ -72,11 +73,37 @@ def train_network(
     new arrays are float32. The public stream `rng` orders the batches.
     """
     load_arrays(network, arrays)
+    with _channels_last(network):
+        _descend(network, training_set, settings, shuffled_batches(len(training_set.labels), settings, rng))
+    return trained_arrays(network)
+
+
+@contextmanager
+def _channels_last(network: AnyNetwork) -> Iterator[None]:
+    """Compute with the small network's convolutions in the layout that is faster on CPUs."""
+    if not isinstance(network, CnnNetwork) or next(network.parameters()).device.type != "cpu":
+        yield
+        return
+    filters = [parameter for parameter in network.parameters() if parameter.ndim == 4]
+    for parameter in filters:
+        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        # Gradients of single examples and predictions round by layout, and must not depend on what was trained before.
+        for parameter in filters:
+            parameter.data = parameter.data.contiguous()
+
+
+def _descend(
+    network: AnyNetwork, training_set: TrainingSet, settings: LocalSettings, batches: list[np.ndarray]
+) -> None:
+    """Take one step on each batch, in place."""
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal_mu else []
     optimizer = _torch_optimizer(trained, settings)
-    for step, batch in enumerate(shuffled_batches(len(training_set.labels), settings, rng)):
+    for step, batch in enumerate(batches):
         optimizer.zero_grad()
         physical = settings.physical_batch_size or len(batch)
         for first in range(0, len(batch), physical):
@@ -86,7 +113,6 @@ def train_network(
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - origin, alpha=settings.proximal_mu)
         optimizer.step()
-    return trained_arrays(network)
 
 
 def _torch_optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer:
