@@ -31,8 +31,8 @@ def seconds_a_round(folder: Path) -> float:
     """
     first = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])
     summary = json.loads((folder / "summary.json").read_text())
-    rest: float = summary["seconds"]["rounds"] - first["seconds"]
-    return rest / (summary["rounds"] - 1)
+    seconds: float = (summary["seconds"]["rounds"] - first["seconds"]) / (summary["rounds"] - 1)
+    return seconds
 
 
 def seconds_of_rounds(folder: Path) -> list[float]:
