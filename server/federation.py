@@ -20,7 +20,7 @@ from common.messages.fields import Releases
 from common.messages.secure_words import SecureWords
 from common.models.initialization import initial_arrays
 from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 from common.system.paths import bract_home
 from server.aggregation.statistics_head import head_solver
 from server.aggregation.strategies import build_strategy, check_strategy
@@ -276,7 +276,7 @@ def _head_keeper(directory: RunDirectory, *, simulated: bool) -> HeadKeeper:
 
 def _server_folder() -> Path:
     folder = bract_home() / "server"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder, mode=0o700)
     return folder
 
 

@@ -69,8 +69,7 @@ def make_context(
         record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
         partition = load_or_make_partition(config, scanned)
         sides = counts_by_kind(scanned.scan, partition, counted=config.privacy.metrics != "none")
-        exact_sum = config.secure if config.sums_exactly else None
-        few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=config.privacy.strict_rows)
+        few = exposed_rows(sides, scanned.scan.classes, config.exact_sum, strict=config.privacy.strict_rows)
         units = partition.num_groups if config.privacy.unit == "group" else partition.num_units
         planned = np.unique(units).tolist() if config.is_local_dp else [config.cohort_size] * config.private
         accounting = _account(config.plan, planned)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
+from common.system.files import make_folder
 
 _RECORD = np.dtype([("digest", "V32"), ("checksum", "<u4")])
 # A system maps neighbours of a page that is read, 64 KiB of them on Linux. So many bytes may be mapped by reading.
@@ -97,7 +98,7 @@ class ContentStore:
     """A folder of rows of one shape and type, shared by processes."""
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, mode=0o700)
         self.folder = folder
         self._row_shape, self._dtype = row_shape, np.dtype(dtype)
         self._places: dict[bytes, int] = {}

@@ -31,8 +31,9 @@ def seconds_a_round(folder: Path) -> float:
     """
     first = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])
     summary = json.loads((folder / "summary.json").read_text())
-    seconds: float = (summary["seconds"]["rounds"] - first["seconds"]) / (summary["rounds"] - 1)
-    return seconds
+    rest: float = summary["seconds"]["rounds"] - first["seconds"]
+    later: int = summary["rounds"] - 1
+    return rest / later
 
 
 def seconds_of_rounds(folder: Path) -> list[float]:

@@ -25,6 +25,7 @@ from common.data.partitioning.privacy_units import group_rows
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
+from common.system.files import make_folder
 from common.system.progress import ProgressFactory
 
 MANIFEST = "manifest.csv"
@@ -56,7 +57,7 @@ def export_partition(config: RunConfig, source: ImageSource, folder: Path, progr
     settings = {k: v for k, v in resolved(config).items() if k in ("seed", "num-clients") or k.startswith("data.")}
     facts |= {"settings": settings, "bract": version("bract")}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         # mkdtemp makes a folder that only its owner can read.
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
