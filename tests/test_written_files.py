@@ -25,6 +25,7 @@ WRITTEN_WHOLE: dict[str, tuple[bool | None, int | None]] = {
     # State that a run or a budget goes on from.
     "server/rounds/node_registry.py forget_node": (True, OWNER),
     "server/state/checkpoint.py save_checkpoint": (True, ALL),
+    "server/state/client_roll.py move_out": (True, ALL),
     "server/state/run_directory.py create": (True, ALL),
     "server/state/run_directory.py run_id": (True, ALL),
     "client/training/personal_tensors.py keep": (None, OWNER),  # durable at a real client

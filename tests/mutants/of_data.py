@@ -287,7 +287,7 @@ planted(
     _TIMES,
     cohorts.draw_cohorts,
     {
-        "a client twice in a cohort": ("if name not in set(chosen)]", "]"),
+        "a client twice in a cohort": ("if name not in early]", "]"),
     },
 )
 planted(

@@ -6,7 +6,7 @@ from client.home import OwnHome
 from client.session import ClientSession
 from client.training.personal_tensors import PersonalState
 from common.system import files
-from server.state import checkpoint
+from server.state import checkpoint, client_roll
 from server.state.run_directory import RunDirectory
 from tests import test_written_files as written
 from tests.client import test_personal_state as personal
@@ -106,6 +106,13 @@ planted(
     checkpoint.save_checkpoint,
     {
         "a checkpoint that a power failure takes": ("durable=True", "durable=False"),
+    },
+)
+planted(
+    written_checkpoints.test_facts_of_many_clients_are_on_the_disk_before_the_checkpoint_names_them,
+    client_roll.move_out,
+    {
+        "sizes of clients that a power failure takes": ("durable=True", "durable=False"),
     },
 )
 planted(

@@ -59,24 +59,24 @@ planted(
     },
 )
 
-_DROP, _CLOSING = ReplyCollector._drop_older_ledgers, closing_evaluation.evaluate_at_clients
+_DROP, _CLOSING = ReplyCollector._drop_older_ledgers, closing_evaluation._evaluate_in_parts
 _EVALUATED = partial(
     paths.test_a_closing_evaluation_with_an_older_forked_or_forged_ledger_does_not_count, odd=head_of(1, 8)
 )
 _CLOSED = paths.test_a_closing_message_brings_the_last_head_and_an_older_one_is_heard
-_NO_KEEPER = "ReplyCollector(Channel(channel.grid, channel.releases, channel.run_id), clients, "
+_NO_KEEPER = "ReplyCollector(Channel(channel.grid, channel.releases, channel.run_id), "
 planted(
     _EVALUATED,
     _CLOSING,
     {
-        "heads that nobody looks at in the closing evaluation": ("ReplyCollector(channel, clients, ", _NO_KEEPER),
+        "heads that nobody looks at in the closing evaluation": ("ReplyCollector(channel, ", _NO_KEEPER),
     },
 )
 planted(
     _CLOSED,
     closing_evaluation.close_at_clients,
     {
-        "heads that nobody looks at when a run is closed": ("ReplyCollector(channel, clients, ", _NO_KEEPER),
+        "heads that nobody looks at when a run is closed": ("ReplyCollector(channel, ", _NO_KEEPER),
     },
 )
 planted(

@@ -15,12 +15,20 @@ from common.errors import BundleError, ConfigError
 from common.privacy import policy as policies
 from common.privacy.policy import ANYTHING, Policy, load_policy
 from common.system import app_bundle
+from simulations import app as simulation
 from tests.client import test_admission as admitted
 from tests.common.privacy import test_policy as limits
 from tests.common.system import test_app_bundle as bundles
 from tests.contracts import test_whole_digests as digests
 from tests.mutants.faults import every_case, planted
+from tests.simulations import test_simulate as simulated
 from tests.support.clients.own_clients import OwnClient, write_images
+
+planted(
+    simulated.test_a_policy_of_the_clients_is_asked_about_by_each_of_them,
+    simulation.make_context,
+    {"simulated clients that nobody asks about their policy": (" or config.privacy.policy)", ")")},
+)
 
 
 def every_limit_is_in_the_digest() -> None:

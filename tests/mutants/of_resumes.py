@@ -1,7 +1,8 @@
 """Runs that go on as another run, or with other clients."""
 
-from server.state import resume
+from server.state import client_roll, resume
 from tests.mutants.faults import every_case, planted, planted_value
+from tests.server.state import test_client_roll as rolls
 from tests.server.state import test_resumed_clients as resumed
 
 _RESUMED = resumed.test_a_resumed_run_is_the_same_run_with_the_same_clients
@@ -32,6 +33,16 @@ planted(
     resume._agreed,
     {
         "a resumed run without its classes": ('"classes": list(declaration.classes)', '"classes": []'),
+    },
+)
+planted(
+    every_case(rolls.test_a_missing_or_changed_roll_is_one_clear_error),
+    client_roll.read_back,
+    {
+        "sizes of clients that have changed on the disk": (
+            "hashlib.sha256(content).hexdigest() != digest",
+            "not content",
+        )
     },
 )
 planted_value("a privacy setting that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.delta"))
