@@ -25,9 +25,17 @@ def run_simulation(settings: Mapping[str, Any], scratch: str) -> tuple[dict[str,
 
 
 def seconds_of_rounds(folder: Path) -> list[float]:
-    """Return the seconds of each round but the first.
+    """Return the seconds of each round but the first."""
+    return _seconds(folder)[1:]
+
+
+def first_round_seconds(folder: Path) -> float:
+    """Return the seconds of the first round.
 
     That one also opens the workers and the clients' data.
     """
-    lines = (folder / "rounds.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines[1:]]
+    return _seconds(folder)[0]
+
+
+def _seconds(folder: Path) -> list[float]:
+    return [json.loads(line)["seconds"] for line in (folder / "rounds.jsonl").read_text().splitlines()]
