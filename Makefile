@@ -14,7 +14,7 @@ marked = $(shell grep -rlE 'mark\.$(1)\b' tests --include='test_*.py')
 LONG := $(patsubst %,tests/integration/test_%.py,engines documented_use separate_machines server_commands \
 	network_faults pinned_bundle planted_secret own_federation)
 
-.PHONY: demo test test-avx2 test-slow soak check clean
+.PHONY: demo test test-avx2 test-slow soak gpu-check check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ test-slow: $(VENV)/.installed-dev
 # Takes an hour or so: fifty kills of each kind, the whole grid of accounting. Figures go into the closing note of a change.
 soak: $(VENV)/.installed-dev
 	$(PYTEST) -m soak
+
+# Holds a GPU's results against the processor's and times both, in three to four minutes. Ends with 2 where there is no GPU.
+gpu-check: $(VENV)/.installed
+	$(BIN)/python -m simulations.device_check --json gpu-check.json
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -117,7 +117,7 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
         rows, epochs = min(size, 256 if len(trainer.input_shape) == 1 or config.model.backbone == "cnn" else 32), 1
     training = config.training.model_copy(update={"local_epochs": epochs})
     short = Trainer(config.model_copy(update={"training": training}), trainer.input_shape, trainer.classes)
-    shard = _random_shard(trainer.input_shape, len(trainer.classes), rows)
+    shard = random_shard(trainer.input_shape, len(trainer.classes), rows)
     plan = short.config.plan(rows) if config.mechanism.clips_units else None
     counts = label_counts_of(shard, len(trainer.classes), plan)
     train: Callable[[], object]
@@ -136,7 +136,8 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     return round(seconds * config.cohort_size * config.num_rounds, 1)
 
 
-def _random_shard(shape: tuple[int, ...], num_classes: int, rows: int) -> Shard:
+def random_shard(shape: tuple[int, ...], num_classes: int, rows: int) -> Shard:
+    """Return made-up training examples of a client, each a unit of its own."""
     rng = np.random.default_rng(0)
     if len(shape) == 1:
         inputs = rng.standard_normal((rows, *shape)).astype(np.float32)

@@ -111,7 +111,7 @@ def _in_process(
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    make = partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn)
+    make = partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn, in_order=True)
     # `run_job` adds to the summary and writes the report then. Written by the run too, it would cost its time twice.
     server_app = create_app(lambda config: replace(make(config), reports=False))
     try:

@@ -109,9 +109,17 @@ def gradients_in_slots(
         inputs[torch.from_numpy(rows < 0)] = 0
         turned = chunk.inputs if chunk.turned is None else chunk.turned
         gradients = batched(trained, (inputs, chunk.labels, turned, chunk.turns))
-        flat = torch.cat([gradients[name].flatten(1) for name in trained], dim=1).float().cpu().numpy()
-        for slot in np.flatnonzero(rows >= 0):
-            yield flat[slot]
+        filled = torch.from_numpy(np.flatnonzero(rows >= 0)).to(inputs.device)
+        yield from _on_processor(torch.cat([gradients[name].flatten(1)[filled] for name in trained], dim=1))
+
+
+def _on_processor(gradients: torch.Tensor) -> np.ndarray:
+    """Return gradients (k, p) as float32 in the processor's memory."""
+    if gradients.device.type != "cuda":
+        return np.asarray(gradients.float().cpu().numpy())
+    # Into pages that the device may write itself. PyTorch keeps them for the next chunk.
+    pages = torch.empty(gradients.shape, dtype=torch.float32, pin_memory=True)
+    return np.asarray(pages.copy_(gradients).numpy())
 
 
 def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:

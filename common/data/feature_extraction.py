@@ -38,6 +38,8 @@ class RowSink(Protocol):
 def choose_device(wanted: str) -> str:
     """Return the torch device that a setting asks for.
 
+    From then on a GPU of NVIDIA computes in full float32 and rounds equal inputs alike.
+
     Raises:
         DataError: The setting names a device that this machine does not have.
     """
@@ -45,12 +47,27 @@ def choose_device(wanted: str) -> str:
 
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+        wanted = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
     if not present[wanted]:
         raise DataError(
             f"system.device={wanted!r} is not present on this machine; 'auto' takes the best device that is"
         )
+    if wanted == "cuda":
+        _use_exact_kernels()
     return wanted
+
+
+def _use_exact_kernels() -> None:
+    """Make cuDNN and cuBLAS keep float32 and choose kernels by shape alone."""
+    import torch
+
+    # By default convolutions keep ten bits of each factor, and some kernels add in an order that changes from call to
+    # call. An image's gradient would then differ by its neighbours, which the clip bound does not cover.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    # Timing the kernels would choose another one by how busy the device is.
+    torch.backends.cudnn.benchmark = False
 
 
 def square(image: "Image", side: int, interpolation: str = "bicubic") -> "Image":

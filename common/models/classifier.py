@@ -49,13 +49,16 @@ class Network(nn.Module):
     def prepare(self, cached: np.ndarray) -> torch.Tensor:
         """Convert cached features or images to the network's input.
 
-        Features (n, d) stay as they are; images (n, side, side, channels) uint8 become normalised (n, 3, side, side).
+        Features (n, d) stay as they are; images (n, side, side, channels) uint8 become normalised (n, 3, side, side),
+        which are on the network's device.
         """
         inputs = torch.from_numpy(np.ascontiguousarray(cached))
         if self.body is None:
             return inputs
-        pixels = inputs.permute(0, 3, 1, 2).float()
-        return (pixels.expand(-1, 3, -1, -1) - self.get_buffer("mean").cpu()) / self.get_buffer("std").cpu()
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        # As bytes they are on the way to the device for a quarter of the time.
+        pixels = inputs.to(mean.device).permute(0, 3, 1, 2).float()
+        return (pixels.expand(-1, 3, -1, -1) - mean) / std
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return scaled features (n, d) of prepared inputs."""

@@ -24,18 +24,13 @@ def run_simulation(settings: Mapping[str, Any], scratch: str) -> tuple[dict[str,
     return run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
 
 
-def seconds_of_rounds(folder: Path) -> list[float]:
-    """Return the seconds of each round but the first."""
-    return _seconds(folder)[1:]
+def seconds_a_round(folder: Path) -> float:
+    """Return the mean seconds of a round with its checkpoint and files.
 
-
-def first_round_seconds(folder: Path) -> float:
-    """Return the seconds of the first round.
-
-    That one also opens the workers and the clients' data.
+    The first round opens the workers and is left out.
     """
-    return _seconds(folder)[0]
-
-
-def _seconds(folder: Path) -> list[float]:
-    return [json.loads(line)["seconds"] for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    first = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])
+    summary = json.loads((folder / "summary.json").read_text())
+    rest: float = summary["seconds"]["rounds"] - first["seconds"]
+    later: int = summary["rounds"] - 1
+    return rest / later
