@@ -34,12 +34,3 @@ def seconds_a_round(folder: Path) -> float:
     rest: float = summary["seconds"]["rounds"] - first["seconds"]
     later: int = summary["rounds"] - 1
     return rest / later
-
-
-def seconds_of_rounds(folder: Path) -> list[float]:
-    """Return the seconds of each round but the first.
-
-    That one also opens the workers and the clients' data.
-    """
-    lines = (folder / "rounds.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines[1:]]
