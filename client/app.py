@@ -108,12 +108,9 @@ def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
 
 def declare(content: RecordDict, session: ClientSession) -> Answer:
     """Declare this client's public constants and agree to the whole run."""
-    trainer, digest = session.trainer, ""
-    if trainer.config.model.backbone != "cnn":
-        from common.models.backbone_info import backbone_info
-
-        digest = backbone_info(trainer.config.backbone_spec).sha256
-    run = run_id_of(content)
+    trainer, run = session.trainer, run_id_of(content)
+    # Before the client agrees: without its weights it would be charged a run in which it cannot train.
+    digest = trainer.backbone_sha256
     head = session.guard(run).agree(run)
     declared = Declaration(
         session.name, session.rows.num_units, trainer.classes, trainer.input_shape, digest, session.pinned

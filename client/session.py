@@ -31,10 +31,12 @@ from common.data.scan import Scan
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import ConfigError
 from common.ledger.data_holder import own_holder
+from common.ledger.identity_key import simulated_roster
 from common.ledger.image_index import charged_by_earlier_code
 from common.models.weight_files import RANDOM
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import ANYTHING, load_policy
+from common.secagg.protocol.roster import Roster
 
 ClientRef = int | str  # number of a simulated client, or the folder of a real one
 _RUNS, _SESSIONS = 4, 64
@@ -191,8 +193,7 @@ class RunClients:
         # Secure sums need the ledger too, where nothing is accounted: it says which round was answered.
         keeps_ledger = config.private or config.secure is not None
         home = SimulatedHome(name, config.seed, keeps_ledger, durable, Path(config.output_dir))
-        names = [client_name(other) for other in range(config.num_clients)]
-        party = simulated_party(name, names, seed=config.seed) if config.secure else None
+        party = simulated_party(name, self._roster, seed=config.seed) if config.secure else None
         return ClientSession(name, rows, self._trainer, policy, home, pinned=pinned, party=party)
 
     # Shared by all simulated clients: loading the images, or building the first model, takes seconds.
@@ -200,6 +201,10 @@ class RunClients:
     def _population(self) -> tuple[Prepared, Partition]:
         prepared = prepare(self.config)
         return prepared, load_or_make_partition(self.config, prepared)
+
+    @cached_property
+    def _roster(self) -> Roster:
+        return simulated_roster(self.config.seed, map(client_name, range(self.config.num_clients)))
 
     @cached_property
     def _subgroups(self) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from common.messages.fields import Releases
 from common.messages.secure_words import SecureWords
 from common.models.initialization import initial_arrays
 from common.privacy.noise_error import CURRENT_SAMPLER, FLOATING_POINT
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 from common.system.paths import bract_home
 from server.aggregation.statistics_head import head_solver
 from server.aggregation.strategies import build_strategy, check_strategy
@@ -104,10 +104,7 @@ def run_federation(grid: Grid, config: RunConfig, make_context: Callable[[RunCon
 
 
 def _reply_seconds(round_deadline: float | None, *, simulated: bool) -> float | None:
-    """Return the seconds that a round waits for replies.
-
-    None waits for all.
-    """
+    """Return the seconds that a round waits for replies, None for all."""
     # Nothing can cut off a simulated client, so waiting for it always ends.
     if simulated:
         return None
@@ -154,7 +151,7 @@ class _Run:
         if state.status == "complete":
             # The last file to be written. A process that is killed before it leaves a run that can be resumed.
             self._save_checkpoint()
-            close_at_clients(self.channel, state.clients)
+            close_at_clients(self.channel, state.clients if state.context.sizes is None else {})
 
     def _run_rounds(self, tracker: Tracker) -> None:
         state, config, context = self.state, self.state.config, self.state.context
@@ -279,7 +276,7 @@ def _head_keeper(directory: RunDirectory, *, simulated: bool) -> HeadKeeper:
 
 def _server_folder() -> Path:
     folder = bract_home() / "server"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder, mode=0o700)
     return folder
 
 
@@ -312,6 +309,7 @@ def _begin(
             one_by_one=channel.one_by_one,
             waiting=channel.waiting,
             wait_seconds=config.join_deadline,
+            sizes=context.sizes,
         )
     clients, joined, mismatched = _clients_of(enrollment, earlier, min_clients)
     first = {name: client for name, client in clients.items() if name not in joined}

@@ -30,6 +30,9 @@ class RunContext:
         data_warnings: Sentences about the images' values; simulations only.
         seconds: Seconds of phases before the run, such as `features`, by name.
         reports: Whether the run writes its report; False where a command writes it that still adds to the summary.
+        sizes: Declared number of each client's units by name, in the order of the nodes; only for simulations whose
+            clients keep nothing and would repeat public facts. They are asked neither to declare themselves nor to
+            close the run. None where each client must agree by itself.
         record_images: Writes into a new run's folder which images it has, those of a simulation and public ones.
     """
 
@@ -44,4 +47,5 @@ class RunContext:
     data_warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     reports: bool = True
+    sizes: Mapping[str, int] | None = None
     record_images: Callable[[Path], None] | None = None

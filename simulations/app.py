@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.session import client_name
 from client.training.trainer import Trainer
 from common.commands.early_checks import refuse_missing_folder, refuse_unknown_rows
 from common.config.schema import RunConfig
@@ -38,6 +39,7 @@ def make_context(
     tracker: Tracker | None = None,
     progress: ProgressFactory = no_progress,
     warn: Callable[[str], object] = _log.warning,
+    in_order: bool = False,
 ) -> RunContext:
     """Prepare the data of a simulation, its partition and its own evaluator.
 
@@ -48,6 +50,7 @@ def make_context(
         tracker: Receives the results of each round. The default writes them to the log.
         progress: Shows the progress of the backbone pass.
         warn: Called with each warning, before anything is trained.
+        in_order: Whether the grid numbers its nodes like the clients. Then these need not tell who they are.
 
     Raises:
         ConfigError: The settings allow no privacy plan for some client, or refuse a row of a secure sum.
@@ -65,32 +68,41 @@ def make_context(
         scanned = preparation.scanned
         record = _checked_record(config.data, scanned, Path(config.output_dir) if config.resume else None)
         partition = load_or_make_partition(config, scanned)
-        held = class_counts(scanned.scan, partition)
-        exact_sum, strict = config.secure if config.sums_exactly else None, config.privacy.strict_rows
         sides = counts_by_kind(scanned.scan, partition, counted=config.privacy.metrics != "none")
-        few = exposed_rows(sides, scanned.scan.classes, exact_sum, strict=strict)
-        sizes = [config.cohort_size] if config.private else []
-        if config.is_local_dp:
-            sizes = np.unique(partition.num_groups if config.privacy.unit == "group" else partition.num_units).tolist()
-        accounting = _account(config.plan, sizes)
+        few = exposed_rows(sides, scanned.scan.classes, config.exact_sum, strict=config.privacy.strict_rows)
+        units = partition.num_groups if config.privacy.unit == "group" else partition.num_units
+        planned = np.unique(units).tolist() if config.is_local_dp else [config.cohort_size] * config.private
+        accounting = _account(config.plan, planned)
         prepared = preparation.finish()
     trainer = Trainer(config, prepared.inputs.shape[1:], prepared.scan.classes)
     context = _context(trainer, tracker, progress, record)
     evaluator = PooledEvaluator(trainer, prepared, partition)
+    keep_nothing = not (config.private or config.secure is not None or config.privacy.policy)
     data_warnings = (*unused_ranges(prepared.scan, partition.owner, tones_of(config.data)), *few)
-    for warning in data_warnings:
-        warn(warning)
+    _warn_all(warn, data_warnings)
     return replace(
         context,
         simulated=True,
         evaluate=evaluator.pooled,
         evaluate_by_client=evaluator.by_client,
-        class_counts=held,
+        class_counts=class_counts(scanned.scan, partition),
         seconds={"features": prepared.seconds, "accounting": accounting},
         images_unused=partition.images_unused,
         skipped_files=len(prepared.scan.faults),
         data_warnings=data_warnings,
+        sizes=_sizes_by_name(units) if in_order and keep_nothing else None,
     )
+
+
+def _sizes_by_name(units: np.ndarray) -> dict[str, int]:
+    # Only for clients that keep nothing. Others must agree by themselves: their ledger must hold the plan, their
+    # policy can refuse it, and closing erases the secrets of a secure sum.
+    return {client_name(number): int(size) for number, size in enumerate(units)}
+
+
+def _warn_all(warn: Callable[[str], object], warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        warn(warning)
 
 
 def _account(plan: Callable[[int], PrivacyPlan], sizes: Iterable[int]) -> float:

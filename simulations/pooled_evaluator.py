@@ -3,6 +3,9 @@
 A real federation has none. Its results are marked `simulation_only`.
 """
 
+from functools import cached_property
+from itertools import pairwise
+
 import numpy as np
 
 from client.session import client_name
@@ -26,23 +29,30 @@ class PooledEvaluator:
     """
 
     def __init__(self, trainer: Trainer, prepared: Prepared, partition: Partition) -> None:
-        rows = np.flatnonzero(partition.held_out)
-        order = rows[np.argsort(partition.owner[rows], kind="stable")]
         self._trainer = trainer
         self._start = trainer.initial_personal()
-        self._inputs = np.ascontiguousarray(prepared.inputs[order])
-        self._labels = prepared.scan.labels[order]
-        owners = partition.owner[order]
-        self._bounds = np.searchsorted(owners, np.arange(len(partition.num_units) + 1))
+        self._prepared, self._partition = prepared, partition
+
+    # Copied at the first evaluation only. A run without privacy makes none, and its images can fill the memory.
+    @cached_property
+    def _held_out(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Held-out inputs and labels by client, with the bounds of each client's."""
+        owner = self._partition.owner
+        rows = np.flatnonzero(self._partition.held_out)
+        order = rows[np.argsort(owner[rows], kind="stable")]
+        bounds = np.searchsorted(owner[order], np.arange(len(self._partition.num_units) + 1))
+        return np.ascontiguousarray(self._prepared.inputs[order]), self._prepared.scan.labels[order], bounds
 
     def by_client(self, arrays: Arrays) -> dict[str, Counts]:
         """Count a model's predictions on the held-out images of each client."""
-        logits = self._trainer.logits(self._start | arrays, self._inputs)
+        inputs, labels, bounds = self._held_out
+        logits = self._trainer.logits(self._start | arrays, inputs)
         return {
-            client_name(client): count(logits[start:stop], self._labels[start:stop])
-            for client, (start, stop) in enumerate(zip(self._bounds[:-1], self._bounds[1:], strict=True))
+            client_name(client): count(logits[start:stop], labels[start:stop])
+            for client, (start, stop) in enumerate(pairwise(bounds))
         }
 
     def pooled(self, arrays: Arrays) -> Counts:
         """Count a model's predictions on all held-out images together."""
-        return self._trainer.evaluate(self._start | arrays, self._inputs, self._labels)
+        inputs, labels, _ = self._held_out
+        return self._trainer.evaluate(self._start | arrays, inputs, labels)

@@ -21,6 +21,7 @@ from server.reporting.terminal_progress import TerminalProgress
 from server.reporting.tracking.registry import trackers
 from server.reporting.tracking.tracked_run import tracked
 from server.state.run_directory import RunDirectory, check_free, fresh_path
+from simulations.engines.memory import keep_freed_memory
 
 
 def run_job(
@@ -60,8 +61,11 @@ def run_job(
 
                 run_under_ray(config, progress)
             else:
-                # A network spends its time in torch, which lets other threads run.
-                workers = 1 if config.needs_no_torch else (os.cpu_count() or 1)
+                workers = 1
+                if not config.needs_no_torch:
+                    # A network spends its time in torch, which lets other threads run.
+                    workers = os.cpu_count() or 1
+                    keep_freed_memory()
                 _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
         summary = _summary_of(folder, engine)
         if baselines and summary["status"] == "complete":
@@ -107,7 +111,7 @@ def _in_process(
     from simulations.app import make_context
     from simulations.engines.in_process import run_in_process
 
-    make = partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn)
+    make = partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn, in_order=True)
     # `run_job` adds to the summary and writes the report then. Written by the run too, it would cost its time twice.
     server_app = create_app(lambda config: replace(make(config), reports=False))
     try:

@@ -107,6 +107,7 @@ def test_common_imports_flower_in_few_files() -> None:
     few = {
         "common/messages/codec.py",
         "common/messages/checks.py",
+        "common/messages/held_array.py",
         "common/messages/secure_messages.py",
         "common/messages/secure_words.py",
         "common/messages/serialization.py",

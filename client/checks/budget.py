@@ -126,7 +126,7 @@ def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerRep
     if not budget.images:
         return ok("budget", f"nothing spent yet of epsilon {policy.max_epsilon:g}")
     spent = (
-        f"the image that has spent most: epsilon {format_epsilon(budget.spent)} of {policy.max_epsilon:g} "
+        f"{budget.whose}: epsilon {format_epsilon(budget.spent)} of {policy.max_epsilon:g} "
         f"({policy.accountant.upper()}, delta {policy.delta:g})"
     )
     if not budget.nothing_left:

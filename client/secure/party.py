@@ -6,7 +6,7 @@ from client.client_config import Site
 from client.secure.roster_file import ROSTER_FILE, read_roster
 from common.config.secure_sum import SecureSum
 from common.errors import PolicyError
-from common.ledger.identity_key import own_identity, simulated_identity, simulated_roster
+from common.ledger.identity_key import own_identity, simulated_identity
 from common.privacy.policy import Policy
 from common.secagg.protocol.roster import Identity, Roster
 
@@ -19,9 +19,9 @@ class Party:
     identity: Identity
 
 
-def simulated_party(name: str, names: list[str], *, seed: int) -> Party:
-    """Return a simulated client, whose roster and key follow from the run's seed."""
-    return Party(simulated_roster(seed, names), simulated_identity(seed, name))
+def simulated_party(name: str, roster: Roster, *, seed: int) -> Party:
+    """Return a simulated client, whose key follows from the run's seed."""
+    return Party(roster, simulated_identity(seed, name))
 
 
 def own_party(site: Site, policy: Policy, constants: SecureSum) -> Party:

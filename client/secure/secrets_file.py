@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from common.errors import FederationError, LedgerError
 from common.secagg.protocol.client import ClientState
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 
 FOLDER = "secure-sums"
 
@@ -70,7 +70,7 @@ class SecretsFile:
         """
         content = json.dumps(dict(sizes)).encode() + b"\n" + state.to_bytes()
         try:
-            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.file.parent, mode=0o700)
             self._erase_parts()
             if not self.durable:
                 # A file system may write out at once what replaces a file. A simulation need not wait for that.

@@ -20,7 +20,7 @@ from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder
 from common.privacy.mechanisms.registry import DEFAULT_MECHANISM, MECHANISMS, mechanism_named
 from common.privacy.policy import load_policy
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 from common.system.progress import ProgressFactory
 
 _NO_ROSTER = ('aggregations = ["plain"]', '# roster = ""')
@@ -192,7 +192,7 @@ def _trust(name: str) -> str:
 
 def _write(site: Site, policy: str | None, authority: tuple[x509.Certificate, ...], roster: Path | None = None) -> None:
     """Write the folder's files."""
-    site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(site.folder, mode=0o700)
     make_node_key(site)
     if policy is not None:
         # Whole or not at all: a policy that was cut short would still load, without its last lines, such as the pin.

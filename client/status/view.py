@@ -48,17 +48,17 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
         say(console, "Spent   nothing yet")
         return
     left = "used up" if budget.nothing_left else f"about {budget.left:.3f} left"
+    units = budget.images if budget.by_unit[0].unit == "image" else budget.by_unit[0].units
     say(
         console,
-        f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: the image that has spent most, of {budget.images}, "
+        f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: {budget.whose}, of {units}, "
         "over all clients of this user; a plan that was begun counts in full",
     )
-    for row in budget.by_unit:
+    for row in budget.by_unit[1:]:
         # A group pays for all its images together, so it may have less left than any of them.
-        if row.unit == "group":
-            left = "used up" if row.nothing_left(budget.limit) else f"about {row.left(budget.limit):.3f} left"
-            spent = f"epsilon {format_epsilon(row.spent)}, {left}"
-            say(console, f"Groups  {spent}: the group of images that has spent most, of {row.units}")
+        left = "used up" if row.nothing_left(budget.limit) else f"about {row.left(budget.limit):.3f} left"
+        spent = f"epsilon {format_epsilon(row.spent)}, {left}"
+        say(console, f"Groups  {spent}: the group of images that has spent most, of {row.units}")
     if budget.alone != budget.spent:
         say(console, f"Alone   {format_alone(budget.alone)} if all other clients of its secure sums collude")
 

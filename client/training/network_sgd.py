@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
 
 from client.training.augmentation import augment, quarter_turns, view_seeds
 from client.training.dp_sgd import ClippedSum, PrivateStreams, UnitRows, check_summed, private_steps
+from client.training.gradients.batched_gradients import BatchedGradients, batched_is_right, slots_of
 from client.training.head_sgd import shuffled_batches
 from client.training.per_example_gradients import (
     Examples,
@@ -20,8 +23,8 @@ from client.training.per_example_gradients import (
 )
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
-from common.models.classifier import AnyNetwork, load_arrays, trained_arrays
-from common.privacy.clipping import clipped_sum
+from common.models.classifier import AnyNetwork, CnnNetwork, load_arrays, trained_arrays
+from common.privacy.clipping import add_clipped
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract.client")
@@ -70,11 +73,37 @@ def train_network(
     new arrays are float32. The public stream `rng` orders the batches.
     """
     load_arrays(network, arrays)
+    with _channels_last(network):
+        _descend(network, training_set, settings, shuffled_batches(len(training_set.labels), settings, rng))
+    return trained_arrays(network)
+
+
+@contextmanager
+def _channels_last(network: AnyNetwork) -> Iterator[None]:
+    """Compute with the small network's convolutions in the layout that is faster on CPUs."""
+    if not isinstance(network, CnnNetwork) or next(network.parameters()).device.type != "cpu":
+        yield
+        return
+    filters = [parameter for parameter in network.parameters() if parameter.ndim == 4]
+    for parameter in filters:
+        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        # Gradients of single examples and predictions round by layout, and must not depend on what was trained before.
+        for parameter in filters:
+            parameter.data = parameter.data.contiguous()
+
+
+def _descend(
+    network: AnyNetwork, training_set: TrainingSet, settings: LocalSettings, batches: list[np.ndarray]
+) -> None:
+    """Take one step on each batch, in place."""
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal_mu else []
     optimizer = _torch_optimizer(trained, settings)
-    for step, batch in enumerate(shuffled_batches(len(training_set.labels), settings, rng)):
+    for step, batch in enumerate(batches):
         optimizer.zero_grad()
         physical = settings.physical_batch_size or len(batch)
         for first in range(0, len(batch), physical):
@@ -84,7 +113,6 @@ def train_network(
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - origin, alpha=settings.proximal_mu)
         optimizer.step()
-    return trained_arrays(network)
 
 
 def _torch_optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer:
@@ -148,13 +176,23 @@ def _clipped_sums(
         total = np.zeros(weights.size)
         for gradient in _unit_gradients(network, provide, training_set, members, batch, settings, step):
             # Each unit by itself and in float64. Clipping a sum would not bound what one unit adds.
-            total += clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)
+            add_clipped(total, gradient, max_grad_norm=plan.max_grad_norm)
         return total
 
     return clipped
 
 
-Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
+@dataclass(frozen=True)
+class Provider:
+    """A way to per-example gradients.
+
+    Attributes:
+        gradients: (examples, their digests) -> their gradients, each valid until the next is asked for.
+        in_order: The gradients come in the order of the examples.
+    """
+
+    gradients: Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
+    in_order: bool
 
 
 def _unit_gradients(
@@ -166,47 +204,64 @@ def _unit_gradients(
     settings: LocalSettings,
     step: int,
 ) -> Iterator[np.ndarray]:
-    """Yield each unit's gradient, (p,) float64, the mean over its images."""
+    """Yield each unit's gradient, (p,), the mean over its images in float64."""
 
     def gradients(rows: np.ndarray) -> Iterator[np.ndarray]:
         for first in range(0, len(rows), _CHUNK):
             part = rows[first : first + _CHUNK]
             examples = training_set.batch(network, part, settings, step=step)
-            yield from (gradient.astype(np.float64) for gradient in provide(examples, training_set.digests[part]))
+            yield from provide.gradients(examples, training_set.digests[part])
 
     rows = members.rows(batch)
     if not members.grouped:
         yield from gradients(rows)
         return
     unit_of = members.units(rows)
-    for unit in np.unique(unit_of):
-        own = rows[unit_of == unit]
+    by_unit = rows[np.argsort(unit_of, kind="stable")]
+    # One stream over all units, since a chunk of one unit's images would be mostly empty.
+    stream = gradients(by_unit) if provide.in_order else None
+    ends = np.cumsum(np.unique(unit_of, return_counts=True)[1])
+    for own in np.split(by_unit, ends[:-1]) if len(rows) else []:
+        found = gradients(own) if stream is None else islice(stream, len(own))
         # A warning about a non-finite gradient would reveal that its unit was in this batch.
         with np.errstate(over="ignore", invalid="ignore"):
             # Averaged before clipping, so that the unit as a whole is bounded and not each image.
-            yield np.asarray(sum(gradients(own)) / len(own))
+            yield np.asarray(sum(gradient.astype(np.float64) for gradient in found) / len(own))
 
 
 def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:
-    """Choose how per-example gradients are computed on the network's device.
+    """Choose how per-example gradients are computed, by settings, network and device.
 
-    On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are used only if they give
-    the same gradients.
+    A way that computes several at once is taken only if it gives the gradients of one image at a time.
     """
+    # The outcome must not depend on the round, so what changes with it is left out of the check.
+    checked = replace(settings, learning_rate=0.0, stream=b"")
     on_cpu = next(network.parameters()).device.type == "cpu"
-    slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
+    batched = on_cpu and settings.gradients == "batched" and settings.autocast == "none"
+    several = slots_of(network) if batched else 1 if on_cpu else _SLOTS_ON_ACCELERATOR
+    slots = settings.physical_batch_size or several
+    if slots > 1 and batched and _batches_are_right(network, input_shape, checked, slots):
+        batches = BatchedGradients(network, settings, slots)
+        return Provider(lambda examples, _: batches(examples), in_order=True)
     # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
-    if slots > 1 and not _chunks_are_right(network, input_shape, replace(settings, learning_rate=0.0, stream=b"")):
+    if slots > 1 and not batched and not _chunks_are_right(network, input_shape, checked):
         _log.warning("gradients in chunks disagree with one at a time for this network: taking one at a time")
         slots = 1
-    if slots == 1:
-        return lambda examples, _: gradients_one_by_one(network, examples, settings)
-    return lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots)
+    if slots == 1 or batched:
+        return Provider(lambda examples, _: gradients_one_by_one(network, examples, settings), in_order=True)
+    return Provider(
+        lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots), in_order=False
+    )
 
 
 @lru_cache(maxsize=16)
 def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
     return providers_agree(network, input_shape, settings)
+
+
+@lru_cache(maxsize=16)
+def _batches_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, slots: int) -> bool:
+    return batched_is_right(network, input_shape, settings, slots=slots)
 
 
 def network_logits(

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.arrays import Arrays
 from common.errors import ConfigError
-from common.system.files import atomic_stream
+from common.system.files import atomic_stream, make_folder
 
 
 class PersonalState:
@@ -44,7 +44,7 @@ class PersonalState:
 
     def keep(self, server_round: int, arrays: Arrays) -> None:
         """Write the tensors after a round."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self._folder, mode=0o700)
         # The values depend on private images, so the file is never readable by others, not even at first.
         with atomic_stream(self._file(server_round), durable=self.durable, mode=0o600) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]

@@ -54,6 +54,15 @@ class Trainer:
     def __post_init__(self) -> None:
         check_class_weights(self.config.training.class_weights, len(self.classes))
 
+    @cached_property
+    def backbone_sha256(self) -> str:
+        """Digest of the backbone's weights, empty for the small network."""
+        if self.config.model.backbone == "cnn":
+            return ""
+        from common.models.backbone_info import backbone_info
+
+        return backbone_info(self.config.backbone_spec).sha256
+
     @property
     def trainable(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all trained tensors, personal ones included."""

@@ -95,6 +95,10 @@ def _more_rows(table: PlanTable) -> list[tuple[str, list[str]]]:
     ]
 
 
+def _values(table: PlanTable) -> str:
+    return "values of the sums" if table.config.takes_statistics else "trained parameters"
+
+
 def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
     """Yield pairs of a word and a note about it."""
     config, plan, counts = table.config, table.rows[0].plan, held_out(table)
@@ -105,7 +109,7 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
         yield (
             "Signal",
             f"at most {table.signal_to_noise_a_round:.3g} x as long as the noise in the average of a round's "
-            f"{config.cohort_size:,} clients ({table.num_parameters:,} trained parameters): with all {_clipped(table)} "
+            f"{config.cohort_size:,} clients ({table.num_parameters:,} {_values(table)}): with all {_clipped(table)} "
             f"as long as the clip bound {plan.max_grad_norm:g} and all in one direction. Real ones are shorter and "
             "differ; below 1 a round is mostly noise.",
         )

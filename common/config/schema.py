@@ -62,6 +62,11 @@ class RunConfig(RunFields):
         self._check_method()
         if self.privacy.aggregation == "secure":
             self._check_secure()
+        elif self.privacy.strict_rows:
+            raise ValueError(
+                "privacy.strict-rows looks at rows of secure sums, and privacy.aggregation='plain' shows the server "
+                "each client's update: set privacy.aggregation='secure', or leave privacy.strict-rows at false"
+            )
         if needs_exact_loss and (training.optimizer != "sgd" or training.momentum):
             raise ValueError(
                 f"strategy.name={self.strategy.name!r} reads how far a client moved as learning rate times "
@@ -343,6 +348,11 @@ class RunConfig(RunFields):
     def sums_exactly(self) -> bool:
         """True if the server sees sums of updates without noise."""
         return self.privacy.aggregation == "secure" and not self.private
+
+    @property
+    def exact_sum(self) -> SecureSum | None:
+        """Public constants of secure sums without noise, None where there are none."""
+        return self.secure if self.sums_exactly else None
 
     @property
     def min_updates(self) -> int:

@@ -13,7 +13,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import SignedHead, sign_head
 from common.ledger.transactions import LedgerSession
 from common.ledger.whole_file import check_whole
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 from common.system.paths import bract_home
 
 LEDGER_FILE = "ledger.sqlite"
@@ -132,7 +132,7 @@ def own_holder() -> Holder:
     home = bract_home()
     try:
         for folder in (home, home / "holder", home / "heads"):
-            folder.mkdir(exist_ok=True, mode=0o700, parents=True)
+            make_folder(folder, mode=0o700)
         keys = HolderKeys.of_folder(home / "holder")
     except OSError as error:
         raise LedgerError(f"the holder's folder {home / 'holder'} cannot be used ({error.strerror})") from None
@@ -147,7 +147,7 @@ def simulated_holder(folder: Path, name: str, *, seed: int, durable: bool) -> Ho
         LedgerError: The folder cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, mode=0o700)
     except OSError as error:
         raise LedgerError(f"the ledgers' folder {folder} cannot be made ({error.strerror})") from None
     return Holder(folder / f"{name}.sqlite", HolderKeys.simulated(seed, name), durable, True, None, 2)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from common.errors import LedgerError
 from common.ledger.holder_keys import read_or_make_key
 from common.secagg.protocol.roster import Identity, Roster
+from common.system.files import make_folder
 from common.system.paths import bract_home
 
 IDENTITY_FILE = "identity.key"
@@ -19,7 +20,7 @@ def own_identity() -> Identity:
     """
     file = bract_home() / "holder" / IDENTITY_FILE
     try:
-        file.parent.mkdir(exist_ok=True, mode=0o700, parents=True)
+        make_folder(file.parent, mode=0o700)
         return Identity(read_or_make_key(file))
     except OSError as error:
         raise LedgerError(f"the identity key {file} cannot be used ({error.strerror})") from None

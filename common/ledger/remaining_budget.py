@@ -53,10 +53,11 @@ class UnitBudget:
 
 @dataclass(frozen=True)
 class Budget:
-    """Epsilon spent by the image that has spent the most.
+    """Epsilon spent by the unit that has spent the most.
 
-    Each plan that was begun counts in full. `spent` is at the policy's delta and by its accountant. `images` is how
-    many images were ever charged. `alone` is what was spent if all other clients of its secure sums colluded. Unless
+    The unit is an image if a run has protected single images, else a group of images or a whole client. Each plan that
+    was begun counts in full. `spent` is at the policy's delta and by its accountant. `images` is how many images were
+    ever charged. `alone` is what was spent if all other clients of its secure sums colluded. Unless
     the policy accepts that some are honest, it is what `spent` is too.
     """
 
@@ -82,6 +83,12 @@ class Budget:
         return {name: value if name != "alone" or math.isfinite(value) else None for name, value in shown.items()}
 
     @property
+    def whose(self) -> str:
+        """Words for the unit whose epsilon `spent` is."""
+        is_image = not self.by_unit or self.by_unit[0].unit == "image"
+        return f"the {'image' if is_image else 'group of images, or the whole client,'} that has spent most"
+
+    @property
     def nothing_left(self) -> bool:
         """True if no further plan is worth a run."""
         return _is_below(self.spent, self.limit, _MIN_USEFUL_SHARE)
@@ -99,11 +106,15 @@ def budget_of(file: Path, policy: Policy) -> Budget:
     priced = price_histories(charges, delta=policy.delta)
     images = [(history.spent, history.alone, history.images) for history in priced if "image" in history.units]
     groups = _price_groups(charges, policy.delta)
+    # One image of a group may move a sum twice as far as the whole group, so where no run has protected images, their
+    # figure is nobody's: it would state twice what a whole client has spent.
+    every = [(history.spent, history.alone, history.images) for history in priced]
+    protected = every if images else groups
     return Budget(
-        max((policy.official_figure(history.spent, history.alone) for history in priced), default=0.0),
+        max((policy.official_figure(spent, alone) for spent, alone, _ in protected), default=0.0),
         policy.max_epsilon,
         sum(history.images for history in priced),
-        max((policy.capped_figure(history.alone) for history in priced), default=0.0),
+        max((policy.capped_figure(alone) for _, alone, _ in protected), default=0.0),
         (
             *((_of_unit("image", images, policy),) if images else ()),
             *((_of_unit("group", groups, policy),) if groups else ()),

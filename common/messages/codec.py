@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.ledger.signed_heads import SignedHead
 from common.messages import fields
+from common.messages.held_array import HeldArray, values_of
 from common.metrics import Counts, NoisedCounts, total
 from common.score_histograms import NUM_CONFIDENCE_BINS, NUM_SCORE_BINS, ScoreHistograms
 from common.subgroup_counts import SubgroupCounts
@@ -67,19 +68,26 @@ class Declaration:
 
 
 def arrays_to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Return tensors as Flower's record, in the same order."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    """Return tensors as Flower's record, in the same order.
+
+    The record holds the tensors themselves, so nobody may change them any more.
+    """
+    record = ArrayRecord()
+    # One by one, because the constructor encodes them all.
+    for name, array in arrays.items():
+        record[name] = HeldArray(array)
+    return record
 
 
 def record_to_arrays(record: ArrayRecord) -> Arrays:
     """Return the tensors of a record as float32.
 
-    Aggregation may have widened them to float64.
+    They may be read-only. Aggregation may have widened them to float64.
 
     Raises:
         FederationError: A tensor does not hold real floating-point numbers.
     """
-    arrays = {name: array.numpy() for name, array in record.items()}
+    arrays = {name: values_of(array) for name, array in record.items()}
     if any(array.dtype.kind != "f" for array in arrays.values()):
         raise FederationError("a tensor does not hold floating-point numbers")
     # A value beyond float32 becomes infinite, which later checks refuse.

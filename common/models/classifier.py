@@ -191,9 +191,13 @@ def feature_network(model: ModelConfig, spec: BackboneSpec) -> Network:
 def load_arrays(network: AnyNetwork, arrays: Mapping[str, np.ndarray]) -> None:
     """Copy values into the trained parameters, in place."""
     named = dict(network.named_parameters())
-    with torch.no_grad():
-        for name in network.trained:
-            named[name].copy_(torch.tensor(arrays[name]))
+    for name in network.trained:
+        values = named[name].detach()
+        if values.device.type == "cpu" and values.dtype == torch.float32:
+            # Not by a tensor between them, which would copy large models twice for each client.
+            np.copyto(values.numpy(), arrays[name])
+        else:
+            values.copy_(torch.tensor(arrays[name]))
 
 
 def trained_arrays(network: AnyNetwork) -> Arrays:

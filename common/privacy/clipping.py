@@ -11,6 +11,8 @@ from common.errors import ConfigError
 MIN_BOUND = 1e-6
 # So many rows stay in a core's cache while they are converted to float64 and summed.
 _BLOCK = 64
+# So many float64 values stay in a core's cache.
+_VALUES = 1 << 14
 
 
 def clip_factors(norms: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
@@ -126,10 +128,46 @@ def clipped_sum(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.
     """
-    wide = gradients.astype(np.float64)
+    total = np.zeros(gradients.shape[1])
+    clip_factors(np.zeros(0), max_grad_norm=max_grad_norm)
+    for gradient in gradients:
+        add_clipped(total, gradient, max_grad_norm=max_grad_norm)
+    return total
+
+
+def add_clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
+    """Add one unit's clipped gradient to a sum, in place.
+
+    Both are (p,), the sum float64. Arithmetic is in float64. Memory is read in parts that stay in a core's cache, since
+    copies of a whole gradient would take more time than its computation.
+
+    Raises:
+        ConfigError: The bound is not finite, or below `MIN_BOUND`.
+    """
+    wide = np.empty(min(_VALUES, gradient.size))
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(wide, axis=1)
-    factors = clip_factors(norms, max_grad_norm=max_grad_norm)
+        norm = np.sqrt(_square_sum(gradient, wide))
+    factor = float(clip_factors(np.array([norm]), max_grad_norm=max_grad_norm)[0])
     # Factor 0 is not enough: 0 x NaN is NaN and would spoil the whole sum.
-    wide = np.where(np.isfinite(norms)[:, None], wide, 0.0)
-    return np.asarray(factors @ wide)
+    if not np.isfinite(norm):
+        return
+    for start in range(0, gradient.size, _VALUES):
+        part = total[start : start + _VALUES]
+        scaled = wide[: part.size]
+        np.copyto(scaled, gradient[start : start + _VALUES])
+        scaled *= factor
+        part += scaled
+
+
+def _square_sum(values: np.ndarray, wide: np.ndarray) -> float:
+    """Return the sum of squares of (p,) values in float64."""
+    size = values.size
+    if size <= len(wide):
+        squares = wide[:size]
+        np.copyto(squares, values)
+        np.multiply(squares, squares, out=squares)
+        return float(np.add.reduce(squares))
+    # To the bit the sum of a whole array: NumPy adds in pairs, and halves a long array at a multiple of 8. So runs of
+    # earlier versions repeat.
+    half = size // 2 - size // 2 % 8
+    return _square_sum(values[:half], wide) + _square_sum(values[half:], wide)

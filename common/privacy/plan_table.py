@@ -79,7 +79,7 @@ class PlanTable:
     """The contents of the table that `bract plan` shows.
 
     The smallest size comes first. `num_sizes` clients' sizes are known; under `dp-sgd` the others are assumed to have
-    similar sizes. `num_parameters` values are trained and noised, and `signal_to_noise_a_round` is the largest ratio of
+    similar sizes. `num_parameters` values carry noise, and `signal_to_noise_a_round` is the largest ratio of
     one round; both are None if unknown.
     """
 
@@ -208,7 +208,7 @@ def as_json(table: PlanTable) -> dict[str, Any]:
         "num_clients": config.num_clients,
         "num_clients_of_known_size": table.num_sizes,
         "cohort_size": config.cohort_size,
-        "trained_parameters": table.num_parameters,
+        ("noised_values" if config.takes_statistics else "trained_parameters"): table.num_parameters,
         "signal_to_noise_a_round": table.signal_to_noise_a_round,
         "held_out_units": held_out(table),
         "sizes": [_row_json(row) for row in table.rows],

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.errors import BundleError
+from common.system.files import make_folder
 
 ROOMS = ("common", "client", "server", "simulations")
 _MAX_BYTES = 64 * 1024**2
@@ -144,12 +145,12 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
     """
     if folder.exists() or folder.is_symlink():
         raise BundleError(f"{folder} exists already")
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder.parent, mode=0o700)
     fresh = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
     try:
         for name, content in files.items():
             file = fresh / name
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             file.write_bytes(content)
         os.rename(fresh, folder)
     except BaseException:

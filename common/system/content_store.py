@@ -5,6 +5,7 @@ only ever appended to. `index.bin` holds a record of 36 bytes for each row: its 
 counts once its record is complete, so a killed process loses only the rows that it was writing.
 """
 
+import mmap
 import os
 import zlib
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
+from common.system.files import make_folder
 
 _RECORD = np.dtype([("digest", "V32"), ("checksum", "<u4")])
+# A system maps neighbours of a page that is read, 64 KiB of them on Linux. So many bytes may be mapped by reading.
+_NEIGHBOURS, _MOST_MAPPED = 2**16, 2**28
 
 
 class StoredRows:
@@ -27,6 +31,7 @@ class StoredRows:
     def __init__(self, stored: np.ndarray, places: np.ndarray) -> None:
         self._stored = stored
         self._places = places
+        self._read = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,14 +60,45 @@ class StoredRows:
         places = self._places[index]
         if np.any(places < 0):
             raise DataError("an unusable image was requested")
-        return np.asarray(self._stored[places])
+        step = _rows_at_once(self._stored)
+        if len(places) <= step:
+            return self._copied(places)
+        rows = np.empty((len(places), *self.shape[1:]), self.dtype)
+        for start in range(0, len(places), step):
+            rows[start : start + step] = self._copied(places[start : start + step])
+        return rows
+
+    def _copied(self, places: np.ndarray) -> np.ndarray:
+        rows = np.asarray(self._stored[places])
+        self._read += len(places)
+        if self._read >= _rows_at_once(self._stored):
+            # Without this the file stays in this process's memory beside the copies: twice the size of all rows.
+            release(self._stored)
+            self._read = 0
+        return rows
+
+
+def _rows_at_once(stored: np.ndarray) -> int:
+    """Return how many rows may be read before their memory is released."""
+    return max(1, _MOST_MAPPED // max(_NEIGHBOURS, stored.itemsize * int(np.prod(stored.shape[1:]))))
+
+
+def release(stored: np.ndarray) -> None:
+    """Give back the memory of a mapped file's pages.
+
+    They are read again when they are needed.
+    """
+    mapped = getattr(stored, "_mmap", None)
+    # Windows has no such call.
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class ContentStore:
     """A folder of rows of one shape and type, shared by processes."""
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, mode=0o700)
         self.folder = folder
         self._row_shape, self._dtype = row_shape, np.dtype(dtype)
         self._places: dict[bytes, int] = {}
@@ -121,8 +157,12 @@ class ContentStore:
         """Return the rows of (n, 32) uint8 digests, damaged ones as missing."""
         places = np.array([self._places.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
         stored = self._mapped()
-        wanted = np.unique(places[places >= 0])
-        damaged = [row for row in wanted if zlib.crc32(stored[row].tobytes()) != self._checksums[row]]
+        wanted, step = np.unique(places[places >= 0]), _rows_at_once(stored)
+        damaged = []
+        for start in range(0, len(wanted), step):
+            checked = wanted[start : start + step]
+            damaged += [row for row in checked if zlib.crc32(stored[row].tobytes()) != self._checksums[row]]
+            release(stored)
         if damaged:
             self._forget(damaged)
             places[np.isin(places, damaged)] = -1

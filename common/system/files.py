@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -40,6 +41,22 @@ def write_atomic(file: Path, content: str | bytes, *, durable: bool, mode: int, 
     """Write a whole file as `atomic_stream` does, text as UTF-8."""
     with atomic_stream(file, durable=durable, mode=mode, overwrite=overwrite) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder that a setting or the environment names.
+
+    Missing folders above it are made, too. A folder that is there already stays as it is.
+
+    Raises:
+        OSError: The folder cannot be made. It is a PermissionError where none can be made at all.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except FileNotFoundError:
+        # Below /proc nothing can be made, and the system calls the new folder missing. Commands take a missing file
+        # for a fault of the program, and this is the user's.
+        raise PermissionError(errno.EPERM, "no folder can be made there", str(folder)) from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.system.files import make_folder
 
 # Files by which a folder of results is known: of a run, of `bract data partition`, of an attack.
 _MARKERS = (
@@ -27,7 +28,7 @@ def cache_folder(*names: str) -> Path:
 
     Only its owner can read it, because the caches hold images and labels.
     """
-    bract_home().mkdir(parents=True, exist_ok=True)
+    make_folder(bract_home())
     folder = bract_home() / "cache"
     folder.mkdir(exist_ok=True, mode=0o700)
     for name in names:

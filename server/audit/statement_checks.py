@@ -19,6 +19,7 @@ from common.privacy.noise_error import stated as stated_noise
 from common.privacy.plan import PrivacyPlan
 from common.privacy.public_constants import PublicConstants
 from server.audit.statement_reader import ClientStatement, PrivacyStatement
+from server.audit.statement_words import check_bundles
 from server.rounds.cohorts import draw_cohorts, join_cohorts, shrunk_cohort
 from server.state.privacy_spent import (
     LABELS_IN_WORDS,
@@ -105,7 +106,8 @@ def events_cost(statement: PrivacyStatement) -> dict[str, Spent]:
 
 
 def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks) -> None:
-    """Compare mechanism, unit, delta and number of clients with the run's configuration."""
+    """Compare mechanism, unit, delta, pinned code and number of clients with the run's configuration."""
+    check_bundles(statement, config.system.bundle, remarks)
     text, privacy = statement.text, config.privacy
     unit = "client" if config.mechanism.clips_clients else privacy.unit
     terms: dict[str, tuple[Any, Any]] = {

@@ -11,7 +11,15 @@ from common.config.sections import PrivacyConfig
 from common.config.secure_sum import SecureSum
 from common.ledger.audit.integrity_checks import Remarks
 from common.privacy.mechanisms.contract import Mechanism
-from server.reporting.privacy_statement import in_shares, missing_words, not_protected, statement_sentence
+from server.audit.statement_reader import PrivacyStatement
+from server.reporting.privacy_statement import (
+    SCOPE,
+    in_shares,
+    missing_words,
+    not_protected,
+    sampling_words,
+    statement_sentence,
+)
 from server.state.initial_model import wrong_start
 from server.state.privacy_spent import RunPrivacyCost
 from server.state.secure_statement import aggregation_statement
@@ -60,9 +68,31 @@ def check_words(
     shares = in_shares(cost)
     for name in ("noise_shares", "if_all_others_collude"):
         _compare(name, content.get(name), shares.get(name), remarks)
+    _compare("scope", content.get("scope"), SCOPE, remarks)
+    _compare("sampling_method", content["sampling_method"], sampling_words(mechanism, cost), remarks)
     gaps = not_protected(mechanism, cost, content["bundles"], metrics)
     _compare("not_protected", content["not_protected"], gaps, remarks)
     return statement_sentence(mechanism, cost, privacy, metrics) + missing_words(content.get("missing", {}))
+
+
+def check_bundles(statement: PrivacyStatement, sent: str, remarks: Remarks) -> None:
+    """Compare the code that clients have pinned with the code that the run sent.
+
+    `sent` is the digest of that code by the settings, empty if they do not have it. A pin counts only if it is of that
+    code.
+    """
+    for name, pinned in statement.text["bundles"].items():
+        if not pinned or pinned == sent:
+            continue
+        if statement.simulated:
+            remarks.doubts.append(
+                f"the statement says that client {name} has pinned code, and simulated clients pin none"
+            )
+        elif sent:
+            text = f"client {name} has pinned the code {pinned[:16]}, and the run was configured to send {sent[:16]}"
+            # Settings stay when newer code goes on with a run. Who joined after that may have pinned that code.
+            late = name in statement.joined_late
+            (remarks.warnings if late else remarks.doubts).append(f"the statement says that {text}")
 
 
 def check_sentence(content: Mapping[str, Any], initial: str, before: str | None, remarks: Remarks) -> None:

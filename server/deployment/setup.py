@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import ConfigError
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 from server.deployment.certificates import Certificate, new_authority, new_server_certificate
 from server.deployment.server_folder import ServerHome, checked, connection_text, load_home, settings_text
 
@@ -39,7 +39,7 @@ def make_home(folder: Path, *, names: Sequence[str], port: int, days: int) -> Se
             hint = ": it holds a server already; --renew makes a new certificate" if home.settings_file.exists() else ""
             raise ConfigError(f"{folder} is not empty{hint or ': name a new folder'}")
         fresh = not absolute.exists()
-        absolute.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(absolute, mode=0o700)
         _fill(home, authority, server, fresh=fresh)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror})") from None

@@ -20,6 +20,7 @@ from server.state.initial_model import stated_start
 from server.state.privacy_spent import LABELS_IN_WORDS, ClientPrivacyCost, RunPrivacyCost
 
 ALL_UNITS = "none: every unit is in every sum"
+SCOPE = "this run alone; what earlier runs over the same images have spent is in their holder's ledger"
 COUNTS_IN_SHARES = "Gaussian noise in shares, on a grid, one vote a unit"
 VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy")
 
@@ -121,7 +122,7 @@ def _run_statement(
         "run": run_id,
         "privacy_unit": plan.privacy_unit,
         "neighboring_relation": NEIGHBORING_RELATION,
-        "sampling_method": ALL_UNITS if plan.noise_shares else mechanism.sampling_method,
+        "sampling_method": sampling_words(mechanism, privacy_cost),
         "accountant": ACCOUNTANT,
         "delta": config.privacy.delta,
         "epsilon_max": privacy_cost.epsilon_max,
@@ -132,7 +133,7 @@ def _run_statement(
         "metrics": _metrics(config.metrics, privacy_cost),
         **({"class_weights": LABELS_IN_WORDS} if plan.label_events() else {}),
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
-        "scope": "this run alone; what earlier runs over the same images have spent is in their holder's ledger",
+        "scope": SCOPE,
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
         **stated([*events] for cost in privacy_cost.shares.values() for events in cost.events.values()),
         "status": status,
@@ -151,6 +152,11 @@ def _clients(num_clients: int, privacy_cost: RunPrivacyCost, parties: Parties) -
         "bundles": dict(parties.bundles),
         "clients": {name: _client(cost, parties.heads.get(name)) for name, cost in privacy_cost.shares.items()},
     }
+
+
+def sampling_words(mechanism: Mechanism, privacy_cost: RunPrivacyCost) -> str:
+    """Return how units join a batch."""
+    return ALL_UNITS if privacy_cost.example_plan.noise_shares else mechanism.sampling_method
 
 
 def statement_sentence(

@@ -17,6 +17,8 @@ from server.rounds.secure_rounds import SecureRounds
 
 # Failure code of clients whose words came, but could not be opened.
 NOT_OPENED = "NOT-OPENED"
+# Simulated clients that are asked at once. Fewer would keep worker threads waiting for each other.
+_PART = 1000
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,49 @@ def evaluate_at_clients(
     secure: SecureRounds | None = None,
 ) -> ClosingEvaluation:
     """Ask every client to evaluate a model."""
-    if secure is not None:
-        clients = secure.reachable(clients)
-    collector = ReplyCollector(channel, clients, arrays, None if secure is None else secure.num_bytes(None))
-    if not collector.nodes:
-        return ClosingEvaluation(failures=collector.replies([])[1])
-    config = run_config(channel.run_id)
-    messages = list(strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid))
+    if secure is None:
+        return _evaluate_in_parts(channel, strategy, arrays, clients, server_round)
+    clients = secure.reachable(clients)
+    collector = ReplyCollector(channel, clients, arrays, secure.num_bytes(None))
+    messages = _messages(collector, channel, strategy, arrays, server_round)
     replies, failures = collector.replies(messages)
-    if secure is not None:
-        opened = secure.open(channel, clients, messages[0].content, replies, {}, server_round=None)
-        if opened is None:
-            # Nobody's counts were learnt, so all are missing.
-            return ClosingEvaluation(failures=failures | dict.fromkeys(replies, NOT_OPENED))
-        return ClosingEvaluation(failures=failures, summed=opened.evaluation)
-    evaluations = {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}
+    if not messages:
+        return ClosingEvaluation(failures=failures)
+    opened = secure.open(channel, clients, messages[0].content, replies, {}, server_round=None)
+    if opened is None:
+        # Nobody's counts were learnt, so all are missing.
+        return ClosingEvaluation(failures=failures | dict.fromkeys(replies, NOT_OPENED))
+    return ClosingEvaluation(failures=failures, summed=opened.evaluation)
+
+
+def _evaluate_in_parts(
+    channel: Channel, strategy: Strategy, arrays: Arrays, clients: Mapping[str, EnrolledClient], server_round: int
+) -> ClosingEvaluation:
+    """Ask simulated clients in parts.
+
+    Then the messages of one part alone are in memory.
+    """
+    # Real clients are asked together. Each part would wait for its slowest client.
+    size = max(1, len(clients)) if channel.one_by_one else _PART
+    evaluations: dict[str, Evaluation] = {}
+    failures: dict[str, str] = {}
+    names = sorted(clients)
+    for start in range(0, len(names), size):
+        part = {name: clients[name] for name in names[start : start + size]}
+        collector = ReplyCollector(channel, part, arrays)
+        replies, failed = collector.replies(_messages(collector, channel, strategy, arrays, server_round))
+        evaluations |= {name: evaluation for name, (_, evaluation) in replies.items() if evaluation is not None}
+        failures |= failed
     return ClosingEvaluation(evaluations, failures)
+
+
+def _messages(
+    collector: ReplyCollector, channel: Channel, strategy: Strategy, arrays: Arrays, server_round: int
+) -> list[Message]:
+    if not collector.nodes:
+        return []
+    config = run_config(channel.run_id)
+    return list(strategy.configure_evaluate(server_round, arrays_to_record(arrays), config, collector.cohort_grid))
 
 
 def close_at_clients(channel: Channel, clients: Mapping[str, EnrolledClient]) -> None:

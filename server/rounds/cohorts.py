@@ -16,16 +16,17 @@ def draw_cohorts(names: Sequence[str], *, cohort_size: int, num_rounds: int, see
     >>> sorted(name for cohort in draws for name in cohort)
     ['a', 'b', 'c']
     """
-    rng = public_stream(seed, "cohorts")
+    rng, in_order = public_stream(seed, "cohorts"), sorted(names)
     pool: list[str] = []
     cohorts = []
     for _ in range(num_rounds):
         chosen, pool = pool[:cohort_size], pool[cohort_size:]
         missing = cohort_size - len(chosen)
         if missing:
-            order = [sorted(names)[i] for i in rng.permutation(len(names))]
-            added = [name for name in order if name not in set(chosen)][:missing]
-            pool = [name for name in order if name not in set(added)]
+            order, early = [in_order[i] for i in rng.permutation(len(in_order))], set(chosen)
+            added = [name for name in order if name not in early][:missing]
+            late = set(added)
+            pool = [name for name in order if name not in late]
             chosen = chosen + added
         cohorts.append(sorted(chosen))
     return cohorts

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -79,6 +79,7 @@ def enroll_clients(
     waiting: Waiting | None = None,
     poll_seconds: float = 0.5,
     wait_seconds: float = 120.0,
+    sizes: Mapping[str, int] | None = None,
 ) -> Enrollment:
     """Wait for the clients, ask for their declarations and check that these agree.
 
@@ -86,7 +87,8 @@ def enroll_clients(
     are enough. Others may be away, fail, or disagree with the majority, and are left out, as are those that do not
     declare `classes` (if any are named) and those for which `reject` returns a reason. Without it all must come, and a
     failure is a mistake to be fixed. `run_id` is the same when a run is resumed. `wait_seconds` passes for the clients,
-    and again for their replies. `one_by_one` is as in `deliver`. `waiting` records whom the run waits for.
+    and again for their replies. `one_by_one` is as in `deliver`. `waiting` records whom the run waits for. `sizes` are
+    the declared sizes by name, in the order of the nodes. With them the first client is asked for all.
 
     Raises:
         FederationError: Too few clients came or agreed, a client failed, two have one name, or they disagree on
@@ -96,9 +98,12 @@ def enroll_clients(
     waiting, needed = waiting or Waiting(), num_clients if min_clients is None else min_clients
     with waiting.during("connect", {}, seconds=wait_seconds, total=num_clients, needed=needed) as heard:
         node_ids = _wait_for(grid, num_clients, min_clients, poll_seconds, wait_seconds, heard)
+    asked = node_ids if sizes is None else node_ids[:1]
     replies, failures = ask_to_declare(
-        grid, node_ids, run_id=run_id, seconds=wait_seconds, strict=strict, one_by_one=one_by_one, waiting=waiting
+        grid, asked, run_id=run_id, seconds=wait_seconds, strict=strict, one_by_one=one_by_one, waiting=waiting
     )
+    if sizes is not None and replies:
+        replies = _repeated(replies[0], node_ids, sizes)
     refusals = {f"node {node}": failure for node, failure in failures.items()}
     if not strict:
         replies = _drop_rejected(replies, classes, reject, refusals)
@@ -194,6 +199,21 @@ def reject_unverified(
         _log.error("%s", reason)
         refusals[f"client {name}"] = ClientFailure.LEDGER.name
     return [reply for reply in named if reply.name in heads and reply.name not in older]
+
+
+def _repeated(first: EnrollmentReply, node_ids: Sequence[int], sizes: Mapping[str, int]) -> list[EnrollmentReply]:
+    """Return the declarations of clients that differ in name and size only.
+
+    Raises:
+        FederationError: The first client declares another name or size, so the others' are not known either.
+    """
+    declared, (name, size) = first.client.declaration, next(iter(sizes.items()))
+    if (declared.name, declared.num_units) != (name, size):
+        raise FederationError(f"the first client declares itself {declared.name!r}, but {name!r} was expected")
+    return [
+        EnrollmentReply(EnrolledClient(replace(declared, name=name, num_units=size), node), first.message)
+        for node, (name, size) in zip(node_ids, sizes.items(), strict=True)
+    ]
 
 
 def _may_have_name(reply: EnrollmentReply, nodes: NodeRegistry | None, refusals: dict[str, str]) -> bool:

@@ -13,6 +13,7 @@ from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS
+from common.messages.held_array import content_bytes, values_of
 from common.metrics import Counts, total
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
@@ -20,7 +21,7 @@ from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import DECIDED, NOT_FINITE, wait_for_nodes
-from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector, content_bytes
+from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
 from server.rounds.round_record import RoundRecord
 from server.rounds.secure_rounds import OpenedSum, SecureRounds
 from server.rounds.update_filter import OUTLIER, drop_outliers
@@ -136,7 +137,7 @@ class _Exchange:
             config = run_config(channel.run_id)
             messages = list(strategy.configure_train(number, arrays_to_record(arrays), config, collector.cohort_grid))
         self._messages = messages
-        self.bytes_down = _mean(map(content_bytes, messages))
+        self.bytes_down = _mean(content_bytes(message.content) for message in messages)
         self._ask(collector, messages, arrays, settings)
         for _ in range(settings.retries):
             if len(self.accepted) >= settings.min_clients:
@@ -250,7 +251,7 @@ def _aggregate(
 
 def _sums_in(reply: Message) -> Arrays:
     """Return the sums of a reply, float64."""
-    return {name: array.numpy() for name, array in reply.content.array_records[ARRAYS].items()}
+    return {name: values_of(array) for name, array in reply.content.array_records[ARRAYS].items()}
 
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:

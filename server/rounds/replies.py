@@ -16,6 +16,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
 from common.messages.codec import Evaluation, arrays_to_record, decode_head
 from common.messages.fields import ARRAYS, LEDGER, WORDS, Releases
+from common.messages.held_array import content_bytes, values_of
 from common.messages.rounded_update import restore_model
 from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
@@ -130,7 +131,7 @@ class ReplyCollector:
         if releases.signed:
             # Decode the head here: a malformed one must fail this client, not the whole round.
             decode_head(reply.content)
-        self.received[name] = content_bytes(reply)
+        self.received[name] = content_bytes(reply.content)
         if releases.rounded and ARRAYS in reply.content:
             self._restore(name, reply)
         return evaluation
@@ -141,7 +142,7 @@ class ReplyCollector:
         Everything that clips, filters or aggregates then bounds what is really added, whatever scales a client sent.
         """
         record = reply.content.array_records[ARRAYS]
-        model = restore_model({key: array.numpy() for key, array in record.items()}, self._model)
+        model = restore_model({key: values_of(array) for key, array in record.items()}, self._model)
         clipped = self._channel.releases.mechanism.noise_at_server
         # A finite scale can still lead beyond float32. Where the server clips, such an update counts as zero.
         if not clipped and not all(np.isfinite(array).all() for array in model.values()):
@@ -160,8 +161,3 @@ class ReplyCollector:
             _log.error("left out: %s", reason)
             del accepted[name]
             failed[name] = ClientFailure.LEDGER.name
-
-
-def content_bytes(message: Message) -> int:
-    """Return the bytes of all records of a message."""
-    return sum(record.count_bytes() for record in message.content.values())

@@ -13,13 +13,14 @@ from common.errors import BractError, ClientFailure, FederationError
 from common.messages.checks import check_release
 from common.messages.codec import Evaluation
 from common.messages.fields import ARRAYS, UNMASK, WORDS
+from common.messages.held_array import content_bytes
 from common.messages.secure_messages import answer_in, context_of, request_content, unmask_values
 from common.secagg.protocol.messages import UnmaskRequest
 from common.secagg.protocol.round_sum import RoundSum
 from server.aggregation.summed_steps import SummedSteps
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import LATE, deliver, failure_of
-from server.rounds.replies import AcceptedReplies, Channel, content_bytes
+from server.rounds.replies import AcceptedReplies, Channel
 from server.rounds.secure_setup import SecureSession
 
 _log = logging.getLogger("bract.server")
@@ -156,7 +157,7 @@ class _Opening:
                 if answer.index != self._rounds.session.roster.index_of(name):
                     raise FederationError("its answer has the index of another client")
                 summed.add_answer(answer)
-                self.received.append(content_bytes(reply))
+                self.received.append(content_bytes(reply.content))
             except BractError as error:
                 _log.error("client %s sent an answer that cannot be used: %s", name, error)
                 self.failures[name] = ClientFailure.MESSAGE.name

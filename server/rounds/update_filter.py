@@ -16,6 +16,7 @@ OUTLIER = "NORM"
 _TIMES_THE_MEDIAN = 1000.0
 # Fewer updates have no useful median.
 _MIN_TO_COMPARE = 3
+_BLOCK = 1 << 14
 # Bound that holds for any number of updates, in lengths of the model (or of 1 where the model is small).
 _TIMES_THE_MODEL = 1e6
 
@@ -23,8 +24,19 @@ _TIMES_THE_MODEL = 1e6
 def update_norm(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
     """Return an update's joint L2 norm in weight units, infinite if not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = sum(float(np.square(after[name].astype(np.float64) - before[name]).sum()) for name in before)
+        total = sum(_square_sum(before[name].ravel(), after[name].ravel()) for name in before)
     return math.sqrt(total) if math.isfinite(total) else math.inf
+
+
+def _square_sum(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the sum of squared differences of flat arrays, computed in float64."""
+    total, differences = 0.0, np.empty(min(_BLOCK, before.size))
+    # Block by block. Whole tensors in float64 would leave the processor's cache for each client.
+    for first in range(0, before.size, _BLOCK):
+        part = differences[: before.size - first]
+        np.subtract(after[first : first + _BLOCK], before[first : first + _BLOCK], out=part, dtype=np.float64)
+        total += float(part @ part)
+    return total
 
 
 def outlier_updates(norms: Mapping[str, float], *, max_update_norm: float | None, model_norm: float = 0.0) -> set[str]:

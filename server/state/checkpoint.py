@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import ConfigError
 from common.system.files import write_atomic
+from server.state.client_roll import MOST_INSIDE, ClientRoll, move_out, read_back, remove_others
 
 CHECKPOINT = "checkpoint.safetensors"
 # Format 2, of version 0.1.0, has no checksum.
@@ -31,6 +32,7 @@ class Checkpoint:
 
     `facts` holds plain values, such as the run's name and the lines of its rounds. `best` is empty if no best model is
     kept. `strategy` is the strategy's own state, `steps` that of the server's steps along noised sums, if it makes any.
+    `roll` holds the facts by client too, which go into another file where they are many.
     """
 
     facts: dict[str, Any]
@@ -38,6 +40,7 @@ class Checkpoint:
     best: Mapping[str, np.ndarray]
     strategy: Mapping[str, np.ndarray]
     steps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    roll: ClientRoll | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -55,11 +58,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         for group, named in groups.items()
         for name, array in named.items()
     }
+    facts, roll = checkpoint.facts, checkpoint.roll
+    apart = roll is not None and len(roll.clients) > MOST_INSIDE
+    if roll is not None and apart:
+        facts = move_out(folder, facts, roll)
     order = {group: list(named) for group, named in groups.items()}
-    metadata = {"format": _FORMAT, "order": json.dumps(order), "facts": json.dumps(checkpoint.facts)}
+    metadata = {"format": _FORMAT, "order": json.dumps(order), "facts": json.dumps(facts)}
     content = save(tensors, metadata | {"sha256": _NO_CHECKSUM})
     checksum = hashlib.sha256(content).hexdigest()
     write_atomic(folder / CHECKPOINT, _with_checksum(content, _NO_CHECKSUM, checksum), durable=True, mode=0o666)
+    if roll is not None and apart:
+        remove_others(folder, roll)
 
 
 def _with_checksum(content: bytes, old: str, new: str) -> bytes:
@@ -87,7 +96,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             if metadata.get("format") not in (_FORMAT, _UNCHECKED):
                 raise ConfigError(f"{file} was written by another version of Bract")
             _check(file, metadata)
-            order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
+            order, facts = json.loads(metadata["order"]), read_back(folder, json.loads(metadata["facts"]))
             groups = {
                 group: {name: opened.get_tensor(f"{group}/{name}") for name in order[group]}
                 for group in (_MODEL, _BEST, _STRATEGY, *([_STEPS] if _STEPS in order else []))

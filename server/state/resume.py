@@ -44,6 +44,7 @@ _ADDED: dict[str, Scalar] = {
     "privacy.strict-rows": False,
     "stopping.max-epsilon": "",
     "training.class-weights": "",
+    "training.gradients": "single",
     "training.method": "",
     "training.statistics": "second-moments",
     "training.step-rule": 1,
@@ -61,9 +62,9 @@ def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoi
     facts = {
         "run": state.run_id,
         "settings": _digest(resolved(state.config)),
-        "clients": {name: client.declaration.num_units for name, client in state.clients.items()},
+        "clients": state.roll.clients,
         "joined": dict(state.joined),
-        "bundles": dict(state.bundles),
+        "bundles": state.roll.bundles,
         "sampler": state.sampler,
         "agreed": _agreed(next(iter(state.clients.values())).declaration),
         "rounds": state.rounds,
@@ -81,7 +82,7 @@ def checkpoint_of(state: RunState, strategy: Strategy, clock: Clock) -> Checkpoi
         "seconds": clock.seconds(),
     }
     steps = {_MOMENTUM: state.momentum} if state.momentum.size else {}
-    return Checkpoint(facts, state.arrays, early_stopping.arrays, tensors, steps)
+    return Checkpoint(facts, state.arrays, early_stopping.arrays, tensors, steps, state.roll)
 
 
 def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: Clock) -> None:
@@ -109,6 +110,7 @@ def restore(checkpoint: Checkpoint, state: RunState, strategy: Strategy, clock: 
     early_stopping.rounds_without_improvement = best["waited"]
     early_stopping.arrays = dict(checkpoint.best)
     state.earlier_bundles = dict(facts["bundles"])
+    state.forget_roll()
     clock.continue_from(facts["seconds"])
 
 

@@ -22,7 +22,7 @@ from common.config.sections import DataConfig, ModelConfig, PrivacyConfig
 from common.data.results_place import refuse_results_in_data
 from common.errors import BractError, ConfigError
 from common.inference.card import CARD_FILE, CLASSES_KEY, WEIGHTS_FILE
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 
 # File with the reason why a run stopped.
 STOPPED = "stopped.txt"
@@ -47,7 +47,7 @@ class RunDirectory:
         path = Path(config.output_dir or fresh_path(config.data, config.model, config.privacy))
         check_free(path, config.data)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             run = cls(path)
             write_atomic(path / "config.toml", tomli_w.dumps(nest(resolved(config))), durable=True, mode=0o666)
         except OSError as error:
@@ -113,7 +113,7 @@ class RunDirectory:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole, by a second file that replaces it."""
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         write_atomic(target, text, durable=False, mode=0o666)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:

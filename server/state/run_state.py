@@ -17,6 +17,7 @@ from server.rounds.enrollment import EnrolledClient
 from server.rounds.loop import RoundResult
 from server.rounds.secure_setup import SecureSession
 from server.run_context import RunContext
+from server.state.client_roll import ClientRoll
 from server.state.early_stopping import EarlyStopping
 from server.state.privacy_spent import RunPrivacyCost, account, epsilon_so_far
 
@@ -58,6 +59,7 @@ class RunState:
     secure_session: SecureSession | None = None
     momentum: np.ndarray = field(default_factory=lambda: np.zeros(0))
     early_stopping: EarlyStopping = field(init=False)
+    _roll: ClientRoll | None = None
 
     def __post_init__(self) -> None:
         self.early_stopping = EarlyStopping(self.config.stopping)
@@ -75,6 +77,7 @@ class RunState:
         """
         config, name = self.config, client.declaration.name
         self.clients[name] = client
+        self.forget_roll()
         self.joined[name] = server_round
         self.cohorts[:] = join_cohorts(
             self.cohorts, name, server_round, cohort_size=config.cohort_size, participations=config.participations
@@ -87,6 +90,19 @@ class RunState:
         # A bundle that is pinned only now does not count for the rounds before.
         self.earlier_bundles.setdefault(name, self.clients[name].declaration.bundle)
         self.clients[name] = client
+        self.forget_roll()
+
+    @property
+    def roll(self) -> ClientRoll:
+        """Facts by client, made anew after a client has joined or come back."""
+        if self._roll is None:
+            units = {name: client.declaration.num_units for name, client in self.clients.items()}
+            self._roll = ClientRoll(units, self.bundles)
+        return self._roll
+
+    def forget_roll(self) -> None:
+        """Forget the facts by client after a change."""
+        self._roll = None
 
     def add(self, result: RoundResult) -> None:
         """Take the model and the record of a complete round."""

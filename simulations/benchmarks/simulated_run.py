@@ -24,6 +24,18 @@ def run_simulation(settings: Mapping[str, Any], scratch: str) -> tuple[dict[str,
     return run_job(config, engine="in-process", baselines=False, console=Console(quiet=True))
 
 
+def seconds_a_round(folder: Path) -> float:
+    """Return the mean seconds of a round with its checkpoint and files.
+
+    The first round opens the workers and is left out.
+    """
+    first = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])
+    summary = json.loads((folder / "summary.json").read_text())
+    rest: float = summary["seconds"]["rounds"] - first["seconds"]
+    later: int = summary["rounds"] - 1
+    return rest / later
+
+
 def seconds_of_rounds(folder: Path) -> list[float]:
     """Return the seconds of each round but the first.
 

@@ -29,6 +29,9 @@ T8  retries, crashes, full disks, restored and edited ledgers, races: no ledger 
 The tests use a few images of the first client, plain SGD and one pass a round. The auditor chooses images, streams
 and faults; all other code is what clients run. T7, the canary audit, is `bract audit empirical`.
 
+Of secure sums with noise in shares T1 to T3 are run: what a server reads that colludes with all clients but the honest
+ones that carry the noise. Masks are left out, since they cancel exactly.
+
 Exit code: 0 all tests hold, 1 a test does not hold, 2 a setting is wrong.
 
 Examples:
@@ -36,6 +39,8 @@ Examples:
   bract audit layers
 
   bract audit layers --set model.backbone=resnet18 --set model.tuning=norm --set model.weights=random
+
+  bract audit layers --set privacy.aggregation=secure --set round-retries=0 --set num-clients=5
 
   bract audit layers --set privacy.mechanism=client-dp --set num-clients=100 --set privacy.delta=1e-3
 """
@@ -60,7 +65,7 @@ def layers_command(
         from simulations.privacy_tests.check import run_privacy_test
         from simulations.privacy_tests.suite import ABOUT, privacy_tests_of
 
-        audited = settings.parse(options.audited_settings(run, set_, config, seed))
+        audited = settings.parse(options.audited_settings(run, set_, config, seed, noised_sums=True))
         reports = []
         with bar_factory(console) as progress, scratch() as folder:
             # Ahead of the harness, which shows no progress: it then finds images and features in the cache.

@@ -30,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else."
 
 
 def audited_settings(
-    run: Path | None, pairs: list[str] | None, file: Path | None, seed: int | None
+    run: Path | None, pairs: list[str] | None, file: Path | None, seed: int | None, *, noised_sums: bool = False
 ) -> dict[str, settings.Scalar]:
     """Return the complete settings of a run or of the command line.
 
@@ -39,6 +39,7 @@ def audited_settings(
         pairs: Values of `--set`, each `key=value`.
         file: TOML file of `--config`, or None.
         seed: Value of `--seed`, or None.
+        noised_sums: Whether the audit can read secure sums with noise.
 
     Raises:
         ConfigError: A setting is wrong, both a run and settings were given, or the run has not ended.
@@ -52,7 +53,9 @@ def audited_settings(
         chosen = settings.load_file(run / "config.toml", "--run")
         check_ended(run)
     found = settings.override(settings.defaults(), chosen)
-    refuse_sums(found)
+    mechanism = MECHANISMS.get(str(found["privacy.mechanism"]))
+    if not (noised_sums and mechanism is not None and mechanism.private):
+        refuse_sums(found)
     return found
 
 
@@ -66,8 +69,8 @@ def refuse_sums(found: Mapping[str, settings.Scalar]) -> None:
         return
     mechanism = MECHANISMS.get(str(found["privacy.mechanism"]))
     raise ConfigError(
-        "audits read what one client sends, and under privacy.aggregation='secure' only sums of clients can be read: "
-        "use --set privacy.aggregation=plain"
+        "this audit reads what one client sends, and under privacy.aggregation='secure' only sums of clients can be "
+        "read: use --set privacy.aggregation=plain, or `bract audit layers` for sums with noise"
         + (
             ", where the server adds the noise; the clients' noise in sums is not covered"
             if mechanism and mechanism.clips_clients

@@ -14,6 +14,7 @@ from rich.table import Table
 from common.commands.run_settings import refuse_closed
 from common.errors import BractError, ConfigError
 from common.system.console import bar_factory, plain_errors
+from common.system.files import make_folder
 
 if TYPE_CHECKING:
     from simulations.benchmarks.contract import Benchmark
@@ -87,6 +88,14 @@ def bench_command(
         results["command"] = _shown_command(sys.argv[1:])
         print_results(chosen, results, console)
         _write(chosen, results, json_, out)
+        _refuse_failures(results)
+
+
+def _refuse_failures(results: dict[str, Any]) -> None:
+    """Raise the errors of variants that failed, once all figures are kept."""
+    failures = [row["failed"] for case in results["cases"] for row in case["variants"] if "failed" in row]
+    if failures:
+        raise BractError("\n".join(failures))
 
 
 def _list(console: Console) -> None:
@@ -143,7 +152,7 @@ def _make_targets(file: Path | None, out: Path | None) -> None:
         if target is None or folder is None:
             continue
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise ConfigError(f"{option} {target} cannot be written ({str(error.strerror).lower()})") from None
         if target is file and target.is_dir():

@@ -37,6 +37,7 @@ from common.system.console import busy, format_alone, format_epsilon
 from common.system.paths import bract_home
 from server.aggregation.strategies import build_strategy
 from server.state.run_directory import check_free, fresh_path
+from simulations.class_holders import exposed_before_a_scan
 from simulations.estimates import backbone_seconds, input_shape, round_seconds
 
 
@@ -91,13 +92,13 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
 
         network = feature_network(config.model, config.backbone_spec)
         pass_seconds = backbone_seconds(network, backbone, entries, shape=shape, device=config.system.device)
+    strict = config.privacy.strict_rows
+    exposed = exposed_before_a_scan(entries, config.data, config.exact_sum, seed=config.seed, strict=strict)
     units = sizes_of(unit=config.privacy.unit)[0] if config.is_local_dp else sizes
-    plans: dict[str, PrivacyPlan] = {}
+    plans = {"every": config.plan(config.cohort_size)} if config.private and not config.is_local_dp else {}
     if config.is_local_dp:
         plans = {"smallest": config.plan(int(units.min())), "largest": config.plan(int(units.max()))}
         _check_plans(plans.values(), policy)
-    elif config.private:
-        plans = {"every": config.plan(config.cohort_size)}
     arrays = with_earlier_model(
         config.model, initial_arrays(config, shape, entries.classes), input_shape=shape, classes=entries.classes
     )
@@ -109,6 +110,7 @@ def foresee(config: RunConfig, opener: OpenSource = open_source) -> dict[str, An
         "classes": list(entries.classes),
         "held_out": 0 if entries.num_train < len(entries.labels) else config.data.test_fraction,
         "client_sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
+        "exposed_rows": list(exposed),
         "model": _model(trainer, arrays, units.tolist(), plans.get("largest")),
         "plan": {which: _facts_of(plan) for which, plan in plans.items()} or None,
         "seconds": {
@@ -214,4 +216,5 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         f"about {seconds['rounds']:.0f} s for all rounds on this machine"
     )
     lines.append(f"Disk      {disk['cache'] / 1e6:.1f} MB cache below {bract_home()}, under 1 MB of results")
+    lines += [f"Classes   {line}" for line in facts["exposed_rows"]]
     return [*lines, "Nothing was trained, and no results were written."]

@@ -1,6 +1,7 @@
 """The command `bract plan`."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from common.config import loading as settings
 from common.config.schema import RunConfig
 from common.errors import ConfigError, WeightsError
 from common.privacy.plan_table import PlanTable, as_json, every_round, make_table, milestones
+from common.statistics.sums import statistic_shapes
 from common.system.console import bar_factory, plain_errors
 from simulations.commands.advise import check_given, head_shape, print_advice
 
@@ -65,7 +67,7 @@ def plan_command(
     batch_size: Annotated[int | None, typer.Option(help="training.batch-size, expected; `all` by --set.")] = None,
     aggregation: Annotated[str | None, typer.Option(help="privacy.aggregation; `secure`: noise in shares.")] = None,
     parameters: Annotated[
-        int | None, typer.Option(min=1, help="How many values are trained; else worked out where torch is not needed.")
+        int | None, typer.Option(min=1, help="How many values carry noise; else worked out where torch is not needed.")
     ] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="Number of classes, where the head is linear.")] = None,
     set_: Annotated[
@@ -170,7 +172,7 @@ def _num_classes(names: Sequence[str], entries: "Entries | None", classes: int |
 
 
 def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | None) -> tuple[int | None, str]:
-    """Return the number of trained values and the option for an unknown one."""
+    """Return the number of noised values and the option for an unknown one."""
     # Nothing is downloaded or loaded for this: a plan must work before weights are there.
     if not run.needs_no_torch:
         return None, "--parameters N (`bract simulate --dry-run` counts them)"
@@ -180,6 +182,11 @@ def _count_parameters(run: RunConfig, entries: "Entries | None", classes: int | 
     from common.models.backbone_info import backbone_info
 
     try:
-        return backbone_info(run.backbone_spec).num_features * number, ""
+        features = backbone_info(run.backbone_spec).num_features
+        if not run.takes_statistics:
+            return features * number, ""
+        # The sums are noised, and the head that follows from them has far fewer values.
+        shapes = statistic_shapes(run.training.statistics, number, features)
+        return sum(math.prod(shape) for shape in shapes.values()), ""
     except WeightsError:
         return None, f"--parameters N: the weights of {run.model.backbone} are not on this machine"

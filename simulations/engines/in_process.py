@@ -121,9 +121,11 @@ class InProcessGrid(Grid):
 
     def _deliver(self, message: Message) -> Message:
         node_id = message.metadata.dst_node_id
-        if node_id not in self._contexts:
-            self._contexts[node_id] = self._new_context(node_id)
-        reply = self._client_app(message, self._contexts[node_id])
+        context = self._contexts.get(node_id) or self._new_context(node_id)
+        reply = self._client_app(message, context)
+        # Most clients keep nothing between messages. A hundred thousand empty contexts would take gigabytes.
+        if context.state:
+            self._contexts[node_id] = context
         reply.metadata.__dict__["_message_id"] = str(next(self._serial))
         if self._observer is not None:
             self._observer(reply)

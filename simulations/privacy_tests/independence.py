@@ -36,8 +36,8 @@ def independence(harness: ClientHarness, *, processes: bool = True) -> Iterator[
     }
     if processes and sys.platform == "linux":
         noise |= {f"forked process {number}": each for number, each in enumerate(_forked(harness))}
-    yield from _uncorrelated(noise, "noise of {} and of {}")
-    yield from _uncorrelated(_tensors(harness, noise["the same round"]), "noise of {} and of {} in one message")
+    yield from uncorrelated(noise, "noise of {} and of {}")
+    yield from uncorrelated(_tensors(harness, noise["the same round"]), "noise of {} and of {} in one message")
     yield from _steps(harness)
     yield from _batches(harness)
     yield from _keys(harness)
@@ -77,7 +77,13 @@ def _tensors(harness: ClientHarness, noise: np.ndarray) -> dict[str, np.ndarray]
     return parts
 
 
-def _uncorrelated(noise: Mapping[str, np.ndarray], naming: str) -> Iterator[Check]:
+def uncorrelated(noise: Mapping[str, np.ndarray], naming: str) -> Iterator[Check]:
+    """Check that no two of some noises are correlated.
+
+    Args:
+        noise: Name -> values.
+        naming: Name of a check, with a place for each of the two names.
+    """
     for (first, a), (second, b) in combinations(noise.items(), 2):
         size = min(len(a), len(b))
         # Few values are correlated by chance.

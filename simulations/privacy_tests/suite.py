@@ -11,6 +11,7 @@ from simulations.privacy_tests.fault_injection import faults
 from simulations.privacy_tests.independence import independence
 from simulations.privacy_tests.neighbouring_data import boundary_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
+from simulations.privacy_tests.opened_sums import opened_independence, opened_noise, opened_replay
 from simulations.privacy_tests.released_fields import release_surface
 from simulations.privacy_tests.sampling import sampler
 
@@ -40,6 +41,10 @@ def privacy_tests_of(harness: ClientHarness) -> dict[str, Callable[[], Iterable[
     exact = harness.with_settings(training={"update_bits": 32}) if harness.config.is_local_dp else harness
     if not harness.config.private:
         return {"T6": surface}
+    if harness.config.secure is not None:
+        # What one client sends is masked, so the tests are of what a server reads in a sum.
+        sums = {"T1": opened_replay, "T2": opened_noise, "T3": opened_independence}
+        return {test: partial(checks, harness) for test, checks in sums.items()}
     if harness.config.mechanism.noise_at_server:
         return {"T1": partial(central_replay, harness), "T2": partial(central_noise_scale, harness), "T6": surface}
     tests: dict[str, Callable[[], Iterable[Check]]] = {

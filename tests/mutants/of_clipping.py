@@ -82,26 +82,26 @@ def each_tensor_gets_the_whole_bound(patch: pytest.MonkeyPatch) -> None:
     Source: fedbiomed/fedbiomed issue 1443 (`clip` is applied per parameter, not to the global norm); what noise a
     bound per layer needs: meta-pytorch/opacus issue 202.
     """
-    real = network_training.clipped_sum
+    real = network_training.add_clipped
 
-    def clipped(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-        parts = np.split(gradients, sizes, axis=1)
-        return np.concatenate([real(part, max_grad_norm=max_grad_norm) for part in parts])
+    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
+        for part, values in zip(np.split(total, sizes), np.split(gradient, sizes), strict=True):
+            real(part, values, max_grad_norm=max_grad_norm)
 
     sizes = _tensor_ends(patch)
-    patch.setattr(network_training, "clipped_sum", clipped)
+    patch.setattr(network_training, "add_clipped", clipped)
 
 
 @mutant("T1", _TOO_FAR, mode="mlp head")
 def one_tensor_is_no_part_of_the_norm(patch: pytest.MonkeyPatch) -> None:
     """The first tensor is clipped along with the others, but its own length is not counted."""
 
-    def clipped(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
-        rest = np.linalg.norm(gradients[:, ends[0] :], axis=1)
-        return np.asarray(np.minimum(1.0, max_grad_norm / np.maximum(rest, 1e-12)) @ gradients)
+    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
+        rest = np.linalg.norm(gradient[ends[0] :])
+        total += min(1.0, max_grad_norm / max(float(rest), 1e-12)) * gradient
 
     ends = _tensor_ends(patch)
-    patch.setattr(network_training, "clipped_sum", clipped)
+    patch.setattr(network_training, "add_clipped", clipped)
 
 
 def _tensor_ends(patch: pytest.MonkeyPatch) -> list[int]:

@@ -161,7 +161,7 @@ planted(
     {
         "bytes of the restored model": (
             "collector.received[name] for name in self.accepted",
-            "content_bytes(reply) for reply, _ in self.accepted.values()",
+            "content_bytes(reply.content) for reply, _ in self.accepted.values()",
         ),
     },
 )

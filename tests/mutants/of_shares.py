@@ -161,8 +161,8 @@ planted(
     network_sgd._clipped_sums,
     {
         "a network's sum that nobody clips": (
-            "clipped_sum(gradient[None], max_grad_norm=plan.max_grad_norm)",
-            "gradient",
+            "add_clipped(total, gradient, max_grad_norm=plan.max_grad_norm)",
+            "total += gradient",
         )
     },
 )
@@ -172,7 +172,7 @@ planted(
     {
         "a network's sum that is clipped as a whole": (
             "return total",
-            "return clipped_sum(total[None], max_grad_norm=plan.max_grad_norm)",
+            "whole = np.zeros(weights.size); add_clipped(whole, total, max_grad_norm=plan.max_grad_norm); return whole",
         )
     },
 )

@@ -27,6 +27,7 @@ from common.errors import ConfigError
 from common.inference.card import CARD_FILE, find_model
 from common.inference.explanation.method_names import MethodChoice
 from common.system.console import bar_factory, plain, plain_errors, say
+from common.system.files import make_folder
 from common.system.paths import check_output, holds_results
 from common.system.progress import ProgressFactory
 
@@ -245,7 +246,7 @@ def _file_name(number: int, image: str) -> str:
 
 def _write(file: Path, content: bytes) -> None:
     # Made with the first picture, so that a refused model or source leaves no folder behind.
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(file.parent, mode=0o700)
     write_output(file, content)
 
 

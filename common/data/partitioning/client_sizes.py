@@ -45,15 +45,32 @@ def client_sizes(
     Raises:
         DataError: The images cannot be divided as the settings ask.
     """
-    split, groups = entries.num_train, group_names(entries.units)
-    names, naturals = natural_clients(entries.clients)
-    groups = None if groups is None else groups[:split]
-    naturals = None if naturals is None else naturals[:split]
-    owner = assign_clients(
-        entries.labels[:split], data, num_clients=num_clients, seed=seed, groups=groups, naturals=naturals, names=names
-    )
+    owner = training_owners(entries, data, num_clients=num_clients, seed=seed)
+    groups = _training_groups(entries)
     if unit == "image" or groups is None:
         sizes = np.bincount(owner + 1, minlength=num_clients + 1)[1:]
     else:
         sizes = count_groups(owner, groups, num_clients)
     return sizes, int((owner < 0).sum())
+
+
+def training_owners(entries: Entries, data: DataConfig, *, num_clients: int, seed: int) -> np.ndarray:
+    """Return the client of each training image in a run, (entries.num_train,) integers.
+
+    It is -1 for an image that no client gets.
+
+    Raises:
+        DataError: The images cannot be divided as the settings ask.
+    """
+    split = entries.num_train
+    names, naturals = natural_clients(entries.clients)
+    naturals = None if naturals is None else naturals[:split]
+    groups = _training_groups(entries)
+    return assign_clients(
+        entries.labels[:split], data, num_clients=num_clients, seed=seed, groups=groups, naturals=naturals, names=names
+    )
+
+
+def _training_groups(entries: Entries) -> np.ndarray | None:
+    groups = group_names(entries.units)
+    return None if groups is None else groups[: entries.num_train]

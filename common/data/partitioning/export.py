@@ -25,6 +25,7 @@ from common.data.partitioning.privacy_units import group_rows
 from common.data.scan import Scan, refuse_if_too_bad, refuse_single_class, scan_source
 from common.data.sources.base_source import Entries, ImageSource
 from common.errors import DataError
+from common.system.files import make_folder
 from common.system.progress import ProgressFactory
 
 MANIFEST = "manifest.csv"
@@ -56,7 +57,7 @@ def export_partition(config: RunConfig, source: ImageSource, folder: Path, progr
     settings = {k: v for k, v in resolved(config).items() if k in ("seed", "num-clients") or k.startswith("data.")}
     facts |= {"settings": settings, "bract": version("bract")}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         # mkdtemp makes a folder that only its owner can read.
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
@@ -118,16 +119,18 @@ def _check_target(folder: Path, source: ImageSource) -> None:
 def _facts(name: str, scan: Scan, partition: Partition, *, natural: bool) -> dict[str, Any]:
     clients, num_clients = [], len(partition.num_units)
     for client in range(num_clients):
-        own = (partition.owner == client) & scan.usable
-        train = own & ~partition.held_out & (np.arange(len(own)) < scan.num_train)
-        if not train.any():
+        own = partition.rows_of(client)
+        own = own[scan.usable[own]]
+        held_out = partition.held_out[own]
+        train = int((~held_out & (own < scan.num_train)).sum())
+        if not train:
             raise DataError(
                 f"client {client} of {num_clients} would have no usable image to train on: raise "
                 "data.min-client-size, lower data.test-fraction or use fewer clients"
             )
         title = scan.client_names[client] if natural else None
-        test = int((own & partition.held_out).sum())
-        clients.append({"folder": f"client-{client:05d}", "name": title, "train": int(train.sum()), "test": test})
+        test = int(held_out.sum())
+        clients.append({"folder": f"client-{client:05d}", "name": title, "train": train, "test": test})
     return {
         "source": name,
         "clients": clients,

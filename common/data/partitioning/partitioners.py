@@ -66,8 +66,11 @@ def assign_clients(
     # The partitioner counts units, and a unit may be many images: then the images are counted after it.
     least = data.min_client_size if groups is None else 1
     for attempt in range(TRIES if data.partitioner in _SEEDED else 1):
-        partitioner = _partitioner(data, num_clients, least, seed, attempt)
-        owner = _run_partitioner(partitioner, {"row": order, "label": unit_labels[order]}, num_clients)
+        if data.partitioner == "iid":
+            owner = _equal_blocks(order, num_clients)
+        else:
+            partitioner = _partitioner(data, num_clients, least, seed, attempt)
+            owner = _run_partitioner(partitioner, {"row": order, "label": unit_labels[order]}, num_clients)
         if owner is None:
             continue
         sizes = np.bincount(owner[member] + 1, minlength=num_clients + 1)[1:]
@@ -127,6 +130,19 @@ def _check_naturals(
             )
 
 
+def _equal_blocks(order: np.ndarray, num_clients: int) -> np.ndarray | None:
+    """Return the client of each unit by Flower's `IidPartitioner`.
+
+    That cuts the shuffled units into blocks whose sizes differ by at most one, and takes milliseconds a client.
+    """
+    if num_clients > len(order):
+        return None
+    owner = np.empty(len(order), dtype=np.int32)
+    least, rest = divmod(len(order), num_clients)
+    owner[order] = np.repeat(np.arange(num_clients), least + (np.arange(num_clients) < rest))
+    return owner
+
+
 def _run_partitioner(partitioner: "Partitioner", columns: dict[str, np.ndarray], num_clients: int) -> np.ndarray | None:
     """Return the client that a partitioner chooses for each unit.
 
@@ -171,8 +187,7 @@ def _partitioner(data: DataConfig, num_clients: int, least: int, seed: int, atte
         "square": flower.SquarePartitioner,
         "exponential": flower.ExponentialPartitioner,
     }
-    kind = skews[data.size_skew] if data.partitioner == "size-skew" else flower.IidPartitioner
-    return kind(num_partitions=num_clients)
+    return skews[data.size_skew](num_partitions=num_clients)
 
 
 def _failure(data: DataConfig, labels: np.ndarray, num_clients: int, num_units: int) -> str:

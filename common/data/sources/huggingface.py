@@ -10,7 +10,7 @@ from common.config.sections import DataConfig
 from common.data.sources.base_source import ImageSource, split_name
 from common.data.sources.datasets_library import FORMAT, is_saved, open_library_set, open_saved
 from common.errors import DataError
-from common.system.files import write_atomic
+from common.system.files import make_folder, write_atomic
 from common.system.hub import hub_url, quick_failure
 from common.system.paths import bract_home
 
@@ -30,7 +30,7 @@ def open_hugging_face(config: DataConfig) -> ImageSource:
     known = json.loads(pointer.read_text()) if pointer.is_file() else {}
     if not known or not all(Path(file).is_file() for file in known["files"]):
         known = _facts(_load_hugging_face(config, name, variant))
-        pointer.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(pointer.parent, mode=0o700)
         write_atomic(pointer, json.dumps(known), durable=False, mode=0o600)
     return open_library_set(
         config,

@@ -14,6 +14,7 @@ from common.data.sources.base_source import Entries, ImageSource, encoded_rows, 
 from common.data.sources.labels import numbered
 from common.errors import DataError
 from common.system.extras import install_hint
+from common.system.files import make_folder
 from common.system.hub import quick_failure
 from common.system.paths import bract_home
 
@@ -76,7 +77,7 @@ def _download(config: DataConfig, name: str, home: Path) -> Path:
     data_set = _find(config.source, name)
     if config.path:
         raise DataError(f"data.path={config.path!r} holds no {name}.npz: name the folder that holds this file")
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(home, mode=0o700)
     # First into a folder of its own: a download that stops half-way must not be taken for the file.
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         try:

@@ -17,6 +17,7 @@ from common.data.sources.base_source import (
     split_name,
 )
 from common.errors import DataError
+from common.system.files import make_folder
 from common.system.paths import bract_home
 
 _TRAIN_SPLITS = ("train", "trainval")
@@ -49,7 +50,7 @@ def open_torchvision(config: DataConfig) -> ImageSource:
     root = Path(config.path) if config.path else torchvision_root(name)
     files = _files_below(root)
     if not files:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         _torchvision_parts(config, root, name, variant)
         files = _files_below(root)
 

@@ -17,6 +17,7 @@ from server.audit.attached_attacks import AUDITS
 from server.reporting.counts_file import COUNTS_FILE
 from server.reporting.run_page.gaps import NOT_PRIVATE, NOT_PRIVATE_SUMS
 from server.state.checkpoint import CHECKPOINT
+from server.state.client_roll import read_back
 from server.state.initial_model import INITIAL_FILE
 from server.state.run_directory import RUN_ID, STOPPED
 
@@ -204,8 +205,8 @@ class _Reader:
             # The header alone is read. A run that is to be resumed checks the whole file.
             with safe_open(file, framework="np") as opened:
                 facts = json.loads(opened.metadata()["facts"])
-            return _counts_of(facts)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return _counts_of(read_back(self.folder, facts))
+        except (OSError, SafetensorError, ConfigError, ValueError, KeyError, TypeError):
             self.problems.append(f"{CHECKPOINT} is damaged and was left out.")
             return {}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import ConfigError
+from common.system.files import make_folder
 from simulations.attacks.canary.trial import Experiment
 from simulations.harness.scratch_folder import scratch
 from simulations.harness.workers import worker_pool
@@ -34,7 +35,7 @@ class Scores:
     def __init__(self, file: Path, digest: str) -> None:
         self._file, header = file, json.dumps({"audit": digest}) + "\n"
         if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             file.write_text(header)
         lines = file.read_text().splitlines(keepends=True)
         if lines[:1] != [header]:

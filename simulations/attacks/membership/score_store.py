@@ -10,7 +10,7 @@ import numpy as np
 
 from common.config.loading import Scalar
 from common.errors import ConfigError
-from common.system.files import atomic_stream, write_atomic
+from common.system.files import atomic_stream, make_folder, write_atomic
 from simulations.attacks.membership.training import Scored
 
 FORMAT = 1  # raise it when the same settings would give other scores
@@ -47,7 +47,7 @@ class ScoreStore:
             raise ConfigError(f"--out {folder} is in use: name a folder that is empty or does not exist yet")
         store = cls(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             store.write_json(_SETTINGS, wanted)
         except OSError as error:
             raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from None
@@ -60,7 +60,7 @@ class ScoreStore:
     def put(self, curve: str, number: int, scored: Scored) -> None:
         """Keep one model's scores."""
         file = self._file(curve, number)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         with atomic_stream(file, durable=False, mode=0o666) as stream:
             np.savez(stream, **vars(scored))
 

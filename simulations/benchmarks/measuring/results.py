@@ -28,14 +28,14 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 def pair_ratios(first: Sequence[Sample], other: Sequence[Sample], figure: Figure) -> list[float]:
     """Return how many times better the first variant was, pair by pair.
 
-    Pairs in which a value is missing or zero are left out.
+    Pairs in which a value is missing or zero are left out, and the last ones of a variant that outlived the other.
 
     >>> seconds = Figure("s", "seconds")
     >>> pair_ratios([{"s": 2.0}, {"s": 1.0}], [{"s": 6.0}, {"s": 4.0}], seconds)
     [3.0, 4.0]
     """
     ratios = []
-    for ours, theirs in zip(first, other, strict=True):
+    for ours, theirs in zip(first, other, strict=False):
         values = ours.get(figure.key), theirs.get(figure.key)
         if values[0] and values[1]:
             ratios.append(values[0] / values[1] if figure.larger_is_better else values[1] / values[0])

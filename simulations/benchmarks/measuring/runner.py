@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from simulations.benchmarks.measuring.results import OF_PROCESS, summarize
 
 _PEERS = Path(__file__).parents[1] / "peers"
 _ROOT = Path(__file__).parents[3]
+# Below a longer folder the names of Ray's sockets exceed the 107 bytes that Unix allows.
+_LONGEST_FOR_RAY = 39
 
 
 class Runner:
@@ -89,7 +92,13 @@ class Runner:
         paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
         # A home of its own keeps the holder's ledgers and caches out of what is measured.
         home = {"BRACT_HOME": str(self._scratch / "home"), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        return {**os.environ, **home, "HF_HUB_OFFLINE": "1"}
+        # A variant that is stopped leaves its temporary files, such as Ray's, to whoever removes the scratch folder.
+        temporary = self._scratch / "t"
+        temporary.mkdir(exist_ok=True)
+        places = {"TMPDIR": str(temporary)}
+        if len(places["TMPDIR"]) > _LONGEST_FOR_RAY:
+            places["RAY_TMPDIR"] = tempfile.gettempdir()
+        return {**os.environ, **home, **places, "HF_HUB_OFFLINE": "1"}
 
 
 def check_environments(benchmark: Benchmark, options: Options, environments: Mapping[str, Path]) -> None:
@@ -118,6 +127,9 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Measure every case and return the results as plain values.
 
+    A variant that fails once something was measured is measured no further. Its earlier pairs stay, and its row has the
+    pair and the end of what it wrote as `failed`.
+
     Args:
         benchmark: What to measure.
         options: What its cases follow from.
@@ -128,16 +140,16 @@ def run_benchmark(
 
     Raises:
         ConfigError: No case has the wanted name.
-        BractError: A variant failed.
+        BractError: A variant failed before anything was measured.
     """
     machine, started = describe_machine(), datetime.now(UTC)
     cases = benchmark.cases(options)
     chosen = [case for case in cases if wanted in case.name]
     if not chosen:
         raise ConfigError(f"{benchmark.name} has no case {wanted!r}: {', '.join(case.name for case in cases)}")
-    results = []
+    results: list[dict[str, Any]] = []
     for case in chosen:
-        results.append(_run_case(benchmark, case, runner, pairs, progress))
+        results.append(_run_case(benchmark, case, runner, pairs, progress, is_first=not results))
     return {
         "benchmark": benchmark.name,
         "about": benchmark.about,
@@ -150,24 +162,34 @@ def run_benchmark(
 
 
 def _run_case(
-    benchmark: Benchmark, case: Case, runner: Runner, pairs: int, progress: ProgressFactory
+    benchmark: Benchmark, case: Case, runner: Runner, pairs: int, progress: ProgressFactory, *, is_first: bool
 ) -> dict[str, Any]:
     skipped = {variant.name: runner.why_not(variant) for variant in case.variants}
     places = [place for place, variant in enumerate(case.variants) if not skipped[variant.name]]
     samples: list[list[dict[str, float]]] = [[] for _ in case.variants]
+    failed: dict[str, str] = {}
     advance = progress(pairs * len(places), f"{benchmark.name}: {case.name}")
     if case.prepare and places:
         runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
     for repeat in range(pairs):
         # Turned round in every second pair, so that a machine that grows busier favours neither.
         for place in places[:: -1 if repeat % 2 else 1]:
-            if skipped[case.variants[place].name]:
+            name = case.variants[place].name
+            if skipped[name] or name in failed:
                 advance(1)
                 continue
-            found = runner.measure(case.variants[place], repeat)
-            advance(1)
+            try:
+                found = runner.measure(case.variants[place], repeat)
+            except BractError as error:
+                # A mistake shows at once. Later, hours of other figures would be lost with it.
+                if is_first and not any(samples):
+                    raise
+                failed[name] = f"pair {repeat + 1}: {error}"
+                continue
+            finally:
+                advance(1)
             if "not_possible" in found:
-                skipped[case.variants[place].name] = found["not_possible"]
+                skipped[name] = found["not_possible"]
                 continue
             samples[place].append(found)
     names: Sequence[str] = [variant.name for variant in case.variants]
@@ -176,6 +198,8 @@ def _run_case(
     summary = summarize(names, samples, figures)
     for row in summary:
         row["skipped"] = skipped[row["name"]]
+        if row["name"] in failed:
+            row["failed"] = failed[row["name"]]
     return {"name": case.name, "variants": summary}
 
 

@@ -49,6 +49,9 @@ def rows_of(benchmark: Benchmark, results: Mapping[str, Any]) -> Iterator[list[s
             if row["skipped"]:
                 yield [*cells, "not measured"]
                 continue
+            if "failed" in row and not row["samples"]:
+                yield [*cells, "failed"]
+                continue
             for figure in benchmark.figures:
                 cells.append(with_ends(row["figures"].get(figure.key)))
                 if figure.compared:
@@ -94,7 +97,17 @@ def _remarks(benchmark: Benchmark, results: Mapping[str, Any]) -> Sequence[str]:
     pairs = f"{results['pairs']} pair{'s' if results['pairs'] > 1 else ''}"
     quick = " Quick sizes: they show that it works, not how fast it is." if results["quick"] else ""
     first = f"Medians of {pairs} with least and greatest value; x is how many times better the first variant is.{quick}"
-    return (first, *benchmark.notes)
+    return (first, *_failures(results), *benchmark.notes)
+
+
+def _failures(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence on each variant that failed."""
+    for case in results["cases"]:
+        for row in case["variants"]:
+            if "failed" in row:
+                number = len(row["samples"])
+                of = f"its figures are of {number} pair{'s' * (number > 1)}" if number else "it has no figures"
+                yield f"{row['name']} failed in {row['failed'].partition(':')[0]} of {case['name']}: {of}."
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import bract
-from client.checks.budget import last_heads, ledger_trouble
+from client.checks.budget import check_budget, last_heads, ledger_trouble
 from client.client_config import load_site
 from client.runtime.client_lock import hold_lock
 from client.status.activity import ActivityRecord, Link
@@ -30,8 +30,9 @@ from common.privacy.accounting import spent_by
 from common.privacy.events import events_of_group
 from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.policy import ANYTHING, load_policy
+from common.system.console import format_epsilon
 from tests.support.clients.own_clients import OwnClient
-from tests.support.ledger.builders import PLAN, holding, release
+from tests.support.ledger.builders import PLAN, WHOLE, holding, release
 
 pytestmark = pytest.mark.usefixtures("own_home")
 COST = PLAN.spent().pld  # 1.70
@@ -155,6 +156,30 @@ def test_a_group_pays_for_the_images_that_were_charged_one_by_one(client: OwnCli
     shown = CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output
     said = "Groups epsilon 4.217, used up: the group of images that has spent most, of 3"
     assert said in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_whole_client_and_a_group_have_spent_what_their_own_plan_costs(client: OwnClient, whole: bool) -> None:
+    """One image of either may move a sum twice as far, and no run has protected it."""
+    if whole:
+        plan, parts = WHOLE, (holding(0, 6).as_one_unit(), holding(6, 8).as_one_unit())
+    else:
+        plan, parts = replace(PLAN, privacy_unit="group"), (holding(0, 6, 3), holding(6, 8))
+    with own_holder().open_session() as session:
+        release(session, "first", plan, parts, [(1, "train")])
+
+    status = client_status(client.folder)
+
+    assert status.budget is not None
+    cost = status.policy.official_figure(plan.spent(), plan.spent_alone())
+    assert status.budget.spent == status.budget.by_unit[0].spent == cost
+    assert status.as_json()["budget"]["spent"] == cost
+    said = " ".join(CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output.split())
+    units = 1 if whole else 4
+    assert f": the group of images, or the whole client, that has spent most, of {units}, over all" in said
+    assert "Groups" not in said
+    finding = check_budget("a", status.policy, status.report)
+    assert f"{format_epsilon(cost)} of 2" in finding.found
 
 
 def test_a_budget_that_is_used_up_is_said_first(client: OwnClient) -> None:

@@ -131,6 +131,29 @@ def test_train_network_lowers_the_loss_and_repeats() -> None:
     assert all(np.array_equal(runs[0][name], runs[1][name]) for name in arrays)
 
 
+def test_training_computes_in_another_layout_and_leaves_no_trace_in_later_results() -> None:
+    arrays, rows, network = start(32, 3), rows_of(20, 32, 3), cnn(32, 3)
+    layouts: set[bool] = set()
+
+    def look(module: torch.nn.Module, *_: Any) -> None:
+        layouts.add(module.get_parameter("weight").is_contiguous(memory_format=torch.channels_last))
+
+    def results() -> list[np.ndarray]:
+        load_arrays(network, arrays)
+        examples = rows.batch(network, np.arange(3), SETTINGS, step=0)
+        return [
+            network_logits(network, arrays, rows.images, SETTINGS),
+            *gradients_one_by_one(network, examples, SETTINGS),
+        ]
+
+    before, hook = results(), network.get_submodule("conv2").register_forward_hook(look)
+    train_network(network, arrays, rows, SETTINGS, public_stream(0, "batches"))
+    hook.remove()
+
+    assert layouts == {True}
+    assert all(np.array_equal(*pair) for pair in zip(before, results(), strict=True))
+
+
 def test_train_network_leaves_the_incoming_arrays_alone_and_changes_nothing_without_rows() -> None:
     arrays = start()
     before = {name: array.copy() for name, array in arrays.items()}

@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.models.linear_head import residuals
-from common.privacy.clipping import clip_factors, clipped_head_sum, clipped_sum
+from common.privacy.clipping import add_clipped, clip_factors, clipped_head_sum, clipped_sum
 
 pytestmark = pytest.mark.numerical
 BOUND = 0.3
@@ -69,6 +69,21 @@ def test_clipped_sum_clips_all_tensors_jointly_and_drops_non_finite_rows() -> No
     gradients = np.array([[3.0, 4.0], [np.nan, 1.0], [np.inf, 0.0], [0.0, 0.0], [0.03, 0.04]])
 
     assert np.allclose(clipped_sum(gradients, max_grad_norm=1.0), [0.63, 0.84])
+
+
+@pytest.mark.parametrize("size", [1, 7, 129, 16_384, 16_392, 100_003, 287_434])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_clipped_gradient_is_to_the_bit_that_of_whole_arrays(size: int, kind: type) -> None:
+    """Runs of versions that clipped whole arrays must repeat."""
+    rng = np.random.default_rng(size)
+    gradient = (rng.standard_normal(size) * np.exp(3 * rng.standard_normal(size))).astype(kind)
+    before = rng.standard_normal(size)
+
+    for bound in (1e-3, 1.0, 1e9):
+        total, wide = before.copy(), gradient.astype(np.float64)[None]
+        add_clipped(total, gradient, max_grad_norm=bound)
+        whole = before + clip_factors(np.linalg.norm(wide, axis=1), max_grad_norm=bound) @ wide
+        assert total.tobytes() == whole.tobytes()
 
 
 def test_clipping_of_no_examples_is_zero() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
+from common.system import content_store
 from common.system.content_store import ContentStore
 from tests.support.paths import ROOT
 
@@ -115,6 +116,7 @@ def test_files_belong_to_their_owner_only(tmp_path: Path) -> None:
 _WRITER = """
 import sys, numpy as np
 from pathlib import Path
+from common.system import content_store
 from common.system.content_store import ContentStore
 store = ContentStore(Path(sys.argv[1]), (3,), np.dtype(np.float32))
 for number in range(int(sys.argv[2]), 1000, 2):
@@ -151,3 +153,38 @@ def test_two_writers_and_one_kill_lose_nothing_that_was_reported(tmp_path: Path)
     assert len(said) >= 540
     assert not found.rows_of(asked(*said)).absent.any()
     assert np.array_equal(found.rows_of(asked(*said))[:], rows(*said))
+
+
+def test_many_rows_are_checked_and_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = store(tmp_path)
+    one.append(digests(*range(7)), rows(*range(7)))
+    content = bytearray((tmp_path / "rows.bin").read_bytes())
+    content[5 * 12] ^= 1
+    (tmp_path / "rows.bin").write_bytes(content)
+    monkeypatch.setattr(content_store, "_MOST_MAPPED", 2 * content_store._NEIGHBOURS)
+
+    found = store(tmp_path).rows_of(asked(*range(7)))
+
+    assert found.absent.tolist() == [False] * 5 + [True, False]
+    assert np.array_equal(found[np.array([6, 4, 0, 2, 2])], rows(6, 4, 0, 2, 2))
+    assert np.array_equal(found[:5], rows(*range(5)))
+    assert found[:5].dtype == FLOAT
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs a list of mapped memory")
+def test_rows_that_were_read_do_not_stay_in_memory_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, number = 2**16, 128
+    one = ContentStore(tmp_path, (wide,), np.dtype(np.uint8))
+    one.append(digests(*range(number)), np.ones((number, wide), np.uint8))
+    monkeypatch.setattr(content_store, "_MOST_MAPPED", 16 * wide)
+
+    found = one.rows_of(asked(*range(number)))
+    for _ in range(3):
+        # In the rows' order, in another one, and a few at a time.
+        for part in (slice(None), np.arange(number)[::-1], *np.arange(number).reshape(-1, 4)):
+            assert found[part].all()
+
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    place = next(at for at, line in enumerate(lines) if str(tmp_path / "rows.bin") in line)
+    resident = next(line for line in lines[place:] if line.startswith("Rss:"))
+    assert int(resident.split()[1]) * 1024 <= 17 * wide

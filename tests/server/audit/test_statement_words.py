@@ -10,7 +10,8 @@ import pytest
 from common.config.loading import Scalar
 from common.ledger.audit.integrity_checks import Remarks
 from server.audit.audit import audit_run
-from server.audit.statement_words import check_sentence
+from server.audit.statement_reader import PrivacyStatement
+from server.audit.statement_words import check_bundles, check_sentence
 from server.state.initial_model import OPEN_START
 from tests.support.ledger.audited_runs import (
     SETTINGS,
@@ -76,6 +77,10 @@ LIES: dict[str, Lie] = {
     "smaller sums": (said_of_sums(min_survivors=2), "says aggregation.min_survivors 2, this run gives 3"),
     "other words on sums": (said_of_sums(statement="nobody need be honest"), "says aggregation.statement 'nobody"),
     "no gaps of sums": (said_of_sums(not_protected=[]), "the statement says aggregation.not_protected []"),
+    "another sampling": (
+        lambda s: s.update(sampling_method="Poisson, public rate"),
+        "this run gives 'none: every unit",
+    ),
     "more words on sums": (said_of_sums(note="safe"), "the statement says aggregation.note 'safe'"),
 }
 
@@ -105,6 +110,16 @@ LIES_OF_PLAIN_RUNS: dict[str, Lie] = {
         lambda s: s.update(statement=s["statement"].replace("at its own client", "somewhere")),
         "the statement says statement",
     ),
+    "another scope": (lambda s: s.update(scope="all runs over these images"), "the statement says scope 'all runs"),
+    "no scope": (lambda s: s.pop("scope"), 'the statement says scope None, this run gives "this run alone'),
+    "another sampling": (
+        lambda s: s.update(sampling_method="Poisson, secret rate"),
+        "says sampling_method 'Poisson, secret rate', this run gives 'Poisson, public rate'",
+    ),
+    "a simulated pin": (
+        lambda s: s.update(bundles={"00001": "ab" * 32}),
+        "client 00001 has pinned code, and simulated clients pin none",
+    ),
     "missing clients": (
         lambda s: s.update(missing={"clients": {}, "unit": "image", "never_joined": 1}),
         "MISSING FROM THE MODEL: 1 planned client in all rounds",
@@ -116,6 +131,29 @@ LIES_OF_PLAIN_RUNS: dict[str, Lie] = {
 @pytest.mark.parametrize("what", LIES_OF_PLAIN_RUNS)
 def test_audit_finds_other_words_of_a_plain_run(run: Path, what: str) -> None:
     assert_found(LIES_OF_PLAIN_RUNS[what], run)
+
+
+@pytest.mark.parametrize(
+    ("sent", "pinned", "late", "num_doubts", "num_warnings"),
+    [
+        ("ab", "ab", False, 0, 0),
+        ("ab", "", False, 0, 0),
+        ("", "cd", False, 0, 0),  # a run that nobody started by `bract run` does not say what it sent
+        ("ab", "cd", False, 1, 0),
+        ("ab", "cd", True, 0, 1),
+    ],
+)
+def test_audit_compares_pins_with_the_code_that_was_sent(
+    run: Path, sent: str, pinned: str, late: bool, num_doubts: int, num_warnings: int
+) -> None:
+    content = json.loads((run / "privacy.json").read_text())
+    content |= {"bundles": {"00001": pinned * 32}, "joined_late": {"00001": 2} if late else {}, "ledger": "at clients"}
+    remarks = Remarks()
+
+    check_bundles(PrivacyStatement.of(content), sent * 32, remarks)
+
+    assert (len(remarks.doubts), len(remarks.warnings)) == (num_doubts, num_warnings)
+    assert all("client 00001 has pinned the code cdcd" in text for text in (*remarks.doubts, *remarks.warnings))
 
 
 def test_audit_still_reads_statements_without_missing_clients(run: Path) -> None:

@@ -177,3 +177,26 @@ def test_a_client_that_the_run_has_no_place_for_is_left_out(tmp_path: Path) -> N
     )
 
     assert meeting.refusals == {"client 00001": "TOO-LARGE"}
+
+
+SIZES = {"00000": 10, "00001": 7, "00002": 8}
+
+
+def test_known_sizes_need_the_first_clients_declaration_alone() -> None:
+    asked_in_vain = {number: fails(ClientFailure.INTERNAL) for number in (1, 2)}
+
+    known = meet(asked_in_vain, sizes=SIZES)
+
+    # The same clients, at the same nodes, as if each had declared itself.
+    assert known == meet({number: declares(number, num_units=SIZES[f"{number:05d}"]) for number in range(3)})
+
+
+def test_known_sizes_do_not_hide_a_failure_of_the_first_client() -> None:
+    with pytest.raises(FederationError, match="could not declare itself: DATA"):
+        meet({0: fails(ClientFailure.DATA)}, sizes=SIZES)
+
+
+@pytest.mark.parametrize("other", [{"name": "zoe"}, {"num_units": 11}])
+def test_known_sizes_are_refused_when_the_first_client_is_another(other: dict[str, Any]) -> None:
+    with pytest.raises(FederationError, match="but '00000' was expected"):
+        meet({0: declares(0, **other)}, sizes=SIZES)

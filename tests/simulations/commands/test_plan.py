@@ -4,6 +4,7 @@ Drives `common.data.partitioning.client_sizes`.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,26 @@ def test_plan_counts_parameters_of_a_head_for_the_classes_of_the_source(monkeypa
 
     assert facts["trained_parameters"] == 1000
     assert (facts["sizes"][0]["num_units"], facts["privacy_unit"]) == (3000, "client")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("second-moments", 1280 * 1281 // 2 + 12_800), ("class-means", 12_800 + 10)]
+)
+def test_plan_counts_the_values_of_sums_that_carry_noise(
+    monkeypatch: pytest.MonkeyPatch, kind: str, values: int
+) -> None:
+    monkeypatch.setattr("common.models.backbone_info.backbone_info", lambda _: SimpleNamespace(num_features=1280))
+    once = (*SIZES, "--noise", "2", "--set", "privacy.mechanism=dp-statistics", "--classes", "10")
+
+    facts = facts_of(*once, "--set", f"training.statistics={kind}")
+
+    assert facts["noised_values"] == values
+    assert "trained_parameters" not in facts
+    # One client's sum of unit vectors in one direction against the noise of all values.
+    (first, *_) = facts["sizes"]
+    assert first["signal_to_noise_a_step"] == pytest.approx(first["num_units"] / (2 * math.sqrt(values)), rel=1e-3)
+    said = " ".join(plan(*once, "--set", f"training.statistics={kind}").stdout.split())
+    assert f"({values:,} values of the sums)" in said
 
 
 @pytest.mark.parametrize(

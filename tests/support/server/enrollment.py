@@ -86,7 +86,7 @@ class LossyGrid(InProcessGrid):
         return ids
 
 
-def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3) -> Enrollment:
+def meet(queried: Mapping[int, Say], keeper: HeadKeeper | None = None, clients: int = 3, **more: Any) -> Enrollment:
     if keeper is not None:  # who is not spoken of has a ledger as it should be
         queried = {n: declares(n, head_of(n, 5)) for n in range(clients)} | dict(queried)
-    return enroll_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper)
+    return enroll_clients(InProcessGrid(app_of(queried), clients, {}), clients, run_id=RUN, keeper=keeper, **more)

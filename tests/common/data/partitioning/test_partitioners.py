@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from flwr_datasets.partitioner import IidPartitioner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.sections import DataConfig
-from common.data.partitioning.partitioners import assign_clients, assign_test, hold_out
+from common.data.partitioning.partitioners import _equal_blocks, assign_clients, assign_test, hold_out
 from common.data.partitioning.privacy_units import group_names, group_rows, most_frequent
 from common.errors import DataError
 
@@ -283,6 +285,20 @@ def test_iid_deals_evenly_and_mixes_what_was_sorted() -> None:
     held = np.histogram2d(labels, owner, bins=[4, 4])[0]
     standard_error = np.sqrt(250 * 0.25 * 0.75)
     assert np.abs(held - 62.5).max() < 4.5 * standard_error
+
+
+@pytest.mark.parametrize(("units", "clients"), [(12, 5), (12, 12), (13, 1), (100, 33)])
+def test_iid_cuts_the_blocks_of_the_library(units: int, clients: int) -> None:
+    order = np.random.default_rng(units).permutation(units)
+    partitioner = IidPartitioner(num_partitions=clients)
+    partitioner.dataset = Dataset.from_dict({"row": order})
+
+    owner = _equal_blocks(order, clients)
+
+    assert owner is not None
+    assert owner.dtype == np.int32
+    for client in range(clients):
+        assert sorted(np.flatnonzero(owner == client)) == sorted(partitioner.load_partition(client)["row"])
 
 
 def test_dirichlet_skews_labels_the_more_the_smaller_alpha_is() -> None:

@@ -225,15 +225,16 @@ def start_sleeper(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
     """Start a command that ends up in the module `sleeper`, and return when that and its daemon sleep."""
     part, pids, sleep = str(folder / "part"), str(folder / "pids"), "import time; time.sleep(60)"
     (folder / "sleeper.py").write_text(f"""
-import os, pathlib, subprocess, sys, time
+import os, pathlib, subprocess, sys, tempfile, time
 def run(**_):
+    tempfile.mkdtemp(prefix='left-')
     daemon = subprocess.Popen([sys.executable, '-c', {sleep!r}], start_new_session=True)
     # Renamed so that whoever reads finds both.
     pathlib.Path({part!r}).write_text(f'{{os.getpid()}} {{daemon.pid}}')
     os.rename({part!r}, {pids!r})
     time.sleep(60)
 """)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder)))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), "TMPDIR": str(folder)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     while not (folder / "pids").is_file():
         assert process.poll() is None
@@ -263,7 +264,8 @@ with tempfile.TemporaryDirectory(prefix="bract-bench-", dir={str(tmp_path)!r}) a
 
     # Without a wait: the measuring program ends after all that it started.
     assert still_asleep(tmp_path) == []
-    assert not list(tmp_path.glob("bract-bench-*"))
+    # Nor do the temporary files of what was stopped stay, as Ray's would.
+    assert not [*tmp_path.glob("bract-bench-*"), *tmp_path.glob("left-*")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
@@ -294,3 +296,30 @@ def test_a_job_that_cannot_be_done_one_way_is_said_and_measured_no_further(
 
     assert calls == ["a0", "b0", "c0", "c1", "a1", "a2", "c2"]
     assert [row["skipped"] for row in results["cases"][0]["variants"]] == ["", "fails with an error", ""]
+
+
+@pytest.mark.parametrize(("fails_at", "kept"), [(1, 1), (2, 2), (0, 0)])
+def test_a_variant_that_fails_late_keeps_its_earlier_pairs_and_the_others_go_on(
+    fails_at: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(_: Runner, variant: Variant, repeat: int) -> dict[str, float]:
+        if variant.name.startswith("Flower") and repeat >= fails_at:
+            raise BractError(f"{variant.name} failed; the end of what it wrote:\nout of memory")
+        return {"messages_a_second": 4321.0 + repeat, "engine_seconds": 1.0, "start_up_seconds": 1.0}
+
+    monkeypatch.setattr(Runner, "measure", measure)
+    monkeypatch.setattr(Runner, "why_not", lambda *_: "")
+    target = tmp_path / "out"
+
+    done = RUNNER.invoke(app, ["bench", "engine", "--quick", "--pairs", "3", "--out", str(target)])
+
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert f"failed in pair {fails_at + 1} of" in said
+    assert "out of memory" in said
+    ours, theirs = json.loads((target / "engine.json").read_text())["cases"][0]["variants"]
+    assert (len(ours["samples"]), len(theirs["samples"])) == (3, kept)
+    assert theirs["failed"].startswith(f"pair {fails_at + 1}: ")
+    page = (target / "engine.md").read_text()
+    assert ("its figures are of" if kept else "it has no figures") in page
+    assert (theirs["ratios"].get("messages_a_second") is not None) == bool(kept)

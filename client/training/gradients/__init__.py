@@ -1,0 +1,1 @@
+"""Batched per-example gradients of a network."""
