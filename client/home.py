@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from common.errors import ConfigError
 from common.ledger.data_holder import Holder, own_holder, simulated_holder
 from common.system.paths import bract_home
 
@@ -78,6 +79,7 @@ class SimulatedHome:
         None stands for a run that keeps no ledgers.
 
         Raises:
+            ConfigError: This machine has not the run's folder.
             LedgerError: The ledger's folder cannot be made.
         """
         if not self.private:
@@ -85,6 +87,18 @@ class SimulatedHome:
         return simulated_holder(self.folder(run) / "ledgers", self.name, seed=self.seed, durable=self.durable)
 
     def folder(self, run: str) -> Path:
-        """Return the run's own folder or one below `$BRACT_HOME`."""
+        """Return the run's own folder or one below `$BRACT_HOME`.
+
+        Raises:
+            ConfigError: This machine has not the run's folder.
+        """
         # Ray and `flwr run` start clients in other working folders, so a relative path would name several places.
-        return self.root if self.root.is_absolute() else bract_home() / "simulations" / run
+        if not self.root.is_absolute():
+            return bract_home() / "simulations" / run
+        # On a cluster a client's rounds run on several machines. Ledgers in a folder of each would know some of them.
+        if not self.root.is_dir():
+            raise ConfigError(
+                f"the run's folder {self.root} is not on this machine, and clients keep their ledgers and personal "
+                "tensors there: all nodes of a Ray cluster must share it (docs/scaling.md)"
+            )
+        return self.root

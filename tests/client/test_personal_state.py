@@ -17,6 +17,7 @@ from client.session import ClientSession
 from client.training.personal_tensors import PersonalState
 from client.training.trainer import Trainer
 from common.data.client_dataset import Shard
+from common.errors import ConfigError
 
 TENSORS = {"head": np.arange(3, dtype=np.float32)}
 
@@ -92,3 +93,13 @@ def test_each_client_run_and_plan_has_a_store_of_its_own(tmp_path: Path) -> None
     assert [tensors["head"].tolist() for tensors in found if tensors is not None] == [[0], [1], [2], [3]]
     assert session("a", "", durable=True).personal("run").durable
     assert not stores[0].durable
+
+
+def test_a_machine_without_the_run_s_folder_keeps_nothing_for_its_clients(tmp_path: Path) -> None:
+    """A node of a cluster with a folder of its own would know some of a client's rounds only."""
+    home = SimulatedHome("00000", 0, True, False, tmp_path / "elsewhere" / "run")
+
+    for keep in (home.folder, home.holder):
+        with pytest.raises(ConfigError, match=r"run is not on this machine.*must share it"):
+            keep("run")
+    assert not (tmp_path / "elsewhere").exists()

@@ -6,11 +6,14 @@ Drives `simulations.engines.ray`.
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,57 @@ def test_ray_and_in_process_give_the_same_model_to_the_bit(
     assert ray["engine"] == "ray"
     assert ray.get("subgroup_metrics") == in_process.get("subgroup_metrics")
     assert ("subgroup_metrics" in ray) == (backbone == "cnn")
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[str]:
+    """Address of a Ray cluster of two nodes of one core, each with a home folder of its own."""
+    psutil = pytest.importorskip("psutil")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    common = ["--node-ip-address", "127.0.0.1", "--num-cpus", "1", "--disable-usage-stats", "--block"]
+    started = []
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        head = ["--head", "--port", address.partition(":")[2], "--include-dashboard=false", "--temp-dir", scratch]
+        try:
+            for name, own in (("head", head), ("worker", ["--address", address])):
+                home = {"BRACT_HOME": str(tmp_path / name), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+                command = [str(Path(sys.executable).parent / "ray"), "start", *own, *common]
+                with (tmp_path / f"{name}.log").open("w") as log:
+                    started.append(subprocess.Popen(command, env=os.environ | home, stdout=log, stderr=log))
+                wait_for_text(started[-1], tmp_path / f"{name}.log", "Ray runtime started")
+            yield address
+        finally:
+            family = [child for node in started for child in psutil.Process(node.pid).children(recursive=True)]
+            for process in (*started, *family):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            for node in started:
+                node.wait()
+
+
+def wait_for_text(process: "subprocess.Popen[bytes]", file: Path, text: str) -> None:
+    deadline = time.monotonic() + 90
+    while text not in file.read_text():
+        assert process.poll() is None, file.read_text()
+        assert time.monotonic() < deadline, file.read_text()
+        time.sleep(0.1)
+
+
+def test_a_ray_cluster_whose_nodes_share_no_home_gives_the_same_model(tmp_path: Path, two_nodes: str) -> None:
+    settings = [str(write_divided(tmp_path / "scans", 60)), "--set", "privacy.mechanism=none", "--set", "num-rounds=2"]
+    settings += ["--set", "num-clients=4", "--set", "model.backbone=cnn", "--set", "training.local-epochs=1"]
+    for engine in ("in-process", "ray"):
+        command = [*BRACT, "--engine", engine, "--out", str(tmp_path / engine), *settings]
+        home = {"BRACT_HOME": str(tmp_path / "server"), "RAY_ADDRESS": two_nodes}
+        done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    assert model_bytes(tmp_path / "ray") == model_bytes(tmp_path / "in-process")
+    # Both nodes have computed: each made caches of its own.
+    assert all(list((tmp_path / node / "cache" / "inputs").iterdir()) for node in ("head", "worker", "server"))
 
 
 def test_ray_under_dp_states_the_same_epsilon(tmp_path: Path, digits: Prepared) -> None:
