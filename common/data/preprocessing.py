@@ -235,9 +235,9 @@ class Preparation:
         """
         wanted = self._format()
         # Copies have the tones of the canonical decode. An image that is shown in others has another name.
-        copied = np.array([self.scanned.scan.digests[row].tobytes() in self._copies for row in missing], dtype=bool)
+        copied = np.array([self._names[row].tobytes() in self._copies for row in missing], dtype=bool)
         for row in missing[copied]:
-            name = self.scanned.scan.digests[row].tobytes()
+            name = self._names[row].tobytes()
             collector.push_pixels(self._copies.scaled(name, wanted), name)
         shown = partial(_shown, tones=tones_of(self.config.data), wanted=wanted, or_black=self.shows_nothing)
         for row, pixels in in_order(shown, self._source.entries.cells(missing[~copied])):
