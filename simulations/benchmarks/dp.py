@@ -45,13 +45,9 @@ def _case(name: str, sizes: dict[str, Any], settings: dict[str, Any], needs: tup
         return Variant(title, f"{_HERE}:{function}", {**parameters, **more}, needs, install="'bract[lora]'")
 
     plain = variant("plain", "bract_steps", private=False)
-    private = [variant("private", "bract_steps", private=True)]
-    # A linear head has no such pass.
-    if settings:
-        batched = {**settings, "training.gradients": "batched"}
-        private.append(variant("private, batched", "bract_steps", private=True, settings=batched))
+    private = variant("private", "bract_steps", private=True)
     opacus = [variant(f"Opacus, {mode}", "opacus_steps", mode=mode) for mode in ("hooks", "ghost")]
-    return Case(name, (plain, *private, *opacus))
+    return Case(name, (plain, private, *opacus))
 
 
 def _flat(settings: dict[str, Any], *, number: int, batch: int, steps: int, private: bool) -> dict[str, Any]:
@@ -258,7 +254,7 @@ BENCHMARK = Benchmark(
     _cases,
     notes=(
         "Here x says how many times a plain step's time each other one takes. EfficientNet-Lite0, ten classes, one "
-        "thread. `batched` is `training.gradients`, for networks. Under Opacus the head's features are ready too, and its batches have exactly the "
+        "thread. Under Opacus the head's features are ready too, and its batches have exactly the "
         "expected size; a BatchNorm is a GroupNorm there, because Opacus refuses frozen statistics.",
     ),
 )
