@@ -77,10 +77,6 @@ accept-honest-shares = false
 # The most that an image may have spent if all other clients colluded; without it only max-epsilon counts.
 # max-epsilon-alone = 20.0
 
-# How a CPU may compute the gradients of a network that dp-sgd trains: "single", one image at a time, and "batched",
-# several in one pass. It is faster, and that no image's rounding depends on its neighbours is checked, not proven.
-gradients = ["single"]
-
 # Whether groups of images (patients) may be protected that were protected one by one before: the bound grows.
 accept-group-bound = false
 

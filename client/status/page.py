@@ -30,7 +30,6 @@ from common.page.blocks import (
     time_cell,
     words,
 )
-from common.privacy.mechanisms.contract import BATCHED_GAP
 from common.privacy.mechanisms.registry import mechanisms_under
 from common.system.console import format_epsilon
 
@@ -284,8 +283,6 @@ def _leaving(status: ClientStatus) -> Section:
     for mechanism in mechanisms_under(policy.mechanisms, policy.aggregations):
         unpinned = 0 if policy.bundle else 1
         gaps |= dict.fromkeys(mechanism.not_protected(num_clients=1, num_unpinned=unpinned))
-        if mechanism.clips_units and "batched" in policy.gradients:
-            gaps |= {BATCHED_GAP: None}
     failures = tuple((Cell(code), Cell(meaning)) for code, meaning in FAILURE_WORDS.items())
     blocks: tuple[Block, ...] = (
         text("This is all that a run may get under policy.toml. A run that asks for more is refused."),

@@ -236,23 +236,19 @@ def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: Local
     """
     # The outcome must not depend on the round, so what changes with it is left out of the check.
     checked = replace(settings, learning_rate=0.0, stream=b"")
-    alone = Provider(lambda examples, _: gradients_one_by_one(network, examples, settings), in_order=True)
     on_cpu = next(network.parameters()).device.type == "cpu"
-    if on_cpu and settings.gradients == "batched" and settings.autocast == "none":
-        slots = slots_of(network)
-        # Fewer slots to save memory would be no substitute: they round by their place.
-        fits = 1 < slots <= (settings.physical_batch_size or slots)
-        if fits and _batches_are_right(network, input_shape, checked, slots):
-            batches = BatchedGradients(network, settings, slots)
-            return Provider(lambda examples, _: batches(examples), in_order=True)
-        return alone
-    slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
+    batched = on_cpu and settings.gradients == "batched" and settings.autocast == "none"
+    several = slots_of(network) if batched else 1 if on_cpu else _SLOTS_ON_ACCELERATOR
+    slots = settings.physical_batch_size or several
+    if slots > 1 and batched and _batches_are_right(network, input_shape, checked, slots):
+        batches = BatchedGradients(network, settings, slots)
+        return Provider(lambda examples, _: batches(examples), in_order=True)
     # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
-    if slots > 1 and not _chunks_are_right(network, input_shape, checked):
+    if slots > 1 and not batched and not _chunks_are_right(network, input_shape, checked):
         _log.warning("gradients in chunks disagree with one at a time for this network: taking one at a time")
         slots = 1
-    if slots == 1:
-        return alone
+    if slots == 1 or batched:
+        return Provider(lambda examples, _: gradients_one_by_one(network, examples, settings), in_order=True)
     return Provider(
         lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots), in_order=False
     )

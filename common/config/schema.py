@@ -212,16 +212,6 @@ class RunConfig(RunFields):
         return self.caches_features and self.model.head != "mlp"
 
     @property
-    def clips_networks(self) -> bool:
-        """True if clients clip single units' gradients of a network."""
-        return self.mechanism.clips_units and not self.takes_statistics and not self.needs_no_torch
-
-    @property
-    def batches_gradients(self) -> bool:
-        """True if images may share a pass whose gradients are clipped one by one."""
-        return self.clips_networks and self.training.gradients == "batched"
-
-    @property
     def open_kind(self) -> str:
         """The row of `[tool.bract.open-values]` for the trained part and the optimizer."""
         if self.takes_statistics:

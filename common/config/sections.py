@@ -15,7 +15,6 @@ from common.subgroup_counts import OTHER
 Unit = Literal["image", "group"]
 Closing = Literal["matrix", "full"]
 Aggregation = Literal["plain", "secure"]
-Gradients = Literal["batched", "single"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
@@ -252,10 +251,9 @@ class TrainingConfig(Section):
         description="Weight of an auxiliary task, the prediction of how an image was turned."
     )
     autocast: Literal["none", "bfloat16"] = Field(description="Number format of the forward and backward pass.")
-    gradients: Gradients = Field(
-        description="How a CPU computes each image's gradient of a network under `dp-sgd`. `single`: one image at a "
-        "time. `batched`: several images in one pass, where a self-check finds it right. That no image's rounding "
-        "depends on another one is then checked and not proven, and each client's policy must allow it."
+    gradients: Literal["batched", "single"] = Field(
+        description="How a CPU computes each image's gradient of a network under `dp-sgd`. `batched`: several images "
+        "in one pass, where a self-check finds it right. `single`: one image at a time, as earlier runs did."
     )
     update_bits: Literal[8, 32] = Field(
         description="Bits of each value that a client sends. 8: the difference to the model it received, rounded at "

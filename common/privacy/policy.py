@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.config.schema import RunConfig
-from common.config.sections import Aggregation, Closing, Gradients, MechanismName, Metrics, Unit
+from common.config.sections import Aggregation, Closing, MechanismName, Metrics, Unit
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
 from common.privacy.mechanisms.registry import DEFAULT_MECHANISM, MECHANISMS
@@ -23,7 +23,6 @@ _log = logging.getLogger("bract")
 _MATRIX_ALONE: tuple[Closing, ...] = ("matrix",)
 _ANY_COLUMN = "*"
 _PLAIN_ALONE: tuple[Aggregation, ...] = ("plain",)
-_SINGLE_ALONE: tuple[Gradients, ...] = ("single",)
 # Key that came after the first ledgers -> its value in policies without it.
 _ADDED: Mapping[str, Any] = {
     "closing": _MATRIX_ALONE,
@@ -32,7 +31,6 @@ _ADDED: Mapping[str, Any] = {
     "roster": "",
     "accept_honest_shares": False,
     "max_epsilon_alone": None,
-    "gradients": _SINGLE_ALONE,
 }
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 # Keys that were renamed. Files with an old key still load.
@@ -80,8 +78,6 @@ class Policy(BaseModel):
             then caps the cost under the noise of all of their shares. Otherwise it caps the cost under this client's
             own share alone, as if all others colluded with the server.
         max_epsilon_alone: The most that any image may have spent if all other clients colluded; None for no such cap.
-        gradients: Allowed values of `training.gradients` where a network's gradients are clipped. With `batched` images
-            share a pass, and that no image's rounding depends on its neighbours is checked and not proven.
         bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle. The launcher checks
             it before any of the bundle's code runs.
     """
@@ -116,7 +112,6 @@ class Policy(BaseModel):
     roster: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     accept_honest_shares: bool = False
     max_epsilon_alone: Annotated[float, Field(gt=0)] | None = None
-    gradients: Annotated[tuple[Gradients, ...], Listed] = _SINGLE_ALONE
 
     @property
     def digest(self) -> str:
@@ -140,7 +135,6 @@ class Policy(BaseModel):
             ("privacy.closing", config.privacy.closing, self.closing),
             ("privacy.aggregation", config.privacy.aggregation, self.aggregations),
             *([("privacy.unit", config.privacy.unit, self.units)] if config.mechanism.clips_units else []),
-            *([("training.gradients", config.training.gradients, self.gradients)] if config.clips_networks else []),
         )
         for setting, value, allowed in wanted:
             if value not in allowed:
@@ -232,7 +226,6 @@ ANYTHING = Policy(
     closing=("matrix", "full"),
     subgroup_columns=(_ANY_COLUMN,),
     aggregations=("plain", "secure"),
-    gradients=("single", "batched"),
     accept_group_bound=True,
     accept_honest_shares=True,
 )

@@ -87,8 +87,7 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
         plans, cost = check_plans(stated, mechanism, *terms, remarks)
     with remarks.about("the words of the statement"):
         # Without a cost there is a doubt already.
-        kept = config.privacy, config.metrics, remarks
-        words = check_words(content, mechanism, cost, *kept, batched=config.batches_gradients) if cost else None
+        words = check_words(content, mechanism, cost, config.privacy, config.metrics, remarks) if cost else None
         check_sentence(content, config.model.initial, words, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}

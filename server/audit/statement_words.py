@@ -52,8 +52,6 @@ def check_words(
     privacy: PrivacyConfig,
     metrics: str,
     remarks: Remarks,
-    *,
-    batched: bool,
 ) -> str:
     """Compare what is stated beside the figures with the words that a run writes.
 
@@ -66,14 +64,13 @@ def check_words(
         privacy: Configured privacy.
         metrics: Configured release of counts.
         remarks: Gets a doubt for each difference.
-        batched: Whether the run computed several images' gradients in one pass.
     """
     shares = in_shares(cost)
     for name in ("noise_shares", "if_all_others_collude"):
         _compare(name, content.get(name), shares.get(name), remarks)
     _compare("scope", content.get("scope"), SCOPE, remarks)
     _compare("sampling_method", content["sampling_method"], sampling_words(mechanism, cost), remarks)
-    gaps = not_protected(mechanism, cost, content["bundles"], metrics, batched=batched)
+    gaps = not_protected(mechanism, cost, content["bundles"], metrics)
     _compare("not_protected", content["not_protected"], gaps, remarks)
     return statement_sentence(mechanism, cost, privacy, metrics) + missing_words(content.get("missing", {}))
 

@@ -12,7 +12,7 @@ from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
 from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import as_json
-from common.privacy.mechanisms.contract import BATCHED_GAP, Mechanism
+from common.privacy.mechanisms.contract import Mechanism
 from common.privacy.noise_error import stated
 from common.system.console import format_alone
 from server.reporting.missing_clients import missing_text
@@ -137,9 +137,7 @@ def _run_statement(
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
         **stated([*events] for cost in privacy_cost.shares.values() for events in cost.events.values()),
         "status": status,
-        "not_protected": not_protected(
-            mechanism, privacy_cost, parties.bundles, config.metrics, batched=config.batches_gradients
-        ),
+        "not_protected": not_protected(mechanism, privacy_cost, parties.bundles, config.metrics),
         **_clients(config.num_clients, privacy_cost, parties),
         "versions": versions(),
     }
@@ -248,12 +246,9 @@ def _subgroups(counts: CountsPlan) -> dict[str, Any]:
 
 
 def not_protected(
-    mechanism: Mechanism, privacy_cost: RunPrivacyCost, bundles: Mapping[str, str], metrics: str, *, batched: bool
+    mechanism: Mechanism, privacy_cost: RunPrivacyCost, bundles: Mapping[str, str], metrics: str
 ) -> list[str]:
-    """Return what an observer may learn in spite of the run's guarantee.
-
-    `batched` says whether images may share a pass whose gradients are clipped one by one.
-    """
+    """Return what an observer may learn in spite of the run's guarantee."""
     unpinned = [name for name in privacy_cost.shares if not bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
     counts = privacy_cost.example_plan.counts
@@ -264,7 +259,7 @@ def not_protected(
         f"more than `if_all_others_collude` says, once fewer than {plan.noise_shares} clients of a sum are honest: "
         "clients that collude with the server take their shares of the noise out of the sum",
     )
-    return [*gaps, *(shares if plan.noise_shares else ()), *((BATCHED_GAP,) if batched else ()), *subgroups, *exact]
+    return [*gaps, *(shares if plan.noise_shares else ()), *subgroups, *exact]
 
 
 def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:

@@ -14,11 +14,6 @@ ALWAYS_VISIBLE = (
     "the list of class names",
     "the time each client took",
 )
-# Of runs with training.gradients = "batched". Statements are stored, and their audit compares the words.
-BATCHED_GAP = (
-    "a server whose weights amplify rounding: images share a pass of a network, and that no image's rounding depends "
-    "on its neighbours is checked on made-up images, not proven (training.gradients=batched)"
-)
 
 
 class Mechanism:

@@ -62,11 +62,6 @@ _GAPS = {
         "theoretical",
         "Epsilon counts the noise of several honest clients on the roster. With fewer of them the second figure holds.",
     ),
-    "a server whose weights amplify rounding": Gap(
-        "theoretical",
-        "Rounding moves the last digits of a gradient. On made-up images it follows no other image. A proof for all "
-        "images and all weights is missing.",
-    ),
     "a client whose roster came from the server": Gap(
         "critical", "The server could have put clients of its own on the roster, and they count as colluding ones."
     ),

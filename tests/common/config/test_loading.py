@@ -149,7 +149,7 @@ def test_load_file_says_when_there_is_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "before", "now"),
-    [("model.cnn-depth", 2, '""'), ("training.step-rule", 1, "2")],
+    [("model.cnn-depth", 2, '""'), ("training.step-rule", 1, "2"), ("training.gradients", "single", '"batched"')],
 )
 def test_a_run_of_before_keeps_what_it_did_and_a_users_own_file_gets_todays(
     tmp_path: Path, key: str, before: int | str, now: str

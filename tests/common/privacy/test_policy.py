@@ -36,7 +36,6 @@ bundle = "abababababababababababababababababababababababababababababababab"
 aggregations = ["secure"]
 accept-honest-shares = true
 max-epsilon-alone = 20
-gradients = ["batched"]
 roster = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
 """
 
@@ -74,7 +73,6 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         roster="cd" * 32,
         accept_honest_shares=True,
         max_epsilon_alone=20.0,
-        gradients=("batched",),
     )
     assert {name.replace("_", "-") for name in Policy.model_fields} == {
         line.partition(" =")[0] for line in EVERY_KEY.split("\n") if line
@@ -194,13 +192,6 @@ def test_digest_differs_in_every_key(write: Callable[[str], Path]) -> None:
     assert least.model_copy().digest == least.digest
 
 
-NETWORK: dict[str, Scalar] = {
-    "training.gradients": "batched",
-    "model.tuning": "norm",
-    "model.weights": "random",
-    "privacy.noise-multiplier": 1.0,
-}
-SHARED_NOISE: dict[str, Scalar] = {"privacy.aggregation": "secure", "round-retries": 0}
 REFUSED: list[tuple[dict[str, Scalar], dict[str, Any], str]] = [
     ({"privacy.mechanism": "none"}, {"mechanisms": ("dp-sgd",)}, "privacy.mechanism"),
     ({}, {"mechanisms": ("none",)}, "privacy.mechanism"),
@@ -208,9 +199,6 @@ REFUSED: list[tuple[dict[str, Scalar], dict[str, Any], str]] = [
     ({}, {"tunings": ("last",)}, "model.tuning"),
     ({"privacy.metrics": "private"}, {"metrics": ("none", "exact")}, "privacy.metrics"),
     ({"privacy.unit": "image"}, {"units": ("group",)}, "privacy.unit"),
-    (NETWORK, {"gradients": ("single",)}, "training.gradients='batched' is not allowed, only single"),
-    (NETWORK | SHARED_NOISE, {"gradients": ("single",)}, "training.gradients"),
-    (NETWORK | {"training.gradients": "single"}, {"gradients": ("batched",)}, "training.gradients"),
     ({"min-clients": 2}, {"min_cohort": 3}, "min-clients"),
     ({"data.classes": "normal,tumour"}, {"classes": ("tumour", "normal")}, "data.classes"),
     ({}, {"classes": ("tumour", "normal")}, "data.classes"),
@@ -241,26 +229,6 @@ def test_a_policy_decides_between_single_updates_and_secure_sums(make_config: Ma
 
 def test_check_run_takes_as_many_clients_as_the_policy_wants(make_config: MakeConfig) -> None:
     ANYTHING.model_copy(update={"min_cohort": 3}).check_run(make_config({"min-clients": 3}))
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"training.gradients": "batched"},
-        {"training.gradients": "batched", "privacy.mechanism": "dp-statistics", "training.method": ""},
-        NETWORK | {"privacy.mechanism": "client-dp"},
-        NETWORK | {"privacy.mechanism": "none"},
-        NETWORK | {"training.gradients": "single"},
-    ],
-    ids=["head", "statistics", "clients", "nothing", "single"],
-)
-def test_check_run_asks_for_no_way_to_gradients_where_no_images_share_a_pass(
-    make_config: MakeConfig, wanted: dict[str, Scalar]
-) -> None:
-    config = make_config(wanted)
-
-    ANYTHING.model_copy(update={"gradients": ("single",)}).check_run(config)
-    assert not config.batches_gradients
 
 
 def test_check_run_asks_for_no_unit_where_nothing_is_noised(make_config: MakeConfig) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from common.config.loading import Scalar
 from common.ledger.audit.integrity_checks import Remarks
-from common.privacy.mechanisms.contract import BATCHED_GAP
 from server.audit.audit import audit_run
 from server.audit.statement_reader import PrivacyStatement
 from server.audit.statement_words import check_bundles, check_sentence
@@ -112,7 +111,6 @@ LIES_OF_PLAIN_RUNS: dict[str, Lie] = {
         "the statement says statement",
     ),
     "another scope": (lambda s: s.update(scope="all runs over these images"), "the statement says scope 'all runs"),
-    "images that share a pass": (lambda s: s["not_protected"].append(BATCHED_GAP), "the statement says not_protected"),
     "no scope": (lambda s: s.pop("scope"), 'the statement says scope None, this run gives "this run alone'),
     "another sampling": (
         lambda s: s.update(sampling_method="Poisson, secret rate"),
@@ -128,15 +126,6 @@ LIES_OF_PLAIN_RUNS: dict[str, Lie] = {
     ),
     "odd missing clients": (lambda s: s.update(missing={"clients": 1}), "the words of the statement: it cannot be"),
 }
-
-
-def test_audit_compares_whether_images_shared_a_pass(make_config: MakeConfig, tmp_path: Path) -> None:
-    network = SETTINGS | {"model.tuning": "norm", "model.weights": "random", "privacy.noise-multiplier": 4.0}
-    run = write_run(tmp_path / "run", make_config(network | {"training.gradients": "batched"}))
-    report = audit_run(run)
-    assert (report.remarks.doubts, report.verdict) == ([], "verified")
-
-    assert_found((lambda s: s["not_protected"].remove(BATCHED_GAP), "the statement says not_protected ["), run)
 
 
 @pytest.mark.parametrize("what", LIES_OF_PLAIN_RUNS)

@@ -46,7 +46,7 @@ def dense(width: int = 33, kind: str = "mlp") -> AnyNetwork:
     ("backbone", "tuning", "rotation"),
     [
         ("resnet18", "bias", 0.5),
-        pytest.param("mobilenet_v3_small", "lora", 0.0, marks=pytest.mark.slow),
+        ("mobilenet_v3_small", "lora", 0.0),
         ("mobilenet_v3_small", "full", 0.5),
         ("vit_tiny_patch16_224", "last:1", 0.0),
         ("convnext_atto", "last:1", 0.0),
@@ -140,19 +140,11 @@ def rounds_one_slot_otherwise(maps: torch.Tensor) -> torch.Tensor:
     return torch.cat([maps[:-1], maps[-1:] * (1 + 2.0**-23)])
 
 
-def rounds_one_slot_otherwise_for_some_images(maps: torch.Tensor) -> torch.Tensor:
-    """As SiLU's two versions do, which give the same for most inputs."""
-    factor = 1 + 2.0**-23 * (maps[-1:].detach().sum() > 0)
-    return torch.cat([maps[:-1], maps[-1:] * factor])
-
-
 def one_percent_off(maps: torch.Tensor) -> torch.Tensor:
     return 1.01 * maps
 
 
-@pytest.mark.parametrize(
-    "change", [mixes, rounds_one_slot_otherwise, rounds_one_slot_otherwise_for_some_images, one_percent_off]
-)
+@pytest.mark.parametrize("change", [mixes, rounds_one_slot_otherwise, one_percent_off])
 def test_self_check_sees_a_rule_that_is_wrong(
     change: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,47 +196,10 @@ def test_batch_statistics_have_no_rule() -> None:
         BatchedGradients(network, PLAIN, SLOTS).chunk(Examples(rows, torch.arange(2), None, torch.zeros(2).long()))
 
 
-@pytest.mark.parametrize(
-    ("capability", "values", "slots"),
-    [
-        ("AVX512", 1 << 22, 32),
-        ("AVX512", (1 << 22) + 1, 1),
-        ("AVX2", 1 << 23, 16),
-        ("AVX2", (1 << 23) + 1, 1),
-        ("DEFAULT", 10, 16),
-    ],
-)
-def test_slots_fill_two_vectors_or_there_are_none(
-    monkeypatch: pytest.MonkeyPatch, capability: str, values: int, slots: int
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+@pytest.mark.parametrize(("values", "slots"), [(10, 16), (1 << 21, 16), (1 << 22, 8), (1 << 23, 4), (1 << 24, 1)])
+def test_slots_fit_into_a_bound_of_memory(values: int, slots: int) -> None:
     network = dense()
     network.head = torch.nn.Linear(values, 1, bias=False, device="meta")  # type: ignore[assignment]
     network.trained = ("head.weight",)
 
     assert slots_of(network) == slots
-
-
-@pytest.mark.numerical
-def test_no_slot_is_at_an_end_that_other_code_computes() -> None:
-    """An odd width, and SiLU, whose two versions differ for one input in thirty.
-
-    With half the slots the last ones differ where a vector has 512 bits, as it has in AVX512.
-    """
-    network, rows = dense(), torch.from_numpy(np.random.default_rng(0).standard_normal((16, 33), dtype=np.float32))
-    layers = torch.nn.Linear(33, 35), torch.nn.SiLU(), torch.nn.Linear(35, 16)
-    network.head = torch.nn.Sequential(*layers)  # type: ignore[assignment]
-    network.trained = tuple(name for name, _ in network.named_parameters())
-    perturbed(network)
-
-    def differing(slots: int) -> int:
-        provide = BatchedGradients(network, PLAIN, slots)
-        examples = Examples(rows, torch.arange(16) % CLASSES, None, torch.zeros(16, dtype=torch.int64))
-        chunks = (provide.chunk(examples.select(torch.full((slots,), row))) for row in range(16))
-        return sum(not np.array_equal(chunk, np.broadcast_to(chunk[0], chunk.shape)) for chunk in chunks)
-
-    assert differing(slots_of(network)) == 0
-    assert slots_are_equal(network, (33,), PLAIN, slots=slots_of(network))
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        assert differing(16) > 0
-        assert not slots_are_equal(network, (33,), PLAIN, slots=16)
