@@ -107,7 +107,6 @@ def forget(*, figures: bool) -> None:
     """
     client_app.SESSIONS.clear()
     network_training._chunks_are_right.cache_clear()
-    network_training._batches_are_right.cache_clear()
     trainer_module._local.__dict__.clear()
     if figures:
         accounting.FIGURES.clear()
