@@ -3,16 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 import torch
 
 from client.training.augmentation import augment, quarter_turns, view_seeds
 from client.training.dp_sgd import ClippedSum, PrivateStreams, UnitRows, check_summed, private_steps
-from client.training.gradients.batched_gradients import BatchedGradients, batched_is_right, slots_of
 from client.training.head_sgd import shuffled_batches
 from client.training.per_example_gradients import (
     Examples,
@@ -182,17 +180,7 @@ def _clipped_sums(
     return clipped
 
 
-@dataclass(frozen=True)
-class Provider:
-    """A way to per-example gradients.
-
-    Attributes:
-        gradients: (examples, their digests) -> their gradients, each valid until the next is asked for.
-        in_order: The gradients come in the order of the examples.
-    """
-
-    gradients: Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
-    in_order: bool
+Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
 
 
 def _unit_gradients(
@@ -210,58 +198,41 @@ def _unit_gradients(
         for first in range(0, len(rows), _CHUNK):
             part = rows[first : first + _CHUNK]
             examples = training_set.batch(network, part, settings, step=step)
-            yield from provide.gradients(examples, training_set.digests[part])
+            yield from provide(examples, training_set.digests[part])
 
     rows = members.rows(batch)
     if not members.grouped:
         yield from gradients(rows)
         return
     unit_of = members.units(rows)
-    by_unit = rows[np.argsort(unit_of, kind="stable")]
-    # One stream over all units, since a chunk of one unit's images would be mostly empty.
-    stream = gradients(by_unit) if provide.in_order else None
-    ends = np.cumsum(np.unique(unit_of, return_counts=True)[1])
-    for own in np.split(by_unit, ends[:-1]) if len(rows) else []:
-        found = gradients(own) if stream is None else islice(stream, len(own))
+    for unit in np.unique(unit_of):
+        own = rows[unit_of == unit]
         # A warning about a non-finite gradient would reveal that its unit was in this batch.
         with np.errstate(over="ignore", invalid="ignore"):
             # Averaged before clipping, so that the unit as a whole is bounded and not each image.
-            yield np.asarray(sum(gradient.astype(np.float64) for gradient in found) / len(own))
+            yield np.asarray(sum(gradient.astype(np.float64) for gradient in gradients(own)) / len(own))
 
 
 def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:
-    """Choose how per-example gradients are computed, by settings, network and device.
+    """Choose how per-example gradients are computed on the network's device.
 
-    A way that computes several at once is taken only if it gives the gradients of one image at a time.
+    On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are used only if they give
+    the same gradients.
     """
-    # The outcome must not depend on the round, so what changes with it is left out of the check.
-    checked = replace(settings, learning_rate=0.0, stream=b"")
     on_cpu = next(network.parameters()).device.type == "cpu"
-    batched = on_cpu and settings.gradients == "batched" and settings.autocast == "none"
-    several = slots_of(network) if batched else 1 if on_cpu else _SLOTS_ON_ACCELERATOR
-    slots = settings.physical_batch_size or several
-    if slots > 1 and batched and _batches_are_right(network, input_shape, checked, slots):
-        batches = BatchedGradients(network, settings, slots)
-        return Provider(lambda examples, _: batches(examples), in_order=True)
+    slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
     # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
-    if slots > 1 and not batched and not _chunks_are_right(network, input_shape, checked):
+    if slots > 1 and not _chunks_are_right(network, input_shape, replace(settings, learning_rate=0.0, stream=b"")):
         _log.warning("gradients in chunks disagree with one at a time for this network: taking one at a time")
         slots = 1
-    if slots == 1 or batched:
-        return Provider(lambda examples, _: gradients_one_by_one(network, examples, settings), in_order=True)
-    return Provider(
-        lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots), in_order=False
-    )
+    if slots == 1:
+        return lambda examples, _: gradients_one_by_one(network, examples, settings)
+    return lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots)
 
 
 @lru_cache(maxsize=16)
 def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
     return providers_agree(network, input_shape, settings)
-
-
-@lru_cache(maxsize=16)
-def _batches_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, slots: int) -> bool:
-    return batched_is_right(network, input_shape, settings, slots=slots)
 
 
 def network_logits(

@@ -26,7 +26,6 @@ class LocalSettings:
         augmentation: Names from `common.config.schema.AUGMENTATIONS`.
         rotation_weight: Weight of the rotation prediction's loss; 0 turns it off.
         autocast: `none` or `bfloat16`.
-        gradients: `batched` or `single`, the way to per-example gradients of a network on a CPU.
         physical_batch_size: Images in memory at once; None for the default. It bounds memory only and never changes a
             result beyond rounding.
         stream: Key of this round's random views, see `common.randomness`.
@@ -44,7 +43,6 @@ class LocalSettings:
     augmentation: tuple[str, ...] = ()
     rotation_weight: float = 0.0
     autocast: str = "none"
-    gradients: str = "single"
     physical_batch_size: int | None = None
     stream: bytes = b""
 
@@ -73,7 +71,6 @@ def settings_of(
         augmentation=split_list(training.augmentation),
         rotation_weight=training.rotation_weight,
         autocast=training.autocast,
-        gradients=training.gradients,
         physical_batch_size=config.system.physical_batch_size,
         stream=stream,
     )

@@ -19,7 +19,7 @@ Scalar = str | int | float | bool
 # Value in the file of a 0.1.0 run -> the value that means the same today. Only a run's own file has the key `resume`.
 _AS_BEFORE: dict[str, tuple[Scalar, Scalar]] = {"min-clients": ("", 0)}
 # Setting that the file of an earlier run lacks -> the value that means the same today, where it is not the default.
-_LACKED: dict[str, Scalar] = {"model.cnn-depth": 2, "training.gradients": "single", "training.step-rule": 1}
+_LACKED: dict[str, Scalar] = {"model.cnn-depth": 2, "training.step-rule": 1}
 RIVALS = ("privacy.noise-multiplier", "privacy.target-epsilon")
 
 

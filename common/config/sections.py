@@ -251,10 +251,6 @@ class TrainingConfig(Section):
         description="Weight of an auxiliary task, the prediction of how an image was turned."
     )
     autocast: Literal["none", "bfloat16"] = Field(description="Number format of the forward and backward pass.")
-    gradients: Literal["batched", "single"] = Field(
-        description="How a CPU computes each image's gradient of a network under `dp-sgd`. `batched`: several images "
-        "in one pass, where a self-check finds it right. `single`: one image at a time, as earlier runs did."
-    )
     update_bits: Literal[8, 32] = Field(
         description="Bits of each value that a client sends. 8: the difference to the model it received, rounded at "
         "random by a public stream, after the noise under `dp-sgd`."

@@ -44,7 +44,6 @@ _ADDED: dict[str, Scalar] = {
     "privacy.strict-rows": False,
     "stopping.max-epsilon": "",
     "training.class-weights": "",
-    "training.gradients": "single",
     "training.method": "",
     "training.statistics": "second-moments",
     "training.step-rule": 1,

@@ -80,7 +80,7 @@ SETTINGS = {
     "min-client-size validation image-size bit-depth gray-window background test-fraction",
     "model.": "backbone weights weights-sha256 initial head tuning cnn-depth lora-rank personal",
     "training.": "optimizer learning-rate momentum weight-decay schedule warmup-rounds local-epochs batch-size "
-    "class-weights label-smoothing augmentation rotation-weight autocast gradients update-bits step-rule",
+    "class-weights label-smoothing augmentation rotation-weight autocast update-bits step-rule",
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "

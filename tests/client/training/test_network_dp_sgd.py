@@ -10,7 +10,6 @@ import torch
 
 from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
-from client.training.gradients.batched_gradients import BatchedGradients
 from client.training.network_sgd import TrainingSet, train_network, train_network_privately
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
@@ -51,19 +50,18 @@ def test_private_training_moves_by_at_most_the_bound_when_one_image_joins() -> N
     assert 0.1 < np.linalg.norm(release(12) - release(11)) <= 0.5 * (1 + 1e-4) + 1e-4
 
 
-@pytest.mark.parametrize(("gradients", "physical"), [("single", None), ("single", 4), ("batched", None)])
+@pytest.mark.parametrize("physical", [None, 4])
 def test_images_that_stay_move_by_nothing_when_another_joins(
-    tuned: tuple[AnyNetwork, Arrays], gradients: str, physical: int | None, monkeypatch: pytest.MonkeyPatch
+    tuned: tuple[AnyNetwork, Arrays], physical: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each clipped gradient is recorded: those of the others must be the same to the bit."""
     network, arrays = tuned
     plan = PrivacyPlan("dp-sgd", "image", 12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     local = LocalSettings(1.0, 0.0, 1, 12, augmentation=("crop",), stream=b"r", physical_batch_size=physical)
-    local = replace(local, gradients=gradients)
     everyone = rows_of(12, 32, 3)
     original = network_training.add_clipped
 
-    def clipped(kept: np.ndarray) -> set[bytes]:
+    def gradients(kept: np.ndarray) -> set[bytes]:
         seen: set[bytes] = set()
 
         def spy(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
@@ -75,11 +73,11 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
         train_network_privately(network, arrays, rows, plan, local, repeating())
         return seen
 
-    whole = clipped(np.arange(12))
+    whole = gradients(np.arange(12))
 
     assert len(whole) == 12
     for left_out in (0, 5, 11):
-        assert clipped(np.delete(np.arange(12), left_out)) < whole
+        assert gradients(np.delete(np.arange(12), left_out)) < whole
 
 
 @pytest.mark.parametrize("physical", [2, 4])
@@ -93,62 +91,6 @@ def test_private_training_in_chunks_equals_one_image_at_a_time(tuned: tuple[AnyN
         return flat(train_network_privately(network, arrays, rows_of(20, 32, 3), plan, settings, repeating()))
 
     assert np.abs(release(physical) - release(1)).max() <= 1e-5
-
-
-@pytest.mark.parametrize("units", [None, np.arange(20) // 3])
-def test_private_training_in_batches_equals_one_image_at_a_time(
-    tuned: tuple[AnyNetwork, Arrays], units: np.ndarray | None
-) -> None:
-    """Units of several images too, whose images are spread over the chunks."""
-    network, arrays = tuned
-    plan = PrivacyPlan("dp-sgd", "image", 20 if units is None else 7, 0.6, 3, 1, 0.5, 1.0, 1e-5)
-    local, rows = LocalSettings(0.5, 0.5, 1, 12, augmentation=("flip",), stream=b"r"), rows_of(20, 32, 3)
-    mixed = np.random.default_rng(0).permutation(20)
-    rows = TrainingSet(rows.images[mixed], rows.labels[mixed], rows.digests[mixed], units)
-
-    def release(gradients: str) -> np.ndarray:
-        settings = replace(local, gradients=gradients)
-        return flat(train_network_privately(network, arrays, rows, plan, settings, repeating()))
-
-    assert np.abs(release("batched") - release("single")).max() <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ("settings", "right", "sizes"),
-    [
-        ({}, True, [16]),
-        ({"physical_batch_size": 4}, True, [4]),
-        ({"physical_batch_size": 1}, True, []),
-        ({"autocast": "bfloat16"}, True, []),
-        ({"gradients": "single"}, True, []),
-        ({}, False, []),
-    ],
-)
-def test_private_training_takes_batches_where_settings_say_so_and_they_are_right(
-    tuned: tuple[AnyNetwork, Arrays],
-    settings: dict[str, Any],
-    right: bool,
-    sizes: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    network, arrays = tuned
-    plan = PrivacyPlan("dp-sgd", "image", 6, 1.0, 1, 1, 0.5, 1.0, 1e-5)
-    used: list[int] = []
-
-    def watched(network: AnyNetwork, local: LocalSettings, slots: int) -> BatchedGradients:
-        used.append(slots)
-        return BatchedGradients(network, local, slots)
-
-    monkeypatch.setattr(network_training, "BatchedGradients", watched)
-    if not right:
-        network_training._batches_are_right.cache_clear()
-        monkeypatch.setattr(network_training, "batched_is_right", lambda *_, **__: False)
-    local = replace(LocalSettings(0.5, 0.0, 1, 6, gradients="batched"), **settings)
-    train_network_privately(network, arrays, rows_of(6, 32, 3), plan, local, repeating())
-    if not right:
-        network_training._batches_are_right.cache_clear()
-
-    assert used == sizes
 
 
 def test_private_training_takes_chunks_only_where_they_agree(

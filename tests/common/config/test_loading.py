@@ -3,7 +3,6 @@
 Drives `common.commands.run_settings`, `common.system.paths`.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +146,9 @@ def test_load_file_says_when_there_is_no_file(tmp_path: Path) -> None:
         load_file(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("key", "before", "now"),
-    [("model.cnn-depth", 2, '""'), ("training.step-rule", 1, "2"), ("training.gradients", "single", '"batched"')],
-)
+@pytest.mark.parametrize(("key", "before", "now"), [("model.cnn-depth", 2, '""'), ("training.step-rule", 1, "2")])
 def test_a_run_of_before_keeps_what_it_did_and_a_users_own_file_gets_todays(
-    tmp_path: Path, key: str, before: int | str, now: str
+    tmp_path: Path, key: str, before: int, now: str
 ) -> None:
     (tmp_path / "run.toml").write_text('resume = false\n[model]\nbackbone = "cnn"\n')
     (tmp_path / "own.toml").write_text('[model]\nbackbone = "cnn"\n')
@@ -160,4 +156,4 @@ def test_a_run_of_before_keeps_what_it_did_and_a_users_own_file_gets_todays(
 
     read = {name: load_file(tmp_path / f"{name}.toml").get(key) for name in ("run", "own", "new")}
 
-    assert read == {"run": before, "own": None, "new": tomllib.loads(f"now = {now}")["now"]}
+    assert read == {"run": before, "own": None, "new": "" if now == '""' else int(now)}

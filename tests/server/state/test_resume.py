@@ -385,7 +385,6 @@ def test_reunite_waits_for_enough_clients_of_before(stopped: RunState, tmp_path:
         ("model.cnn-depth", 2, ""),
         ("training.update-bits", 32, 8),
         ("training.step-rule", 1, 2),
-        ("training.gradients", "single", "batched"),
     ],
 )
 def test_a_run_from_before_a_setting_has_the_digest_of_the_value_that_does_the_same(

@@ -1,1 +1,0 @@
-"""Batched per-example gradients of a network."""
