@@ -16,7 +16,6 @@ from client.training.per_example_gradients import (
 from client.training.round_settings import LocalSettings, settings_of
 from common.models.classifier import AnyNetwork, build_network, load_arrays
 from common.models.initialization import initial_arrays
-from common.randomness import public_stream
 from simulations.device_check.examined import CLASSES, config_of
 from simulations.device_check.features import made_up_images
 from simulations.device_check.findings import Finding
@@ -62,7 +61,7 @@ def started_network(settings: dict[str, Any], shape: tuple[int, ...]) -> AnyNetw
     A head of zeros would stop them.
     """
     config = config_of(settings, batch=1, device="cpu")
-    arrays, rng = initial_arrays(config, shape, CLASSES), public_stream(config.seed, "device check")
+    arrays, rng = initial_arrays(config, shape, CLASSES), np.random.default_rng(3)
     for name in arrays:
         if not name.startswith("body."):
             arrays[name] = (arrays[name] + 0.05 * rng.standard_normal(arrays[name].shape)).astype(np.float32)
