@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
-from common.system.paths import cache_folder
+from common.system.paths import bract_home, cache_folder
 
 _FORMAT = 1
+_FOLDER = "accounting"
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
 
@@ -29,7 +30,7 @@ class FigureCache:
     """
 
     def __init__(self) -> None:
-        self._files: dict[Path, _FigureFile] = {}
+        self._files: dict[tuple[str | None, str], _FigureFile] = {}
         self._lock = threading.Lock()
         self._clear_memory: list[Callable[[], None]] = []
 
@@ -69,8 +70,11 @@ class FigureCache:
             clear()
 
     def _file(self) -> "_FigureFile":
-        path = cache_folder("accounting") / "figures.jsonl"
-        return self._files.setdefault(path, _FigureFile(path))
+        # A run asks thousands of times, so the path is put together once for each home.
+        key = os.environ.get("BRACT_HOME"), os.path.expanduser("~")
+        if key not in self._files:
+            self._files[key] = _FigureFile(bract_home() / "cache" / _FOLDER / "figures.jsonl")
+        return self._files[key]
 
 
 class _FigureFile:
@@ -105,6 +109,8 @@ class _FigureFile:
 
     def put(self, name: str, value: float) -> None:
         self._known[name] = value
+        # The folder may be missing or have been deleted since the last figure.
+        cache_folder(_FOLDER)
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "ab") as stream:
             # The line break in front ends half a line that a killed process may have left.

@@ -47,7 +47,7 @@ def model_card(state: RunState) -> dict[str, Any]:
         card["statement"] += PRIVATE_START if state.initial["private"] else OPEN_START
         card["started_from"] = {name: state.initial[name] for name in names}
     if privacy_cost is not None:
-        noise = in_words([*share.events["training"]] for share in privacy_cost.shares.values())
+        noise = in_words([*share.events["training"]] for share in privacy_cost.distinct)
         card |= {"epsilon_max": privacy_cost.epsilon_max, "delta": config.privacy.delta, "noise": noise}
     return card
 

@@ -135,7 +135,7 @@ def _run_statement(
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
         "scope": SCOPE,
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
-        **stated([*events] for cost in privacy_cost.shares.values() for events in cost.events.values()),
+        **stated([*events] for cost in privacy_cost.distinct for events in cost.events.values()),
         "status": status,
         "not_protected": not_protected(mechanism, privacy_cost, parties.bundles, config.metrics),
         **_clients(config.num_clients, privacy_cost, parties),
@@ -186,9 +186,10 @@ def _noise_place(mechanism: Mechanism, privacy_cost: RunPrivacyCost) -> str:
 
 def in_shares(privacy_cost: RunPrivacyCost) -> dict[str, Any]:
     """Return what holds with fewer honest clients, empty without noise in shares."""
-    shares, alone = privacy_cost.example_plan.noise_shares, privacy_cost.alone_max
+    shares = privacy_cost.example_plan.noise_shares
     if not shares:
         return {}
+    alone = privacy_cost.alone_max
     words = format_alone(alone)
     return {"noise_shares": shares, "epsilon_max_alone": _figure(alone), "if_all_others_collude": words}
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
 from common.config.schema import RunConfig
 from common.privacy.accounting import Spent, rdp_epsilon, spent_alone, spent_by
@@ -13,6 +16,8 @@ from common.privacy.plan import PrivacyPlan
 # Names of the parts of a run's cost in its statement.
 PARTS = ("trained", "held_out", "held_out_rounds", "held_out_closing")
 LABELS_PART = "trained_labels"
+# Fields of a plan that its events do not depend on.
+_NOT_IN_EVENTS = ("num_units", "learning_rate")
 LABELS_IN_WORDS = (
     "balanced, by each client's label counts, which it does not send: one vote a unit, exact discrete Gaussian noise, "
     "charged to trained units"
@@ -55,20 +60,32 @@ class RunPrivacyCost:
 
     shares: Mapping[str, ClientPrivacyCost]
 
-    @property
+    # A run asks for all these figures after each round.
+    @cached_property
     def epsilon_max(self) -> float:
         """Upper bound on the epsilon of every unit of every client."""
         return max(share.spent.pld for share in self.shares.values())
 
-    @property
+    @cached_property
     def rdp_max(self) -> float:
         """Largest epsilon of any client by the RDP accountant."""
         return max(share.spent.rdp for share in self.shares.values())
 
-    @property
+    @cached_property
     def alone_max(self) -> float:
         """Largest epsilon of any client if all others colluded, infinite for no protection."""
-        return max(share.alone.pld for share in self.shares.values())
+        return max(share.alone.pld for share in self.distinct)
+
+    @cached_property
+    def distinct(self) -> Sequence[ClientPrivacyCost]:
+        """Clients of all distinct histories, one of each in the order of `shares`.
+
+        The other clients are charged the same events as one of these.
+        """
+        found: dict[tuple[Any, ...], ClientPrivacyCost] = {}
+        for share in self.shares.values():
+            found.setdefault(_history_of(share.plan, share.rounds, share.counted, share.closing), share)
+        return tuple(found.values())
 
     def parts(self, *, fresh: bool = False) -> dict[str, float]:
         """Return the largest epsilon of trained and of held-out units.
@@ -77,8 +94,15 @@ class RunPrivacyCost:
         label counts alone. These do not add up to the total. The result is empty where no counts are charged. `fresh`
         is as in `spent_by`.
         """
+        return self._computed_parts(fresh=True) if fresh else dict(self._known_parts)
+
+    @cached_property
+    def _known_parts(self) -> dict[str, float]:
+        return self._computed_parts(fresh=False)
+
+    def _computed_parts(self, *, fresh: bool) -> dict[str, float]:
         found: dict[str, list[float]] = {}
-        for share in self.shares.values():
+        for share in self.distinct:
             for name, events in _parts_of(share).items():
                 found.setdefault(name, []).append(spent_by(events, delta=share.plan.delta, fresh=fresh).pld)
         return {name: max(values) for name, values in found.items()}
@@ -123,12 +147,24 @@ def account(
         for name, plan in config.mechanism.plans(config.public_constants, num_units).items()
     }
     asked = rounds_of(plans, cohorts)
-    shares = {}
+    shares, spent = {}, dict[tuple[Any, ...], Spent]()
     for name, plan in plans.items():
         # Stopping early may depend on the data. A bound for fewer rounds would then not hold.
         rounds, counted = charged_rounds(plan, asked[name] if complete else None)
-        shares[name] = ClientPrivacyCost(plan, rounds, counted, plan.counts is not None, plan.spent(rounds, counted))
+        history = _history_of(plan, rounds, counted, plan.counts is not None)
+        if history not in spent:
+            spent[history] = plan.spent(rounds, counted)
+        shares[name] = ClientPrivacyCost(plan, rounds, counted, plan.counts is not None, spent[history])
     return RunPrivacyCost(shares)
+
+
+def _history_of(plan: PrivacyPlan, *charged: int) -> tuple[Any, ...]:
+    """Return everything that the events on a client's units follow from.
+
+    Clients of different sizes often share it. So each figure is computed once for each history, and not for each of
+    many thousand clients.
+    """
+    return (*(value for name, value in vars(plan).items() if name not in _NOT_IN_EVENTS), *charged)
 
 
 def epsilon_so_far(whole: RunPrivacyCost, cohorts: Sequence[Sequence[str]]) -> float:
@@ -137,13 +173,13 @@ def epsilon_so_far(whole: RunPrivacyCost, cohorts: Sequence[Sequence[str]]) -> f
     It is the RDP bound, which is quick, and never above the PLD bound of the whole plan. It holds for a run that goes
     on as planned. One that stops early by its results has cost the whole plan.
     """
-    asked, histories = rounds_of(whole.shares, cohorts), {}
-    for name, share in whole.shares.items():
-        plan = share.plan
-        rounds, counted = charged_rounds(plan, asked[name])
-        # Clients of different sizes often have the same noise. Each history is looked at once.
-        key = (plan.sample_rate, plan.steps_per_round, plan.noise_multiplier, plan.label_noise_stddev, rounds, counted)
-        if rounds and key not in histories:
+    histories: dict[tuple[Any, ...], float] = {}
+    # Clients that were not asked yet have cost nothing, and are most of a large population.
+    for name, numbers in rounds_of(chain.from_iterable(cohorts), cohorts).items():
+        plan = whole.shares[name].plan
+        rounds, counted = charged_rounds(plan, numbers)
+        key = _history_of(plan, rounds, counted)
+        if key not in histories:
             parts = mechanism_named(plan.mechanism).charged_events(plan, rounds, counted, closing=False)
             histories[key] = max(rdp_epsilon(merged(events), plan.delta) for events in parts.values() if merged(events))
     return min(whole.epsilon_max, max(histories.values(), default=0.0))

@@ -109,7 +109,8 @@ class Mechanism:
             ConfigError: A client admits no plan.
             PrivacyError: The mechanism adds no noise.
         """
-        return {name: self.plan(constants, num_units) for name, num_units in sizes.items()}
+        by_size = {num_units: self.plan(constants, num_units) for num_units in dict.fromkeys(sizes.values())}
+        return {name: by_size[num_units] for name, num_units in sizes.items()}
 
     def charged_events(
         self, plan: PrivacyPlan, num_rounds: int, num_counted: int, *, closing: bool

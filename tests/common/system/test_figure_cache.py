@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
@@ -209,3 +210,28 @@ def test_results_in_memory_are_kept_until_the_cache_is_cleared() -> None:
     assert (square(2.0), square(2.0), compute.times) == (6.0, 6.0, 1)
     figures.clear()
     assert (square(2.0), compute.times) == (6.0, 2)
+
+
+def test_a_known_figure_leaves_the_disk_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_figure("pld", 1, Counted(3.0))
+
+    def no_folder(*_: str) -> Path:
+        raise AssertionError("a thousand clients would make the folder a thousand times")
+
+    monkeypatch.setattr(module, "cache_folder", no_folder)
+
+    assert cached_figure("pld", 1, Counted(9.0)) == 3.0
+
+
+def test_a_figure_is_kept_in_a_folder_that_was_deleted_and_of_the_home_of_now(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_figure("pld", 1, Counted(3.0))
+    shutil.rmtree(file.parents[2])
+
+    cached_figure("pld", 2, Counted(4.0))
+    assert file.is_file()
+
+    monkeypatch.setenv("BRACT_HOME", str(tmp_path / "other"))
+    assert cached_figure("pld", 1, Counted(5.0)) == 5.0
+    assert (tmp_path / "other" / "cache" / "accounting" / "figures.jsonl").is_file()

@@ -15,6 +15,8 @@ from common.config.schema import RunConfig
 from common.messages.codec import Declaration
 from server.reporting.artifacts import save_statement
 from server.rounds.enrollment import EnrolledClient
+from server.state import privacy_spent
+from server.state.privacy_spent import RunPrivacyCost, account, charged_rounds, epsilon_so_far, rounds_of
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
 
@@ -106,3 +108,37 @@ def test_the_largest_epsilon_is_stated_and_not_the_first_or_the_least(make_confi
     epsilons = {name: client["epsilon"] for name, client in statement["clients"].items()}
     assert max(epsilons, key=lambda name: epsilons[name]) == "small"
     assert statement["epsilon_max"] == epsilons["small"] > epsilons["zlarge"]
+
+
+def test_figures_of_many_clients_are_those_of_each_and_computed_once_a_history(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(
+        {"num-clients": 60, "num-rounds": ROUNDS, "training.batch-size": 8, "privacy.noise-multiplier": 4.0}
+    )
+    sizes = {f"{number:02}": (30, 100, 900)[number % 3] for number in range(60)}
+    cohorts = [[*sizes][: 15 * number] for number in range(1, ROUNDS + 1)]
+    cost = account(config, sizes, cohorts, complete=True)
+    assert len({share.rounds for share in cost.shares.values()}) == len(cohorts)
+
+    alone = {name: RunPrivacyCost({name: share}) for name, share in cost.shares.items()}
+    each = [one.parts() for one in alone.values()]
+    asked = rounds_of(cost.shares, cohorts[:2])
+    so_far = max(
+        privacy_spent.rdp_epsilon(privacy_spent.merged(events), share.plan.delta)
+        for name, share in cost.shares.items()
+        for events in privacy_spent.mechanism_named(share.plan.mechanism)
+        .charged_events(share.plan, *charged_rounds(share.plan, asked[name]), closing=False)
+        .values()
+        if privacy_spent.merged(events)
+    )
+    calls = []
+    priced = privacy_spent.spent_by
+    monkeypatch.setattr(privacy_spent, "spent_by", lambda *given, **more: calls.append(1) or priced(*given, **more))
+
+    assert cost.parts() == {part: max(one[part] for one in each) for part in each[0]}
+    assert cost.epsilon_max == max(one.epsilon_max for one in alone.values())
+    assert cost.alone_max == max(one.alone_max for one in alone.values())
+    assert epsilon_so_far(cost, cohorts[:2]) == min(cost.epsilon_max, so_far)
+    # Three sizes with four numbers of rounds, in four parts each.
+    assert len(calls) == 3 * len(cohorts) * len(cost.parts()) < len(sizes) * len(cost.parts())
