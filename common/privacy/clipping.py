@@ -160,13 +160,14 @@ def add_clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float
 
 
 def _square_sum(values: np.ndarray, wide: np.ndarray) -> float:
-    """Return the sum of squares, (p,) in float64, to the bit as NumPy's sum of the whole array gives it."""
+    """Return the sum of squares of (p,) values in float64."""
     size = values.size
     if size <= len(wide):
         squares = wide[:size]
         np.copyto(squares, values)
         np.multiply(squares, squares, out=squares)
         return float(np.add.reduce(squares))
-    # NumPy adds in pairs, and halves a long array at a multiple of 8. Runs of earlier versions repeat by it.
+    # To the bit the sum of a whole array: NumPy adds in pairs, and halves a long array at a multiple of 8. So runs of
+    # earlier versions repeat.
     half = size // 2 - size // 2 % 8
     return _square_sum(values[:half], wide) + _square_sum(values[half:], wide)
