@@ -51,7 +51,7 @@ test-slow: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev
 	$(PYTEST) -m soak
 
-# Holds a GPU's results against the processor's and times both, in three to four minutes. Ends with 2 where there is no GPU.
+# Holds a GPU's results against the processor's and times both, in some four minutes. Ends with 2 where there is no GPU.
 gpu-check: $(VENV)/.installed
 	$(BIN)/python -m simulations.device_check --json gpu-check.json
 

@@ -141,6 +141,8 @@ def _notes(table: PlanTable, missing: str) -> Iterator[tuple[str, str]]:
 
 
 def _clipped(table: PlanTable) -> str:
+    if table.config.takes_statistics:
+        return "images' sums"
     return "updates" if table.config.mechanism.clips_clients else "gradients"
 
 
@@ -169,7 +171,8 @@ def _counted(plan: PrivacyPlan) -> str:
 def _clients_note(table: PlanTable) -> str:
     config = table.config
     cohort = "all" if config.cohort_size == config.num_clients else f"{config.cohort_size:,}"
-    note = f"{config.num_clients:,}, {cohort} of them in each of {config.num_rounds:,} rounds"
+    rounds = "the only round" if config.num_rounds == 1 else f"each of {config.num_rounds:,} rounds"
+    note = f"{config.num_clients:,}, {cohort} of them in {rounds}"
     if config.mechanism.clips_units and table.num_sizes < config.num_clients:
         note += f"; the sizes of {table.num_sizes:,} are known, the others are assumed to be similar"
     if len(table.shown) < len(table.rows):

@@ -175,4 +175,6 @@ def _write(chosen: "Benchmark", results: dict[str, Any], file: Path | None, out:
             if chosen.draw is not None:
                 chosen.draw(results, out)
     except OSError as error:
-        raise BractError(f"only the table above is left: {error.strerror or error} as files were written") from None
+        place = f" to {error.filename}" if error.filename else ""
+        reason = error.strerror or error
+        raise BractError(f"the results could not be written{place} ({reason}): keep the table above") from None

@@ -112,7 +112,7 @@ def test_results_that_cannot_be_written_are_shown(monkeypatch: pytest.MonkeyPatc
 
     assert result.exit_code == 2, result.output
     assert "4,321" in result.output
-    assert "only the table above is left: No space left on device" in " ".join(result.output.split())
+    assert "could not be written (No space left on device): keep the table above" in " ".join(result.output.split())
 
 
 def test_quick_benchmark_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
