@@ -151,10 +151,9 @@ def test_a_round_with_fewer_updates_than_the_strategy_needs_is_skipped(five: lis
 
 @pytest.mark.parametrize(("cohort", "missed"), [(["a", "b"], 0), (["a"], 1)])
 def test_a_late_client_was_missing_only_from_rounds_that_had_room(cohort: list[str], missed: int) -> None:
-    one = SimpleNamespace(declaration=SimpleNamespace(num_units=10))
     state: Any = SimpleNamespace(
         config=SimpleNamespace(cohort_size=2, num_clients=3, privacy=SimpleNamespace(unit="image")),
-        clients={"a": one, "b": one, "late": one},
+        roll=SimpleNamespace(clients={"a": 10, "b": 10, "late": 10}),
         joined={"a": 1, "b": 1, "late": 2},
         rounds=[{"round": 1, "failures": {}}, {"round": 2, "failures": {}}],
         cohorts=[cohort, ["a", "late"]],
