@@ -154,6 +154,7 @@ def test_a_late_client_was_missing_only_from_rounds_that_had_room(cohort: list[s
     state: Any = SimpleNamespace(
         config=SimpleNamespace(cohort_size=2, num_clients=3, privacy=SimpleNamespace(unit="image")),
         roll=SimpleNamespace(clients={"a": 10, "b": 10, "late": 10}),
+        clients=["a", "b", "late"],
         joined={"a": 1, "b": 1, "late": 2},
         rounds=[{"round": 1, "failures": {}}, {"round": 2, "failures": {}}],
         cohorts=[cohort, ["a", "late"]],
