@@ -354,8 +354,12 @@ class SecureWords:
         if not self.counts_in_shares:
             return self.ring.signed(words)
         # Whole numbers, as counts are. Rounding the noised sum is post-processing.
-        whole: np.ndarray = np.rint(values_of_sum(words, self._in_ring(self._counts_scale(key))))
+        whole: np.ndarray = np.rint(self.noised_counts(key, words))
         return whole.astype(np.int64)
+
+    def noised_counts(self, key: str, words: Words) -> np.ndarray:
+        """Return counts with noise in shares before they are rounded, float64."""
+        return values_of_sum(words, self._in_ring(self._counts_scale(key)))
 
     def _of_round(self, server_round: int | None) -> tuple[str, ...]:
         if server_round is None:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from common.privacy.gaussian_table import CHANCE_BITS, TABLE_STDDEV, alias_table
-from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
+from common.privacy.plan import SENSITIVITY_SLACK
 from simulations.harness.client_harness import ClientHarness, CountsKind
 from simulations.harness.harness_streams import ObservedStreams
 from simulations.privacy_tests.check import Check
@@ -45,8 +45,9 @@ def noise_scale(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _C
     declared = plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK) * np.sqrt(plan.steps_per_round)
     scaled = np.stack(rounds) / declared
     yield scale_check("noise of all tensors", scaled)
-    yield _shape_check("noise of all tensors", scaled)
-    yield from grid_checks("noise of all tensors", np.stack(streams.sums), plan)
+    yield shape_check("noise of all tensors", scaled)
+    step = coarsest_step(plan.max_grad_norm, size, plan.noise_stddev)
+    yield from grid_checks("noise of all tensors", np.stack(streams.sums), step)
     yield _table_check()
     offset = 0
     for name, values in harness.released.items():
@@ -101,25 +102,35 @@ def chance_of_energy(energy: float, size: int) -> float:
     return 2 * float(min(stats.chi2.sf(energy, size), stats.chi2.cdf(energy, size)))
 
 
-def grid_checks(name: str, noise: np.ndarray, plan: PrivacyPlan) -> Iterator[Check]:
+def coarsest_step(max_grad_norm: float, size: int, stddev: float) -> float:
+    """Return the step of the coarsest grid that noise may be on.
+
+    Args:
+        max_grad_norm: The clip bound.
+        size: Number of values in one sum.
+        stddev: Standard deviation of what one draw adds.
+    """
+    # Half of the slack is for the grid, and the noise has at least 2^24 steps.
+    return float(2.0 ** np.floor(np.log2(min(0.5 * SENSITIVITY_SLACK * max_grad_norm / np.sqrt(size), stddev / 2**24))))
+
+
+def grid_checks(name: str, noise: np.ndarray, step: float) -> Iterator[Check]:
     """Check that noise lies on the grid and takes all of its values.
 
     Noise that lacks its low digits, or that repeats one draw in several digits, takes few of them.
 
     Args:
         name: Name of the values.
-        noise: Noised sums of nothing, shape (steps, p).
-        plan: The plan that they were noised by.
+        noise: Noised sums of nothing, any shape.
+        step: Step of the grid.
     """
-    # Half of the slack is for the grid, and the noise has at least 2^24 steps.
-    largest = 0.5 * SENSITIVITY_SLACK * plan.max_grad_norm / np.sqrt(noise.shape[1])
-    steps = noise.ravel() / 2.0 ** np.floor(np.log2(min(largest, plan.noise_stddev * 2.0**-24)))
+    steps = noise.ravel() / step
     whole = np.rint(steps).astype(np.int64)
     yield Check(f"{name} lies on the grid", bool(np.array_equal(whole, steps)), f"{whole.size} draws")
     residues = np.bincount(whole % _RESIDUES, minlength=_RESIDUES)
     fine = float(stats.chisquare(residues).pvalue) > ALARM
     yield Check(f"{name} has all low digits", fine, f"{residues.min()} to {residues.max()} of each residue")
-    width = float(np.sqrt((steps**2).mean()))
+    width = max(1.0, float(np.sqrt((steps**2).mean())))
     # Chance that two normals of this width are rounded to the same value, times the number of pairs.
     expected = whole.size * (whole.size - 1) / 2 / (2 * np.sqrt(np.pi) * width)
     equal = int(np.sum([count * (count - 1) // 2 for count in np.unique(whole, return_counts=True)[1]]))
@@ -145,13 +156,32 @@ def _table_check() -> Check:
     return Check("the noise table has a normal's law", fine, f"{ratio.min():.6f} to {ratio.max():.6f} of it")
 
 
-def _shape_check(name: str, scaled: np.ndarray) -> Check:
+def each_value_check(name: str, scaled: np.ndarray) -> Check:
+    """Check that each value of a vector has noise of its own.
+
+    Energy that is moved from some values to the others shows in no sum over all of them.
+
+    Args:
+        name: Name of the values.
+        scaled: Values over their declared standard deviation, shape (draws, p), two draws at least.
+    """
+    draws, size = scaled.shape
+    energies = (scaled**2).sum(axis=0)
+    least, most = float(energies.min()), float(energies.max())
+    # Times the number of values: so many chances has the smallest of them.
+    chance = size * 2 * min(float(stats.chi2.cdf(least, draws)), float(stats.chi2.sf(most, draws)))
+    low, high = np.sqrt(least / draws), np.sqrt(most / draws)
+    seen = f"{low:.3f} to {high:.3f} of the declared scale over {draws} draws of {size} values"
+    return Check(f"{name} is in each value", chance > ALARM, seen)
+
+
+def shape_check(name: str, scaled: np.ndarray) -> Check:
     """Check the ratio of the fourth moment to the squared second moment.
 
     It is 3 for normals of any scale, 6 for Laplace noise and 1.8 for uniform noise.
     """
     square = scaled.ravel() ** 2
-    moment = float((square**2).mean() / square.mean() ** 2)
+    moment = float((square**2).mean() / max(square.mean() ** 2, np.finfo(np.float64).tiny))
     fine = abs(moment - 3) <= 6 * np.sqrt(24 / square.size)
     return Check(
         f"{name} has the shape of a normal", bool(fine), f"fourth moment {moment:.3f} over {square.size} draws"

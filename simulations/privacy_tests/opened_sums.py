@@ -4,15 +4,12 @@ The adversary is the server with all clients but t, who take their own parts out
 t honest clients, and it must have the noise and the epsilon that the run states.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-from dp_accounting import GaussianDpEvent, NeighboringRelation, SelfComposedDpEvent
-from dp_accounting.pld import PLDAccountant
-from scipy import stats
 
-from client.evaluation.evaluate import evaluate_incoming
 from client.training.dp_sgd import FRESH_STREAMS
 from common.privacy.noise import SecureStream
 from common.privacy.plan import SENSITIVITY_SLACK, PrivacyPlan
@@ -22,7 +19,15 @@ from simulations.harness.open_sums import OpenClient, sum_of
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.independence import uncorrelated
 from simulations.privacy_tests.neighbouring_data import canaries
-from simulations.privacy_tests.noise_scale import ALARM, scale_check
+from simulations.privacy_tests.noise_scale import (
+    coarsest_step,
+    each_value_check,
+    grid_checks,
+    scale_check,
+    shape_check,
+)
+from simulations.privacy_tests.opened_counts import opened_counts
+from simulations.privacy_tests.opened_epsilon import epsilon_checks
 
 _DRAWS, _COUNTS = 64_000, 2_000
 _MOST_OF_THE_BOUND, _LONGEST_TRAINED = 0.9, 1000.0
@@ -59,9 +64,11 @@ def opened_noise(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _
     Clients without images send noise alone, so the sum of t of them is what is left of all noise when the others take
     theirs out.
 
-    Guarantee of what passes: the noise of a sum has the declared standard deviation, as `noise_scale` bounds it, and so
-    has that of each kind of counts. The epsilon by the measured noise, at its largest by chance, is not above the
-    stated one.
+    Guarantee of what passes: the noise of a sum has the declared standard deviation, as `noise_scale` bounds it, in all
+    values, in each tensor and in each value. Each client's share has its part of it, a normal's shape, and all values
+    of a fine enough grid. So has each kind of counts. Epsilon by the measured noise, at
+    its largest by chance, is not above the stated one, and the stated one is not below an independent accountant's or
+    above the target.
 
     Args:
         harness: A configuration with noise in shares.
@@ -73,65 +80,34 @@ def opened_noise(harness: ClientHarness, *, draws: int = _DRAWS, counts: int = _
     honest = harness.config.secure.honest if harness.config.secure is not None else 0
     clients = [OpenClient(harness, number) for number in range(honest)]
     nothing = harness.images.without_training().without_held_out()
-    size = len(sum_of(layout, clients[0].ask(nothing)))
-    sums = [sum_of(layout, *(client.ask(nothing) for client in clients)) for _ in range(max(1, round(draws / size)))]
+    size = sum(harness.released.values())
+    # Twice at least: one draw of a value is zero by chance, in ten million values.
+    rounds = [[client.ask(nothing) for client in clients] for _ in range(max(2, round(draws / size)))]
     declared = plan.noise_multiplier * plan.max_grad_norm * (1 + SENSITIVITY_SLACK)
-    scaled = np.stack(sums) / declared
-    yield scale_check(f"noise of {honest} honest clients", scaled)
-    yield _epsilon_check(plan, honest, scaled)
-    if plan.counts is None:
-        return
-    for closing, stddev in ((False, plan.counts.noise_stddev), (True, plan.counts.closing_noise_stddev)):
-        name = "the closing counts" if closing else "a round's counts"
-        noise = _counts_noise(harness, clients, counts, closing=closing)
-        yield scale_check(f"noise of {honest} honest clients in {name}", noise / stddev)
+    scaled = np.stack([sum_of(layout, *answers) for answers in rounds]) / declared
+    name = f"noise of {honest} honest clients"
+    yield scale_check(name, scaled)
+    yield each_value_check(name, scaled)
+    ends = np.cumsum(list(harness.released.values()))
+    for tensor, part in zip(harness.released, np.split(scaled, ends[:-1], axis=1), strict=True):
+        yield scale_check(f"{name} in {tensor}", part)
+    for number in range(honest):
+        shares = np.stack([sum_of(layout, answers[number]) for answers in rounds])
+        yield from _share_checks(f"the share of client {number + 1}", shares, declared / math.sqrt(honest), plan)
+    yield from epsilon_checks(harness, honest, scaled)
+    if plan.counts is not None:
+        yield from opened_counts(harness, plan.counts, honest, counts)
 
 
-def _counts_noise(harness: ClientHarness, clients: list[OpenClient], number: int, *, closing: bool) -> np.ndarray:
-    """Return sums of counts of no images.
+def _share_checks(name: str, shares: np.ndarray, stddev: float, plan: PrivacyPlan) -> Iterator[Check]:
+    """Check the noise that one client adds.
 
-    No message is sent, because two thousand of them would take minutes.
+    A sum of few shares nearly has a normal's shape, whatever theirs is, so each is looked at apart.
     """
-    layout, nothing = clients[0].layout(), harness.images.without_training().without_held_out()
-    sessions = [client.session(nothing) for client in clients]
-    evaluation = evaluate_incoming(sessions[0], harness.start, {}, harness.plan, closing=closing)
-    found: list[np.ndarray] = []
-    while sum(map(len, found)) < number:
-        parts = [
-            layout.encode_counts(
-                evaluation,
-                server_round=None if closing else 1,
-                name=session.name,
-                stream=session.streams.for_counts(),
-            )
-            for session in sessions
-        ]
-        total = layout.ring.reduced(np.add.reduce(parts))
-        if not closing:
-            total = np.concatenate([np.zeros(layout.lengths(1)[0] - len(total), total.dtype), total])
-        summed = layout.summed_counts(total, len(clients), server_round=None if closing else 1)
-        if summed is None or summed.noised is None:
-            return np.zeros(1)
-        found.append(summed.noised.cells.ravel().astype(np.float64))
-    return np.concatenate(found)
-
-
-def _epsilon_check(plan: PrivacyPlan, honest: int, scaled: np.ndarray) -> Check:
-    """Compare the epsilon by the measured noise with the one by the declared noise."""
-    energy, size = float((scaled**2).sum()), scaled.size
-    # The largest noise that may have given so little energy by chance: what it costs is a lower bound.
-    most = float(np.sqrt(energy / stats.chi2.ppf(ALARM, size)))
-    measured, least, stated = (
-        _epsilon(plan, plan.noise_multiplier * factor) for factor in (float(np.sqrt(energy / size)), most, 1.0)
-    )
-    seen = f"epsilon {measured:.4g} by the measured noise, at least {least:.4g}, {stated:.4g} by the plan"
-    return Check(f"{honest} honest clients give the epsilon of the plan", least <= stated, seen)
-
-
-def _epsilon(plan: PrivacyPlan, noise_multiplier: float) -> float:
-    event = SelfComposedDpEvent(GaussianDpEvent(noise_multiplier), plan.steps_per_round * plan.num_rounds)
-    accounting = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-4)
-    return float(accounting.compose(event).get_epsilon(plan.delta))
+    yield scale_check(name, shares / stddev)
+    yield each_value_check(name, shares / stddev)
+    yield shape_check(name, shares / stddev)
+    yield from grid_checks(name, shares, coarsest_step(plan.max_grad_norm, shares.shape[1], stddev))
 
 
 def opened_independence(harness: ClientHarness) -> Iterator[Check]:
