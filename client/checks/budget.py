@@ -72,7 +72,7 @@ def ledger_trouble(report: LedgerReport, heads: Mapping[str, tuple[int, str] | N
 
 
 def check_budget(client: str, policy: Policy, report: LedgerReport) -> Finding:
-    """Check how much the policy leaves of the most used image's budget.
+    """Check how much the policy leaves to the plan with the least left.
 
     Args:
         client: Name of the client.
@@ -123,11 +123,13 @@ def last_heads() -> dict[str, tuple[int, str] | None]:
 
 
 def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerReport) -> Finding:
-    if not budget.images:
+    # A whole client without images is charged too.
+    if not budget.by_unit:
         return ok("budget", f"nothing spent yet of epsilon {policy.max_epsilon:g}")
     spent = (
         f"{budget.whose}: epsilon {format_epsilon(budget.spent)} of {policy.max_epsilon:g} "
         f"({policy.accountant.upper()}, delta {policy.delta:g})"
+        + "".join(f"; {row.whose}: {format_epsilon(row.spent)}" for row in budget.others)
     )
     if not budget.nothing_left:
         if budget.left < NEARLY_SPENT * policy.max_epsilon:
@@ -142,9 +144,13 @@ def _judge_budget(budget: Budget, client: str, policy: Policy, report: LedgerRep
             f"{spent}: run {unfinished[-1].run[:8]}, which is not over, holds the rest",
             "this run can continue; a further run on these images will be refused",
         )
+    some_left = any(not row.nothing_left(policy.max_epsilon) for row in budget.others)
+    refused = (
+        "a further run with such a plan will be refused" if some_left else "no further run on these images is possible"
+    )
     return fail(
         "budget",
         f"{spent}: used up",
-        "no further run on these images is possible. Raise max-epsilon only if whoever answers for the images agrees; "
+        f"{refused}. Raise max-epsilon only if whoever answers for the images agrees; "
         "new images have a budget of their own",
     )

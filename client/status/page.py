@@ -212,6 +212,9 @@ def _budget(status: ClientStatus, trouble: Trouble) -> Section:
             "known exactly only when it asks."
         ),
     ]
+    if rows and budget.leading is None:
+        spent, left = format_epsilon(budget.spent), f"{budget.left:.3f}"
+        blocks.append(text(f"A plan by single images would start from epsilon {spent}: about {left} is left for it."))
     if rows:
         blocks.append(Table("Budget by the unit that was protected", columns, rows))
     else:

@@ -44,21 +44,22 @@ def _show_budget(status: ClientStatus, console: Console) -> None:
         return
     count = "1 entry" if status.report.entries == 1 else f"{status.report.entries} entries"
     say(console, f"Ledger  {status.report.ledger[:8]}, {count}, {status.report.verdict}")
-    if not budget.images:
+    if not budget.by_unit:
         say(console, "Spent   nothing yet")
         return
     left = "used up" if budget.nothing_left else f"about {budget.left:.3f} left"
-    units = budget.images if budget.by_unit[0].unit == "image" else budget.by_unit[0].units
+    leading = budget.leading
+    units = budget.images if leading is None or leading.unit == "image" else leading.units
     say(
         console,
         f"Spent   epsilon {format_epsilon(budget.spent)}, {left}: {budget.whose}, of {units}, "
         "over all clients of this user; a plan that was begun counts in full",
     )
-    for row in budget.by_unit[1:]:
-        # A group pays for all its images together, so it may have less left than any of them.
+    # A group pays for all its images together, so it may have less left than any of them.
+    for row in budget.others:
         left = "used up" if row.nothing_left(budget.limit) else f"about {row.left(budget.limit):.3f} left"
-        spent = f"epsilon {format_epsilon(row.spent)}, {left}"
-        say(console, f"Groups  {spent}: the group of images that has spent most, of {row.units}")
+        title = "Images" if row.unit == "image" else "Groups"
+        say(console, f"{title}  epsilon {format_epsilon(row.spent)}, {left}: {row.whose}, of {row.units}")
     if budget.alone != budget.spent:
         say(console, f"Alone   {format_alone(budget.alone)} if all other clients of its secure sums collude")
 

@@ -87,7 +87,9 @@ def spent_with(new: Charge, past: Sequence[Charge], *, delta: float) -> WorstUni
     return WorstUnit(worst, alone, grouped)
 
 
-def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> list[tuple[Spent, Spent, int]]:
+def price_units(
+    members: Members, past: Sequence[Charge], *, delta: float, whole_client: bool = False
+) -> list[tuple[Spent, Spent, int]]:
     """Return two costs of each distinct history with its number of units.
 
     The second cost holds if all other clients of its secure sums colluded. These are what `spent_with` would add a
@@ -97,7 +99,7 @@ def price_units(members: Members, past: Sequence[Charge], *, delta: float) -> li
         PrivacyError: The accountants disagree.
     """
     priced = []
-    for history, units in _histories(members, past).items():
+    for history, units in _histories(members, past, whole_client=whole_client).items():
         planned = [event for at, part, size in history for event in events_of_group(past[at].planned[part], size)]
         filtered = [event for at, part, size in history for event in events_of_group(past[at].filtered()[part], size)]
         try:

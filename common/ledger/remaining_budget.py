@@ -4,7 +4,7 @@ Reading neither changes the ledger nor delays a running client.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from common.ledger.budget import Charge, price_units
 from common.ledger.image_index import Members
 from common.ledger.registrations import charges_in
 from common.privacy.accounting import Spent
+from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.policy import Policy
 
 # Share of max-epsilon. If less than this is left, no further plan is worth a run.
@@ -46,6 +47,11 @@ class UnitBudget:
         """Return the epsilon left for a further plan, roughly."""
         return max(0.0, limit - self.spent)
 
+    @property
+    def whose(self) -> str:
+        """Words for the unit whose epsilon `spent` is."""
+        return f"the {'image' if self.unit == 'image' else 'group of images, or the whole client,'} that has spent most"
+
     def nothing_left(self, limit: float) -> bool:
         """Return whether no further plan for such units is worth a run."""
         return _is_below(self.spent, limit, _MIN_USEFUL_SHARE)
@@ -53,12 +59,12 @@ class UnitBudget:
 
 @dataclass(frozen=True)
 class Budget:
-    """Epsilon spent by the unit that has spent the most.
+    """Highest epsilon from which a plan that the policy allows would start.
 
-    The unit is an image if a run has protected single images, else a group of images or a whole client. Each plan that
-    was begun counts in full. `spent` is at the policy's delta and by its accountant. `images` is how many images were
-    ever charged. `alone` is what was spent if all other clients of its secure sums colluded. Unless
-    the policy accepts that some are honest, it is what `spent` is too.
+    Each plan that was begun counts in full. `spent` is at the policy's delta and by its accountant. It is that of a row
+    of `by_unit`, or of single images that were protected in groups or as a whole client only. `images` is how many
+    images were ever charged. `alone` is what was spent if all other clients of its secure sums colluded. Unless the
+    policy accepts that some are honest, it is what `spent` is too.
     """
 
     spent: float
@@ -83,14 +89,26 @@ class Budget:
         return {name: value if name != "alone" or math.isfinite(value) else None for name, value in shown.items()}
 
     @property
+    def leading(self) -> UnitBudget | None:
+        """The row that `spent` is of.
+
+        None stands for single images that no run has protected as such.
+        """
+        return next((row for row in self.by_unit if row.spent == self.spent), None)
+
+    @property
     def whose(self) -> str:
         """Words for the unit whose epsilon `spent` is."""
-        is_image = not self.by_unit or self.by_unit[0].unit == "image"
-        return f"the {'image' if is_image else 'group of images, or the whole client,'} that has spent most"
+        return "where a plan by single images would start" if self.leading is None else self.leading.whose
+
+    @property
+    def others(self) -> tuple[UnitBudget, ...]:
+        """The rows that `spent` is not of."""
+        return tuple(row for row in self.by_unit if row is not self.leading)
 
     @property
     def nothing_left(self) -> bool:
-        """True if no further plan is worth a run."""
+        """True if some allowed plan is not worth a run any more."""
         return _is_below(self.spent, self.limit, _MIN_USEFUL_SHARE)
 
 
@@ -103,18 +121,16 @@ def budget_of(file: Path, policy: Policy) -> Budget:
     """
     with open_read_only(file) as ledger:
         charges = charges_in(ledger)
-    priced = price_histories(charges, delta=policy.delta)
-    images = [(history.spent, history.alone, history.images) for history in priced if "image" in history.units]
+    histories = price_histories(charges, delta=policy.delta)
+    every: _Priced = [(history.spent, history.alone, history.images) for history in histories]
+    images = [priced for priced, history in zip(every, histories, strict=True) if "image" in history.units]
     groups = _price_groups(charges, policy.delta)
-    # One image of a group may move a sum twice as far as the whole group, so where no run has protected images, their
-    # figure is nobody's: it would state twice what a whole client has spent.
-    every = [(history.spent, history.alone, history.images) for history in priced]
-    protected = every if images else groups
+    counted = _allowed(every, groups, charges, policy)
     return Budget(
-        max((policy.official_figure(spent, alone) for spent, alone, _ in protected), default=0.0),
+        max((policy.official_figure(spent, alone) for spent, alone, _ in counted), default=0.0),
         policy.max_epsilon,
-        sum(history.images for history in priced),
-        max((policy.capped_figure(alone) for _, alone, _ in protected), default=0.0),
+        sum(history.images for history in histories),
+        max((policy.capped_figure(alone) for _, alone, _ in counted), default=0.0),
         (
             *((_of_unit("image", images, policy),) if images else ()),
             *((_of_unit("group", groups, policy),) if groups else ()),
@@ -122,27 +138,58 @@ def budget_of(file: Path, policy: Policy) -> Budget:
     )
 
 
+def _allowed(every: _Priced, groups: _Priced, charges: Sequence[Charge], policy: Policy) -> _Priced:
+    """Return the costs from which a plan that the policy allows may start."""
+    named = [MECHANISMS[name] for name in policy.mechanisms]
+    units = set(policy.units) if any(not mechanism.clips_clients for mechanism in named) else set()
+    protected = {charge.unit for charge in charges if not charge.whole_client}
+    counted: _Priced = []
+    # One image of a group may move a sum twice as far as the whole group. The guard charges that to a plan by images,
+    # and to groups that are smaller, so the figure of a whole client alone would promise too much.
+    if "image" in units or units - protected:
+        counted += every
+    if "group" in units or any(mechanism.clips_clients for mechanism in named):
+        counted += groups
+    return counted or every + groups
+
+
 def _price_groups(charges: Sequence[Charge], delta: float) -> _Priced:
     """Return what each group of images that a run has protected has spent."""
     # By content, because each data set numbers its groups anew.
     groups: dict[frozenset[int], None] = {}
-    client: set[int] = set()
+    clients: dict[frozenset[int], None] = {}
     for charge in charges:
         for members in charge.parts.values() if charge.unit == "group" else ():
             # A client that is protected as a whole is one unit, whatever its images were in each run.
             if charge.whole_client:
-                client.update(members.images.tolist())
+                clients[frozenset(members.images.tolist())] = None
                 continue
             images_of: dict[int, set[int]] = {}
             for image, unit in zip(members.images.tolist(), members.units.tolist(), strict=True):
                 images_of.setdefault(unit, set()).add(image)
             groups |= dict.fromkeys(map(frozenset, images_of.values()))
-    groups |= {frozenset(client): None} if client else {}
     pairs = [(image, number) for number, group in enumerate(groups) for image in sorted(group)]
-    if not pairs:
-        return []
-    images, units = np.array(pairs, dtype=np.int64).T
-    return price_units(Members(images, units), charges, delta=delta)
+    images, units = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    priced = price_units(Members(images, units), charges, delta=delta) if pairs else []
+    return priced + (_price_client(clients, charges, delta) if clients else [])
+
+
+def _price_client(holdings: Iterable[frozenset[int]], charges: Sequence[Charge], delta: float) -> _Priced:
+    """Return the most that the client as a whole has spent.
+
+    It is one unit over all images that it ever had, and has spent something though it had no image.
+    """
+    costs = []
+    # Fewer images may cost more: they are not all of an earlier run's, and its group then counts twice.
+    for holding in {*holdings, frozenset[int]().union(*holdings)}:
+        images = np.array(sorted(holding), dtype=np.int64)
+        costs += price_units(Members(images, np.zeros_like(images)), charges, delta=delta, whole_client=True)
+    return [(_most(spent for spent, *_ in costs), _most(alone for _, alone, _ in costs), 1)]
+
+
+def _most(costs: Iterable[Spent]) -> Spent:
+    pld, rdp = zip(*((cost.pld, cost.rdp) for cost in costs), strict=True)
+    return Spent(max(pld), max(rdp))
 
 
 def _of_unit(unit: Unit, priced: _Priced, policy: Policy) -> UnitBudget:

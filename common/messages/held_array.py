@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 
 _NUMPY = "numpy.ndarray"
+_FIXED = frozenset({"dtype", "shape", "stype", "data", "values"})
 
 
 class HeldArray(Array):
@@ -26,6 +27,23 @@ class HeldArray(Array):
         # All receivers of a message share it: one that trained in place would change what the others get.
         held.flags.writeable = False
         self.__dict__.update(_values=held, dtype=str(held.dtype), shape=tuple(held.shape), stype=_NUMPY)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse another type, shape or content, with which the values would disagree."""
+        if name in _FIXED:
+            raise AttributeError(f"{name} of a held array cannot be set: make a new one")
+        super().__setattr__(name, value)
+
+    # Flower's equality asks for the same class.
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is an array of the same type, shape and bytes."""
+        if not isinstance(other, Array):
+            return NotImplemented
+        described = (self.dtype, self.shape, self.stype) == (other.dtype, other.shape, other.stype)
+        return described and self.data == other.data
+
+    # Flower's arrays have none either.
+    __hash__ = None  # type: ignore[assignment]
 
     # A field in the parent class; the bytes are made once, when they are asked for first.
     @property

@@ -18,7 +18,8 @@ from server.state.client_roll import MOST_INSIDE, ClientRoll, move_out, read_bac
 
 CHECKPOINT = "checkpoint.safetensors"
 # Format 2, of version 0.1.0, has no checksum.
-_FORMAT, _UNCHECKED = "3", "2"
+# In format 4 a file beside it holds the clients, which code before it does not look for.
+_APART, _FORMAT, _UNCHECKED = "4", "3", "2"
 # The checksum is taken with this text in its place.
 _NO_CHECKSUM = "0" * 64
 _MODEL, _BEST, _STRATEGY = "model", "best", "strategy"
@@ -63,7 +64,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if roll is not None and apart:
         facts = move_out(folder, facts, roll)
     order = {group: list(named) for group, named in groups.items()}
-    metadata = {"format": _FORMAT, "order": json.dumps(order), "facts": json.dumps(facts)}
+    metadata = {"format": _APART if apart else _FORMAT, "order": json.dumps(order), "facts": json.dumps(facts)}
     content = save(tensors, metadata | {"sha256": _NO_CHECKSUM})
     checksum = hashlib.sha256(content).hexdigest()
     write_atomic(folder / CHECKPOINT, _with_checksum(content, _NO_CHECKSUM, checksum), durable=True, mode=0o666)
@@ -93,7 +94,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         with safe_open(file, framework="np") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("format") not in (_FORMAT, _UNCHECKED):
+            if metadata.get("format") not in (_APART, _FORMAT, _UNCHECKED):
                 raise ConfigError(f"{file} was written by another version of Bract")
             _check(file, metadata)
             order, facts = json.loads(metadata["order"]), read_back(folder, json.loads(metadata["facts"]))

@@ -6,6 +6,7 @@ than the round.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from common.system.files import write_atomic
 MOST_INSIDE = 1000
 _DIGEST = "clients-sha256"
 _KEYS = ("clients", "bundles")
+_NAME = re.compile(r"clients-[0-9a-f]{16}\.json")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class ClientRoll:
 def move_out(folder: Path, facts: Mapping[str, Any], roll: ClientRoll) -> dict[str, Any]:
     """Write the roll beside the checkpoint and return facts that name it."""
     file = _file(folder, roll.digest)
-    if not file.is_file():
+    # Compared, since a file that was damaged meanwhile would make each further checkpoint useless.
+    if not file.is_file() or file.read_bytes() != roll.content:
         # Under a name of its own: after a crash the checkpoint of before still finds the file of before.
         write_atomic(file, roll.content, durable=True, mode=0o666)
     return {key: value for key, value in facts.items() if key not in _KEYS} | {_DIGEST: roll.digest}
@@ -69,7 +72,8 @@ def read_back(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def remove_others(folder: Path, roll: ClientRoll) -> None:
     """Remove the files of earlier rolls, once the checkpoint names this one."""
     for file in folder.glob("clients-*.json"):
-        if file != _file(folder, roll.digest):
+        # The folder may hold files of others with such a name.
+        if file != _file(folder, roll.digest) and _NAME.fullmatch(file.name):
             file.unlink(missing_ok=True)
 
 

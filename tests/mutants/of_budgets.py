@@ -10,12 +10,13 @@ import pytest
 
 import client.session as session_module
 from common.errors import LedgerError
-from common.ledger import budget, holder_keys, image_index, registrations
+from common.ledger import budget, holder_keys, image_index, registrations, remaining_budget
 from common.ledger.audit import integrity_checks
 from common.ledger.data_holder import Holder, simulated_holder
 from common.ledger.transactions import LedgerSession
 from tests.client import test_budget_under_tones as deep
 from tests.common.ledger import test_budget as budgets
+from tests.common.ledger import test_remaining_budget as shown_budgets
 from tests.common.ledger import test_signed_heads as keys
 from tests.common.ledger import test_transactions as registers
 from tests.common.ledger.audit import test_integrity_checks as audits
@@ -60,6 +61,19 @@ planted(
         "a fresh budget for a client with other images": ("np.maximum(group_sizes, 1)", "group_sizes"),
         "no history for a client without images": ("max(len(units), int(whole_client))", "len(units)"),
     },
+)
+planted(
+    every_case(shown_budgets.test_no_plan_that_the_policy_allows_starts_from_more_than_is_shown),
+    remaining_budget._price_client,
+    {
+        "a client without images that is shown as unspent": ("whole_client=True", "whole_client=False"),
+        "a client that is shown with all its images only": ("{*holdings, ", "{"),
+    },
+)
+planted(
+    every_case(shown_budgets.test_no_plan_that_the_policy_allows_starts_from_more_than_is_shown),
+    remaining_budget._allowed,
+    {"images whose guard starts from more than is shown": ('"image" in units or units - protected', "False")},
 )
 planted(
     lambda tmp_path: registers.test_register_refuses_a_whole_client_of_several_units(opened(tmp_path), PARTS),

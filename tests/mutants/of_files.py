@@ -119,7 +119,7 @@ planted(
     checkpoints.test_a_file_of_another_version_is_refused,
     checkpoint.load_checkpoint,
     {
-        "a checkpoint of another version": ('metadata.get("format") not in (_FORMAT, _UNCHECKED)', "False"),
+        "a checkpoint of another version": ('metadata.get("format") not in (_APART, _FORMAT, _UNCHECKED)', "False"),
     },
 )
 planted(

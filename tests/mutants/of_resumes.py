@@ -1,6 +1,6 @@
 """Runs that go on as another run, or with other clients."""
 
-from server.state import client_roll, resume
+from server.state import checkpoint, client_roll, resume
 from tests.mutants.faults import every_case, planted, planted_value
 from tests.server.state import test_client_roll as rolls
 from tests.server.state import test_resumed_clients as resumed
@@ -44,6 +44,21 @@ planted(
             "not content",
         )
     },
+)
+planted(
+    rolls.test_a_roll_that_was_damaged_meanwhile_is_written_anew,
+    client_roll.move_out,
+    {"a damaged file that no checkpoint mends": (" or file.read_bytes() != roll.content", "")},
+)
+planted(
+    rolls.test_files_of_others_with_such_a_name_are_kept,
+    client_roll.remove_others,
+    {"somebody else's file that is removed": (" and _NAME.fullmatch(file.name)", "")},
+)
+planted(
+    every_case(rolls.test_code_that_knows_no_rolls_refuses_a_checkpoint_with_one_by_its_format),
+    checkpoint.save_checkpoint,
+    {"a checkpoint that code of before reads in part": ("_APART if apart else _FORMAT", "_FORMAT")},
 )
 planted_value("a privacy setting that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.delta"))
 planted_value("noise that may differ", _RESUMED, resume, "_FREE", (*resume._FREE, "privacy.noise-multiplier"))

@@ -27,7 +27,7 @@ from common.ledger.registrations import planned_events
 from common.messages.fields import LEDGER_FIELDS, Releases
 from common.page.render import render
 from common.privacy.accounting import spent_by
-from common.privacy.events import events_of_group
+from common.privacy.events import events_of_group, own_shares
 from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.policy import ANYTHING, load_policy
 from common.system.console import format_epsilon
@@ -154,8 +154,9 @@ def test_a_group_pays_for_the_images_that_were_charged_one_by_one(client: OwnCli
     assert groups.spent == spent_by([*once, *events_of_group(twice, 2)], delta=1e-5).pld
     assert (groups.units, groups.used_up, images.units) == (3, 1, 4)
     shown = CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output
-    said = "Groups epsilon 4.217, used up: the group of images that has spent most, of 3"
-    assert said in " ".join(shown.split())
+    said = " ".join(shown.split())
+    assert "Spent epsilon 4.217, used up: the image that has spent most, of 4, over all clients" in said
+    assert "Groups epsilon 4.217, used up: the group of images, or the whole client, that has spent most, of 3" in said
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -171,15 +172,38 @@ def test_a_whole_client_and_a_group_have_spent_what_their_own_plan_costs(client:
     status = client_status(client.folder)
 
     assert status.budget is not None
-    cost = status.policy.official_figure(plan.spent(), plan.spent_alone())
-    assert status.budget.spent == status.budget.by_unit[0].spent == cost
-    assert status.as_json()["budget"]["spent"] == cost
+    events = own_shares(planned_events(plan)["training"])
+    twice = [doubled for event in events for doubled in events_of_group([event], 2)]
+    cost, start = (spent_by(counted, delta=1e-5).pld for counted in (events, twice))
+    assert status.budget.by_unit[0].spent == cost
+    assert status.as_json()["budget"]["spent"] == start
     said = " ".join(CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output.split())
     units = 1 if whole else 4
-    assert f": the group of images, or the whole client, that has spent most, of {units}, over all" in said
-    assert "Groups" not in said
+    assert f"Spent epsilon {format_epsilon(start)}, used up: where a plan by single images would start, of" in said
+    assert f"Groups epsilon {format_epsilon(cost)}, " in said
+    assert f": the group of images, or the whole client, that has spent most, of {units}" in said
+    assert f"A plan by single images would start from epsilon {format_epsilon(start)}" in shown(client)
     finding = check_budget("a", status.policy, status.report)
-    assert f"{format_epsilon(cost)} of 2" in finding.found
+    assert finding.found.startswith(f"where a plan by single images would start: epsilon {format_epsilon(start)} of 2")
+    assert f"; the group of images, or the whole client, that has spent most: {format_epsilon(cost)}" in finding.found
+    policy = status.policy.model_copy(update={"max_epsilon": 1.2 * cost})
+    # Another client of this user, whose run does not go on.
+    assert check_budget("b", policy, status.report).remedy.startswith("a further run with such a plan will be refused")
+    (client.folder / "policy.toml").write_text(f"{POLICY}mechanisms = ['client-dp']\n")
+    assert client_status(client.folder).as_json()["budget"]["spent"] == cost
+
+
+def test_a_whole_client_without_images_has_spent_too(client: OwnClient) -> None:
+    with own_holder().open_session() as session:
+        release(session, "first", WHOLE, (holding(0, 0).as_one_unit(),) * 2, [(1, "train")])
+
+    status = client_status(client.folder)
+
+    assert status.budget is not None
+    assert status.budget.spent > 0 == status.budget.images
+    assert "nothing" not in check_budget("a", status.policy, status.report).found
+    output = CliRunner().invoke(bract.app, ["client", "status", str(client.folder)]).output
+    assert f"Spent   epsilon {format_epsilon(status.budget.spent)}" in output
 
 
 def test_a_budget_that_is_used_up_is_said_first(client: OwnClient) -> None:

@@ -33,6 +33,36 @@ def test_bytes_are_those_of_flowers_array(values: np.ndarray) -> None:
     assert held.object_id == plain.object_id
 
 
+def test_it_equals_flowers_array_of_the_same_bytes() -> None:
+    values = np.array([1.0, np.nan], dtype=np.float32)
+    held, plain = HeldArray(values), Array(values)
+
+    for same in (plain, HeldArray(values.copy())):
+        assert held == same
+        assert same == held
+        assert (held != same) is False
+    others = values[::-1], values.astype(np.float64), values.reshape(1, 2), values.astype(">f4")
+    for other in others:
+        assert held != HeldArray(other)
+        assert Array(np.ascontiguousarray(other)) != held
+    assert held != values.tobytes()
+    assert ArrayRecord({"w": held}) == ArrayRecord({"w": plain})
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(held)
+
+
+@pytest.mark.parametrize("name", ["dtype", "shape", "stype", "data", "values"])
+def test_what_its_values_say_cannot_be_set(name: str) -> None:
+    held = HeldArray(VALUES[0])
+    before = getattr(held, name)
+
+    with pytest.raises(AttributeError, match=f"{name} of a held array cannot be set"):
+        setattr(held, name, "other")
+
+    assert getattr(held, name) is before
+    assert held == Array(VALUES[0])
+
+
 def content_of(record: ArrayRecord) -> RecordDict:
     return RecordDict({"arrays": record, "metrics": MetricRecord({"num-examples": 3})})
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from common.errors import ConfigError
 from server.state import client_roll
@@ -53,6 +54,40 @@ def test_a_roll_is_written_when_it_changes_only(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(roll_of(1002), rounds=3))
     (after,) = rolls_in(tmp_path)
     assert after != before
+
+
+def test_a_roll_that_was_damaged_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(roll_of(1001)))
+    (file,) = rolls_in(tmp_path)
+    file.write_bytes(file.read_bytes()[:100])
+
+    save_checkpoint(tmp_path, checkpoint(roll_of(1001), rounds=2))
+
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert len(found.facts["rounds"]) == 2
+
+
+def test_files_of_others_with_such_a_name_are_kept(tmp_path: Path) -> None:
+    others = [tmp_path / "clients-notes.json", tmp_path / f"clients-{'a' * 17}.json"]
+    for file in others:
+        file.write_text("{}")
+
+    for units in (10, 11):
+        save_checkpoint(tmp_path, checkpoint(roll_of(1001, units)))
+
+    assert all(file.is_file() for file in others)
+    assert len(rolls_in(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(("number", "stated"), [(1000, "3"), (1001, "4")])
+def test_code_that_knows_no_rolls_refuses_a_checkpoint_with_one_by_its_format(
+    tmp_path: Path, number: int, stated: str
+) -> None:
+    save_checkpoint(tmp_path, checkpoint(roll_of(number)))
+
+    with safe_open(tmp_path / CHECKPOINT, framework="np") as opened:
+        assert opened.metadata()["format"] == stated
 
 
 def test_a_crash_before_the_new_checkpoint_leaves_the_roll_of_the_old_one(
