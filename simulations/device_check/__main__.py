@@ -46,7 +46,8 @@ def check(
                 say(console, f"{facts['seconds']:5.1f} s  {in_words(finding)}", depth=1)
                 # After each figure, so that a device which hangs loses no other.
                 _write(json_, facts, findings, complete=False)
-        except (BractError, RuntimeError) as error:
+        # Of the file too: the table must not be lost with it.
+        except (BractError, RuntimeError, OSError) as error:
             failed = [f"The check stopped: {error}"]
         failed += failures(findings)
         console.print(table_of(findings, facts["hardware"]))

@@ -21,11 +21,11 @@ from tests.common.privacy import test_policy as limits
 from tests.common.system import test_app_bundle as bundles
 from tests.contracts import test_whole_digests as digests
 from tests.mutants.faults import every_case, planted
-from tests.simulations import test_simulate as simulated
+from tests.simulations import test_who_is_asked as asked
 from tests.support.clients.own_clients import OwnClient, write_images
 
 planted(
-    simulated.test_a_policy_of_the_clients_is_asked_about_by_each_of_them,
+    asked.test_a_policy_of_the_clients_is_asked_about_by_each_of_them,
     simulation.make_context,
     {"simulated clients that nobody asks about their policy": (" or config.privacy.policy)", ")")},
 )

@@ -186,6 +186,15 @@ def test_figures_are_kept_when_the_device_stops(tmp_path: Path, monkeypatch: pyt
     assert len(json.loads((tmp_path / "x.json").read_text())["findings"]) == 1
 
 
+def test_figures_are_shown_when_their_file_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs a device that is full")
+    _, output = run(["--device", "cpu", "--json", "/dev/full"], [Finding("features", "images/s", 9.0)], monkeypatch)
+
+    assert "No space left on device" in output
+    assert output.count("images/s") == 2
+
+
 def test_without_a_gpu_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -7,7 +7,6 @@ Drives `common.data.partition_plot`, `server.app`, `server.reporting.artifacts`,
 import itertools
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,35 +107,6 @@ def test_run_job_under_dp_lets_only_arrays_noised_counts_heads_and_declared_cons
         assert metrics["num-examples"] == declared[message.metadata.src_node_id]
         arrays = message.content.array_records["arrays"]
         assert {name: array.numpy().shape for name, array in arrays.items()} == {"head.weight": (10, 1280)}
-
-
-@pytest.mark.parametrize(
-    ("settings", "asked"), [(OPEN, (1, 0)), ({}, (5, 5)), ({"privacy.mechanism": "client-dp"}, (5, 5))]
-)
-def test_clients_that_keep_nothing_are_not_asked_one_by_one(
-    settings: dict[str, Scalar], asked: tuple[int, int], make_config: MakeConfig, digits: Prepared, tmp_path: Path
-) -> None:
-    kinds, models = [], []
-    for name, in_order in (("asked", False), ("known", True)):
-        config = make_config({"num-rounds": 1, "output-dir": str(tmp_path / name)} | settings)
-        app, seen = create_app(partial(make_context, in_order=in_order)), list[Message]()
-        run_in_process(app, client_app, resolved(config), num_clients=5, observer=seen.append)
-        answered = [message.metadata.message_type for message in seen]
-        kinds.append((answered.count("query"), answered.count("query.close"), answered.count("train")))
-        models.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
-
-    assert kinds == [(5, 5, 5), (*asked, 5)]
-    assert settings != OPEN or models[0] == models[1]
-
-
-def test_a_policy_of_the_clients_is_asked_about_by_each_of_them(
-    make_config: MakeConfig, digits: Prepared, tmp_path: Path
-) -> None:
-    (tmp_path / "policy.toml").write_text('mechanisms = ["dp-sgd"]\n')
-    config = make_config({"privacy.policy": str(tmp_path / "policy.toml")} | OPEN)
-
-    assert make_context(config, in_order=True).sizes is None
-    assert list(make_context(make_config(OPEN), in_order=True).sizes or ()) == [f"{n:05d}" for n in range(5)]
 
 
 def test_run_job_without_privacy_repeats_to_the_bit_and_seeds_differ(

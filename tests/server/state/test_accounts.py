@@ -5,6 +5,7 @@ Drives `server.state.run_state`, `server.state.privacy_spent`, `server.reporting
 
 import json
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,19 @@ import pytest
 
 from common.config.schema import RunConfig
 from common.messages.codec import Declaration
+from common.privacy.accounting import Spent
+from common.privacy.plan import PrivacyPlan
 from server.reporting.artifacts import save_statement
 from server.rounds.enrollment import EnrolledClient
 from server.state import privacy_spent
-from server.state.privacy_spent import RunPrivacyCost, account, charged_rounds, epsilon_so_far, rounds_of
+from server.state.privacy_spent import (
+    ClientPrivacyCost,
+    RunPrivacyCost,
+    account,
+    charged_rounds,
+    epsilon_so_far,
+    rounds_of,
+)
 from server.state.run_directory import RunDirectory
 from server.state.run_state import RunState
 
@@ -142,3 +152,18 @@ def test_figures_of_many_clients_are_those_of_each_and_computed_once_a_history(
     assert epsilon_so_far(cost, cohorts[:2]) == min(cost.epsilon_max, so_far)
     # Three sizes with four numbers of rounds, in four parts each.
     assert len(calls) == 3 * len(cohorts) * len(cost.parts()) < len(sizes) * len(cost.parts())
+
+
+@pytest.mark.parametrize("name", [part.name for part in fields(PrivacyPlan)])
+def test_a_history_tells_plans_apart_by_all_that_their_events_follow_from(name: str, make_config: MakeConfig) -> None:
+    plan = make_config({"privacy.target-epsilon": 4.0}).plan(100)
+    other = replace(plan, **{name: "another"})
+    one, two = (RunPrivacyCost({"a": share(plan), "b": share(each)}).distinct for each in (plan, other))
+
+    assert len(one) == 1
+    # Sizes and learning rates alone do not enter into events.
+    assert len(two) == (1 if name in ("num_units", "learning_rate") else 2)
+
+
+def share(plan: PrivacyPlan) -> ClientPrivacyCost:
+    return ClientPrivacyCost(plan, 1, 1, True, Spent(1.0, 1.0))
