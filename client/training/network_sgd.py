@@ -85,9 +85,11 @@ def _channels_last(network: AnyNetwork) -> Iterator[None]:
     filters = [parameter for parameter in network.parameters() if parameter.ndim == 4]
     for parameter in filters:
         parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    network.channels_last = True
     try:
         yield
     finally:
+        network.channels_last = False
         # Gradients of single examples and predictions round by layout, and must not depend on what was trained before.
         for parameter in filters:
             parameter.data = parameter.data.contiguous()
@@ -100,7 +102,7 @@ def _descend(
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
     start = [parameter.detach().clone() for parameter in trained] if settings.proximal_mu else []
-    optimizer = _torch_optimizer(trained, settings)
+    optimizer = _optimizer(trained, settings)
     for step, batch in enumerate(batches):
         optimizer.zero_grad()
         physical = settings.physical_batch_size or len(batch)
@@ -113,9 +115,31 @@ def _descend(
         optimizer.step()
 
 
-def _torch_optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer:
+class _PlainSgd:
+    """SGD by `torch.optim.SGD`'s arithmetic, without its bookkeeping."""
+
+    def __init__(self, trained: list[torch.nn.Parameter], learning_rate: float) -> None:
+        self._trained, self._learning_rate = trained, learning_rate
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self._trained:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move each parameter against its gradient."""
+        for parameter in self._trained:
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-self._learning_rate)
+
+
+def _optimizer(trained: list[torch.nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer | _PlainSgd:
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # On an accelerator torch's own step moves all parameters in one call.
+    if not (settings.momentum or settings.weight_decay) and all(part.device.type == "cpu" for part in trained):
+        return _PlainSgd(trained, settings.learning_rate)
     return torch.optim.SGD(
         trained, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )

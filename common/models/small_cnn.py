@@ -36,7 +36,12 @@ class SmallCnn(nn.Module):
 
     A pooling follows each convolution. The side of the square images is at least 4 pixels; there are 1 or 3 channels.
     `depth` is as in `cnn_depth`. More than two convolutions are normalised, image by image and without parameters.
+
+    Attributes:
+        channels_last: Set while the filters are in this layout, for gradients in it. No result depends on it.
     """
+
+    channels_last = False
 
     def __init__(self, side: int, channels: int, num_classes: int, depth: int | None = None) -> None:
         super().__init__()
@@ -65,12 +70,20 @@ class SmallCnn(nn.Module):
             maps = self.get_submodule(name)(maps)
             # Without it a step of the default learning rate on large images is too long, and training diverges.
             maps = nn.functional.group_norm(maps, _GROUPS) if normalised else maps
-            maps = nn.functional.max_pool2d(torch.relu(maps), 2)
+            # Pooled first: the same values and gradients, and a quarter of them to rectify.
+            maps = torch.relu(nn.functional.max_pool2d(maps, 2))
         return maps / self.last_side if normalised else maps
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
         """Return the last hidden layer (n, 64) of `feature_maps`."""
+        if self.channels_last and maps.requires_grad:
+            # In another layout than its maps, a gradient makes the pooling copy all that it reads and writes.
+            maps.register_hook(_to_channels_last)  # type: ignore[no-untyped-call]
         return torch.relu(self.dense(maps.flatten(1)))
+
+
+def _to_channels_last(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def initial_cnn(

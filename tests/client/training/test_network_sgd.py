@@ -11,13 +11,14 @@ import pytest
 import torch
 from opacus import GradSampleModule
 
+from client.training import network_sgd
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import TrainingSet, network_logits, train_network, train_network_privately
 from client.training.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings
-from common.models.classifier import AnyNetwork, build_network, load_arrays
+from common.models.classifier import AnyNetwork, CnnNetwork, build_network, load_arrays
 from common.models.initialization import initial_arrays
-from common.models.small_cnn import to_pixels
+from common.models.small_cnn import initial_cnn, to_pixels
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 from tests.support.clients.networks import (
@@ -152,6 +153,63 @@ def test_training_computes_in_another_layout_and_leaves_no_trace_in_later_result
 
     assert layouts == {True}
     assert all(np.array_equal(*pair) for pair in zip(before, results(), strict=True))
+
+
+class Textbook(CnnNetwork):
+    """The small network as it is usually written: rectified before pooling, gradients in any layout."""
+
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps, normalised = pixels, len(self.convolutions) > 2
+        for name in self.convolutions:
+            maps = self.get_submodule(name)(maps)
+            maps = torch.nn.functional.group_norm(maps, 8) if normalised else maps
+            maps = torch.nn.functional.max_pool2d(torch.relu(maps), 2)
+        return maps / self.last_side if normalised else maps
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.dense(maps.flatten(1)))
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_training_gives_the_bits_of_the_textbook_network_under_torchs_own_sgd(
+    monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    arrays = initial_cnn((32, 32, 3), 4, public_stream(0, "weights"), depth)
+    local, rows = LocalSettings(0.05, 0.0, 2, 8), rows_of(30, 32, 3)
+    own, textbook = CnnNetwork(32, 3, 4, depth), Textbook(32, 3, 4, depth)
+
+    found = train_network(own, arrays, rows, local, public_stream(0, "batches"))
+
+    monkeypatch.setattr(
+        network_sgd, "_optimizer", lambda trained, settings: torch.optim.SGD(trained, lr=settings.learning_rate)
+    )
+    expected = train_network(textbook, arrays, rows, local, public_stream(0, "batches"))
+    assert all(np.array_equal(found[name], expected[name]) for name in arrays)
+    assert not np.array_equal(found["conv1.weight"], arrays["conv1.weight"])
+
+
+def test_gradients_reach_the_last_maps_in_the_layout_of_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, layouts = cnn(32, 3), set[bool]()
+    maps_of = CnnNetwork.feature_maps
+
+    def watched(self: CnnNetwork, pixels: torch.Tensor) -> torch.Tensor:
+        maps = maps_of(self, pixels)
+        # A hook on the maps' own node sees what their pooling is given.
+        maps.grad_fn.register_prehook(  # type: ignore[union-attr]
+            lambda gradients: layouts.add(gradients[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        return maps
+
+    monkeypatch.setattr(CnnNetwork, "feature_maps", watched)
+    train_network(network, start(32, 3), rows_of(20, 32, 3), SETTINGS, public_stream(0, "batches"))
+    in_training = set(layouts)
+    layouts.clear()
+    examples = rows_of(3, 32, 3).batch(network, np.arange(3), SETTINGS, step=0)
+    next(gradients_one_by_one(network, examples, SETTINGS))
+
+    assert in_training == {True}
+    # Gradients of single examples must stay as they are, whatever was trained before.
+    assert layouts == {False}
 
 
 def test_train_network_leaves_the_incoming_arrays_alone_and_changes_nothing_without_rows() -> None:
