@@ -212,7 +212,7 @@ LIES_ABOUT_GRADIENTS: dict[str, Lie] = {
 def test_audit_accepts_a_statement_about_gradients_in_batches(batched: Path) -> None:
     text = json.loads((batched / "privacy.json").read_text())
 
-    assert doubts(batched) == ""
+    assert audit_run(batched).verdict == "verified"
     assert text["gradients"] == IN_WORDS
     assert text["statement"].endswith(NOT_COVERED)
     assert GAP in text["not_protected"]

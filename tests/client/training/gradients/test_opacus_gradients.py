@@ -22,6 +22,7 @@ from client.training.trainer import Trainer, _local
 from common.errors import ConfigError, PrivacyError
 from common.models.classifier import AnyNetwork, CnnNetwork, build_network, load_arrays
 from common.models.initialization import initial_arrays
+from common.privacy.batched_gradients import NOTE
 from common.privacy.plan import PrivacyPlan
 from tests.support.clients.networks import MakeConfig, flat, repeating, rows_of, start
 from tests.support.simulations.harness import MODES, NETWORK, harness_of
@@ -209,10 +210,7 @@ def test_client_refuses_before_it_agrees_where_opacus_gets_the_network_wrong(tmp
 
 
 def test_client_notes_gradients_in_batches_before_it_answers(tmp_path: Path) -> None:
-    for named, notes in (
-        ("opacus", ["gradients in batches by Opacus: no epsilon covers their rounding"]),
-        ("auto", []),
-    ):
+    for named, notes in (("opacus", [NOTE]), ("auto", [])):
         harness = harness_of(tmp_path, MODES["cnn"] | {"training.gradients": named})
         assert not harness.ask("query", harness.images, ledger=named).failure
         with harness.session(harness.images, ledger=named).home.holder(named).open_session() as session:  # type: ignore[union-attr]
