@@ -5,6 +5,7 @@ the shape of its batch, so an image's gradient depends on its neighbours by roun
 server can make of that by its choice of weights. Gradients of one image at a time have no such gap.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
 from client.training.gradients.gradient_check import largest_distance
@@ -23,6 +23,23 @@ from common.models.classifier import AnyNetwork
 from common.models.frozen_batch_norm import FrozenBatchNorm
 
 _CHUNK = 32
+
+
+@contextmanager
+def _unconfigured() -> Iterator[None]:
+    """Keep the root logger as it is."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    # A logger that has a handler is configured by nobody else.
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+# Opacus configures the root logger when it is imported, and each line of a client would be printed twice.
+with _unconfigured():
+    from opacus import GradSampleModule
 
 
 def opacus_gradients(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:

@@ -70,8 +70,8 @@ _GAPS = {
     ),
     "what the rounding of batched gradients": Gap(
         "theoretical",
-        "An honest server's weights change a gradient by a millionth. A hostile one's can change it by more than the clip "
-        "bound, and no epsilon covers that.",
+        "An honest server's weights change a gradient by a millionth. A hostile one's can change it by more than the "
+        "clip bound, and no epsilon covers that.",
     ),
     "exact counts of held-out images": Gap(
         "critical", "Counts over few images tell how the model did on single ones of them."

@@ -16,7 +16,7 @@ from common.config.loading import Scalar
 from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import PrivacyTestReport, run_privacy_test
 from simulations.privacy_tests.independence import independence
-from simulations.privacy_tests.neighbouring_data import neighbour_replay
+from simulations.privacy_tests.neighbouring_data import amplified_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
 from simulations.privacy_tests.suite import privacy_tests_of
@@ -32,6 +32,7 @@ SURFACES: dict[str, dict[str, Scalar]] = {
     "statistics without noise": {"privacy.mechanism": "none", "training.method": "statistics"},
     "client-dp": CENTRAL,
     "client-dp, exact counts": CENTRAL | {"privacy.metrics": "exact"},
+    "dp-sgd, gradients in batches": MODES["cnn"] | {"training.gradients": "opacus"},
     "dp-sgd, by subgroup": BY_SEX,
     "no mechanism, by subgroup": BY_SEX | {"privacy.mechanism": "none"},
     "no mechanism": {"privacy.mechanism": "none"},
@@ -48,6 +49,39 @@ def test_one_unit_moves_what_is_released_by_the_clip_bound_and_nothing_else(tmp_
     harness = harness_of(tmp_path, MODES[mode])
 
     report = run_privacy_test("T1", lambda: neighbour_replay(harness))
+
+    assert report.holds, said(report)
+
+
+NETWORKS = [mode for mode in MODES if not mode.startswith(("sums", "head"))]
+
+
+@pytest.mark.parametrize("mode", NETWORKS)
+def test_one_unit_changes_no_other_units_gradient_under_weights_that_multiply_rounding(
+    tmp_path: Path, mode: str
+) -> None:
+    report = run_privacy_test("T1", lambda: amplified_replay(harness_of(tmp_path, MODES[mode])))
+
+    assert report.holds, said(report)
+
+
+@pytest.mark.parametrize("mode", ["cnn", "norm", "mlp head"])
+def test_gradients_in_batches_are_found_under_such_weights_and_the_report_says_why(tmp_path: Path, mode: str) -> None:
+    harness = harness_of(tmp_path, MODES[mode] | {"training.gradients": "opacus"})
+
+    plain = run_privacy_test("T1", lambda: neighbour_replay(harness))
+    amplified = run_privacy_test("T1", lambda: amplified_replay(harness))
+
+    assert plain.holds, said(plain)
+    assert not amplified.holds
+    assert all("no epsilon covers what their rounding shows" in check.seen for check in amplified.failed)
+
+
+def test_every_unit_in_every_step_is_replayed_with_batches_that_can_be_chosen(tmp_path: Path) -> None:
+    harness = harness_of(tmp_path, MODES["cnn"] | {"training.batch-size": "all"}).with_settings()
+    assert harness.plan.sample_rate == 1
+
+    report = run_privacy_test("T1", lambda: amplified_replay(harness))
 
     assert report.holds, said(report)
 

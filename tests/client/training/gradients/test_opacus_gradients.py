@@ -3,6 +3,9 @@
 Drives `common.privacy.batched_gradients`.
 """
 
+import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from common.models.initialization import initial_arrays
 from common.privacy.batched_gradients import NOTE
 from common.privacy.plan import PrivacyPlan
 from tests.support.clients.networks import MakeConfig, flat, repeating, rows_of, start
+from tests.support.paths import ROOT
 from tests.support.simulations.harness import MODES, NETWORK, harness_of
 
 pytestmark = pytest.mark.numerical
@@ -216,3 +220,14 @@ def test_client_notes_gradients_in_batches_before_it_answers(tmp_path: Path) -> 
         with harness.session(harness.images, ledger=named).home.holder(named).open_session() as session:  # type: ignore[union-attr]
             found = session.ledger.entries("kind = 'note'", ())
         assert [entry.event["note"] for entry in found] == notes
+
+
+def test_importing_opacus_adds_no_handler_that_would_print_each_line_twice() -> None:
+    code = (
+        "import logging; import client.training.gradients.opacus_gradients; "
+        "print(logging.getLogger().handlers, logging.getLogger().level)"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == f"[] {logging.WARNING}"
