@@ -8,6 +8,7 @@ Drives `simulations.harness.client_harness`, `simulations.harness.harness_stream
 `simulations.privacy_tests.released_fields`, `simulations.privacy_tests.sampling`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from simulations.privacy_tests.independence import independence
 from simulations.privacy_tests.neighbouring_data import amplified_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
+from simulations.privacy_tests.sampling import batch_counts
 from simulations.privacy_tests.suite import privacy_tests_of
 from tests.support.simulations.harness import MODES, harness_of
 
@@ -84,6 +86,18 @@ def test_every_unit_in_every_step_is_replayed_with_batches_that_can_be_chosen(tm
     report = run_privacy_test("T1", lambda: amplified_replay(harness))
 
     assert report.holds, said(report)
+
+
+def test_sampling_is_tested_at_the_rate_of_a_network_whose_batch_size_is_left_empty(tmp_path: Path) -> None:
+    """A linear head with an empty batch size takes every image in every step, and the test of sampling is on a head."""
+    harness = harness_of(tmp_path, MODES["cnn"] | {"training.batch-size": ""})
+    harness = replace(harness, num_units=200).with_settings()
+    assert harness.plan.sample_rate < 1
+
+    counts = batch_counts(harness, rounds=4)
+
+    assert 0 < counts.mean() < harness.plan.steps_per_round
+    assert counts.var() > 0
 
 
 @pytest.mark.parametrize("mode", MODES)
