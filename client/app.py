@@ -109,8 +109,10 @@ def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
 def declare(content: RecordDict, session: ClientSession) -> Answer:
     """Declare this client's public constants and agree to the whole run."""
     trainer, run = session.trainer, run_id_of(content)
-    # Before the client agrees: without its weights it would be charged a run in which it cannot train.
+    # Before the client agrees: without its weights, or with wrong gradients, it would be charged a run in which it
+    # cannot train.
     digest = trainer.backbone_sha256
+    trainer.check_gradients()
     head = session.guard(run).agree(run)
     declared = Declaration(
         session.name, session.rows.num_units, trainer.classes, trainer.input_shape, digest, session.pinned

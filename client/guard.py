@@ -17,6 +17,7 @@ from common.ledger.registrations import Registration, Release
 from common.ledger.signed_heads import SignedHead
 from common.ledger.transactions import LedgerSession
 from common.messages.serialization import digest_of, pack, unpack
+from common.privacy.batched_gradients import NOTE, OPACUS
 from common.privacy.plan import PrivacyPlan
 from common.privacy.policy import Policy
 
@@ -194,6 +195,9 @@ class Guard:
 
     def _register(self, session: LedgerSession, run: str, plan: PrivacyPlan) -> Registration:
         agreed = session.register(run, self.client, plan, self.parts, self.policy, self.config.data.class_names)
+        # Before anything is computed: the plan's events do not say how gradients are made, and the holder must see it.
+        if self.config.training.gradients == OPACUS:
+            session.note(run, self.client, NOTE)
         if self.config.metrics == "exact":
             session.note(run, self.client, "exact counts of held-out images left")
         return agreed

@@ -9,6 +9,7 @@ from client.checks.check_result import Finding, fail, ok, warn
 from client.client_config import Site
 from client.secure.roster_file import ROSTER_FILE, check_roster, read_roster
 from common.errors import BractError, ConfigError
+from common.privacy.batched_gradients import OPACUS
 from common.privacy.mechanisms.registry import mechanisms_under
 from common.privacy.policy import Policy, load_policy
 from common.system.app_bundle import bundle_digest, installed_bundle
@@ -88,7 +89,7 @@ def _judge_policy(policy: Policy, site: Site) -> Finding:
         return fail(
             "policy", f"it ended on {policy.expires}", f"set a later day as expires in {file}, or stop the client"
         )
-    empty = [name for name in ("mechanisms", "tunings", "metrics", "units") if not getattr(policy, name)]
+    empty = [name for name in ("mechanisms", "tunings", "gradients", "metrics", "units") if not getattr(policy, name)]
     if empty:
         return fail("policy", f"nothing is allowed: {', '.join(empty)} is empty", f"list what may be done in {file}")
     allowed = f"at most epsilon {policy.max_epsilon:g} at delta {policy.delta:g}, {', '.join(policy.mechanisms)}" + (
@@ -96,6 +97,8 @@ def _judge_policy(policy: Policy, site: Site) -> Finding:
     )
     mechanisms = mechanisms_under(policy.mechanisms, policy.aggregations)
     warnings = [text for mechanism in mechanisms if (text := mechanism.trust_warning)]
+    if OPACUS in policy.gradients:
+        warnings.append("gradients of opacus are in batches, and no epsilon covers their rounding")
     if not math.isfinite(policy.max_epsilon):
         warnings.append("max-epsilon sets no limit")
     if warnings:

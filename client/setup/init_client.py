@@ -49,6 +49,10 @@ mechanisms = MECHANISMS
 # Ways of tuning: head, bias, norm, lora, last, full.
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
 
+# How gradients of single images may be computed: "auto", so that none depends on another image, and "opacus", in
+# batches. A batch rounds each gradient by all images in it, and no epsilon covers that.
+gradients = ["auto"]
+
 # How counts of held-out images may leave: "none", "private" (with noise, charged), "exact" (not protected).
 metrics = ["none", "private"]
 

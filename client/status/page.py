@@ -30,6 +30,7 @@ from common.page.blocks import (
     time_cell,
     words,
 )
+from common.privacy.batched_gradients import GAP, OPACUS
 from common.privacy.mechanisms.registry import mechanisms_under
 from common.system.console import format_epsilon
 
@@ -286,6 +287,8 @@ def _leaving(status: ClientStatus) -> Section:
     for mechanism in mechanisms_under(policy.mechanisms, policy.aggregations):
         unpinned = 0 if policy.bundle else 1
         gaps |= dict.fromkeys(mechanism.not_protected(num_clients=1, num_unpinned=unpinned))
+    if OPACUS in policy.gradients:
+        gaps[GAP] = None
     failures = tuple((Cell(code), Cell(meaning)) for code, meaning in FAILURE_WORDS.items())
     blocks: tuple[Block, ...] = (
         text("This is all that a run may get under policy.toml. A run that asks for more is refused."),

@@ -22,6 +22,7 @@ from client.training.per_example_gradients import (
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
 from common.models.classifier import AnyNetwork, CnnNetwork, load_arrays, trained_arrays
+from common.privacy.batched_gradients import OPACUS
 from common.privacy.clipping import add_clipped
 from common.privacy.plan import PrivacyPlan
 
@@ -244,6 +245,11 @@ def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: Local
     the same gradients.
     """
     on_cpu = next(network.parameters()).device.type == "cpu"
+    if settings.gradients == OPACUS:
+        # Loaded only for runs that name it. `Trainer` has checked it on this network.
+        from client.training.gradients.opacus_gradients import opacus_gradients
+
+        return lambda examples, _: opacus_gradients(network, examples, settings)
     slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
     # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
     if slots > 1 and not _chunks_are_right(network, input_shape, replace(settings, learning_rate=0.0, stream=b"")):

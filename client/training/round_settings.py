@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.config.listed_values import listed_weights, split_list
 from common.config.schema import RunConfig
 from common.config.sections import TrainingConfig
+from common.privacy.batched_gradients import AUTO
 from common.privacy.plan import PrivacyPlan
 
 
@@ -26,6 +27,7 @@ class LocalSettings:
         augmentation: Names from `common.config.schema.AUGMENTATIONS`.
         rotation_weight: Weight of the rotation prediction's loss; 0 turns it off.
         autocast: `none` or `bfloat16`.
+        gradients: Value of `training.gradients`.
         physical_batch_size: Images in memory at once; None for the default. It bounds memory only and never changes a
             result beyond rounding.
         stream: Key of this round's random views, see `common.randomness`.
@@ -43,6 +45,7 @@ class LocalSettings:
     augmentation: tuple[str, ...] = ()
     rotation_weight: float = 0.0
     autocast: str = "none"
+    gradients: str = AUTO
     physical_batch_size: int | None = None
     stream: bytes = b""
 
@@ -71,6 +74,7 @@ def settings_of(
         augmentation=split_list(training.augmentation),
         rotation_weight=training.rotation_weight,
         autocast=training.autocast,
+        gradients=training.gradients,
         physical_batch_size=config.system.physical_batch_size,
         stream=stream,
     )

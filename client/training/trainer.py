@@ -24,6 +24,7 @@ from common.errors import PrivacyError
 from common.metrics import Counts, count
 from common.models.initialization import initial_arrays
 from common.models.linear_head import HEAD_WEIGHT, head_logits, head_logits_row_by_row
+from common.privacy.batched_gradients import OPACUS
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 from common.statistics.sums import statistics_of
@@ -85,6 +86,15 @@ class Trainer:
         from common.models.classifier import personal_names
 
         return personal_names(self._network(), self.config.model)
+
+    def check_gradients(self) -> None:
+        """Refuse a run whose provider of gradients gets this network wrong.
+
+        Raises:
+            ConfigError: Opacus was named, and fails or differs from one image at a time.
+        """
+        if self.config.training.gradients == OPACUS:
+            self._network()
 
     def initial_personal(self) -> Arrays:
         """Return the starting values of the personal tensors, equal at all clients."""
@@ -236,16 +246,24 @@ class Trainer:
             config.model,
             config.mechanism.clips_units,
             config.training,
+            config.system.device,
             self.input_shape,
             num_classes,
         )
         # Built once, because that takes seconds. One for each thread, because training overwrites
         # the parameters in place.
         if getattr(_local, "key", None) != key:
-            _local.network = build_network(config, self.input_shape, num_classes)
+            network = build_network(config, self.input_shape, num_classes).to(choose_device(config.system.device))
+            if config.training.gradients == OPACUS:
+                from client.training.gradients.opacus_gradients import check_opacus
+
+                # At once, with weights that no message has set. A server could send some that hide what is wrong.
+                trained = f"model.backbone={config.model.backbone!r} and model.tuning={config.tuning!r}"
+                check_opacus(network, self.input_shape, settings_of(config, server_round=1), trained)
+            _local.network = network
             _local.key = key
-        network: AnyNetwork = _local.network
-        return network.to(choose_device(config.system.device))
+        ready: AnyNetwork = _local.network
+        return ready
 
 
 def _training_set(shard: Shard) -> "TrainingSet":

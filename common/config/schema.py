@@ -12,6 +12,7 @@ from common.config.secure_sum import SecureSum, gradient_sum_conflicts, refuse_c
 from common.errors import ConfigError, PrivacyError
 from common.models.names import BackboneSpec
 from common.models.tuning import TUNINGS, parse_tuning
+from common.privacy.batched_gradients import AUTO
 from common.privacy.mechanisms.contract import Mechanism
 from common.privacy.mechanisms.registry import MECHANISMS, mechanism_named
 from common.privacy.plan import PrivacyPlan
@@ -60,6 +61,7 @@ class RunConfig(RunFields):
         self._check_privacy()
         self._check_evaluation()
         self._check_method()
+        self._check_gradients()
         if self.privacy.aggregation == "secure":
             self._check_secure()
         elif self.privacy.strict_rows:
@@ -173,6 +175,23 @@ class RunConfig(RunFields):
         for key, (value, fits) in needed.items():
             if value != fits:
                 raise ValueError(f"{key}={value!r} does not go with training.method='statistics': use {fits or ''!r}")
+
+    def _check_gradients(self) -> None:
+        named = self.training.gradients
+        if named == AUTO:
+            return
+        if not self.mechanism.clips_units or self.takes_statistics:
+            fitting = " or ".join(
+                repr(name) for name, row in MECHANISMS.items() if row.clips_units and "rounds" in row.methods
+            )
+            raise ValueError(
+                f"training.gradients={named!r} goes with privacy.mechanism={fitting}, which clips gradients"
+            )
+        if self.needs_no_torch:
+            raise ValueError(
+                f"training.gradients={named!r} is for networks, and a linear head on stored features needs no torch: "
+                "leave it at 'auto', or tune more than the head (model.tuning)"
+            )
 
     @property
     def takes_statistics(self) -> bool:

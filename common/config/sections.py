@@ -15,6 +15,7 @@ from common.subgroup_counts import OTHER
 Unit = Literal["image", "group"]
 Closing = Literal["matrix", "full"]
 Aggregation = Literal["plain", "secure"]
+Gradients = Literal["auto", "opacus"]
 Metrics = Literal["exact", "private", "none"]
 Partitioner = Literal["dirichlet", "iid", "pathological", "shards", "size-skew", "natural"]
 Head = Literal["linear", "mlp", "text"]
@@ -251,6 +252,10 @@ class TrainingConfig(Section):
         description="Weight of an auxiliary task, the prediction of how an image was turned."
     )
     autocast: Literal["none", "bfloat16"] = Field(description="Number format of the forward and backward pass.")
+    gradients: Gradients = Field(
+        description="How gradients of single images are computed where `dp-sgd` trains a network: `auto`, so that none "
+        "depends on another image, or by `opacus` in batches, whose rounding no epsilon covers."
+    )
     update_bits: Literal[8, 32] = Field(
         description="Bits of each value that a client sends. 8: the difference to the model it received, rounded at "
         "random by a public stream, after the noise under `dp-sgd`."

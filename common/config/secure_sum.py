@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.config.sections import TrainingConfig
 from common.errors import ConfigError
+from common.privacy.batched_gradients import AUTO
 
 # With one honest client and a colluding one, a sum of two would show the honest update.
 _FEWEST_HONEST = 2
@@ -81,6 +82,7 @@ def gradient_sum_conflicts(
         (training.optimizer != "sgd", "training.optimizer", "use sgd"),
         (batch_size is not None, "training.batch-size", "leave it empty, as every image is in the sum"),
         (local_epochs != 1, "training.local-epochs", "leave it empty, as the server makes the steps"),
+        (training.gradients != AUTO, "training.gradients", "leave it at auto"),
         (training.weight_decay != 0, "training.weight-decay", "leave it at 0"),
         (training.schedule != "constant" or training.warmup_rounds > 0, "training.schedule", "leave it constant"),
     )

@@ -13,15 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.config.schema import RunConfig
-from common.config.sections import Aggregation, Closing, MechanismName, Metrics, Unit
+from common.config.sections import Aggregation, Closing, Gradients, MechanismName, Metrics, Unit
 from common.errors import ConfigError, PolicyError
 from common.privacy.accounting import Spent
+from common.privacy.batched_gradients import AUTO, OPACUS
 from common.privacy.mechanisms.registry import DEFAULT_MECHANISM, MECHANISMS
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract")
 _MATRIX_ALONE: tuple[Closing, ...] = ("matrix",)
 _ANY_COLUMN = "*"
+_AUTO_ALONE: tuple[Gradients, ...] = (AUTO,)
 _PLAIN_ALONE: tuple[Aggregation, ...] = ("plain",)
 # Key that came after the first ledgers -> its value in policies without it.
 _ADDED: Mapping[str, Any] = {
@@ -31,6 +33,7 @@ _ADDED: Mapping[str, Any] = {
     "roster": "",
     "accept_honest_shares": False,
     "max_epsilon_alone": None,
+    "gradients": _AUTO_ALONE,
 }
 Tuning = Literal["head", "bias", "norm", "lora", "last", "full"]
 # Keys that were renamed. Files with an old key still load.
@@ -78,6 +81,8 @@ class Policy(BaseModel):
             then caps the cost under the noise of all of their shares. Otherwise it caps the cost under this client's
             own share alone, as if all others colluded with the server.
         max_epsilon_alone: The most that any image may have spent if all other clients colluded; None for no such cap.
+        gradients: Allowed values of `training.gradients`. With `opacus` epsilon leaves out how the rounding of one
+            gradient depends on the others, which a server that chooses the weights can make large.
         bundle: SHA-256 digest of the only code bundle that may run here; empty allows any bundle. The launcher checks
             it before any of the bundle's code runs.
     """
@@ -112,6 +117,7 @@ class Policy(BaseModel):
     roster: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     accept_honest_shares: bool = False
     max_epsilon_alone: Annotated[float, Field(gt=0)] | None = None
+    gradients: Annotated[tuple[Gradients, ...], Listed] = _AUTO_ALONE
 
     @property
     def digest(self) -> str:
@@ -128,13 +134,17 @@ class Policy(BaseModel):
         if self.expires is not None and today > self.expires:
             raise PolicyError(f"the policy ended on {self.expires}")
         tuning = config.tuning.partition(":")[0]
+        of_units = (
+            ("privacy.unit", config.privacy.unit, self.units),
+            ("training.gradients", config.training.gradients, self.gradients),
+        )
         wanted = (
             ("privacy.mechanism", config.privacy.mechanism, self.mechanisms),
             ("model.tuning", tuning, self.tunings),
             ("privacy.metrics", config.metrics, self.metrics),
             ("privacy.closing", config.privacy.closing, self.closing),
             ("privacy.aggregation", config.privacy.aggregation, self.aggregations),
-            *([("privacy.unit", config.privacy.unit, self.units)] if config.mechanism.clips_units else []),
+            *(of_units if config.mechanism.clips_units else ()),
         )
         for setting, value, allowed in wanted:
             if value not in allowed:
@@ -228,6 +238,7 @@ ANYTHING = Policy(
     aggregations=("plain", "secure"),
     accept_group_bound=True,
     accept_honest_shares=True,
+    gradients=(AUTO, OPACUS),
 )
 
 

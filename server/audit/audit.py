@@ -83,11 +83,11 @@ def audit_run(folder: Path, progress: ProgressFactory = no_progress) -> RunRepor
     plans: Mapping[str, PrivacyPlan] = {}
     cost: RunPrivacyCost | None = None
     with remarks.about("the plans"):
-        terms = config.public_constants, config.num_rounds, config.seed
-        plans, cost = check_plans(stated, mechanism, *terms, remarks)
+        plans, cost = check_plans(stated, mechanism, config.public_constants, config.num_rounds, config.seed, remarks)
     with remarks.about("the words of the statement"):
         # Without a cost there is a doubt already.
-        words = check_words(content, mechanism, cost, config.privacy, config.metrics, remarks) if cost else None
+        asked = config.privacy, config.metrics, config.training.gradients
+        words = check_words(content, mechanism, cost, *asked, remarks) if cost else None
         check_sentence(content, config.model.initial, words, remarks)
     with remarks.about("what the plans cost"):
         spent = {name: cost_of(planned_events(plan), delta=plan.delta) for name, plan in plans.items()}

@@ -8,6 +8,7 @@ from common.ledger.audit.audit import Heads, audit_ledger
 from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.audit.report import AuditedRun, LedgerReport
 from common.privacy.accounting import Spent
+from common.privacy.batched_gradients import NOTE
 from common.privacy.plan import PrivacyPlan
 from common.system.progress import ProgressFactory
 from server.audit.run_report import AuditedClient
@@ -107,6 +108,8 @@ def _check_ledger(name: str, statement: PrivacyStatement, report: LedgerReport, 
     for note in report.notes:
         if note.run == statement.run and "exact" in note.text and statement.text["metrics"].get("release") != "exact":
             remarks.doubts.append(f"exact counts left client {name}, and the statement does not say so")
+        if note.run == statement.run and note.text == NOTE and "gradients" not in statement.text:
+            remarks.doubts.append(f"client {name} computed gradients in batches, and the statement does not say so")
         if note.run == statement.run and "privacy.mechanism" in note.text:
             remarks.doubts.append(f"client {name} noted something else: {note.text}")
 

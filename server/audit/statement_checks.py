@@ -11,6 +11,7 @@ from common.ledger.audit.costs import cost_alone, cost_of
 from common.ledger.audit.integrity_checks import Remarks
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION, Spent
+from common.privacy.batched_gradients import IN_WORDS, OPACUS
 from common.privacy.counts.counts_plan import label_noise
 from common.privacy.events import merged
 from common.privacy.mechanisms.contract import Mechanism
@@ -115,6 +116,7 @@ def check_terms(statement: PrivacyStatement, config: RunConfig, remarks: Remarks
         "delta": (statement.delta, privacy.delta),
         "privacy_unit": (text["privacy_unit"], unit),
         "metrics": (text["metrics"].get("release"), config.metrics),
+        "gradients": (text.get("gradients"), IN_WORDS if config.training.gradients == OPACUS else None),
         "class_weights": (text.get("class_weights"), LABELS_IN_WORDS if config.counts_labels else None),
     }
     for name, (stated, configured) in terms.items():

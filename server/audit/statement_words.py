@@ -51,6 +51,7 @@ def check_words(
     cost: RunPrivacyCost,
     privacy: PrivacyConfig,
     metrics: str,
+    gradients: str,
     remarks: Remarks,
 ) -> str:
     """Compare what is stated beside the figures with the words that a run writes.
@@ -63,6 +64,7 @@ def check_words(
         cost: Stated cost of the run, which follows from its plans.
         privacy: Configured privacy.
         metrics: Configured release of counts.
+        gradients: Configured provider of gradients.
         remarks: Gets a doubt for each difference.
     """
     shares = in_shares(cost)
@@ -70,9 +72,9 @@ def check_words(
         _compare(name, content.get(name), shares.get(name), remarks)
     _compare("scope", content.get("scope"), SCOPE, remarks)
     _compare("sampling_method", content["sampling_method"], sampling_words(mechanism, cost), remarks)
-    gaps = not_protected(mechanism, cost, content["bundles"], metrics)
+    gaps = not_protected(mechanism, cost, content["bundles"], metrics, gradients)
     _compare("not_protected", content["not_protected"], gaps, remarks)
-    return statement_sentence(mechanism, cost, privacy, metrics) + missing_words(content.get("missing", {}))
+    return statement_sentence(mechanism, cost, privacy, metrics, gradients) + missing_words(content.get("missing", {}))
 
 
 def check_bundles(statement: PrivacyStatement, sent: str, remarks: Remarks) -> None:

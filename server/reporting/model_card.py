@@ -38,7 +38,9 @@ def model_card(state: RunState) -> dict[str, Any]:
         "preprocessing": _preprocessing(config, declared.input_shape),
         "mechanism": config.privacy.mechanism,
         "private": privacy_cost is not None,
-        "statement": statement_sentence(config.mechanism, privacy_cost, config.privacy, config.metrics),
+        "statement": statement_sentence(
+            config.mechanism, privacy_cost, config.privacy, config.metrics, config.training.gradients
+        ),
         "warnings": outcome_warnings(state, passed_on=True),
     }
     if state.initial is not None:

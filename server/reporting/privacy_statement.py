@@ -10,6 +10,7 @@ from common.config.schema import RunConfig
 from common.config.sections import PrivacyConfig
 from common.ledger.signed_heads import SignedHead
 from common.privacy.accounting import ACCOUNTANT, NEIGHBORING_RELATION
+from common.privacy.batched_gradients import AUTO, GAP, IN_WORDS, NOT_COVERED, OPACUS
 from common.privacy.counts.counts_plan import CountsPlan
 from common.privacy.events import as_json
 from common.privacy.mechanisms.contract import Mechanism
@@ -116,7 +117,9 @@ def _run_statement(
     all_rounds = status == "complete" and not early
     return {
         "private": True,
-        "statement": statement_sentence(mechanism, privacy_cost, config.privacy, config.metrics)
+        "statement": statement_sentence(
+            mechanism, privacy_cost, config.privacy, config.metrics, config.training.gradients
+        )
         + missing_words(parties.missing),
         "mechanism": plan.mechanism,
         "run": run_id,
@@ -131,13 +134,16 @@ def _run_statement(
         **_parts(privacy_cost),
         "max_grad_norm": plan.max_grad_norm,
         "metrics": _metrics(config.metrics, privacy_cost),
+        **({"gradients": IN_WORDS} if config.training.gradients == OPACUS else {}),
         **({"class_weights": LABELS_IN_WORDS} if plan.label_events() else {}),
         "charged": "rounds sent" if all_rounds else "the whole plan, because the run stopped early",
         "scope": SCOPE,
         "ledger": mechanism.ledger_text(simulated=simulated, kept=config.system.ledger),
         **stated([*events] for cost in privacy_cost.distinct for events in cost.events.values()),
         "status": status,
-        "not_protected": not_protected(mechanism, privacy_cost, parties.bundles, config.metrics),
+        "not_protected": not_protected(
+            mechanism, privacy_cost, parties.bundles, config.metrics, config.training.gradients
+        ),
         **_clients(config.num_clients, privacy_cost, parties),
         "versions": versions(),
     }
@@ -160,7 +166,11 @@ def sampling_words(mechanism: Mechanism, privacy_cost: RunPrivacyCost) -> str:
 
 
 def statement_sentence(
-    mechanism: Mechanism, privacy_cost: RunPrivacyCost | None, privacy: PrivacyConfig, metrics: str
+    mechanism: Mechanism,
+    privacy_cost: RunPrivacyCost | None,
+    privacy: PrivacyConfig,
+    metrics: str,
+    gradients: str = AUTO,
 ) -> str:
     """Return the guarantee of a run in one sentence."""
     if privacy_cost is None and privacy.aggregation == "secure":
@@ -168,9 +178,10 @@ def statement_sentence(
     if privacy_cost is None:
         return "NOT PRIVATE: updates and exact counts left every client"
     exact = "; EXACT COUNTS of held-out images left and are not covered" if metrics == "exact" else ""
+    rounding = NOT_COVERED if gradients == OPACUS else ""
     return (
         f"each {privacy_cost.example_plan.privacy_unit}: epsilon <= {privacy_cost.epsilon_max:.4f} at delta "
-        f"{privacy.delta:g} ({NEIGHBORING_RELATION}), {_noise_place(mechanism, privacy_cost)}{exact}"
+        f"{privacy.delta:g} ({NEIGHBORING_RELATION}), {_noise_place(mechanism, privacy_cost)}{exact}{rounding}"
     )
 
 
@@ -247,20 +258,25 @@ def _subgroups(counts: CountsPlan) -> dict[str, Any]:
 
 
 def not_protected(
-    mechanism: Mechanism, privacy_cost: RunPrivacyCost, bundles: Mapping[str, str], metrics: str
+    mechanism: Mechanism,
+    privacy_cost: RunPrivacyCost,
+    bundles: Mapping[str, str],
+    metrics: str,
+    gradients: str = AUTO,
 ) -> list[str]:
     """Return what an observer may learn in spite of the run's guarantee."""
     unpinned = [name for name in privacy_cost.shares if not bundles.get(name)]
     exact = ("held-out images: their exact counts left",) if metrics == "exact" else ()
     counts = privacy_cost.example_plan.counts
     subgroups = ("the list of subgroups",) if counts is not None and counts.subgroups else ()
+    rounding = (GAP,) if gradients == OPACUS else ()
     gaps = mechanism.not_protected(num_clients=len(privacy_cost.shares), num_unpinned=len(unpinned))
     plan = privacy_cost.example_plan
     shares = (
         f"more than `if_all_others_collude` says, once fewer than {plan.noise_shares} clients of a sum are honest: "
         "clients that collude with the server take their shares of the noise out of the sum",
     )
-    return [*gaps, *(shares if plan.noise_shares else ()), *subgroups, *exact]
+    return [*gaps, *(shares if plan.noise_shares else ()), *subgroups, *exact, *rounding]
 
 
 def _client(cost: ClientPrivacyCost, head: SignedHead | None) -> dict[str, Any]:

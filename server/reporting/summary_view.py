@@ -9,6 +9,7 @@ from rich.table import Table
 
 from common.config.listed_values import BALANCED
 from common.metrics import CONFUSION_METRICS, interval
+from common.privacy.batched_gradients import NOT_COVERED, OPACUS
 from common.privacy.mechanisms.registry import mechanism_named
 from common.system.console import format_epsilon
 from server.reporting.missing_clients import missing_text
@@ -149,6 +150,7 @@ def _privacy(summary: dict[str, Any]) -> str:
         f"{summary['privacy_unit']}, over the whole run (PLD; RDP {format_epsilon(summary['epsilon_max_rdp'])}), "
         f"{summary['mechanism']} at {_noise_place(summary)}"
         + ("; EXACT COUNTS of held-out images left" if summary["metrics"] == "exact" else "")
+        + (NOT_COVERED if summary["config"].get("training.gradients") == OPACUS else "")
         + ("" if ran_all_rounds else "; the run stopped early, so the whole plan is charged")
     )
 

@@ -44,6 +44,7 @@ _ADDED: dict[str, Scalar] = {
     "privacy.strict-rows": False,
     "stopping.max-epsilon": "",
     "training.class-weights": "",
+    "training.gradients": "auto",
     "training.method": "",
     "training.statistics": "second-moments",
     "training.step-rule": 1,

@@ -77,6 +77,21 @@ class Repeated:
         return np.random.default_rng([*self._purpose.encode(), self._calls])
 
 
+class ChosenBatch:
+    """A sampling stream that draws the same units in each step.
+
+    Args:
+        chosen: (n,) bool, whether a unit is drawn. It has no effect where every unit is in every step.
+    """
+
+    def __init__(self, chosen: np.ndarray) -> None:
+        self._chosen = chosen
+
+    def uniforms(self, size: int) -> np.ndarray:
+        """Return values below or above any rate, shape (size,), float64 in (0, 1)."""
+        return np.where(self._chosen[:size], 2.0**-53, _BELOW_ONE)
+
+
 class Silent:
     """A noise stream whose noise is all zero."""
 
@@ -94,17 +109,24 @@ class RepeatedStreams(FreshStreams):
     Args:
         joins: Forces late units into or out of a batch.
         label_counts: Released in place of the client's own label counts, so that a replay has the same class weights.
+        sampling: Samples all batches; the default is a repeated stream.
 
     Attributes:
         draws: Uses of the streams, in order.
         labels: Label counts that were released, in order.
     """
 
-    def __init__(self, joins: Joins | None = None, label_counts: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        joins: Joins | None = None,
+        label_counts: np.ndarray | None = None,
+        sampling: UniformStream | None = None,
+    ) -> None:
         self.draws: list[Draw] = []
         self.labels: list[np.ndarray] = []
         self._label_counts = label_counts
-        self._training = PrivateStreams(Repeated("sampling", self.draws, joins), Repeated("noise", self.draws))
+        own = Repeated("sampling", self.draws, joins)
+        self._training = PrivateStreams(sampling or own, Repeated("noise", self.draws))
         self._counts = Repeated("counts", self.draws)
 
     def for_training(self) -> PrivateStreams:

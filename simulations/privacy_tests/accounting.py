@@ -34,6 +34,7 @@ _NEVER_BELOW = 1e-9
 _ABOVE = 2e-3
 _EVERYTHING_ELSE_ALLOWED = """
 tunings = ["head", "bias", "norm", "lora", "last", "full"]
+gradients = ["auto", "opacus"]
 units = ["image", "group"]
 metrics = ["none", "private", "exact"]
 closing = ["matrix", "full"]

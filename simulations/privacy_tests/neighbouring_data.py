@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.arrays import Arrays
+from common.errors import PrivacyError
 from common.messages.fields import (
     CORRECT,
     NOISED_CONFIDENCE_COUNTS,
@@ -13,13 +15,18 @@ from common.messages.fields import (
     NOISED_SUBGROUP_COUNTS,
     WRONG,
 )
+from common.privacy.batched_gradients import AUTO
 from common.privacy.plan import SENSITIVITY_SLACK
 from simulations.harness.client_harness import ClientHarness, Observation
 from simulations.harness.harness_images import Images
-from simulations.harness.harness_streams import Joins, RepeatedStreams
+from simulations.harness.harness_streams import ChosenBatch, Joins, ObservedStreams, RepeatedStreams
 from simulations.privacy_tests.check import Check
 
 _MOST_OF_THE_BOUND = 0.9
+# Far above the grid's rounding of four sums, and far below a gradient that has moved.
+_OTHERS_MOVED = 1e-3
+# A model under which rounding decides the predicted class multiplies it by so much.
+_AMPLIFIED = 1e9
 # Name of a release of counts -> the message and the fields that bring it.
 _COUNTS = {"train": ("train", (CORRECT, WRONG)), "evaluate": ("evaluate", (NOISED_CONFUSION,))}
 _HISTOGRAMS = {
@@ -87,6 +94,85 @@ def boundary_replay(harness: ClientHarness, *, sizes: tuple[int, ...] = (0, 63, 
         fine = moved <= _bound(harness)
         yield Check(f"{size + 1} units against {size} move a sum by no more than C", fine, f"{moved:.6g}")
         yield same
+
+
+def amplified_replay(harness: ClientHarness, *, sizes: tuple[int, ...] = (1, 3), draws: int = 2) -> Iterator[Check]:
+    """Check that a unit changes no other unit's gradient (T1).
+
+    The model is a hostile server's: it multiplies rounding until that decides which class is predicted. Four batches of
+    the same units under the same noise show what one unit moves beside its own gradient: all, all but it, it alone, and
+    none.
+
+    Args:
+        harness: The configuration, of a network.
+        sizes: Numbers of other units. Few rows are where products change their rounding.
+        draws: Hostile models of each size.
+    """
+    if harness.plan.sample_rate == 1:
+        # So that the batch can be chosen.
+        harness = harness.with_settings(training={"batch_size": max(1, harness.num_units // 2)})
+    base, bound = harness.images.only(~harness.images.held_out), harness.plan.max_grad_norm
+    for size in sizes:
+        rows = np.arange(size) % len(base.labels)
+        inputs = np.concatenate([base.inputs[rows], canaries(harness.images)[0].inputs[:1]])
+        # Of a class that the model never predicts, so that no gradient is zero.
+        images = Images.of(inputs, np.full(size + 1, len(harness.classes) - 1), held_out=0)
+        last, largest, moved = np.arange(size + 1) == size, 0.0, 0.0
+        for draw in range(draws):
+            model = _amplifying(harness, images, draw)
+            everyone, others, alone, none = (
+                _first_sum(harness, images, model, chosen) for chosen in (last | True, ~last, last, last & False)
+            )
+            largest = max(largest, float(np.linalg.norm(everyone - others - alone + none)))
+            moved = max(moved, float(np.linalg.norm(everyone - others)))
+        seen = f"{largest / bound:.3g} C beside its own; it moves the sum by up to {moved / bound:.3g} C{_why(harness)}"
+        fine = largest <= _OTHERS_MOVED * bound and moved > 0
+        yield Check(f"a unit beside {size} changes no other one's gradient", bool(fine), seen)
+
+
+def _why(harness: ClientHarness) -> str:
+    named = harness.config.training.gradients
+    if named == AUTO:
+        return ""
+    return f"; training.gradients={named!r} computes units in batches, and no epsilon covers what their rounding shows"
+
+
+def _first_sum(harness: ClientHarness, images: Images, model: Arrays, chosen: np.ndarray) -> np.ndarray:
+    """Return the noised sum of a round's first step over chosen units."""
+    streams = ObservedStreams(RepeatedStreams(None, _uneven_counts(harness), ChosenBatch(chosen)))
+    failure = harness.ask("train", images, streams=streams, arrays=model).failure
+    if failure:
+        raise PrivacyError(f"a client failed where it should have trained: {failure}")
+    return streams.sums[0]
+
+
+def _amplifying(harness: ClientHarness, images: Images, draw: int) -> Arrays:
+    """Return a model under which multiplied rounding decides between two classes.
+
+    It is the first round's model where the last layer is personal, because no server sets that.
+    """
+    from torch import nn
+
+    from common.models.classifier import build_network, load_arrays
+
+    network = build_network(harness.config, images.inputs.shape[1:], len(harness.classes))
+    load_arrays(network, harness.start | harness.trainer.initial_personal())
+    last = [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)][-1]
+    name = next(name for name, parameter in network.named_parameters() if parameter is last.weight)
+    if name not in harness.start:
+        return harness.start
+    inputs: list[np.ndarray] = []
+    last.register_forward_hook(lambda _, given, __: inputs.append(given[0].detach().double().numpy()))
+    for row in range(len(images.labels)):
+        network(network.prepare(images.inputs[row : row + 1]))
+    features = np.concatenate(inputs)
+    direction = np.random.default_rng(draw).standard_normal(features.shape[1])
+    # Orthogonal to the features of all images: only the rounding of a product is left.
+    direction -= np.linalg.lstsq(features, features @ direction, rcond=None)[0]
+    weight = np.zeros(harness.start[name].shape, dtype=np.float32)
+    weight[0] = _AMPLIFIED * direction / np.linalg.norm(features)
+    weight[1] = -weight[0]
+    return harness.start | {name: weight}
 
 
 def _bound(harness: ClientHarness) -> float:

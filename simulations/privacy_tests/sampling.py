@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
+from common.config.sections import ALL_IMAGES
+from common.privacy.batched_gradients import AUTO
 from common.privacy.gaussian_table import TIE_BYTES, VALUES_AT_ONCE
 from simulations.harness.client_harness import ClientHarness
 from simulations.harness.harness_images import Images
@@ -71,7 +73,9 @@ def _probe(harness: ClientHarness) -> ClientHarness:
     images = Images.of(inputs, np.zeros(_UNITS, dtype=np.int64), held_out=0)
     head = harness.with_settings(
         model={"tuning": None, "head": "linear", "backbone": "efficientnet_lite0", "personal": ""},
-        training={"augmentation": "", "rotation_weight": 0.0},
+        # An empty batch size means another one to a linear head than to the network that is tested.
+        training={"augmentation": "", "rotation_weight": 0.0, "gradients": AUTO}
+        | {"batch_size": harness.config.batch_size or ALL_IMAGES},
     ).config
     training = head.training.model_copy(update={"learning_rate": _TINY_STEP})
     return replace(harness, images=images, config=head.model_copy(update={"training": training}))

@@ -9,7 +9,7 @@ from simulations.privacy_tests.central_dp import central_noise_scale, central_re
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.fault_injection import faults
 from simulations.privacy_tests.independence import independence
-from simulations.privacy_tests.neighbouring_data import boundary_replay, neighbour_replay
+from simulations.privacy_tests.neighbouring_data import amplified_replay, boundary_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.opened_sums import opened_independence, opened_noise, opened_replay
 from simulations.privacy_tests.released_fields import release_surface
@@ -67,3 +67,6 @@ def _replays(harness: ClientHarness) -> Iterator[Check]:
     # Only the linear head computes in blocks of examples.
     if harness.config.needs_no_torch:
         yield from boundary_replay(harness)
+    # And only a network's gradients could be computed in batches.
+    elif harness.config.mechanism.clips_units:
+        yield from amplified_replay(harness)

@@ -71,6 +71,7 @@ STREAM_OF_VIEWS = "979a48a3483d4aaf95a80fcb43a0f5f52a19452bc0e85da10abcb04ec653e
 TEXTS = (
     b"which image of a unit votes",
     "exact counts of held-out images left",
+    "gradients in batches by Opacus: no epsilon covers their rounding",
     "took part with privacy.mechanism={}",
 )
 SETTINGS = {
@@ -80,7 +81,7 @@ SETTINGS = {
     "min-client-size validation image-size bit-depth gray-window background test-fraction",
     "model.": "backbone weights weights-sha256 initial head tuning cnn-depth lora-rank personal",
     "training.": "optimizer learning-rate momentum weight-decay schedule warmup-rounds local-epochs batch-size "
-    "class-weights label-smoothing augmentation rotation-weight autocast update-bits step-rule",
+    "class-weights label-smoothing augmentation rotation-weight autocast gradients update-bits step-rule",
     "strategy.": "name server-learning-rate server-momentum beta-1 beta-2 tau proximal-mu trim-fraction num-malicious "
     "num-selected q",
     "privacy.": "mechanism unit target-epsilon noise-multiplier delta max-grad-norm clipping-norm metrics counts-noise "

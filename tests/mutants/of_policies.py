@@ -46,7 +46,7 @@ def every_limit_is_in_the_digest() -> None:
             "accept_honest_shares": True,
         },
         **{"aggregations": ("plain", "secure"), "roster": "cd" * 32, "max_epsilon_alone": 9.0},
-        **{"expires": date(2031, 1, 1), "classes": ("a", "b"), "bundle": "ab" * 32},
+        **{"gradients": ("auto", "opacus"), "expires": date(2031, 1, 1), "classes": ("a", "b"), "bundle": "ab" * 32},
     }
     assert set(other) == set(Policy.model_fields)
     digests_of = {strict.model_copy(update={name: value}).digest for name, value in other.items()}

@@ -14,6 +14,7 @@ from torch import nn
 import client.app as client_app
 import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
+from client.training.gradients.opacus_gradients import opacus_gradients
 from client.training.per_example_gradients import Examples
 from client.training.round_settings import LocalSettings
 from client.training.trainer import Trainer
@@ -154,6 +155,19 @@ def statistics_of_layers_move(patch: pytest.MonkeyPatch) -> None:
     Source: asked for as "frozen running stats" in meta-pytorch/opacus issue 472.
     """
     _moving_statistics(patch)
+
+
+@mutant("T1", "changes no other one's gradient", mode="cnn")
+def gradients_come_in_batches(patch: pytest.MonkeyPatch) -> None:
+    """A batched product rounds a row by the number of its rows, and hostile weights multiply the difference.
+
+    Source: Opacus computes gradients so, and `training.gradients=opacus` names it; here nobody has asked for it.
+    """
+
+    def provider(network: AnyNetwork, _: object, settings: LocalSettings) -> network_training.Provider:
+        return lambda examples, _: opacus_gradients(network, examples, settings)
+
+    patch.setattr(network_training, "_provider", provider)
 
 
 @mutant("T1", _TOO_FAR, mode="norm")

@@ -17,7 +17,7 @@ from simulations.privacy_tests.central_dp import central_noise_scale, central_re
 from simulations.privacy_tests.check import Check
 from simulations.privacy_tests.fault_injection import faults
 from simulations.privacy_tests.independence import independence
-from simulations.privacy_tests.neighbouring_data import boundary_replay, neighbour_replay
+from simulations.privacy_tests.neighbouring_data import amplified_replay, boundary_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
 from simulations.privacy_tests.sampling import sampler
@@ -76,6 +76,8 @@ def _replays(harness: ClientHarness) -> Iterator[Check]:
     yield from neighbour_replay(harness)
     if harness.config.needs_no_torch:
         yield from boundary_replay(harness, sizes=(0,))
+    else:
+        yield from amplified_replay(harness, draws=1)
 
 
 # Sizes at which each layer still has teeth enough for every mutant.

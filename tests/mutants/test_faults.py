@@ -11,6 +11,7 @@ from common.ledger.holder_keys import HolderKeys
 from common.system.files import write_atomic
 from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_accounts,
+    of_batched_gradients,
     of_budgets,
     of_bundles,
     of_caches,

@@ -68,6 +68,11 @@ _GAPS = {
     "backups of a client's file of mask secrets": Gap(
         "theoretical", "Together with what the server received, such a backup opens what the client masked."
     ),
+    "what the rounding of batched gradients": Gap(
+        "theoretical",
+        "An honest server's weights change a gradient by a millionth. A hostile one's can change it by more than the "
+        "clip bound, and no epsilon covers that.",
+    ),
     "exact counts of held-out images": Gap(
         "critical", "Counts over few images tell how the model did on single ones of them."
     ),

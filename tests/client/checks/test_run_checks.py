@@ -132,6 +132,10 @@ def policy_that_allows_nothing(bed: Bed) -> None:
     bed.edit("policy.toml", 'mechanisms = ["dp-sgd"]', "mechanisms = []")
 
 
+def gradients_in_batches(bed: Bed) -> None:
+    bed.edit("policy.toml", 'gradients = ["auto"]', 'gradients = ["auto", "opacus"]')
+
+
 def _pin(bed: Bed) -> str:
     text = (bed.folder / "policy.toml").read_text()
     return text.rpartition('bundle = "')[2].partition('"')[0]
@@ -310,6 +314,7 @@ FAULTS: list[tuple[Callable[[Bed], None], str, str, str, str]] = [
     (policy_that_allows_nothing, "policy", "FAIL", "mechanisms is empty", "list what may be done"),
     (no_pin, "pin", "FAIL", "no code is pinned", "put bundle = "),
     (pin_cut_short, "policy", "FAIL", "bundle", "fix the line"),
+    (gradients_in_batches, "policy", "warn", "no epsilon covers their rounding", "take it out of"),
     (pin_of_another, "pin", "warn", "0000000000000000 is pinned", "bract client review"),
     (ledger_changed, "ledger", "FAIL", "entry 1 is not written", "newest backup"),
     (ledger_beyond_reading, "ledger", "FAIL", "malformed", "newest backup"),

@@ -27,6 +27,7 @@ from common.ledger.registrations import planned_events
 from common.messages.fields import LEDGER_FIELDS, Releases
 from common.page.render import render
 from common.privacy.accounting import spent_by
+from common.privacy.batched_gradients import GAP
 from common.privacy.events import events_of_group, own_shares
 from common.privacy.mechanisms.registry import MECHANISMS
 from common.privacy.policy import ANYTHING, load_policy
@@ -370,3 +371,12 @@ def test_a_folder_without_a_client_is_told(tmp_path: Path) -> None:
 
     assert done.exit_code == 2
     assert "bract client init" in done.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize("allowed", ['["auto"]', '["auto", "opacus"]'])
+def test_page_says_what_gradients_in_batches_leave_open(client: OwnClient, allowed: str) -> None:
+    (client.folder / "policy.toml").write_text(f"{POLICY}gradients = {allowed}\n")
+
+    text = shown(client)
+
+    assert (GAP in text) == ("opacus" in allowed)

@@ -340,3 +340,36 @@ def test_parse_refuses_what_sums_would_ignore(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(fragment)):
         make_config(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"privacy.mechanism": "none"}, "goes with privacy.mechanism='dp-sgd', which clips"),
+        ({"privacy.mechanism": "client-dp"}, "goes with privacy.mechanism='dp-sgd', which clips"),
+        ({"privacy.mechanism": "dp-statistics"}, "goes with privacy.mechanism='dp-sgd', which clips"),
+        ({"model.backbone": "resnet18"}, "a linear head on stored features needs no torch"),
+        (
+            {"model.backbone": "cnn", "privacy.aggregation": "secure", "training.batch-size": "", "round-retries": 0}
+            | {"training.local-epochs": 1},
+            "training.gradients does not go with privacy.aggregation='secure'",
+        ),
+        ({"model.backbone": "cnn", "training.gradients": "ghost"}, "Input should be 'auto' or 'opacus'"),
+    ],
+)
+def test_parse_takes_gradients_of_opacus_only_where_networks_are_clipped(
+    settings: dict[str, Scalar], said: str
+) -> None:
+    more: dict[str, Scalar] = {"training.gradients": "opacus"} | settings
+
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse(override(defaults(), more))
+
+
+@pytest.mark.parametrize("settings", [{"model.backbone": "cnn"}, {"model.head": "mlp"}, {"model.tuning": "norm"}])
+def test_gradients_of_opacus_change_no_plan(settings: dict[str, Scalar]) -> None:
+    named, before = (
+        parse(override(defaults(), settings | {"training.gradients": name})) for name in ("opacus", "auto")
+    )
+
+    assert named.public_constants == before.public_constants

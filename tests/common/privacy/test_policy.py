@@ -36,6 +36,7 @@ bundle = "abababababababababababababababababababababababababababababababab"
 aggregations = ["secure"]
 accept-honest-shares = true
 max-epsilon-alone = 20
+gradients = ["opacus"]
 roster = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
 """
 
@@ -73,6 +74,7 @@ def test_load_policy_reads_every_key(write: Callable[[str], Path]) -> None:
         roster="cd" * 32,
         accept_honest_shares=True,
         max_epsilon_alone=20.0,
+        gradients=("opacus",),
     )
     assert {name.replace("_", "-") for name in Policy.model_fields} == {
         line.partition(" =")[0] for line in EVERY_KEY.split("\n") if line
@@ -233,6 +235,23 @@ def test_check_run_takes_as_many_clients_as_the_policy_wants(make_config: MakeCo
 
 def test_check_run_asks_for_no_unit_where_nothing_is_noised(make_config: MakeConfig) -> None:
     ANYTHING.model_copy(update={"units": ()}).check_run(make_config({"privacy.mechanism": "none"}))
+
+
+def test_policy_allows_gradients_in_batches_only_where_its_holder_does(make_config: MakeConfig) -> None:
+    policy = Policy(max_epsilon=10.0, delta=1e-5, tunings=("full",))
+    alone, batched = (
+        make_config({"model.backbone": "cnn", "training.gradients": named}) for named in ("auto", "opacus")
+    )
+
+    policy.check_run(alone)
+    with pytest.raises(PolicyError, match=r"training\.gradients='opacus' is not allowed, only auto"):
+        policy.check_run(batched)
+    allowing = policy.model_copy(update={"gradients": ("opacus",)})
+    allowing.check_run(batched)
+    ANYTHING.check_run(batched)
+    with pytest.raises(PolicyError, match=r"training\.gradients='auto' is not allowed, only opacus"):
+        allowing.check_run(alone)
+    assert allowing.digest != policy.digest
 
 
 @pytest.mark.parametrize(("days", "allowed"), [(-1, False), (0, True), (1, True)])

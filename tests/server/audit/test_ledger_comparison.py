@@ -13,6 +13,7 @@ from common.ledger.database import Ledger
 from common.ledger.holder_keys import HolderKeys
 from common.ledger.signed_heads import sign_head
 from common.ledger.transactions import LedgerSession
+from common.privacy.batched_gradients import NOTE
 from common.privacy.events import from_json
 from common.privacy.noise_error import MAX_DRAWS, stated
 from server.audit.audit import audit_run
@@ -107,6 +108,14 @@ def test_audit_finds_exact_counts_that_are_not_stated(run: Path) -> None:
     ledger.close()
 
     assert "exact counts left client 00001" in doubts(run)
+
+
+def test_audit_finds_gradients_in_batches_that_are_not_stated(run: Path) -> None:
+    ledger = Ledger(run / "ledgers" / "00001.sqlite", durable=False)
+    LedgerSession(ledger, HolderKeys.simulated(0, "00001"), simulated=True).note(RUN, "00001", NOTE)
+    ledger.close()
+
+    assert "client 00001 computed gradients in batches, and the statement does not say so" in doubts(run)
 
 
 def test_audit_finds_a_plan_beyond_the_target(run: Path) -> None:

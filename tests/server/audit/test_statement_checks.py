@@ -3,12 +3,14 @@
 Drives `server.audit.statement_reader`.
 """
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from common.config.loading import Scalar
+from common.privacy.batched_gradients import GAP, IN_WORDS, NOT_COVERED
 from common.privacy.noise_error import MITIGATION
 from server.audit.audit import audit_run
 from tests.support.ledger.audited_runs import (
@@ -188,6 +190,39 @@ def more_noise_in_label_counts(statement: Statement) -> None:
     for client in statement["clients"].values():
         client["events"]["training"][1]["noise-stddev"] *= 2
     lie(statement)
+
+
+@pytest.fixture(name="batched", scope="module")
+def batched_fixture(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Path:
+    named = {"model.backbone": "cnn", "training.gradients": "opacus"}
+    return write_run(tmp_path_factory.mktemp("batched") / "run", make_config(SETTINGS | named))
+
+
+def without_the_rounding(statement: Statement) -> None:
+    statement["statement"] = statement["statement"].replace(NOT_COVERED, "")
+
+
+LIES_ABOUT_GRADIENTS: dict[str, Lie] = {
+    "not said": (lambda s: s.pop("gradients"), "the statement says gradients None"),
+    "no gap": (lambda s: s["not_protected"].remove(GAP), "the statement says not_protected"),
+    "another sentence": (without_the_rounding, "the statement says statement"),
+}
+
+
+def test_audit_accepts_a_statement_about_gradients_in_batches(batched: Path) -> None:
+    text = json.loads((batched / "privacy.json").read_text())
+
+    assert audit_run(batched).verdict == "verified"
+    assert text["gradients"] == IN_WORDS
+    assert text["statement"].endswith(NOT_COVERED)
+    assert GAP in text["not_protected"]
+
+
+@pytest.mark.parametrize("what", LIES_ABOUT_GRADIENTS)
+def test_audit_finds_a_lie_about_gradients_in_batches(batched: Path, tmp_path: Path, what: str) -> None:
+    run = Path(shutil.copytree(batched, tmp_path / "run"))
+
+    assert_found(LIES_ABOUT_GRADIENTS[what], run)
 
 
 LIES_ABOUT_LABELS: dict[str, Lie] = {

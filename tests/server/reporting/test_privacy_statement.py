@@ -12,6 +12,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from common.config.schema import RunConfig
+from common.privacy.batched_gradients import IN_WORDS
 from common.privacy.noise_error import FLOATING_POINT
 from server.reporting.privacy_statement import Parties, privacy_statement
 from server.state.privacy_spent import account, epsilon_so_far
@@ -155,6 +156,19 @@ def test_privacy_statement_says_who_trusts_the_servers_code(
     assert [said in line for line in lines if said] == ([True] if said else [])
     assert len(lines) == len(loose)
     assert statement["bundles"] == bundles
+
+
+@pytest.mark.parametrize("named", ["auto", "opacus"])
+def test_privacy_statement_says_that_rounding_in_batches_is_not_covered(make_config: MakeConfig, named: str) -> None:
+    before = config(make_config)
+    run = before.model_copy(update={"training": before.training.model_copy(update={"gradients": named})})
+
+    statement = privacy_statement(run, account(run, UNITS, cohorts(4), complete=True), status="complete")
+
+    batched = named == "opacus"
+    assert ("the ROUNDING of gradients in batches (Opacus) is not covered" in statement["statement"]) == batched
+    assert any("make it larger than the clip bound" in line for line in statement["not_protected"]) == batched
+    assert statement.get("gradients") == (IN_WORDS if batched else None)
 
 
 def test_privacy_statement_without_a_mechanism_says_not_private(make_config: MakeConfig) -> None:

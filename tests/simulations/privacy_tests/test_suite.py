@@ -8,6 +8,7 @@ Drives `simulations.harness.client_harness`, `simulations.harness.harness_stream
 `simulations.privacy_tests.released_fields`, `simulations.privacy_tests.sampling`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from common.config.loading import Scalar
 from simulations.harness.client_harness import ClientHarness
 from simulations.privacy_tests.check import PrivacyTestReport, run_privacy_test
 from simulations.privacy_tests.independence import independence
-from simulations.privacy_tests.neighbouring_data import neighbour_replay
+from simulations.privacy_tests.neighbouring_data import amplified_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
+from simulations.privacy_tests.sampling import batch_counts
 from simulations.privacy_tests.suite import privacy_tests_of
 from tests.support.simulations.harness import MODES, harness_of
 
@@ -32,6 +34,7 @@ SURFACES: dict[str, dict[str, Scalar]] = {
     "statistics without noise": {"privacy.mechanism": "none", "training.method": "statistics"},
     "client-dp": CENTRAL,
     "client-dp, exact counts": CENTRAL | {"privacy.metrics": "exact"},
+    "dp-sgd, gradients in batches": MODES["cnn"] | {"training.gradients": "opacus"},
     "dp-sgd, by subgroup": BY_SEX,
     "no mechanism, by subgroup": BY_SEX | {"privacy.mechanism": "none"},
     "no mechanism": {"privacy.mechanism": "none"},
@@ -50,6 +53,51 @@ def test_one_unit_moves_what_is_released_by_the_clip_bound_and_nothing_else(tmp_
     report = run_privacy_test("T1", lambda: neighbour_replay(harness))
 
     assert report.holds, said(report)
+
+
+NETWORKS = [mode for mode in MODES if not mode.startswith(("sums", "head"))]
+
+
+@pytest.mark.parametrize("mode", NETWORKS)
+def test_one_unit_changes_no_other_units_gradient_under_weights_that_multiply_rounding(
+    tmp_path: Path, mode: str
+) -> None:
+    report = run_privacy_test("T1", lambda: amplified_replay(harness_of(tmp_path, MODES[mode])))
+
+    assert report.holds, said(report)
+
+
+@pytest.mark.parametrize("mode", ["cnn", "norm", "mlp head"])
+def test_gradients_in_batches_are_found_under_such_weights_and_the_report_says_why(tmp_path: Path, mode: str) -> None:
+    harness = harness_of(tmp_path, MODES[mode] | {"training.gradients": "opacus"})
+
+    plain = run_privacy_test("T1", lambda: neighbour_replay(harness))
+    amplified = run_privacy_test("T1", lambda: amplified_replay(harness))
+
+    assert plain.holds, said(plain)
+    assert not amplified.holds
+    assert all("no epsilon covers what their rounding shows" in check.seen for check in amplified.failed)
+
+
+def test_every_unit_in_every_step_is_replayed_with_batches_that_can_be_chosen(tmp_path: Path) -> None:
+    harness = harness_of(tmp_path, MODES["cnn"] | {"training.batch-size": "all"}).with_settings()
+    assert harness.plan.sample_rate == 1
+
+    report = run_privacy_test("T1", lambda: amplified_replay(harness))
+
+    assert report.holds, said(report)
+
+
+def test_sampling_is_tested_at_the_rate_of_a_network_whose_batch_size_is_left_empty(tmp_path: Path) -> None:
+    """A linear head with an empty batch size takes every image in every step, and the test of sampling is on a head."""
+    harness = harness_of(tmp_path, MODES["cnn"] | {"training.batch-size": ""})
+    harness = replace(harness, num_units=200).with_settings()
+    assert harness.plan.sample_rate < 1
+
+    counts = batch_counts(harness, rounds=4)
+
+    assert 0 < counts.mean() < harness.plan.steps_per_round
+    assert counts.var() > 0
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.config.loading import Scalar
+from common.privacy.batched_gradients import GAP
 from common.privacy.mechanisms.registry import MECHANISMS
 from server.reporting.run_page.gaps import GRADES, NOT_PRIVATE, NOT_PRIVATE_SUMS, gap_of
 from server.reporting.run_page.run_files import read_run
@@ -16,7 +17,7 @@ from tests.support.server.run_folders import OPEN, PRIVATE
 def test_every_gap_of_every_mechanism_is_graded(name: str) -> None:
     stated = MECHANISMS[name].not_protected(num_clients=5, num_unpinned=2)
 
-    for gap in (*stated, *NOT_PRIVATE, "held-out images: their exact counts left"):
+    for gap in (*stated, *NOT_PRIVATE, "held-out images: their exact counts left", GAP):
         found = gap_of(gap)
         assert found is not None, gap
         assert found.grade in GRADES

@@ -1,0 +1,1 @@
+"""Further providers of per-example gradients and the check of a provider."""
