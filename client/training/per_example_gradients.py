@@ -8,7 +8,7 @@ a difference in rounding beyond the clip bound. Chunks therefore have a fixed sh
 chunk that its own digest chooses. The arithmetic of an image then does not depend on which other images were drawn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -79,8 +79,14 @@ def gradients_one_by_one(network: AnyNetwork, examples: Examples, settings: Loca
     for row in range(len(examples)):
         # A copy, not a view. The rounding of a view depends on its place in memory, and so on its neighbours.
         loss = loss_sum(network, examples.select(torch.tensor([row])), settings)
-        parts = torch.autograd.grad(loss, trained)
-        yield np.asarray(torch.cat([part.ravel() for part in parts]).float().cpu().numpy())
+        yield flat_gradient(torch.autograd.grad(loss, trained))
+
+
+def flat_gradient(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    """Return gradients of some tensors side by side, (p,) float32, in the processor's memory."""
+    if not parts:
+        return np.zeros(0, dtype=np.float32)
+    return np.asarray(torch.cat([part.ravel() for part in parts]).float().cpu().numpy())
 
 
 def gradients_in_slots(
@@ -136,13 +142,7 @@ def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:
 
 def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
     """Compare the gradients of both providers on made-up images."""
-    # Never on private images, because the answer shows in a log and in the time that training takes.
-    rng = np.random.default_rng(0)
-    made_up = rng.integers(0, 256, (2, *input_shape)).astype(np.uint8 if len(input_shape) == 3 else np.float32)
-    inputs = network.prepare(made_up).to(next(network.parameters()).device)
-    labels = torch.zeros(2, dtype=torch.int64, device=inputs.device)
-    turned = inputs.flip(-1) if settings.rotation_weight else None
-    examples = Examples(inputs, labels, turned, labels.clone())
+    examples = made_up_examples(network, input_shape, settings)
     digests = np.array([[0] * 32, [1] * 32], dtype=np.uint8)
     try:
         chunked = np.stack(list(gradients_in_slots(network, examples, digests, settings, slots=2)))
@@ -150,6 +150,16 @@ def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings:
         return False
     alone = np.stack(list(gradients_one_by_one(network, examples, settings)))
     return bool(np.linalg.norm(chunked - alone) <= _AGREEMENT * np.linalg.norm(alone))
+
+
+def made_up_examples(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Examples:
+    """Return two examples for checks of a provider, on the network's device."""
+    # Never private images, because a check's answer shows in a log and in the time that training takes.
+    rng = np.random.default_rng(0)
+    made_up = rng.integers(0, 256, (2, *input_shape)).astype(np.uint8 if len(input_shape) == 3 else np.float32)
+    inputs = network.prepare(made_up).to(next(network.parameters()).device)
+    labels = torch.zeros(2, dtype=torch.int64, device=inputs.device)
+    return Examples(inputs, labels, inputs.flip(-1) if settings.rotation_weight else None, labels.clone())
 
 
 class _Loss(nn.Module):
