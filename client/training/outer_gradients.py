@@ -110,16 +110,18 @@ def split_gradients(
     named, layers = dict(network.named_parameters()), [name.removesuffix(".weight") for name in weights]
     rest = [named[name] for name in network.trained if name not in weights]
     merged = MergedLowRank(network, settings)
-    for row in range(len(examples)):
-        with merged.in_use(), _watched(network, layers) as calls:
-            # A copy, not a view, as in `gradients_one_by_one`.
-            loss = loss_sum(network, examples.select(torch.tensor([row])), settings)
-        seen = [calls[layer][0] for layer in layers]
-        wanted: list[Any] = [*rest, *(output for output, _ in seen)]
-        found = torch.autograd.grad(loss, wanted)
-        lefts = [gradient[0].numpy() for gradient in found[len(rest) :]]
-        rights = [inputs[0].numpy() for _, inputs in seen]
-        yield SplitGradient(flat_gradient(found[: len(rest)]), tuple(zip(lefts, rights, strict=True)))
+    with _watched(network, layers) as calls:
+        for row in range(len(examples)):
+            calls.clear()
+            with merged.in_use():
+                # A copy, not a view, as in `gradients_one_by_one`.
+                loss = loss_sum(network, examples.select(torch.tensor([row])), settings)
+            seen = [calls[layer][0] for layer in layers]
+            wanted: list[Any] = [*rest, *(output for output, _ in seen)]
+            found = torch.autograd.grad(loss, wanted)
+            lefts = [gradient[0].numpy() for gradient in found[len(rest) :]]
+            rights = [inputs[0].numpy() for _, inputs in seen]
+            yield SplitGradient(flat_gradient(found[: len(rest)]), tuple(zip(lefts, rights, strict=True)))
 
 
 def _called_once(network: AnyNetwork, example: Examples, settings: LocalSettings) -> tuple[str, ...]:
