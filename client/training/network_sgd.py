@@ -12,6 +12,7 @@ import torch
 from client.training.augmentation import augment, quarter_turns, view_seeds
 from client.training.dp_sgd import ClippedSum, PrivateStreams, UnitRows, check_summed, private_steps
 from client.training.head_sgd import shuffled_batches
+from client.training.outer_gradients import SplitGradient, SplitSum, outer_weights, split_gradients
 from client.training.per_example_gradients import (
     Examples,
     gradients_in_slots,
@@ -23,7 +24,6 @@ from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
 from common.models.classifier import AnyNetwork, CnnNetwork, load_arrays, trained_arrays
 from common.privacy.batched_gradients import OPACUS
-from common.privacy.clipping import add_clipped
 from common.privacy.plan import PrivacyPlan
 
 _log = logging.getLogger("bract.client")
@@ -78,9 +78,9 @@ def train_network(
 
 
 @contextmanager
-def _channels_last(network: AnyNetwork) -> Iterator[None]:
+def _channels_last(network: AnyNetwork, *, wanted: bool = True) -> Iterator[None]:
     """Compute with the small network's convolutions in the layout that is faster on CPUs."""
-    if not isinstance(network, CnnNetwork) or next(network.parameters()).device.type != "cpu":
+    if not wanted or not isinstance(network, CnnNetwork) or next(network.parameters()).device.type != "cpu":
         yield
         return
     filters = [parameter for parameter in network.parameters() if parameter.ndim == 4]
@@ -91,7 +91,7 @@ def _channels_last(network: AnyNetwork) -> Iterator[None]:
         yield
     finally:
         network.channels_last = False
-        # Gradients of single examples and predictions round by layout, and must not depend on what was trained before.
+        # Predictions round by layout, and must not depend on what was trained before.
         for parameter in filters:
             parameter.data = parameter.data.contiguous()
 
@@ -161,7 +161,9 @@ def train_network_privately(
     """
     members = UnitRows(training_set.units)
     clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
-    return _unflatten(private_steps(to_vector(arrays, arrays), members.count, clipped, plan, settings, streams), arrays)
+    with _channels_last(network, wanted=_takes_one_by_one(network, settings)):
+        weights = private_steps(to_vector(arrays, arrays), members.count, clipped, plan, settings, streams)
+    return _unflatten(weights, arrays)
 
 
 def network_gradient_sum(
@@ -178,7 +180,8 @@ def network_gradient_sum(
     check_summed(plan)
     members = UnitRows(training_set.units)
     clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
-    return clipped(to_vector(arrays, arrays), np.arange(members.count))
+    with _channels_last(network, wanted=_takes_one_by_one(network, settings)):
+        return clipped(to_vector(arrays, arrays), np.arange(members.count))
 
 
 def _clipped_sums(
@@ -190,22 +193,23 @@ def _clipped_sums(
     settings: LocalSettings,
 ) -> ClippedSum:
     """Return how clipped gradients are summed over a batch of units."""
-    provide = _provider(network, training_set.images.shape[1:], settings)
+    shapes = shapes_of(arrays)
+    weights_apart = () if members.grouped else _weights_apart(network, training_set.images.shape[1:], settings)
+    provide = _provider(network, training_set.images.shape[1:], settings, weights_apart)
     steps = iter(range(plan.steps_per_round))
 
     def clipped(weights: np.ndarray, batch: np.ndarray) -> np.ndarray:
         load_arrays(network, _unflatten(weights, arrays))
-        step = next(steps)
-        total = np.zeros(weights.size)
+        step, total = next(steps), SplitSum(shapes, weights_apart, max_grad_norm=plan.max_grad_norm)
         for gradient in _unit_gradients(network, provide, training_set, members, batch, settings, step):
             # Each unit by itself and in float64. Clipping a sum would not bound what one unit adds.
-            add_clipped(total, gradient, max_grad_norm=plan.max_grad_norm)
-        return total
+            total.add(gradient)
+        return total.total()
 
     return clipped
 
 
-Provider = Callable[[Examples, np.ndarray], Iterator[np.ndarray]]
+Provider = Callable[[Examples, np.ndarray], Iterator[SplitGradient]]
 
 
 def _unit_gradients(
@@ -216,10 +220,10 @@ def _unit_gradients(
     batch: np.ndarray,
     settings: LocalSettings,
     step: int,
-) -> Iterator[np.ndarray]:
-    """Yield each unit's gradient, (p,), the mean over its images in float64."""
+) -> Iterator[SplitGradient]:
+    """Yield each unit's gradient, the mean over its images in float64."""
 
-    def gradients(rows: np.ndarray) -> Iterator[np.ndarray]:
+    def gradients(rows: np.ndarray) -> Iterator[SplitGradient]:
         for first in range(0, len(rows), _CHUNK):
             part = rows[first : first + _CHUNK]
             examples = training_set.batch(network, part, settings, step=step)
@@ -235,29 +239,64 @@ def _unit_gradients(
         # A warning about a non-finite gradient would reveal that its unit was in this batch.
         with np.errstate(over="ignore", invalid="ignore"):
             # Averaged before clipping, so that the unit as a whole is bounded and not each image.
-            yield np.asarray(sum(gradient.astype(np.float64) for gradient in gradients(own)) / len(own))
+            mean = sum(gradient.flat.astype(np.float64) for gradient in gradients(own)) / len(own)
+        yield SplitGradient(np.asarray(mean))
 
 
-def _provider(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Provider:
+def _provider(
+    network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, weights_apart: tuple[str, ...]
+) -> Provider:
     """Choose how per-example gradients are computed on the network's device.
 
     On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are used only if they give
     the same gradients.
     """
-    on_cpu = next(network.parameters()).device.type == "cpu"
     if settings.gradients == OPACUS:
         # Loaded only for runs that name it. `Trainer` has checked it on this network.
         from client.training.gradients.opacus_gradients import opacus_gradients
 
-        return lambda examples, _: opacus_gradients(network, examples, settings)
-    slots = settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
+        return lambda examples, _: map(SplitGradient, opacus_gradients(network, examples, settings))
+    slots = _slots(network, settings)
     # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
-    if slots > 1 and not _chunks_are_right(network, input_shape, replace(settings, learning_rate=0.0, stream=b"")):
+    if slots > 1 and not _chunks_are_right(network, input_shape, _for_checks(settings)):
         _log.warning("gradients in chunks disagree with one at a time for this network: taking one at a time")
         slots = 1
-    if slots == 1:
-        return lambda examples, _: gradients_one_by_one(network, examples, settings)
-    return lambda examples, digests: gradients_in_slots(network, examples, digests, settings, slots=slots)
+    if slots > 1:
+        return lambda examples, digests: map(
+            SplitGradient, gradients_in_slots(network, examples, digests, settings, slots=slots)
+        )
+    if weights_apart:
+        return lambda examples, _: split_gradients(network, examples, settings, weights_apart)
+    return lambda examples, _: map(SplitGradient, gradients_one_by_one(network, examples, settings))
+
+
+def _slots(network: AnyNetwork, settings: LocalSettings) -> int:
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    return settings.physical_batch_size or (1 if on_cpu else _SLOTS_ON_ACCELERATOR)
+
+
+def _takes_one_by_one(network: AnyNetwork, settings: LocalSettings) -> bool:
+    # Opacus has silently wrong gradients of convolutions in channels_last.
+    return settings.gradients != OPACUS and _slots(network, settings) == 1
+
+
+def _for_checks(settings: LocalSettings) -> LocalSettings:
+    # Equal in all rounds, so that one check serves them.
+    return replace(settings, learning_rate=0.0, stream=b"")
+
+
+def _weights_apart(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> tuple[str, ...]:
+    """Return the weights whose gradients are kept as outer products."""
+    if not _takes_one_by_one(network, settings) or next(network.parameters()).device.type != "cpu":
+        return ()
+    return _checked_outer_weights(network, input_shape, _for_checks(settings))
+
+
+@lru_cache(maxsize=16)
+def _checked_outer_weights(
+    network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings
+) -> tuple[str, ...]:
+    return outer_weights(network, input_shape, settings)
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,9 @@ a difference in rounding beyond the clip bound. Chunks therefore have a fixed sh
 chunk that its own digest chooses. The arithmetic of an image then does not depend on which other images were drawn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,11 +78,95 @@ def gradients_one_by_one(network: AnyNetwork, examples: Examples, settings: Loca
     """
     named = dict(network.named_parameters())
     trained = [named[name] for name in network.trained]
+    merged = MergedLowRank(network, settings)
     for row in range(len(examples)):
-        # A copy, not a view. The rounding of a view depends on its place in memory, and so on its neighbours.
-        loss = loss_sum(network, examples.select(torch.tensor([row])), settings)
-        parts = torch.autograd.grad(loss, trained)
-        yield np.asarray(torch.cat([part.ravel() for part in parts]).float().cpu().numpy())
+        with merged.in_use():
+            # A copy, not a view. The rounding of a view depends on its place in memory, and so on its neighbours.
+            loss = loss_sum(network, examples.select(torch.tensor([row])), settings)
+            gradient = flat_gradient(torch.autograd.grad(loss, trained))
+        yield gradient
+
+
+class MergedLowRank:
+    """LoRA's 1x1 convolutions, each computed as one convolution where one image is alone.
+
+    Made for one set of weights. Gradients are those of the layers as they are, up to rounding. Nothing is merged under
+    autocast, which would round a merged weight another way.
+    """
+
+    def __init__(self, network: AnyNetwork, settings: LocalSettings) -> None:
+        layers = [layer for layer in network.modules() if settings.autocast == "none" and _can_be_merged(layer)]
+        self._forwards = [(layer, _merged_forward(layer)) for layer in layers]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Replace the layers' computation inside the context."""
+        for layer, forward in self._forwards:
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, _ in self._forwards:
+                # The class has its own again.
+                layer.__dict__.pop("forward", None)
+
+
+def _can_be_merged(layer: nn.Module) -> bool:
+    base: Any = getattr(layer, "base_layer", None)
+    low_rank: Any = getattr(layer, "lora_A", None)
+    if not isinstance(base, nn.Conv2d) or low_rank is None or isinstance(base.padding, str):
+        return False
+    sizes = (base.kernel_size, base.stride, base.padding, base.groups, getattr(layer, "active_adapters", None))
+    frozen = not any(parameter.requires_grad for parameter in base.parameters())
+    return sizes == ((1, 1), (1, 1), (0, 0), 1, list(low_rank)) and len(low_rank) == 1 and frozen
+
+
+def _merged_forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    (name,) = layer.lora_A
+    down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+    base = layer.base_layer
+    with torch.no_grad():
+        merged = torch.addmm(base.weight.flatten(1), up.flatten(1), down.flatten(1), alpha=scaling)
+
+    def forward(maps: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = _MergedConvolution.apply(maps, down, up, merged, scaling)
+        return out if base.bias is None else out + base.bias.view(-1, 1, 1)
+
+    return forward
+
+
+class _MergedConvolution(torch.autograd.Function):
+    """Convolution of one image by W + s B A in 1x1 pixels.
+
+    Only products of rank r are formed for the gradients by A and B.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, maps: torch.Tensor, down: torch.Tensor, up: torch.Tensor, merged: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        pixels = maps.reshape(maps.shape[1], -1)
+        ctx.save_for_backward(pixels, down, up, merged)
+        ctx.scaling, ctx.shape = scaling, maps.shape
+        return torch.mm(merged, pixels).view(1, -1, *maps.shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        pixels, down, up, merged = ctx.saved_tensors
+        rows = gradient.reshape(len(merged), -1)
+        of_up = torch.mm(rows, torch.mm(down.flatten(1), pixels).t())
+        of_down = torch.mm(torch.mm(up.flatten(1).t(), rows), pixels.t())
+        if ctx.scaling != 1:
+            of_up, of_down = of_up * ctx.scaling, of_down * ctx.scaling
+        of_maps = torch.mm(merged.t(), rows).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return of_maps, of_down.view_as(down), of_up.view_as(up), None, None
+
+
+def flat_gradient(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    """Return gradients of some tensors side by side, (p,) float32, in the processor's memory."""
+    if not parts:
+        return np.zeros(0, dtype=np.float32)
+    return np.asarray(torch.cat([part.ravel() for part in parts]).float().cpu().numpy())
 
 
 def gradients_in_slots(
@@ -136,13 +222,7 @@ def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:
 
 def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
     """Compare the gradients of both providers on made-up images."""
-    # Never on private images, because the answer shows in a log and in the time that training takes.
-    rng = np.random.default_rng(0)
-    made_up = rng.integers(0, 256, (2, *input_shape)).astype(np.uint8 if len(input_shape) == 3 else np.float32)
-    inputs = network.prepare(made_up).to(next(network.parameters()).device)
-    labels = torch.zeros(2, dtype=torch.int64, device=inputs.device)
-    turned = inputs.flip(-1) if settings.rotation_weight else None
-    examples = Examples(inputs, labels, turned, labels.clone())
+    examples = made_up_examples(network, input_shape, settings)
     digests = np.array([[0] * 32, [1] * 32], dtype=np.uint8)
     try:
         chunked = np.stack(list(gradients_in_slots(network, examples, digests, settings, slots=2)))
@@ -150,6 +230,16 @@ def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings:
         return False
     alone = np.stack(list(gradients_one_by_one(network, examples, settings)))
     return bool(np.linalg.norm(chunked - alone) <= _AGREEMENT * np.linalg.norm(alone))
+
+
+def made_up_examples(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Examples:
+    """Return two examples for checks of a provider, on the network's device."""
+    # Never private images, because a check's answer shows in a log and in the time that training takes.
+    rng = np.random.default_rng(0)
+    made_up = rng.integers(0, 256, (2, *input_shape)).astype(np.uint8 if len(input_shape) == 3 else np.float32)
+    inputs = network.prepare(made_up).to(next(network.parameters()).device)
+    labels = torch.zeros(2, dtype=torch.int64, device=inputs.device)
+    return Examples(inputs, labels, inputs.flip(-1) if settings.rotation_weight else None, labels.clone())
 
 
 class _Loss(nn.Module):

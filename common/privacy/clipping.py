@@ -135,28 +135,77 @@ def clipped_sum(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     return total
 
 
-def add_clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
-    """Add one unit's clipped gradient to a sum, in place.
+def add_clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float, elsewhere: float = 0.0) -> float:
+    """Add one unit's clipped gradient to a sum in place and return its factor.
 
     Both are (p,), the sum float64. Arithmetic is in float64. Memory is read in parts that stay in a core's cache, since
-    copies of a whole gradient would take more time than its computation.
+    copies of a whole gradient would take more time than its computation. `elsewhere` is the sum of squares of the
+    unit's values that the vector leaves out. The caller adds them, scaled by the same factor, or not at all if it is 0.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.
     """
     wide = np.empty(min(_VALUES, gradient.size))
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.sqrt(_square_sum(gradient, wide))
+        norm = np.sqrt(_square_sum(gradient, wide) + elsewhere)
     factor = float(clip_factors(np.array([norm]), max_grad_norm=max_grad_norm)[0])
     # Factor 0 is not enough: 0 x NaN is NaN and would spoil the whole sum.
     if not np.isfinite(norm):
-        return
+        return 0.0
     for start in range(0, gradient.size, _VALUES):
         part = total[start : start + _VALUES]
         scaled = wide[: part.size]
         np.copyto(scaled, gradient[start : start + _VALUES])
         scaled *= factor
         part += scaled
+    return factor
+
+
+class OuterProductSum:
+    """Running sum of scaled outer products, (m, d) float64.
+
+    A linear layer's gradient by one example is the outer product of its output's gradient, (m,), and its input, (d,).
+    None is formed. The sum is one matrix product for each block of examples.
+
+    Source: Goodfellow 2015, arXiv:1510.01799 (norms of outer products).
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._total = np.zeros(shape)
+        self._left, self._right = np.empty((_BLOCK, shape[0])), np.empty((_BLOCK, shape[1]))
+        self._filled = 0
+
+    def add(self, left: np.ndarray, right: np.ndarray, *, factor: float) -> None:
+        """Add an outer product times a factor.
+
+        A unit that is not finite has factor 0, and nothing of it stays.
+        """
+        # Not even as a row of zeros: 0 x NaN is NaN and would spoil the whole sum.
+        if factor == 0:
+            return
+        np.multiply(left, factor, out=self._left[self._filled], dtype=np.float64)
+        self._right[self._filled] = right
+        self._filled += 1
+        if self._filled == _BLOCK:
+            self.total()
+
+    def total(self) -> np.ndarray:
+        """Return the sum so far."""
+        if self._filled:
+            self._total += self._left[: self._filled].T @ self._right[: self._filled]
+            self._filled = 0
+        return self._total
+
+
+def outer_square(left: np.ndarray, right: np.ndarray) -> float:
+    """Return the sum of squares of an outer product's values in float64.
+
+    >>> outer_square(np.array([3.0, 4.0]), np.array([2.0]))
+    100.0
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [float(wide @ wide) for wide in (left.astype(np.float64), right.astype(np.float64))]
+        return squares[0] * squares[1]
 
 
 def _square_sum(values: np.ndarray, wide: np.ndarray) -> float:

@@ -31,7 +31,7 @@ def _cases(options: Options) -> list[Case]:
 
 
 def _whole_set(options: Options) -> Case:
-    """Return the case of a run by default on as many images as CIFAR-10 has."""
+    """Return the case of a run by default on all of CIFAR-10."""
     sizes = {"num_clients": 10, "per_client": 5_000, "num_test": 10_000}
     if options.quick:
         sizes = {"num_clients": 2, "per_client": 20, "num_test": 20}
@@ -147,7 +147,7 @@ def run_whole_set(*, num_clients: int, folder: str, repeat: int, scratch: str) -
 
 
 def pass_of_whole_set(*, folder: str, scratch: str) -> dict[str, float]:
-    """Compute the features of decoded images once, on all cores and with nothing beside it.
+    """Compute the features of decoded images once, with nothing beside it.
 
     Args:
         folder: Folder of the images, in the shared folder.

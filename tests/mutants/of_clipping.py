@@ -5,6 +5,7 @@ import pytest
 
 import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
+from client.training import outer_gradients
 from common.models.classifier import AnyNetwork
 from common.privacy import clipping
 from tests.mutants.registry import mutant
@@ -82,30 +83,61 @@ def each_tensor_gets_the_whole_bound(patch: pytest.MonkeyPatch) -> None:
     Source: fedbiomed/fedbiomed issue 1443 (`clip` is applied per parameter, not to the global norm); what noise a
     bound per layer needs: meta-pytorch/opacus issue 202.
     """
-    real = network_training.add_clipped
+    real = outer_gradients.add_clipped
 
-    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
+    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float, **_: float) -> float:
         for part, values in zip(np.split(total, sizes), np.split(gradient, sizes), strict=True):
             real(part, values, max_grad_norm=max_grad_norm)
+        return 1.0
 
     sizes = _tensor_ends(patch)
-    patch.setattr(network_training, "add_clipped", clipped)
+    patch.setattr(outer_gradients, "add_clipped", clipped)
 
 
 @mutant("T1", _TOO_FAR, mode="mlp head")
 def one_tensor_is_no_part_of_the_norm(patch: pytest.MonkeyPatch) -> None:
     """The first tensor is clipped along with the others, but its own length is not counted."""
 
-    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
+    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float, **_: float) -> float:
         rest = np.linalg.norm(gradient[ends[0] :])
         total += min(1.0, max_grad_norm / max(float(rest), 1e-12)) * gradient
+        return 1.0
 
     ends = _tensor_ends(patch)
-    patch.setattr(network_training, "add_clipped", clipped)
+    patch.setattr(outer_gradients, "add_clipped", clipped)
+
+
+@mutant("T1", _TOO_FAR, mode="mlp head")
+def outer_products_are_no_part_of_the_norm(patch: pytest.MonkeyPatch) -> None:
+    """The layers whose gradients are never formed are scaled along with the others, but not counted."""
+    patch.setattr(outer_gradients, "outer_square", lambda *_: 0.0)
+
+
+@mutant("T1", _TOO_FAR, mode="mlp head")
+def outer_products_are_not_scaled(patch: pytest.MonkeyPatch) -> None:
+    """The factor reaches the tensors that are formed, and not the others."""
+    real = clipping.OuterProductSum.add
+
+    def add(self: clipping.OuterProductSum, left: np.ndarray, right: np.ndarray, *, factor: float) -> None:
+        real(self, left, right, factor=float(factor > 0))
+
+    patch.setattr(clipping.OuterProductSum, "add", add)
+
+
+@mutant("T1", f"nan {_TOO_FAR}", mode="mlp head")
+def an_outer_product_that_is_no_number_is_multiplied_by_zero(patch: pytest.MonkeyPatch) -> None:
+    """Factor 0 is taken for enough, but 0 x NaN is NaN."""
+    real = clipping.OuterProductSum.add
+
+    def add(self: clipping.OuterProductSum, left: np.ndarray, right: np.ndarray, *, factor: float) -> None:
+        real(self, left, right, factor=factor or 1e-300)
+
+    patch.setattr(clipping.OuterProductSum, "add", add)
 
 
 def _tensor_ends(patch: pytest.MonkeyPatch) -> list[int]:
     """Where each tensor but the last ends in a flat gradient; known as soon as a network trains."""
+    patch.setattr(network_training, "_weights_apart", lambda *_: ())
     ends: list[int] = []
     real = network_training._provider
 

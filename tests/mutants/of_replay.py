@@ -193,4 +193,5 @@ def examples_see_each_other(patch: pytest.MonkeyPatch) -> None:
             yield torch.cat([part.ravel() for part in torch.autograd.grad(loss, trained)]).numpy()
 
     patch.setattr(FrozenBatchNorm, "forward", forward)
+    patch.setattr(network_training, "_weights_apart", lambda *_: ())
     patch.setattr(network_training, "gradients_one_by_one", together)

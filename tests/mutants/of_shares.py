@@ -6,6 +6,7 @@ All of these faults are noticed by plain tests.
 from functools import partial
 
 from client.training import dp_sgd, network_sgd
+from client.training.outer_gradients import SplitSum
 from common.config.schema import RunConfig
 from common.ledger import budget
 from common.messages.secure_words import SecureWords
@@ -158,11 +159,11 @@ planted(
 )
 planted(
     every_case(networks.test_one_unit_more_moves_a_clients_words_by_no_more_than_the_clip_bound),
-    network_sgd._clipped_sums,
+    SplitSum.add,
     {
         "a network's sum that nobody clips": (
-            "add_clipped(total, gradient, max_grad_norm=plan.max_grad_norm)",
-            "total += gradient",
+            "factor = add_clipped(self._flat, gradient.flat, max_grad_norm=self._bound, elsewhere=elsewhere)",
+            "factor = 1.0; self._flat += gradient.flat",
         )
     },
 )
@@ -171,8 +172,8 @@ planted(
     network_sgd._clipped_sums,
     {
         "a network's sum that is clipped as a whole": (
-            "return total",
-            "whole = np.zeros(weights.size); add_clipped(whole, total, max_grad_norm=plan.max_grad_norm); return whole",
+            "return total.total()",
+            "whole = total.total(); return whole * min(1.0, plan.max_grad_norm / np.linalg.norm(whole))",
         )
     },
 )

@@ -11,6 +11,7 @@ import torch
 from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
 from client.training.network_sgd import TrainingSet, train_network, train_network_privately
+from client.training.outer_gradients import SplitGradient, SplitSum
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 from common.privacy.clipping import clipped_sum
@@ -59,16 +60,19 @@ def test_images_that_stay_move_by_nothing_when_another_joins(
     plan = PrivacyPlan("dp-sgd", "image", 12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     local = LocalSettings(1.0, 0.0, 1, 12, augmentation=("crop",), stream=b"r", physical_batch_size=physical)
     everyone = rows_of(12, 32, 3)
-    original = network_training.add_clipped
+    original = SplitSum.add
+    # Made-up images are checked once for a network, and are not to be recorded.
+    train_network_privately(network, arrays, everyone, plan, local, repeating())
 
     def gradients(kept: np.ndarray) -> set[bytes]:
         seen: set[bytes] = set()
 
-        def spy(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float) -> None:
-            seen.add(gradient.tobytes())
-            original(total, gradient, max_grad_norm=max_grad_norm)
+        def spy(total: SplitSum, gradient: SplitGradient) -> None:
+            parts = (gradient.flat, *(vector for pair in gradient.products for vector in pair))
+            seen.add(b"".join(part.tobytes() for part in parts))
+            original(total, gradient)
 
-        monkeypatch.setattr(network_training, "add_clipped", spy)
+        monkeypatch.setattr(SplitSum, "add", spy)
         rows = TrainingSet(everyone.images[kept], everyone.labels[kept], everyone.digests[kept])
         train_network_privately(network, arrays, rows, plan, local, repeating())
         return seen

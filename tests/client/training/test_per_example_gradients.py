@@ -232,6 +232,28 @@ def test_gradient_of_an_image_is_bit_identical_in_any_company(make_config: MakeC
 
 
 @pytest.mark.numerical
+@pytest.mark.parametrize(("backbone", "least"), [("efficientnet_lite0", 30), ("mobilenet_v3_small", 20)])
+def test_merged_low_rank_layers_have_the_gradients_of_the_layers_apart(
+    make_config: MakeConfig, backbone: str, least: int
+) -> None:
+    network = perturbed(build_network(config_of(make_config, backbone, "lora"), (SIDE, SIDE, 3), CLASSES))
+    for layer in network.modules():
+        if hasattr(layer, "lora_A"):
+            layer.scaling = dict.fromkeys(layer.scaling, 0.75)
+    examples = examples_of(network, 3)
+
+    with gradients.MergedLowRank(network, PLAIN).in_use():
+        merged = sum("forward" in vars(layer) for layer in network.modules())
+
+    # And none stays so, since it would keep weights of before.
+    assert merged >= least
+    assert not any("forward" in vars(layer) for layer in network.modules())
+    found = np.stack(list(gradients_one_by_one(network, examples, PLAIN)))
+    expected = np.stack(list(oracle(network, examples, PLAIN)))
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.numerical
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_gradient_of_all_layers_is_bit_identical_in_any_company(make_config: MakeConfig, tuning: str) -> None:
     network = perturbed(build_network(config_of(make_config, "mobilenet_v3_small", tuning), (SIDE, SIDE, 3), CLASSES))
