@@ -98,7 +98,10 @@ planted(
             "config.data.class_names != self.classes",
             "set(config.data.class_names) != set(self.classes)",
         ),
-        "units that are not looked at": ("if config.mechanism.clips_units else []", "if False else []"),
+        "units that are not looked at": (
+            "of_units if config.mechanism.clips_units else ()",
+            "of_units if False else ()",
+        ),
         "an empty list that allows everything": ("if value not in allowed:", "if allowed and value not in allowed:"),
     },
 )

@@ -15,6 +15,7 @@ import client.app as client_app
 import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
 from client.training.gradients.opacus_gradients import opacus_gradients
+from client.training.outer_gradients import SplitGradient
 from client.training.per_example_gradients import Examples
 from client.training.round_settings import LocalSettings
 from client.training.trainer import Trainer
@@ -164,10 +165,11 @@ def gradients_come_in_batches(patch: pytest.MonkeyPatch) -> None:
     Source: Opacus computes gradients so, and `training.gradients=opacus` names it; here nobody has asked for it.
     """
 
-    def provider(network: AnyNetwork, _: object, settings: LocalSettings) -> network_training.Provider:
-        return lambda examples, _: opacus_gradients(network, examples, settings)
+    def provider(network: AnyNetwork, _: object, settings: LocalSettings, *__: object) -> network_training.Provider:
+        return lambda examples, _: map(SplitGradient, opacus_gradients(network, examples, settings))
 
     patch.setattr(network_training, "_provider", provider)
+    patch.setattr(network_training, "_takes_one_by_one", lambda *_: False)
 
 
 @mutant("T1", _TOO_FAR, mode="norm")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.commands.run_settings import set_value
@@ -73,9 +73,11 @@ def test_override_keeps_the_target_when_the_noise_multiplier_is_empty() -> None:
     assert merged["privacy.target-epsilon"] == 3.0
 
 
+# A busy machine draws inputs slowly, which says nothing about the code.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.tuples(_NAMES, _NAMES), _VALUES))
-def test_flatten_is_the_inverse_of_nest(settings: dict[tuple[str, str], Any]) -> None:
-    flat = {f"{table}.{leaf}": value for (table, leaf), value in settings.items()}
+def test_flatten_is_the_inverse_of_nest(nested: dict[tuple[str, str], Any]) -> None:
+    flat = {f"{table}.{leaf}": value for (table, leaf), value in nested.items()}
 
     assert flatten(nest(flat)) == flat
 
