@@ -3,8 +3,9 @@
 import logging
 import os
 import tempfile
+import weakref
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -40,8 +41,10 @@ class SpooledArray(Array):
             OSError: The spool was emptied since.
         """
         state: dict[str, Any] = self.__dict__
-        raw = state["_part"].read(state["_offset"], state["_bytes"])
-        return np.frombuffer(raw, dtype=state["_type"]).reshape(self.shape)
+        # Some of Flower's strategies write to it, so it must not be read-only.
+        part: _Part = state["_part"]
+        values: np.ndarray = part.read(state["_offset"], state["_bytes"]).view(state["_type"])
+        return values.reshape(self.shape)
 
 
 class ReplySpool:
@@ -58,7 +61,7 @@ class ReplySpool:
 
     def __init__(self, folder: Path | None = None, in_memory: int | None = None) -> None:
         self._folder, self._in_memory = folder, IN_MEMORY_BYTES if in_memory is None else in_memory
-        self._file: IO[bytes] | None = None
+        self._file: _File | None = None
         self._part: _Part | None = None
         self._room, self._disk_is_full = self._in_memory, False
 
@@ -98,16 +101,25 @@ class ReplySpool:
 
     def _open_part(self) -> "_Part":
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  (closed with the spool)
+            self._file = _File(self._folder)
         if self._part is None:
             self._part = _Part(self._file)
         return self._part
 
 
+class _File:
+    """File without a name that is closed when nobody refers to it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            self.fileno = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self.fileno)
+
+
 class _Part:
     """Content of the file during one round, encrypted."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: _File) -> None:
         self._file = file
         # Updates may be exact, and blocks of a removed file stay on a disk. A fresh key a round, because each round
         # writes at the same places.
@@ -118,25 +130,27 @@ class _Part:
     def write(self, values: np.ndarray) -> int:
         """Append values and return where they begin."""
         offset = self._end
-        rest = memoryview(self._crypt(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data, offset))
+        rest = self._crypt(np.asarray(values, order="C").reshape(-1).view(np.uint8).data, offset).data
         while rest:
-            written = os.pwrite(self._file.fileno(), rest, self._end)
+            written = os.pwrite(self._file.fileno, rest, self._end)
             self._end, rest = self._end + written, rest[written:]
         self._end += -self._end % _CIPHER_BLOCK
         return offset
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return bytes that were written."""
+    def read(self, offset: int, size: int) -> np.ndarray:
+        """Return bytes that were written, (size,) uint8."""
         if self.is_dropped:
             raise OSError("the replies of an earlier round were dropped")
         parts: list[bytes] = []
         while size > (done := sum(map(len, parts))):
-            parts.append(os.pread(self._file.fileno(), size - done, offset + done))
+            parts.append(os.pread(self._file.fileno, size - done, offset + done))
             if not parts[-1]:
                 raise OSError("the file of a round's replies was cut off")
         return self._crypt(b"".join(parts), offset)
 
-    def _crypt(self, data: bytes | memoryview, offset: int) -> bytes:
+    def _crypt(self, data: bytes | memoryview, offset: int) -> np.ndarray:
         # The counter is the place in the file, which is written once a key. So no part of its stream is used twice.
         counter = (offset // _CIPHER_BLOCK).to_bytes(_CIPHER_BLOCK, "big")
-        return Cipher(self._key, modes.CTR(counter)).encryptor().update(data)
+        # The library wants room for a block more than there is.
+        out = np.empty(len(data) + _CIPHER_BLOCK, dtype=np.uint8)
+        return out[: Cipher(self._key, modes.CTR(counter)).encryptor().update_into(data, out.data)]

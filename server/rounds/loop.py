@@ -15,7 +15,7 @@ from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
 from common.messages.fields import ARRAYS, METRICS, NUM_EXAMPLES
-from common.messages.held_array import content_bytes, values_of
+from common.messages.held_array import array_records_in, content_bytes, values_of
 from common.metrics import Counts, total
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
@@ -120,7 +120,7 @@ def run_rounds(
             if skipped == _MAX_SKIPPED or (number == last and not released):
                 raise FederationError(_too_few(exchange, settings))
             record = _record(exchange, settings, None, started)
-            del exchange
+            exchange.drop_replies()
             yield RoundResult(arrays, record)
             continue
         merged = _aggregate(strategy, number, arrays, exchange, settings)
@@ -131,8 +131,7 @@ def run_rounds(
             raise FederationError(f"round {number}: the strategy made a model that is not finite; it was not kept")
         arrays, skipped, released = merged, 0, True
         record = _record(exchange, settings, arrays, started)
-        # The replies of two rounds would be in memory together.
-        del exchange
+        exchange.drop_replies()
         yield RoundResult(arrays, record)
 
 
@@ -197,6 +196,12 @@ class _Exchange:
         self.lost_after = {name: code for name, code in sorted(self.opened.failures.items()) if name in self.accepted}
         self.bytes_up += self.opened.bytes_up
         return True
+
+    def drop_replies(self) -> None:
+        """Drop all that the replies hold."""
+        # Flower's messages refer to themselves. Without this the replies of two rounds could be in memory together.
+        for reply, _ in self.accepted.values():
+            reply.content.clear()
 
     def evaluations(self) -> list[Evaluation]:
         """Return the counts that came, of each client or of their sum."""
@@ -282,12 +287,12 @@ def _aggregate(
 
 def _sums_in(reply: Message) -> Arrays:
     """Return the sums of a reply, float64."""
-    return {name: values_of(array) for name, array in reply.content.array_records[ARRAYS].items()}
+    return {name: values_of(array) for name, array in array_records_in(reply.content)[ARRAYS].items()}
 
 
 def _model_in(reply: Message) -> Arrays:
     """Return the model of a reply, float32."""
-    return record_to_arrays(reply.content.array_records[ARRAYS])
+    return record_to_arrays(array_records_in(reply.content)[ARRAYS])
 
 
 class _TensorsOf(Sequence[Arrays]):
@@ -318,7 +323,8 @@ def _mean_message(messages: Sequence[Message]) -> Message:
     """Return the weighted mean of all replies as a single client's message."""
     contents = [message.content for message in messages]
     weights = [int(content.metric_records[METRICS][NUM_EXAMPLES]) for content in contents]  # type: ignore[arg-type]
-    return _as_one_message(messages, weighted_mean([content.array_records[ARRAYS] for content in contents], weights))
+    records = [array_records_in(content)[ARRAYS] for content in contents]
+    return _as_one_message(messages, weighted_mean(records, weights))
 
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:

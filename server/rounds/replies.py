@@ -16,7 +16,7 @@ from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
 from common.messages.codec import Evaluation, arrays_to_record, decode_head, record_to_arrays
 from common.messages.fields import ARRAYS, LEDGER, WORDS, Releases
-from common.messages.held_array import content_bytes, values_of
+from common.messages.held_array import array_records_in, content_bytes, values_of
 from common.messages.rounded_update import restore_model
 from server.aggregation.reply_spool import ReplySpool
 from server.rounds.cohorts import CohortNodes
@@ -156,7 +156,7 @@ class ReplyCollector:
 
     def _keep(self, name: str, reply: Message) -> None:
         """Keep a reply's tensors and the length of its update."""
-        record = reply.content.array_records[ARRAYS]
+        record = array_records_in(reply.content)[ARRAYS]
         if self._measure is not None:
             self.norms[name] = self._measure(record_to_arrays(record))
         reply.content[ARRAYS] = self._spool.keep(record)
@@ -166,7 +166,7 @@ class ReplyCollector:
 
         Everything that clips, filters or aggregates then bounds what is really added, whatever scales a client sent.
         """
-        record = reply.content.array_records[ARRAYS]
+        record = array_records_in(reply.content)[ARRAYS]
         model = restore_model({key: values_of(array) for key, array in record.items()}, self._model)
         clipped = self._channel.releases.mechanism.noise_at_server
         # A finite scale can still lead beyond float32. Where the server clips, such an update counts as zero.

@@ -77,5 +77,7 @@ def drop_outliers(
     model_norm = update_norm({name: np.zeros_like(array) for name, array in before.items()}, before)
     for name in sorted(outlier_updates(of_accepted, max_update_norm=max_update_norm, model_norm=model_norm)):
         _log.error("left out: client %s sent an update of length %.3g", name, norms[name])
-        del accepted[name]
+        reply, _ = accepted.pop(name)
+        # As in a round that is over: nothing needs its tensors any more.
+        reply.content.clear()
         failed[name] = OUTLIER

@@ -6,6 +6,7 @@ module of the simulations uses Flower's internals.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from itertools import count, islice
 from queue import SimpleQueue
 from typing import Any
@@ -149,7 +150,11 @@ class InProcessGrid(Grid):
             self._contexts[node_id] = context
         reply.metadata.__dict__["_message_id"] = str(next(self._serial))
         if self._observer is not None:
-            self._observer(reply)
+            # A copy, because the server drops what a reply holds as soon as it has used it.
+            seen = copy(reply)
+            if reply.has_content():
+                seen.content = RecordDict(dict(reply.content.items()))
+            self._observer(seen)
         return reply
 
     def _new_context(self, node_id: int) -> Context:
