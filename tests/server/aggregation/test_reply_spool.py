@@ -73,6 +73,16 @@ def test_the_file_has_no_name_and_cannot_be_read_without_the_key(tmp_path: Path)
     assert not parts & {again[start : start + 16] for start in range(0, len(again), 16)}
 
 
+def test_no_two_tensors_share_a_part_of_the_keys_stream() -> None:
+    spool = ReplySpool(in_memory=0)
+    short = np.full(3, 1.5, dtype=np.float32)
+
+    kept = spool.keep(arrays_to_record({"w": short, "v": short}))
+
+    first, second = (file_of(spool)[vars(array)["_offset"] :][: short.nbytes] for array in kept.values())
+    assert first != second
+
+
 def test_a_record_of_an_earlier_round_is_refused_and_not_read_from_the_new_ones() -> None:
     spool = ReplySpool(in_memory=0)
     old = spool.keep(arrays_to_record({"w": SECRET}))
