@@ -27,6 +27,7 @@ from common.messages.codec import (
     server_round_of,
 )
 from common.messages.fields import ARRAYS, LEDGER, Releases
+from common.messages.held_array import array_records_in
 from common.messages.rounded_update import leaving_arrays
 from common.privacy.plan import PrivacyPlan
 from common.system.threads import pin_to_one_thread
@@ -96,7 +97,7 @@ def _answer(kind: str, work: _Work, sessions: SessionCache, asked: RecordDict, c
 def _incoming(content: RecordDict, session: ClientSession) -> Arrays:
     """Return the model in a message, checked before it touches any image."""
     try:
-        record = content.array_records[ARRAYS]
+        record = array_records_in(content)[ARRAYS]
     except KeyError:
         raise FederationError("a message lacks the model") from None
     for name, array in record.items():

@@ -171,6 +171,7 @@ class _Run:
             # The clients of a simulation are never late.
             before_round=(lambda _: None) if context.simulated else late_joining.poll,
             solve=self._solve if config.takes_statistics else None,
+            folder=self.directory.path,
         )
         # Some of Flower's strategies run the garbage collector for every array. Freezing spares it from
         # walking all modules and features that are loaded by now, none of which is garbage.

@@ -26,7 +26,7 @@ from common.messages.fields import (
     WORDS,
     Releases,
 )
-from common.messages.held_array import HeldArray, values_of
+from common.messages.held_array import HeldArray, array_records_in, values_of
 from common.messages.rounded_update import leaving_shapes
 
 _KINDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord, LEDGER: ConfigRecord, SECURE: ConfigRecord}
@@ -94,7 +94,7 @@ def check_release(
             raise PrivacyError(f"record {name!r} is of another kind than declared")
         if set(content[name]) != set(travelling if keys is None else keys):
             raise PrivacyError(f"record {name!r} holds other fields than declared")
-    for record in content.array_records.values():
+    for record in array_records_in(content).values():
         if any(tuple(array.shape) != travelling[name] for name, array in record.items()):
             raise PrivacyError("a tensor has another shape than declared")
     return content
@@ -122,9 +122,9 @@ def check_reply(
     except PrivacyError as error:
         raise FederationError(f"client {declared.name} sent another reply than agreed: {error}") from None
     travelling = leaving_shapes(travelling, releases)
-    if any(list(record) != list(travelling) for record in content.array_records.values()):
+    if any(list(record) != list(travelling) for record in array_records_in(content).values()):
         raise FederationError(f"client {declared.name} sent its tensors in another order than it received them")
-    for record in content.array_records.values():
+    for record in array_records_in(content).values():
         if releases.secure:
             # Any word is possible under a mask, so the type and the length are all that can be checked.
             check_tensor(record[WORDS], travelling[WORDS], types=_RING_WORDS)

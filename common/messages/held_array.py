@@ -23,7 +23,8 @@ class HeldArray(Array):
     """
 
     def __init__(self, values: np.ndarray) -> None:
-        held = np.ascontiguousarray(values).view()
+        # `np.ascontiguousarray` would make an array of one value of a scalar.
+        held = np.asarray(values, order="C").view()
         # All receivers of a message share it: one that trained in place would change what the others get.
         held.flags.writeable = False
         self.__dict__.update(_values=held, dtype=str(held.dtype), shape=tuple(held.shape), stype=_NUMPY)
@@ -106,3 +107,9 @@ def _record_bytes(record: Any) -> int:
         return cast(int, record.count_bytes())
     sizes = (array.num_bytes if isinstance(array, HeldArray) else len(array.data) for array in record.values())
     return sum(map(len, record)) + sum(sizes)
+
+
+def array_records_in(content: RecordDict) -> dict[str, ArrayRecord]:
+    """Return the records of tensors in a message's content, by name."""
+    # Flower's own property refers to itself, and keeps a reply's tensors in memory until the garbage collector runs.
+    return {name: record for name, record in content.items() if isinstance(record, ArrayRecord)}

@@ -10,6 +10,7 @@ from typing import cast
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from common.errors import LedgerError
+from common.messages.held_array import array_records_in
 
 
 def pack(content: RecordDict) -> bytes:
@@ -19,7 +20,7 @@ def pack(content: RecordDict) -> bytes:
 
 def _parts(content: RecordDict) -> list[bytes]:
     """Return a header and the bytes of each array as Flower holds them."""
-    arrays = {name: dict(record.items()) for name, record in content.array_records.items()}
+    arrays = {name: dict(record.items()) for name, record in array_records_in(content).items()}
     described = {
         "arrays": {
             name: [[key, array.dtype, list(array.shape), array.stype, len(array.data)] for key, array in record.items()]

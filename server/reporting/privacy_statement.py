@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,12 @@ VERSIONED = ("bract", "flwr", "torch", "timm", "opacus", "dp-accounting", "numpy
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
+    # Each look reads a package's files, which would take milliseconds in every round.
     return {name: version(name) for name in VERSIONED}
 
 

@@ -3,28 +3,32 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from common.arrays import Arrays
 from common.errors import ClientFailure, FederationError
 from common.messages.codec import Evaluation, arrays_to_record, record_to_arrays, run_config
-from common.messages.fields import ARRAYS, METRICS
-from common.messages.held_array import content_bytes, values_of
+from common.messages.fields import ARRAYS, METRICS, NUM_EXAMPLES
+from common.messages.held_array import array_records_in, content_bytes, values_of
 from common.metrics import Counts, total
 from common.privacy.counts.discrete_gaussian import ByteStream
 from common.privacy.noise import SecureStream
 from common.privacy.plan import PrivacyPlan
 from server.aggregation.central_dp import noised_average
+from server.aggregation.reply_spool import ReplySpool
+from server.aggregation.weighted_mean import takes_a_mean, weighted_mean
 from server.rounds.enrollment import EnrolledClient
 from server.rounds.messaging import DECIDED, NOT_FINITE, wait_for_nodes
 from server.rounds.replies import AcceptedReplies, Channel, ReplyCollector
 from server.rounds.round_record import RoundRecord
 from server.rounds.secure_rounds import OpenedSum, SecureRounds
-from server.rounds.update_filter import OUTLIER, drop_outliers
+from server.rounds.update_filter import OUTLIER, drop_outliers, update_norm
 
 Evaluate = Callable[[Arrays], Counts | None]
 # (clients in the sums over features, sums of each or of all together) -> head that follows from them.
@@ -62,6 +66,7 @@ class RoundSettings:
         before_round: Called with each round's number before it starts; may add late clients.
         solve: Makes the model from the sums that clients send; None where they send models.
         stream: Makes the stream of the server's noise. Production code never sets it; None is fresh keys.
+        folder: Folder on whose disk a round's replies lie that memory has no room for.
     """
 
     clients: Mapping[str, EnrolledClient]
@@ -78,6 +83,15 @@ class RoundSettings:
     before_round: Callable[[int], None] = lambda _: None
     solve: SolveHead | None = None
     stream: Callable[[], ByteStream] | None = None
+    folder: Path | None = None
+
+    @property
+    def filters_outliers(self) -> bool:
+        """True if updates that are far longer than others are left out."""
+        # The filter compares clients with each other. Before noise at the server this would let one client
+        # decide whether another is counted, and the sensitivity would be more than one clipping bound.
+        # Sums over features are no update, and their lengths follow from the clients' sizes.
+        return self.central is None and self.solve is None and self.secure is None
 
 
 def run_rounds(
@@ -94,16 +108,20 @@ def run_rounds(
     Raises:
         FederationError: Three rounds in a row, or all rounds, got too few updates.
     """
+    spool = ReplySpool(settings.folder)
     skipped, released, last = 0, not all(settings.skipped_before), len(settings.cohorts)
     for number in range(first, last + 1):
         settings.before_round(number)
         started = time.perf_counter()
-        exchange = _Exchange(channel, strategy, arrays, settings, number)
+        spool.empty()
+        exchange = _Exchange(channel, strategy, arrays, settings, number, spool)
         if len(exchange.accepted) < settings.min_clients or not exchange.open_sum(arrays, settings):
             skipped += 1
             if skipped == _MAX_SKIPPED or (number == last and not released):
                 raise FederationError(_too_few(exchange, settings))
-            yield RoundResult(arrays, _record(exchange, settings, None, started))
+            record = _record(exchange, settings, None, started)
+            exchange.drop_replies()
+            yield RoundResult(arrays, record)
             continue
         merged = _aggregate(strategy, number, arrays, exchange, settings)
         if merged is None:
@@ -112,14 +130,22 @@ def run_rounds(
         if settings.central is None and not all(np.isfinite(array).all() for array in merged.values()):
             raise FederationError(f"round {number}: the strategy made a model that is not finite; it was not kept")
         arrays, skipped, released = merged, 0, True
-        yield RoundResult(arrays, _record(exchange, settings, arrays, started))
+        record = _record(exchange, settings, arrays, started)
+        exchange.drop_replies()
+        yield RoundResult(arrays, record)
 
 
 class _Exchange:
     """Training messages of one round and their replies, retries included."""
 
     def __init__(
-        self, channel: Channel, strategy: Strategy, arrays: Arrays, settings: RoundSettings, number: int
+        self,
+        channel: Channel,
+        strategy: Strategy,
+        arrays: Arrays,
+        settings: RoundSettings,
+        number: int,
+        spool: ReplySpool,
     ) -> None:
         self.number = number
         self.accepted: AcceptedReplies = {}
@@ -131,7 +157,10 @@ class _Exchange:
         if settings.secure is not None:
             cohort, num_bytes = settings.secure.reachable(cohort), settings.secure.num_bytes(number)
         self._channel, self._cohort = replace(channel, releases=channel.releases.in_round(number)), cohort
-        collector = ReplyCollector(self._channel, cohort, arrays, num_bytes, server_round=number)
+        measure = partial(update_norm, arrays) if settings.filters_outliers else None
+        collector = ReplyCollector(
+            self._channel, cohort, arrays, num_bytes, server_round=number, measure=measure, spool=spool
+        )
         messages: list[Message] = []
         if collector.nodes:
             config = run_config(channel.run_id)
@@ -168,6 +197,12 @@ class _Exchange:
         self.bytes_up += self.opened.bytes_up
         return True
 
+    def drop_replies(self) -> None:
+        """Drop all that the replies hold."""
+        # Flower's messages refer to themselves. Without this the replies of two rounds could be in memory together.
+        for reply, _ in self.accepted.values():
+            reply.content.clear()
+
     def evaluations(self) -> list[Evaluation]:
         """Return the counts that came, of each client or of their sum."""
         if self.opened is not None:
@@ -180,11 +215,9 @@ class _Exchange:
         accepted, failed = collector.replies(messages)
         self.accepted = dict(sorted((self.accepted | accepted).items()))
         self.failures = {name: code for name, code in (self.failures | failed).items() if name not in self.accepted}
-        # The filter compares clients with each other. Before noise at the server this would let one client
-        # decide whether another is counted, and the sensitivity would be more than one clipping bound.
-        # Sums over features are no update, and their lengths follow from the clients' sizes.
-        if settings.central is None and settings.solve is None and settings.secure is None:
-            drop_outliers(self.accepted, self.failures, arrays, max_update_norm=settings.max_update_norm)
+        if settings.filters_outliers:
+            most = settings.max_update_norm
+            drop_outliers(self.accepted, self.failures, collector.norms, arrays, max_update_norm=most)
         self.failures = dict(sorted(self.failures.items()))
 
 
@@ -236,7 +269,8 @@ def _aggregate(
     if settings.solve is not None:
         # Sorted by name, because the order of the clients decides the last bits.
         accepted, opened = exchange.accepted, exchange.opened
-        sums = [_sums_in(reply) for reply, _ in accepted.values()] if opened is None else [opened.arrays]
+        replies = [reply for reply, _ in accepted.values()]
+        sums = _TensorsOf(replies, _sums_in) if opened is None else [opened.arrays]
         return settings.solve(list(accepted), sums)
     messages = [reply for reply, _ in exchange.accepted.values()]
     if exchange.opened is not None:
@@ -245,23 +279,62 @@ def _aggregate(
         # A fresh stream a round, because noise that is used twice could be subtracted.
         stream = SecureStream() if settings.stream is None else settings.stream()
         messages = [_noised_message(messages, arrays, settings.central, stream)]
+    if len(messages) > 1 and takes_a_mean(strategy):
+        messages = [_mean_message(messages)]
     merged, _ = strategy.aggregate_train(number, messages)
     return None if merged is None else record_to_arrays(merged)
 
 
 def _sums_in(reply: Message) -> Arrays:
     """Return the sums of a reply, float64."""
-    return {name: values_of(array) for name, array in reply.content.array_records[ARRAYS].items()}
+    return {name: values_of(array) for name, array in array_records_in(reply.content)[ARRAYS].items()}
+
+
+def _model_in(reply: Message) -> Arrays:
+    """Return the model of a reply, float32."""
+    return record_to_arrays(array_records_in(reply.content)[ARRAYS])
+
+
+class _TensorsOf(Sequence[Arrays]):
+    """Tensors of replies, read when they are asked for.
+
+    Replies may lie in a file because memory has no room for all.
+    """
+
+    def __init__(self, replies: Sequence[Message], read: Callable[[Message], Arrays]) -> None:
+        self._replies, self._read = replies, read
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    @overload
+    def __getitem__(self, index: int) -> Arrays: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arrays]: ...
+
+    def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
+        if isinstance(index, slice):
+            return _TensorsOf(self._replies[index], self._read)
+        return self._read(self._replies[index])
+
+
+def _mean_message(messages: Sequence[Message]) -> Message:
+    """Return the weighted mean of all replies as a single client's message."""
+    contents = [message.content for message in messages]
+    weights = [int(content.metric_records[METRICS][NUM_EXAMPLES]) for content in contents]  # type: ignore[arg-type]
+    records = [array_records_in(content)[ARRAYS] for content in contents]
+    return _as_one_message(messages, weighted_mean(records, weights))
 
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:
     """Return the noised average as a single client's message for any strategy."""
-    ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]
-    return _as_one_message(messages, noised_average(arrays, ended, central, stream=stream))
+    return _as_one_message(messages, noised_average(arrays, _TensorsOf(messages, _model_in), central, stream=stream))
 
 
 def _as_one_message(messages: Sequence[Message], average: Arrays) -> Message:
-    metrics = messages[0].content.metric_records[METRICS]
+    # The weight of a single message is divided by itself, whatever it is, so it must not be 0.
+    metrics = MetricRecord({NUM_EXAMPLES: 1})
     return Message(RecordDict({ARRAYS: arrays_to_record(average), METRICS: metrics}), reply_to=messages[0])
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from queue import Empty, Queue
 
 import httpx
@@ -22,10 +22,16 @@ _LONGEST_SILENCE = 1.0
 _GONE = {3: UNREACHABLE, 4: UNREACHABLE, 5: UNREACHABLE}
 # None is a reply that could not be read. An honest client sends none.
 Reply = Message | None
+# (node, its reply), as it comes.
+Take = Callable[[int, Reply], None]
 
 
 def _to_nobody(_: Collection[int]) -> None:
     """Tell nobody."""
+
+
+def _leave(_node: int, _reply: Reply) -> None:
+    """Leave a reply as it is."""
 
 
 def deliver(
@@ -35,6 +41,7 @@ def deliver(
     seconds: float | None = None,
     one_by_one: bool = False,
     heard: Heard = _to_nobody,
+    take: Take = _leave,
 ) -> dict[int, Reply]:
     """Send at most one message to each node and return the replies by node.
 
@@ -42,7 +49,8 @@ def deliver(
     lack. A reply may be the error that the runtime made in its place, or None where it cannot be read. A node that is
     missing was late, or could not be asked. Without `seconds` all are waited for. For real clients `one_by_one` fetches
     each reply in its own thread. Then a reply that cannot be read, or an upload that never ends, costs only its
-    sender's place. `heard` is told at least once a second whose replies have come.
+    sender's place. `heard` is told at least once a second whose replies have come. `take` is called with each reply
+    when it has come, in this thread, and may move its tensors out of memory before the next one comes.
     """
     asked = {
         str(key): message.metadata.dst_node_id
@@ -51,10 +59,12 @@ def deliver(
         if key
     }
     deadline = None if seconds is None else time.monotonic() + seconds
-    return (_fetch_apart if one_by_one else _fetch_together)(grid, asked, deadline, heard)
+    return (_fetch_apart if one_by_one else _fetch_together)(grid, asked, deadline, heard, take)
 
 
-def _fetch_together(grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard) -> dict[int, Reply]:
+def _fetch_together(
+    grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard, take: Take
+) -> dict[int, Reply]:
     arrived: dict[int, Reply] = {}
     pause = _FIRST_PAUSE
     while asked:
@@ -62,6 +72,7 @@ def _fetch_together(grid: Grid, asked: dict[str, int], deadline: float | None, h
             node = asked.pop(reply.metadata.reply_to_message_id, None)
             if node is not None:
                 arrived[node] = reply
+                take(node, reply)
         if not asked or (deadline is not None and time.monotonic() >= deadline):
             break
         heard(arrived)
@@ -70,7 +81,9 @@ def _fetch_together(grid: Grid, asked: dict[str, int], deadline: float | None, h
     return arrived
 
 
-def _fetch_apart(grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard) -> dict[int, Reply]:
+def _fetch_apart(
+    grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard, take: Take
+) -> dict[int, Reply]:
     queue: Queue[tuple[int, Reply | Exception]] = Queue()
     stop = threading.Event()
     for key, node in asked.items():
@@ -90,6 +103,7 @@ def _fetch_apart(grid: Grid, asked: dict[str, int], deadline: float | None, hear
             if isinstance(reply, Exception):
                 raise reply
             arrived[node] = reply
+            take(node, reply)
     finally:
         stop.set()
     return arrived

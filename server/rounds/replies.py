@@ -1,7 +1,7 @@
 """Channel to the clients and collector of their checked replies."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import cast
@@ -14,13 +14,14 @@ from common.arrays import Arrays, shapes_of
 from common.errors import ClientFailure, FederationError, NotFiniteError
 from common.ledger.signed_heads import HeadKeeper, SignedHead
 from common.messages.checks import check_reply
-from common.messages.codec import Evaluation, arrays_to_record, decode_head
+from common.messages.codec import Evaluation, arrays_to_record, decode_head, record_to_arrays
 from common.messages.fields import ARRAYS, LEDGER, WORDS, Releases
-from common.messages.held_array import content_bytes, values_of
+from common.messages.held_array import array_records_in, content_bytes, values_of
 from common.messages.rounded_update import restore_model
+from server.aggregation.reply_spool import ReplySpool
 from server.rounds.cohorts import CohortNodes
 from server.rounds.enrollment import EnrolledClient
-from server.rounds.messaging import LATE, NOT_FINITE, UNREACHABLE, deliver, failure_of
+from server.rounds.messaging import LATE, NOT_FINITE, UNREACHABLE, Reply, deliver, failure_of
 from server.rounds.node_registry import NodeRegistry
 from server.rounds.waiting import Heard, Waiting, What
 
@@ -55,7 +56,9 @@ class ReplyCollector:
 
     A client without a node is not asked. `model` holds the tensors that are sent, in order. Accepted replies hold
     float32 tensors, also where updates come rounded, or `num_bytes` of masked words. `server_round` is for those who
-    watch, 0 outside of rounds. `received` has the bytes of each reply as it came, by name.
+    watch, 0 outside of rounds. `measure` returns the length of an update from the model that it leads to, where lengths
+    matter. `received` has the bytes of each reply as it came, and `norms` the lengths of the accepted ones, by name.
+    `spool` holds their tensors.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class ReplyCollector:
         num_bytes: int | None = None,
         *,
         server_round: int = 0,
+        measure: Callable[[Arrays], float] | None = None,
+        spool: ReplySpool | None = None,
     ) -> None:
         self._clients = clients
         self.nodes = {name: client.node_id for name, client in clients.items() if client.node_id is not None}
@@ -75,6 +80,8 @@ class ReplyCollector:
         shapes = shapes_of(model)
         self._shapes = shapes if num_bytes is None else {WORDS: (num_bytes,)}
         self.received: dict[str, int] = {}
+        self.norms: dict[str, float] = {}
+        self._measure, self._spool = measure, spool or ReplySpool()
 
     def replies(self, messages: Sequence[Message]) -> tuple[AcceptedReplies, dict[str, str]]:
         """Send messages and return accepted replies and failure codes, both by name and sorted.
@@ -84,24 +91,33 @@ class ReplyCollector:
         accepted: AcceptedReplies = {}
         failed = dict.fromkeys(sorted(set(self._clients) - set(self.nodes)), UNREACHABLE)
         asked = {message.metadata.dst_node_id for message in messages}
+        names = {node: name for name, node in self.nodes.items() if node in asked}
         channel = self._channel
-        with self._waited_for(messages, asked) as heard:
-            arrived = deliver(
-                channel.grid, messages, seconds=channel.reply_seconds, one_by_one=channel.one_by_one, heard=heard
-            )
-        for name, node in sorted(self.nodes.items()):
-            if node not in asked:
-                continue
-            if node not in arrived:
-                failed[name] = LATE
-            elif (reply := arrived[node]) is None or reply.has_error():
+
+        def take(node: int, reply: Reply) -> None:
+            name = names[node]
+            if reply is None or reply.has_error():
                 failed[name] = failure_of(reply)
-            else:
-                try:
-                    accepted[name] = (reply, self._check(name, reply, messages[0].metadata.message_type))
-                except FederationError as error:
-                    _log.error("left out: client %s: %s", name, error)
-                    failed[name] = NOT_FINITE if isinstance(error, NotFiniteError) else ClientFailure.MESSAGE.name
+                return
+            try:
+                accepted[name] = (reply, self._check(name, reply, messages[0].metadata.message_type))
+            except FederationError as error:
+                _log.error("left out: client %s: %s", name, error)
+                failed[name] = NOT_FINITE if isinstance(error, NotFiniteError) else ClientFailure.MESSAGE.name
+                # It may be larger than a model, and its message lives until all have come.
+                reply.content.clear()
+
+        with self._waited_for(messages, asked) as heard:
+            deliver(
+                channel.grid,
+                messages,
+                seconds=channel.reply_seconds,
+                one_by_one=channel.one_by_one,
+                heard=heard,
+                take=take,
+            )
+        failed |= {name: LATE for name in names.values() if name not in accepted and name not in failed}
+        accepted = dict(sorted(accepted.items()))
         self._drop_older_ledgers(accepted, failed)
         return accepted, dict(sorted(failed.items()))
 
@@ -134,14 +150,23 @@ class ReplyCollector:
         self.received[name] = content_bytes(reply.content)
         if releases.rounded and ARRAYS in reply.content:
             self._restore(name, reply)
+        if ARRAYS in reply.content:
+            self._keep(name, reply)
         return evaluation
+
+    def _keep(self, name: str, reply: Message) -> None:
+        """Keep a reply's tensors and the length of its update."""
+        record = array_records_in(reply.content)[ARRAYS]
+        if self._measure is not None:
+            self.norms[name] = self._measure(record_to_arrays(record))
+        reply.content[ARRAYS] = self._spool.keep(record)
 
     def _restore(self, name: str, reply: Message) -> None:
         """Put the model that a rounded update leads to into its reply.
 
         Everything that clips, filters or aggregates then bounds what is really added, whatever scales a client sent.
         """
-        record = reply.content.array_records[ARRAYS]
+        record = array_records_in(reply.content)[ARRAYS]
         model = restore_model({key: values_of(array) for key, array in record.items()}, self._model)
         clipped = self._channel.releases.mechanism.noise_at_server
         # A finite scale can still lead beyond float32. Where the server clips, such an update counts as zero.

@@ -13,7 +13,7 @@ from common.errors import BractError, ClientFailure, FederationError
 from common.messages.checks import check_release
 from common.messages.codec import Evaluation
 from common.messages.fields import ARRAYS, UNMASK, WORDS
-from common.messages.held_array import content_bytes
+from common.messages.held_array import array_records_in, content_bytes
 from common.messages.secure_messages import answer_in, context_of, request_content, unmask_values
 from common.secagg.protocol.messages import UnmaskRequest
 from common.secagg.protocol.round_sum import RoundSum
@@ -94,7 +94,7 @@ class SecureRounds:
         try:
             summed = RoundSum(self.session.setup, self._number(server_round), context_of(asked, self.settings))
             for name, (reply, _) in accepted.items():
-                packed = reply.content.array_records[ARRAYS][WORDS].numpy()
+                packed = array_records_in(reply.content)[ARRAYS][WORDS].numpy()
                 summed.add_words(index_of(name), ring.unpacked(packed))
             vector = opening.ask(summed)
             counts = words.summed_counts(vector, len(accepted), server_round=server_round)

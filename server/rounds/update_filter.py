@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.messages.codec import record_to_arrays
-from common.messages.fields import ARRAYS
 from server.rounds.replies import AcceptedReplies
 
 _log = logging.getLogger("bract.server")
@@ -65,20 +63,21 @@ def outlier_updates(norms: Mapping[str, float], *, max_update_norm: float | None
 def drop_outliers(
     accepted: AcceptedReplies,
     failed: dict[str, str],
+    norms: Mapping[str, float],
     before: Mapping[str, np.ndarray],
     *,
     max_update_norm: float | None,
 ) -> None:
     """Drop updates that are too long, under the conditions of `outlier_updates`.
 
-    They are removed from `accepted` and added to `failed`. `before` is the model that was sent.
+    They are removed from `accepted` and added to `failed`. `norms` has the length of each accepted update, and may have
+    those of others. `before` is the model that was sent.
     """
-    norms = {
-        name: update_norm(before, record_to_arrays(reply.content.array_records[ARRAYS]))
-        for name, (reply, _) in accepted.items()
-    }
+    of_accepted = {name: norms[name] for name in accepted}
     model_norm = update_norm({name: np.zeros_like(array) for name, array in before.items()}, before)
-    for name in sorted(outlier_updates(norms, max_update_norm=max_update_norm, model_norm=model_norm)):
+    for name in sorted(outlier_updates(of_accepted, max_update_norm=max_update_norm, model_norm=model_norm)):
         _log.error("left out: client %s sent an update of length %.3g", name, norms[name])
-        del accepted[name]
+        reply, _ = accepted.pop(name)
+        # As in a round that is over: nothing needs its tensors any more.
+        reply.content.clear()
         failed[name] = OUTLIER

@@ -4,9 +4,11 @@ It runs the same ServerApp and ClientApp as Ray and the deployment runtime. Only
 module of the simulations uses Flower's internals.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from itertools import count, islice
+from queue import SimpleQueue
 from typing import Any
 
 from flwr.app import Array, Context, Message, RecordDict
@@ -53,7 +55,7 @@ class InProcessGrid(Grid):
         self._observer = observer
         self._run = Run.create_empty(_RUN_ID)
         self._contexts: dict[int, Context] = {}
-        self._replies: dict[str, Message] = {}
+        self._sent: dict[str, Message] = {}
         self._serial = count(1)
         self._pool: ThreadPoolExecutor | None = None
 
@@ -82,30 +84,50 @@ class InProcessGrid(Grid):
         return range(_FIRST_NODE, _FIRST_NODE + self._num_clients)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver messages now and keep the replies for `pull_messages`."""
-        batch = list(messages)
-        replies = self.send_and_receive(batch)
-        ids = [message.metadata.message_id for message in batch]
-        self._replies |= {reply.metadata.reply_to_message_id: reply for reply in replies}
-        return ids
+        """Keep messages until their replies are pulled."""
+        batch = self._numbered(messages)
+        self._sent |= batch
+        return list(batch)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to pushed messages, each once."""
-        return [self._replies.pop(key) for key in message_ids if key in self._replies]
+        """Yield the replies to pushed messages, each once.
+
+        The clients work while the replies are taken. So a caller that keeps little of each reply needs little memory.
+        """
+        yield from self._replies([self._sent.pop(key) for key in message_ids if key in self._sent])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the ClientApp's reply to each message, in order."""
         del timeout
-        batch = list(messages)
-        for message in batch:
-            message.metadata.__dict__["_message_id"] = str(next(self._serial))
+        batch = self._numbered(messages)
+        replies = {reply.metadata.reply_to_message_id: reply for reply in self._replies(list(batch.values()))}
+        return [replies[key] for key in batch]
+
+    def _numbered(self, messages: Iterable[Message]) -> dict[str, Message]:
+        batch = {str(next(self._serial)): message for message in messages}
+        for key, message in batch.items():
+            message.metadata.__dict__["_message_id"] = key
+        return batch
+
+    def _replies(self, batch: Sequence[Message]) -> Iterator[Message]:
+        """Yield the reply to each message, with several workers as they come."""
         if self._num_workers == 1:
-            return [self._deliver(message) for message in batch]
+            yield from map(self._deliver, batch)
+            return
         if self._pool is None:
             # Kept for all rounds, because each thread builds a network of its own.
             self._pool = ThreadPoolExecutor(self._num_workers)
+        done: SimpleQueue[Future[Message]] = SimpleQueue()
+        waiting = iter(batch)
+        # Few at a time, so that replies which nobody has taken yet cannot fill the memory.
+        for message in islice(waiting, 2 * self._num_workers):
+            self._pool.submit(self._deliver, message).add_done_callback(done.put)
         try:
-            return list(self._pool.map(self._deliver, batch))
+            for _ in batch:
+                reply = done.get().result()
+                for message in islice(waiting, 1):
+                    self._pool.submit(self._deliver, message).add_done_callback(done.put)
+                yield reply
         except BaseException:
             self.close()
             raise
@@ -128,7 +150,11 @@ class InProcessGrid(Grid):
             self._contexts[node_id] = context
         reply.metadata.__dict__["_message_id"] = str(next(self._serial))
         if self._observer is not None:
-            self._observer(reply)
+            # A copy, because the server drops what a reply holds as soon as it has used it.
+            seen = copy(reply)
+            if reply.has_content():
+                seen.content = RecordDict(dict(reply.content.items()))
+            self._observer(seen)
         return reply
 
     def _new_context(self, node_id: int) -> Context:

@@ -20,12 +20,13 @@ VALUES = [
     np.asfortranarray(np.arange(12.0).reshape(3, 4)),
     np.arange(10, dtype=np.float32)[::2],
     np.zeros((2,) * 20 + (0,), dtype=np.uint8),
+    np.array(2.5, dtype=np.float32),
 ]
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda values: f"{values.dtype}{values.shape[:3]}")
 def test_bytes_are_those_of_flowers_array(values: np.ndarray) -> None:
-    plain, held = Array(np.ascontiguousarray(values)), HeldArray(values)
+    plain, held = Array(np.asarray(values, order="C")), HeldArray(values)
 
     assert held.num_bytes == len(plain.data)
     assert (held.dtype, held.shape, held.stype, held.data) == (plain.dtype, plain.shape, plain.stype, plain.data)

@@ -82,7 +82,7 @@ class LossyGrid(InProcessGrid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         self.sent = list(messages)
         ids = list(super().push_messages(self.sent))
-        del self._replies[ids[-1]]
+        del self._sent[ids[-1]]
         return ids
 
 

@@ -62,6 +62,7 @@ class FailingGrid(InProcessGrid):
         self._pinned = pinned if isinstance(pinned, dict) else dict.fromkeys(range(len(folders)), pinned)
         self._homes = homes
         self.asked: list[tuple[int, str, int]] = []
+        self._heard: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         return [node for node in super().get_node_ids() if self._there(node - FIRST_NODE)]
@@ -76,11 +77,16 @@ class FailingGrid(InProcessGrid):
                 continue
             if self._homes is not None:
                 os.environ["BRACT_HOME"] = str(self._homes[number])
-            (key,) = super().push_messages([message])
-            if self._unheard(number, message):
-                del self._replies[key]
+            # It works as soon as it is asked, whether or not its reply is heard.
+            (reply,) = self.send_and_receive([message])
+            key = reply.metadata.reply_to_message_id
+            if not self._unheard(number, message):
+                self._heard[key] = reply
             ids.append(key)
         return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._heard.pop(key) for key in list(message_ids) if key in self._heard]
 
     def _new_context(self, node_id: int) -> Context:
         client_app.SESSIONS.clear()
