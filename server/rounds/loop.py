@@ -329,7 +329,8 @@ def _mean_message(messages: Sequence[Message]) -> Message:
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:
     """Return the noised average as a single client's message for any strategy."""
-    return _as_one_message(messages, noised_average(arrays, _TensorsOf(messages, _model_in), central, stream=stream))
+    ended = _TensorsOf(messages, _model_in)
+    return _as_one_message(messages, noised_average(arrays, ended, central, stream=stream))
 
 
 def _as_one_message(messages: Sequence[Message], average: Arrays) -> Message:

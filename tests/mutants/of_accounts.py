@@ -120,7 +120,7 @@ planted(
     loop._noised_message,
     {
         "updates that are weighted by declared sizes": (
-            "ended = [record_to_arrays(message.content.array_records[ARRAYS]) for message in messages]",
+            "ended = _TensorsOf(messages, _model_in)",
             _BY_SIZE,
         ),
     },
