@@ -5,13 +5,14 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from rich.console import Console
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
@@ -102,7 +103,11 @@ def recorded() -> Iterator[list[tuple[Message, Message]]]:
 
     def deliver(self: InProcessGrid, message: Message) -> Message:
         reply: Message = genuine(self, message)
-        found.append((message, reply))
+        seen = copy(reply)
+        # The server drops what a reply holds as soon as it has used it.
+        if reply.has_content():
+            seen.content = RecordDict(dict(reply.content.items()))
+        found.append((message, seen))
         return reply
 
     with patch.object(InProcessGrid, "_deliver", deliver):
