@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from common.privacy.plan import PrivacyPlan
 _log = logging.getLogger("bract.client")
 _CHUNK = 64
 _SLOTS_ON_ACCELERATOR = 16
+_MOST_CHECKS = 16
+# By network, and weakly: a network of gigabytes must not live on for the sake of its checks.
+_CHECKED: WeakKeyDictionary[AnyNetwork, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
 
 class TrainingSet:
@@ -160,8 +164,9 @@ def train_network_privately(
     `train_network`. `streams` must be fresh, for this message alone.
     """
     members = UnitRows(training_set.units)
-    clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
+    # Checks of gradients, too, must see the layout that they are computed in.
     with _channels_last(network, wanted=_takes_one_by_one(network, settings)):
+        clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
         weights = private_steps(to_vector(arrays, arrays), members.count, clipped, plan, settings, streams)
     return _unflatten(weights, arrays)
 
@@ -179,8 +184,8 @@ def network_gradient_sum(
     """
     check_summed(plan)
     members = UnitRows(training_set.units)
-    clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
     with _channels_last(network, wanted=_takes_one_by_one(network, settings)):
+        clipped = _clipped_sums(network, arrays, training_set, members, plan, settings)
         return clipped(to_vector(arrays, arrays), np.arange(members.count))
 
 
@@ -292,16 +297,26 @@ def _weights_apart(network: AnyNetwork, input_shape: tuple[int, ...], settings: 
     return _checked_outer_weights(network, input_shape, _for_checks(settings))
 
 
-@lru_cache(maxsize=16)
 def _checked_outer_weights(
     network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings
 ) -> tuple[str, ...]:
-    return outer_weights(network, input_shape, settings)
+    found: tuple[str, ...] = _checked_once(outer_weights, network, input_shape, settings)
+    return found
 
 
-@lru_cache(maxsize=16)
 def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
-    return providers_agree(network, input_shape, settings)
+    return bool(_checked_once(providers_agree, network, input_shape, settings))
+
+
+def _checked_once(check: Callable[..., Any], network: AnyNetwork, *key: Any) -> Any:
+    """Return what a check says of a network, computed once while the network lives."""
+    known = _CHECKED.setdefault(network, {})
+    if (check, *key) not in known:
+        # Settings hold class weights, of which each client may have its own.
+        if len(known) >= _MOST_CHECKS:
+            known.clear()
+        known[check, *key] = check(network, *key)
+    return known[check, *key]
 
 
 def network_logits(

@@ -118,7 +118,21 @@ def _can_be_merged(layer: nn.Module) -> bool:
         return False
     sizes = (base.kernel_size, base.stride, base.padding, base.groups, getattr(layer, "active_adapters", None))
     frozen = not any(parameter.requires_grad for parameter in base.parameters())
-    return sizes == ((1, 1), (1, 1), (0, 0), 1, list(low_rank)) and len(low_rank) == 1 and frozen
+    one_by_one = sizes == ((1, 1), (1, 1), (0, 0), 1, list(low_rank)) and len(low_rank) == 1
+    return one_by_one and frozen and _is_plain(layer, *low_rank)
+
+
+def _is_plain(layer: Any, name: str) -> bool:
+    """Return True if a LoRA layer computes W x + s B A x and nothing else."""
+    # Each of these would be left out by the merged layer, and gradients would be silently wrong.
+    dropout = layer.lora_dropout[name] if name in layer.lora_dropout else nn.Identity()
+    extras = (
+        layer.disable_adapters,
+        layer.merged,
+        layer.use_dora.get(name, False),
+        layer.lora_B[name].bias is not None,
+    )
+    return isinstance(dropout, nn.Identity) and not any(extras)
 
 
 def _merged_forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -145,6 +159,9 @@ class _MergedConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, maps: torch.Tensor, down: torch.Tensor, up: torch.Tensor, merged: torch.Tensor, scaling: float
     ) -> torch.Tensor:
+        # Below, several images would be mixed without an error.
+        if len(maps) != 1:
+            raise ValueError(f"a merged layer takes one image at a time, not {len(maps)}")
         pixels = maps.reshape(maps.shape[1], -1)
         ctx.save_for_backward(pixels, down, up, merged)
         ctx.scaling, ctx.shape = scaling, maps.shape

@@ -108,7 +108,7 @@ def forget(*, figures: bool) -> None:
         figures: Also of what the accountant has worked out, which takes long.
     """
     client_app.SESSIONS.clear()
-    network_training._chunks_are_right.cache_clear()
+    network_training._CHECKED.clear()
     trainer_module._local.__dict__.clear()
     if figures:
         accounting.FIGURES.clear()

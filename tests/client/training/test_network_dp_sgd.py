@@ -1,5 +1,6 @@
 """Training of a whole network under differential privacy: bounded, apart, and the same in chunks."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -116,10 +117,10 @@ def test_private_training_takes_chunks_only_where_they_agree(
     chunked = train_network_privately(network, arrays, rows_of(6, 32, 3), plan, local, repeating())
     assert used == [3]
 
-    network_training._chunks_are_right.cache_clear()
+    network_training._CHECKED.clear()
     monkeypatch.setattr(network_training, "providers_agree", lambda *_: False)
     alone = train_network_privately(network, arrays, rows_of(6, 32, 3), plan, local, repeating())
-    network_training._chunks_are_right.cache_clear()
+    network_training._CHECKED.clear()
 
     assert used == [3]
     assert "taking one at a time" in caplog.text
@@ -131,12 +132,12 @@ def test_self_check_runs_once_for_all_rounds(tuned: tuple[AnyNetwork, Arrays], m
     plan = PrivacyPlan("dp-sgd", "image", 6, 1.0, 1, 1, 0.5, 1.0, 1e-5)
     checks: list[object] = []
     monkeypatch.setattr(network_training, "providers_agree", lambda *given: checks.append(given) or True)
-    network_training._chunks_are_right.cache_clear()
+    network_training._CHECKED.clear()
 
     for server_round in range(3):
         local = LocalSettings(0.5 / (1 + server_round), 0.0, 1, 6, physical_batch_size=3, stream=bytes([server_round]))
         train_network_privately(network, arrays, rows_of(2, 32, 3), plan, local, repeating())
-    network_training._chunks_are_right.cache_clear()
+    network_training._CHECKED.clear()
 
     assert len(checks) == 1
 
@@ -222,3 +223,25 @@ def test_one_clipped_gradient_is_bounded_and_drops_what_is_not_finite(
 
     assert clipped.dtype == np.float64
     np.testing.assert_allclose(clipped, expected, rtol=1e-6)
+
+
+def test_a_check_sees_the_layout_of_training_and_is_forgotten_with_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    contiguous: list[bool] = []
+
+    def check(network: AnyNetwork, *_: object) -> tuple[str, ...]:
+        contiguous.append(network.get_submodule("conv2").weight.is_contiguous())  # type: ignore[operator]
+        return ()
+
+    monkeypatch.setattr(network_training, "outer_weights", check)
+    network_training._CHECKED.clear()
+    network = cnn()
+    plan, local = PrivacyPlan("dp-sgd", "image", 12, 1.0, 1, 1, 0.5, 1.0, 1e-5), LocalSettings(0.5, 0.0, 1, 12)
+
+    for _ in range(2):
+        train_network_privately(network, start(), rows_of(12), plan, local, repeating())
+
+    assert contiguous == [False]
+    assert len(network_training._CHECKED) == 1
+    del network
+    gc.collect()
+    assert len(network_training._CHECKED) == 0

@@ -253,6 +253,36 @@ def test_merged_low_rank_layers_have_the_gradients_of_the_layers_apart(
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer, name: layer.lora_dropout.update({name: torch.nn.Dropout(0.5)}),
+        lambda layer, name: setattr(
+            layer.lora_B[name], "bias", torch.nn.Parameter(torch.ones(len(layer.lora_B[name].weight)))
+        ),
+        lambda layer, _: setattr(layer, "_disable_adapters", True),
+        lambda layer, name: layer.merged_adapters.append(name),
+        lambda layer, name: layer.use_dora.update({name: True}),
+    ],
+    ids=["dropout", "bias", "disabled", "merged already", "dora"],
+)
+def test_a_low_rank_layer_that_does_more_is_not_merged(make_config: MakeConfig, change: Callable[..., Any]) -> None:
+    network = build_network(config_of(make_config, "mobilenet_v3_small", "lora"), (SIDE, SIDE, 3), CLASSES)
+    assert len(gradients.MergedLowRank(network, PLAIN)._forwards) >= 20
+    for layer in network.modules():
+        if hasattr(layer, "lora_A"):
+            change(layer, *layer.lora_A)
+
+    assert gradients.MergedLowRank(network, PLAIN)._forwards == []
+
+
+def test_a_merged_layer_refuses_several_images(make_config: MakeConfig) -> None:
+    network = build_network(config_of(make_config, "mobilenet_v3_small", "lora"), (SIDE, SIDE, 3), CLASSES)
+
+    with gradients.MergedLowRank(network, PLAIN).in_use(), pytest.raises(ValueError, match="one image at a time"):
+        network(examples_of(network, 2).inputs)
+
+
 @pytest.mark.numerical
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_gradient_of_all_layers_is_bit_identical_in_any_company(make_config: MakeConfig, tuning: str) -> None:
