@@ -90,6 +90,7 @@ def bract_steps(
     from client.training.trainer import Trainer
     from common.config.loading import parse
     from common.models.initialization import initial_arrays
+    from common.system.threads import pin_to_one_thread
 
     config = parse(_flat(settings, number=number, batch=batch, steps=steps, private=private))
     trainer, rows = Trainer(config, tuple(shape), _CLASSES), _shard(shape, number, repeat)
@@ -101,6 +102,8 @@ def bract_steps(
 
     # The network is built here, so that memory is counted beside it, as on Opacus' side.
     _ = trainer.trainable
+    # As each client's process does. With torch loaded, since its threads are limited too.
+    pin_to_one_thread()
     before = _peak_mb()
     train(1)
     with Stopwatch() as watch:
