@@ -30,7 +30,8 @@ def pin_to_one_thread() -> None:
     # Importing torch here would cost seconds that a linear head does not need.
     torch = sys.modules.get("torch")
     # Another thread may be in the middle of importing it.
-    if torch is not None and hasattr(torch, "set_num_threads") and torch.get_num_threads() != 1:
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        # Also where torch says 1, which may be BLAS's limit. Autograd takes all cores until torch itself is told.
         torch.set_num_threads(1)
 
 

@@ -25,6 +25,16 @@ def test_a_loaded_torch_gets_one_thread() -> None:
         torch.set_num_threads(before)
 
 
+def test_torch_is_told_even_where_it_says_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+
+    pin_to_one_thread()
+
+    assert told == [1]
+
+
 def test_one_thread_holds_for_a_block_alone() -> None:
     before = torch.get_num_threads()
     try:
