@@ -311,12 +311,13 @@ def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], setting
 def _checked_once(check: Callable[..., Any], network: AnyNetwork, *key: Any) -> Any:
     """Return what a check says of a network, computed once while the network lives."""
     known = _CHECKED.setdefault(network, {})
-    if (check, *key) not in known:
-        # Settings hold class weights, of which each client may have its own.
-        if len(known) >= _MOST_CHECKS:
-            known.clear()
-        known[check, *key] = check(network, *key)
-    return known[check, *key]
+    if (check, *key) in known:
+        return known[check, *key]
+    # Settings hold class weights, of which each client may have its own.
+    if len(known) >= _MOST_CHECKS:
+        known.clear()
+    found = known[check, *key] = check(network, *key)
+    return found
 
 
 def network_logits(

@@ -123,7 +123,7 @@ def _can_be_merged(layer: nn.Module) -> bool:
 
 
 def _is_plain(layer: Any, name: str) -> bool:
-    """Return True if a LoRA layer only adds s B A x to W x."""
+    """Return True if a LoRA layer only adds its low-rank product."""
     # Each of these would be left out by the merged layer, and gradients would be silently wrong.
     dropout = layer.lora_dropout[name] if name in layer.lora_dropout else nn.Identity()
     extras = (
