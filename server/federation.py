@@ -1,7 +1,7 @@
 """Whole federated run, from enrollment to the closing evaluation."""
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -189,7 +189,7 @@ class _Run:
                 if state.early:
                     break
 
-    def _solve(self, names: Sequence[str], sums: Sequence[Arrays]) -> Arrays:
+    def _solve(self, names: Sequence[str], sums: Iterable[Arrays]) -> Arrays:
         """Return the head that follows from the clients' sums."""
         # Looked up when the sums are there: a late client may have come after the rounds' settings were made.
         state = self.state

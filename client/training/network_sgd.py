@@ -12,15 +12,15 @@ import torch
 
 from client.training.augmentation import augment, quarter_turns, view_seeds
 from client.training.dp_sgd import ClippedSum, PrivateStreams, UnitRows, check_summed, private_steps
-from client.training.head_sgd import shuffled_batches
-from client.training.outer_gradients import SplitGradient, SplitSum, outer_weights, split_gradients
-from client.training.per_example_gradients import (
+from client.training.gradients.gradient_check import providers_agree
+from client.training.gradients.outer_gradients import SplitGradient, SplitSum, outer_weights, split_gradients
+from client.training.gradients.per_example_gradients import (
     Examples,
     gradients_in_slots,
     gradients_one_by_one,
     loss_sum,
-    providers_agree,
 )
+from client.training.head_sgd import shuffled_batches
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
 from common.models.classifier import AnyNetwork, CnnNetwork, load_arrays, trained_arrays
@@ -88,10 +88,10 @@ def _channels_last(network: AnyNetwork, *, wanted: bool = True) -> Iterator[None
         yield
         return
     filters = [parameter for parameter in network.parameters() if parameter.ndim == 4]
-    for parameter in filters:
-        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    network.channels_last = True
     try:
+        for parameter in filters:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        network.channels_last = True
         yield
     finally:
         network.channels_last = False

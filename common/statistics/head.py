@@ -4,7 +4,7 @@ Everything here follows from released sums and public constants, so it costs no 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,12 +30,16 @@ _FLOOR = 0.5
 _LOGITS = 10.0
 
 
-def added_up(parts: Sequence[Arrays]) -> Arrays:
+def added_up(parts: Iterable[Arrays]) -> Arrays:
     """Return the sums of all clients, float64.
 
     The order of the clients decides the last bits.
     """
-    return {name: np.asarray(sum(part[name] for part in parts), dtype=np.float64) for name in parts[0]}
+    total: Arrays = {}
+    for part in parts:
+        # 0 first, as Python's own sum begins, which turns a negative zero into a positive one.
+        total = {name: np.asarray(total.get(name, 0) + values, dtype=np.float64) for name, values in part.items()}
+    return total
 
 
 def solve_head(kind: StatisticsKind, sums: Arrays, *, num_examples: int, noise_stddev: float) -> Arrays:

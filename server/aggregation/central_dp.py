@@ -4,7 +4,7 @@ Clients send exact updates, so each must trust the server with its own. What the
 Every client weighs the same, whatever its size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from common.privacy.noise import add_noise
 from common.privacy.plan import PrivacyPlan
 
 
-def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *, stream: ByteStream) -> Arrays:
+def noised_average(start: Arrays, ended: Iterable[Arrays], plan: PrivacyPlan, *, stream: ByteStream) -> Arrays:
     """Add the noised average of the clients' clipped updates to a model.
 
     Guarantee: adding or removing one client, or its update becoming zero, moves the sum by at most `plan.max_grad_norm`
@@ -33,6 +33,6 @@ def noised_average(start: Arrays, ended: Sequence[Arrays], plan: PrivacyPlan, *,
             update = to_vector(model, start) - before
         total += clipped_sum(update[None], max_grad_norm=plan.max_grad_norm)
     noised = add_noise(total, noise_stddev=plan.noise_stddev, max_grad_norm=plan.max_grad_norm, stream=stream)
-    # The planned size, not len(ended): how many clients answered must not change the divisor.
+    # The planned size, not the number of updates: how many clients answered must not change the divisor.
     after = before + noised / plan.expected_batch_size
     return {name: part.astype(np.float32) for name, part in from_vector(after, shapes_of(start)).items()}

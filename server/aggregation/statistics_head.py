@@ -1,7 +1,7 @@
 """Solver of the head from the sums that the clients of a run send."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from common.statistics.sums import StatisticsKind
 
 def head_solver(
     kind: StatisticsKind, num_units: Mapping[str, int], noise_stddevs: Mapping[str, float]
-) -> Callable[[Sequence[str], Sequence[Arrays]], Arrays]:
+) -> Callable[[Sequence[str], Iterable[Arrays]], Arrays]:
     """Return a function from the clients' sums to the head that follows from them.
 
     The function takes the names of the clients in the sums, and the sums of each client or of several together. It
@@ -26,7 +26,7 @@ def head_solver(
             hold public constants, so that they cost nothing.
     """
 
-    def solve(names: Sequence[str], sums: Sequence[Arrays]) -> Arrays:
+    def solve(names: Sequence[str], sums: Iterable[Arrays]) -> Arrays:
         noise = math.sqrt(sum(noise_stddevs.get(name, 0.0) ** 2 for name in names))
         units = sum(num_units[name] for name in names)
         with np.errstate(over="ignore"):

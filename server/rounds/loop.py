@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
@@ -32,7 +32,7 @@ from server.rounds.update_filter import OUTLIER, drop_outliers, update_norm
 
 Evaluate = Callable[[Arrays], Counts | None]
 # (clients in the sums over features, sums of each or of all together) -> head that follows from them.
-SolveHead = Callable[[Sequence[str], Sequence[Arrays]], Arrays]
+SolveHead = Callable[[Sequence[str], Iterable[Arrays]], Arrays]
 # After so many skipped rounds in a row the run stops. It can be resumed when the clients are back.
 _MAX_SKIPPED = 3
 # Failures that a second try would only repeat.
@@ -270,7 +270,8 @@ def _aggregate(
         # Sorted by name, because the order of the clients decides the last bits.
         accepted, opened = exchange.accepted, exchange.opened
         replies = [reply for reply, _ in accepted.values()]
-        sums = _TensorsOf(replies, _sums_in) if opened is None else [opened.arrays]
+        # Read one by one, because those of many clients may lie in a file.
+        sums = map(_sums_in, replies) if opened is None else [opened.arrays]
         return settings.solve(list(accepted), sums)
     messages = [reply for reply, _ in exchange.accepted.values()]
     if exchange.opened is not None:
@@ -295,30 +296,6 @@ def _model_in(reply: Message) -> Arrays:
     return record_to_arrays(array_records_in(reply.content)[ARRAYS])
 
 
-class _TensorsOf(Sequence[Arrays]):
-    """Tensors of replies, read when they are asked for.
-
-    Replies may lie in a file because memory has no room for all.
-    """
-
-    def __init__(self, replies: Sequence[Message], read: Callable[[Message], Arrays]) -> None:
-        self._replies, self._read = replies, read
-
-    def __len__(self) -> int:
-        return len(self._replies)
-
-    @overload
-    def __getitem__(self, index: int) -> Arrays: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Arrays]: ...
-
-    def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
-        if isinstance(index, slice):
-            return _TensorsOf(self._replies[index], self._read)
-        return self._read(self._replies[index])
-
-
 def _mean_message(messages: Sequence[Message]) -> Message:
     """Return the weighted mean of all replies as a single client's message."""
     contents = [message.content for message in messages]
@@ -329,7 +306,8 @@ def _mean_message(messages: Sequence[Message]) -> Message:
 
 def _noised_message(messages: Sequence[Message], arrays: Arrays, central: PrivacyPlan, stream: ByteStream) -> Message:
     """Return the noised average as a single client's message for any strategy."""
-    ended = _TensorsOf(messages, _model_in)
+    # Read one by one, because those of many clients may lie in a file.
+    ended = map(_model_in, messages)
     return _as_one_message(messages, noised_average(arrays, ended, central, stream=stream))
 
 

@@ -98,14 +98,7 @@ def run_bract(
         repeat: Seed.
         scratch: Folder of the images.
     """
-    import os
-
-    os.environ["BRACT_HOME"] = str(Path(scratch) / f"bract-{repeat}")
-    chosen: dict[str, Any] = {
-        "seed": repeat,
-        "data.source": "cifar10",
-        "data.path": str(Path(scratch) / "end-to-end"),
-        "data.partitioner": "iid",
+    chosen = {
         "num-clients": num_clients,
         "num-rounds": num_rounds,
         "training.local-epochs": 1,
@@ -114,11 +107,19 @@ def run_bract(
         "privacy.noise-multiplier": noise,
         "privacy.max-grad-norm": bound,
     }
+    return _run("end-to-end", chosen, repeat, scratch)
+
+
+def _run(folder: str, chosen: dict[str, Any], repeat: int, scratch: str) -> dict[str, float]:
+    """Time a simulation with a home of its own."""
+    import os
+
+    os.environ["BRACT_HOME"] = str(Path(scratch) / f"bract-{folder}-{repeat}")
+    images = {"data.source": "cifar10", "data.path": str(Path(scratch) / folder), "data.partitioner": "iid"}
     with Stopwatch() as watch:
-        summary, folder = run_simulation(chosen, scratch)
-    epsilon = json.loads((folder / "privacy.json").read_text())["epsilon_max"]
-    figures = {"job_seconds": watch.wall, "job_cpu_seconds": watch.cpu}
-    return {**figures, "accuracy": summary["accuracy"], "epsilon": epsilon}
+        summary, run = run_simulation({"seed": repeat, **images, **chosen}, scratch)
+    epsilon = json.loads((run / "privacy.json").read_text())["epsilon_max"]
+    return {"job_seconds": watch.wall, "accuracy": summary["accuracy"], "epsilon": epsilon}
 
 
 def run_whole_set(*, num_clients: int, folder: str, repeat: int, scratch: str) -> dict[str, float]:
@@ -130,20 +131,7 @@ def run_whole_set(*, num_clients: int, folder: str, repeat: int, scratch: str) -
         repeat: Seed.
         scratch: The shared folder.
     """
-    import os
-
-    os.environ["BRACT_HOME"] = str(Path(scratch) / f"bract-{folder}-{repeat}")
-    chosen: dict[str, Any] = {
-        "seed": repeat,
-        "data.source": "cifar10",
-        "data.path": str(Path(scratch) / folder),
-        "data.partitioner": "iid",
-        "num-clients": num_clients,
-    }
-    with Stopwatch() as watch:
-        summary, run = run_simulation(chosen, scratch)
-    epsilon = json.loads((run / "privacy.json").read_text())["epsilon_max"]
-    return {"job_seconds": watch.wall, "accuracy": summary["accuracy"], "epsilon": epsilon}
+    return _run(folder, {"num-clients": num_clients}, repeat, scratch)
 
 
 def pass_of_whole_set(*, folder: str, scratch: str) -> dict[str, float]:

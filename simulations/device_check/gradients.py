@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from client.training.network_sgd import TrainingSet
-from client.training.per_example_gradients import (
+from client.training.gradients.gradient_check import providers_agree
+from client.training.gradients.per_example_gradients import (
     gradients_in_slots,
     gradients_one_by_one,
-    providers_agree,
     slot_chunks,
 )
+from client.training.network_sgd import TrainingSet
 from client.training.round_settings import LocalSettings, settings_of
 from common.models.classifier import AnyNetwork, build_network, load_arrays
 from common.models.initialization import initial_arrays

@@ -120,7 +120,7 @@ planted(
     loop._noised_message,
     {
         "updates that are weighted by declared sizes": (
-            "ended = _TensorsOf(messages, _model_in)",
+            "ended = map(_model_in, messages)",
             _BY_SIZE,
         ),
     },

@@ -5,7 +5,7 @@ import pytest
 
 import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
-from client.training import outer_gradients
+from client.training.gradients import outer_gradients
 from common.models.classifier import AnyNetwork
 from common.privacy import clipping
 from tests.mutants.registry import mutant

@@ -15,8 +15,8 @@ import client.app as client_app
 import client.training.dp_sgd as head_training
 from client.training import network_sgd as network_training
 from client.training.gradients.opacus_gradients import opacus_gradients
-from client.training.outer_gradients import SplitGradient
-from client.training.per_example_gradients import Examples
+from client.training.gradients.outer_gradients import SplitGradient
+from client.training.gradients.per_example_gradients import Examples
 from client.training.round_settings import LocalSettings
 from client.training.trainer import Trainer
 from common.data import client_dataset as shards

@@ -6,7 +6,7 @@ All of these faults are noticed by plain tests.
 from functools import partial
 
 from client.training import dp_sgd, network_sgd
-from client.training.outer_gradients import SplitSum
+from client.training.gradients.outer_gradients import SplitSum
 from common.config.schema import RunConfig
 from common.ledger import budget
 from common.messages.secure_words import SecureWords

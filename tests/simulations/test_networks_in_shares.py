@@ -15,8 +15,8 @@ from scipy import stats
 
 import bract
 import client.training.network_sgd as network_training
+from client.training.gradients.per_example_gradients import gradients_one_by_one
 from client.training.network_sgd import TrainingSet, network_gradient_sum, train_network_privately
-from client.training.per_example_gradients import gradients_one_by_one
 from client.training.round_settings import LocalSettings
 from common.errors import ConfigError, PrivacyError
 from common.models.classifier import load_arrays

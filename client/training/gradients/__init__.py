@@ -1,1 +1,1 @@
-"""Further providers of per-example gradients and the check of a provider."""
+"""Providers of per-example gradients and the check of a provider."""

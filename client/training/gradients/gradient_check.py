@@ -1,4 +1,7 @@
-"""Check of a provider of per-example gradients on made-up images."""
+"""Check of a provider of per-example gradients on made-up images.
+
+On no private ones, because its answer shows in a log and in the time that training takes.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,13 +9,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from client.training.per_example_gradients import Examples, gradients_one_by_one
+from client.training.gradients.per_example_gradients import Examples, gradients_in_slots, gradients_one_by_one
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 
 # Largest distance of a tensor's gradient, relative to its own length and to that of the whole gradient.
 _OWN, _WHOLE = 1e-3, 1e-5
-_NUM_IMAGES = 5
+NUM_IMAGES = 5
 _SPREAD = 0.1
 
 
@@ -34,17 +37,39 @@ def largest_distance(
         settings: Settings of local training.
         gradients: The provider, which yields each example's gradient in order.
     """
+    named = dict(network.named_parameters())
+    ends = np.cumsum([named[name].numel() for name in network.trained])[:-1]
     with _shaken(network):
-        examples = _made_up(network, input_shape, settings)
-        alone = _by_tensor(network, gradients_one_by_one(network, examples, settings))
-        found = _by_tensor(network, gradients(network, examples, settings))
-    whole = np.sqrt(sum(_norms(part) ** 2 for part in alone))
-    if not (whole > 0).all():
-        return float("inf")
-    pairs = zip(found, alone, strict=True)
-    distances = [_norms(theirs - ours) / (_OWN * _norms(ours) + _WHOLE * whole) for theirs, ours in pairs]
+        examples = made_up_examples(network, input_shape, settings)
+        alone, found = gradients_one_by_one(network, examples, settings), gradients(network, examples, settings)
+        # One pair at a time, since all gradients of a large network together would not fit into memory.
+        distances = [_distance(theirs, ours, ends) for ours, theirs in zip(alone, found, strict=True)]
     largest = float(np.max(distances))
     return largest if np.isfinite(largest) else float("inf")
+
+
+def _distance(theirs: np.ndarray, ours: np.ndarray, ends: np.ndarray) -> float:
+    """Return the largest distance of a tensor, infinite where all gradients are zeros."""
+    whole = float(np.linalg.norm(ours))
+    if not whole > 0:
+        return float("inf")
+    pairs = zip(np.split(theirs, ends), np.split(ours, ends), strict=True)
+    return float(np.max([_norm(his - own) / (_OWN * _norm(own) + _WHOLE * whole) for his, own in pairs]))
+
+
+def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
+    """Return True if gradients in slots are those of one image at a time."""
+    # Each image has a slot of its own, so they come in order.
+    digests = np.zeros((NUM_IMAGES, 32), dtype=np.uint8)
+    digests[:, 0] = np.arange(NUM_IMAGES)
+
+    def in_slots(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:
+        return gradients_in_slots(network, examples, digests, settings, slots=NUM_IMAGES)
+
+    try:
+        return largest_distance(network, input_shape, settings, in_slots) <= 1
+    except RuntimeError:
+        return False
 
 
 @contextmanager
@@ -64,26 +89,20 @@ def _shaken(network: AnyNetwork) -> Iterator[None]:
             named[name].data.copy_(values)
 
 
-def _made_up(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Examples:
+def made_up_examples(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Examples:
+    """Return `NUM_IMAGES` examples for a check, on the network's device."""
     rng = np.random.default_rng(1)
-    shape = (_NUM_IMAGES, *input_shape)
+    shape = (NUM_IMAGES, *input_shape)
     made_up = rng.integers(0, 256, shape, dtype=np.uint8)
     if len(input_shape) == 1:
         made_up = rng.standard_normal(shape).astype(np.float32)
     inputs = network.prepare(made_up).to(next(network.parameters()).device)
     with torch.no_grad():
         num_classes = network(inputs[:1]).shape[1]
-    labels = torch.arange(_NUM_IMAGES, device=inputs.device) % num_classes
+    labels = torch.arange(NUM_IMAGES, device=inputs.device) % num_classes
     turned = inputs.flip(-1) if settings.rotation_weight else None
     return Examples(inputs, labels, turned, labels % 4 if settings.rotation_weight else torch.zeros_like(labels))
 
 
-def _by_tensor(network: AnyNetwork, gradients: Iterator[np.ndarray]) -> list[np.ndarray]:
-    """Return each tensor's gradients, (n, values) float64."""
-    named = dict(network.named_parameters())
-    ends = np.cumsum([named[name].numel() for name in network.trained])
-    return np.split(np.stack(list(gradients)).astype(np.float64), ends[:-1], axis=1)
-
-
-def _norms(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(np.linalg.norm(rows, axis=1))
+def _norm(values: np.ndarray) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))

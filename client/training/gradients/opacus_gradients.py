@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from client.training.gradients.gradient_check import largest_distance
-from client.training.per_example_gradients import Examples, loss_sum
+from client.training.gradients.per_example_gradients import Examples, loss_sum
 from client.training.round_settings import LocalSettings
 from common.errors import ConfigError, PrivacyError
 from common.models.classifier import AnyNetwork

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from client.training.per_example_gradients import Examples, loss_sum
+from client.training.gradients.per_example_gradients import Examples, loss_sum
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays
 from common.models.classifier import CnnNetwork, load_arrays

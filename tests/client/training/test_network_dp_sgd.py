@@ -11,8 +11,8 @@ import torch
 
 from client.training import network_sgd as network_training
 from client.training.dp_sgd import PrivateStreams
+from client.training.gradients.outer_gradients import SplitGradient, SplitSum
 from client.training.network_sgd import TrainingSet, train_network, train_network_privately
-from client.training.outer_gradients import SplitGradient, SplitSum
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 from common.privacy.clipping import clipped_sum

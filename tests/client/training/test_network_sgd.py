@@ -13,8 +13,8 @@ from opacus import GradSampleModule
 
 from client.training import network_sgd
 from client.training.dp_sgd import PrivateStreams
+from client.training.gradients.per_example_gradients import Examples, gradients_one_by_one
 from client.training.network_sgd import TrainingSet, network_logits, train_network, train_network_privately
-from client.training.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork, CnnNetwork, build_network, load_arrays
 from common.models.initialization import initial_arrays

@@ -1,14 +1,17 @@
 """What the check of a provider of gradients notices."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from client.training.gradients.gradient_check import largest_distance
-from client.training.per_example_gradients import Examples, gradients_one_by_one
+from client.training.gradients import gradient_check
+from client.training.gradients.gradient_check import largest_distance, providers_agree
+from client.training.gradients.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings
-from common.models.classifier import AnyNetwork, CnnNetwork, build_network
+from common.models.classifier import AnyNetwork, CnnNetwork, Network, build_network
+from common.models.torch_heads import build_head
 from tests.support.clients.networks import MakeConfig
 from tests.support.simulations.harness import MODES
 
@@ -76,3 +79,29 @@ def test_check_accepts_no_provider_where_all_gradients_are_zero() -> None:
 
     # With one class every gradient is zero, and a provider that computes nothing would agree.
     assert distance(network, (8, 8, 1), lambda _, gradient: gradient) == float("inf")
+
+
+def test_providers_agree_sees_a_provider_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(None, build_head("linear", 6, 3), scaling="standard", flat=False, rotation=None)
+    network.trained = ("head.weight",)
+    right = gradient_check.gradients_in_slots
+    assert providers_agree(network, (6,), PLAIN)
+
+    def one_percent_off(*given: Any, **settings: Any) -> Iterator[np.ndarray]:
+        return (1.01 * gradient for gradient in right(*given, **settings))
+
+    monkeypatch.setattr(gradient_check, "gradients_in_slots", one_percent_off)
+
+    assert not providers_agree(network, (6,), PLAIN)
+
+
+def test_providers_agree_says_no_when_a_layer_has_no_batched_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(None, build_head("linear", 6, 3), scaling="standard", flat=False, rotation=None)
+    network.trained = ("head.weight",)
+
+    def refuses(*_: Any, **__: Any) -> Iterator[np.ndarray]:
+        raise RuntimeError("no batching rule")
+
+    monkeypatch.setattr(gradient_check, "gradients_in_slots", refuses)
+
+    assert not providers_agree(network, (6,), PLAIN)

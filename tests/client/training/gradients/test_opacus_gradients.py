@@ -18,8 +18,8 @@ from torch import nn
 import client.training.gradients.opacus_gradients as provider
 from client.training import network_sgd
 from client.training.gradients.opacus_gradients import check_opacus, opacus_gradients
+from client.training.gradients.per_example_gradients import Examples, gradients_one_by_one
 from client.training.network_sgd import TrainingSet, train_network_privately
-from client.training.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings, settings_of
 from client.training.trainer import Trainer, _local
 from common.errors import ConfigError, PrivacyError

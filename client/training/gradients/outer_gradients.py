@@ -7,25 +7,24 @@ sum follow without forming it. Such layers hold most values of the small network
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from client.training.per_example_gradients import (
+from client.training.gradients.gradient_check import largest_distance, made_up_examples
+from client.training.gradients.per_example_gradients import (
     Examples,
     MergedLowRank,
     flat_gradient,
-    gradients_one_by_one,
     loss_sum,
-    made_up_examples,
 )
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 from common.privacy.clipping import OuterProductSum, add_clipped, outer_square
 
-_AGREEMENT = 1e-4
 # Layer -> its calls: where each output stands in the graph of a loss, and the input.
 _Calls = dict[str, list[tuple[torch.autograd.graph.GradientEdge, torch.Tensor]]]
 
@@ -87,17 +86,20 @@ def outer_weights(network: AnyNetwork, input_shape: tuple[int, ...], settings: L
         return ()
     examples = made_up_examples(network, input_shape, settings)
     weights = _called_once(network, examples.select(torch.tensor([0])), settings)
-    if not weights:
-        return ()
-    whole = np.stack(list(gradients_one_by_one(network, examples, settings)))
-    shapes = {name: tuple(dict(network.named_parameters())[name].shape) for name in network.trained}
-    for gradient, split in zip(whole, split_gradients(network, examples, settings, weights), strict=True):
+    whole = partial(_whole_gradients, weights=weights)
+    return weights if weights and largest_distance(network, input_shape, settings, whole) <= 1 else ()
+
+
+def _whole_gradients(
+    network: AnyNetwork, examples: Examples, settings: LocalSettings, weights: Sequence[str]
+) -> Iterator[np.ndarray]:
+    named = dict(network.named_parameters())
+    shapes = {name: tuple(named[name].shape) for name in network.trained}
+    for gradient in split_gradients(network, examples, settings, weights):
         # A bound that clips nothing.
         alone = SplitSum(shapes, weights, max_grad_norm=1e30)
-        alone.add(split)
-        if not np.linalg.norm(alone.total() - gradient) <= _AGREEMENT * np.linalg.norm(gradient):
-            return ()
-    return weights
+        alone.add(gradient)
+        yield alone.total()
 
 
 def split_gradients(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from client.training.gradients.outer_gradients import SplitGradient, SplitSum, outer_weights, split_gradients
+from client.training.gradients.per_example_gradients import Examples, gradients_one_by_one
 from client.training.network_sgd import _channels_last
-from client.training.outer_gradients import SplitGradient, SplitSum, outer_weights, split_gradients
-from client.training.per_example_gradients import Examples, gradients_one_by_one
 from client.training.round_settings import LocalSettings
 from common.config.schema import RunConfig
 from common.models.classifier import AnyNetwork, Network, build_network

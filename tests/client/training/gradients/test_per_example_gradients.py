@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.training import per_example_gradients as gradients
-from client.training.per_example_gradients import (
+from client.training.gradients import per_example_gradients as gradients
+from client.training.gradients.per_example_gradients import (
     Examples,
     gradients_in_slots,
     gradients_one_by_one,
-    providers_agree,
     slot_chunks,
 )
 from client.training.round_settings import LocalSettings
@@ -321,29 +320,3 @@ def test_slot_chunks_hold_every_row_once_in_the_slot_of_its_digest() -> None:
 
 def test_slot_chunks_of_no_rows_are_none() -> None:
     assert list(slot_chunks(np.zeros((0, 32), dtype=np.uint8), 4)) == []
-
-
-def test_providers_agree_sees_a_provider_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = Network(None, build_head("linear", 6, 3), scaling="standard", flat=False, rotation=None)
-    network.trained = ("head.weight",)
-    right = gradients_in_slots
-    assert providers_agree(network, (6,), PLAIN)
-
-    def one_percent_off(*given: Any, **settings: Any) -> Iterator[np.ndarray]:
-        return (1.01 * gradient for gradient in right(*given, **settings))
-
-    monkeypatch.setattr(gradients, "gradients_in_slots", one_percent_off)
-
-    assert not providers_agree(network, (6,), PLAIN)
-
-
-def test_providers_agree_says_no_when_a_layer_has_no_batched_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = Network(None, build_head("linear", 6, 3), scaling="standard", flat=False, rotation=None)
-    network.trained = ("head.weight",)
-
-    def refuses(*_: Any, **__: Any) -> Iterator[np.ndarray]:
-        raise RuntimeError("no batching rule")
-
-    monkeypatch.setattr(gradients, "gradients_in_slots", refuses)
-
-    assert not providers_agree(network, (6,), PLAIN)

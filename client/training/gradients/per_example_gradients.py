@@ -19,8 +19,6 @@ from torch import nn
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 
-_AGREEMENT = 1e-3
-
 
 class Examples:
     """Examples of one batch, prepared for the network.
@@ -235,28 +233,6 @@ def slot_chunks(digests: np.ndarray, slots: int) -> Iterator[np.ndarray]:
     queues = [np.flatnonzero(slot_of == slot) for slot in range(slots)]
     for depth in range(max((len(queue) for queue in queues), default=0)):
         yield np.array([queue[depth] if depth < len(queue) else -1 for queue in queues], dtype=np.int64)
-
-
-def providers_agree(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:
-    """Compare the gradients of both providers on made-up images."""
-    examples = made_up_examples(network, input_shape, settings)
-    digests = np.array([[0] * 32, [1] * 32], dtype=np.uint8)
-    try:
-        chunked = np.stack(list(gradients_in_slots(network, examples, digests, settings, slots=2)))
-    except RuntimeError:
-        return False
-    alone = np.stack(list(gradients_one_by_one(network, examples, settings)))
-    return bool(np.linalg.norm(chunked - alone) <= _AGREEMENT * np.linalg.norm(alone))
-
-
-def made_up_examples(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Examples:
-    """Return two examples for checks of a provider, on the network's device."""
-    # Never private images, because a check's answer shows in a log and in the time that training takes.
-    rng = np.random.default_rng(0)
-    made_up = rng.integers(0, 256, (2, *input_shape)).astype(np.uint8 if len(input_shape) == 3 else np.float32)
-    inputs = network.prepare(made_up).to(next(network.parameters()).device)
-    labels = torch.zeros(2, dtype=torch.int64, device=inputs.device)
-    return Examples(inputs, labels, inputs.flip(-1) if settings.rotation_weight else None, labels.clone())
 
 
 class _Loss(nn.Module):
