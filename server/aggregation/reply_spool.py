@@ -1,5 +1,6 @@
 """Tensors of a round's replies, beyond a bound of memory in a file."""
 
+import errno
 import logging
 import os
 import tempfile
@@ -16,6 +17,8 @@ from common.messages.held_array import HeldArray, values_of
 _log = logging.getLogger("bract.server")
 # Bytes of a round's replies that stay in memory. What a round computes does not depend on it.
 IN_MEMORY_BYTES = 1 << 30
+# Bytes that stay free on the disk, on which the run writes its checkpoints, too.
+_LEFT_FREE = 1 << 30
 _CIPHER_BLOCK = 16
 
 
@@ -46,13 +49,27 @@ class SpooledArray(Array):
         values: np.ndarray = part.read(state["_offset"], state["_bytes"]).view(state["_type"])
         return values.reshape(self.shape)
 
+    def deflate(self) -> bytes:
+        """Return the bytes of Flower's own array.
+
+        They name its class, and a receiver knows no other.
+        """
+        return Array(self.numpy()).deflate()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to unpickle Flower's own array."""
+        # Never the key and the file's number, which another process could do nothing good with.
+        return Array, (self.dtype, self.shape, self.stype, self.data)
+
 
 class ReplySpool:
     """Keeper of the tensors of one round's replies at a time.
 
     Guarantee: what is read is to the bit what was kept. No more than `in_memory` bytes of tensors stay in memory while
     there is room on the disk. The file has no name, and its bytes are encrypted under a key that is never stored, so a
-    process that is killed leaves nothing that can be read.
+    process that is killed leaves nothing that can be read. On the disk `_LEFT_FREE` bytes stay free.
+
+    Only one thread at a time may keep records.
 
     Args:
         folder: Folder on whose disk the file lies; None for the system's place for temporary files.
@@ -72,6 +89,9 @@ class ReplySpool:
         """
         if self._part is not None:
             self._part.is_dropped = True
+        if self._file is not None and self._disk_is_full:
+            # The disk may have become full since the file grew, and others need the room.
+            os.ftruncate(self._file.fileno, 0)
         self._part, self._room, self._disk_is_full = None, self._in_memory, False
 
     def keep(self, record: ArrayRecord) -> ArrayRecord:
@@ -90,6 +110,7 @@ class ReplySpool:
             return kept
         try:
             part = self._open_part()
+            part.refuse_without_room(size)
             for name, array in values.items():
                 kept[name] = SpooledArray(part, part.write(array), array)
         except OSError as error:
@@ -126,6 +147,17 @@ class _Part:
         self._key = algorithms.AES(os.urandom(32))
         self._end = 0
         self.is_dropped = False
+
+    def refuse_without_room(self, size: int) -> None:
+        """Refuse to write where the disk would become nearly full.
+
+        Raises:
+            OSError: It would.
+        """
+        disk, length = os.fstatvfs(self._file.fileno), os.fstat(self._file.fileno).st_size
+        # The parts of a former round's file are written over, so they need no more room.
+        if disk.f_bavail * disk.f_frsize - max(0, self._end + size - length) < _LEFT_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, values: np.ndarray) -> int:
         """Append values and return where they begin."""

@@ -49,8 +49,9 @@ def deliver(
     lack. A reply may be the error that the runtime made in its place, or None where it cannot be read. A node that is
     missing was late, or could not be asked. Without `seconds` all are waited for. For real clients `one_by_one` fetches
     each reply in its own thread. Then a reply that cannot be read, or an upload that never ends, costs only its
-    sender's place. `heard` is told at least once a second whose replies have come. `take` is called with each reply
-    when it has come, in this thread, and may move its tensors out of memory before the next one comes.
+    sender's place, but those that come together are in memory together. `heard` is told at least once a second whose
+    replies have come, unless `take` needs longer. That is called with each reply when it has come, in this thread, and
+    may move its tensors out of memory.
     """
     asked = {
         str(key): message.metadata.dst_node_id
@@ -84,7 +85,7 @@ def _fetch_together(
 def _fetch_apart(
     grid: Grid, asked: dict[str, int], deadline: float | None, heard: Heard, take: Take
 ) -> dict[int, Reply]:
-    queue: Queue[tuple[int, Reply | Exception]] = Queue()
+    queue: Queue[_Fetched] = Queue()
     stop = threading.Event()
     for key, node in asked.items():
         # Daemons: a thread that waits for an endless upload must not keep the process alive.
@@ -95,13 +96,16 @@ def _fetch_apart(
             heard(arrived)
             left = _LONGEST_SILENCE if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                node, reply = queue.get(timeout=min(left, _LONGEST_SILENCE))
+                node, reply, came = queue.get(timeout=min(left, _LONGEST_SILENCE))
             except Empty:
                 if left < _LONGEST_SILENCE:
                     break
                 continue
             if isinstance(reply, Exception):
                 raise reply
+            # It came while an earlier one was taken. How long that takes must not decide who is late.
+            if deadline is not None and came > deadline:
+                continue
             arrived[node] = reply
             take(node, reply)
     finally:
@@ -109,9 +113,11 @@ def _fetch_apart(
     return arrived
 
 
-def _fetch(
-    grid: Grid, key: str, node: int, queue: "Queue[tuple[int, Reply | Exception]]", stop: threading.Event
-) -> None:
+# (node, its reply or the server's own fault, when it came)
+_Fetched = tuple[int, Reply | Exception, float]
+
+
+def _fetch(grid: Grid, key: str, node: int, queue: Queue[_Fetched], stop: threading.Event) -> None:
     """Fetch one reply and put it into a queue."""
     pause = _FIRST_PAUSE
     while not stop.is_set():
@@ -120,14 +126,14 @@ def _fetch(
             replies = [reply for reply in grid.pull_messages([key]) if reply.metadata.reply_to_message_id == key]
         except (httpx.HTTPError, OSError) as error:
             # The server's own network failed, which is no client's fault: the caller raises it.
-            queue.put((node, error))
+            queue.put((node, error, time.monotonic()))
             return
         except Exception:
             # Flower could not read an object that no honest client sends. It costs this client its place only.
-            queue.put((node, None))
+            queue.put((node, None, time.monotonic()))
             return
         if replies:
-            queue.put((node, replies[0]))
+            queue.put((node, replies[0], time.monotonic()))
             return
         stop.wait(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

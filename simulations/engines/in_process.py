@@ -117,17 +117,29 @@ class InProcessGrid(Grid):
         if self._pool is None:
             # Kept for all rounds, because each thread builds a network of its own.
             self._pool = ThreadPoolExecutor(self._num_workers)
-        done: SimpleQueue[Future[Message]] = SimpleQueue()
+        pool, done, open_ones = self._pool, SimpleQueue[Future[Message]](), set[Future[Message]]()
         waiting = iter(batch)
-        # Few at a time, so that replies which nobody has taken yet cannot fill the memory.
-        for message in islice(waiting, 2 * self._num_workers):
-            self._pool.submit(self._deliver, message).add_done_callback(done.put)
+
+        def submit(number: int) -> None:
+            for message in islice(waiting, number):
+                future = pool.submit(self._deliver, message)
+                open_ones.add(future)
+                future.add_done_callback(done.put)
+
         try:
+            # Few at a time, so that replies which nobody has taken yet cannot fill the memory.
+            submit(2 * self._num_workers)
             for _ in batch:
-                reply = done.get().result()
-                for message in islice(waiting, 1):
-                    self._pool.submit(self._deliver, message).add_done_callback(done.put)
+                future = done.get()
+                open_ones.discard(future)
+                reply = future.result()
+                submit(1)
                 yield reply
+        except GeneratorExit:
+            # Nobody takes the rest. Others may be using the workers.
+            for future in open_ones:
+                future.cancel()
+            raise
         except BaseException:
             self.close()
             raise

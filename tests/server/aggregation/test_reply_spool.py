@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,35 @@ def test_bytes_that_the_disk_takes_in_parts_are_written_whole(monkeypatch: pytes
     kept = [spool.keep(arrays_to_record({"w": SECRET + n})) for n in range(3)]
 
     assert all(kept[n]["w"].numpy().tobytes() == (SECRET + n).tobytes() for n in range(3))
+
+
+def test_some_of_the_disk_stays_free_for_the_runs_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, size = ReplySpool(in_memory=0), SECRET.nbytes
+    spool.keep(arrays_to_record({"w": SECRET}))
+    assert spool._file is not None
+    disk = os.fstatvfs(spool._file.fileno)
+    # Room for half a record more.
+    monkeypatch.setattr(reply_spool, "_LEFT_FREE", disk.f_bavail * disk.f_frsize - size // 2)
+    monkeypatch.setattr(reply_spool.os, "fstatvfs", lambda _: disk)
+
+    assert isinstance(spool.keep(arrays_to_record({"w": SECRET}))["w"], HeldArray)
+
+    # What is written over needs no room, but after a full disk the file gives back what it took.
+    assert len(file_of(spool)) == size
+    spool.empty()
+    assert len(file_of(spool)) == 0
+    for left_free in (disk.f_bavail * disk.f_frsize - size, disk.f_bavail * disk.f_frsize):
+        monkeypatch.setattr(reply_spool, "_LEFT_FREE", left_free)
+        assert isinstance(spool.keep(arrays_to_record({"w": SECRET}))["w"], SpooledArray)
+        spool.empty()
+    assert len(file_of(spool)) == size
+
+
+def test_a_copy_of_a_spooled_array_has_neither_key_nor_file() -> None:
+    kept = ReplySpool(in_memory=0).keep(arrays_to_record({"w": SECRET}))["w"]
+
+    copied = pickle.loads(pickle.dumps(kept))  # noqa: S301
+
+    assert type(copied) is Array
+    assert copied.numpy().tobytes() == SECRET.tobytes()
+    assert kept.deflate() == HeldArray(SECRET).deflate()

@@ -238,6 +238,29 @@ def test_replies_that_are_fetched_apart_harm_nobody_else() -> None:
     assert [arrived[node].content.array_records[ARRAYS]["b"].numpy()[0] for node in (2, 5)] == [1.0, 4.0]  # type: ignore[union-attr]
 
 
+def test_a_reply_that_comes_while_another_is_taken_is_as_late_as_it_was() -> None:
+    class SlowGrid(InProcessGrid):
+        def pull_messages(self, message_ids: Any) -> Any:
+            found = list(super().pull_messages(message_ids))
+            if found and found[0].metadata.src_node_id != 2:
+                taking.wait(10)
+            return found
+
+    taking, ready = threading.Event(), threading.Event()
+    grid = SlowGrid(app_of({}), 3, {})
+    sent = [Message(encode_update(START, 10, None), node, "train") for node in (2, 3, 4)]
+
+    def take(node: int, _: object) -> None:
+        # Beyond the deadline, and then the others come.
+        ready.wait(0.6)
+        taking.set()
+        ready.wait(0.3)
+
+    arrived = deliver(grid, sent, seconds=0.5, one_by_one=True, take=take)
+
+    assert list(arrived) == [2]
+
+
 def test_an_error_of_the_network_is_the_runs_own() -> None:
     class DeadGrid(InProcessGrid):
         def pull_messages(self, message_ids: Any) -> Any:
