@@ -1,6 +1,6 @@
 """T1 and T2 where the server clips clients' updates and adds the noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,11 +50,12 @@ def the_bound_follows_from_the_updates(patch: pytest.MonkeyPatch) -> None:
     """Updates are clipped to the mean of their norms, and noised for the bound that was agreed on."""
     real = central_noise.noised_average
 
-    def average(start: Any, ended: Sequence[Mapping[str, np.ndarray]], plan: PrivacyPlan, **more: Any) -> Any:
-        norms = [np.sqrt(sum(float(np.square(model[name] - start[name]).sum()) for name in start)) for model in ended]
+    def average(start: Any, ended: Iterable[Mapping[str, np.ndarray]], plan: PrivacyPlan, **more: Any) -> Any:
+        models = list(ended)
+        norms = [np.sqrt(sum(float(np.square(model[name] - start[name]).sum()) for name in start)) for model in models]
         bound = float(np.mean([norm for norm in norms if np.isfinite(norm)]))
         wider = replace(plan, max_grad_norm=bound, noise_multiplier=plan.noise_multiplier * plan.max_grad_norm / bound)
-        return real(start, ended, wider, **more)
+        return real(start, models, wider, **more)
 
     patch.setattr(rounds, "noised_average", average)
 
@@ -80,8 +81,9 @@ def the_clients_that_answered_are_the_divisor(patch: pytest.MonkeyPatch) -> None
     """
     real = central_noise.noised_average
 
-    def average(start: Any, ended: Sequence[Any], plan: PrivacyPlan, **more: Any) -> Any:
-        return real(start, ended, replace(plan, num_units=len(ended)), **more)
+    def average(start: Any, ended: Iterable[Any], plan: PrivacyPlan, **more: Any) -> Any:
+        models = list(ended)
+        return real(start, models, replace(plan, num_units=len(models)), **more)
 
     patch.setattr(rounds, "noised_average", average)
 
@@ -135,8 +137,9 @@ def noise_is_drawn_for_each_client(patch: pytest.MonkeyPatch) -> None:
     """One number more a client: noise tells who answered, and runs out of step with what was frozen."""
     real = central_noise.noised_average
 
-    def average(start: Any, ended: Sequence[Mapping[str, np.ndarray]], plan: PrivacyPlan, *, stream: Any) -> Any:
-        stream.random_bytes(len(ended))
-        return real(start, ended, plan, stream=stream)
+    def average(start: Any, ended: Iterable[Mapping[str, np.ndarray]], plan: PrivacyPlan, *, stream: Any) -> Any:
+        models = list(ended)
+        stream.random_bytes(len(models))
+        return real(start, models, plan, stream=stream)
 
     patch.setattr(rounds, "noised_average", average)
