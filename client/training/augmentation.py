@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.models.torch_seed import seeded_torch
+from common.system.light_imports import light_imports
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,7 +47,8 @@ def augment(images: np.ndarray, seeds: np.ndarray, names: Sequence[str]) -> np.n
 
 
 def _transform(names: Sequence[str], side: int) -> Transform:
-    from torchvision.transforms import v2
+    with light_imports():
+        from torchvision.transforms import v2
 
     steps: list[torch.nn.Module] = []
     if "crop" in names:

@@ -17,6 +17,7 @@ from common.config.sections import DataConfig
 from common.data.partitioning.privacy_units import most_frequent
 from common.errors import DataError
 from common.randomness import keyed_uniform, public_stream
+from common.system.light_imports import light_imports
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -167,7 +168,8 @@ def _run_partitioner(partitioner: "Partitioner", columns: dict[str, np.ndarray],
 
 
 def _partitioner(data: DataConfig, num_clients: int, least: int, seed: int, attempt: int) -> "Partitioner":
-    from flwr_datasets import partitioner as flower
+    with light_imports():
+        from flwr_datasets import partitioner as flower
 
     stream = public_stream(seed, "partition", attempt) if attempt else public_stream(seed, "partition")
     labelled: dict[str, Any] = {"num_partitions": num_clients, "partition_by": "label"}

@@ -11,6 +11,7 @@ from common.models.backbone import Backbone, Preprocessing, times255
 from common.models.providers.registry import PROVIDERS, BackboneName
 from common.models.weight_files import RANDOM, read_tensors
 from common.system.extras import install_hint
+from common.system.light_imports import light_imports
 
 PROMPT = "a photo of a {}."
 
@@ -46,7 +47,8 @@ class ClipBackbone(Backbone):
 
 def _open_clip() -> Any:
     try:
-        import open_clip
+        with light_imports():
+            import open_clip
     except ImportError:
         raise ConfigError(f"CLIP backbones need open_clip: {install_hint(PROVIDERS['clip'].extra)}") from None
     return open_clip

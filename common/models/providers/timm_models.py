@@ -2,14 +2,17 @@
 
 from typing import Any
 
-import timm
 import torch
-from timm.models import group_parameters
 from torch import nn
 
 from common.errors import ConfigError
 from common.models.backbone import CONV_SIDE, TOKEN_SIDE, Backbone, Preprocessing, times255
 from common.models.providers.registry import BackboneName
+from common.system.light_imports import light_imports
+
+with light_imports():
+    import timm
+    from timm.models import group_parameters
 
 
 class TimmBackbone(Backbone):

@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
 
 from common.errors import ConfigError
 from common.models.backbone import CONV_SIDE, Backbone, Preprocessing, times255
 from common.models.providers.registry import BackboneName
+from common.system.light_imports import light_imports
+
+with light_imports():
+    from torchvision import models
 
 _TORCHVISION_GROUPS = r"^(?:features\.(\d+)|layer(\d+)|encoder\.layers\.encoder_layer_(\d+))"
 
