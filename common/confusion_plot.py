@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.system.plot_labels import thinned_labels
+from common.plot_labels import thinned_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,6 +20,7 @@ from client.training.gradients.per_example_gradients import (
     gradients_one_by_one,
     loss_sum,
 )
+from client.training.gradients.shared_calls import SharedCalls, shared_calls
 from client.training.head_sgd import shuffled_batches
 from client.training.round_settings import LocalSettings
 from common.arrays import Arrays, from_vector, shapes_of, to_vector
@@ -249,12 +250,15 @@ def _unit_gradients(
 
 
 def _provider(
-    network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, weights_apart: tuple[str, ...]
+    network: AnyNetwork,
+    input_shape: tuple[int, ...],
+    settings: LocalSettings,
+    weights_apart: tuple[str, ...],
 ) -> Provider:
     """Choose how per-example gradients are computed on the network's device.
 
-    On a CPU one image at a time is as fast. On an accelerator chunks are faster, and they are used only if they give
-    the same gradients.
+    On a CPU images share the calls of small layers, and one image at a time is as fast for large ones. On an
+    accelerator chunks are faster. Whatever is faster is used only if it gives the same gradients.
     """
     if settings.gradients == OPACUS:
         # Loaded only for runs that name it. `Trainer` has checked it on this network.
@@ -271,6 +275,9 @@ def _provider(
             SplitGradient, gradients_in_slots(network, examples, digests, settings, slots=slots)
         )
     if weights_apart:
+        shared = _shared_calls(network, input_shape, _for_checks(settings), weights_apart)
+        if shared is not None:
+            return lambda examples, _: shared.gradients(network, examples, settings)
         return lambda examples, _: split_gradients(network, examples, settings, weights_apart)
     return lambda examples, _: map(SplitGradient, gradients_one_by_one(network, examples, settings))
 
@@ -302,6 +309,19 @@ def _checked_outer_weights(
 ) -> tuple[str, ...]:
     found: tuple[str, ...] = _checked_once(outer_weights, network, input_shape, settings)
     return found
+
+
+def _shared_calls(
+    network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, apart: tuple[str, ...]
+) -> SharedCalls | None:
+    # Another number of threads is another check, since kernels share their work between them.
+    key = (network, input_shape, settings, apart)
+    found: SharedCalls | None = _checked_once(_shared_calls_of, *key, torch.get_num_threads())
+    return found
+
+
+def _shared_calls_of(network: AnyNetwork, *key: Any) -> SharedCalls | None:
+    return shared_calls(network, *key[:-1])
 
 
 def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:

@@ -11,7 +11,7 @@ from common.data.decoding import read_image
 from common.data.scan import Scan
 from common.data.sources.base_source import ImageSource
 from common.data.tones.rendering import Tones, render
-from common.system.plot_labels import short_label
+from common.plot_labels import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

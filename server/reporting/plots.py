@@ -8,7 +8,7 @@ import numpy as np
 
 from common.confusion_plot import MAX_COUNTED, draw_matrix
 from common.metrics import interval
-from common.system.plot_labels import short_label
+from common.plot_labels import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

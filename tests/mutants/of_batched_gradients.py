@@ -5,12 +5,14 @@ from functools import partial
 import server.reporting.privacy_statement as statements
 from client import app as client_app
 from client.guard import Guard
-from client.training.gradients import gradient_check, opacus_gradients
+from client.training import network_sgd
+from client.training.gradients import gradient_check, opacus_gradients, shared_calls
 from client.training.trainer import Trainer
 from common.config.schema import RunConfig
 from common.privacy.policy import Policy
 from tests.client.training.gradients import test_gradient_check as checked
 from tests.client.training.gradients import test_opacus_gradients as batched
+from tests.client.training.gradients import test_shared_calls as together
 from tests.common.config import test_schema as schema
 from tests.common.privacy import test_policy as limits
 from tests.mutants.faults import every_case, planted
@@ -66,7 +68,7 @@ planted(
 )
 planted(
     _LEFT,
-    gradient_check._shaken,
+    gradient_check._replaced,
     {"a check that leaves its noise in the weights": ("named[name].data.copy_(values)\n", "None\n")},
 )
 planted(
@@ -82,7 +84,7 @@ planted(
 planted(
     checked.test_check_sees_layers_below_one_that_starts_with_zeros,
     gradient_check._shaken,
-    {"a check of layers that start with zeros": ("values + noise", "values")},
+    {"a check of layers that start with zeros": ("return values + ", "return values + 0 * ")},
 )
 planted(
     every_case(stated.test_privacy_statement_says_that_rounding_in_batches_is_not_covered),
@@ -93,4 +95,31 @@ planted(
     every_case(stated.test_privacy_statement_says_that_rounding_in_batches_is_not_covered),
     statements.not_protected,
     {"a gap of rounding that is not stated": ("*exact, *rounding]", "*exact]")},
+)
+_TOUCHING = every_case(together.test_images_that_touch_or_are_computed_wrongly_share_no_calls)
+planted(
+    _TOUCHING,
+    shared_calls.shared_calls,
+    {
+        "images that share calls whatever is beside them": ("if not _stand_alone(", "if False and not _stand_alone("),
+        "images that share calls with wrong gradients": ("found if _agree(", "found if True or _agree("),
+    },
+)
+planted(
+    _TOUCHING,
+    shared_calls._stand_alone,
+    {
+        "images that share calls wherever they stand": ("if known.setdefault(", "if False and known.setdefault("),
+        "kernels that may read beyond their image": ("if alone[shift] != whole[shift]:", "if False:"),
+    },
+)
+planted(
+    every_case(together.test_weights_of_a_message_do_not_make_touching_images_share_calls),
+    shared_calls.shared_calls,
+    {"a check of kernels under the weights of a message": ("with made_up_weights(network):", "if True:")},
+)
+planted(
+    every_case(together.test_training_of_single_images_shares_calls),
+    network_sgd._clipped_sums,
+    {"images of a group that are clipped apart": ("() if members.grouped else ", "")},
 )

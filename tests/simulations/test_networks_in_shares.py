@@ -71,7 +71,8 @@ def test_the_sum_is_of_each_images_gradient_clipped_by_itself() -> None:
         wide = one.astype(np.float64)
         expected += wide * min(1.0, BOUND / np.linalg.norm(wide))
 
-    assert gradient(rows) == pytest.approx(expected, abs=1e-9)
+    # Images share calls of layers, so the last bits of float32 differ.
+    assert gradient(rows) == pytest.approx(expected, abs=1e-6)
 
 
 def test_two_clients_and_the_server_make_the_step_of_one_that_holds_all_images() -> None:

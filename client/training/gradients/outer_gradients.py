@@ -4,10 +4,9 @@ A linear layer that sees one vector of each image has a weight gradient of rank 
 sum follow without forming it. Such layers hold most values of the small network and of every head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,16 +85,20 @@ def outer_weights(network: AnyNetwork, input_shape: tuple[int, ...], settings: L
         return ()
     examples = made_up_examples(network, input_shape, settings)
     weights = _called_once(network, examples.select(torch.tensor([0])), settings)
-    whole = partial(_whole_gradients, weights=weights)
+
+    def whole(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:
+        return whole_gradients(network, split_gradients(network, examples, settings, weights), weights)
+
     return weights if weights and largest_distance(network, input_shape, settings, whole) <= 1 else ()
 
 
-def _whole_gradients(
-    network: AnyNetwork, examples: Examples, settings: LocalSettings, weights: Sequence[str]
+def whole_gradients(
+    network: AnyNetwork, gradients: Iterable[SplitGradient], weights: Sequence[str]
 ) -> Iterator[np.ndarray]:
+    """Yield gradients with their outer products formed, (p,) float64, in the order of `network.trained`."""
     named = dict(network.named_parameters())
     shapes = {name: tuple(named[name].shape) for name in network.trained}
-    for gradient in split_gradients(network, examples, settings, weights):
+    for gradient in gradients:
         # A bound that clips nothing.
         alone = SplitSum(shapes, weights, max_grad_norm=1e30)
         alone.add(gradient)
@@ -112,7 +115,7 @@ def split_gradients(
     named, layers = dict(network.named_parameters()), [name.removesuffix(".weight") for name in weights]
     rest = [named[name] for name in network.trained if name not in weights]
     merged = MergedLowRank(network, settings)
-    with _watched(network, layers) as calls:
+    with watched(network, layers) as calls:
         for row in range(len(examples)):
             calls.clear()
             with merged.in_use():
@@ -129,7 +132,7 @@ def split_gradients(
 def _called_once(network: AnyNetwork, example: Examples, settings: LocalSettings) -> tuple[str, ...]:
     linear = [name for name, layer in network.named_modules() if type(layer) is nn.Linear]
     layers = [name for name in linear if f"{name}.weight" in network.trained]
-    with _watched(network, layers) as calls:
+    with watched(network, layers) as calls:
         loss_sum(network, example, settings)
         return tuple(
             f"{name}.weight"
@@ -139,8 +142,8 @@ def _called_once(network: AnyNetwork, example: Examples, settings: LocalSettings
 
 
 @contextmanager
-def _watched(network: AnyNetwork, layers: Sequence[str]) -> Iterator[_Calls]:
-    """Record the calls of some layers by their names."""
+def watched(network: AnyNetwork, layers: Sequence[str]) -> Iterator[_Calls]:
+    """Record the calls of some layers by their names inside the context."""
     calls: _Calls = {}
 
     def hook(name: str) -> torch.utils.hooks.RemovableHandle:

@@ -15,7 +15,7 @@ from common.privacy.events import DpSgdEvent, Event, from_json, merged
 # Ten times as coarse as the accountant's grid. Epsilon is larger by at most 0.014 at epsilon 8, as measured.
 _COARSE_GRID = 1e-3
 # Rounds between those that are computed have the bound of the next one.
-_MAX_COMPUTED = 40
+_MAX_COMPUTED = 20
 
 
 def epsilon_so_far(privacy: Mapping[str, Any], num_rounds: int, counted_every: int = 1) -> list[Spent]:

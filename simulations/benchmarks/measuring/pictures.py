@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.system.plot_labels import short_label
+from common.plot_labels import short_label
 from simulations.benchmarks.contract import Benchmark
 
 _COLOURS = ("#2a7f62", "#c8553d", "#3d5a80", "#b08968", "#7d4f7d", "#6b705c")

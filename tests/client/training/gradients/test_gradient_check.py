@@ -19,12 +19,12 @@ PLAIN = LocalSettings(0.1, 0.0, 1, 8)
 Spoil = Callable[[int, np.ndarray], np.ndarray]
 
 
-def distance(network: AnyNetwork, shape: tuple[int, ...], spoil: Spoil) -> float:
+def distance(network: AnyNetwork, shape: tuple[int, ...], spoil: Spoil, *, spared: int = 0) -> float:
     def provider(network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[np.ndarray]:
         for row, gradient in enumerate(gradients_one_by_one(network, examples, settings)):
             yield spoil(row, gradient.copy())
 
-    return largest_distance(network, shape, PLAIN, provider)
+    return largest_distance(network, shape, PLAIN, provider, spared=spared)
 
 
 def one_value(place: int, factor: float) -> Spoil:
@@ -58,6 +58,14 @@ def test_check_finds_no_distance_between_equal_gradients() -> None:
 )
 def test_check_notices_a_wrong_gradient(spoil: Spoil) -> None:
     assert not distance(CnnNetwork(8, 1, 4), (8, 8, 1), spoil) <= 1
+
+
+@pytest.mark.parametrize(("factor", "spared", "agrees"), [(2.0, 1, True), (np.nan, 1, True), (2.0, 0, False)])
+def test_check_spares_as_many_images_as_it_is_told(factor: float, spared: int, agrees: bool) -> None:
+    network, spoil = CnnNetwork(8, 1, 4), one_value(0, factor)
+
+    assert (distance(network, (8, 8, 1), spoil, spared=spared) <= 1) == agrees
+    assert not distance(network, (8, 8, 1), lambda row, found: found * (1 + row % 2), spared=spared) <= 1
 
 
 def test_check_sees_layers_below_one_that_starts_with_zeros(make_config: MakeConfig) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.system.plot_labels import short_label, thinned_labels
+from common.plot_labels import short_label, thinned_labels
 
 
 @pytest.mark.parametrize(
