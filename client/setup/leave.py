@@ -80,8 +80,9 @@ def _remove_caches() -> int:
     size = sum(file.stat().st_size for part in parts for file in (part, *part.rglob("*")) if file.is_file())
     for part in parts:
         if part.is_dir():
-            shutil.rmtree(part)
-        else:
+            # A link may lead to a larger disk, and the images are there.
+            shutil.rmtree(part.resolve())
+        if part.is_symlink() or part.exists():
             part.unlink()
     return size
 

@@ -110,7 +110,7 @@ planted(
     shared_calls._stand_alone,
     {
         "images that share calls wherever they stand": ("if known.setdefault(", "if False and known.setdefault("),
-        "kernels that may read beyond their image": ("if alone[shift] != whole[shift]:", "if False:"),
+        "kernels that may read beyond their image": ("[place] != beside[place]:", "is None:"),
     },
 )
 planted(

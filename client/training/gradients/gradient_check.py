@@ -120,17 +120,19 @@ def _replaced(network: AnyNetwork, change: Callable[[torch.Tensor], torch.Tensor
             named[name].data.copy_(values)
 
 
-def made_up_examples(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> Examples:
-    """Return `NUM_IMAGES` examples for a check, on the network's device."""
+def made_up_examples(
+    network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, *, number: int = NUM_IMAGES
+) -> Examples:
+    """Return examples for a check, on the network's device."""
     rng = np.random.default_rng(1)
-    shape = (NUM_IMAGES, *input_shape)
+    shape = (number, *input_shape)
     made_up = rng.integers(0, 256, shape, dtype=np.uint8)
     if len(input_shape) == 1:
         made_up = rng.standard_normal(shape).astype(np.float32)
     inputs = network.prepare(made_up).to(next(network.parameters()).device)
     with torch.no_grad():
         num_classes = network(inputs[:1]).shape[1]
-    labels = torch.arange(NUM_IMAGES, device=inputs.device) % num_classes
+    labels = torch.arange(number, device=inputs.device) % num_classes
     turned = inputs.flip(-1) if settings.rotation_weight else None
     return Examples(inputs, labels, turned, labels % 4 if settings.rotation_weight else torch.zeros_like(labels))
 

@@ -1,7 +1,7 @@
 """Per-example gradients of a network, each independent of all other examples.
 
-There are two providers. One image at a time is exact by construction. In chunks, `torch.func` computes many images at
-once.
+There are two providers here. One image at a time is exact by construction. In chunks, `torch.func` computes many images
+at once. Small networks have a way of their own, see `shared_calls`.
 
 A batched product rounds a row by its position and the batch's shape. A hostile server could choose weights that amplify
 a difference in rounding beyond the clip bound. Chunks therefore have a fixed shape, and each image has a slot in its

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.training.gradients.gradient_check import NUM_IMAGES, largest_distance, made_up_examples, made_up_weights
+from client.training.gradients.gradient_check import largest_distance, made_up_examples, made_up_weights
 from client.training.gradients.outer_gradients import SplitGradient, watched, whole_gradients
 from client.training.gradients.per_example_gradients import Examples, loss_sum
 from client.training.round_settings import LocalSettings
 from common.models.classifier import AnyNetwork
 
-# More images gain nothing on CPUs. At least `NUM_IMAGES`, so that each made-up image can stand everywhere.
+# More images gain nothing on CPUs.
 _TOGETHER = 8
 # Patches of a convolution's input that are in memory at once, in values.
 _MOST_PATCHES = 1 << 22
@@ -47,24 +47,30 @@ class SharedCalls:
             yield from found[: len(examples) - first]
 
     def _of_call(self, network: AnyNetwork, examples: Examples, settings: LocalSettings) -> list[SplitGradient]:
-        with watched(network, self.layers) as calls:
-            loss = loss_sum(network, examples, settings)
-        seen = {layer: calls[layer][0] for layer in self.layers}
-        outputs = torch.autograd.grad(loss, [edge for edge, _ in seen.values()])
+        inputs, outputs = self.passes(network, examples, settings)
         parts: dict[str, torch.Tensor] = {}
-        for layer, gradient in zip(seen, outputs, strict=True):
+        for layer, gradient in outputs.items():
             parts[f"{layer}.bias"] = gradient.flatten(2).sum(2) if gradient.ndim == 4 else gradient
             if f"{layer}.weight" not in self.apart:
-                parts[f"{layer}.weight"] = _of_filters(network.get_submodule(layer), seen[layer][1], gradient)
+                parts[f"{layer}.weight"] = _of_filters(network.get_submodule(layer), inputs[layer], gradient)
         kept = [parts[name] for name in network.trained if name not in self.apart]
         flat = torch.cat(kept, dim=1).numpy() if kept else np.zeros((len(examples), 0), dtype=np.float32)
-        of_layer = dict(zip(seen, outputs, strict=True))
         names = [name.removesuffix(".weight") for name in self.apart]
-        pairs = [(of_layer[name].numpy(), seen[name][1].numpy()) for name in names]
+        pairs = [(outputs[name].numpy(), inputs[name].numpy()) for name in names]
         return [
             SplitGradient(flat[row], tuple((left[row], right[row]) for left, right in pairs))
             for row in range(len(examples))
         ]
+
+    def passes(
+        self, network: AnyNetwork, examples: Examples, settings: LocalSettings
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return each layer's input and the gradient by its output, both (n, ...)."""
+        with watched(network, self.layers) as calls:
+            loss = loss_sum(network, examples, settings)
+        seen = {layer: calls[layer][0] for layer in self.layers}
+        gradients = torch.autograd.grad(loss, [edge for edge, _ in seen.values()])
+        return {layer: inputs for layer, (_, inputs) in seen.items()}, dict(zip(seen, gradients, strict=True))
 
 
 def _of_filters(layer: Any, maps: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -106,7 +112,7 @@ def shared_calls(
             return None
     found = SharedCalls(layers, apart)
     with made_up_weights(network):
-        if not _stand_alone(found, network, examples, settings):
+        if not _stand_alone(found, network, input_shape, settings):
             return None
     return found if _agree(found, network, input_shape, settings) else None
 
@@ -125,24 +131,33 @@ def _agree(found: SharedCalls, network: AnyNetwork, input_shape: tuple[int, ...]
     return largest_distance(network, input_shape, settings, whole, spared=1) <= 1
 
 
-def _stand_alone(found: SharedCalls, network: AnyNetwork, examples: Examples, settings: LocalSettings) -> bool:
-    """Check that a gradient is bit-identical in every place and company."""
+def _stand_alone(
+    found: SharedCalls, network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings
+) -> bool:
+    """Check that no bit of an image depends on its place and company."""
+    examples = made_up_examples(network, input_shape, settings, number=2 * found.images)
     known: dict[int, list[bytes]] = {}
-    for shift in range(found.images):
-        rows = (torch.arange(found.images) + shift) % NUM_IMAGES
-        beside = examples.select(rows)
-        # Where a kernel reads beyond its image, NaN would spread whatever it is multiplied by.
-        spoiled = examples.select(rows)
-        spoiled.inputs[torch.arange(found.images) != shift] = float("nan")
-        whole = [_bits(gradient) for gradient in found.gradients(network, beside, settings)]
-        alone = [_bits(gradient) for gradient in found.gradients(network, spoiled, settings)]
+    for shift in range(2 * found.images):
+        rows = (torch.arange(found.images) + shift) % len(examples)
+        beside = _bits(found, network, examples.select(rows), settings)
         for place, image in enumerate(rows.tolist()):
-            if known.setdefault(image, whole[place]) != whole[place]:
+            if known.setdefault(image, beside[place]) != beside[place]:
                 return False
-        if alone[shift] != whole[shift]:
+        # Where a kernel reads beyond its image, NaN would spread whatever it is multiplied by.
+        spoiled, place = examples.select(rows), shift % found.images
+        spoiled.inputs[torch.arange(found.images) != place] = float("nan")
+        if _bits(found, network, spoiled, settings)[place] != beside[place]:
             return False
     return True
 
 
-def _bits(gradient: SplitGradient) -> list[bytes]:
-    return [gradient.flat.tobytes(), *(part.tobytes() for pair in gradient.products for part in pair)]
+def _bits(found: SharedCalls, network: AnyNetwork, examples: Examples, settings: LocalSettings) -> list[list[bytes]]:
+    """Return all bytes that are computed of each image.
+
+    Sums of thousands of values may hide a bit. The maps between layers do not.
+    """
+    maps = [part.numpy() for passed in found.passes(network, examples, settings) for part in passed.values()]
+    bits = [[part[row].tobytes() for part in maps] for row in range(len(examples))]
+    for row, gradient in enumerate(found.gradients(network, examples, settings)):
+        bits[row].append(gradient.flat.tobytes())
+    return bits

@@ -50,6 +50,21 @@ def personal_file(client: str) -> Path:
     return bract_home() / "holder" / "personal" / "agreed" / client / "round-000001.npz"
 
 
+def test_leave_removes_images_that_a_link_leads_to(client: OwnClient, tmp_path: Path) -> None:
+    disk = tmp_path / "large disk"
+    disk.mkdir()
+    (disk / "row.bin").write_bytes(b"from images")
+    (bract_home() / "cache").mkdir(parents=True, exist_ok=True)
+    for name, target in (("linked", disk), ("dangling", disk / "nowhere")):
+        (bract_home() / "cache" / name).symlink_to(target)
+
+    done = leave(client, "--yes")
+
+    assert done.exit_code == 0, done.output
+    assert not disk.exists()
+    assert not list((bract_home() / "cache").iterdir())
+
+
 def test_leave_removes_what_is_derived_from_images_and_keeps_the_ledger(client: OwnClient) -> None:
     keep_reply("a")
     for name in ("a", "b"):

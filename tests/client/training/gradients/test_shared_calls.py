@@ -51,7 +51,8 @@ def found_for(network: AnyNetwork, shape: tuple[int, ...], settings: LocalSettin
 
 
 def bits(found: SharedCalls, network: AnyNetwork, examples: Examples) -> list[list[bytes]]:
-    return [module._bits(gradient) for gradient in found.gradients(network, examples, SETTINGS)]
+    gradients = found.gradients(network, examples, SETTINGS)
+    return [[one.flat.tobytes(), *(part.tobytes() for pair in one.products for part in pair)] for one in gradients]
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -108,6 +109,26 @@ class _ByPlace(CnnNetwork):
         return logits if len(logits) < 2 else torch.cat([logits[:1], (logits[1:2] * 3) / 3, logits[2:]])
 
 
+class _CoupledMaps(CnnNetwork):
+    """Adds to each image's maps the smallest share of all of them."""
+
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps = super().feature_maps(pixels)
+        return maps + 1e-6 * maps.mean(dim=0, keepdim=True)
+
+
+class _LastValue(CnnNetwork):
+    """Computes the last value of a call by another instruction."""
+
+    def feature_maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps = super().feature_maps(pixels)
+        if len(maps) == 1:
+            return maps
+        last = maps[-1:].clone()
+        last[0, -1, -1, -1] *= 1 + 2**-23
+        return torch.cat([maps[:-1], last])
+
+
 class _Leaky(CnnNetwork):
     """Multiplies what lies beside an image by zero."""
 
@@ -129,7 +150,7 @@ class _Twice(CnnNetwork):
         return super().forward(pixels) + super().forward(pixels.flip(-1))
 
 
-@pytest.mark.parametrize("kind", [_Coupled, _ByPlace, _Leaky, _Wrong, _Twice])
+@pytest.mark.parametrize("kind", [_Coupled, _CoupledMaps, _ByPlace, _LastValue, _Leaky, _Wrong, _Twice])
 def test_images_that_touch_or_are_computed_wrongly_share_no_calls(kind: type[CnnNetwork]) -> None:
     shape = (32, 32, 3)
 
@@ -141,8 +162,8 @@ def test_images_that_touch_or_are_computed_wrongly_share_no_calls(kind: type[Cnn
 def test_weights_of_a_message_do_not_make_touching_images_share_calls(
     monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    """Under zeros or overflow all gradients are equal to the bit, and say nothing of kernels."""
-    network = network_of((32, 32, 3), _Coupled)
+    """Where all values overflow they are equal to the bit, and say nothing of kernels."""
+    network = network_of((32, 32, 3), _CoupledMaps)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(value)
