@@ -314,14 +314,11 @@ def _checked_outer_weights(
 def _shared_calls(
     network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings, apart: tuple[str, ...]
 ) -> SharedCalls | None:
-    # Another number of threads is another check, since kernels share their work between them.
-    key = (network, input_shape, settings, apart)
-    found: SharedCalls | None = _checked_once(_shared_calls_of, *key, torch.get_num_threads())
+    # A client has one thread. Before PyTorch is told so, nothing may be remembered.
+    if torch.get_num_threads() > 1:
+        return None
+    found: SharedCalls | None = _checked_once(shared_calls, network, input_shape, settings, apart)
     return found
-
-
-def _shared_calls_of(network: AnyNetwork, *key: Any) -> SharedCalls | None:
-    return shared_calls(network, *key[:-1])
 
 
 def _chunks_are_right(network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings) -> bool:

@@ -101,8 +101,8 @@ planted(
     _TOUCHING,
     shared_calls.shared_calls,
     {
-        "images that share calls whatever is beside them": ("if not _stand_alone(", "if False and not _stand_alone("),
-        "images that share calls with wrong gradients": ("found if _agree(", "found if True or _agree("),
+        "images that share calls whatever is beside them": ("alone = _stand_alone(", "alone = True or _stand_alone("),
+        "images that share calls with wrong gradients": ("alone and _agree(", "alone and True or _agree("),
     },
 )
 planted(
@@ -122,4 +122,9 @@ planted(
     every_case(together.test_training_of_single_images_shares_calls),
     network_sgd._clipped_sums,
     {"images of a group that are clipped apart": ("() if members.grouped else ", "")},
+)
+planted(
+    together.test_several_threads_and_parameters_of_other_names_share_no_calls,
+    shared_calls.shared_calls,
+    {"images that share calls between threads": ("torch.get_num_threads() > 1", "False")},
 )

@@ -3,7 +3,8 @@
 A small layer is called for longer than it computes. Images that share its calls must not touch one another, even by
 rounding: a hostile server could choose weights that amplify a difference beyond the clip bound. So a gradient must be
 the same to the bit wherever its image stands and whatever stands beside it. Made-up images show this for the layers'
-shapes, threads and processor of the run. Which operations a kernel does follows from these alone, never from values.
+shapes on this processor. Which operations a kernel does follows from these, not from values, in a single thread: each
+thread may have its own rule for the smallest numbers.
 """
 
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def shared_calls(
 ) -> SharedCalls | None:
     """Return how images share calls, None where they must not.
 
-    The result holds for PyTorch's present number of threads.
+    Never with several threads. The result holds while the network's layers stay as they are.
 
     Args:
         network: The network, with any finite weights.
@@ -100,7 +101,9 @@ def shared_calls(
         apart: Result of `outer_weights`.
     """
     # Layers of a backbone are large, and one image at a time is as fast.
-    if settings.autocast != "none" or getattr(network, "body", None) is not None:
+    if settings.autocast != "none" or getattr(network, "body", None) is not None or torch.get_num_threads() > 1:
+        return None
+    if not all(name.endswith((".weight", ".bias")) for name in network.trained):
         return None
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in network.trained))
     examples = made_up_examples(network, input_shape, settings)
@@ -112,9 +115,8 @@ def shared_calls(
             return None
     found = SharedCalls(layers, apart)
     with made_up_weights(network):
-        if not _stand_alone(found, network, input_shape, settings):
-            return None
-    return found if _agree(found, network, input_shape, settings) else None
+        alone = _stand_alone(found, network, input_shape, settings)
+        return found if alone and _agree(found, network, input_shape, settings) else None
 
 
 def _has_plain_filters(layer: nn.Module, maps: torch.Tensor) -> bool:

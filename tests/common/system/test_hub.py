@@ -29,7 +29,12 @@ def silent(monkeypatch: pytest.MonkeyPatch, url: str) -> str:
     """A name that nobody answers for: the resolver has no time limit."""
     never = threading.Event()
     monkeypatch.setattr(hub, "_PATIENCE", 0.05)
-    monkeypatch.setattr(socket, "create_connection", lambda *_: never.wait(60))
+
+    def unanswered(*_: object) -> None:
+        never.wait(60)
+        raise OSError("nobody has answered")
+
+    monkeypatch.setattr(socket, "create_connection", unanswered)
     return url
 
 

@@ -1,6 +1,6 @@
 """Images that share the calls of small layers: gradients of each alone, to the bit the same in any company."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +27,15 @@ MakeConfig = Callable[..., RunConfig]
 CLASSES = 3
 SETTINGS = LocalSettings(0.1, 0.0, 1, 4, label_smoothing=0.1, class_weights=(0.5, 1.0, 4.0))
 SHAPES = {"two convolutions": (32, 32, 3), "grey": (28, 28, 1), "normalised": (64, 64, 3), "features": (40,)}
+
+
+@pytest.fixture(autouse=True, name="one_thread")
+def one_thread_fixture() -> Iterator[None]:
+    """As a client has it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def network_of(shape: tuple[int, ...], kind: type[CnnNetwork] = CnnNetwork) -> AnyNetwork:
@@ -183,6 +192,21 @@ def test_large_layers_share_no_calls(make_config: MakeConfig) -> None:
 
     assert found_for(network_of(large), large) is None
     assert found_for(backbone, (32, 32, 3)) is None
+
+
+def test_several_threads_and_parameters_of_other_names_share_no_calls() -> None:
+    """A thread may flush the smallest numbers to zero where another one does not."""
+    network, shape = network_of((32, 32, 3)), (32, 32, 3)
+    assert found_for(network, shape) is not None
+
+    torch.set_num_threads(2)
+    try:
+        assert found_for(network, shape) is None
+    finally:
+        torch.set_num_threads(1)
+
+    torch.nn.utils.parametrizations.weight_norm(network.get_submodule("conv1"))
+    assert shared_calls(network, shape, SETTINGS, ("dense.weight", "output.weight")) is None
 
 
 def test_gradients_in_bfloat16_share_no_calls() -> None:
