@@ -79,11 +79,14 @@ def _remove_caches() -> int:
     parts = [part for part in _contents(root) if part.name != _PUBLIC_CACHE]
     size = sum(file.stat().st_size for part in parts for file in (part, *part.rglob("*")) if file.is_file())
     for part in parts:
-        if part.is_dir():
-            # A link may lead to a larger disk, and the images are there.
-            shutil.rmtree(part.resolve())
-        if part.is_symlink() or part.exists():
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        elif not part.is_dir():
             part.unlink()
+    if links := [part for part in parts if part.is_dir()]:
+        # What a link leads to is not removed from here: it may hold what somebody else keeps.
+        places = ", ".join(f"{link} leads to {link.resolve()}" for link in links)
+        raise ConfigError(f"{places}: remove the images there, then the link, and run this again")
     return size
 
 

@@ -29,7 +29,7 @@ _MOST_PATCHES = 1 << 22
 
 @dataclass(frozen=True)
 class SharedCalls:
-    """Gradients of a network's trained layers for `images` at a time.
+    """Gradients of a network's trained layers, some images at a time.
 
     `layers` names convolutions and linear layers, each called once; `apart` the weights that are kept as outer
     products.
@@ -37,13 +37,12 @@ class SharedCalls:
 
     layers: tuple[str, ...]
     apart: tuple[str, ...]
-    images: int = _TOGETHER
 
     def gradients(self, network: AnyNetwork, examples: Examples, settings: LocalSettings) -> Iterator[SplitGradient]:
         """Yield each example's gradient by the trained parameters."""
-        for first in range(0, len(examples), self.images):
+        for first in range(0, len(examples), _TOGETHER):
             # The last call repeats an image, because another shape would have other kernels.
-            rows = torch.arange(first, first + self.images).clamp(max=len(examples) - 1)
+            rows = torch.arange(first, first + _TOGETHER).clamp(max=len(examples) - 1)
             found = self._of_call(network, examples.select(rows), settings)
             yield from found[: len(examples) - first]
 
@@ -137,17 +136,17 @@ def _stand_alone(
     found: SharedCalls, network: AnyNetwork, input_shape: tuple[int, ...], settings: LocalSettings
 ) -> bool:
     """Check that no bit of an image depends on its place and company."""
-    examples = made_up_examples(network, input_shape, settings, number=2 * found.images)
+    examples = made_up_examples(network, input_shape, settings, number=2 * _TOGETHER)
     known: dict[int, list[bytes]] = {}
-    for shift in range(2 * found.images):
-        rows = (torch.arange(found.images) + shift) % len(examples)
+    for shift in range(2 * _TOGETHER):
+        rows = (torch.arange(_TOGETHER) + shift) % len(examples)
         beside = _bits(found, network, examples.select(rows), settings)
         for place, image in enumerate(rows.tolist()):
             if known.setdefault(image, beside[place]) != beside[place]:
                 return False
         # Where a kernel reads beyond its image, NaN would spread whatever it is multiplied by.
-        spoiled, place = examples.select(rows), shift % found.images
-        spoiled.inputs[torch.arange(found.images) != place] = float("nan")
+        spoiled, place = examples.select(rows), shift % _TOGETHER
+        spoiled.inputs[torch.arange(_TOGETHER) != place] = float("nan")
         if _bits(found, network, spoiled, settings)[place] != beside[place]:
             return False
     return True

@@ -50,19 +50,23 @@ def personal_file(client: str) -> Path:
     return bract_home() / "holder" / "personal" / "agreed" / client / "round-000001.npz"
 
 
-def test_leave_removes_images_that_a_link_leads_to(client: OwnClient, tmp_path: Path) -> None:
-    disk = tmp_path / "large disk"
+def test_leave_removes_nothing_that_a_link_leads_to_and_names_the_place(client: OwnClient, tmp_path: Path) -> None:
+    disk, cache = tmp_path / "disk", bract_home() / "cache"
     disk.mkdir()
-    (disk / "row.bin").write_bytes(b"from images")
-    (bract_home() / "cache").mkdir(parents=True, exist_ok=True)
+    (disk / "somebody's").write_bytes(b"kept")
+    cache_folder("inputs")
     for name, target in (("linked", disk), ("dangling", disk / "nowhere")):
-        (bract_home() / "cache" / name).symlink_to(target)
+        (cache / name).symlink_to(target)
 
     done = leave(client, "--yes")
+    (cache / "linked").unlink()
+    again = leave(client, "--yes")
 
-    assert done.exit_code == 0, done.output
-    assert not disk.exists()
-    assert not list((bract_home() / "cache").iterdir())
+    assert done.exit_code == 2
+    assert "leads to" in done.output
+    assert (disk / "somebody's").read_bytes() == b"kept"
+    assert again.exit_code == 0, again.output
+    assert not list(cache.iterdir())
 
 
 def test_leave_removes_what_is_derived_from_images_and_keeps_the_ledger(client: OwnClient) -> None:
