@@ -4,27 +4,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The release CI tests. `make demo TORCH="torch torchvision"` takes the newest, for instance one for your GPU.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
-PIP := $(BIN)/pip --disable-pip-version-check --quiet
+# Without --no-compile pip compiles all of torch and others; each process compiles what it imports, and keeps that.
+INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Some images of Python forbid it to keep compiled modules. Each process of a test would then compile all of Bract again.
 export PYTHONDONTWRITEBYTECODE :=
 # Files with tests of a mark. Importing all the others, too, takes each worker another 15 seconds.
 marked = $(shell grep -rlE 'mark\.$(1)\b' tests --include='test_*.py')
 # Files that take longest, longest first. A worker gets whole files: a long one that began last would be alone.
-LONG := $(patsubst %,tests/integration/test_%.py,engines documented_use separate_machines server_commands \
-	network_faults pinned_bundle planted_secret own_federation)
+LONG := $(patsubst %,tests/integration/test_%.py,documented_use separate_machines engines server_commands \
+	network_faults pinned_bundle own_federation planted_secret)
 
 .PHONY: demo test test-avx2 test-slow soak gpu-check check clean
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(TORCH)
-	$(PIP) install -e .
+	$(INSTALL) $(TORCH)
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install -e ".[dev]"
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e .
 	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e ".[dev]"
+	touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
 	$(BIN)/bract simulate

@@ -47,7 +47,9 @@ def client_init(tmp_path: Path, number: int) -> str:
     return f'bract-client="{folder}"'
 
 
-@pytest.mark.parametrize(("mechanism", "rounds"), [("dp-sgd", 2), ("dp-statistics", 1)])
+@pytest.mark.parametrize(
+    ("mechanism", "rounds"), [("dp-sgd", 2), pytest.param("dp-statistics", 1, marks=pytest.mark.soak)]
+)
 def test_a_federation_of_own_images_runs_and_its_statement_follows_from_its_ledger(
     tmp_path: Path, home: Path, make_config: Callable[..., RunConfig], mechanism: str, rounds: int
 ) -> None:

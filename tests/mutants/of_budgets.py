@@ -14,17 +14,36 @@ from common.ledger import budget, holder_keys, image_index, registrations, remai
 from common.ledger.audit import integrity_checks
 from common.ledger.data_holder import Holder, simulated_holder
 from common.ledger.transactions import LedgerSession
+from common.privacy import accounting
 from tests.client import test_budget_under_tones as deep
 from tests.common.ledger import test_budget as budgets
 from tests.common.ledger import test_remaining_budget as shown_budgets
 from tests.common.ledger import test_signed_heads as keys
 from tests.common.ledger import test_transactions as registers
 from tests.common.ledger.audit import test_integrity_checks as audits
+from tests.common.privacy import test_group_losses as groups
 from tests.contracts import test_whole_digests as digests
 from tests.mutants.faults import every_case, planted
 from tests.support.ledger.builders import KEYS, PLAN, holding
 from tests.support.ledger.sessions import ONE_PLAN, PARTS, opened
 
+planted(
+    partial(
+        groups.test_losses_of_a_group_are_those_of_the_library_bit_for_bit, noise=0.7, size=5, rate=0.05, grid=1e-2
+    ),
+    accounting._inverses,
+    {
+        "losses of a group that are too small": ("np.floor(highs / precision)", "np.floor(lows / precision)"),
+        "half of a group's losses": ("losses < found", "losses <= found.max()"),
+    },
+)
+planted(
+    partial(
+        groups.test_losses_of_a_group_are_those_of_the_library_bit_for_bit, noise=0.7, size=5, rate=0.05, grid=1e-2
+    ),
+    accounting._losses_at,
+    {"a group whose loss is one way": ("if mixture.adjacency_type == AdjacencyType.ADD:", "if True:")},
+)
 _CLOSING = budgets.test_plans_count_in_full_and_for_the_filter_until_they_are_closed
 planted(
     _CLOSING,

@@ -163,11 +163,16 @@ def test_the_lines_are_those_of_git(tmp_path: Path, files: Files, packed: Callab
     assert shown in done.stdout
 
 
+# Each rule, and each place for it.
 @pytest.mark.parametrize(
-    "rule", ["* -diff", "* binary", "* text eol=crlf", "*.py diff=evil", "* -text working-tree-encoding=UTF-16"]
-)
-@pytest.mark.parametrize(
-    "name", [".gitattributes", "common/.gitattributes", "common/.GitAttributes", ".git/info/attributes"]
+    ("rule", "name"),
+    [
+        ("* -diff", ".gitattributes"),
+        ("* binary", "common/.gitattributes"),
+        ("* text eol=crlf", "common/.GitAttributes"),
+        ("*.py diff=evil", ".git/info/attributes"),
+        ("* -text working-tree-encoding=UTF-16", ".gitattributes"),
+    ],
 )
 def test_a_bundle_cannot_tell_git_what_to_hide(
     files: Files, packed: Callable[[str, Files], Path], rule: str, name: str

@@ -29,7 +29,7 @@ def options_of(settings: dict[str, Scalar]) -> list[str]:
     return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
-@pytest.fixture(name="pictures", params=[2, 3, 10, 50])
+@pytest.fixture(name="pictures", params=[2, 10])
 def pictures_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
     return request.param, write_images(tmp_path / "images", range(request.param))
 

@@ -115,13 +115,13 @@ def test_a_row_and_a_file_are_all_that_a_new_provider_needs(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("backbone", "features", "mapped"),
     [
-        ("vgg16", 512, 512 * 2 * 2),
+        pytest.param("vgg16", 512, 512 * 2 * 2, marks=pytest.mark.soak),
         ("resnet18", 512, 512 * 2 * 2),
         ("mobilenet_v3_small", 576, 576 * 2 * 2),
         ("convnext_atto", 320, 320 * 2 * 2),
         ("vit_tiny_patch16_224", 192, 192),
         ("torchvision:resnet18", 512, 512 * 2 * 2),
-        ("torchvision:vgg11", 512, 512 * 2 * 2),
+        pytest.param("torchvision:vgg11", 512, 512 * 2 * 2, marks=pytest.mark.soak),
         ("torchvision:convnext_tiny", 768, 768 * 2 * 2),
     ],
 )

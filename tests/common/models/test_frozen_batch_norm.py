@@ -28,7 +28,8 @@ WITH_BATCH_NORM = (
     "timm:mobilenetv3_small_050",
     "mobilenet_v3_small",
     "torchvision:resnet18",
-    "torchvision:vgg11_bn",
+    # Its dense layers are made and left out, which takes seconds.
+    pytest.param("torchvision:vgg11_bn", marks=pytest.mark.soak),
 )
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 

@@ -44,9 +44,9 @@ def test_epsilon_of_one_gaussian_is_the_known_figure() -> None:
 GRID = list(itertools.product([0.01, 0.05, 0.1], [0.6, 1.0, 2.0, 4.0], [100, 1000, 5000]))
 
 
-# A third is fast, with each rate, noise and number of steps in it; one cell is beyond MAX_EPSILON, which is refused.
+# A third runs always, with each rate, noise and number of steps; one cell is beyond MAX_EPSILON, which is refused.
 CELLS = [
-    pytest.param(*cell, marks=() if (at + at // 3 + at // 12) % 3 == 1 else pytest.mark.slow)
+    pytest.param(*cell, marks=() if (at + at // 3 + at // 12) % 3 == 1 else pytest.mark.soak)
     for at, cell in enumerate(GRID)
 ]
 

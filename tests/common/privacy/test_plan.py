@@ -24,7 +24,7 @@ from common.privacy.plan import PrivacyPlan, round_up_rate
 MakeConfig = Callable[..., RunConfig]
 
 
-@pytest.mark.parametrize("target", [0.5, 1.0, 8.0, 30.0])
+@pytest.mark.parametrize("target", [0.5, 8.0])
 @pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (1.0, 120), (0.2, 600), (0.01, 2000)])
 def test_calibrate_never_overshoots_and_wastes_little(target: float, rate: float, steps: int) -> None:
     noise = calibrate(rate, steps, target, 1e-5)

@@ -33,7 +33,7 @@ from simulations.privacy_tests.opened_counts import opened_counts
 from simulations.privacy_tests.opened_epsilon import epsilon_checks
 from simulations.privacy_tests.opened_sums import opened_independence, opened_noise, opened_replay
 from simulations.privacy_tests.suite import privacy_tests_of
-from tests.support.simulations.harness import harness_of
+from tests.support.simulations.harness import harness_of, said
 
 pytestmark = pytest.mark.numerical
 # Eight clients of which five are honest: with shares for all eight, five have 0.79 of the noise.
@@ -60,10 +60,6 @@ def harness(folder: Path, kind: str = "gradients") -> ClientHarness:
 
 def noise(bench: ClientHarness) -> PrivacyTestReport:
     return run_privacy_test("T2", lambda: opened_noise(bench, draws=4_000, counts=600))
-
-
-def said(report: PrivacyTestReport) -> str:
-    return "\n".join(f"{report.test}: {check.name}: {check.seen}" for check in report.failed) or report.test
 
 
 @pytest.mark.parametrize(

@@ -14,36 +14,29 @@ from pathlib import Path
 import pytest
 
 from common.config.loading import Scalar
-from simulations.harness.client_harness import ClientHarness
-from simulations.privacy_tests.check import PrivacyTestReport, run_privacy_test
+from simulations.privacy_tests.check import run_privacy_test
 from simulations.privacy_tests.independence import independence
 from simulations.privacy_tests.neighbouring_data import amplified_replay, neighbour_replay
 from simulations.privacy_tests.noise_scale import noise_scale
 from simulations.privacy_tests.released_fields import release_surface
 from simulations.privacy_tests.sampling import batch_counts
-from simulations.privacy_tests.suite import privacy_tests_of
-from tests.support.simulations.harness import MODES, harness_of
+from tests.support.simulations.harness import CLIENT_DP, MODES, harness_of, said
 
 pytestmark = pytest.mark.numerical
-CENTRAL: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
 BY_SEX: dict[str, Scalar] = {"data.subgroup-column": "sex", "data.subgroups": "f,m"}
 SURFACES: dict[str, dict[str, Scalar]] = {
     "dp-sgd, no counts": {"privacy.metrics": "none"},
     "dp-sgd, exact counts": {"privacy.metrics": "exact"},
     "dp-statistics, class means": {"privacy.mechanism": "dp-statistics", "training.statistics": "class-means"},
     "statistics without noise": {"privacy.mechanism": "none", "training.method": "statistics"},
-    "client-dp": CENTRAL,
-    "client-dp, exact counts": CENTRAL | {"privacy.metrics": "exact"},
+    "client-dp": CLIENT_DP,
+    "client-dp, exact counts": CLIENT_DP | {"privacy.metrics": "exact"},
     "dp-sgd, gradients in batches": MODES["cnn"] | {"training.gradients": "opacus"},
     "dp-sgd, by subgroup": BY_SEX,
     "no mechanism, by subgroup": BY_SEX | {"privacy.mechanism": "none"},
     "no mechanism": {"privacy.mechanism": "none"},
     "no mechanism, no counts": {"privacy.mechanism": "none", "privacy.metrics": "none"},
 }
-
-
-def said(report: PrivacyTestReport) -> str:
-    return "\n".join(f"{report.test}: {check.name}: {check.seen}" for check in report.failed) or report.test
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -127,38 +120,3 @@ def test_nothing_but_what_is_declared_leaves_under_any_mechanism(tmp_path: Path,
     report = run_privacy_test("T6", lambda: release_surface(harness))
 
     assert report.holds, said(report)
-
-
-SELDOM: dict[str, Scalar] = {"evaluation.every": 2, "training.class-weights": "1, 5, 0.5"}
-
-
-BALANCED: dict[str, Scalar] = {"training.class-weights": "balanced"}
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        CENTRAL,
-        {"privacy.unit": "group"},
-        SELDOM,
-        BALANCED,
-        BALANCED | {"privacy.unit": "group"},
-    ],
-    ids=["image", "client", "group", "seldom, weighted", "balanced", "balanced groups"],
-)
-def test_every_layer_holds(tmp_path: Path, settings: dict[str, Scalar]) -> None:
-    harness: ClientHarness = harness_of(tmp_path, settings)
-
-    for layer, checks in privacy_tests_of(harness).items():
-        report = run_privacy_test(layer, checks)
-        assert report.holds, said(report)
-
-
-def test_sums_are_charged_once_and_under_faults(tmp_path: Path) -> None:
-    # The other layers look at every mode above.
-    tests = privacy_tests_of(harness_of(tmp_path, MODES["sums"]))
-
-    for layer in ("T5", "T8"):
-        report = run_privacy_test(layer, tests[layer])
-        assert report.holds, said(report)

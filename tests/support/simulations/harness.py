@@ -7,6 +7,7 @@ import numpy as np
 from common.config.loading import Scalar, defaults, override, parse
 from simulations.harness.client_harness import ClientHarness
 from simulations.harness.harness_images import Images
+from simulations.privacy_tests.check import PrivacyTestReport
 
 CLASSES = ("a", "b", "c")
 BASE: dict[str, Scalar] = {
@@ -21,6 +22,7 @@ BASE: dict[str, Scalar] = {
 HEAD: dict[str, Scalar] = {}
 NETWORK: dict[str, Scalar] = {"model.backbone": "timm:test_resnet"}
 SUMS: dict[str, Scalar] = {"privacy.mechanism": "dp-statistics"}
+CLIENT_DP: dict[str, Scalar] = {"privacy.mechanism": "client-dp", "privacy.delta": 1e-4, "privacy.clipping-norm": 1.0}
 NUM_UNITS = 40  # with batches of 20: a sample rate of a half, two steps a round
 # Mode -> settings; every way of tuning, features cached or not, images alone or in groups.
 MODES: dict[str, dict[str, Scalar]] = {
@@ -56,3 +58,8 @@ def harness_of(folder: Path, settings: dict[str, Scalar], *, train: int = 3, hel
         inputs = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
     images = Images.of(inputs, np.arange(count) % len(CLASSES), held_out=held_out)
     return ClientHarness(config, CLASSES, images, NUM_UNITS, folder).with_settings()
+
+
+def said(report: PrivacyTestReport) -> str:
+    """What failed in a report, for a person to read."""
+    return "\n".join(f"{report.test}: {check.name}: {check.seen}" for check in report.failed) or report.test

@@ -26,7 +26,7 @@ NETWORKS: dict[str, tuple[str, int, int, int, Method]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["small CNN", pytest.param("small ViT", marks=pytest.mark.soak)])
 def test_the_patch_that_decides_is_lit_and_a_constant_map_fails_the_check(make_config: Made, name: str) -> None:
     backbone, side, patch, steps, method = NETWORKS[name]
     network = trained_on_patches(make_config, backbone, side, patch, steps)

@@ -113,10 +113,10 @@ def weights_file(folder: Path, backbone: str) -> str:
     ("backbone", "more"),
     [
         pytest.param("cnn", {}, marks=pytest.mark.slow),
-        pytest.param("timm:test_resnet", {"model__weights": "file"}, marks=pytest.mark.slow),
+        pytest.param("timm:test_resnet", {"model__weights": "file"}, marks=pytest.mark.soak),
         ("timm:test_resnet", {"model__weights": "file", "model__tuning": "norm"}),
-        pytest.param("timm:test_resnet", {"model__weights": "file", "model__head": "mlp"}, marks=pytest.mark.slow),
-        pytest.param("timm:test_vit", {"model__weights": "file", "data__image_size": 96}, marks=pytest.mark.slow),
+        pytest.param("timm:test_resnet", {"model__weights": "file", "model__head": "mlp"}, marks=pytest.mark.soak),
+        pytest.param("timm:test_vit", {"model__weights": "file", "data__image_size": 96}, marks=pytest.mark.soak),
         pytest.param("efficientnet_lite0", {"data__image_size": 128}, marks=pytest.mark.slow),
     ],
 )
@@ -150,9 +150,9 @@ def test_both_ways_of_the_readme_give_the_probabilities_of_bract(
 @pytest.mark.parametrize(
     ("backbone", "more"),
     [
-        ("mobilenet_v3_small", {"model__tuning": "norm"}),
         ("torchvision:resnet18", {"model__head": "mlp"}),
-        ("torchvision:convnext_tiny", {}),
+        pytest.param("mobilenet_v3_small", {"model__tuning": "norm"}, marks=pytest.mark.soak),
+        pytest.param("torchvision:convnext_tiny", {}, marks=pytest.mark.soak),
     ],
 )
 def test_torchvision_alone_gives_the_probabilities_of_bract(

@@ -67,7 +67,7 @@ def test_the_gate_finds_noise_that_is_seven_tenths_of_what_was_declared(
     assert found.judgement.verdict == Verdict.VIOLATED, found.judgement.sentence
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_single_steps_of_sampled_batches_find_weak_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weaken(monkeypatch, 0.3)  # so weak that likelihoods under the declared noise mislead
 
@@ -152,6 +152,7 @@ def test_a_canary_that_cannot_be_is_refused() -> None:
         with_canary(pixels, "mislabelled", num_classes=2)
 
 
+@pytest.mark.soak
 def test_own_settings_are_audited_as_they_are(tmp_path: Path, make_config: Callable[..., RunConfig]) -> None:
     config = make_config(
         {"num-rounds": 1, "training.batch-size": 1400, "privacy.target-epsilon": 50.0, "privacy.metrics": "none"}
