@@ -13,9 +13,12 @@ import pytest
 from common.config.loading import Scalar, defaults, override, parse
 from common.config.schema import RunConfig
 from common.data.preprocessing import Prepared, prepare
+from server.reporting import artifacts
 
 if TYPE_CHECKING:
     from tests.support.clients.secure_clients import Wards
+
+_PIXEL = Path(__file__).with_name("support").joinpath("data", "pixel.png").read_bytes()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +50,14 @@ def what_is_loaded_is_no_garbage() -> None:
 def what_is_logged_is_heard() -> None:
     """Commands that an earlier test ran in this process have set the level for good."""
     logging.getLogger("bract").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def pictures_of_runs_are_small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run writes its pictures as one pixel, because drawing takes most of its time: not in tests marked `pictures`."""
+    if request.node.get_closest_marker("pictures") is None:
+        for name in ("draw_confusion", "draw_curves", "draw_partition"):
+            monkeypatch.setattr(artifacts, name, lambda file, *_, **__: file.write_bytes(_PIXEL))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,11 @@ import pytest
 
 from tests.support.paths import ROOT
 
-GATES = ("tests/privacy/test_layers.py", "tests/simulations/test_canary_audit.py")
+GATES = (
+    "tests/simulations/privacy_tests/test_suite.py",
+    "tests/simulations/privacy_tests/test_whole_suite.py",
+    "tests/simulations/attacks/canary/test_campaign.py",
+)
 
 
 @pytest.mark.soak

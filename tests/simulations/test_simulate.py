@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
+from PIL import Image
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -46,6 +47,7 @@ OPEN: dict[str, Scalar] = {"privacy.mechanism": "none"}
 SMALL_CNN: dict[str, Scalar] = {"model.backbone": "cnn", "num-rounds": 2, "training.local-epochs": 1}
 
 
+@pytest.mark.pictures
 def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dict[str, Any], Path]]) -> None:
     summary, folder = run()
 
@@ -67,6 +69,10 @@ def test_run_job_leaves_every_file_of_a_private_run(run: Callable[..., tuple[dic
         "heads.jsonl",
         "ledgers",
     }
+    for picture in folder.glob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 300
+            assert len(image.convert("L").getcolors()) > 20
     assert {file.name for file in (folder / "ledgers").iterdir()} == {f"{client:05d}.sqlite" for client in range(5)}
     assert summary["status"] == "complete"
     assert summary["private"] is True
