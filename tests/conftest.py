@@ -54,7 +54,7 @@ def what_is_logged_is_heard() -> None:
 
 @pytest.fixture(autouse=True)
 def pictures_of_runs_are_small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run writes its pictures as one pixel, because drawing takes most of its time: not in tests marked `pictures`."""
+    """A run writes its pictures as one pixel, because drawing takes long. Tests marked `pictures` get them whole."""
     if request.node.get_closest_marker("pictures") is None:
         for name in ("draw_confusion", "draw_curves", "draw_partition"):
             monkeypatch.setattr(artifacts, name, lambda file, *_, **__: file.write_bytes(_PIXEL))
