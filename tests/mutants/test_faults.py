@@ -86,17 +86,18 @@ def test_a_planted_fault_fails_the_test_that_it_names(request: pytest.FixtureReq
     assert not isinstance(error, _BROKEN), f"the fault is broken, and not the product: {error!r}"
 
 
-# A check that fails without any fault, here or by itself, would notice nothing. Most are tests that run anyway.
-CHECKS = {name_of(fault.check): fault.check for fault in FAULTS.values()}
-
-
 def runs_anyway(check: Check) -> bool:
     return name_of(check).split(".")[-1].startswith("test_")
 
 
-@pytest.mark.parametrize(
-    "check", [pytest.param(c, id=name, marks=pytest.mark.soak if runs_anyway(c) else ()) for name, c in CHECKS.items()]
-)
+# A check that fails without any fault, here or by itself, would notice nothing. Most are tests that run anyway.
+CHECKS = {id(fault.check): fault.check for fault in FAULTS.values()}.values()
+OF_FAULTS = [
+    pytest.param(check, id=name_of(check), marks=pytest.mark.soak if runs_anyway(check) else ()) for check in CHECKS
+]
+
+
+@pytest.mark.parametrize("check", OF_FAULTS)
 def test_a_check_holds_without_any_fault(request: pytest.FixtureRequest, check: Check) -> None:
     check(**arguments_of(request, check))
 

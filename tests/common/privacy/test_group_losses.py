@@ -18,9 +18,19 @@ def digest_of(distribution: PrivacyLossDistribution) -> str:
     return hashlib.sha256(repr(numbers).encode()).hexdigest()
 
 
+pytestmark = pytest.mark.numerical
+
+
 @pytest.mark.parametrize(
     ("noise", "size", "rate", "grid"),
-    [(1.0, 2, 0.1, 1e-2), (0.7, 5, 0.05, 1e-2), (2.0, 4, 0.9, 1e-2), (1.0, 3, 0.01, 1e-2), (30.0, 12, 0.3, 1e-3)],
+    [
+        (1.0, 2, 0.1, 1e-2),
+        (0.7, 5, 0.05, 1e-2),
+        (2.0, 4, 0.9, 1e-2),
+        (1.0, 3, 0.01, 1e-2),
+        (30.0, 12, 0.3, 1e-3),
+        (200.0, 400, 0.5, 5e-2),
+    ],
 )
 def test_losses_of_a_group_are_those_of_the_library_bit_for_bit(
     noise: float, size: int, rate: float, grid: float
@@ -31,10 +41,8 @@ def test_losses_of_a_group_are_those_of_the_library_bit_for_bit(
     ours = accounting._of_groups(DpSgdEvent(rate, noise, 1, size), grid)
 
     assert digest_of(ours) == digest_of(library)
-    steps = 50
-    assert ours.self_compose(steps).get_epsilon_for_delta(1e-5) == library.self_compose(steps).get_epsilon_for_delta(
-        1e-5
-    )
+    epsilons = [each.self_compose(50).get_epsilon_for_delta(1e-5) for each in (ours, library)]
+    assert epsilons[0] == epsilons[1] > 0
 
 
 def test_bounds_that_no_float_can_divide_are_refused() -> None:
