@@ -236,9 +236,9 @@ class Preparation:
         wanted = self._format()
         # Copies have the tones of the canonical decode. An image that is shown in others has another name.
         copied = np.array([self._names[row].tobytes() in self._copies for row in missing], dtype=bool)
-        for row in missing[copied]:
-            name = self._names[row].tobytes()
-            collector.push_pixels(self._copies.scaled(name, wanted), name)
+        names = ((row, self._names[row].tobytes()) for row in missing[copied])
+        for row, copy in in_order(partial(self._copies.scaled, wanted=wanted), names):
+            collector.push_pixels(copy, self._names[row].tobytes())
         shown = partial(_shown, tones=tones_of(self.config.data), wanted=wanted, or_black=self.shows_nothing)
         for row, pixels in in_order(shown, self._source.entries.cells(missing[~copied])):
             if pixels is None:

@@ -12,15 +12,16 @@ from common.data.inputs.input_format import InputFormat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Five thousand images of 128 pixels. Decoding is slow for large images, whose copies fit in here.
+# Five thousand images of 128 pixels, or sixty thousand of 32. Others are decoded again.
 MEMORY_BYTES = 256 * 2**20
+_BYTES_A_PIXEL = 4  # as Pillow keeps colours
 
 
 class ScaledCopies:
     """Images by their digests, as many as fit into memory.
 
     An image that is not here must be decoded again. Several threads may use it. Copies have the size that `wanted`
-    returns, and the images' own size as long as it returns None.
+    returns. Images that take less memory as they are, and all as long as it returns None, are scaled when asked for.
     """
 
     def __init__(self, wanted: Callable[[], InputFormat | None], memory_bytes: int = MEMORY_BYTES) -> None:
@@ -34,15 +35,16 @@ class ScaledCopies:
 
     def offer(self, image: "Image", digest: bytes) -> None:
         """Keep an image's canonical pixels if there is room."""
-        if digest in self._kept or self._room <= 0:
-            return
-        wanted = self._wanted()
-        copy = image if wanted is None else _scaled(image, wanted)
-        size = copy.nbytes if isinstance(copy, np.ndarray) else copy.width * copy.height * 4
+        wanted, own = self._wanted(), image.width * image.height * _BYTES_A_PIXEL
+        size = own if wanted is None else min(own, wanted.side**2 * wanted.channels)
+        # Room is taken first: scaling an image that finds none would take as long as to decode it again.
         with self._lock:
-            if size <= self._room and digest not in self._kept:
-                self._kept[digest] = copy
-                self._room -= size
+            if size > self._room or digest in self._kept:
+                return
+            self._room -= size
+            self._kept[digest] = image
+        if wanted is not None and size < own:
+            self._kept[digest] = _scaled(image, wanted)
 
     def scaled(self, digest: bytes, wanted: InputFormat) -> np.ndarray:
         """Return the scaled image of a digest that is here, (side, side, channels)."""

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from common.data.feature_extraction import scaled
+from common.data.inputs import scaled_copies
 from common.data.inputs.input_format import InputFormat, pixels_format
 from common.data.inputs.scaled_copies import ScaledCopies
 
@@ -41,3 +42,25 @@ def test_copies_end_where_memory_does(known: InputFormat | None, one: int) -> No
     copies.clear()
     copies.offer(picture(1), b"1")
     assert b"1" not in copies
+
+
+def test_an_image_that_finds_no_room_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(scaled_copies, "scaled", lambda *given: calls.append(1) or scaled(*given))
+    copies = ScaledCopies(lambda: WANTED, memory_bytes=8 * 8 * 3 + 100)
+
+    for number in range(3):
+        copies.offer(picture(number), b"%d" % number)
+
+    assert len(calls) == 1
+
+
+def test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is() -> None:
+    wanted, room = pixels_format(64, 3, "bilinear"), 5 * 12 * 20 * 4
+    copies = ScaledCopies(lambda: wanted, memory_bytes=room)
+
+    for number in range(6):
+        copies.offer(picture(number), b"%d" % number)
+
+    assert [b"%d" % number in copies for number in range(6)] == [True] * 5 + [False]
+    assert np.array_equal(copies.scaled(b"3", wanted), scaled(picture(3), 64, 3, "bilinear"))
