@@ -5,6 +5,7 @@ from functools import partial
 import common.data.scan as scanning
 from common.data import preprocessing
 from common.data.inputs import input_format
+from common.data.inputs.scaled_copies import ScaledCopies
 from common.data.partitioning import assignment
 from common.data.sources import base_source
 from common.ledger import image_index
@@ -15,6 +16,7 @@ from common.privacy import accounting, calibration
 from common.system.content_store import ContentStore
 from common.system.figure_cache import FigureCache
 from tests.common.data import test_input_keys as inputs
+from tests.common.data.inputs import test_scaled_copies as copies
 from tests.common.data.partitioning import test_assignment as partitions
 from tests.common.ledger import test_image_index as contents
 from tests.common.ledger import test_signed_heads as keys
@@ -39,6 +41,21 @@ planted(
     },
 )
 
+planted(
+    copies.test_an_image_that_finds_no_room_is_not_scaled,
+    ScaledCopies.offer,
+    {"images that are scaled in vain": ("if size > self._room or digest in self._kept:", "if digest in self._kept:")},
+)
+planted(
+    copies.test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is,
+    ScaledCopies.offer,
+    {
+        "room for the copies of small images": (
+            "min(own, wanted.side**2 * wanted.channels)",
+            "wanted.side**2 * wanted.channels",
+        )
+    },
+)
 _CHOICES = inputs.test_feature_key_changes_with_backbone_head_device_and_format
 planted(
     _CHOICES,
