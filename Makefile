@@ -51,7 +51,8 @@ test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m "slow and not soak" --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		$(LONG) $(filter-out $(LONG),$(call marked,slow))
 
-# Takes an hour or so: fifty kills of each kind, the whole grid of accounting. Figures go into the closing note of a change.
+# Takes hours: fifty kills of each kind, the whole grid of accounting, more networks, each fault's test without the fault.
+# Figures go into the closing note of a change.
 soak: $(VENV)/.installed-dev
 	$(PYTEST) -m soak
 

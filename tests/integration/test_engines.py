@@ -64,7 +64,9 @@ def test_ray_and_in_process_give_the_same_model_to_the_bit(
     settings += ["--set", f"privacy.aggregation={aggregation}"]
     command = [*BRACT, "--engine", "ray", "--out", str(tmp_path / "ray"), *settings]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as under_ray:
-        done = CliRunner().invoke(app, ["simulate", "--out", str(tmp_path / "in-process"), *settings])
+        done = CliRunner().invoke(
+            app, ["simulate", "--engine", "in-process", "--out", str(tmp_path / "in-process"), *settings]
+        )
         output, _ = under_ray.communicate(timeout=240)
 
     assert (done.exit_code, under_ray.returncode) == (0, 0), done.output + output

@@ -44,7 +44,7 @@ planted(
 planted(
     copies.test_an_image_that_finds_no_room_is_not_scaled,
     ScaledCopies.offer,
-    {"images that are scaled in vain": ("if size > self._room or digest in self._kept:", "if digest in self._kept:")},
+    {"images that are scaled in vain": ("if size > self._room or digest in self._taken:", "if digest in self._taken:")},
 )
 planted(
     copies.test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is,

@@ -12,9 +12,8 @@ from common.data.inputs.input_format import InputFormat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Five thousand images of 128 pixels, or sixty thousand of 32. Others are decoded again.
+# Five thousand images of 128 pixels, or eighty thousand of 32. Others are decoded again.
 MEMORY_BYTES = 256 * 2**20
-_BYTES_A_PIXEL = 4  # as Pillow keeps colours
 
 
 class ScaledCopies:
@@ -28,32 +27,37 @@ class ScaledCopies:
         self._wanted = wanted
         self._room = memory_bytes
         self._lock = threading.Lock()
-        self._kept: dict[bytes, Image | np.ndarray] = {}
+        self._kept: dict[bytes, np.ndarray] = {}
+        self._taken: set[bytes] = set()
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._kept
 
     def offer(self, image: "Image", digest: bytes) -> None:
         """Keep an image's canonical pixels if there is room."""
-        wanted, own = self._wanted(), image.width * image.height * _BYTES_A_PIXEL
+        wanted, own = self._wanted(), image.width * image.height * len(image.getbands())
         size = own if wanted is None else min(own, wanted.side**2 * wanted.channels)
         # Room is taken first: scaling an image that finds none would take as long as to decode it again.
         with self._lock:
-            if size > self._room or digest in self._kept:
+            if size > self._room or digest in self._taken:
                 return
             self._room -= size
-            self._kept[digest] = image
-        if wanted is not None and size < own:
-            self._kept[digest] = _scaled(image, wanted)
+            self._taken.add(digest)
+        # Pixels alone: an image may hold a profile of colours that is larger than they are.
+        self._kept[digest] = np.asarray(image) if wanted is None or size == own else _scaled(image, wanted)
 
     def scaled(self, digest: bytes, wanted: InputFormat) -> np.ndarray:
         """Return the scaled image of a digest that is here, (side, side, channels)."""
-        copy = self._kept[digest]
-        return copy if isinstance(copy, np.ndarray) else _scaled(copy, wanted)
+        from PIL import Image
+
+        pixels = self._kept[digest]
+        if pixels.shape == (wanted.side, wanted.side, wanted.channels):
+            return pixels
+        return _scaled(Image.fromarray(pixels), wanted)
 
     def clear(self) -> None:
         """Give the memory back."""
-        self._kept = {}
+        self._kept, self._taken = {}, set()
         self._room = 0
 
 

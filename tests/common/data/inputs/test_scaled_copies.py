@@ -3,6 +3,9 @@
 Drives `common.data.inputs.input_format`.
 """
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +16,7 @@ from common.data.inputs.input_format import InputFormat, pixels_format
 from common.data.inputs.scaled_copies import ScaledCopies
 
 WANTED = pixels_format(8, 3, "bilinear")
+LARGER = pixels_format(64, 3, "bilinear")
 
 
 def picture(seed: int) -> Image.Image:
@@ -30,7 +34,7 @@ def test_a_copy_is_scaled_as_the_image_itself_would_be(known: InputFormat | None
 
 
 @pytest.mark.parametrize(
-    ("known", "one"), [(WANTED, 8 * 8 * 3), (None, 12 * 20 * 4)], ids=["format known", "format not known yet"]
+    ("known", "one"), [(WANTED, 8 * 8 * 3), (None, 12 * 20 * 3)], ids=["format known", "format not known yet"]
 )
 def test_copies_end_where_memory_does(known: InputFormat | None, one: int) -> None:
     copies = ScaledCopies(lambda: known, memory_bytes=2 * one + 1)
@@ -56,7 +60,7 @@ def test_an_image_that_finds_no_room_is_not_scaled(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is() -> None:
-    wanted, room = pixels_format(64, 3, "bilinear"), 5 * 12 * 20 * 4
+    wanted, room = LARGER, 5 * 12 * 20 * 3
     copies = ScaledCopies(lambda: wanted, memory_bytes=room)
 
     for number in range(6):
@@ -64,3 +68,29 @@ def test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is() -> None:
 
     assert [b"%d" % number in copies for number in range(6)] == [True] * 5 + [False]
     assert np.array_equal(copies.scaled(b"3", wanted), scaled(picture(3), 64, 3, "bilinear"))
+
+
+@pytest.mark.parametrize(
+    "known", [pixels_format(64, 3, "bilinear"), None], ids=["format known", "format not known yet"]
+)
+def test_pixels_alone_are_kept(known: InputFormat | None) -> None:
+    copies, image = ScaledCopies(lambda: known), picture(1)
+    image.info["icc_profile"] = bytes(1 << 20)
+    kept = weakref.ref(image)
+
+    copies.offer(image, b"one")
+    del image
+    gc.collect()
+
+    assert b"one" in copies
+    assert kept() is None
+
+
+def test_gray_images_are_copied_as_colours_and_as_gray() -> None:
+    gray, copies = picture(1).convert("L"), ScaledCopies(lambda: None)
+
+    copies.offer(gray, b"gray")
+
+    for channels in (1, 3):
+        wanted = pixels_format(8, channels, "bicubic")
+        assert np.array_equal(copies.scaled(b"gray", wanted), scaled(gray, 8, channels, "bicubic"))
