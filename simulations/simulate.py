@@ -61,11 +61,9 @@ def run_job(
 
                 run_under_ray(config, progress)
             else:
-                workers = 1
                 if not config.needs_no_torch:
-                    # A network spends its time in torch, which lets other threads run.
-                    workers = os.cpu_count() or 1
                     keep_freed_memory()
+                workers = os.cpu_count() or 1
                 _in_process(resolved(config), progress, num_clients=config.num_clients, num_workers=workers)
         summary = _summary_of(folder, engine)
         if baselines and summary["status"] == "complete":

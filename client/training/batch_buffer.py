@@ -3,6 +3,8 @@
 New memory for each batch costs more time than the training step of a linear head.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from common.system.aligned_arrays import aligned, is_aligned
@@ -15,8 +17,12 @@ class BatchBuffer:
     """
 
     def __init__(self, features: np.ndarray, largest: int) -> None:
-        self._features = features
-        self._buffer = aligned(min(largest, len(features)), features.shape[1], np.float32)
+        self._features, self._largest = features, largest
+
+    # Not before a batch needs it. Where all rows are in every batch, it would be a second copy of them.
+    @cached_property
+    def _buffer(self) -> np.ndarray:
+        return aligned(min(self._largest, len(self._features)), self._features.shape[1], np.float32)
 
     def fetch(self, rows: np.ndarray) -> np.ndarray:
         """Return the features (b, d) of increasing row numbers."""

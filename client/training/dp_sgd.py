@@ -133,17 +133,19 @@ def train_head_privately(
     streams: PrivateStreams,
     *,
     units: np.ndarray | None = None,
+    feature_norms: np.ndarray | None = None,
 ) -> Arrays:
     """Train a linear head for one round of DP-SGD, without per-example gradients.
 
     An example's gradient is an outer product, so its norm follows in closed form. `arrays` holds `head.weight`,
     (classes, d) float32, and is left untouched; the new array is equal in shape. Features are (n, d) float32, labels
     (n,) int64; n may be 0. Rows with equal `units`, (n,) int64, are clipped together; each row alone if None.
-    `streams` must be fresh, for this message alone.
+    `feature_norms` are `row_norms` of the features, computed if left out. `streams` must be fresh, for this message
+    alone.
     """
     shape = arrays[HEAD_WEIGHT].shape
     members = UnitRows(np.arange(len(labels)) if units is None else units)
-    clipped = _head_sum(shape, features, labels, members, plan, settings)
+    clipped = _head_sum(shape, features, labels, members, plan, settings, feature_norms)
     start = arrays[HEAD_WEIGHT].astype(np.float64).ravel()
     weights = private_steps(start, members.count, clipped, plan, settings, streams)
     return {HEAD_WEIGHT: weights.reshape(shape).astype(np.float32)}
@@ -157,6 +159,7 @@ def head_gradient_sum(
     settings: LocalSettings,
     *,
     units: np.ndarray | None = None,
+    feature_norms: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the clipped sum of a linear head's gradients over all units.
 
@@ -168,7 +171,7 @@ def head_gradient_sum(
     """
     check_summed(plan)
     members = UnitRows(np.arange(len(labels)) if units is None else units)
-    clipped = _head_sum(arrays[HEAD_WEIGHT].shape, features, labels, members, plan, settings)
+    clipped = _head_sum(arrays[HEAD_WEIGHT].shape, features, labels, members, plan, settings, feature_norms)
     return clipped(arrays[HEAD_WEIGHT].astype(np.float64).ravel(), np.arange(members.count))
 
 
@@ -190,10 +193,12 @@ def _head_sum(
     members: UnitRows,
     plan: PrivacyPlan,
     settings: LocalSettings,
+    feature_norms: np.ndarray | None,
 ) -> ClippedSum:
     """Return how a head's clipped gradients are summed over a batch of units."""
     bound = plan.max_grad_norm
-    buffer, feature_norms = BatchBuffer(features, len(labels)), row_norms(features)
+    buffer = BatchBuffer(features, len(labels))
+    norms = row_norms(features) if feature_norms is None else feature_norms
     # BLAS may round differently for other alignments, so the weight always has the same.
     weight = aligned(shape[0], shape[1], np.float32)
 
@@ -215,6 +220,6 @@ def _head_sum(
             )
         if members.grouped:
             return clipped_head_group_sum(drawn, logit_gradients, members.units(rows), max_grad_norm=bound).ravel()
-        return clipped_head_sum(drawn, logit_gradients, max_grad_norm=bound, feature_norms=feature_norms[rows]).ravel()
+        return clipped_head_sum(drawn, logit_gradients, max_grad_norm=bound, feature_norms=norms[rows]).ravel()
 
     return clipped

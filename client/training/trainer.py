@@ -143,7 +143,16 @@ class Trainer:
         if self.config.needs_no_torch:
             if plan is not None:
                 fresh = streams.for_training()
-                return train_head_privately(arrays, features, labels, plan, settings, fresh, units=shard.train_units)
+                return train_head_privately(
+                    arrays,
+                    features,
+                    labels,
+                    plan,
+                    settings,
+                    fresh,
+                    units=shard.train_units,
+                    feature_norms=shard.train_norms,
+                )
             return train_head(arrays, features, labels, settings, rng)
         from client.training.network_sgd import train_network, train_network_privately
 
@@ -185,7 +194,15 @@ class Trainer:
             return clipped_contribution(kind, features, labels, num_classes, plan, units=shard.train_units)
         settings = self._settings(shard, name, server_round, plan, label_counts)
         if self.config.needs_no_torch:
-            return head_gradient_sum(arrays, features, labels, plan, settings, units=shard.train_units)
+            return head_gradient_sum(
+                arrays,
+                features,
+                labels,
+                plan,
+                settings,
+                units=shard.train_units,
+                feature_norms=shard.train_norms,
+            )
         from client.training.network_sgd import network_gradient_sum
 
         return network_gradient_sum(self._network(), self._ordered(arrays), _training_set(shard), plan, settings)

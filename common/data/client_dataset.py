@@ -1,6 +1,7 @@
 """The images of one client as arrays, grouped into privacy units."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from common.config.sections import Unit
 from common.data.image_digests import ImageDigests
 from common.data.partitioning.partition import Partition
 from common.data.partitioning.privacy_units import check_unit, unit_numbers
+from common.privacy.clipping import row_norms
 from common.randomness import keyed_uniform
 from common.system.aligned_arrays import align_rows
 
@@ -49,6 +51,12 @@ class Shard:
     train_holdings: ImageDigests
     test_holdings: ImageDigests
     test_subgroups: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    # Once a run, because norms take half as long as a step.
+    @cached_property
+    def train_norms(self) -> np.ndarray:
+        """L2 norms of the training features, (a,) float64, not finite where a row is not."""
+        return row_norms(self.train_inputs)
 
     @property
     def training_votes(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from itertools import count, islice
 from queue import SimpleQueue
+from time import thread_time
 from typing import Any
 
 from flwr.app import Array, Context, Message, RecordDict
@@ -23,6 +24,8 @@ from common.config.loading import Scalar
 _RUN_ID = 1
 _SERVER_NODE = 1
 _FIRST_NODE = 2
+# CPU seconds of a message below which threads lose more by waiting for the interpreter than they win.
+_LEAST_WORK = 0.01
 Observer = Callable[[Message], None]
 
 
@@ -33,7 +36,9 @@ class InProcessGrid(Grid):
         client_app: The app that answers; `client.app.create_app` makes one over chosen clients.
         num_clients: Number of clients; each is one node.
         run_config: Flat configuration, as Flower passes it to clients.
-        num_workers: Clients that run at the same time. Results do not depend on it.
+        num_workers: Most clients that run at the same time. Results do not depend on it.
+        least_work: CPU seconds that a message of a type must have taken for the next ones to be answered side by side.
+            Shorter ones are answered sooner one after another.
         observer: Called with every message that leaves a client.
     """
 
@@ -44,6 +49,7 @@ class InProcessGrid(Grid):
         run_config: Mapping[str, Scalar],
         *,
         num_workers: int = 1,
+        least_work: float = _LEAST_WORK,
         observer: Observer | None = None,
     ) -> None:
         # Flower refuses to build a `Message` in a process without an identity.
@@ -51,13 +57,15 @@ class InProcessGrid(Grid):
         self._client_app = client_app
         self._num_clients = num_clients
         self._run_config = dict(run_config)
-        self._num_workers = num_workers
+        self._num_workers, self._least_work = num_workers, least_work
         self._observer = observer
         self._run = Run.create_empty(_RUN_ID)
         self._contexts: dict[int, Context] = {}
         self._sent: dict[str, Message] = {}
         self._serial = count(1)
         self._pool: ThreadPoolExecutor | None = None
+        # By type of message, because a client trains for longer than it says who it is.
+        self._work: dict[str, float] = {}
 
     def set_run(self, run: Any) -> None:
         """Set the run's description."""
@@ -111,9 +119,17 @@ class InProcessGrid(Grid):
 
     def _replies(self, batch: Sequence[Message]) -> Iterator[Message]:
         """Yield the reply to each message, with several workers as they come."""
-        if self._num_workers == 1:
-            yield from map(self._deliver, batch)
-            return
+        for number, message in enumerate(batch):
+            if self._pays(message):
+                yield from self._side_by_side(batch[number:])
+                return
+            yield self._deliver(message)
+
+    def _pays(self, message: Message) -> bool:
+        """Return True if workers would answer such messages sooner."""
+        return self._num_workers > 1 and self._work.get(message.metadata.message_type, 0.0) >= self._least_work
+
+    def _side_by_side(self, batch: Sequence[Message]) -> Iterator[Message]:
         if self._pool is None:
             # Kept for all rounds, because each thread builds a network of its own.
             self._pool = ThreadPoolExecutor(self._num_workers)
@@ -154,9 +170,11 @@ class InProcessGrid(Grid):
             self._pool = None
 
     def _deliver(self, message: Message) -> Message:
-        node_id = message.metadata.dst_node_id
+        node_id, began = message.metadata.dst_node_id, thread_time()
         context = self._contexts.get(node_id) or self._new_context(node_id)
         reply = self._client_app(message, context)
+        # CPU time, which does not grow because other workers are busy.
+        self._work[message.metadata.message_type] = thread_time() - began
         # Most clients keep nothing between messages. A hundred thousand empty contexts would take gigabytes.
         if context.state:
             self._contexts[node_id] = context

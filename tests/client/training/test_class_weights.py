@@ -23,6 +23,7 @@ from common.data.client_dataset import Shard
 from common.data.image_digests import ImageDigests
 from common.errors import ConfigError, PrivacyError
 from common.models.linear_head import HEAD_WEIGHT, initial_head, residuals
+from common.privacy.clipping import row_norms
 from common.privacy.plan import PrivacyPlan
 from common.randomness import public_stream
 from tests.support.clients.networks import cnn, flat, repeating, rows_of, start
@@ -32,6 +33,7 @@ MakeConfig = Callable[..., RunConfig]
 WEIGHTS = (1.0, 0.25, 8.0)
 RNG = np.random.default_rng(5)
 FEATURES = RNG.normal(size=(12, 6)).astype(np.float32)
+NORMS = row_norms(FEATURES)
 LABELS = np.arange(12) % 3
 LOCAL = LocalSettings(1.0, 0.0, 1, 12, class_weights=WEIGHTS)
 PLAN = PrivacyPlan("dp-sgd", "image", 12, 1.0, 1, 1, 0.5, 1.0, 1e-5)
@@ -143,7 +145,9 @@ def test_balanced_weights_never_follow_from_exact_or_free_counts_under_dp(
     make_config: MakeConfig, plan: PrivacyPlan, counts: np.ndarray | None
 ) -> None:
     config = make_config({"training.class-weights": "balanced"})
-    shard: Any = SimpleNamespace(train_inputs=FEATURES, train_labels=LABELS, train_units=np.arange(12))
+    shard: Any = SimpleNamespace(
+        train_inputs=FEATURES, train_labels=LABELS, train_units=np.arange(12), train_norms=NORMS
+    )
 
     with pytest.raises(PrivacyError, match="noised and charged counts of labels only"):
         Trainer(config, (6,), ("a", "b", "c")).train(
@@ -157,7 +161,9 @@ def test_trainer_weighs_classes_by_the_noised_counts_and_not_by_the_labels(
     config, found = make_config({"training.class-weights": "balanced"}), []
     monkeypatch.setattr(trainer_module, "train_head_privately", lambda *args, **_: found.append(args[4]) or args[0])
     for labels in (LABELS, np.zeros(12, dtype=np.int64)):
-        shard: Any = SimpleNamespace(train_inputs=FEATURES, train_labels=labels, train_units=np.arange(12))
+        shard: Any = SimpleNamespace(
+            train_inputs=FEATURES, train_labels=labels, train_units=np.arange(12), train_norms=NORMS
+        )
         Trainer(config, (6,), ("a", "b", "c")).train(
             initial_head(6, 3), shard, name="x", server_round=1, plan=NOISED, label_counts=np.array([60, 30, 1])
         )

@@ -64,7 +64,7 @@ class Clients:
         return Message(encode_update(trained, 10 + client, self._evaluation), reply_to=message)
 
     def run(self, name: str = "FedAvg", *, workers: int = 1, rounds: int = 2, **settings: Any) -> list[RoundResult]:
-        grid = InProcessGrid(self.app, NUM_CLIENTS, {}, num_workers=workers)
+        grid = InProcessGrid(self.app, NUM_CLIENTS, {}, num_workers=workers, least_work=0)
         clients = enroll_clients(grid, NUM_CLIENTS, run_id="run").clients
         releases = Releases(train_loss=self._evaluation is WITH_LOSS)
         if "central" in settings:

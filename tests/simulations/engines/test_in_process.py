@@ -1,5 +1,7 @@
 """Pulls from the engine in one process that several callers share."""
 
+import threading
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -12,7 +14,7 @@ NODES = (2, 3, 4, 5, 6, 7)
 
 
 def grid_of(app: ClientApp) -> InProcessGrid:
-    return InProcessGrid(app, len(NODES), {}, num_workers=2)
+    return InProcessGrid(app, len(NODES), {}, num_workers=2, least_work=0)
 
 
 def push(grid: InProcessGrid) -> Iterable[str]:
@@ -53,3 +55,33 @@ def test_a_grid_works_on_after_a_client_app_that_raised() -> None:
 
     assert len(list(grid.pull_messages(push(grid)))) == len(NODES)
     grid.close()
+
+
+def test_only_long_messages_are_answered_side_by_side() -> None:
+    app, threads = ClientApp(), set[str]()
+
+    @app.query()
+    def query(message: Message, _: Context) -> Message:
+        threads.add(threading.current_thread().name)
+        return Message(RecordDict(), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        return query(message, context)
+
+    grid, here = InProcessGrid(app, len(NODES), {}, num_workers=2), threading.current_thread().name
+    for _ in range(2):
+        list(grid.pull_messages(push(grid)))
+    of_short = set(threads)
+
+    threads.clear()
+    list(grid.pull_messages(grid.push_messages([Message(RecordDict(), node, "train") for node in NODES])))
+    grid.close()
+
+    assert of_short == {here}
+    # The first one on its own, because nobody knows yet how long it takes.
+    assert len(threads) > 1
+    assert here in threads
