@@ -55,7 +55,10 @@ class Shard:
     # Once a run, because norms take half as long as a step.
     @cached_property
     def train_norms(self) -> np.ndarray:
-        """L2 norms of the training features, (a,) float64, not finite where a row is not."""
+        """L2 norms of the training features, (a,) float64.
+
+        A norm is not finite where its row is not.
+        """
         return row_norms(self.train_inputs)
 
     @property

@@ -20,7 +20,7 @@ import numpy as np
 
 from common.config.schema import RunConfig
 from common.config.sections import DataConfig
-from common.data.decoding import BadImage, read_image
+from common.data.decoding import BadImage, decode_in_order, read_image
 from common.data.feature_extraction import scaled
 from common.data.inputs.feature_process import FeatureProcess
 from common.data.inputs.input_format import (
@@ -40,6 +40,7 @@ from common.data.sources.registry import open_source
 from common.data.tones.rendering import FULL_DEPTH, Tones, render, tones_of
 from common.data.tones.value_facts import OPAQUE
 from common.errors import DataError
+from common.models.providers.registry import CONV_SIDE
 from common.system.content_store import ContentStore, StoredRows
 from common.system.progress import ProgressFactory, no_progress
 from common.system.threads import in_order
@@ -121,6 +122,8 @@ class Preparation:
     def __post_init__(self) -> None:
         self._process: FeatureProcess | None = None
         self._known: InputFormat | None = None
+        # For copies alone, until the process knows the backbone. One of another format is not used.
+        self._guess: InputFormat | None = None
         self._copies = ScaledCopies(self._format_so_far)
         # Rows that the process computes, and rows that were stored before.
         self._wanted, self._before = 0, 0
@@ -150,6 +153,7 @@ class Preparation:
 
             if self.ahead and not has_facts(config.backbone_spec):
                 self._start_process()
+                self._guess = pixels_format(config.backbone_spec.image_size or CONV_SIDE, 3)
             else:
                 self._known = self._format()
         source, scan = _scanned(source, config.data, self._guarded, self._copies.offer, shows_nothing=shows_nothing)
@@ -220,7 +224,7 @@ class Preparation:
     def _format_so_far(self) -> InputFormat | None:
         if self._known is None and self._process is not None and self._process.ready:
             self._known = self._format()
-        return self._known
+        return self._known or self._guess
 
     def _store(self) -> ContentStore:
         return open_store(self._format(), self.config.model.backbone)
@@ -235,12 +239,12 @@ class Preparation:
         """
         wanted = self._format()
         # Copies have the tones of the canonical decode. An image that is shown in others has another name.
-        copied = np.array([self._names[row].tobytes() in self._copies for row in missing], dtype=bool)
+        copied = np.array([self._copies.serves(self._names[row].tobytes(), wanted) for row in missing], dtype=bool)
         names = ((row, self._names[row].tobytes()) for row in missing[copied])
         for row, copy in in_order(partial(self._copies.scaled, wanted=wanted), names):
             collector.push_pixels(copy, self._names[row].tobytes())
         shown = partial(_shown, tones=tones_of(self.config.data), wanted=wanted, or_black=self.shows_nothing)
-        for row, pixels in in_order(shown, self._source.entries.cells(missing[~copied])):
+        for row, pixels in decode_in_order(shown, self._source.entries.cells(missing[~copied])):
             if pixels is None:
                 # Black pixels under the image's own name would stay in the cache when the file is open again.
                 self._names[row] = _CLOSED

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.data.array_files import save_arrays
-from common.data.decoding import BadImage, deep_digest, file_digest, pixel_digest, read_image
+from common.data.decoding import BadImage, decode_in_order, deep_digest, file_digest, pixel_digest, read_image
 from common.data.partitioning.privacy_units import natural_clients
 from common.data.sources.base_source import Entries, ImageSource
 from common.data.tones.value_facts import ValueFacts, value_facts
 from common.errors import DataError
 from common.system.paths import cache_folder
 from common.system.progress import ProgressFactory
-from common.system.threads import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -248,7 +247,8 @@ def _scan_entries(
     # An entry without a label cannot be used, whatever its image shows, so it is not decoded.
     wanted = [row for row in _changed_rows(draft, entries, stored) if entries.labels[row] >= 0]
     advance = progress(len(wanted), "Reading images")
-    for row, decoded in in_order(partial(_decode_cell, keep=keep), entries.cells(np.array(wanted, dtype=np.int64))):
+    cells = entries.cells(np.array(wanted, dtype=np.int64))
+    for row, decoded in decode_in_order(partial(_decode_cell, keep=keep), cells):
         if isinstance(decoded, BadImage):
             draft.reasons[row] = str(decoded)
         else:
@@ -299,9 +299,10 @@ def _decode_cell(cell: Mapping[str, Any], keep: Keep | None) -> _Decoded | BadIm
 def _decoded(cell: Mapping[str, Any]) -> _Decoded | BadImage:
     try:
         stored = read_image(cell)
-        pixels, deep = pixel_digest(stored.canonical), deep_digest(stored)
+        canonical = np.asarray(stored.canonical)
+        pixels, deep = pixel_digest(canonical), deep_digest(stored)
         names = (pixels, bytes(len(pixels))) if deep is None else (deep, pixels)
-        return _Decoded(stored.canonical, value_facts(stored), *names, file_digest(cell))
+        return _Decoded(stored.canonical, value_facts(stored, canonical), *names, file_digest(cell))
     except BadImage as error:
         return error
     # One odd file must not stop a client, whose answer would then tell of it.

@@ -2,15 +2,14 @@
 
 import io
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from common.data.decoding import BadImage, read_image
+from common.data.decoding import BadImage, decode_in_order, read_image
 from common.data.feature_extraction import square
 from common.data.tones.rendering import Tones, render
 from common.errors import DataError
@@ -89,19 +88,9 @@ def read_squares(
 
     A bad image is yielded as the reason why it cannot be used.
     """
-    workers = min(8, os.cpu_count() or 1)
-    pending: deque[Future[Image | BadImage]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for image in images:
-            pending.append(pool.submit(_read_square, image, side, interpolation, tones))
-            # Decoded images are large: only a few may wait in memory.
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    read = partial(_read_square, side=side, interpolation=interpolation, tones=tones)
+    for _, image in decode_in_order(read, enumerate(images)):
+        yield image
 
 
 def _read_square(image: AnyImage | Cell, side: int, interpolation: str, tones: Tones) -> "Image | BadImage":

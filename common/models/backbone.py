@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-# Default image sides in pixels, for convolutional networks and for transformers.
-CONV_SIDE, TOKEN_SIDE = 128, 224
-
 
 @dataclass(frozen=True)
 class Preprocessing:

@@ -12,6 +12,7 @@ from common.data.inputs.input_format import InputFormat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_Scaling = tuple[int, int, str]
 # Five thousand images of 128 pixels, or eighty thousand of 32. Others are decoded again.
 MEMORY_BYTES = 256 * 2**20
 
@@ -19,19 +20,18 @@ MEMORY_BYTES = 256 * 2**20
 class ScaledCopies:
     """Images by their digests, as many as fit into memory.
 
-    An image that is not here must be decoded again. Several threads may use it. Copies have the size that `wanted`
-    returns. Images that take less memory as they are, and all as long as it returns None, are scaled when asked for.
+    An image that is not here must be decoded again. Several threads may use it. Copies are scaled as `wanted` says when
+    the image comes, which may be a guess. Images that take less memory as they are, and all where it returns None, are
+    scaled when asked for.
     """
 
     def __init__(self, wanted: Callable[[], InputFormat | None], memory_bytes: int = MEMORY_BYTES) -> None:
         self._wanted = wanted
         self._room = memory_bytes
         self._lock = threading.Lock()
-        self._kept: dict[bytes, np.ndarray] = {}
+        # With how they were scaled, None for an image's own pixels.
+        self._kept: dict[bytes, tuple[np.ndarray, _Scaling | None]] = {}
         self._taken: set[bytes] = set()
-
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._kept
 
     def offer(self, image: "Image", digest: bytes) -> None:
         """Keep an image's canonical pixels if there is room."""
@@ -43,14 +43,21 @@ class ScaledCopies:
                 return
             self._room -= size
             self._taken.add(digest)
-        # Pixels alone: an image may hold a profile of colours that is larger than they are.
-        self._kept[digest] = np.asarray(image) if wanted is None or size == own else _scaled(image, wanted)
+        if wanted is None or size == own:
+            # Pixels alone: an image may hold a profile of colours that is larger than they are.
+            self._kept[digest] = np.asarray(image), None
+        else:
+            self._kept[digest] = _scaled(image, wanted), _scaling_of(wanted)
+
+    def serves(self, digest: bytes, wanted: InputFormat) -> bool:
+        """Return True if a copy of this format can be had."""
+        return digest in self._kept and self._kept[digest][1] in (None, _scaling_of(wanted))
 
     def scaled(self, digest: bytes, wanted: InputFormat) -> np.ndarray:
-        """Return the scaled image of a digest that is here, (side, side, channels)."""
+        """Return the scaled image of a digest that `serves`, (side, side, channels)."""
         from PIL import Image
 
-        pixels = self._kept[digest]
+        pixels, _ = self._kept[digest]
         if pixels.shape == (wanted.side, wanted.side, wanted.channels):
             return pixels
         return _scaled(Image.fromarray(pixels), wanted)
@@ -63,3 +70,7 @@ class ScaledCopies:
 
 def _scaled(image: "Image", wanted: InputFormat) -> np.ndarray:
     return scaled(image, wanted.side, wanted.channels, wanted.interpolation)
+
+
+def _scaling_of(wanted: InputFormat) -> _Scaling:
+    return wanted.side, wanted.channels, wanted.interpolation

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from common.models.backbone import Backbone
 
+# Default image sides in pixels, for convolutional networks and for transformers.
+CONV_SIDE, TOKEN_SIDE = 128, 224
+
 
 @dataclass(frozen=True)
 class BackboneName:

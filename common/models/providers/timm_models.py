@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.models.backbone import CONV_SIDE, TOKEN_SIDE, Backbone, Preprocessing, times255
-from common.models.providers.registry import BackboneName
+from common.models.backbone import Backbone, Preprocessing, times255
+from common.models.providers.registry import CONV_SIDE, TOKEN_SIDE, BackboneName
 from common.system.light_imports import light_imports
 
 with light_imports():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from common.data.decoding import FORMATS, MAX_PIXELS, BadImage, decode, pixel_digest
+from common.data.decoding import FORMATS, MAX_PIXELS, BadImage, decode, decode_in_order, pixel_digest
 from tests.support.data.hostile_files import BAD, GOOD, bomb, chunk, deep, encode, picture, rotated
 
 
@@ -178,3 +178,22 @@ def test_no_file_makes_the_decoder_write_to_the_terminal(
     # Without a handler, logging writes errors to the terminal.
     assert (capfd.readouterr(), caplog.records) == (("", ""), [])
     assert logging.getLogger("PIL").level == level
+
+
+@pytest.mark.parametrize("of_user", [0, 40])
+def test_memory_of_images_is_kept_only_while_they_are_decoded(of_user: int) -> None:
+    pillow: Any = Image.core  # type: ignore[attr-defined]
+    files = [encode(picture(0, seed=seed)) for seed in range(20)]
+    pillow.set_blocks_max(of_user)
+
+    try:
+        images = decode_in_order(lambda cell: decode(cell), ((n, _cell(file)) for n, file in enumerate(files)))
+        first = next(images)
+        during = pillow.get_blocks_max()
+        found = dict([first, *images])
+        after = pillow.get_blocks_max()
+    finally:
+        pillow.set_blocks_max(0)
+
+    assert (during, after) == (max(of_user, 8), of_user)
+    assert [pixel_digest(image) for image in found.values()] == [pixel_digest(picture(0, seed=n)) for n in range(20)]

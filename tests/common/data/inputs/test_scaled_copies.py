@@ -30,7 +30,7 @@ def test_a_copy_is_scaled_as_the_image_itself_would_be(known: InputFormat | None
     copies.offer(picture(1), b"one")
 
     assert np.array_equal(copies.scaled(b"one", WANTED), scaled(picture(1), 8, 3, "bilinear"))
-    assert (b"one" in copies, b"two" in copies) == (True, False)
+    assert (copies.serves(b"one", WANTED), copies.serves(b"two", WANTED)) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_copies_end_where_memory_does(known: InputFormat | None, one: int) -> No
     for number in (1, 1, 2, 3):
         copies.offer(picture(number), b"%d" % number)
 
-    assert [b"%d" % number in copies for number in (1, 2, 3)] == [True, True, False]
+    assert [copies.serves(b"%d" % number, WANTED) for number in (1, 2, 3)] == [True, True, False]
     copies.clear()
     copies.offer(picture(1), b"1")
-    assert b"1" not in copies
+    assert not copies.serves(b"1", WANTED)
 
 
 def test_an_image_that_finds_no_room_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is() -> None:
     for number in range(6):
         copies.offer(picture(number), b"%d" % number)
 
-    assert [b"%d" % number in copies for number in range(6)] == [True] * 5 + [False]
+    assert [copies.serves(b"%d" % number, wanted) for number in range(6)] == [True] * 5 + [False]
     assert np.array_equal(copies.scaled(b"3", wanted), scaled(picture(3), 64, 3, "bilinear"))
 
 
@@ -82,7 +82,7 @@ def test_pixels_alone_are_kept(known: InputFormat | None) -> None:
     del image
     gc.collect()
 
-    assert b"one" in copies
+    assert copies.serves(b"one", LARGER)
     assert kept() is None
 
 
@@ -94,3 +94,22 @@ def test_gray_images_are_copied_as_colours_and_as_gray() -> None:
     for channels in (1, 3):
         wanted = pixels_format(8, channels, "bicubic")
         assert np.array_equal(copies.scaled(b"gray", wanted), scaled(gray, 8, channels, "bicubic"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "served"),
+    [
+        (WANTED, True),
+        (pixels_format(9, 3, "bilinear"), False),
+        (pixels_format(8, 1, "bilinear"), False),
+        (pixels_format(8, 3, "bicubic"), False),
+    ],
+)
+def test_a_copy_that_was_scaled_by_a_wrong_guess_is_not_used(wanted: InputFormat, served: bool) -> None:
+    copies, small = ScaledCopies(lambda: WANTED), Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+
+    copies.offer(picture(1), b"scaled")
+    copies.offer(small, b"as it is")
+
+    assert copies.serves(b"scaled", wanted) == served
+    assert copies.serves(b"as it is", wanted)

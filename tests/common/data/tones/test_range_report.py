@@ -33,7 +33,7 @@ RAMP = np.arange(480, dtype=np.uint16).reshape(20, 24)
 def facts(content: bytes) -> ValueFacts:
     """The facts that a scan keeps of a file."""
     stored = read_image({"bytes": content, "path": None})
-    return value_facts(stored)
+    return value_facts(stored, np.asarray(stored.canonical))
 
 
 def _holes(below: int) -> Image.Image:
