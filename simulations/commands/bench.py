@@ -28,6 +28,8 @@ pair. The order turns round in every second pair. The table has the median of al
 value, and ratios are taken within each pair, so that a machine that is busy for a while disturbs both sides alike.
 Read CPU seconds where other programs run on the machine: they move less than wall seconds.
 
+Ctrl-C stops it and keeps what was measured until then.
+
 The processes have a home of their own: your ledgers and caches are neither used nor changed.
 
 Programs of other projects run in environments of their own, which you make and name. Without one its variant is
@@ -89,6 +91,8 @@ def bench_command(
         print_results(chosen, results, console)
         _write(chosen, results, json_, out)
         _refuse_failures(results)
+        if "stopped" in results:
+            raise KeyboardInterrupt("Stopped; the figures until then are above and in the files that you named.")
 
 
 def _refuse_failures(results: dict[str, Any]) -> None:

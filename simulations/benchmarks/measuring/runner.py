@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,8 @@ def run_benchmark(
     """Measure every case and return the results as plain values.
 
     A variant that fails once something was measured is measured no further. Its earlier pairs stay, and its row has the
-    pair and the end of what it wrote as `failed`.
+    pair and the end of what it wrote as `failed`. After an interruption there are the figures until then, and `stopped`
+    names the case that was not measured to its end.
 
     Args:
         benchmark: What to measure.
@@ -141,6 +142,7 @@ def run_benchmark(
     Raises:
         ConfigError: No case has the wanted name.
         BractError: A variant failed before anything was measured.
+        KeyboardInterrupt: It was stopped before anything was measured.
     """
     machine, started = describe_machine(), datetime.now(UTC)
     cases = benchmark.cases(options)
@@ -148,8 +150,10 @@ def run_benchmark(
     if not chosen:
         raise ConfigError(f"{benchmark.name} has no case {wanted!r}: {', '.join(case.name for case in cases)}")
     results: list[dict[str, Any]] = []
+    stopped: dict[str, str] = {}
     for case in chosen:
-        results.append(_run_case(benchmark, case, runner, pairs, progress, is_first=not results))
+        if not stopped:
+            results.append(_run_case(benchmark, case, runner, pairs, progress, stopped, is_first=not results))
     return {
         "benchmark": benchmark.name,
         "about": benchmark.about,
@@ -158,49 +162,85 @@ def run_benchmark(
         "pairs": pairs,
         "quick": options.quick,
         "cases": results,
+        **stopped,
     }
 
 
 def _run_case(
-    benchmark: Benchmark, case: Case, runner: Runner, pairs: int, progress: ProgressFactory, *, is_first: bool
+    benchmark: Benchmark,
+    case: Case,
+    runner: Runner,
+    pairs: int,
+    progress: ProgressFactory,
+    stopped: dict[str, str],
+    *,
+    is_first: bool,
 ) -> dict[str, Any]:
+    """Measure one case, and note in `stopped` if it was interrupted."""
     skipped = {variant.name: runner.why_not(variant) for variant in case.variants}
-    places = [place for place, variant in enumerate(case.variants) if not skipped[variant.name]]
-    samples: list[list[dict[str, float]]] = [[] for _ in case.variants]
-    failed: dict[str, str] = {}
-    advance = progress(pairs * len(places), f"{benchmark.name}: {case.name}")
-    if case.prepare and places:
-        runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
-    for repeat in range(pairs):
-        # Turned round in every second pair, so that a machine that grows busier favours neither.
-        for place in places[:: -1 if repeat % 2 else 1]:
-            name = case.variants[place].name
-            if skipped[name] or name in failed:
-                advance(1)
-                continue
-            try:
-                found = runner.measure(case.variants[place], repeat)
-            except BractError as error:
-                # A mistake shows at once. Later, hours of other figures would be lost with it.
-                if is_first and not any(samples):
-                    raise
-                failed[name] = f"pair {repeat + 1}: {error}"
-                continue
-            finally:
-                advance(1)
-            if "not_possible" in found:
-                skipped[name] = found["not_possible"]
-                continue
-            samples[place].append(found)
+    measured = _Measured(case, skipped, keeps_nothing=is_first)
+    advance = progress(pairs * len(measured.places), f"{benchmark.name}: {case.name}")
+    try:
+        measured.run(runner, pairs, advance)
+    except KeyboardInterrupt:
+        if measured.keeps_nothing:
+            raise
+        stopped["stopped"] = case.name
     names: Sequence[str] = [variant.name for variant in case.variants]
     own = {figure.key for figure in benchmark.figures}
     figures = (*benchmark.figures, *(figure for figure in OF_PROCESS if figure.key not in own))
-    summary = summarize(names, samples, figures)
+    summary = summarize(names, measured.samples, figures)
     for row in summary:
-        row["skipped"] = skipped[row["name"]]
-        if row["name"] in failed:
-            row["failed"] = failed[row["name"]]
+        row["skipped"] = measured.skipped[row["name"]]
+        if row["name"] in measured.failed:
+            row["failed"] = measured.failed[row["name"]]
     return {"name": case.name, "variants": summary}
+
+
+class _Measured:
+    """The figures of a case as they come.
+
+    `keeps_nothing` is true as long as no figure of the whole benchmark could be lost.
+    """
+
+    def __init__(self, case: Case, skipped: dict[str, str], *, keeps_nothing: bool) -> None:
+        self._case, self.skipped, self.keeps_nothing = case, skipped, keeps_nothing
+        self.places = [place for place, variant in enumerate(case.variants) if not skipped[variant.name]]
+        self.samples: list[list[dict[str, float]]] = [[] for _ in case.variants]
+        self.failed: dict[str, str] = {}
+
+    def run(self, runner: Runner, pairs: int, advance: Callable[[int], None]) -> None:
+        """Measure all pairs.
+
+        Raises:
+            BractError: A variant failed, and there are no figures that would be lost.
+        """
+        case = self._case
+        if case.prepare and self.places:
+            runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
+        for repeat in range(pairs):
+            # Turned round in every second pair, so that a machine that grows busier favours neither.
+            for place in self.places[:: -1 if repeat % 2 else 1]:
+                self._run_one(runner, place, repeat)
+                advance(1)
+
+    def _run_one(self, runner: Runner, place: int, repeat: int) -> None:
+        variant = self._case.variants[place]
+        if self.skipped[variant.name] or variant.name in self.failed:
+            return
+        try:
+            found = runner.measure(variant, repeat)
+        except BractError as error:
+            # A mistake shows at once. Later, hours of other figures would be lost with it.
+            if self.keeps_nothing:
+                raise
+            self.failed[variant.name] = f"pair {repeat + 1}: {error}"
+            return
+        if "not_possible" in found:
+            self.skipped[variant.name] = found["not_possible"]
+            return
+        self.samples[place].append(found)
+        self.keeps_nothing = False
 
 
 def _python_of(environment: Path) -> str:

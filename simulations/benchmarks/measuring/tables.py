@@ -49,8 +49,8 @@ def rows_of(benchmark: Benchmark, results: Mapping[str, Any]) -> Iterator[list[s
             if row["skipped"]:
                 yield [*cells, "not measured"]
                 continue
-            if "failed" in row and not row["samples"]:
-                yield [*cells, "failed"]
+            if not row["samples"]:
+                yield [*cells, "failed" if "failed" in row else "not measured"]
                 continue
             for figure in benchmark.figures:
                 cells.append(with_ends(row["figures"].get(figure.key)))
@@ -97,7 +97,8 @@ def _remarks(benchmark: Benchmark, results: Mapping[str, Any]) -> Sequence[str]:
     pairs = f"{results['pairs']} pair{'s' if results['pairs'] > 1 else ''}"
     quick = " Quick sizes: they show that it works, not how fast it is." if results["quick"] else ""
     first = f"Medians of {pairs} with least and greatest value; x is how many times better the first variant is.{quick}"
-    return (first, *_failures(results), *benchmark.notes)
+    stopped = f"It was stopped in {results['stopped']}." if "stopped" in results else ""
+    return (first, *filter(None, [stopped]), *_failures(results), *benchmark.notes)
 
 
 def _failures(results: Mapping[str, Any]) -> Iterator[str]:

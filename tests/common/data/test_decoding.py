@@ -187,7 +187,7 @@ def test_memory_of_images_is_kept_only_while_they_are_decoded(of_user: int) -> N
     pillow.set_blocks_max(of_user)
 
     try:
-        images = decode_in_order(lambda cell: decode(cell), ((n, _cell(file)) for n, file in enumerate(files)))
+        images = decode_in_order(decode, ((n, _cell(file)) for n, file in enumerate(files)))
         first = next(images)
         during = pillow.get_blocks_max()
         found = dict([first, *images])

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -323,3 +324,32 @@ def test_a_variant_that_fails_late_keeps_its_earlier_pairs_and_the_others_go_on(
     page = (target / "engine.md").read_text()
     assert ("its figures are of" if kept else "it has no figures") in page
     assert (theirs["ratios"].get("messages_a_second") is not None) == bool(kept)
+
+
+@pytest.mark.parametrize("stops_at", [0, 1, 3, 5])
+def test_a_benchmark_that_is_stopped_keeps_what_was_measured(
+    stops_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = count()
+
+    def measure(*_: object) -> dict[str, float]:
+        if next(calls) == stops_at:
+            raise KeyboardInterrupt
+        return {"messages_a_second": 4321.0, "engine_seconds": 1.0, "start_up_seconds": 1.0}
+
+    monkeypatch.setattr(Runner, "measure", measure)
+    monkeypatch.setattr(Runner, "why_not", lambda *_: "")
+    target = tmp_path / "engine.json"
+
+    done = RUNNER.invoke(app, ["bench", "engine", "--quick", "--pairs", "2", "--json", str(target)])
+
+    assert done.exit_code == 130
+    assert next(calls) == stops_at + 1
+    if not stops_at:
+        assert "nothing was written" in done.output
+        assert not target.exists()
+        return
+    cases = json.loads(target.read_text())["cases"]
+    assert sum(len(row["samples"]) for case in cases for row in case["variants"]) == stops_at
+    assert len(cases) == 1 + stops_at // 4
+    assert "the figures until then" in done.output
