@@ -1,5 +1,6 @@
 """Estimates of a run's time on this machine, from short measurements."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from common.data.image_digests import ImageDigests
 from common.data.sources.base_source import Entries
 from common.errors import DataError
 from common.system.progress import no_progress
+from simulations.engines.in_process import LEAST_WORK
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,13 +129,13 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
         )
     else:
         train = partial(short.train, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts)
-    if not config.needs_no_torch:
-        # Loading the network and warming up would be measured otherwise.
-        train()
+    # Loading a network and warming up would be measured otherwise, and norms that are taken once.
+    train()
     started = time.perf_counter()
     train()
     seconds = (time.perf_counter() - started) * size / rows * config.local_epochs / epochs
-    return round(seconds * config.cohort_size * config.num_rounds, 1)
+    side_by_side = min(config.cohort_size, os.cpu_count() or 1) if seconds >= LEAST_WORK else 1
+    return round(seconds * config.cohort_size * config.num_rounds / side_by_side, 1)
 
 
 def random_shard(shape: tuple[int, ...], num_classes: int, rows: int) -> Shard:

@@ -52,7 +52,7 @@ class Shard:
     test_holdings: ImageDigests
     test_subgroups: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
-    # Once a run, because norms take half as long as a step.
+    # Kept, because norms take half as long as a step.
     @cached_property
     def train_norms(self) -> np.ndarray:
         """L2 norms of the training features, (a,) float64.

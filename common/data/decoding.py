@@ -11,7 +11,6 @@ import logging
 import os
 import struct
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 from common.data.image_formats import FORMATS, HEAD_BYTES, foreign_of, format_of
 from common.data.tones.tiff_layout import layout_reason
 from common.errors import DataError
-from common.system.threads import in_order
+from common.system.threads import SharedContext, in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -109,7 +108,7 @@ def read_image(cell: Mapping[str, Any]) -> StoredImage:
     Raises:
         BadImage: As in `decode`.
     """
-    with _open(cell) as stream, _quiet():
+    with _open(cell) as stream, _quiet:
         head = stream.read(HEAD_BYTES)
         if not head:
             raise BadImage("empty file")
@@ -131,23 +130,15 @@ def decode_in_order(
     Pillow uses the memory of one image again for the next. By default it asks the system for each one, which clears the
     memory page by page. That took a third of the time of photos.
     """
-    from PIL import Image
-
-    pillow: Any = Image.core  # type: ignore[attr-defined]
-    # Not below what the user has set by Pillow's own variable.
-    before = pillow.get_blocks_max()
-    pillow.set_blocks_max(max(before, _KEPT_BLOCKS))
-    try:
+    with _kept_blocks:
         yield from in_order(function, items)
-    finally:
-        pillow.set_blocks_max(before)
 
 
 def count_pages(cell: Mapping[str, Any]) -> int:
     """Return the number of pages or frames of a readable image."""
     from PIL import Image
 
-    with _open(cell) as stream, _quiet():
+    with _open(cell) as stream, _quiet:
         try:
             with Image.open(stream) as image:
                 return int(getattr(image, "n_frames", 1))
@@ -352,29 +343,28 @@ def _reason(error: Exception, head: bytes, stream: IO[bytes]) -> str:
     return f"damaged or truncated {known.name} ({type(error).__name__})"
 
 
-_calls = 0
-_lock = threading.Lock()
-_filters = contextlib.ExitStack()
-_pillow = logging.getLogger("PIL")
+def _silence(stack: contextlib.ExitStack) -> None:
+    """Suppress Pillow's warnings and log."""
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # A file of more channels than Pillow reads is an error in its log, on the terminal once a file. Another level would
+    # do, too, but to set it takes longer than to decode a small image.
+    stack.callback(setattr, _pillow_log, "propagate", _pillow_log.propagate)
+    _pillow_log.propagate = False
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings and log while any thread decodes."""
-    # Warning filters belong to the process: the first thread sets them, the last one restores them.
-    global _calls  # noqa: PLW0603
-    with _lock:
-        _calls += 1
-        if _calls == 1:
-            _filters.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            # A file of more channels than Pillow reads is an error in its log, on the terminal once a file.
-            _filters.callback(_pillow.setLevel, _pillow.level)
-            _pillow.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _calls -= 1
-            if _calls == 0:
-                _filters.close()
+def _keep_blocks(stack: contextlib.ExitStack) -> None:
+    """Let Pillow keep the memory of images."""
+    from PIL import Image
+
+    pillow: Any = Image.core  # type: ignore[attr-defined]
+    before = pillow.get_blocks_max()
+    stack.callback(pillow.set_blocks_max, before)
+    # Not below what the user has set by Pillow's own variable.
+    pillow.set_blocks_max(max(before, _KEPT_BLOCKS))
+
+
+_pillow_log = logging.getLogger("PIL")
+# Without a handler, logging writes errors to the terminal.
+_pillow_log.addHandler(logging.NullHandler())
+_quiet, _kept_blocks = SharedContext(_silence), SharedContext(_keep_blocks)

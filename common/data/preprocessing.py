@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,15 +38,19 @@ from common.data.scan import Keep, Scan, refuse_if_too_bad, refuse_single_class,
 from common.data.sources.base_source import ImageSource
 from common.data.sources.joined import open_joined, without_images
 from common.data.sources.registry import open_source
-from common.data.tones.rendering import FULL_DEPTH, Tones, render, tones_of
-from common.data.tones.value_facts import OPAQUE
+from common.data.tones.rendering import Tones, render, tones_of
+from common.data.tones.row_names import is_shown_otherwise, row_names
+from common.data.tones.value_facts import ValueFacts
 from common.errors import DataError
+from common.models.names import BackboneSpec, usual_interpolation
 from common.models.providers.registry import CONV_SIDE
 from common.system.content_store import ContentStore, StoredRows
 from common.system.progress import ProgressFactory, no_progress
 from common.system.threads import in_order
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from common.data.feature_extraction import FeatureExtractor, PixelCollector
     from common.models.classifier import Network
 
@@ -122,9 +127,13 @@ class Preparation:
     def __post_init__(self) -> None:
         self._process: FeatureProcess | None = None
         self._known: InputFormat | None = None
-        # For copies alone, until the process knows the backbone. One of another format is not used.
-        self._guess: InputFormat | None = None
         self._copies = ScaledCopies(self._format_so_far)
+        # Digests of the copies that the process can take, as they come. None once there are no more.
+        self._arrived: SimpleQueue[bytes | None] = SimpleQueue()
+        self._tones, self._is_scanned = tones_of(self.config.data), False
+        # Inputs that were stored before the scan, and whether it has met an image that has none.
+        self._stored: ContentStore | None = None
+        self._has_news = False
         # Rows that the process computes, and rows that were stored before.
         self._wanted, self._before = 0, 0
         self.ahead = self.ahead and self.config.needs_no_torch and not _has_torch()
@@ -140,6 +149,7 @@ class Preparation:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._arrived.put(None)
         if self._process is not None:
             self._process.kill()
         self._copies.clear()
@@ -152,22 +162,22 @@ class Preparation:
             from common.models.backbone_info import has_facts
 
             if self.ahead and not has_facts(config.backbone_spec):
+                self._copies.guess = _guessed_format(config.backbone_spec)
                 self._start_process()
-                self._guess = pixels_format(config.backbone_spec.image_size or CONV_SIDE, 3)
             else:
                 self._known = self._format()
-        source, scan = _scanned(source, config.data, self._guarded, self._copies.offer, shows_nothing=shows_nothing)
+                self._stored = self._store() if self.ahead else None
+        source, scan = _scanned(source, config.data, self._guarded, self._keep, shows_nothing=shows_nothing)
         if not shows_nothing:
             _log_remarks(source)
             refuse_if_too_bad(scan, max_bad_fraction=config.data.max_bad_fraction)
             refuse_single_class(scan)
         self._source = source
         self.scanned = Scanned(scan, content_key(scan), source)
-        self._names = _row_names(scan, tones_of(config.data))
+        self._names, self._is_scanned = row_names(scan, self._tones), True
+        self._arrived.put(None)
         if self.ahead and self._process is None and len(self._missing(self._store().rows_of(self._names))):
             self._start_process()
-        if self._process is not None:
-            self._process.start(self._feed)
 
     def finish(self) -> Prepared:
         """Return the inputs, once all are there.
@@ -224,7 +234,7 @@ class Preparation:
     def _format_so_far(self) -> InputFormat | None:
         if self._known is None and self._process is not None and self._process.ready:
             self._known = self._format()
-        return self._known or self._guess
+        return self._known
 
     def _store(self) -> ContentStore:
         return open_store(self._format(), self.config.model.backbone)
@@ -243,7 +253,7 @@ class Preparation:
         names = ((row, self._names[row].tobytes()) for row in missing[copied])
         for row, copy in in_order(partial(self._copies.scaled, wanted=wanted), names):
             collector.push_pixels(copy, self._names[row].tobytes())
-        shown = partial(_shown, tones=tones_of(self.config.data), wanted=wanted, or_black=self.shows_nothing)
+        shown = partial(_shown, tones=self._tones, wanted=wanted, or_black=self.shows_nothing)
         for row, pixels in decode_in_order(shown, self._source.entries.cells(missing[~copied])):
             if pixels is None:
                 # Black pixels under the image's own name would stay in the cache when the file is open again.
@@ -256,12 +266,37 @@ class Preparation:
         # Where no process can be started, this one does the work.
         with contextlib.suppress(OSError):
             self._process = FeatureProcess(config.model, config.backbone_spec, config.system.device)
+            self._process.start(self._feed)
+
+    def _keep(self, image: "Image", digest: bytes, facts: ValueFacts) -> None:
+        """Keep a copy of an image that the scan has decoded."""
+        is_kept = self._copies.offer(image, digest)
+        if not self.ahead:
+            return
+        if self._stored is not None and digest not in self._stored:
+            self._has_news = True
+        # Under other tones the model sees other pixels.
+        if is_kept and not is_shown_otherwise(facts, len(image.getbands()), self._tones):
+            self._arrived.put(digest)
 
     def _feed(self, process: FeatureProcess) -> None:
-        store = self._store()
-        missing = self._missing(store.rows_of(self._names))
-        self._before, self._wanted = len(store), len(missing)
-        self._fill(process, missing)
+        """Send all images without features.
+
+        It sends the first ones while others are still scanned.
+        """
+        store, wanted, sent = self._store(), self._format(), set[bytes]()
+        self._before = len(store)
+        arrived = ((digest, digest) for digest in iter(self._arrived.get, None) if digest not in store)
+        served = ((digest, digest) for digest, _ in arrived if self._copies.serves(digest, wanted))
+        for digest, copy in in_order(partial(self._copies.scaled, wanted=wanted), served):
+            process.push_pixels(copy, digest)
+            self._copies.forget(digest)
+            sent.add(digest)
+        # The scan may have failed.
+        if self._is_scanned:
+            missing = self._missing(store.rows_of(self._names))
+            self._wanted = len(missing)
+            self._fill(process, np.array([row for row in missing if self._names[row].tobytes() not in sent], np.int64))
 
     def _await_process(self, process: FeatureProcess) -> None:
         """Wait for the process and show how far it is."""
@@ -282,12 +317,14 @@ class Preparation:
     def _guarded(self, total: int, label: str) -> Callable[[int], None]:
         """Show progress.
 
-        Each step notices whether the process has ended.
+        Each step notices whether a process is needed or has ended.
         """
         advance = self.progress(total, label)
 
         def step(amount: int) -> None:
             advance(amount)
+            if self._has_news and self._process is None:
+                self._start_process()
             if self._process is not None and self._process.failed and self._known is None:
                 # This raises the error that the process had, if it was one.
                 self._known = self._format()
@@ -339,17 +376,7 @@ def _log_remarks(source: ImageSource) -> None:
             _logger.warning(remark)
 
 
-def _row_names(scan: Scan, tones: Tones) -> np.ndarray:
-    """Return what each entry's inputs are stored under, (n, 32) uint8.
-
-    An image that the tones show as the canonical decode does is named by its pixels. Others are named by their file
-    and the tones, because equal canonical pixels may differ in the bits that the tones show.
-    """
-    deep, window = np.abs(scan.depths) > 8, tones.gray_window is not None
-    shown_otherwise = ~scan.plain | deep & (tones.bit_depth < FULL_DEPTH or window) | (scan.channels == 1) & window
-    shown_otherwise |= (scan.transparency != OPAQUE) & (tones.background != "keep")
-    names = scan.digests.copy()
-    for row in np.flatnonzero(shown_otherwise & scan.usable):
-        named = hashlib.sha256(repr(tones).encode() + scan.file_digests[row].tobytes())
-        names[row] = np.frombuffer(named.digest(), np.uint8)
-    return names
+def _guessed_format(spec: BackboneSpec) -> InputFormat | None:
+    """Return the format of scaled images that a backbone probably takes."""
+    interpolation = usual_interpolation(spec.name)
+    return None if interpolation is None else pixels_format(spec.image_size or CONV_SIDE, 3, interpolation)

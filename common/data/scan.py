@@ -32,7 +32,7 @@ FORMAT = 4  # raise it when the same file would give another digest, or the stor
 _MAX_SHOWN = 20
 
 Sink = Callable[[int, "Image", bytes], None]
-Keep = Callable[["Image", bytes], None]
+Keep = Callable[["Image", bytes, ValueFacts], None]
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class _Decoded:
 def _decode_cell(cell: Mapping[str, Any], keep: Keep | None) -> _Decoded | BadImage:
     decoded = _decoded(cell)
     if keep is not None and isinstance(decoded, _Decoded):
-        keep(decoded.image, decoded.digest)
+        keep(decoded.image, decoded.digest, decoded.facts)
     return decoded
 
 

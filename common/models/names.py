@@ -58,6 +58,18 @@ def resolve_name(name: str) -> BackboneName:
     return BackboneName(name, provider, architecture)
 
 
+def usual_interpolation(name: str) -> str | None:
+    """Return the interpolation that a backbone probably wants.
+
+    It is None if the name does not say which library has it.
+
+    >>> usual_interpolation("efficientnet_lite0"), usual_interpolation("torchvision:resnet18")
+    ('bicubic', 'bilinear')
+    """
+    row = PROVIDERS.get(SHORT_NAMES.get(name, name).partition(":")[0])
+    return None if row is None else row.interpolation
+
+
 def _only_provider(name: str) -> str:
     # Optional libraries are left out. Otherwise a name could mean two backbones on two machines.
     modules = {prefix: row.load() for prefix, row in PROVIDERS.items() if not row.extra}

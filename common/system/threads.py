@@ -5,11 +5,11 @@ Small steps of a client are faster with one thread, and give the same bits on ev
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 _Key = TypeVar("_Key")
@@ -17,15 +17,24 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-@cache
+_local = threading.local()
+
+
 def _pin_blas() -> None:
+    # Once in each thread, because some libraries keep their limit by thread.
+    if getattr(_local, "pinned", False):
+        return
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1)
+    _local.pinned = True
 
 
 def pin_to_one_thread() -> None:
-    """Limit BLAS and a loaded torch to one thread in this process."""
+    """Limit BLAS and a loaded torch to one thread.
+
+    The limit of BLAS holds for the calling thread, and with most libraries for all.
+    """
     _pin_blas()
     # Importing torch here would cost seconds that a linear head does not need.
     torch = sys.modules.get("torch")
@@ -50,6 +59,29 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+class SharedContext:
+    """Context that the first thread enters and the last one leaves.
+
+    It changes something of the whole process. `enter` puts what takes it back on the stack.
+    """
+
+    def __init__(self, enter: Callable[[ExitStack], None]) -> None:
+        self._enter, self._lock = enter, threading.Lock()
+        self._users, self._stack = 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._enter(self._stack)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stack.close()
 
 
 def in_order(

@@ -92,7 +92,8 @@ def bench_command(
         _write(chosen, results, json_, out)
         _refuse_failures(results)
         if "stopped" in results:
-            raise KeyboardInterrupt("Stopped; the figures until then are above and in the files that you named.")
+            kept = " and ".join(["above", *(f"in {target}" for target in (json_, out) if target is not None)])
+            raise KeyboardInterrupt(f"Stopped; the figures until then are {kept}.")
 
 
 def _refuse_failures(results: dict[str, Any]) -> None:

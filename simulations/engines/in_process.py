@@ -4,10 +4,11 @@ It runs the same ServerApp and ClientApp as Ray and the deployment runtime. Only
 module of the simulations uses Flower's internals.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from itertools import count, islice
+from itertools import count
 from queue import SimpleQueue
 from time import thread_time
 from typing import Any
@@ -25,7 +26,7 @@ _RUN_ID = 1
 _SERVER_NODE = 1
 _FIRST_NODE = 2
 # CPU seconds of a message below which threads lose more by waiting for the interpreter than they win.
-_LEAST_WORK = 0.01
+LEAST_WORK = 0.01
 Observer = Callable[[Message], None]
 
 
@@ -37,8 +38,8 @@ class InProcessGrid(Grid):
         num_clients: Number of clients; each is one node.
         run_config: Flat configuration, as Flower passes it to clients.
         num_workers: Most clients that run at the same time. Results do not depend on it.
-        least_work: CPU seconds that a message of a type must have taken for the next ones to be answered side by side.
-            Shorter ones are answered sooner one after another.
+        least_work: CPU seconds that the last two messages of a type must have taken for the next ones to be answered
+            side by side. Shorter ones are answered sooner one after another.
         observer: Called with every message that leaves a client.
     """
 
@@ -49,7 +50,7 @@ class InProcessGrid(Grid):
         run_config: Mapping[str, Scalar],
         *,
         num_workers: int = 1,
-        least_work: float = _LEAST_WORK,
+        least_work: float = LEAST_WORK,
         observer: Observer | None = None,
     ) -> None:
         # Flower refuses to build a `Message` in a process without an identity.
@@ -64,8 +65,8 @@ class InProcessGrid(Grid):
         self._sent: dict[str, Message] = {}
         self._serial = count(1)
         self._pool: ThreadPoolExecutor | None = None
-        # By type of message, because a client trains for longer than it says who it is.
-        self._work: dict[str, float] = {}
+        # Of the last two messages of a type, because a client trains for longer than it says who it is.
+        self._cpu_seconds: dict[str, tuple[float, float]] = {}
 
     def set_run(self, run: Any) -> None:
         """Set the run's description."""
@@ -118,63 +119,62 @@ class InProcessGrid(Grid):
         return batch
 
     def _replies(self, batch: Sequence[Message]) -> Iterator[Message]:
-        """Yield the reply to each message, with several workers as they come."""
-        for number, message in enumerate(batch):
-            if self._pays(message):
-                yield from self._side_by_side(batch[number:])
-                return
-            yield self._deliver(message)
+        """Yield the reply to each message, those of long ones as they come."""
+        waiting = deque(batch)
+        while waiting:
+            if self._is_worth_threads(waiting[0]):
+                yield from self._side_by_side(waiting)
+            else:
+                yield self._deliver(waiting.popleft())
 
-    def _pays(self, message: Message) -> bool:
-        """Return True if workers would answer such messages sooner."""
-        return self._num_workers > 1 and self._work.get(message.metadata.message_type, 0.0) >= self._least_work
+    def _is_worth_threads(self, message: Message) -> bool:
+        """Return True if several workers would answer such messages sooner."""
+        # Two in a row, because one may have loaded the data or met the garbage collector.
+        last = self._cpu_seconds.get(message.metadata.message_type, (0.0, 0.0))
+        return self._num_workers > 1 and min(last) >= self._least_work
 
-    def _side_by_side(self, batch: Sequence[Message]) -> Iterator[Message]:
+    def _side_by_side(self, waiting: deque[Message]) -> Iterator[Message]:
+        """Yield replies as they come, until messages are short."""
         if self._pool is None:
             # Kept for all rounds, because each thread builds a network of its own.
             self._pool = ThreadPoolExecutor(self._num_workers)
         pool, done, open_ones = self._pool, SimpleQueue[Future[Message]](), set[Future[Message]]()
-        waiting = iter(batch)
 
-        def submit(number: int) -> None:
-            for message in islice(waiting, number):
-                future = pool.submit(self._deliver, message)
+        def submit() -> None:
+            if waiting and self._is_worth_threads(waiting[0]):
+                future = pool.submit(self._deliver, waiting.popleft())
                 open_ones.add(future)
                 future.add_done_callback(done.put)
 
         try:
             # Few at a time, so that replies which nobody has taken yet cannot fill the memory.
-            submit(2 * self._num_workers)
-            for _ in batch:
+            for _ in range(2 * self._num_workers):
+                submit()
+            while open_ones:
                 future = done.get()
                 open_ones.discard(future)
                 reply = future.result()
-                submit(1)
+                submit()
                 yield reply
-        except GeneratorExit:
-            # Nobody takes the rest. Others may be using the workers.
+        finally:
+            # Where nobody takes the rest. Others may be using the workers.
             for future in open_ones:
                 future.cancel()
-            raise
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
-        """Stop the workers.
-
-        A busy worker finishes its client first.
-        """
+        """Stop the workers, once each has finished its client."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            # Nothing may be charged after the caller has closed the ledgers.
+            self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
     def _deliver(self, message: Message) -> Message:
         node_id, began = message.metadata.dst_node_id, thread_time()
         context = self._contexts.get(node_id) or self._new_context(node_id)
         reply = self._client_app(message, context)
-        # CPU time, which does not grow because other workers are busy.
-        self._work[message.metadata.message_type] = thread_time() - began
+        kind = message.metadata.message_type
+        # CPU time, which does not grow while other workers have the processor.
+        self._cpu_seconds[kind] = (self._cpu_seconds.get(kind, (0.0, 0.0))[1], thread_time() - began)
         # Most clients keep nothing between messages. A hundred thousand empty contexts would take gigabytes.
         if context.state:
             self._contexts[node_id] = context
@@ -209,7 +209,7 @@ def run_in_process(
         client_app: Any Flower ClientApp.
         run_config: Complete flat configuration.
         num_clients: Number of clients.
-        num_workers: Clients that run at the same time.
+        num_workers: Most clients that run at the same time.
         observer: Called with every message that leaves a client.
     """
     grid = InProcessGrid(client_app, num_clients, run_config, num_workers=num_workers, observer=observer)

@@ -8,6 +8,7 @@ from common.data.inputs import input_format
 from common.data.inputs.scaled_copies import ScaledCopies
 from common.data.partitioning import assignment
 from common.data.sources import base_source
+from common.data.tones import row_names
 from common.ledger import image_index
 from common.ledger.holder_keys import HolderKeys
 from common.models import backbone_info
@@ -44,17 +45,19 @@ planted(
 planted(
     copies.test_an_image_that_finds_no_room_is_not_scaled,
     ScaledCopies.offer,
-    {"images that are scaled in vain": ("if size > self._room or digest in self._taken:", "if digest in self._taken:")},
+    {"images that are scaled in vain": ("if copy > self._room or digest in self._taken:", "if digest in self._taken:")},
 )
 planted(
     copies.test_an_image_that_is_smaller_than_its_copy_is_kept_as_it_is,
     ScaledCopies.offer,
     {
-        "room for the copies of small images": (
-            "min(own, wanted.side**2 * wanted.channels)",
-            "wanted.side**2 * wanted.channels",
-        )
+        "room for the copies of small images": ("if copy * least >= own:", "if copy * least == own:"),
     },
+)
+planted(
+    every_case(copies.test_a_copy_that_was_scaled_by_a_wrong_guess_is_not_used),
+    ScaledCopies.serves,
+    {"copies of any format": (" and self._kept[digest][1] in (None, _scaling_of(wanted))", "")},
 )
 _CHOICES = inputs.test_feature_key_changes_with_backbone_head_device_and_format
 planted(
@@ -97,24 +100,24 @@ planted(
 )
 
 _SHOWN = every_case(inputs.test_name_of_an_input_changes_with_every_tone_that_shows_something_else)
+planted(_SHOWN, row_names.row_names, {"an input named without its tones": ("repr(tones).encode() + ", "")})
 planted(
     _SHOWN,
-    preprocessing._row_names,
+    row_names.is_shown_otherwise,
     {
-        "an input named without its tones": ("repr(tones).encode() + ", ""),
         "inputs of all depths in one place": ("deep & (tones.bit_depth < FULL_DEPTH or window)", "deep & window"),
-        "inputs of all windows in one place": ("(scan.channels == 1) & window", "False"),
+        "inputs of all windows in one place": ("(channels == 1) & window", "False"),
         "a window of scans kept as their pixels": ("tones.bit_depth < FULL_DEPTH or window", "tones.bit_depth < 16"),
         "inputs of all backgrounds in one place": (
-            '(scan.transparency != OPAQUE) & (tones.background != "keep")',
+            '(facts.transparency != OPAQUE) & (tones.background != "keep")',
             "False",
         ),
-        "inverted scans kept as their pixels": ("~scan.plain | ", ""),
+        "inverted scans kept as their pixels": ("(facts.plain ^ True) | ", ""),
     },
 )
 planted(
     inputs.test_name_of_an_input_shown_otherwise_changes_with_its_file,
-    preprocessing._row_names,
+    row_names.row_names,
     {"an input named without its file": (" + scan.file_digests[row].tobytes()", "")},
 )
 

@@ -56,7 +56,8 @@ class Provider:
     """Library of backbones behind one prefix of `model.backbone`.
 
     `file` is a module in this folder, a `ProviderModule`. An extra of Bract installs the library where one is named.
-    `hub` is where its weights come from, empty for the Hugging Face hub.
+    `hub` is where its weights come from, empty for the Hugging Face hub. `interpolation` is how most of its backbones
+    want images to be scaled.
     """
 
     usage: str
@@ -64,6 +65,7 @@ class Provider:
     file: str
     extra: str = ""
     hub: str = ""
+    interpolation: str = "bicubic"
 
     def load(self) -> ProviderModule:
         """Import the provider's file."""
@@ -78,6 +80,7 @@ PROVIDERS = {
         "ResNet, VGG, MobileNet, EfficientNet, ConvNeXt, ViT",
         "torchvision_models",
         hub="https://download.pytorch.org",
+        interpolation="bilinear",
     ),
     "clip": Provider("clip:<name>[/<pretraining>]", "image tower of open_clip", "open_clip_models", extra="clip"),
 }

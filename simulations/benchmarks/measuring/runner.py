@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,16 @@ def run_benchmark(
     results: list[dict[str, Any]] = []
     stopped: dict[str, str] = {}
     for case in chosen:
-        if not stopped:
-            results.append(_run_case(benchmark, case, runner, pairs, progress, stopped, is_first=not results))
+        measured = _Measured(case, keeps_nothing=not results)
+        try:
+            measured.run(runner, pairs, progress, f"{benchmark.name}: {case.name}")
+        except KeyboardInterrupt:
+            if measured.keeps_nothing:
+                raise
+            stopped = {"stopped": case.name}
+        results.append(measured.summary(benchmark))
+        if stopped:
+            break
     return {
         "benchmark": benchmark.name,
         "about": benchmark.about,
@@ -166,67 +174,39 @@ def run_benchmark(
     }
 
 
-def _run_case(
-    benchmark: Benchmark,
-    case: Case,
-    runner: Runner,
-    pairs: int,
-    progress: ProgressFactory,
-    stopped: dict[str, str],
-    *,
-    is_first: bool,
-) -> dict[str, Any]:
-    """Measure one case, and note in `stopped` if it was interrupted."""
-    skipped = {variant.name: runner.why_not(variant) for variant in case.variants}
-    measured = _Measured(case, skipped, keeps_nothing=is_first)
-    advance = progress(pairs * len(measured.places), f"{benchmark.name}: {case.name}")
-    try:
-        measured.run(runner, pairs, advance)
-    except KeyboardInterrupt:
-        if measured.keeps_nothing:
-            raise
-        stopped["stopped"] = case.name
-    names: Sequence[str] = [variant.name for variant in case.variants]
-    own = {figure.key for figure in benchmark.figures}
-    figures = (*benchmark.figures, *(figure for figure in OF_PROCESS if figure.key not in own))
-    summary = summarize(names, measured.samples, figures)
-    for row in summary:
-        row["skipped"] = measured.skipped[row["name"]]
-        if row["name"] in measured.failed:
-            row["failed"] = measured.failed[row["name"]]
-    return {"name": case.name, "variants": summary}
-
-
 class _Measured:
     """The figures of a case as they come.
 
     `keeps_nothing` is true as long as no figure of the whole benchmark could be lost.
     """
 
-    def __init__(self, case: Case, skipped: dict[str, str], *, keeps_nothing: bool) -> None:
-        self._case, self.skipped, self.keeps_nothing = case, skipped, keeps_nothing
-        self.places = [place for place, variant in enumerate(case.variants) if not skipped[variant.name]]
-        self.samples: list[list[dict[str, float]]] = [[] for _ in case.variants]
-        self.failed: dict[str, str] = {}
+    def __init__(self, case: Case, *, keeps_nothing: bool) -> None:
+        self._case, self.keeps_nothing = case, keeps_nothing
+        self._skipped = {variant.name: "" for variant in case.variants}
+        self._samples: list[list[dict[str, float]]] = [[] for _ in case.variants]
+        self._failed: dict[str, str] = {}
 
-    def run(self, runner: Runner, pairs: int, advance: Callable[[int], None]) -> None:
+    def run(self, runner: Runner, pairs: int, progress: ProgressFactory, label: str) -> None:
         """Measure all pairs.
 
         Raises:
             BractError: A variant failed, and there are no figures that would be lost.
         """
         case = self._case
-        if case.prepare and self.places:
+        self._skipped = {variant.name: runner.why_not(variant) for variant in case.variants}
+        places = [place for place, variant in enumerate(case.variants) if not self._skipped[variant.name]]
+        advance = progress(pairs * len(places), label)
+        if case.prepare and places:
             runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
         for repeat in range(pairs):
             # Turned round in every second pair, so that a machine that grows busier favours neither.
-            for place in self.places[:: -1 if repeat % 2 else 1]:
+            for place in places[:: -1 if repeat % 2 else 1]:
                 self._run_one(runner, place, repeat)
                 advance(1)
 
     def _run_one(self, runner: Runner, place: int, repeat: int) -> None:
         variant = self._case.variants[place]
-        if self.skipped[variant.name] or variant.name in self.failed:
+        if self._skipped[variant.name] or variant.name in self._failed:
             return
         try:
             found = runner.measure(variant, repeat)
@@ -234,13 +214,25 @@ class _Measured:
             # A mistake shows at once. Later, hours of other figures would be lost with it.
             if self.keeps_nothing:
                 raise
-            self.failed[variant.name] = f"pair {repeat + 1}: {error}"
+            self._failed[variant.name] = f"pair {repeat + 1}: {error}"
             return
         if "not_possible" in found:
-            self.skipped[variant.name] = found["not_possible"]
+            self._skipped[variant.name] = found["not_possible"]
             return
-        self.samples[place].append(found)
+        self._samples[place].append(found)
         self.keeps_nothing = False
+
+    def summary(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Return the case as plain values."""
+        names: Sequence[str] = [variant.name for variant in self._case.variants]
+        own = {figure.key for figure in benchmark.figures}
+        figures = (*benchmark.figures, *(figure for figure in OF_PROCESS if figure.key not in own))
+        rows = summarize(names, self._samples, figures)
+        for row in rows:
+            row["skipped"] = self._skipped[row["name"]]
+            if row["name"] in self._failed:
+                row["failed"] = self._failed[row["name"]]
+        return {"name": self._case.name, "variants": rows}
 
 
 def _python_of(environment: Path) -> str:

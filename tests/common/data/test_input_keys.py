@@ -21,6 +21,7 @@ from common.data.preprocessing import prepare
 from common.data.sources import base_source
 from common.data.sources.base_source import ImageSource
 from common.data.tones.rendering import Tones
+from common.data.tones.row_names import row_names
 from common.models import backbone_info
 from common.models.backbone_info import BackboneInfo
 from common.models.names import BackboneSpec
@@ -204,7 +205,7 @@ def names_of(tones: Tones, *, file: int = 1) -> dict[str, bytes]:
         transparency=np.array([0, 0, 0, 0, 2]),
         plain=np.array([True, False, True, True, True]),
     )
-    return dict(zip(KINDS, map(bytes, preprocessing._row_names(found, tones)), strict=True))  # type: ignore[arg-type]
+    return dict(zip(KINDS, map(bytes, row_names(found, tones)), strict=True))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,11 +1,14 @@
 """A preparation in two steps: no image is decoded twice, and no result depends on a second process.
 
-Drives `common.data.preprocessing`.
+Drives `common.data.preprocessing`, `common.data.tones.row_names`.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +23,7 @@ from common.data import preprocessing, scan
 from common.data.inputs.scaled_copies import ScaledCopies
 from common.data.preprocessing import Preparation, Prepared, prepare
 from common.errors import DataError, WeightsError
+from common.models.backbone_info import backbone_info
 from common.system.console import console_of_caller
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.app import make_context
@@ -291,3 +295,80 @@ def test_features_of_the_process_are_those_of_this_one_to_the_bit(
     stored = prepare(config, announced)
     assert announced.work == [], "the process has stored all"
     assert np.array_equal(rows_of(stored), rows_of(own))
+
+
+class Eager(Fake):
+    """Stands for a process that takes images from the beginning, in a thread as the real one."""
+
+    most: ClassVar[int] = 10**9
+
+    def start(self, feed: Callable[[Any], None]) -> None:
+        def run() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                feed(self)
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        self.thread.join(seconds)
+        return not self.thread.is_alive()
+
+    def kill(self) -> None:
+        super().kill()
+        self.thread.join()
+
+
+@pytest.fixture(name="eager")
+def eager_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Eager]]:
+    class Own(Eager):
+        started: ClassVar[list[Fake]] = []
+
+    monkeypatch.setattr(preprocessing, "FeatureProcess", Own)
+    monkeypatch.setattr(preprocessing, "_has_torch", lambda: False)
+    yield Own
+    assert all(process.killed for process in Own.started), "no process must be left behind"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["backbone not known yet", "backbone known"])
+def test_the_process_gets_images_while_others_are_scanned(
+    known: bool,
+    config: RunConfig,
+    eager: type[Eager],
+    decoded: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if known:
+        backbone_info(config.backbone_spec)
+    at_last = list[int]()
+    read = scan.read_image
+
+    def slow(cell: Any) -> Any:
+        if decoded["scan"] == COUNT - 1:
+            time.sleep(0.5)
+            at_last.append(eager.started[0].rows)  # type: ignore[attr-defined]
+        return read(cell)
+
+    monkeypatch.setattr(scan, "read_image", slow)
+
+    with Preparation(config, ahead=True, warn=lambda _: None) as preparation:
+        preparation.finish()
+
+    assert at_last[0] > COUNT // 2
+    # Once each, and the rest after the scan.
+    assert eager.started[0].rows == COUNT  # type: ignore[attr-defined]
+    assert decoded["scan"] == COUNT
+
+
+def test_a_scan_that_fails_leaves_no_thread_behind(
+    config: RunConfig, eager: type[Eager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise DataError("the folder is gone")
+
+    monkeypatch.setattr(preprocessing, "refuse_if_too_bad", fails)
+
+    with pytest.raises(DataError, match="gone"), Preparation(config, ahead=True):
+        pass
+
+    assert not eager.started[0].thread.is_alive()  # type: ignore[attr-defined]

@@ -1,12 +1,15 @@
 """A process of a client keeps to one thread, also while another thread is loading torch."""
 
 import sys
+import threading
+from contextlib import ExitStack
 from types import ModuleType
 
 import pytest
+import threadpoolctl
 import torch
 
-from common.system.threads import one_thread, pin_to_one_thread
+from common.system.threads import SharedContext, one_thread, pin_to_one_thread
 
 
 def test_a_torch_that_is_still_being_loaded_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +47,50 @@ def test_one_thread_holds_for_a_block_alone() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_shared_context_is_left_by_the_last_one_whatever_the_order() -> None:
+    steps = list[str]()
+
+    def enter(stack: ExitStack) -> None:
+        steps.append("enter")
+        stack.callback(steps.append, "leave")
+
+    context = SharedContext(enter)
+    first, second = ExitStack(), ExitStack()
+    for _ in range(2):
+        first.enter_context(context)
+        second.enter_context(context)
+        first.close()
+        assert steps.count("leave") < steps.count("enter")
+        second.close()
+
+    assert steps == ["enter", "leave"] * 2
+
+
+def test_a_shared_context_that_cannot_be_entered_can_be_entered_later() -> None:
+    faults = [OSError("no")]
+
+    def enter(_: ExitStack) -> None:
+        if faults:
+            raise faults.pop()
+
+    context = SharedContext(enter)
+    with pytest.raises(OSError, match="no"), context:
+        pass
+    with context:
+        pass
+
+
+def test_each_thread_limits_blas_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = list[str]()
+    monkeypatch.setattr(
+        threadpoolctl, "threadpool_limits", lambda limits: limited.append(threading.current_thread().name)
+    )
+
+    for name in ("one", "two"):
+        thread = threading.Thread(target=lambda: [pin_to_one_thread() for _ in range(3)], name=name)
+        thread.start()
+        thread.join()
+
+    assert limited == ["one", "two"]

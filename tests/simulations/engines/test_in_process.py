@@ -57,31 +57,68 @@ def test_a_grid_works_on_after_a_client_app_that_raised() -> None:
     grid.close()
 
 
-def test_only_long_messages_are_answered_side_by_side() -> None:
-    app, threads = ClientApp(), set[str]()
+class Working:
+    """A client app that works for some CPU seconds and remembers where."""
 
-    @app.query()
-    def query(message: Message, _: Context) -> Message:
-        threads.add(threading.current_thread().name)
-        return Message(RecordDict(), reply_to=message)
+    def __init__(self, *seconds: float) -> None:
+        self.seconds, self.threads, self.answered, self.app = list(seconds), list[str](), 0, ClientApp()
+        self.app.train()(self.train)
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        until = time.thread_time() + 0.02
+    def train(self, message: Message, _: Context) -> Message:
+        self.threads.append(threading.current_thread().name)
+        until = time.thread_time() + (self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0])
         while time.thread_time() < until:
             pass
-        return query(message, context)
+        self.answered += 1
+        return Message(RecordDict(), reply_to=message)
 
-    grid, here = InProcessGrid(app, len(NODES), {}, num_workers=2), threading.current_thread().name
-    for _ in range(2):
-        list(grid.pull_messages(push(grid)))
-    of_short = set(threads)
+    def ask(self, grid: InProcessGrid, times: int = 1) -> list[bool]:
+        """Which messages were answered in this thread, in the order in which they began."""
+        self.threads.clear()
+        for _ in range(times):
+            list(grid.pull_messages(grid.push_messages([Message(RecordDict(), node, "train") for node in NODES])))
+        return [name == threading.current_thread().name for name in self.threads]
 
-    threads.clear()
-    list(grid.pull_messages(grid.push_messages([Message(RecordDict(), node, "train") for node in NODES])))
+
+@pytest.mark.parametrize(
+    ("seconds", "here"),
+    [
+        ([0.0], [True] * 12),
+        # One alone may have loaded the data.
+        ([0.03, 0.0], [True] * 12),
+        ([0.03], [True] * 2 + [False] * 10),
+    ],
+)
+def test_only_long_messages_are_answered_side_by_side(seconds: list[float], here: list[bool]) -> None:
+    app = Working(*seconds)
+    grid = InProcessGrid(app.app, len(NODES), {}, num_workers=2)
+
+    assert app.ask(grid, times=2) == here
     grid.close()
 
-    assert of_short == {here}
-    # The first one on its own, because nobody knows yet how long it takes.
-    assert len(threads) > 1
-    assert here in threads
+
+def test_messages_that_have_become_short_are_answered_here_again() -> None:
+    app = Working(0.03, 0.03, 0.03, 0.0)
+    grid = InProcessGrid(app.app, len(NODES), {}, num_workers=2)
+
+    first = app.ask(grid)
+    again = app.ask(grid)
+    grid.close()
+
+    assert first[:3] == [True, True, False]
+    assert again == [True] * len(NODES)
+
+
+def test_no_client_works_on_when_the_grid_is_closed() -> None:
+    app = Working(0.05)
+    grid = InProcessGrid(app.app, len(NODES), {}, num_workers=2, least_work=0)
+    replies = iter(grid.pull_messages(grid.push_messages([Message(RecordDict(), node, "train") for node in NODES])))
+    next(replies)
+
+    replies.close()  # type: ignore[attr-defined]
+    grid.close()
+    answered = app.answered
+    time.sleep(0.2)
+
+    # A client that charges its ledger after this would do so behind the back of whoever copies it.
+    assert app.answered == answered < len(NODES)

@@ -113,3 +113,27 @@ def test_a_copy_that_was_scaled_by_a_wrong_guess_is_not_used(wanted: InputFormat
 
     assert copies.serves(b"scaled", wanted) == served
     assert copies.serves(b"as it is", wanted)
+
+
+def test_a_guess_is_for_images_that_would_take_much_more_room() -> None:
+    copies, large = ScaledCopies(lambda: None), Image.fromarray(np.zeros((40, 40, 3), np.uint8))
+    copies.guess = WANTED
+    other = pixels_format(8, 3, "bicubic")
+
+    copies.offer(picture(1), b"small")
+    copies.offer(large, b"large")
+
+    assert (copies.serves(b"small", other), copies.serves(b"large", other)) == (True, False)
+    assert copies.scaled(b"large", WANTED).shape == (8, 8, 3)
+
+
+def test_memory_of_a_forgotten_image_is_for_others() -> None:
+    copies = ScaledCopies(lambda: WANTED, memory_bytes=8 * 8 * 3)
+
+    kept = [copies.offer(picture(number), b"%d" % number) for number in range(2)]
+    copies.forget(b"0")
+
+    assert kept == [True, False]
+    assert copies.offer(picture(2), b"2")
+    assert not copies.offer(picture(0), b"0")
+    assert [copies.serves(b"%d" % number, WANTED) for number in range(3)] == [False, False, True]
