@@ -19,6 +19,7 @@ from common.data.image_digests import ImageDigests
 from common.data.sources.base_source import Entries
 from common.errors import DataError
 from common.system.progress import no_progress
+from common.system.threads import pin_to_one_thread
 from simulations.engines.in_process import LEAST_WORK
 
 if TYPE_CHECKING:
@@ -129,13 +130,19 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
         )
     else:
         train = partial(short.train, arrays, shard, name="dry-run", server_round=1, plan=plan, label_counts=counts)
+    # As each client does.
+    pin_to_one_thread()
     # Loading a network and warming up would be measured otherwise, and norms that are taken once.
     train()
     started = time.perf_counter()
     train()
     seconds = (time.perf_counter() - started) * size / rows * config.local_epochs / epochs
-    side_by_side = min(config.cohort_size, os.cpu_count() or 1) if seconds >= LEAST_WORK else 1
-    return round(seconds * config.cohort_size * config.num_rounds / side_by_side, 1)
+    from common.data.feature_extraction import choose_device
+
+    # A client with a network on a graphics card has the card to itself.
+    on_cpu = config.needs_no_torch or choose_device(config.system.device) == "cpu"
+    workers = (os.cpu_count() or 1) if on_cpu and seconds >= LEAST_WORK else 1
+    return round(seconds * -(-config.cohort_size // workers) * config.num_rounds, 1)
 
 
 def random_shard(shape: tuple[int, ...], num_classes: int, rows: int) -> Shard:

@@ -6,12 +6,11 @@ again. Both results are cached by content, so a new seed, partition or run re-us
 only itself. A client process whose images are cached needs NumPy and nothing heavier.
 """
 
-import contextlib
 import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -134,8 +133,8 @@ class Preparation:
         # Inputs that were stored before the scan, and whether it has met an image that has none.
         self._stored: ContentStore | None = None
         self._has_news = False
-        # Rows that the process computes, and rows that were stored before.
-        self._wanted, self._before = 0, 0
+        # Rows that were stored before the process began to store more.
+        self._before: int | None = None
         self.ahead = self.ahead and self.config.needs_no_torch and not _has_torch()
 
     def __enter__(self) -> "Preparation":
@@ -166,7 +165,7 @@ class Preparation:
                 self._start_process()
             else:
                 self._known = self._format()
-                self._stored = self._store() if self.ahead else None
+                self._stored = self._store()
         source, scan = _scanned(source, config.data, self._guarded, self._keep, shows_nothing=shows_nothing)
         if not shows_nothing:
             _log_remarks(source)
@@ -176,6 +175,7 @@ class Preparation:
         self.scanned = Scanned(scan, content_key(scan), source)
         self._names, self._is_scanned = row_names(scan, self._tones), True
         self._arrived.put(None)
+        # Features may be missing of images that an earlier scan has decoded.
         if self.ahead and self._process is None and len(self._missing(self._store().rows_of(self._names))):
             self._start_process()
 
@@ -194,7 +194,7 @@ class Preparation:
         inputs = store.rows_of(self._names)
         missing = self._missing(inputs)
         if len(missing):
-            if self._process is not None:
+            if self._process is not None and self._process.failed:
                 self.warn(
                     "The process of the backbone pass has ended early, and this one does the rest. A system that is "
                     "short of memory ends processes: look at how much memory is free."
@@ -263,20 +263,24 @@ class Preparation:
 
     def _start_process(self) -> None:
         config = self.config
-        # Where no process can be started, this one does the work.
-        with contextlib.suppress(OSError):
+        try:
             self._process = FeatureProcess(config.model, config.backbone_spec, config.system.device)
+        except OSError:
+            # Where no process can be started, this one does the work.
+            self.ahead = False
+        else:
             self._process.start(self._feed)
 
     def _keep(self, image: "Image", digest: bytes, facts: ValueFacts) -> None:
         """Keep a copy of an image that the scan has decoded."""
-        is_kept = self._copies.offer(image, digest)
-        if not self.ahead:
-            return
-        if self._stored is not None and digest not in self._stored:
-            self._has_news = True
         # Under other tones the model sees other pixels.
-        if is_kept and not is_shown_otherwise(facts, len(image.getbands()), self._tones):
+        if is_shown_otherwise(facts, len(image.getbands()), self._tones):
+            return
+        if self._stored is not None:
+            if digest in self._stored:
+                return
+            self._has_news = True
+        if self._copies.offer(image, digest) and self.ahead:
             self._arrived.put(digest)
 
     def _feed(self, process: FeatureProcess) -> None:
@@ -286,30 +290,38 @@ class Preparation:
         """
         store, wanted, sent = self._store(), self._format(), set[bytes]()
         self._before = len(store)
-        arrived = ((digest, digest) for digest in iter(self._arrived.get, None) if digest not in store)
-        served = ((digest, digest) for digest, _ in arrived if self._copies.serves(digest, wanted))
-        for digest, copy in in_order(partial(self._copies.scaled, wanted=wanted), served):
+        for digest, copy in in_order(partial(self._copies.scaled, wanted=wanted), self._arrivals(store, wanted)):
             process.push_pixels(copy, digest)
             self._copies.forget(digest)
             sent.add(digest)
         # The scan may have failed.
         if self._is_scanned:
             missing = self._missing(store.rows_of(self._names))
-            self._wanted = len(missing)
             self._fill(process, np.array([row for row in missing if self._names[row].tobytes() not in sent], np.int64))
+
+    def _arrivals(self, store: ContentStore, wanted: InputFormat) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the digests of copies from the scan, each as key and item."""
+        for digest in iter(self._arrived.get, None):
+            if digest not in store and self._copies.serves(digest, wanted):
+                yield digest, digest
+            else:
+                self._copies.forget(digest)
 
     def _await_process(self, process: FeatureProcess) -> None:
         """Wait for the process and show how far it is."""
-        done, advance, ended = 0, None, False
+        done, wanted, advance, ended = 0, 0, None, False
         while not ended:
             ended = process.wait(_GLANCE)
-            if self._wanted and advance is None:
-                advance, store = self.progress(self._wanted, self._label), self._store()
-            if advance is not None:
+            if advance is None and self._before is not None:
+                store = self._store()
+                # With what it has stored before anybody waited.
+                wanted = len(self._missing(store.rows_of(self._names))) + len(store) - self._before
+                advance = self.progress(wanted, self._label) if wanted else no_progress(0, "")
+            if advance is not None and self._before is not None:
                 store.refresh()
                 # The last step prints, so it waits for the end. Equal images have one row.
                 last = ended and not process.failed
-                stored = self._wanted if last else min(self._wanted - 1, len(store) - self._before)
+                stored = wanted if last else min(wanted - 1, len(store) - self._before)
                 if stored > done:
                     advance(stored - done)
                     done = stored
@@ -323,7 +335,7 @@ class Preparation:
 
         def step(amount: int) -> None:
             advance(amount)
-            if self._has_news and self._process is None:
+            if self.ahead and self._has_news and self._process is None:
                 self._start_process()
             if self._process is not None and self._process.failed and self._known is None:
                 # This raises the error that the process had, if it was one.

@@ -133,6 +133,11 @@ class InProcessGrid(Grid):
         last = self._cpu_seconds.get(message.metadata.message_type, (0.0, 0.0))
         return self._num_workers > 1 and min(last) >= self._least_work
 
+    def _has_become_short(self, message: Message) -> bool:
+        # Again two in a row. One client may have few images, or none.
+        last = self._cpu_seconds.get(message.metadata.message_type, (0.0, 0.0))
+        return max(last) < self._least_work
+
     def _side_by_side(self, waiting: deque[Message]) -> Iterator[Message]:
         """Yield replies as they come, until messages are short."""
         if self._pool is None:
@@ -141,7 +146,7 @@ class InProcessGrid(Grid):
         pool, done, open_ones = self._pool, SimpleQueue[Future[Message]](), set[Future[Message]]()
 
         def submit() -> None:
-            if waiting and self._is_worth_threads(waiting[0]):
+            if waiting:
                 future = pool.submit(self._deliver, waiting.popleft())
                 open_ones.add(future)
                 future.add_done_callback(done.put)
@@ -154,7 +159,8 @@ class InProcessGrid(Grid):
                 future = done.get()
                 open_ones.discard(future)
                 reply = future.result()
-                submit()
+                if waiting and not self._has_become_short(waiting[0]):
+                    submit()
                 yield reply
         finally:
             # Where nobody takes the rest. Others may be using the workers.
@@ -200,6 +206,7 @@ def run_in_process(
     *,
     num_clients: int,
     num_workers: int = 1,
+    least_work: float = LEAST_WORK,
     observer: Observer | None = None,
 ) -> None:
     """Run a ServerApp over simulated clients in this process.
@@ -210,9 +217,12 @@ def run_in_process(
         run_config: Complete flat configuration.
         num_clients: Number of clients.
         num_workers: Most clients that run at the same time.
+        least_work: As in `InProcessGrid`.
         observer: Called with every message that leaves a client.
     """
-    grid = InProcessGrid(client_app, num_clients, run_config, num_workers=num_workers, observer=observer)
+    grid = InProcessGrid(
+        client_app, num_clients, run_config, num_workers=num_workers, least_work=least_work, observer=observer
+    )
     try:
         server_app(grid, Context(_RUN_ID, _SERVER_NODE, {}, RecordDict(), dict(run_config)))
     finally:

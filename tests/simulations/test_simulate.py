@@ -161,6 +161,7 @@ def test_run_job_with_workers_side_by_side_gives_the_same_bytes(
         # As in a real run, the first message of a type is answered alone.
         worth = lambda grid, message: side_by_side and message.metadata.message_type in grid._cpu_seconds  # noqa: E731
         monkeypatch.setattr(InProcessGrid, "_is_worth_threads", worth)
+        monkeypatch.setattr(InProcessGrid, "_has_become_short", lambda *_: False)
         return (run(name, settings)[1] / "model" / "model.safetensors").read_bytes()
 
     assert model_of("a", side_by_side=True) == model_of("b", side_by_side=False)

@@ -196,8 +196,13 @@ class _Measured:
         self._skipped = {variant.name: runner.why_not(variant) for variant in case.variants}
         places = [place for place, variant in enumerate(case.variants) if not self._skipped[variant.name]]
         advance = progress(pairs * len(places), label)
-        if case.prepare and places:
-            runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
+        try:
+            if case.prepare and places:
+                runner.measure(Variant(f"preparing {case.name}", case.prepare, case.variants[0].parameters), 0)
+        except BractError as error:
+            if self.keeps_nothing:
+                raise
+            self._failed = {case.variants[place].name: f"the preparation: {error}" for place in places}
         for repeat in range(pairs):
             # Turned round in every second pair, so that a machine that grows busier favours neither.
             for place in places[:: -1 if repeat % 2 else 1]:

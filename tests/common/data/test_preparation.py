@@ -372,3 +372,37 @@ def test_a_scan_that_fails_leaves_no_thread_behind(
         pass
 
     assert not eager.started[0].thread.is_alive()  # type: ignore[attr-defined]
+
+
+def test_what_is_stored_under_other_tones_starts_no_process_again(
+    folder: Path, make_config: MakeConfig, eager: type[Eager]
+) -> None:
+    for file in folder.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(file))[..., 0]).save(file)
+    config = make_config({"data.source": str(folder), "num-clients": 2} | TINY | {"data.gray-window": "0, 100"})
+    prepare(config)
+    # As a copied folder: all is scanned again.
+    for file in folder.rglob("*.png"):
+        os.utime(file, (1, 1))
+
+    with Preparation(config, ahead=True) as preparation:
+        assert not preparation.finish().inputs.absent.any()
+
+    assert eager.started == []
+
+
+def test_a_process_that_cannot_be_started_is_tried_once(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = list[int]()
+
+    def refused(*_: object) -> None:
+        tries.append(1)
+        raise OSError("no more processes")
+
+    backbone_info(config.backbone_spec)
+    monkeypatch.setattr(preprocessing, "FeatureProcess", refused)
+    monkeypatch.setattr(preprocessing, "_has_torch", lambda: False)
+
+    with Preparation(config, ahead=True) as preparation:
+        assert not preparation.finish().inputs.absent.any()
+
+    assert len(tries) == 1

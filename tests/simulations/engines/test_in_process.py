@@ -109,6 +109,16 @@ def test_messages_that_have_become_short_are_answered_here_again() -> None:
     assert again == [True] * len(NODES)
 
 
+def test_one_short_message_among_long_ones_leaves_the_rest_side_by_side() -> None:
+    app = Working(0.03, 0.03, 0.03, 0.0, 0.03, 0.03, 0.0, 0.03, 0.03)
+    grid = InProcessGrid(app.app, len(NODES), {}, num_workers=2)
+
+    here = app.ask(grid, times=2)
+    grid.close()
+
+    assert here == [True] * 2 + [False] * 10
+
+
 def test_no_client_works_on_when_the_grid_is_closed() -> None:
     app = Working(0.05)
     grid = InProcessGrid(app.app, len(NODES), {}, num_workers=2, least_work=0)
