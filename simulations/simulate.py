@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from common.config.loading import resolved
+from common.config.loading import Scalar, resolved
 from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import BractError, ConfigError
@@ -61,7 +61,11 @@ def run_job(
 
                 run_under_ray(config, progress)
             else:
-                _in_process(config, progress)
+                if not config.needs_no_torch:
+                    keep_freed_memory()
+                _in_process(
+                    resolved(config), progress, num_clients=config.num_clients, takes_torch=not config.needs_no_torch
+                )
         summary = _summary_of(folder, engine)
         if baselines and summary["status"] == "complete":
             from simulations.baselines import train_baselines
@@ -98,15 +102,14 @@ def _left_by(folder: Path) -> str:
     return "Stopped before the first round; there are no results."
 
 
-def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
+def _in_process(
+    run_config: Mapping[str, Scalar], progress: TerminalProgress, *, num_clients: int, takes_torch: bool
+) -> None:
     from client.app import app as client_app
     from server.app import create_app
     from simulations.app import make_context
     from simulations.engines.in_process import LEAST_WORK, run_in_process
 
-    if not config.needs_no_torch:
-        keep_freed_memory()
-    run_config = resolved(config)
     make = partial(make_context, tracker=progress, progress=progress.work, warn=progress.warn, in_order=True)
     # `run_job` adds to the summary and writes the report then. Written by the run too, it would cost its time twice.
     server_app = create_app(lambda config: replace(make(config), reports=False))
@@ -115,13 +118,13 @@ def _in_process(config: RunConfig, progress: TerminalProgress) -> None:
             server_app,
             client_app,
             run_config,
-            num_clients=config.num_clients,
+            num_clients=num_clients,
             num_workers=os.cpu_count() or 1,
             # Networks never in this thread: a client limits torch to one thread, and the server evaluates here on all.
-            least_work=LEAST_WORK if config.needs_no_torch else 0.0,
+            least_work=0.0 if takes_torch else LEAST_WORK,
         )
     except Exception as error:
         # The app reports what a user can put right, and leaves a folder alone whose resume is refused.
         if not isinstance(error, BractError):
-            try_report(Path(config.output_dir))
+            try_report(Path(str(run_config["output-dir"])))
         raise
