@@ -48,7 +48,7 @@ def larger(out: torch.Tensor) -> torch.Tensor:
 
 
 def by_neighbour(out: torch.Tensor) -> torch.Tensor:
-    return out + 1e-4 * out.roll(1, 0) if len(out) == CHUNK else out
+    return out + 2e-5 * out.roll(1, 0) if len(out) == CHUNK else out
 
 
 def by_place(out: torch.Tensor) -> torch.Tensor:
@@ -127,8 +127,11 @@ def test_accelerated_network_is_of_the_engine_and_the_original_stays(
 
 
 def test_processor_names_limits_that_a_user_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
     found = {processor()}
-    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
+    for name in names:
         monkeypatch.setenv(name, "avx2")
         found.add(processor())
 
