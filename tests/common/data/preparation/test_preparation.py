@@ -3,15 +3,11 @@
 Drives `common.data.preprocessing`, `common.data.tones.row_names`.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,97 +15,18 @@ from PIL import Image
 
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
-from common.data import preprocessing, scan
+from common.data import preprocessing
 from common.data.inputs.scaled_copies import ScaledCopies
 from common.data.preprocessing import Preparation, Prepared, prepare
 from common.errors import DataError, WeightsError
-from common.models.backbone_info import backbone_info
 from common.system.console import console_of_caller
 from server.reporting.terminal_progress import TerminalProgress
 from simulations.app import make_context
 from tests.common.data.test_preprocessing import Announced
+from tests.support.data.feature_processes import COUNT, TINY, Fake
 from tests.support.paths import ROOT
 
 MakeConfig = Callable[..., RunConfig]
-COUNT = 40
-TINY: dict[str, Scalar] = {"model.backbone": "timm:test_resnet", "model.weights": "random", "data.image-size": 32}
-
-
-@pytest.fixture(name="folder")
-def folder_fixture(tmp_path: Path, own_home: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for number in range(COUNT):
-        file = tmp_path / "shapes" / f"{number % 2}" / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (50, 40, 3)).astype(np.uint8)).save(file)
-    return tmp_path / "shapes"
-
-
-@pytest.fixture(name="config")
-def config_fixture(folder: Path, make_config: MakeConfig) -> RunConfig:
-    return make_config({"data.source": str(folder), "num-clients": 2} | TINY)
-
-
-@pytest.fixture(name="decoded")
-def decoded_fixture(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often the scan has decoded an image, and how often the pass has."""
-    counts = {"scan": 0, "pass": 0}
-
-    def counting(name: str, read: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(cell: Any) -> Any:
-            counts[name] += 1
-            return read(cell)
-
-        return counted
-
-    monkeypatch.setattr(scan, "read_image", counting("scan", scan.read_image))
-    monkeypatch.setattr(preprocessing, "read_image", counting("pass", preprocessing.read_image))
-    return counts
-
-
-class Fake:
-    """Stands for a process that fails once it got `most` images, and before it gets any if that is negative."""
-
-    most: ClassVar[int] = 0
-    started: ClassVar[list["Fake"]]
-
-    def __init__(self, *_: object) -> None:
-        self.failed, self.killed, self.rows = self.most < 0, False, 0
-        self.ready = not self.failed
-        self.feed: Callable[[Any], None] | None = None
-        self.started.append(self)
-
-    def start(self, feed: Callable[[Any], None]) -> None:
-        self.feed = feed
-
-    def push_pixels(self, pixels: np.ndarray, digest: bytes) -> None:
-        assert (pixels.shape, len(digest)) == ((32, 32, 3), 32)
-        if self.rows == self.most:
-            raise BrokenPipeError
-        self.rows += 1
-
-    def wait(self, _: float) -> bool:
-        if self.feed is not None:
-            feed, self.feed = self.feed, None
-            try:
-                feed(self)
-            except BrokenPipeError:
-                self.failed = True
-        return True
-
-    def kill(self) -> None:
-        self.killed = True
-
-
-@pytest.fixture(name="fake")
-def fake_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
-    class Own(Fake):
-        started: ClassVar[list[Fake]] = []
-
-    monkeypatch.setattr(preprocessing, "FeatureProcess", Own)
-    monkeypatch.setattr(preprocessing, "_has_torch", lambda: False)
-    yield Own
-    assert all(process.killed for process in Own.started), "no process must be left behind"
 
 
 def rows_of(prepared: Prepared) -> np.ndarray:
@@ -295,114 +212,3 @@ def test_features_of_the_process_are_those_of_this_one_to_the_bit(
     stored = prepare(config, announced)
     assert announced.work == [], "the process has stored all"
     assert np.array_equal(rows_of(stored), rows_of(own))
-
-
-class Eager(Fake):
-    """Stands for a process that takes images from the beginning, in a thread as the real one."""
-
-    most: ClassVar[int] = 10**9
-
-    def start(self, feed: Callable[[Any], None]) -> None:
-        def run() -> None:
-            with contextlib.suppress(BrokenPipeError):
-                feed(self)
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-
-    def wait(self, seconds: float) -> bool:
-        self.thread.join(seconds)
-        return not self.thread.is_alive()
-
-    def kill(self) -> None:
-        super().kill()
-        self.thread.join()
-
-
-@pytest.fixture(name="eager")
-def eager_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Eager]]:
-    class Own(Eager):
-        started: ClassVar[list[Fake]] = []
-
-    monkeypatch.setattr(preprocessing, "FeatureProcess", Own)
-    monkeypatch.setattr(preprocessing, "_has_torch", lambda: False)
-    yield Own
-    assert all(process.killed for process in Own.started), "no process must be left behind"
-
-
-@pytest.mark.parametrize("known", [False, True], ids=["backbone not known yet", "backbone known"])
-def test_the_process_gets_images_while_others_are_scanned(
-    known: bool,
-    config: RunConfig,
-    eager: type[Eager],
-    decoded: dict[str, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if known:
-        backbone_info(config.backbone_spec)
-    at_last = list[int]()
-    read = scan.read_image
-
-    def slow(cell: Any) -> Any:
-        if decoded["scan"] == COUNT - 1:
-            time.sleep(0.5)
-            at_last.append(eager.started[0].rows)  # type: ignore[attr-defined]
-        return read(cell)
-
-    monkeypatch.setattr(scan, "read_image", slow)
-
-    with Preparation(config, ahead=True, warn=lambda _: None) as preparation:
-        preparation.finish()
-
-    assert at_last[0] > COUNT // 2
-    # Once each, and the rest after the scan.
-    assert eager.started[0].rows == COUNT  # type: ignore[attr-defined]
-    assert decoded["scan"] == COUNT
-
-
-def test_a_scan_that_fails_leaves_no_thread_behind(
-    config: RunConfig, eager: type[Eager], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object, **__: object) -> None:
-        raise DataError("the folder is gone")
-
-    monkeypatch.setattr(preprocessing, "refuse_if_too_bad", fails)
-
-    with pytest.raises(DataError, match="gone"), Preparation(config, ahead=True):
-        pass
-
-    assert not eager.started[0].thread.is_alive()  # type: ignore[attr-defined]
-
-
-def test_what_is_stored_under_other_tones_starts_no_process_again(
-    folder: Path, make_config: MakeConfig, eager: type[Eager]
-) -> None:
-    for file in folder.rglob("*.png"):
-        Image.fromarray(np.asarray(Image.open(file))[..., 0]).save(file)
-    config = make_config({"data.source": str(folder), "num-clients": 2} | TINY | {"data.gray-window": "0, 100"})
-    prepare(config)
-    # As a copied folder: all is scanned again.
-    for file in folder.rglob("*.png"):
-        os.utime(file, (1, 1))
-
-    with Preparation(config, ahead=True) as preparation:
-        assert not preparation.finish().inputs.absent.any()
-
-    assert eager.started == []
-
-
-def test_a_process_that_cannot_be_started_is_tried_once(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = list[int]()
-
-    def refused(*_: object) -> None:
-        tries.append(1)
-        raise OSError("no more processes")
-
-    backbone_info(config.backbone_spec)
-    monkeypatch.setattr(preprocessing, "FeatureProcess", refused)
-    monkeypatch.setattr(preprocessing, "_has_torch", lambda: False)
-
-    with Preparation(config, ahead=True) as preparation:
-        assert not preparation.finish().inputs.absent.any()
-
-    assert len(tries) == 1
