@@ -15,6 +15,7 @@ from client.training.trainer import Trainer
 from common.arrays import Arrays
 from common.data.client_dataset import Shard
 from common.data.decoding import BadImage, decode
+from common.data.feature_extraction import FeatureExtractor, choose_device
 from common.data.image_digests import ImageDigests
 from common.data.sources.base_source import Entries
 from common.errors import DataError
@@ -76,7 +77,6 @@ def backbone_seconds(
         shape: Shape of one image's features.
         device: The setting `system.device`.
     """
-    from common.data.feature_extraction import FeatureExtractor, choose_device
     from common.models.engines.acceleration import accelerated
     from common.system.content_store import ContentStore
 
@@ -137,8 +137,6 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     started = time.perf_counter()
     train()
     seconds = (time.perf_counter() - started) * size / rows * config.local_epochs / epochs
-    from common.data.feature_extraction import choose_device
-
     # A client with a network on a graphics card has the card to itself.
     on_cpu = config.needs_no_torch or choose_device(config.system.device) == "cpu"
     workers = (os.cpu_count() or 1) if on_cpu and seconds >= LEAST_WORK else 1

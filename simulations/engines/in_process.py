@@ -130,13 +130,15 @@ class InProcessGrid(Grid):
     def _is_worth_threads(self, message: Message) -> bool:
         """Return True if several workers would answer such messages sooner."""
         # Two in a row, because one may have loaded the data or met the garbage collector.
-        last = self._cpu_seconds.get(message.metadata.message_type, (0.0, 0.0))
-        return self._num_workers > 1 and min(last) >= self._least_work
+        return self._num_workers > 1 and min(self._last_two(message)) >= self._least_work
 
     def _has_become_short(self, message: Message) -> bool:
         # Again two in a row. One client may have few images, or none.
-        last = self._cpu_seconds.get(message.metadata.message_type, (0.0, 0.0))
-        return max(last) < self._least_work
+        return max(self._last_two(message)) < self._least_work
+
+    def _last_two(self, message: Message) -> tuple[float, float]:
+        """Return the CPU seconds of the last two messages of a type."""
+        return self._cpu_seconds.get(message.metadata.message_type, (0.0, 0.0))
 
     def _side_by_side(self, waiting: deque[Message]) -> Iterator[Message]:
         """Yield replies as they come, until messages are short."""
@@ -146,14 +148,13 @@ class InProcessGrid(Grid):
         pool, done, open_ones = self._pool, SimpleQueue[Future[Message]](), set[Future[Message]]()
 
         def submit() -> None:
-            if waiting:
-                future = pool.submit(self._deliver, waiting.popleft())
-                open_ones.add(future)
-                future.add_done_callback(done.put)
+            future = pool.submit(self._deliver, waiting.popleft())
+            open_ones.add(future)
+            future.add_done_callback(done.put)
 
         try:
             # Few at a time, so that replies which nobody has taken yet cannot fill the memory.
-            for _ in range(2 * self._num_workers):
+            for _ in range(min(len(waiting), 2 * self._num_workers)):
                 submit()
             while open_ones:
                 future = done.get()
@@ -178,9 +179,8 @@ class InProcessGrid(Grid):
         node_id, began = message.metadata.dst_node_id, thread_time()
         context = self._contexts.get(node_id) or self._new_context(node_id)
         reply = self._client_app(message, context)
-        kind = message.metadata.message_type
         # CPU time, which does not grow while other workers have the processor.
-        self._cpu_seconds[kind] = (self._cpu_seconds.get(kind, (0.0, 0.0))[1], thread_time() - began)
+        self._cpu_seconds[message.metadata.message_type] = self._last_two(message)[1], thread_time() - began
         # Most clients keep nothing between messages. A hundred thousand empty contexts would take gigabytes.
         if context.state:
             self._contexts[node_id] = context

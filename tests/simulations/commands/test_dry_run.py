@@ -5,20 +5,26 @@ Drives `simulations.estimates`.
 
 import io
 import json
+import math
+import os
+import time
 from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
+from client.training.trainer import Trainer
 from common.config.loading import Scalar
 from common.config.schema import RunConfig
 from common.data.partitioning.assignment import make_partition
 from common.data.scan import scan_source
 from common.data.sources.registry import open_source
 from common.errors import ConfigError
+from common.models.linear_head import initial_head
 from common.system.console import format_alone
 from common.system.progress import no_progress
 from simulations.commands.dry_run import _facts_of, _shares, foresee, show
+from simulations.estimates import round_seconds
 
 MakeConfig = Callable[..., RunConfig]
 CNN: dict[str, Scalar] = {"model.backbone": "cnn", "privacy.mechanism": "none", "training.batch-size": 16}
@@ -126,3 +132,23 @@ def test_each_kind_of_plan_tells_whether_it_has_a_second_epsilon(
 def test_foresee_refuses_what_the_run_would_refuse(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match="use a smaller batch"):
         foresee(make_config(CNN | {"training.batch-size": 2000}))
+
+
+@pytest.mark.parametrize(("seconds", "cores", "clients_at_once"), [(0.02, 1, 1), (0.02, 4, 4), (0.001, 4, 1)])
+def test_rounds_are_foreseen_with_the_cores_that_clients_use(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, seconds: float, cores: int, clients_at_once: int
+) -> None:
+    config, clock = make_config({"num-clients": 9, "num-rounds": 100}), [0.0]
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def train(*_: object, **__: object) -> None:
+        clock[0] += seconds / config.local_epochs
+
+    monkeypatch.setattr(Trainer, "train", train)
+    trainer = Trainer(config, (6,), ("a", "b"))
+
+    found = round_seconds(trainer, initial_head(6, 2), 50)
+
+    # The last of them waits for those before it.
+    assert found == pytest.approx(100 * seconds * math.ceil(9 / clients_at_once), abs=0.1)
