@@ -212,3 +212,16 @@ def test_features_of_the_process_are_those_of_this_one_to_the_bit(
     stored = prepare(config, announced)
     assert announced.work == [], "the process has stored all"
     assert np.array_equal(rows_of(stored), rows_of(own))
+
+
+def test_rows_that_a_process_left_out_without_failing_are_computed_without_a_false_warning(
+    config: RunConfig, fake: type[Fake]
+) -> None:
+    fake.most = 10**9
+    warned: list[str] = []
+
+    with Preparation(config, ahead=True, warn=warned.append) as preparation:
+        found = preparation.finish()
+
+    assert np.array_equal(rows_of(found), rows_of(prepare(config)))
+    assert warned == []

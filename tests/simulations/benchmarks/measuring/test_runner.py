@@ -379,3 +379,26 @@ def test_an_interruption_anywhere_in_a_later_case_keeps_the_earlier_ones(
     assert results["stopped"] == "b"
     assert [(case["name"], len(case["variants"][0]["samples"])) for case in results["cases"]] == [("a", 2), ("b", 0)]
     assert "It was stopped in b." in markdown(tiny, results | {"command": "bract bench tiny"})
+
+
+def test_a_preparation_that_fails_in_a_later_case_keeps_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(_: Runner, variant: Variant, repeat: int) -> dict[str, float]:
+        if variant.name.startswith("preparing"):
+            raise BractError("no images")
+        return {"engine_seconds": 1.0}
+
+    monkeypatch.setattr(Runner, "measure", measure)
+    monkeypatch.setattr(Runner, "why_not", lambda *_: "")
+    cases = [
+        Case("a", (Variant("x", ""),)),
+        Case("b", (Variant("x", ""),), prepare="m:p"),
+        Case("c", (Variant("x", ""),)),
+    ]
+    tiny = Benchmark("tiny", "Tiny.", "a second", (Figure("engine_seconds", "s"),), lambda _: cases)
+
+    results = run_benchmark(tiny, Options(), Runner(tmp_path, {}), pairs=2, progress=no_progress)
+
+    assert [len(case["variants"][0]["samples"]) for case in results["cases"]] == [2, 0, 2]
+    assert results["cases"][1]["variants"][0]["failed"] == "the preparation: no images"
