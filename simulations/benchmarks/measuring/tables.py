@@ -94,7 +94,9 @@ def markdown(benchmark: Benchmark, results: Mapping[str, Any]) -> str:
 
 
 def _remarks(benchmark: Benchmark, results: Mapping[str, Any]) -> Sequence[str]:
-    pairs = f"{results['pairs']} pair{'s' if results['pairs'] > 1 else ''}"
+    # Of a case that was stopped there are fewer.
+    most = "at most " if "stopped" in results else ""
+    pairs = f"{most}{results['pairs']} pair{'s' if results['pairs'] > 1 else ''}"
     quick = " Quick sizes: they show that it works, not how fast it is." if results["quick"] else ""
     first = f"Medians of {pairs} with least and greatest value; x is how many times better the first variant is.{quick}"
     stopped = f"It was stopped in {results['stopped']}." if "stopped" in results else ""

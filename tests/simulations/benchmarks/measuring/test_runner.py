@@ -378,7 +378,9 @@ def test_an_interruption_anywhere_in_a_later_case_keeps_the_earlier_ones(
 
     assert results["stopped"] == "b"
     assert [(case["name"], len(case["variants"][0]["samples"])) for case in results["cases"]] == [("a", 2), ("b", 0)]
-    assert "It was stopped in b." in markdown(tiny, results | {"command": "bract bench tiny"})
+    page = markdown(tiny, results | {"command": "bract bench tiny"})
+    assert "It was stopped in b." in page
+    assert "Medians of at most 2 pairs" in page
 
 
 def test_a_preparation_that_fails_in_a_later_case_keeps_the_earlier_ones(
