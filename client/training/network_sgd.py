@@ -246,7 +246,7 @@ def _unit_gradients(
         with np.errstate(over="ignore", invalid="ignore"):
             # Averaged before clipping, so that the unit as a whole is bounded and not each image.
             mean = sum(gradient.flat.astype(np.float64) for gradient in gradients(own)) / len(own)
-        yield SplitGradient(np.asarray(mean))
+        yield SplitGradient.undivided(np.asarray(mean))
 
 
 def _provider(
@@ -264,7 +264,7 @@ def _provider(
         # Loaded only for runs that name it. `Trainer` has checked it on this network.
         from client.training.gradients.opacus_gradients import opacus_gradients
 
-        return lambda examples, _: map(SplitGradient, opacus_gradients(network, examples, settings))
+        return lambda examples, _: map(SplitGradient.undivided, opacus_gradients(network, examples, settings))
     slots = _slots(network, settings)
     # Not every layer gives the same gradients under `torch.func`. A network that fails is never chunked.
     if slots > 1 and not _chunks_are_right(network, input_shape, _for_checks(settings)):
@@ -272,14 +272,14 @@ def _provider(
         slots = 1
     if slots > 1:
         return lambda examples, digests: map(
-            SplitGradient, gradients_in_slots(network, examples, digests, settings, slots=slots)
+            SplitGradient.undivided, gradients_in_slots(network, examples, digests, settings, slots=slots)
         )
     if weights_apart:
         shared = _shared_calls(network, input_shape, _for_checks(settings), weights_apart)
         if shared is not None:
             return lambda examples, _: shared.gradients(network, examples, settings)
         return lambda examples, _: split_gradients(network, examples, settings, weights_apart)
-    return lambda examples, _: map(SplitGradient, gradients_one_by_one(network, examples, settings))
+    return lambda examples, _: map(SplitGradient.undivided, gradients_one_by_one(network, examples, settings))
 
 
 def _slots(network: AnyNetwork, settings: LocalSettings) -> int:

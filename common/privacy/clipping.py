@@ -3,6 +3,10 @@
 A gradient that is not finite counts as zero.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
 import numpy as np
 
 from common.errors import ConfigError
@@ -135,30 +139,52 @@ def clipped_sum(gradients: np.ndarray, *, max_grad_norm: float) -> np.ndarray:
     return total
 
 
-def add_clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float, elsewhere: float = 0.0) -> float:
+def add_clipped(
+    total: np.ndarray, gradient: np.ndarray | Sequence[np.ndarray], *, max_grad_norm: float, elsewhere: float = 0.0
+) -> float:
     """Add one unit's clipped gradient to a sum in place and return its factor.
 
-    Both are (p,), the sum float64. Arithmetic is in float64. Memory is read in parts that stay in a core's cache, since
-    copies of a whole gradient would take more time than its computation. `elsewhere` is the sum of squares of the
-    unit's values that the vector leaves out. The caller adds them, scaled by the same factor, or not at all if it is 0.
+    The sum is (p,) float64. The gradient is (p,), or arrays of any shapes whose values are its parts in order.
+    Arithmetic is in float64. Memory is read in blocks that stay in a core's cache, since copies of a whole gradient
+    would take more time than its computation. `elsewhere` is the sum of squares of the unit's values that the vector
+    leaves out. The caller adds them, scaled by the same factor, or not at all if it is 0.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.
     """
-    wide = np.empty(min(_VALUES, gradient.size))
+    values = _Joined([gradient] if isinstance(gradient, np.ndarray) else gradient)
+    wide = np.empty(min(_VALUES, values.size))
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.sqrt(_square_sum(gradient, wide) + elsewhere)
+        norm = np.sqrt(_square_sum(values, 0, values.size, wide) + elsewhere)
     factor = float(clip_factors(np.array([norm]), max_grad_norm=max_grad_norm)[0])
     # Factor 0 is not enough: 0 x NaN is NaN and would spoil the whole sum.
     if not np.isfinite(norm):
         return 0.0
-    for start in range(0, gradient.size, _VALUES):
+    for start in range(0, values.size, _VALUES):
         part = total[start : start + _VALUES]
-        scaled = wide[: part.size]
-        np.copyto(scaled, gradient[start : start + _VALUES])
+        scaled = values.read(start, wide[: part.size])
         scaled *= factor
         part += scaled
     return factor
+
+
+class _Joined:
+    """Arrays as one vector, of which blocks are read."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = [part.reshape(-1) for part in parts]
+        self._ends = list(accumulate(len(part) for part in self._parts))
+        self.size = self._ends[-1] if parts else 0
+
+    def read(self, start: int, block: np.ndarray) -> np.ndarray:
+        """Return a block, filled with the values from `start` on."""
+        number, filled = bisect_right(self._ends, start), 0
+        while filled < len(block):
+            part = self._parts[number]
+            values = part[start + filled - self._ends[number] + len(part) :][: len(block) - filled]
+            block[filled : filled + len(values)] = values
+            filled, number = filled + len(values), number + 1
+        return block
 
 
 class OuterProductSum:
@@ -208,15 +234,13 @@ def outer_square(left: np.ndarray, right: np.ndarray) -> float:
         return squares[0] * squares[1]
 
 
-def _square_sum(values: np.ndarray, wide: np.ndarray) -> float:
-    """Return the sum of squares of (p,) values in float64."""
-    size = values.size
+def _square_sum(values: _Joined, start: int, size: int, wide: np.ndarray) -> float:
+    """Return the sum of squares of `size` values in float64."""
     if size <= len(wide):
-        squares = wide[:size]
-        np.copyto(squares, values)
+        squares = values.read(start, wide[:size])
         np.multiply(squares, squares, out=squares)
         return float(np.add.reduce(squares))
     # To the bit the sum of a whole array: NumPy adds in pairs, and halves a long array at a multiple of 8. So runs of
     # earlier versions repeat.
     half = size // 2 - size // 2 % 8
-    return _square_sum(values[:half], wide) + _square_sum(values[half:], wide)
+    return _square_sum(values, start, half, wide) + _square_sum(values, start + half, size - half, wide)

@@ -167,12 +167,13 @@ def gaussian_integers(size: int, *, stddev: Fraction, stream: ByteStream) -> np.
     Source: Peikert 2010, doi:10.1007/978-3-642-14623-7_5, Theorem 3.1; Micciancio and Walter 2017,
     doi:10.1007/978-3-319-63715-0_16 (sums of discrete Gaussians).
     """
-    scales = factors(stddev)
-    parts = [_sums(scales, min(VALUES_AT_ONCE, size - start), stream) for start in range(0, size, VALUES_AT_ONCE)]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    scales, noise = factors(stddev), np.empty(size)
+    for start in range(0, size, VALUES_AT_ONCE):
+        _fill(noise[start : start + VALUES_AT_ONCE], scales, stream)
+    return noise
 
 
-def _sums(scales: Sequence[int], size: int, stream: ByteStream) -> np.ndarray:
-    draws = alias_table().draw(len(scales) * size, stream).reshape(len(scales), size)
+def _fill(values: np.ndarray, scales: Sequence[int], stream: ByteStream) -> None:
+    draws = alias_table().draw(len(scales) * values.size, stream).reshape(len(scales), values.size)
     # Exact: every product and every partial sum is a whole number below 2^53.
-    return np.asarray(np.array(scales, dtype=np.float64) @ draws.astype(np.float64))
+    np.matmul(np.array(scales, dtype=np.float64), draws.astype(np.float64), out=values)

@@ -105,5 +105,9 @@ def add_noise(clipped_sum: np.ndarray, *, noise_stddev: float, max_grad_norm: fl
     step = grid_step(max_grad_norm, clipped_sum.size, noise_stddev)
     # Exact: a float is a fraction, and the step is a power of two.
     noise = gaussian_integers(clipped_sum.size, stddev=Fraction(noise_stddev) / Fraction(step), stream=stream)
+    noised: np.ndarray = clipped_sum / step
     # Both parts are whole numbers, so the low bits of the result say nothing about the sum.
-    return np.asarray((np.rint(clipped_sum / step) + noise) * step)
+    np.rint(noised, out=noised)
+    noised += noise
+    noised *= step
+    return noised

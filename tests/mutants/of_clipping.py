@@ -1,5 +1,7 @@
 """T1: more of one unit in a sum than the bound allows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,10 @@ _TOO_FAR = "moves a sum by no more than C"
 def _gradients(features: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """(n, classes, d) float64, each row's gradient."""
     return np.asarray(np.einsum("nc,nd->ncd", residuals.astype(np.float64), features.astype(np.float64)))
+
+
+def _side_by_side(gradient: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([part.ravel() for part in gradient])
 
 
 def _finite(gradients: np.ndarray) -> np.ndarray:
@@ -85,8 +91,8 @@ def each_tensor_gets_the_whole_bound(patch: pytest.MonkeyPatch) -> None:
     """
     real = outer_gradients.add_clipped
 
-    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float, **_: float) -> float:
-        for part, values in zip(np.split(total, sizes), np.split(gradient, sizes), strict=True):
+    def clipped(total: np.ndarray, gradient: Sequence[np.ndarray], *, max_grad_norm: float, **_: float) -> float:
+        for part, values in zip(np.split(total, sizes), np.split(_side_by_side(gradient), sizes), strict=True):
             real(part, values, max_grad_norm=max_grad_norm)
         return 1.0
 
@@ -98,9 +104,10 @@ def each_tensor_gets_the_whole_bound(patch: pytest.MonkeyPatch) -> None:
 def one_tensor_is_no_part_of_the_norm(patch: pytest.MonkeyPatch) -> None:
     """The first tensor is clipped along with the others, but its own length is not counted."""
 
-    def clipped(total: np.ndarray, gradient: np.ndarray, *, max_grad_norm: float, **_: float) -> float:
-        rest = np.linalg.norm(gradient[ends[0] :])
-        total += min(1.0, max_grad_norm / max(float(rest), 1e-12)) * gradient
+    def clipped(total: np.ndarray, gradient: Sequence[np.ndarray], *, max_grad_norm: float, **_: float) -> float:
+        values = _side_by_side(gradient)
+        rest = np.linalg.norm(values[ends[0] :])
+        total += min(1.0, max_grad_norm / max(float(rest), 1e-12)) * values
         return 1.0
 
     ends = _tensor_ends(patch)

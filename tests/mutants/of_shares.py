@@ -162,7 +162,7 @@ planted(
     SplitSum.add,
     {
         "a network's sum that nobody clips": (
-            "factor = add_clipped(self._flat, gradient.flat, max_grad_norm=self._bound, elsewhere=elsewhere)",
+            "factor = add_clipped(self._flat, gradient.parts, max_grad_norm=self._bound, elsewhere=elsewhere)",
             "factor = 1.0; self._flat += gradient.flat",
         )
     },

@@ -1,6 +1,7 @@
 """Each planted fault fails the test that it names; a fault that survives fails this suite."""
 
 import inspect
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from common.ledger.holder_keys import HolderKeys
 from common.system.files import write_atomic
+from common.system.threads import one_thread
 from tests.mutants import (  # noqa: F401 -- each registers its faults
     of_accounts,
     of_batched_gradients,
@@ -63,6 +65,16 @@ def home_of_one_fault(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     for name, secret in (("fingerprint.key", keys.fingerprint), ("signing.key", keys.signing)):
         write_atomic(folder / name, secret, durable=False, mode=0o600)
     return home
+
+
+@pytest.fixture(autouse=True, name="client_thread")
+def thread_of_a_client() -> Iterator[None]:
+    """Limit PyTorch to one thread, as a client does.
+
+    Some checks rely on it, and their own files see to it by fixtures that are not theirs here.
+    """
+    with one_thread():
+        yield
 
 
 def name_of(check: Check) -> str:

@@ -17,7 +17,6 @@ from client.training.gradients.gradient_check import largest_distance, made_up_e
 from client.training.gradients.per_example_gradients import (
     Examples,
     MergedLowRank,
-    flat_gradient,
     loss_sum,
 )
 from client.training.round_settings import LocalSettings
@@ -33,12 +32,23 @@ class SplitGradient:
     """Gradient of one unit in parts.
 
     Attributes:
-        flat: (r,) float32, all tensors but those of `OuterLayers`, in order.
-        products: Output gradient (m,) and input (d,) of each such layer, float32, in order.
+        parts: All tensors but those of `products`, float32, in order. Arrays of any shapes, whose values side by side
+            are r values.
+        products: Output gradient (m,) and input (d,) of each layer whose weight is kept apart, float32, in order.
     """
 
-    flat: np.ndarray
+    parts: tuple[np.ndarray, ...]
     products: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    @classmethod
+    def undivided(cls, gradient: np.ndarray) -> "SplitGradient":
+        """Return a gradient (p,) of which nothing is kept apart."""
+        return cls((gradient,))
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The parts side by side, (r,), copied."""
+        return np.concatenate([np.zeros(0, np.float32), *(part.reshape(-1) for part in self.parts)])
 
 
 class SplitSum:
@@ -55,7 +65,7 @@ class SplitSum:
     def add(self, gradient: SplitGradient) -> None:
         """Add one unit's gradient, clipped once over all tensors."""
         elsewhere = sum(outer_square(left, right) for left, right in gradient.products)
-        factor = add_clipped(self._flat, gradient.flat, max_grad_norm=self._bound, elsewhere=elsewhere)
+        factor = add_clipped(self._flat, gradient.parts, max_grad_norm=self._bound, elsewhere=elsewhere)
         for product, (left, right) in zip(self._products.values(), gradient.products, strict=True):
             product.add(left, right, factor=factor)
 
@@ -126,7 +136,9 @@ def split_gradients(
             found = torch.autograd.grad(loss, wanted)
             lefts = [gradient[0].numpy() for gradient in found[len(rest) :]]
             rights = [inputs[0].numpy() for _, inputs in seen]
-            yield SplitGradient(flat_gradient(found[: len(rest)]), tuple(zip(lefts, rights, strict=True)))
+            # Not side by side: to copy them would take longer than to clip them.
+            parts = tuple(gradient.numpy() for gradient in found[: len(rest)])
+            yield SplitGradient(parts, tuple(zip(lefts, rights, strict=True)))
 
 
 def _called_once(network: AnyNetwork, example: Examples, settings: LocalSettings) -> tuple[str, ...]:

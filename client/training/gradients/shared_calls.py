@@ -58,7 +58,7 @@ class SharedCalls:
         names = [name.removesuffix(".weight") for name in self.apart]
         pairs = [(outputs[name].numpy(), inputs[name].numpy()) for name in names]
         return [
-            SplitGradient(flat[row], tuple((left[row], right[row]) for left, right in pairs))
+            SplitGradient((flat[row],), tuple((left[row], right[row]) for left, right in pairs))
             for row in range(len(examples))
         ]
 

@@ -156,7 +156,7 @@ def unit_of(seed: int, scale: float = 1.0) -> SplitGradient:
         scale * rng.standard_normal(2),
         (rng.standard_normal(4), scale * rng.standard_normal(1)),
     )
-    return SplitGradient(between, ((first[0], scale * first[1]), second))
+    return SplitGradient((between[:1], between[1:].reshape(1, 1)), ((first[0], scale * first[1]), second))
 
 
 def formed(gradient: SplitGradient) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_split_sum_moves_by_at_most_the_bound_when_a_unit_joins(others: int, sca
 def test_nothing_of_a_unit_stays_that_is_not_finite_anywhere(value: float, place: int) -> None:
     units, odd = [unit_of(seed) for seed in range(70)], unit_of(999)
     (first, second) = odd.products
-    vectors = [odd.flat, *first, *second]
+    vectors = [odd.parts[0], *first, *second]
     vectors[place][0] = value
     # Its partner is zero, and zero times infinity is no number.
     if place:
