@@ -6,6 +6,7 @@ Small steps of a client are faster with one thread, and give the same bits on ev
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,13 @@ _Key = TypeVar("_Key")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+# Seconds of an item from which on threads are faster. Pillow releases the interpreter lock while it decodes. To get it
+# back takes two threads longer than to decode a small image, which took twice the time in them.
+_WORTH_THREADS = 4e-4
+# One item in so many is short or long by chance.
+_REMEMBERED = 8
+# After so many items in threads one is timed again.
+_TRIED_AGAIN = 128
 
 _local = threading.local()
 
@@ -89,21 +97,58 @@ def in_order(
 ) -> Iterator[tuple[_Key, _Result]]:
     """Yield each key with the result of its item, in order.
 
-    Several threads compute the results, a few ahead of what is taken.
+    Where an item takes long, several threads compute the results, a few ahead of what is taken. Short ones are computed
+    by the caller's thread.
     """
-    # Pillow releases the interpreter lock while it decodes, so the threads do run side by side.
     workers = min(8, os.cpu_count() or 1)
     pending: deque[tuple[_Key, Future[_Result]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for key, item in items:
-            pending.append((key, pool.submit(function, item)))
-            # Decoded images are large: only a few may wait in memory.
-            if len(pending) > 2 * workers:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
+    pool, pace = ThreadPoolExecutor(workers), _Pace()
+
+    def finished(left: int) -> Iterator[tuple[_Key, _Result]]:
+        while len(pending) > left:
             first, future = pending.popleft()
             yield first, future.result()
+
+    try:
+        for key, item in items:
+            if pace.is_short:
+                yield from finished(0)
+                yield key, pace.timed(function, item)
+            else:
+                pending.append((key, pool.submit(function, item)))
+                pace.in_threads += 1
+                # Decoded images are large: only a few may wait in memory.
+                yield from finished(2 * workers)
+        yield from finished(0)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Pace:
+    """Time that items take, of late.
+
+    Attributes:
+        in_threads: Items that threads got since one was timed.
+    """
+
+    def __init__(self) -> None:
+        self.in_threads = 0
+        self._seconds = 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """True if the next item belongs into the caller's thread."""
+        return self._seconds < _WORTH_THREADS or self.in_threads >= _TRIED_AGAIN
+
+    def timed(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
+        """Return an item's result and time it.
+
+        Threads that wait for the interpreter lock make all items seem long, so only these ones are timed.
+        """
+        began = time.perf_counter()
+        result = function(item)
+        taken = time.perf_counter() - began
+        # Whatever was before threads got the items is long ago.
+        self._seconds = taken if self.in_threads else self._seconds + (taken - self._seconds) / _REMEMBERED
+        self.in_threads = 0
+        return result

@@ -231,11 +231,13 @@ def _opacus_step(network: "torch.nn.Module", mode: str, batch: int) -> Any:
 def _shard(shape: list[int], number: int, seed: int) -> "Shard":
     from common.data.client_dataset import Shard
     from common.data.image_digests import ImageDigests
+    from common.system.aligned_arrays import align_rows
 
     rng = np.random.default_rng(seed)
     if len(shape) == 1:
         rows = rng.standard_normal((number, *shape)).astype(np.float32)
-        inputs = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        # Aligned as a client's own features are. Others would be copied for each full batch.
+        inputs = align_rows(rows / np.linalg.norm(rows, axis=1, keepdims=True))
     else:
         inputs = rng.integers(0, 256, (number, *shape), dtype=np.uint8)
     labels, digests = np.arange(number) % len(_CLASSES), rng.integers(0, 256, (number, 32), dtype=np.uint8)

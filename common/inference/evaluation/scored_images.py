@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import logsumexp
 
 NUM_BINS = 15
 
@@ -76,6 +75,9 @@ class ScoredImages:
 
         They rank images as the probabilities do, and do not become equal where a probability rounds to 0 or 1.
         """
+        # Not with this module, which every run loads before its first image.
+        from scipy.special import logsumexp
+
         logits = self.logits.astype(np.float64)
         total = logsumexp(logits, axis=1, keepdims=True)
         with np.errstate(divide="ignore"):
