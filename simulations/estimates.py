@@ -1,6 +1,5 @@
 """Estimates of a run's time on this machine, from short measurements."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from common.data.image_digests import ImageDigests
 from common.data.sources.base_source import Entries
 from common.errors import DataError
 from common.system.progress import no_progress
-from common.system.threads import pin_to_one_thread
+from common.system.threads import num_cores, pin_to_one_thread
 from simulations.engines.in_process import LEAST_WORK
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def round_seconds(trainer: Trainer, arrays: Arrays, size: int) -> float:
     seconds = (time.perf_counter() - started) * size / rows * config.local_epochs / epochs
     # A client with a network on a graphics card has the card to itself.
     on_cpu = config.needs_no_torch or choose_device(config.system.device) == "cpu"
-    workers = (os.cpu_count() or 1) if on_cpu and seconds >= LEAST_WORK else 1
+    workers = num_cores() if on_cpu and seconds >= LEAST_WORK else 1
     return round(seconds * -(-config.cohort_size // workers) * config.num_rounds, 1)
 
 

@@ -1,7 +1,6 @@
 """A simulation, from its configuration to its run directory."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from common.config.schema import RunConfig
 from common.data.sources.base_source import OWN_IMAGES
 from common.errors import BractError, ConfigError
 from common.ledger.data_holder import close_below
+from common.system.threads import num_cores
 from server.reporting.follow_run import run_status
 from server.reporting.run_page.report import try_report
 from server.reporting.terminal_progress import TerminalProgress
@@ -119,7 +119,7 @@ def _in_process(
             client_app,
             run_config,
             num_clients=num_clients,
-            num_workers=os.cpu_count() or 1,
+            num_workers=num_cores(),
             # Networks never in this thread: a client limits torch to one thread, and the server evaluates here on all.
             least_work=0.0 if takes_torch else LEAST_WORK,
         )

@@ -5,7 +5,6 @@ chunks of exactly 32 images, the last one padded, so that an image's features do
 or on how many threads ran: a test holds this to the bit.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +14,7 @@ import numpy as np
 from common.errors import DataError
 from common.models.engines.feature_engine import CHUNK
 from common.system.content_store import ContentStore
+from common.system.threads import num_cores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,7 +115,7 @@ class FeatureExtractor:
         self._channels = channels
         self._head, self._low = head, dtype == "bfloat16"
         # Many chunks on one thread each are faster than one chunk on many threads, above all on a busy machine.
-        self._workers = (os.cpu_count() or 1) if device == "cpu" else 1
+        self._workers = num_cores() if device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._workers)
         self._pending: dict[Future[np.ndarray], list[bytes]] = {}
         self._images: list[np.ndarray] = []

@@ -84,7 +84,7 @@ def _plain_array(image: Any) -> np.ndarray:
 def read_squares(
     images: Iterable[AnyImage | Cell], side: int, interpolation: str, tones: Tones
 ) -> "Iterator[Image | BadImage]":
-    """Decode images in several threads and yield them in order, as scaled squares.
+    """Decode images and yield them in order, as scaled squares.
 
     A bad image is yielded as the reason why it cannot be used.
     """

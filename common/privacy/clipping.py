@@ -146,13 +146,16 @@ def add_clipped(
 
     The sum is (p,) float64. The gradient is (p,), or arrays of any shapes whose values are its parts in order.
     Arithmetic is in float64. Memory is read in blocks that stay in a core's cache, since copies of a whole gradient
-    would take more time than its computation. `elsewhere` is the sum of squares of the unit's values that the vector
-    leaves out. The caller adds them, scaled by the same factor, or not at all if it is 0.
+    would take more time than its computation. `elsewhere` is the sum of squares of the unit's values that the
+    gradient leaves out. The caller adds them, scaled by the same factor, or not at all if it is 0.
 
     Raises:
         ConfigError: The bound is not finite, or below `MIN_BOUND`.
+        ValueError: Sum and gradient differ in size.
     """
     values = _Joined([gradient] if isinstance(gradient, np.ndarray) else gradient)
+    if values.size != total.size:
+        raise ValueError(f"a gradient of {values.size} values was to be added to a sum of {total.size}")
     wide = np.empty(min(_VALUES, values.size))
     with np.errstate(over="ignore", invalid="ignore"):
         norm = np.sqrt(_square_sum(values, 0, values.size, wide) + elsewhere)

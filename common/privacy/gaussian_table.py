@@ -167,7 +167,8 @@ def gaussian_integers(size: int, *, stddev: Fraction, stream: ByteStream) -> np.
     Source: Peikert 2010, doi:10.1007/978-3-642-14623-7_5, Theorem 3.1; Micciancio and Walter 2017,
     doi:10.1007/978-3-319-63715-0_16 (sums of discrete Gaussians).
     """
-    scales, noise = factors(stddev), np.empty(size)
+    # Not a number until it is drawn, so that no value without noise could pass for a noised one.
+    scales, noise = factors(stddev), np.full(size, np.nan)
     for start in range(0, size, VALUES_AT_ONCE):
         _fill(noise[start : start + VALUES_AT_ONCE], scales, stream)
     return noise

@@ -105,7 +105,7 @@ def add_noise(clipped_sum: np.ndarray, *, noise_stddev: float, max_grad_norm: fl
     step = grid_step(max_grad_norm, clipped_sum.size, noise_stddev)
     # Exact: a float is a fraction, and the step is a power of two.
     noise = gaussian_integers(clipped_sum.size, stddev=Fraction(noise_stddev) / Fraction(step), stream=stream)
-    noised: np.ndarray = clipped_sum / step
+    noised: np.ndarray = np.divide(clipped_sum, step, dtype=np.float64)
     # Both parts are whole numbers, so the low bits of the result say nothing about the sum.
     np.rint(noised, out=noised)
     noised += noise

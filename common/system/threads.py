@@ -3,7 +3,6 @@
 Small steps of a client are faster with one thread, and give the same bits on every engine.
 """
 
-import os
 import sys
 import threading
 import time
@@ -17,13 +16,12 @@ _Key = TypeVar("_Key")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# Seconds of an item from which on threads are faster. Pillow releases the interpreter lock while it decodes. To get it
-# back takes two threads longer than to decode a small image, which took twice the time in them.
+# Seconds of an item. Below, two threads lose more time waiting for the interpreter lock than they gain.
 _WORTH_THREADS = 4e-4
-# One item in so many is short or long by chance.
+# A new time counts for one part of so many in the running mean.
 _REMEMBERED = 8
-# After so many items in threads one is timed again.
-_TRIED_AGAIN = 128
+# After so many items for each thread one is timed again. All threads wait for it.
+_TRIED_AGAIN = 64
 
 _local = threading.local()
 
@@ -36,6 +34,16 @@ def _pin_blas() -> None:
 
     threadpool_limits(limits=1)
     _local.pinned = True
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use.
+
+    A container or a cluster's scheduler allows it fewer than the machine has.
+    """
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def pin_to_one_thread() -> None:
@@ -100,9 +108,9 @@ def in_order(
     Where an item takes long, several threads compute the results, a few ahead of what is taken. Short ones are computed
     by the caller's thread.
     """
-    workers = min(8, os.cpu_count() or 1)
+    workers = min(8, num_cores())
     pending: deque[tuple[_Key, Future[_Result]]] = deque()
-    pool, pace = ThreadPoolExecutor(workers), _Pace()
+    pool, pace = ThreadPoolExecutor(workers), _Pace(_TRIED_AGAIN * workers)
 
     def finished(left: int) -> Iterator[tuple[_Key, _Result]]:
         while len(pending) > left:
@@ -111,7 +119,7 @@ def in_order(
 
     try:
         for key, item in items:
-            if pace.is_short:
+            if pace.for_caller:
                 yield from finished(0)
                 yield key, pace.timed(function, item)
             else:
@@ -131,19 +139,19 @@ class _Pace:
         in_threads: Items that threads got since one was timed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tried_again: int) -> None:
         self.in_threads = 0
-        self._seconds = 0.0
+        self._seconds, self._tried_again = 0.0, tried_again
 
     @property
-    def is_short(self) -> bool:
-        """True if the next item belongs into the caller's thread."""
-        return self._seconds < _WORTH_THREADS or self.in_threads >= _TRIED_AGAIN
+    def for_caller(self) -> bool:
+        """True if the next item belongs in the caller's thread."""
+        return self._seconds < _WORTH_THREADS or self.in_threads >= self._tried_again
 
     def timed(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
         """Return an item's result and time it.
 
-        Threads that wait for the interpreter lock make all items seem long, so only these ones are timed.
+        Only these items are timed: in a pool all seem long, since its threads wait for each other's interpreter lock.
         """
         began = time.perf_counter()
         result = function(item)

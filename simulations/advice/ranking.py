@@ -1,6 +1,5 @@
 """Ranking of candidate settings by their expected error."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from common.config.loading import Scalar
 from common.errors import ConfigError
 from common.randomness import public_stream
 from common.system.progress import ProgressFactory, no_progress
-from common.system.threads import pin_to_one_thread
+from common.system.threads import num_cores, pin_to_one_thread
 from simulations.advice.candidates import Candidate, candidates
 from simulations.advice.features import TASKS, FeatureTask
 from simulations.advice.federation import TEST_ROWS, SizeGroup, SyntheticFederation
@@ -117,7 +116,7 @@ def advise(
     try_all = partial(_errors_of, choices, groups, num_classes=num_classes, num_features=num_features, advance=advance)
     # One thread a trial, as threads of one product wait for each other.
     pin_to_one_thread()
-    with ThreadPoolExecutor(min(len(trials), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(trials), num_cores())) as pool:
         found = list(pool.map(lambda trial: try_all(*trial), trials))
 
     def errors_of(number: int) -> dict[str, tuple[float, ...]]:

@@ -167,18 +167,18 @@ def files_of_torchvision(*, number: int, scratch: str) -> dict[str, float]:
 
 
 def _features_of_files(source: Path, number: int) -> None:
-    import os
-
     import torch
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
+
+    from common.system.threads import num_cores
 
     steps = [transforms.Resize(_SIDE, transforms.InterpolationMode.BICUBIC), transforms.ToTensor()]
     folder = datasets.ImageFolder(str(source), transforms.Compose(steps))
     model = _timm_model().to(memory_format=torch.channels_last)
     rows = []
     with torch.inference_mode():
-        for images, _ in DataLoader(folder, batch_size=32, num_workers=os.cpu_count() or 1):
+        for images, _ in DataLoader(folder, batch_size=32, num_workers=num_cores()):
             rows.append(model(images.contiguous(memory_format=torch.channels_last)))
     if len(torch.cat(rows)) != number:
         raise RuntimeError("files are missing")

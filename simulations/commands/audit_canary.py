@@ -1,7 +1,6 @@
 """The command `bract audit empirical` that attacks the guarantee with canaries."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from common.errors import ConfigError
 from common.system.console import bar_factory, plain_errors
 from common.system.paths import check_output
 from common.system.progress import ProgressFactory
+from common.system.threads import num_cores
 from simulations.commands import audit_options as options
 
 EMPIRICAL_HELP = """Attack the guarantee: a lower bound on epsilon, next to the ledger's upper bound.
@@ -108,7 +108,7 @@ def empirical_command(
                 verdict, results = _one_run(audited, out, counts, confidence, console, progress)
             else:
                 campaign = _campaign(audited, preset, canary, adversary or "final-model", images, trials)
-                verdict, results = _many(campaign, out, workers or os.cpu_count() or 1, confidence, console, progress)
+                verdict, results = _many(campaign, out, workers or num_cores(), confidence, console, progress)
         if run is not None:
             from server.audit.attached_attacks import AUDITS, attach_audit
 

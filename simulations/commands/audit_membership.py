@@ -1,7 +1,6 @@
 """The command `bract audit membership` that attacks the final model."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from common.config import loading as settings
 from common.errors import ConfigError
 from common.system.console import bar_factory, plain_errors
 from common.system.paths import check_output
+from common.system.threads import num_cores
 from simulations.commands import audit_options as options
 
 MEMBERSHIP_HELP = """Attack the final model: whose images was it trained on?
@@ -68,7 +68,7 @@ def membership_command(
         flat = settings.override(settings.defaults(), _chosen(set_ or [], config, seed))
         curves = curves_of(flat, compare)
         with bar_factory(console) as progress:
-            result = attack(curves, out, models=models, workers=workers or os.cpu_count() or 1, progress=progress)
+            result = attack(curves, out, models=models, workers=workers or num_cores(), progress=progress)
         if as_json_:
             typer.echo(json.dumps(result.as_json(), indent=2))
         else:

@@ -166,7 +166,7 @@ def gradients_come_in_batches(patch: pytest.MonkeyPatch) -> None:
     """
 
     def provider(network: AnyNetwork, _: object, settings: LocalSettings, *__: object) -> network_training.Provider:
-        return lambda examples, _: map(SplitGradient, opacus_gradients(network, examples, settings))
+        return lambda examples, _: map(SplitGradient.undivided, opacus_gradients(network, examples, settings))
 
     patch.setattr(network_training, "_provider", provider)
     patch.setattr(network_training, "_takes_one_by_one", lambda *_: False)

@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from common.system.threads import num_cores
+
 # Instruction sets that decide how fast a matrix product is.
 _FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "bf16", "sve")
 # Variables that keep libraries to older instruction sets.
@@ -20,7 +22,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": facts.get("model name") or platform.processor() or platform.machine(),
         "flags": [flag for flag in _FLAGS if flag in (facts.get("flags") or facts.get("Features") or "").split()],
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
         "limits": {name: os.environ[name] for name in _LIMITS if name in os.environ},
         "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
         "memory_gb": _memory_gb(),

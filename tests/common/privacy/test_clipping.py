@@ -86,16 +86,33 @@ def test_clipped_gradient_is_to_the_bit_that_of_whole_arrays(size: int, kind: ty
         assert total.tobytes() == whole.tobytes()
 
 
-@pytest.mark.parametrize("cuts", [(1, 2), (0, 0, 16_384), (7, 8_191, 16_392, 60_000), tuple(range(0, 70_000, 999))])
+@pytest.mark.parametrize(
+    "cuts", [(1, 2), (0, 0, 16_384), (5, 5, 8_192, 70_002), (7, 8_191, 60_000), tuple(range(0, 70_000, 999))]
+)
 def test_gradient_in_parts_is_clipped_to_the_bit_like_one_array(cuts: tuple[int, ...]) -> None:
     gradient = np.random.default_rng(0).standard_normal(70_002).astype(np.float32)
-    parts = [part.reshape(-1, 3) if len(part) % 3 == 0 else part for part in np.split(gradient, cuts)]
+    parts = [
+        # Filters may lie in memory in another order than that of their values.
+        np.asfortranarray(part.reshape(-1, 3)) if len(part) % 3 == 0 else part
+        for part in np.split(gradient, cuts)
+    ]
 
     for bound in (1e-3, 1e9):
         whole, joined = np.zeros(len(gradient)), np.zeros(len(gradient))
         factor = add_clipped(whole, gradient, max_grad_norm=bound)
         assert add_clipped(joined, parts, max_grad_norm=bound) == factor
         assert joined.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3,), (1,), (2, 3), (4, 1, 0)])
+def test_gradient_of_another_size_than_the_sum_is_refused(sizes: tuple[int, ...]) -> None:
+    """Its values would be added to those of other tensors, or be left out."""
+    total = np.zeros(4)
+
+    with pytest.raises(ValueError, match=f"{sum(sizes)} values"):
+        add_clipped(total, [np.ones(size) for size in sizes], max_grad_norm=1.0)
+
+    assert not total.any()
 
 
 def test_gradient_without_any_part_adds_nothing() -> None:

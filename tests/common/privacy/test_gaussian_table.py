@@ -155,6 +155,8 @@ def test_any_number_of_values_can_be_drawn(size: int) -> None:
 
     assert noise.shape == (size,)
     assert noise.dtype == np.float64
+    # Each value is drawn.
+    assert np.isfinite(noise).all()
 
 
 def test_a_value_is_the_weighted_sum_of_its_draws() -> None:

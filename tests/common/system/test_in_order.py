@@ -11,7 +11,7 @@ from common.system.threads import in_order
 
 SHORT, LONG = 1e-4, 1e-2
 # Items after which threads must have given short ones back, with those that were under way.
-SOON = threads._TRIED_AGAIN + 2 * 8 + 1
+SOON = 2 * threads._TRIED_AGAIN + 2 * 2 + 1
 
 
 @pytest.fixture(name="alone")
@@ -19,6 +19,7 @@ def alone_fixture(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], li
     """Return which items the caller's thread computes, of items that take so many seconds each."""
     now = [0.0]
     monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(threads, "num_cores", lambda: 2)
 
     def computed(cost: float) -> bool:
         mine = threading.current_thread() is threading.main_thread()
@@ -41,7 +42,7 @@ def test_long_items_go_to_threads_but_for_the_few_that_are_timed(alone: Callable
     mine = alone([LONG] * 1_000)
 
     assert mine[:2] == [True, False]
-    assert sum(mine) == -(-1_000 // (threads._TRIED_AGAIN + 1))
+    assert sum(mine) == -(-1_000 // (2 * threads._TRIED_AGAIN + 1))
 
 
 def test_items_that_become_long_go_to_threads_soon(alone: Callable[[list[float]], list[bool]]) -> None:
@@ -69,6 +70,23 @@ def test_now_and_then_a_longer_item_starts_no_threads(alone: Callable[[list[floa
     assert all(alone(([SHORT] * 19 + [10 * SHORT]) * 50))
 
 
+def test_two_long_items_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "num_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_WORTH_THREADS", 0.0)
+    meeting = threading.Barrier(2, timeout=20)
+
+    def computed(item: int) -> int:
+        meeting.wait()
+        return item
+
+    # Alone, the first one would wait in vain.
+    assert [result for _, result in in_order(computed, enumerate(range(6)))] == list(range(6))
+
+
+def running() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
 @pytest.mark.parametrize("cost", [SHORT, LONG])
 def test_error_comes_at_its_place_and_ends_the_work(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
     now, begun = [0.0], list[int]()
@@ -81,19 +99,22 @@ def test_error_comes_at_its_place_and_ends_the_work(monkeypatch: pytest.MonkeyPa
             raise ValueError("item 20")
         return item
 
-    found: list[int] = []
+    found, before = list[int](), running()
     with pytest.raises(ValueError, match="item 20"):
         found.extend(result for _, result in in_order(computed, enumerate(range(1_000))))
 
     assert found == list(range(20))
     assert max(begun) < 100
+    assert running() == before
 
 
 @pytest.mark.parametrize("cost", [SHORT, LONG])
 def test_only_a_few_items_are_taken_ahead(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
     now, given = [0.0], list[int]()
     monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(threads, "num_cores", lambda: 2)
+
+    before = running()
 
     def items() -> Iterator[tuple[int, int]]:
         for number in range(1_000):
@@ -104,7 +125,10 @@ def test_only_a_few_items_are_taken_ahead(monkeypatch: pytest.MonkeyPatch, cost:
         now[0] += cost
         return item
 
-    for taken, _ in in_order(computed, items()):
+    results = in_order(computed, items())
+    for taken, _ in results:
         assert len(given) - taken <= 2 * 2 + 2
         if taken == 300:
             break
+    results.close()  # type: ignore[attr-defined]
+    assert running() == before

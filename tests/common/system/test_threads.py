@@ -1,5 +1,7 @@
 """A process of a client keeps to one thread, also while another thread is loading torch."""
 
+import os
+import subprocess
 import sys
 import threading
 from contextlib import ExitStack
@@ -94,3 +96,16 @@ def test_each_thread_limits_blas_for_itself(monkeypatch: pytest.MonkeyPatch) -> 
         thread.join()
 
     assert limited == ["one", "two"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives a process all cores")
+def test_a_process_that_may_use_one_core_starts_no_more_threads() -> None:
+    """As under a cluster's scheduler, on a node of 64 cores."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from common.system.threads import num_cores; print(num_cores(), os.cpu_count())"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["1", str(os.cpu_count())]

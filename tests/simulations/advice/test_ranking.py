@@ -43,7 +43,7 @@ def test_a_rank_is_clear_only_if_it_is_better_in_every_trial(monkeypatch: pytest
         return [0.1, 0.2, 0.2 + 0.01 * (-1) ** tried.count(candidate.name), 0.4][number]
 
     monkeypatch.setattr(ranking, "error_of_trial", error)
-    monkeypatch.setattr(ranking.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(ranking, "num_cores", lambda: 1)
 
     found = small(num_seeds=2)
 

@@ -6,7 +6,6 @@ Drives `simulations.estimates`.
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from common.errors import ConfigError
 from common.models.linear_head import initial_head
 from common.system.console import format_alone
 from common.system.progress import no_progress
+from simulations import estimates
 from simulations.commands.dry_run import _facts_of, _shares, foresee, show
 from simulations.estimates import round_seconds
 
@@ -139,7 +139,7 @@ def test_rounds_are_foreseen_with_the_cores_that_clients_use(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, seconds: float, cores: int, clients_at_once: int
 ) -> None:
     config, clock = make_config({"num-clients": 9, "num-rounds": 100}), [0.0]
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(estimates, "num_cores", lambda: cores)
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def train(*_: object, **__: object) -> None:

@@ -190,14 +190,14 @@ def test_split_sum_moves_by_at_most_the_bound_when_a_unit_joins(others: int, sca
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(-1, 5))
 def test_nothing_of_a_unit_stays_that_is_not_finite_anywhere(value: float, place: int) -> None:
     units, odd = [unit_of(seed) for seed in range(70)], unit_of(999)
     (first, second) = odd.products
-    vectors = [odd.parts[0], *first, *second]
+    vectors = [odd.parts[0], *first, *second, odd.parts[1]]
     vectors[place][0] = value
     # Its partner is zero, and zero times infinity is no number.
-    if place:
+    if place > 0:
         vectors[place + 1 if place % 2 else place - 1][:] = 0
 
     assert sum_of([*units[:9], odd, *units[9:]]).tobytes() == sum_of(units).tobytes()
