@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from common.system.threads import num_cores
 from simulations.benchmarks.contract import Benchmark, Case, Figure, Options, Variant
 from simulations.benchmarks.peers.small_images import MADE_UP
 from simulations.benchmarks.simulated_run import run_simulation, seconds_a_round
@@ -20,15 +21,17 @@ def _cases(options: Options) -> list[Case]:
     for name in ("cnn", "pfl's"):
         folder = f"cross-device-{'own' if name == 'cnn' else 'pfl'}"
         parameters = {**sizes, "network": name, "folder": folder}
+        # Of these programs each would take all cores of the machine, also those that it may not use.
+        of_others = {**parameters, "cores": num_cores()}
         variants = [
             Variant("Bract", f"{_HERE}:run_bract", parameters),
-            Variant("pfl", "pfl_rounds.py", parameters, ("pfl", "torch"), environment="pfl", install=_PFL),
+            Variant("pfl", "pfl_rounds.py", of_others, ("pfl", "torch"), environment="pfl", install=_PFL),
         ]
         variants += [
             Variant(
                 f"BlazeFL, {mode}",
                 "blazefl_rounds.py",
-                {**parameters, "mode": mode},
+                {**of_others, "mode": mode},
                 ("blazefl", "torch"),
                 environment="blazefl",
                 install=_BLAZEFL,

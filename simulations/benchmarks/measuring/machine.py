@@ -39,8 +39,9 @@ def in_one_line(machine: dict[str, Any]) -> str:
     limits = "".join(f", {name}={value}" for name, value in machine["limits"].items())
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     load = "" if machine["load_before"] is None else f", load {machine['load_before']:.1f} before it began"
+    cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
     return (
-        f"{machine['cores']} cores of {machine['cpu']}{flags}, threads: {machine['threads']}, "
+        f"{cores} of {machine['cpu']}{flags}, threads: {machine['threads']}, "
         f"{machine['memory_gb']:.0f} GB{limits}{load}; Python {machine['python']}, {versions}."
     )
 

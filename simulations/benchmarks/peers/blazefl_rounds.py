@@ -1,7 +1,6 @@
 """Federated averaging under BlazeFL, with a process or a thread a core."""
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -61,7 +60,7 @@ def main() -> None:
     server = fedavg.FedAvgBaseServerHandler(
         global_round=settings["num_rounds"], sample_ratio=settings["cohort"] / num_clients, **common
     )
-    local = {"epochs": 1, "lr": settings["learning_rate"], "num_parallels": os.cpu_count() or 1}
+    local = {"epochs": 1, "lr": settings["learning_rate"], "num_parallels": settings["cores"]}
     with tempfile.TemporaryDirectory() as shared:
         if settings["mode"] == "processes":
             place = Path(shared)

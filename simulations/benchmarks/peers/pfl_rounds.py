@@ -68,7 +68,7 @@ def main() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _train(settings, Path(sys.argv[2]))
         return
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={os.cpu_count()}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings['cores']}"]
     sys.exit(subprocess.run([*launch, __file__, *sys.argv[1:]], check=False).returncode)  # noqa: S603
 
 

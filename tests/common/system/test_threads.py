@@ -12,6 +12,7 @@ import threadpoolctl
 import torch
 
 from common.system.threads import SharedContext, one_thread, pin_to_one_thread
+from tests.support.house import product_files
 
 
 def test_a_torch_that_is_still_being_loaded_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,3 +110,8 @@ def test_a_process_that_may_use_one_core_starts_no_more_threads() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["1", str(os.cpu_count())]
+
+
+def test_no_module_counts_the_cores_of_the_machine() -> None:
+    """Each would start too many threads where the process may use fewer."""
+    assert [file for file in product_files() if "os.cpu_count" in file.read_text()] == []
